@@ -1,0 +1,44 @@
+# Needs Python 3.11 or 3.12, git and make; everything else is installed into $(VENV).
+#   make install   the locked environment and this project
+#   make run       FedAvg against FedProx on Synthetic(1,1) at 90 % stragglers, with a figure
+#   make test      lint, types and the whole test suite
+#   make lint      ruff and mypy alone
+#   make lock      after a change of the dependencies: poetry.lock and requirements.txt
+
+VENV ?= .venv
+BIN := $(VENV)/bin
+PYTHON ?= $(shell for python in python3.12 python3.11 python3 python; do \
+	$$python -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 13))' 2>/dev/null && echo $$python && break; done)
+# MNIST for the tests; where there is none, the tests that need it skip and say so.
+export FEDPROX_DATA_DIR ?= $(abspath $(firstword $(wildcard ../shared/data) data))
+
+.PHONY: install run test lint lock environment
+
+install:
+	@cmp -s requirements.txt $(VENV)/installed.txt || $(MAKE) --no-print-directory environment
+	@$(BIN)/python -m pip install --quiet --no-deps --no-build-isolation --editable .
+
+# installed.txt is written last: an environment without it is half-made and is never reused.
+environment:
+	@test -n "$(PYTHON)" || { echo "error: no Python 3.11 or 3.12 found; install one or call make PYTHON=/path/to/python3.12" >&2; exit 2; }
+	@echo "setting up $(VENV) with $(PYTHON): about 6 GB, a few minutes the first time"
+	@rm -rf $(VENV)
+	@$(PYTHON) -m venv $(VENV)
+	@$(BIN)/python -m pip install --disable-pip-version-check --progress-bar off --quiet --requirement requirements.txt
+	@cp requirements.txt $(VENV)/installed.txt
+
+run: install
+	@$(BIN)/python -m fedprox.compare
+
+test: lint
+	@$(BIN)/python -m pytest
+
+lint: install
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/mypy
+
+# Poetry and its export plugin live in an environment of their own (poetry.lock, then the same lock for pip).
+lock:
+	poetry lock
+	poetry export --with dev --output requirements.txt

@@ -1,0 +1,166 @@
+"""The schema of the whole configuration, and every check that needs no data."""
+
+import inspect
+import math
+import types
+import typing
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from hydra.core.config_store import ConfigStore
+from hydra.utils import get_object
+from omegaconf import MISSING
+
+from fedprox.errors import UserError
+
+
+@dataclass
+class ClientResources:
+    """What one Ray actor gets.
+
+    Attributes:
+        num_cpus: CPUs, > 0.
+        num_gpus: GPUs, >= 0; with more than 0 clients compute on CUDA.
+    """
+
+    num_cpus: float = 2.0
+    num_gpus: float = 0.0
+
+
+@dataclass
+class Config:
+    """All settings. The groups (dataset, partition, ...) name a function or class under `_target_`.
+
+    What a group's other keys may be is what that function or class takes; the rest is explained in the
+    README's table of settings.
+    """
+
+    num_clients: int = MISSING
+    num_epochs: int = MISSING
+    batch_size: int = MISSING
+    num_rounds: int = MISSING
+    clients_per_round: int = MISSING
+    stragglers_fraction: float = MISSING
+    learning_rate: float = MISSING
+    mu: float = MISSING
+    momentum: float = MISSING
+    weight_decay: float = MISSING
+    server_device: str = MISSING
+    client_resources: ClientResources = field(default_factory=ClientResources)
+    seed: int = MISSING
+    data_dir: str = MISSING
+    hold_out: float = MISSING
+    dataset: dict[str, Any] = MISSING
+    partition: dict[str, Any] = MISSING
+    model: dict[str, Any] = MISSING
+    strategy: dict[str, Any] = MISSING
+    protocol: dict[str, Any] = MISSING
+    engine: dict[str, Any] = MISSING
+
+
+def register() -> None:
+    """Make the schema known to Hydra, under the name `schema` in conf/*.yaml."""
+    ConfigStore.instance().store(name="schema", node=Config)
+
+
+def check(config: Mapping[str, Any]) -> None:
+    """Raise UserError at the first setting that is out of its range; nothing is loaded.
+
+    Args:
+        config: The resolved configuration, as plain containers.
+    """
+    for name in ("num_clients", "num_epochs", "batch_size", "num_rounds", "clients_per_round"):
+        _require(config[name] >= 1, name, "an integer >= 1", config[name])
+    _require_finite(config, "learning_rate", "> 0", lambda value: value > 0)
+    _require_finite(config, "mu", ">= 0", lambda value: value >= 0, "; for no proximal term use --config-name fedavg")
+    _require_finite(config, "momentum", "at least 0 and below 1", lambda value: 0 <= value < 1)
+    _require_finite(config, "weight_decay", ">= 0", lambda value: value >= 0)
+    _require_finite(config, "stragglers_fraction", "between 0 and 1", lambda value: 0 <= value <= 1)
+    _require_finite(config, "hold_out", "at least 0 and below 1", lambda value: 0 <= value < 1)
+    _require(config["seed"] >= 0, "seed", "an integer >= 0", config["seed"])
+    repetition = config.get("repeat_num", 0)
+    _require(type(repetition) is int and repetition >= 0, "repeat_num", "an integer >= 0", repetition)
+    resources = config["client_resources"]
+    _require_finite(resources, "num_cpus", "> 0", lambda value: value > 0, "", "client_resources.")
+    _require_finite(resources, "num_gpus", ">= 0", lambda value: value >= 0, "", "client_resources.")
+    if config["clients_per_round"] > config["num_clients"]:
+        raise UserError(
+            f"clients_per_round must be at most num_clients={config['num_clients']}, "
+            f"got {config['clients_per_round']}; lower it or raise num_clients"
+        )
+    _check_device(config["server_device"])
+    for group in ("dataset", "partition", "model", "strategy", "protocol", "engine"):
+        check_target(group, config[group])
+
+
+def check_target(group: str, node: Mapping[str, Any]) -> None:
+    """Raise UserError unless node["_target_"] can be called with the node's other keys.
+
+    A callable's signature is the schema of its group: names must be parameters, and values of plain types
+    (int, float, bool, str, or one of them or None) must fit the annotations.
+    """
+    path = node.get("_target_")
+    if not isinstance(path, str):
+        raise UserError(f"{group}._target_ must name a function or class as module.name, got {path!r}")
+    try:
+        target: Callable[..., Any] = get_object(path)
+        parameters = inspect.signature(target).parameters
+        hints = typing.get_type_hints(target.__init__ if inspect.isclass(target) else target)
+    except Exception as error:  # an import may fail in any way
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise UserError(f"{group}._target_={path} cannot be loaded: {reason}") from error
+    takes_any = any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values())
+    for name, value in node.items():
+        if name.startswith("_"):
+            continue
+        if name not in parameters and not takes_any:
+            raise UserError(f"{group}.{name} is unknown: {path} takes {', '.join(parameters) or 'nothing'}")
+        if name in hints and not _fits(value, hints[name]):
+            expected = getattr(hints[name], "__name__", str(hints[name]))
+            raise UserError(f"{group}.{name} must be of type {expected}, got {value!r}")
+
+
+def _fits(value: Any, hint: Any) -> bool:
+    """Return whether a value read from YAML fits an annotation; annotations that are not plain fit all."""
+    if typing.get_origin(hint) in (typing.Union, types.UnionType):
+        return any(_fits(value, option) for option in typing.get_args(hint))
+    if hint is type(None):
+        return value is None
+    if hint is float:
+        return isinstance(value, (int, float)) and not isinstance(value, bool)
+    if hint is int:
+        return isinstance(value, int) and not isinstance(value, bool)
+    return isinstance(value, hint) if hint in (bool, str) else True
+
+
+def _check_device(device: str) -> None:
+    import torch  # not before the cheaper checks have passed
+
+    try:
+        kind = torch.device(device).type
+    except RuntimeError:
+        kind = "unknown"
+    if kind not in ("cpu", "cuda"):
+        raise UserError(f"server_device must be cpu, cuda or cuda:<number>, got {device!r}")
+    if kind == "cuda" and not torch.cuda.is_available():
+        raise UserError(f"server_device={device} needs a GPU, and torch finds none here; use server_device=cpu")
+    if kind == "cuda" and (torch.device(device).index or 0) >= torch.cuda.device_count():
+        raise UserError(f"server_device={device} is not there: torch finds {torch.cuda.device_count()} GPUs")
+
+
+def _require_finite(
+    config: Mapping[str, Any],
+    name: str,
+    rule: str,
+    holds: Callable[[float], bool],
+    remedy: str = "",
+    prefix: str = "",
+) -> None:
+    value = config[name]
+    _require(math.isfinite(value) and holds(value), prefix + name, "finite and " + rule, value, remedy)
+
+
+def _require(holds: bool, name: str, rule: str, value: object, remedy: str = "") -> None:
+    if not holds:
+        raise UserError(f"{name} must be {rule}, got {value}{remedy}")

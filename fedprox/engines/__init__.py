@@ -1,0 +1,1 @@
+"""Flower Grids: where the clients of a round are computed."""

@@ -1,0 +1,183 @@
+"""The clients of a round side by side on Ray actors, on this machine or on a cluster.
+
+Ray is imported here alone, and only when this engine is chosen.
+"""
+
+import heapq
+import os
+import resource
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import torch
+from flwr.app import Message
+
+os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+
+import ray
+
+from fedprox.client_app import ClientSide
+from fedprox.engines.identity import act_as_server
+from fedprox.engines.local import LocalGrid
+from fedprox.errors import UserError
+from fedprox.messages import node_id, task_of
+
+
+class RayGrid:
+    """A Flower Grid that splits each cohort over actors; consecutive jobs of one process share them."""
+
+    def __init__(
+        self,
+        side: ClientSide,
+        *,
+        num_cpus: float,
+        num_gpus: float = 0.0,
+        max_actors: int,
+        address: str | None = None,
+    ) -> None:
+        """Start Ray or join a cluster, and start as many actors as fit.
+
+        Args:
+            side: What an actor needs to play clients.
+            num_cpus: CPUs of one actor.
+            num_gpus: GPUs of one actor; a fraction shares one.
+            max_actors: No more than this; a cohort's size, as further ones would have no work.
+            address: A running cluster ("auto" or host:port); None starts Ray on this machine.
+
+        Raises:
+            UserError: If not even one actor fits, or no cluster answers.
+        """
+        act_as_server()
+        _connect(address, num_cpus, num_gpus)
+        self._actors = _actors(num_cpus, num_gpus, max_actors)
+        self._sizes = side.data.train.sizes
+        self._num_clients = side.data.num_clients
+        self._side = _share(side)
+
+    def get_node_ids(self) -> Iterable[int]:
+        """Return one node per client."""
+        return range(node_id(0), node_id(self._num_clients))
+
+    def send_and_receive(self, messages: Iterable[Message], *, timeout: float | None = None) -> list[Message]:
+        """Return the clients' replies in the order of the messages.
+
+        Each actor gets one batch of messages. An actor that dies is started anew and its batch redone.
+
+        Args:
+            messages: The messages of a round, each with a task.
+            timeout: Seconds to wait for all replies; None waits as long as it takes.
+        """
+        messages = list(messages)
+        if not messages:
+            return []
+        work = [int(self._sizes[task.client]) * task.num_epochs for task in map(task_of, messages)]
+        shares = balance(work, len(self._actors))
+        round_ref = ray.put(messages)  # once per round; every actor reads it from the object store
+        pending = [
+            actor.train.remote(self._side, round_ref, share)
+            for actor, share in zip(self._actors, shares, strict=True)
+            if share
+        ]
+        replies = dict(reply for batch in ray.get(pending, timeout=timeout) for reply in batch)
+        return [replies[position] for position in range(len(messages))]
+
+    def peak_memory_bytes(self) -> int:
+        """Return the sum of the actors' peak resident memory."""
+        return sum(ray.get([actor.peak_memory_bytes.remote() for actor in self._actors]))
+
+
+def balance(work: Sequence[int], num_shares: int) -> list[list[int]]:
+    """Return positions of `work` in `num_shares` lists of about equal sums: longest first, to the least loaded."""
+    loads = [(0, share) for share in range(num_shares)]
+    shares: list[list[int]] = [[] for _ in range(num_shares)]
+    for position in sorted(range(len(work)), key=lambda position: -work[position]):
+        load, share = heapq.heappop(loads)
+        shares[share].append(position)
+        heapq.heappush(loads, (load + work[position], share))
+    return shares
+
+
+class _Worker:
+    """A process that plays clients with a local engine of its own."""
+
+    def __init__(self) -> None:
+        self._loaded: Any = None
+        self._grid: LocalGrid | None = None
+
+    def train(
+        self, side: list[ray.ObjectRef], messages: list[Message], share: list[int]
+    ) -> list[tuple[int, Message]]:
+        if self._loaded != side:  # a new job, or this process was started anew
+            self._loaded, self._grid = side, LocalGrid(_assemble(side))
+        replies = self._grid.send_and_receive([messages[position] for position in share])  # type: ignore[union-attr]
+        return list(zip(share, replies, strict=True))
+
+    def peak_memory_bytes(self) -> int:
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+def _connect(address: str | None, num_cpus: float, num_gpus: float) -> None:
+    """Have a running Ray with room for one actor, or raise within seconds."""
+    if address is None and not ray.is_initialized():
+        _check_room({"CPU": os.cpu_count() or 1, "GPU": torch.cuda.device_count()}, num_cpus, num_gpus)
+        ray.init(include_dashboard=False, log_to_driver=False, logging_level="ERROR")
+    elif not ray.is_initialized():
+        try:
+            ray.init(address=address, log_to_driver=False, logging_level="ERROR")
+        except (ConnectionError, ValueError, RuntimeError) as error:
+            reason = str(error).splitlines()[0]
+            raise UserError(
+                f"engine.address: no Ray cluster answers at {address!r} ({reason}); "
+                "start one with `ray start --head`, or leave engine.address out to use this machine"
+            ) from error
+    _check_room(ray.cluster_resources(), num_cpus, num_gpus)
+
+
+def _check_room(available: dict[str, float], num_cpus: float, num_gpus: float) -> None:
+    for key, kind, asked in (("num_cpus", "CPU", num_cpus), ("num_gpus", "GPU", num_gpus)):
+        if asked > available.get(kind, 0):
+            raise UserError(
+                f"client_resources.{key}={asked:g} is more than the {available.get(kind, 0):g} {kind}s there are; "
+                f"set client_resources.{key} to at most that, or use engine=local"
+            )
+
+
+_START_S = 120  # an actor's start takes 3 to 10 s; a cluster that is busy may never have room
+_pools: dict[tuple[float, float], list[Any]] = {}
+_shared: dict[int, tuple[object, ray.ObjectRef]] = {}
+
+
+def _actors(num_cpus: float, num_gpus: float, max_actors: int) -> list[Any]:
+    """Return as many actors as fit, at most max_actors; those of an earlier job with the same resources first."""
+    pool = _pools.setdefault((num_cpus, num_gpus), [])
+    for key in [key for key in _pools if key != (num_cpus, num_gpus)]:  # an earlier job's, of another kind
+        for actor in _pools.pop(key):
+            ray.kill(actor)
+    resources = ray.cluster_resources()
+    fits = [resources.get(kind, 0) / each for kind, each in (("CPU", num_cpus), ("GPU", num_gpus)) if each]
+    remote = ray.remote(_Worker).options(  # restarted and its batch redone, however often
+        num_cpus=num_cpus, num_gpus=num_gpus, max_restarts=-1, max_task_retries=-1
+    )
+    new = [remote.remote() for _ in range(min(int(min(fits)), max_actors) - len(pool))]
+    _, late = ray.wait([actor.peak_memory_bytes.remote() for actor in new], num_returns=len(new), timeout=_START_S) if new else ([], [])
+    if late:
+        raise UserError(
+            f"{len(late)} of {len(new)} Ray actors did not start within {_START_S} s: other jobs hold the cluster's "
+            "resources; wait for them, or lower client_resources"
+        )
+    pool.extend(new)
+    return pool[:max_actors]
+
+
+def _share(side: ClientSide) -> list[ray.ObjectRef]:
+    """Put what actors need into the object store; data that an earlier job put there is not sent again."""
+    if id(side.data) not in _shared:
+        _shared.clear()
+        _shared[id(side.data)] = (side.data, ray.put(side.data))
+    return [_shared[id(side.data)][1], ray.put((side.model, side.sgd, side.device))]
+
+
+def _assemble(side: list[ray.ObjectRef]) -> ClientSide:
+    data, (model, sgd, device) = ray.get(side)
+    return ClientSide(data, model, sgd, device)

@@ -1,0 +1,197 @@
+"""From the checked configuration to a finished run directory; configuration goes no further down than here."""
+
+import copy
+import json
+import logging
+import time
+from collections.abc import Callable, Mapping
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import torch
+from flwr.app import ArrayRecord
+from hydra.errors import InstantiationException
+from hydra.utils import instantiate
+from torch import nn
+
+from fedprox import records
+from fedprox.client_app import ClientSide
+from fedprox.config import check
+from fedprox.data.federated import FederatedData
+from fedprox.data.partition import divide
+from fedprox.errors import UserError
+from fedprox.metrics import Evaluation, evaluate
+from fedprox.plan import Plan
+from fedprox.progress import watched
+from fedprox.rounds import Engine, Round, run_rounds
+from fedprox.seeds import Stream, generator
+from fedprox.solvers.reference import SgdSettings
+from fedprox.strategy import Planned
+
+_log = logging.getLogger("fedprox")
+NATURAL = "fedprox.data.partition.natural"
+
+
+def run(config: Mapping[str, Any], run_dir: Path) -> Round:
+    """Run one experiment and return its last round.
+
+    Args:
+        config: The resolved configuration as plain containers.
+        run_dir: An existing directory, which receives what `fedprox.records` describes.
+
+    Raises:
+        UserError: If a setting or a data file is wrong; nothing is computed then.
+    """
+    start = time.perf_counter()
+    check(config)
+    data = _data(config)
+    model = _initial_model(config, data)
+    strategy = Planned(build(config["strategy"]), _plan(config, data))
+    grid = _engine(config, data, model)
+    rounds = run_rounds(
+        arrays=ArrayRecord(model.state_dict()),
+        strategy=strategy,
+        grid=grid,
+        evaluate=_server_evaluation(config, data, model),
+        mu=config["mu"],
+        num_rounds=config["num_rounds"],
+    )
+    setup_s = time.perf_counter() - start
+    with records.RunRecord(run_dir, _facts(config, data)) as record:
+        for outcome in watched(rounds, config["num_rounds"]):
+            record.add(outcome)
+        timings = {"setup_s": setup_s, "rounds_s": outcome.time_s, "total_s": time.perf_counter() - start}
+        record.finish(outcome.arrays.to_torch_state_dict(), timings, grid.peak_memory_bytes())
+    return outcome
+
+
+def build(node: Mapping[str, Any], *args: Any, **kwargs: Any) -> Any:
+    """Call what a group's `_target_` names, nested ones first; its UserError comes out as it is."""
+    try:
+        return instantiate(dict(node), *args, **kwargs, _convert_="all")
+    except InstantiationException as error:
+        if isinstance(error.__cause__, UserError):
+            raise error.__cause__ from None
+        raise
+
+
+def algorithm(config: Mapping[str, Any]) -> str:
+    """Return what a run is called in tables and figures, such as "FedAvg" or "FedProx (mu = 1)"."""
+    name = config["strategy"]["_target_"].rsplit(".", 1)[-1]
+    if name == "FedAvgWithStragglerDrop":
+        return f"FedAvg (mu = {config['mu']:g})" if config["mu"] else "FedAvg"
+    return f"{name} (mu = {config['mu']:g})"
+
+
+def _data(config: Mapping[str, Any]) -> FederatedData:
+    """Return the data divided among clients; jobs of one process that agree on it share it."""
+    keys = ("dataset", "partition", "num_clients", "hold_out", "seed")
+    data = _load(json.dumps({key: config[key] for key in keys}, sort_keys=True))
+    if data.num_clients < config["clients_per_round"]:
+        raise UserError(
+            f"clients_per_round must be at most the data set's {data.num_clients} clients, "
+            f"got {config['clients_per_round']}; lower it"
+        )
+    _log.info("%s: %s", data_name(config), summary(data))
+    return data
+
+
+@lru_cache(maxsize=1)
+def _load(key: str) -> FederatedData:
+    config = json.loads(key)
+    loaded = build(config["dataset"])
+    if isinstance(loaded, FederatedData):
+        if config["partition"]["_target_"] != NATURAL:
+            raise UserError(f"dataset={data_name(config)} comes divided into clients; leave partition= out")
+        return loaded
+    rng = generator(config["seed"], Stream.PARTITION)
+    parts = build(config["partition"], loaded.labels, config["num_clients"], rng)
+    return divide(loaded, parts, rng, hold_out=config["hold_out"])
+
+
+def data_name(config: Mapping[str, Any]) -> str:
+    """Return the data set's name: that of the function that makes it, with alpha and beta where it has them."""
+    node = config["dataset"]
+    name = str(node["_target_"].rsplit(".", 1)[-1])
+    if name != "synthetic":
+        return name
+    return "synthetic_iid" if node.get("iid") else f"synthetic_{node['alpha']:g}_{node['beta']:g}"
+
+
+def summary(data: FederatedData) -> str:
+    """Return one line on who holds how much, and what nobody holds."""
+    sizes = data.train.sizes
+    return (
+        f"{data.num_clients} clients with {sizes.sum()} training examples "
+        f"(min {sizes.min()}, mean {sizes.mean():.1f}, deviation {sizes.std():.1f}, max {sizes.max()}), "
+        f"{len(data.held_out.indices)} held out, {data.num_left_over} left over; "
+        f"tested on {len(data.data.test_labels) or len(data.held_out.indices)}"
+    )
+
+
+def _initial_model(config: Mapping[str, Any], data: FederatedData) -> nn.Module:
+    """Return the model with seeded initial weights; the global generator is left as it was."""
+    seed = generator(config["seed"], Stream.INIT, repetition=config.get("repeat_num", 0)).integers(2**31)
+    input_shape = data.data.features.shape[1:]
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(int(seed))
+        model = build(config["model"], input_shape=input_shape, num_classes=data.data.num_classes)
+    if not isinstance(model, nn.Module):
+        raise UserError(f"model._target_={config['model']['_target_']} must return a torch.nn.Module, got {model!r}")
+    return model
+
+
+def _plan(config: Mapping[str, Any], data: FederatedData) -> Plan:
+    protocol = build(config["protocol"])
+    protocol.check(config["num_epochs"], config["stragglers_fraction"])
+    return Plan(
+        client_sizes=data.train.sizes,
+        clients_per_round=config["clients_per_round"],
+        num_epochs=config["num_epochs"],
+        batch_size=config["batch_size"],
+        stragglers_fraction=config["stragglers_fraction"],
+        protocol=protocol,
+        seed=config["seed"],
+        repetition=config.get("repeat_num", 0),
+    )
+
+
+def _engine(config: Mapping[str, Any], data: FederatedData, model: nn.Module) -> Engine:
+    on_ray = "num_gpus" in config["engine"]
+    device = ("cuda" if config["engine"]["num_gpus"] else "cpu") if on_ray else config["server_device"]
+    sgd = SgdSettings(
+        learning_rate=config["learning_rate"],
+        batch_size=config["batch_size"],
+        momentum=config["momentum"],
+        weight_decay=config["weight_decay"],
+    )
+    return build(config["engine"], ClientSide(data, model, sgd, device))  # type: ignore[no-any-return]
+
+
+def _server_evaluation(
+    config: Mapping[str, Any], data: FederatedData, model: nn.Module
+) -> Callable[[ArrayRecord], Evaluation]:
+    """Return the function that measures a global model on the test set, on server_device."""
+    device = config["server_device"]
+    workspace = copy.deepcopy(model).to(device)
+    features, labels = (torch.from_numpy(array).to(device) for array in data.test_examples())
+
+    def evaluate_arrays(arrays: ArrayRecord) -> Evaluation:
+        workspace.load_state_dict(arrays.to_torch_state_dict())
+        return evaluate(workspace, features, labels)
+
+    return evaluate_arrays
+
+
+def _facts(config: Mapping[str, Any], data: FederatedData) -> dict[str, Any]:
+    """Return what run.json says before the first round."""
+    return {
+        "algorithm": algorithm(config),
+        "name": data_name(config),
+        "data": summary(data),
+        "seed": config["seed"],
+        "repetition": config.get("repeat_num", 0),
+        "settings": dict(config),
+        **records.environment(),
+    }

@@ -1,0 +1,37 @@
+"""What a train message carries beside the model and the round's config: whose turn it is, and its task."""
+
+from flwr.app import ConfigRecord, Message
+
+from fedprox.plan import ClientTask
+
+FIRST_NODE_ID = 2  # Flower gives the server node id 1
+
+
+def node_id(client: int) -> int:
+    """Return the Flower node that plays a client in a simulation."""
+    return client + FIRST_NODE_ID
+
+
+def task_record(task: ClientTask) -> ConfigRecord:
+    """Return a task as it travels in a message, under the key "task"."""
+    return ConfigRecord(
+        {
+            "client": task.client,
+            "num-epochs": task.num_epochs,
+            "num-steps": task.num_steps,
+            "is-straggler": task.is_straggler,
+            "batch-key": list(task.batch_key),
+        }
+    )
+
+
+def task_of(message: Message) -> ClientTask:
+    """Return the task that a message carries."""
+    record = message.content.config_records["task"]
+    return ClientTask(
+        client=int(record["client"]),  # type: ignore[arg-type]
+        num_epochs=int(record["num-epochs"]),  # type: ignore[arg-type]
+        num_steps=int(record["num-steps"]),  # type: ignore[arg-type]
+        is_straggler=bool(record["is-straggler"]),
+        batch_key=tuple(record["batch-key"]),  # type: ignore[arg-type]
+    )

@@ -1,0 +1,46 @@
+"""The models of the experiments; any function (input_shape, num_classes, ...) -> nn.Module can join them."""
+
+import math
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from fedprox.errors import UserError
+
+
+def logistic(input_shape: tuple[int, ...], num_classes: int) -> nn.Module:
+    """Return multinomial logistic regression: softmax(W x + b), the paper's convex model."""
+    return nn.Sequential(nn.Flatten(), nn.Linear(math.prod(input_shape), num_classes))
+
+
+def cnn(input_shape: tuple[int, ...], num_classes: int) -> nn.Module:
+    """Return the CNN of McMahan et al. (2017): two 5 x 5 convolutions (32, 64), each max-pooled, and 512 units.
+
+    Args:
+        input_shape: (height, width) or (channels, height, width), at least 4 x 4 pixels.
+        num_classes: Number of logits.
+
+    Raises:
+        UserError: If the inputs are no images.
+    """
+    if len(input_shape) not in (2, 3) or min(input_shape[-2:]) < 4:
+        raise UserError(
+            f"model=cnn needs images of at least 4 x 4 pixels, got inputs of shape {tuple(input_shape)}; "
+            "use model=logistic"
+        )
+    channels = input_shape[0] if len(input_shape) == 3 else 1
+    height, width = (side // 4 for side in input_shape[-2:])
+    return nn.Sequential(
+        nn.Unflatten(1, (1, input_shape[0])) if len(input_shape) == 2 else nn.Identity(),
+        nn.Conv2d(channels, 32, kernel_size=5, padding=2),
+        nn.ReLU(),
+        nn.MaxPool2d(2),
+        nn.Conv2d(32, 64, kernel_size=5, padding=2),
+        nn.ReLU(),
+        nn.MaxPool2d(2),
+        nn.Flatten(),
+        nn.Linear(64 * height * width, 512),
+        nn.ReLU(),
+        nn.Linear(512, num_classes),
+    )

@@ -1,0 +1,147 @@
+"""Everything random in a round, fixed beforehand: cohort, stragglers, local work, batch order.
+
+A plan is a pure function of (settings, seed, round). So FedAvg and FedProx meet the same clients,
+stragglers and batches, every engine gives the same numbers, and a longer run begins like a shorter one.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fedprox.errors import UserError
+from fedprox.seeds import Stream, generator
+
+
+@dataclass(frozen=True)
+class ClientTask:
+    """The work of one client in one round.
+
+    Attributes:
+        client: Number of the client, 0 .. num_clients - 1.
+        num_epochs: Passes over its examples; the last one may be partial.
+        num_steps: Mini-batch steps in all, at most num_epochs times the batches of an epoch.
+        is_straggler: Whether it has time for only a part of the full work.
+        batch_key: (seed, repetition, round_num, client), from which `batches` derives the order of examples.
+    """
+
+    client: int
+    num_epochs: int
+    num_steps: int
+    is_straggler: bool
+    batch_key: tuple[int, int, int, int]
+
+
+class WorkModel(Protocol):
+    """Who is a straggler, and how much work a straggler does; the setting `protocol`."""
+
+    def check(self, num_epochs: int, stragglers_fraction: float) -> None:
+        """Raise UserError if the protocol has no meaning for these settings."""
+
+    def stragglers(self, rng: np.random.Generator, size: int, fraction: float) -> NDArray[np.bool_]:
+        """Return which of the `size` clients of a cohort are stragglers, shape (size,)."""
+
+    def straggler_steps(self, rng: np.random.Generator, num_epochs: int, num_batches: int) -> int:
+        """Return how many mini-batch steps a straggler does, of num_epochs * num_batches."""
+
+
+class PaperProtocol:
+    """The paper's text (section 5.2): an exact share of the cohort, 1 .. E epochs for each of them."""
+
+    def check(self, num_epochs: int, stragglers_fraction: float) -> None:
+        """Accept every setting; E = 1 gives partial epochs."""
+
+    def stragglers(self, rng: np.random.Generator, size: int, fraction: float) -> NDArray[np.bool_]:
+        """Mark exactly round(size * fraction) of the cohort, chosen uniformly."""
+        return rng.permutation(size) < round(size * fraction)
+
+    def straggler_steps(self, rng: np.random.Generator, num_epochs: int, num_batches: int) -> int:
+        """Draw whole epochs uniformly from 1 .. E; with E = 1, single steps from 1 .. num_batches."""
+        if num_epochs == 1:
+            return int(rng.integers(1, num_batches, endpoint=True))
+        return int(rng.integers(1, num_epochs, endpoint=True)) * num_batches
+
+
+class FlowerProtocol:
+    """The earlier Flower baseline: each client of a cohort is a straggler independently, with 1 .. E - 1 epochs."""
+
+    def check(self, num_epochs: int, stragglers_fraction: float) -> None:
+        """Refuse E = 1 with stragglers: less than one epoch has no meaning here."""
+        if num_epochs == 1 and stragglers_fraction > 0:
+            raise UserError(
+                "protocol=flower needs num_epochs >= 2 where there are stragglers, because a straggler does 1 to "
+                f"num_epochs - 1 epochs, got num_epochs=1 with stragglers_fraction={stragglers_fraction}; "
+                "use protocol=paper, where a straggler does a part of the epoch, or stragglers_fraction=0"
+            )
+
+    def stragglers(self, rng: np.random.Generator, size: int, fraction: float) -> NDArray[np.bool_]:
+        """Mark each client with probability `fraction`; fewer stragglers are always a subset of more."""
+        return rng.random(size) < fraction
+
+    def straggler_steps(self, rng: np.random.Generator, num_epochs: int, num_batches: int) -> int:
+        """Draw whole epochs uniformly from 1 .. E - 1, as in the baseline; the paper's text says 1 .. E."""
+        return int(rng.integers(1, num_epochs)) * num_batches
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The cohorts of a run.
+
+    Attributes:
+        client_sizes: Number of training examples of each client (n_k), shape (num_clients,).
+        clients_per_round: K, the size of a cohort.
+        num_epochs: E, the full local work in epochs.
+        batch_size: B, in examples.
+        stragglers_fraction: Expected or exact share of stragglers in a cohort, 0 .. 1.
+        protocol: Which of them are stragglers, and what they do.
+        seed: The run's seed.
+        repetition: Which repetition of the run this is.
+    """
+
+    client_sizes: NDArray[np.int64]
+    clients_per_round: int
+    num_epochs: int
+    batch_size: int
+    stragglers_fraction: float
+    protocol: WorkModel
+    seed: int
+    repetition: int = 0
+
+    def tasks(self, round_num: int) -> tuple[ClientTask, ...]:
+        """Return the round's tasks, one per client of the cohort, in the order of aggregation."""
+        cohort = self._rng(Stream.COHORT, round_num).choice(
+            len(self.client_sizes), self.clients_per_round, replace=False
+        )
+        straggler_rng = self._rng(Stream.STRAGGLERS, round_num)
+        is_straggler = self.protocol.stragglers(straggler_rng, len(cohort), self.stragglers_fraction)
+        return tuple(
+            self._task(round_num, int(client), bool(straggles))
+            for client, straggles in zip(cohort, is_straggler, strict=True)
+        )
+
+    def _task(self, round_num: int, client: int, is_straggler: bool) -> ClientTask:
+        num_batches = -(-int(self.client_sizes[client]) // self.batch_size)
+        num_steps = self.num_epochs * num_batches
+        if is_straggler:  # from the client's own stream: the same work at every stragglers_fraction
+            rng = self._rng(Stream.STRAGGLERS, round_num, client)
+            num_steps = self.protocol.straggler_steps(rng, self.num_epochs, num_batches)
+        batch_key = (self.seed, self.repetition, round_num, client)
+        return ClientTask(client, -(-num_steps // num_batches), num_steps, is_straggler, batch_key)
+
+    def _rng(self, stream: Stream, *ids: int) -> np.random.Generator:
+        return generator(self.seed, stream, *ids, repetition=self.repetition)
+
+
+def epoch_orders(
+    batch_key: tuple[int, int, int, int], num_examples: int, num_epochs: int
+) -> Iterator[NDArray[np.int64]]:
+    """Yield each epoch's order of a client's examples, a permutation of 0 .. num_examples - 1.
+
+    Batches are consecutive pieces of it; the last, short one is kept.
+    """
+    seed, repetition, round_num, client = batch_key
+    rng = generator(seed, Stream.BATCHES, round_num, client, repetition=repetition)
+    for _ in range(num_epochs):
+        yield rng.permutation(num_examples)

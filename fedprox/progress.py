@@ -1,0 +1,45 @@
+"""How far a run is: a bar on a terminal, plain lines otherwise."""
+
+import logging
+import sys
+import time
+from collections.abc import Iterator
+
+from tqdm import tqdm
+
+from fedprox.rounds import Round
+
+LINE_EVERY_S = 5.0
+_log = logging.getLogger("fedprox")
+
+
+def watched(rounds: Iterator[Round], num_rounds: int) -> Iterator[Round]:
+    """Yield the rounds as they come and show the current test accuracy."""
+    if sys.stderr.isatty():
+        yield from _with_bar(rounds, num_rounds)
+    else:
+        yield from _with_lines(rounds, num_rounds)
+
+
+def _with_bar(rounds: Iterator[Round], num_rounds: int) -> Iterator[Round]:
+    with tqdm(total=num_rounds, unit="round") as bar:
+        for outcome in rounds:
+            yield outcome
+            bar.set_postfix_str(f"accuracy {outcome.test.accuracy:.4f}, loss {outcome.test.loss:.4f}", refresh=False)
+            bar.update(outcome.round_num - bar.n)
+
+
+def _with_lines(rounds: Iterator[Round], num_rounds: int) -> Iterator[Round]:
+    last_line = time.monotonic()
+    for outcome in rounds:
+        yield outcome
+        if outcome.round_num in (0, num_rounds) or time.monotonic() - last_line >= LINE_EVERY_S:
+            last_line = time.monotonic()
+            _log.info(
+                "round %d/%d: accuracy %.4f, loss %.4f, %.1f s",
+                outcome.round_num,
+                num_rounds,
+                outcome.test.accuracy,
+                outcome.test.loss,
+                outcome.time_s,
+            )

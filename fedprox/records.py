@@ -1,0 +1,159 @@
+"""The run directory: what a run leaves behind, written as it goes.
+
+    metrics.csv         one row per round, round 0 (the initial model) included
+    clients.csv         one row per client of each cohort
+    run.json            settings, seed, versions, git commit, hardware, timings, memory, result, status
+    model.safetensors   the last global model
+"""
+
+import csv
+import json
+import os
+import platform
+import resource
+import subprocess
+import sys
+from collections.abc import Mapping
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, Self
+
+import torch
+from safetensors.torch import save_file
+
+from fedprox.rounds import Round
+
+METRICS = ("round", "test_loss", "test_accuracy", "train_loss_cohort", "num_clients_counted", "time_s")
+CLIENTS = (
+    "round",
+    "client",
+    "num_examples",
+    "is_straggler",
+    "num_epochs",
+    "num_steps",
+    "counted",
+    "train_loss",
+)
+PACKAGES = ("flwr", "torch", "torchvision", "ray", "numpy", "hydra-core")
+
+
+class RunRecord:
+    """Writes one run directory; every row is on disk before the next round begins."""
+
+    def __init__(self, path: Path, facts: Mapping[str, Any]) -> None:
+        """Begin a run: status "running" and what is known beforehand.
+
+        Args:
+            path: The run directory, which exists.
+            facts: Entries of run.json, such as settings and seed.
+        """
+        self.path = path
+        self._rows: list[dict[str, Any]] = []
+        self._facts = dict(facts)
+        self._files = [(path / name).open("w", newline="") for name in ("metrics.csv", "clients.csv")]
+        self._metrics, self._clients = (csv.writer(file) for file in self._files)
+        self._metrics.writerow(METRICS)
+        self._clients.writerow(CLIENTS)
+        self._save("running")
+
+    def add(self, outcome: Round) -> None:
+        """Append a round to metrics.csv and its cohort to clients.csv."""
+        row = dict(
+            zip(
+                METRICS,
+                (
+                    outcome.round_num,
+                    outcome.test.loss,
+                    outcome.test.accuracy,
+                    outcome.train_loss_cohort,
+                    outcome.num_clients_counted,
+                    round(outcome.time_s, 6),
+                ),
+                strict=True,
+            )
+        )
+        self._rows.append(row)
+        self._metrics.writerow(row.values())
+        for client in outcome.clients:
+            self._clients.writerow(
+                (
+                    outcome.round_num,
+                    client.task.client,
+                    client.num_examples,
+                    client.task.is_straggler,
+                    client.task.num_epochs,
+                    client.num_steps,
+                    client.counted,
+                    client.train_loss,
+                )
+            )
+        for file in self._files:
+            file.flush()
+
+    def finish(self, params: Mapping[str, torch.Tensor], timings: Mapping[str, float], peak_memory_bytes: int) -> None:
+        """Complete the run: its last global model, what it took, and status "finished".
+
+        Args:
+            params: The state dict, written as safetensors, which holds tensors only and cannot run code.
+            timings: Seconds for setup_s, rounds_s and total_s.
+            peak_memory_bytes: Of processes other than this one; this one's is added.
+        """
+        tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in params.items()}
+        save_file(tensors, self.path / "model.safetensors")
+        own = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+        self._facts |= {"timings": dict(timings), "peak_memory_bytes": own + peak_memory_bytes}
+        self._save("finished")
+
+    def __enter__(self) -> Self:
+        """Return the record, whose status stays "running" until `finish`."""
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        """Keep what was measured, whatever happened."""
+        for file in self._files:
+            file.close()
+        if kind is not None:
+            self._save("interrupted" if issubclass(kind, KeyboardInterrupt) else "failed")
+
+    def _save(self, status: str) -> None:
+        """Rewrite run.json, whole or not at all."""
+        best = max(self._rows, key=lambda row: float(row["test_accuracy"]), default=None)
+        facts = {"status": status, **self._facts, "result": {"final": self._rows[-1], "best": best} if best else None}
+        temporary = self.path / "run.json.part"
+        temporary.write_text(json.dumps(facts, indent=2) + "\n")
+        temporary.replace(self.path / "run.json")
+
+
+def environment() -> dict[str, Any]:
+    """Return what a result may depend on besides the settings: command, versions, commit, hardware."""
+    return {
+        "command": [Path(sys.argv[0]).name, *sys.argv[1:]],
+        "versions": {"python": platform.python_version(), **{name: version(name) for name in PACKAGES}},
+        "git_commit": _git_commit(),
+        "hardware": {
+            "platform": platform.platform(),
+            "cpu": _cpu_name(),
+            "num_cpus": os.cpu_count(),
+            "memory_bytes": os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
+            "gpus": [torch.cuda.get_device_name(gpu) for gpu in range(torch.cuda.device_count())],
+        },
+    }
+
+
+def _git_commit() -> str | None:
+    """Return the commit of this code, with "-dirty" after it where files were changed; None outside a checkout."""
+    command = ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
+    try:
+        done = subprocess.run(command, cwd=Path(__file__).parent, capture_output=True, text=True, timeout=10)
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return done.stdout.strip() or None
+
+
+def _cpu_name() -> str:
+    """Return the processor's name, from /proc where there is one."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.processor()
+    return next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), platform.processor())

@@ -1,0 +1,1 @@
+"""Run directories -> one tidy table -> figures and tables."""

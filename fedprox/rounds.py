@@ -1,0 +1,125 @@
+"""The rounds of federated learning: the place to start reading.
+
+Everything random in a round is in the plan, inside `strategy`; an engine, `grid`, only turns (global
+model, plan) into client updates.
+"""
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from flwr.app import ArrayRecord, ConfigRecord, Message
+
+from fedprox.messages import task_of
+from fedprox.metrics import Evaluation
+from fedprox.plan import ClientTask, Plan
+from fedprox.strategy import Planned
+
+
+class Engine(Protocol):
+    """Where the clients of a round are computed: the part of a Flower Grid that is needed."""
+
+    def send_and_receive(self, messages: Sequence[Message], *, timeout: float | None = None) -> list[Message]:
+        """Return the replies to a round's messages, in their order."""
+
+
+@dataclass(frozen=True)
+class ClientOutcome:
+    """What one client of a cohort did in a round.
+
+    Attributes:
+        task: What was planned for it.
+        num_examples: n_k.
+        num_steps: Mini-batch steps done; 0 if it was dropped.
+        train_loss: Mean cross-entropy over the examples as they were processed; None if it was dropped.
+        counted: Whether its model is part of the average.
+    """
+
+    task: ClientTask
+    num_examples: int
+    num_steps: int
+    train_loss: float | None
+    counted: bool
+
+
+@dataclass(frozen=True)
+class Round:
+    """What is known after a round.
+
+    Attributes:
+        round_num: 0 for the initial model, then 1 .. num_rounds.
+        arrays: The global model after the round.
+        test: It on the test set.
+        clients: The cohort in the order of the plan; empty in round 0.
+        time_s: Seconds since the first round began.
+    """
+
+    round_num: int
+    arrays: ArrayRecord
+    test: Evaluation
+    clients: tuple[ClientOutcome, ...]
+    time_s: float
+
+    @property
+    def num_clients_counted(self) -> int:
+        """Number of clients whose models were averaged."""
+        return sum(client.counted for client in self.clients)
+
+    @property
+    def train_loss_cohort(self) -> float | None:
+        """Mean training loss of the clients that count, weighted by n_k; None if there are none."""
+        counted = [client for client in self.clients if client.counted and client.train_loss is not None]
+        total = sum(client.num_examples for client in counted)
+        return sum(client.num_examples * (client.train_loss or 0.0) for client in counted) / total if total else None
+
+
+def run_rounds(
+    *,
+    arrays: ArrayRecord,
+    strategy: Planned,
+    grid: Engine,
+    evaluate: Callable[[ArrayRecord], Evaluation],
+    mu: float,
+    num_rounds: int,
+) -> Iterator[Round]:
+    """Yield round 0, which is the initial model, and then each round of training as it ends.
+
+    Args:
+        arrays: w^0.
+        strategy: Who trains (configure) and how the global model follows from the replies (aggregate).
+        grid: Where clients compute.
+        evaluate: Measures a global model on the test set.
+        mu: Weight of the proximal term, sent to the clients.
+        num_rounds: T.
+    """
+    start = time.perf_counter()
+    yield Round(0, arrays, evaluate(arrays), (), time.perf_counter() - start)
+    for round_num in range(1, num_rounds + 1):
+        config = ConfigRecord({"proximal-mu": mu})
+        messages = strategy.configure_train(round_num, arrays, config, grid)
+        replies = grid.send_and_receive(messages)
+        new_arrays, _ = strategy.aggregate_train(round_num, replies)
+        arrays = arrays if new_arrays is None else new_arrays  # nobody left: the model stays
+        clients = _outcomes(strategy.plan, round_num, replies, messages)
+        yield Round(round_num, arrays, evaluate(arrays), clients, time.perf_counter() - start)
+
+
+def _outcomes(
+    plan: Plan, round_num: int, replies: Sequence[Message], messages: Sequence[Message]
+) -> tuple[ClientOutcome, ...]:
+    """Return what became of every client of the cohort, those that were dropped included."""
+    metrics = {
+        task_of(message).client: next(iter(reply.content.metric_records.values()))
+        for message, reply in zip(messages, replies, strict=True)
+    }
+    return tuple(
+        ClientOutcome(
+            task=task,
+            num_examples=int(plan.client_sizes[task.client]),
+            num_steps=int(metrics[task.client]["num-steps"]) if task.client in metrics else 0,  # type: ignore[arg-type]
+            train_loss=float(metrics[task.client]["train-loss"]) if task.client in metrics else None,  # type: ignore[arg-type]
+            counted=task.client in metrics,
+        )
+        for task in plan.tasks(round_num)
+    )

@@ -1,0 +1,29 @@
+"""Named random streams from one seed; nothing in fedprox draws from a global generator."""
+
+from enum import IntEnum
+
+import numpy as np
+
+
+class Stream(IntEnum):
+    """What a random stream is for; the numbers are part of every result and never change."""
+
+    PARTITION = 1  # which client holds which example
+    GENERATION = 2  # data sets that are generated
+    INIT = 3  # initial weights
+    COHORT = 4  # the clients of a round
+    STRAGGLERS = 5  # which of them are stragglers, and how much work they do
+    BATCHES = 6  # mini-batch order of one client in one round
+
+
+def generator(seed: int, stream: Stream, *ids: int, repetition: int = 0) -> np.random.Generator:
+    """Return the generator of one stream: a pure function of its arguments.
+
+    Args:
+        seed: The run's seed, >= 0.
+        stream: What the numbers are for. Streams are independent of each other.
+        ids: What within the stream, such as (round_num, client).
+        repetition: Repetition k of the same experiment, >= 0; 0 is the run without repetitions.
+    """
+    sequence = np.random.SeedSequence(entropy=(seed, repetition), spawn_key=(int(stream), *ids))
+    return np.random.Generator(np.random.PCG64(sequence))

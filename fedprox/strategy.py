@@ -1,0 +1,139 @@
+"""Flower strategies: exact weighted averaging, with and without stragglers, on a planned cohort.
+
+Every Flower strategy runs here with the same cohort: `Planned` lets it see the clients of the round
+only, and puts its messages into the order of the plan.
+"""
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import numpy as np
+from flwr.app import Array, ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
+from flwr.serverapp import Grid
+from flwr.serverapp.strategy import FedAvg, Strategy
+
+from fedprox.messages import node_id, task_record
+from fedprox.plan import ClientTask, Plan
+
+
+class FedProx(FedAvg):  # type: ignore[misc]
+    """w^{t+1} = sum n_k w_k / sum n_k over all clients of the cohort, partial work included (Li et al., alg. 2).
+
+    The same server step as FedAvg's; mu reaches the clients in each round's config as "proximal-mu".
+    Sums are taken in float64 in the order of the plan, so that the result does not depend on who was first.
+    """
+
+    drops_stragglers = False
+
+    def aggregate_train(
+        self, server_round: int, replies: Iterable[Message]
+    ) -> tuple[ArrayRecord | None, MetricRecord | None]:
+        """Return the average weighted by numbers of examples, and the metrics averaged likewise."""
+        valid, _ = self._check_and_log_replies(replies, is_train=True)
+        if not valid:
+            return None, None
+        contents = [reply.content for reply in valid]
+        metrics = self.train_metrics_aggr_fn(contents, self.weighted_by_key)
+        return weighted_average(contents, self.weighted_by_key), metrics
+
+
+class FedAvgWithStragglerDrop(FedProx):
+    """FedAvg as the paper compares with it: stragglers are dropped, so their work is not even computed."""
+
+    drops_stragglers = True
+
+
+def weighted_average(replies: Sequence[RecordDict], weighted_by: str = "num-examples") -> ArrayRecord:
+    """Return sum n_k w_k / sum n_k, accumulated in float64 in the order given, in the arrays' own types.
+
+    Args:
+        replies: At least one reply, each with one ArrayRecord of the same names and shapes and one MetricRecord.
+        weighted_by: The metric that holds n_k, the number of examples.
+    """
+    weights = [float(next(iter(reply.metric_records.values()))[weighted_by]) for reply in replies]  # type: ignore[arg-type]
+    models = [next(iter(reply.array_records.values())) for reply in replies]
+    average = {}
+    for name, first in models[0].items():
+        total = np.zeros(first.shape, dtype=np.float64)
+        for model, weight in zip(models, weights, strict=True):
+            total += weight * model[name].numpy().astype(np.float64)
+        average[name] = Array((total / sum(weights)).astype(first.dtype))
+    return ArrayRecord(average)
+
+
+class Planned(Strategy):  # type: ignore[misc]
+    """Any Flower strategy, restricted to the plan's cohort, with one task per client.
+
+    A strategy whose attribute `drops_stragglers` is true is offered the other clients only. Where nobody
+    is left, it is not asked at all and the model stays.
+    """
+
+    def __init__(self, strategy: Strategy, plan: Plan) -> None:
+        """Wrap a strategy; its own sampling is switched off, because the plan has sampled already."""
+        self.strategy = strategy
+        self.plan = plan
+        for layer in _layers(strategy):
+            for name, value in _TAKE_ALL.items():
+                if hasattr(layer, name):
+                    setattr(layer, name, value)
+
+    def tasks(self, round_num: int) -> tuple[ClientTask, ...]:
+        """Return the tasks of the clients that will be asked to train in this round."""
+        drops = any(getattr(layer, "drops_stragglers", False) for layer in _layers(self.strategy))
+        return tuple(task for task in self.plan.tasks(round_num) if not (drops and task.is_straggler))
+
+    def configure_train(
+        self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
+    ) -> list[Message]:
+        """Return the round's messages in the order of the plan, each with its client's task."""
+        tasks = self.tasks(server_round)
+        if not tasks:
+            return []
+        cohort = _Cohort([node_id(task.client) for task in tasks])
+        messages = self.strategy.configure_train(server_round, arrays, config, cohort)
+        by_node = {message.metadata.dst_node_id: message for message in messages}
+        planned = [(by_node[node_id(task.client)], task) for task in tasks if node_id(task.client) in by_node]
+        for message, task in planned:
+            message.content = RecordDict({**message.content, "task": task_record(task)})
+        return [message for message, _ in planned]
+
+    def aggregate_train(
+        self, server_round: int, replies: Iterable[Message]
+    ) -> tuple[ArrayRecord | None, MetricRecord | None]:
+        """Aggregate as the wrapped strategy does; without replies the model stays."""
+        replies = list(replies)
+        return self.strategy.aggregate_train(server_round, replies) if replies else (None, None)
+
+    def configure_evaluate(
+        self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
+    ) -> Iterable[Message]:
+        """Ask no client to evaluate: the server does that on the test set."""
+        return []
+
+    def aggregate_evaluate(self, server_round: int, replies: Iterable[Message]) -> MetricRecord | None:
+        """Return None: there is nothing to aggregate."""
+        return None
+
+    def summary(self) -> None:
+        """Log the wrapped strategy's settings."""
+        self.strategy.summary()
+
+
+_TAKE_ALL = {"fraction_train": 1.0, "fraction_evaluate": 0.0, "min_train_nodes": 1, "min_available_nodes": 1}
+
+
+class _Cohort:
+    """The part of a Grid that a strategy samples from: the nodes of this round's clients."""
+
+    def __init__(self, node_ids: Sequence[int]) -> None:
+        self._node_ids = node_ids
+
+    def get_node_ids(self) -> Iterable[int]:
+        return self._node_ids
+
+
+def _layers(strategy: Any) -> Iterable[Any]:
+    """Yield a strategy and those it wraps, such as the one inside a differential-privacy wrapper."""
+    while strategy is not None:
+        yield strategy
+        strategy = getattr(strategy, "strategy", None)
