@@ -1,18 +1,20 @@
 """The schema of the whole configuration, and every check that needs no data."""
 
+import difflib
 import inspect
 import math
+import os
+import pkgutil
 import types
 import typing
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 from hydra.core.config_store import ConfigStore
-from hydra.utils import get_object
-from omegaconf import MISSING
+from omegaconf import MISSING, DictConfig, OmegaConf
 
-from fedprox.errors import UserError
+from fedprox.errors import UserError, one_line
 
 
 @dataclass
@@ -59,9 +61,17 @@ class Config:
     engine: dict[str, Any] = MISSING
 
 
+_SETTINGS = [setting.name for setting in fields(Config)]
+
+
 def register() -> None:
     """Make the schema known to Hydra, under the name `schema` in conf/*.yaml."""
     ConfigStore.instance().store(name="schema", node=Config)
+
+
+def plain(config: DictConfig) -> dict[str, Any]:
+    """Return a composed configuration as plain containers, references resolved."""
+    return OmegaConf.to_container(config, resolve=True, throw_on_missing=True)  # type: ignore[return-value]
 
 
 def check(config: Mapping[str, Any]) -> None:
@@ -70,6 +80,9 @@ def check(config: Mapping[str, Any]) -> None:
     Args:
         config: The resolved configuration, as plain containers.
     """
+    for name in config:
+        if name not in _SETTINGS and name != "repeat_num":
+            raise unknown(name)
     for name in ("num_clients", "num_epochs", "batch_size", "num_rounds", "clients_per_round"):
         _require(config[name] >= 1, name, "an integer >= 1", config[name])
     _require_finite(config, "learning_rate", "> 0", lambda value: value > 0)
@@ -90,8 +103,20 @@ def check(config: Mapping[str, Any]) -> None:
             f"got {config['clients_per_round']}; lower it or raise num_clients"
         )
     _check_device(config["server_device"])
+    if config["engine"].get("address", "") is None:  # Ray on this machine
+        _check_resources(resources)
     for group in ("dataset", "partition", "model", "strategy", "protocol", "engine"):
         check_target(group, config[group])
+
+
+def unknown(name: str) -> UserError:
+    """Return the error for a setting that does not exist, with the nearest one that does."""
+    if name == "repeat_num":
+        return UserError("repeat_num is added with a plus: +repeat_num=3 or '+repeat_num=range(5)'")
+    close = difflib.get_close_matches(name, _SETTINGS, n=1)
+    return UserError(
+        f"{name} is no setting; " + (f"did you mean {close[0]}?" if close else "see --help for all of them")
+    )
 
 
 def check_target(group: str, node: Mapping[str, Any]) -> None:
@@ -104,12 +129,11 @@ def check_target(group: str, node: Mapping[str, Any]) -> None:
     if not isinstance(path, str):
         raise UserError(f"{group}._target_ must name a function or class as module.name, got {path!r}")
     try:
-        target: Callable[..., Any] = get_object(path)
+        target: Callable[..., Any] = pkgutil.resolve_name(path)
         parameters = inspect.signature(target).parameters
         hints = typing.get_type_hints(target.__init__ if inspect.isclass(target) else target)
     except Exception as error:  # an import may fail in any way
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise UserError(f"{group}._target_={path} cannot be loaded: {reason}") from error
+        raise UserError(f"{group}._target_={path} cannot be loaded: {one_line(error)}") from error
     takes_any = any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values())
     for name, value in node.items():
         if name.startswith("_"):
@@ -147,6 +171,17 @@ def _check_device(device: str) -> None:
         raise UserError(f"server_device={device} needs a GPU, and torch finds none here; use server_device=cpu")
     if kind == "cuda" and (torch.device(device).index or 0) >= torch.cuda.device_count():
         raise UserError(f"server_device={device} is not there: torch finds {torch.cuda.device_count()} GPUs")
+
+
+def _check_resources(resources: Mapping[str, float]) -> None:
+    import torch
+
+    for name, available in (("num_cpus", os.cpu_count() or 1), ("num_gpus", torch.cuda.device_count())):
+        if resources[name] > available:
+            raise UserError(
+                f"client_resources.{name} must be at most {available}, which is what this machine has, "
+                f"got {resources[name]:g}; lower it, or use engine=local"
+            )
 
 
 def _require_finite(

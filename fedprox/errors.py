@@ -1,4 +1,4 @@
-"""The one exception that means: the user can mend this."""
+"""Mistakes that the user can mend, and how they are told: in one line."""
 
 
 class UserError(ValueError):
@@ -6,3 +6,20 @@ class UserError(ValueError):
 
     `fedprox.main` and `fedprox.report` print it without a traceback and exit with status 2.
     """
+
+
+def one_line(error: BaseException) -> str:
+    """Return an error's message in one line, Hydra's and OmegaConf's many-line ones included."""
+    if isinstance(error, OSError) and error.filename is not None:
+        return f"{error.filename}: {error.strerror}; name another place, such as hydra.run.dir=<folder>"
+    told = _told(error)
+    if told and told[0].startswith("Error merging override") and error.__cause__:
+        told += _told(error.__cause__)[:1]  # the cause says what is wrong with the value
+    text = "; ".join(told) or type(error).__name__
+    return text.replace(":; ", ": ").replace(".; ", "; ")
+
+
+def _told(error: BaseException) -> list[str]:
+    """Return a message's lines that tell the user something."""
+    lines = [line.strip() for line in str(error).partition("Config search path:")[0].splitlines()]
+    return [line for line in lines if line and not line.startswith(("full_key:", "object_type=", "See https://"))]

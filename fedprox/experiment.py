@@ -22,8 +22,10 @@ from fedprox.data.federated import FederatedData
 from fedprox.data.partition import divide
 from fedprox.errors import UserError
 from fedprox.metrics import Evaluation, evaluate
-from fedprox.plan import Plan
+from fedprox.plan import Plan, WorkModel
 from fedprox.progress import watched
+from fedprox.report.figures import curves
+from fedprox.report.table import read_runs
 from fedprox.rounds import Engine, Round, run_rounds
 from fedprox.seeds import Stream, generator
 from fedprox.solvers.reference import SgdSettings
@@ -45,9 +47,11 @@ def run(config: Mapping[str, Any], run_dir: Path) -> Round:
     """
     start = time.perf_counter()
     check(config)
+    protocol = build(config["protocol"])
+    protocol.check(config["num_epochs"], config["stragglers_fraction"])
     data = _data(config)
     model = _initial_model(config, data)
-    strategy = Planned(build(config["strategy"]), _plan(config, data))
+    strategy = Planned(build(config["strategy"]), _plan(config, data, protocol))
     grid = _engine(config, data, model)
     rounds = run_rounds(
         arrays=ArrayRecord(model.state_dict()),
@@ -63,6 +67,7 @@ def run(config: Mapping[str, Any], run_dir: Path) -> Round:
             record.add(outcome)
         timings = {"setup_s": setup_s, "rounds_s": outcome.time_s, "total_s": time.perf_counter() - start}
         record.finish(outcome.arrays.to_torch_state_dict(), timings, grid.peak_memory_bytes())
+    curves(read_runs([run_dir])).savefig(run_dir / "curves.png", dpi=100)
     return outcome
 
 
@@ -142,9 +147,7 @@ def _initial_model(config: Mapping[str, Any], data: FederatedData) -> nn.Module:
     return model
 
 
-def _plan(config: Mapping[str, Any], data: FederatedData) -> Plan:
-    protocol = build(config["protocol"])
-    protocol.check(config["num_epochs"], config["stragglers_fraction"])
+def _plan(config: Mapping[str, Any], data: FederatedData, protocol: WorkModel) -> Plan:
     return Plan(
         client_sizes=data.train.sizes,
         clients_per_round=config["clients_per_round"],

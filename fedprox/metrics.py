@@ -25,7 +25,7 @@ def evaluate(model: nn.Module, features: Tensor, labels: Tensor, batch_size: int
     """Return the model's loss and accuracy on examples of shape (n, *input_shape) and labels (n,), n >= 1."""
     model.eval()
     loss, correct = 0.0, 0
-    for x, y in zip(features.split(batch_size), labels.split(batch_size), strict=True):
+    for x, y in zip(torch.split(features, batch_size), torch.split(labels, batch_size), strict=True):
         logits = model(x)
         loss += float(functional.cross_entropy(logits, y, reduction="sum"))
         correct += int((logits.argmax(dim=1) == y).sum())

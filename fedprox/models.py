@@ -1,9 +1,7 @@
 """The models of the experiments; any function (input_shape, num_classes, ...) -> nn.Module can join them."""
 
 import math
-from pathlib import Path
 
-import torch
 from torch import nn
 
 from fedprox.errors import UserError

@@ -1,9 +1,11 @@
 """The run directory: what a run leaves behind, written as it goes.
 
-    metrics.csv         one row per round, round 0 (the initial model) included
-    clients.csv         one row per client of each cohort
-    run.json            settings, seed, versions, git commit, hardware, timings, memory, result, status
-    model.safetensors   the last global model
+metrics.csv         one row per round, round 0 (the initial model) included
+clients.csv         one row per client of each cohort
+run.json            settings, seed, versions, git commit, hardware, timings, memory, result, status
+model.safetensors   the last global model
+
+`fedprox.experiment` adds curves.png, and Hydra its .hydra/ and main.log.
 """
 
 import csv
@@ -118,7 +120,11 @@ class RunRecord:
     def _save(self, status: str) -> None:
         """Rewrite run.json, whole or not at all."""
         best = max(self._rows, key=lambda row: float(row["test_accuracy"]), default=None)
-        facts = {"status": status, **self._facts, "result": {"final": self._rows[-1], "best": best} if best else None}
+        facts = {
+            "status": status,
+            **self._facts,
+            "result": {"final": self._rows[-1], "best": best} if best else None,
+        }
         temporary = self.path / "run.json.part"
         temporary.write_text(json.dumps(facts, indent=2) + "\n")
         temporary.replace(self.path / "run.json")
@@ -156,4 +162,7 @@ def _cpu_name() -> str:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:
         return platform.processor()
-    return next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), platform.processor())
+    return next(
+        (line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")),
+        platform.processor(),
+    )

@@ -7,9 +7,10 @@ model, plan) into client updates.
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, cast
 
 from flwr.app import ArrayRecord, ConfigRecord, Message
+from flwr.serverapp import Grid
 
 from fedprox.messages import task_of
 from fedprox.metrics import Evaluation
@@ -22,6 +23,9 @@ class Engine(Protocol):
 
     def send_and_receive(self, messages: Sequence[Message], *, timeout: float | None = None) -> list[Message]:
         """Return the replies to a round's messages, in their order."""
+
+    def peak_memory_bytes(self) -> int:
+        """Return the peak resident memory of the engine's processes besides this one."""
 
 
 @dataclass(frozen=True)
@@ -97,7 +101,7 @@ def run_rounds(
     yield Round(0, arrays, evaluate(arrays), (), time.perf_counter() - start)
     for round_num in range(1, num_rounds + 1):
         config = ConfigRecord({"proximal-mu": mu})
-        messages = strategy.configure_train(round_num, arrays, config, grid)
+        messages = strategy.configure_train(round_num, arrays, config, cast(Grid, grid))
         replies = grid.send_and_receive(messages)
         new_arrays, _ = strategy.aggregate_train(round_num, replies)
         arrays = arrays if new_arrays is None else new_arrays  # nobody left: the model stays

@@ -5,7 +5,7 @@ only, and puts its messages into the order of the plan.
 """
 
 from collections.abc import Iterable, Sequence
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from flwr.app import Array, ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
@@ -16,7 +16,7 @@ from fedprox.messages import node_id, task_record
 from fedprox.plan import ClientTask, Plan
 
 
-class FedProx(FedAvg):  # type: ignore[misc]
+class FedProx(FedAvg):
     """w^{t+1} = sum n_k w_k / sum n_k over all clients of the cohort, partial work included (Li et al., alg. 2).
 
     The same server step as FedAvg's; mu reaches the clients in each round's config as "proximal-mu".
@@ -61,7 +61,7 @@ def weighted_average(replies: Sequence[RecordDict], weighted_by: str = "num-exam
     return ArrayRecord(average)
 
 
-class Planned(Strategy):  # type: ignore[misc]
+class Planned(Strategy):
     """Any Flower strategy, restricted to the plan's cohort, with one task per client.
 
     A strategy whose attribute `drops_stragglers` is true is offered the other clients only. Where nobody
@@ -90,7 +90,7 @@ class Planned(Strategy):  # type: ignore[misc]
         if not tasks:
             return []
         cohort = _Cohort([node_id(task.client) for task in tasks])
-        messages = self.strategy.configure_train(server_round, arrays, config, cohort)
+        messages = self.strategy.configure_train(server_round, arrays, config, cast(Grid, cohort))
         by_node = {message.metadata.dst_node_id: message for message in messages}
         planned = [(by_node[node_id(task.client)], task) for task in tasks if node_id(task.client) in by_node]
         for message, task in planned:

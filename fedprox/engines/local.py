@@ -52,6 +52,4 @@ def _one_thread() -> Iterator[None]:
 
 def _fresh_context(message: Message) -> Context:
     """Return a context without state: clients keep nothing from round to round."""
-    return Context(
-        run_id=1, node_id=message.metadata.dst_node_id, node_config={}, state=RecordDict(), run_config={}
-    )
+    return Context(run_id=1, node_id=message.metadata.dst_node_id, node_config={}, state=RecordDict(), run_config={})

@@ -4,12 +4,13 @@ Ray is imported here alone, and only when this engine is chosen.
 """
 
 import heapq
+import logging
 import os
 import resource
+import socket
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-import torch
 from flwr.app import Message
 
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
@@ -20,7 +21,7 @@ import ray
 from fedprox.client_app import ClientSide
 from fedprox.engines.identity import act_as_server
 from fedprox.engines.local import LocalGrid
-from fedprox.errors import UserError
+from fedprox.errors import UserError, one_line
 from fedprox.messages import node_id, task_of
 
 
@@ -49,7 +50,8 @@ class RayGrid:
             UserError: If not even one actor fits, or no cluster answers.
         """
         act_as_server()
-        _connect(address, num_cpus, num_gpus)
+        _connect(address)
+        _check_room(ray.cluster_resources(), num_cpus, num_gpus)  # type: ignore[no-untyped-call]
         self._actors = _actors(num_cpus, num_gpus, max_actors)
         self._sizes = side.data.train.sizes
         self._num_clients = side.data.num_clients
@@ -105,9 +107,7 @@ class _Worker:
         self._loaded: Any = None
         self._grid: LocalGrid | None = None
 
-    def train(
-        self, side: list[ray.ObjectRef], messages: list[Message], share: list[int]
-    ) -> list[tuple[int, Message]]:
+    def train(self, side: list[Any], messages: list[Message], share: list[int]) -> list[tuple[int, Message]]:
         if self._loaded != side:  # a new job, or this process was started anew
             self._loaded, self._grid = side, LocalGrid(_assemble(side))
         replies = self._grid.send_and_receive([messages[position] for position in share])  # type: ignore[union-attr]
@@ -117,21 +117,24 @@ class _Worker:
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
-def _connect(address: str | None, num_cpus: float, num_gpus: float) -> None:
-    """Have a running Ray with room for one actor, or raise within seconds."""
-    if address is None and not ray.is_initialized():
-        _check_room({"CPU": os.cpu_count() or 1, "GPU": torch.cuda.device_count()}, num_cpus, num_gpus)
-        ray.init(include_dashboard=False, log_to_driver=False, logging_level="ERROR")
-    elif not ray.is_initialized():
-        try:
-            ray.init(address=address, log_to_driver=False, logging_level="ERROR")
-        except (ConnectionError, ValueError, RuntimeError) as error:
-            reason = str(error).splitlines()[0]
-            raise UserError(
-                f"engine.address: no Ray cluster answers at {address!r} ({reason}); "
-                "start one with `ray start --head`, or leave engine.address out to use this machine"
-            ) from error
-    _check_room(ray.cluster_resources(), num_cpus, num_gpus)
+def _connect(address: str | None) -> None:
+    """Start Ray on this machine or join a cluster, once for this process."""
+    if ray.is_initialized():
+        return
+    if address is None:
+        _log.info("starting Ray on this machine")
+        ray.init(include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
+        return
+    try:
+        if address != "auto":  # Ray itself would try for over a minute
+            host, _, port = address.rpartition(":")
+            socket.create_connection((host, int(port)), timeout=5).close()
+        ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
+    except (OSError, ValueError, OverflowError, RuntimeError) as error:
+        raise UserError(
+            f"engine.address: no Ray cluster answers at {address!r} ({one_line(error)}); "
+            "start one with `ray start --head`, or leave engine.address out to use this machine"
+        ) from error
 
 
 def _check_room(available: dict[str, float], num_cpus: float, num_gpus: float) -> None:
@@ -143,34 +146,44 @@ def _check_room(available: dict[str, float], num_cpus: float, num_gpus: float) -
             )
 
 
+_log = logging.getLogger("fedprox")
 _START_S = 120  # an actor's start takes 3 to 10 s; a cluster that is busy may never have room
 _pools: dict[tuple[float, float], list[Any]] = {}
-_shared: dict[int, tuple[object, ray.ObjectRef]] = {}
+_shared: dict[int, tuple[object, Any]] = {}
 
 
 def _actors(num_cpus: float, num_gpus: float, max_actors: int) -> list[Any]:
-    """Return as many actors as fit, at most max_actors; those of an earlier job with the same resources first."""
+    """Return as many actors as fit, at most max_actors; first those of an earlier job with the same resources."""
     pool = _pools.setdefault((num_cpus, num_gpus), [])
     for key in [key for key in _pools if key != (num_cpus, num_gpus)]:  # an earlier job's, of another kind
         for actor in _pools.pop(key):
             ray.kill(actor)
-    resources = ray.cluster_resources()
+    resources = ray.cluster_resources()  # type: ignore[no-untyped-call]
     fits = [resources.get(kind, 0) / each for kind, each in (("CPU", num_cpus), ("GPU", num_gpus)) if each]
-    remote = ray.remote(_Worker).options(  # restarted and its batch redone, however often
-        num_cpus=num_cpus, num_gpus=num_gpus, max_restarts=-1, max_task_retries=-1
+    remote: Any = ray.remote(_Worker).options(
+        num_cpus=num_cpus,
+        num_gpus=num_gpus,
+        max_restarts=-1,
+        max_task_retries=-1,  # a batch is redone, however often
     )
     new = [remote.remote() for _ in range(min(int(min(fits)), max_actors) - len(pool))]
-    _, late = ray.wait([actor.peak_memory_bytes.remote() for actor in new], num_returns=len(new), timeout=_START_S) if new else ([], [])
-    if late:
-        raise UserError(
-            f"{len(late)} of {len(new)} Ray actors did not start within {_START_S} s: other jobs hold the cluster's "
-            "resources; wait for them, or lower client_resources"
-        )
+    _wait_for(new)
     pool.extend(new)
     return pool[:max_actors]
 
 
-def _share(side: ClientSide) -> list[ray.ObjectRef]:
+def _wait_for(actors: Sequence[Any]) -> None:
+    """Return once the actors have started, or raise if the cluster has no room for them for long."""
+    starts = [actor.peak_memory_bytes.remote() for actor in actors]
+    _, late = ray.wait(starts, num_returns=len(starts), timeout=_START_S) if starts else ([], [])
+    if late:
+        raise UserError(
+            f"{len(late)} of {len(starts)} Ray actors did not start within {_START_S} s: other jobs hold the "
+            "cluster's resources; wait for them, or lower client_resources"
+        )
+
+
+def _share(side: ClientSide) -> list[Any]:
     """Put what actors need into the object store; data that an earlier job put there is not sent again."""
     if id(side.data) not in _shared:
         _shared.clear()
@@ -178,6 +191,6 @@ def _share(side: ClientSide) -> list[ray.ObjectRef]:
     return [_shared[id(side.data)][1], ray.put((side.model, side.sgd, side.device))]
 
 
-def _assemble(side: list[ray.ObjectRef]) -> ClientSide:
+def _assemble(side: list[Any]) -> ClientSide:
     data, (model, sgd, device) = ray.get(side)
     return ClientSide(data, model, sgd, device)

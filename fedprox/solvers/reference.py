@@ -7,7 +7,9 @@ import copy
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -42,7 +44,7 @@ class LocalWork:
         seed: For layers that draw random numbers, such as dropout.
     """
 
-    orders: Iterable[Sequence[int]]
+    orders: Iterable[NDArray[np.int64]]
     num_steps: int
     mu: float
     seed: int = 0
@@ -102,9 +104,9 @@ class ReferenceSolver:
 
 @torch.no_grad()
 def step(
-    params: list[Tensor],
+    params: Sequence[Tensor],
     grads: list[Tensor],
-    anchor: list[Tensor],
+    anchor: Sequence[Tensor],
     velocity: list[Tensor] | None,
     mu: float,
     sgd: SgdSettings,
@@ -120,24 +122,23 @@ def step(
         sgd: Learning rate, momentum and weight decay.
     """
     if mu:
-        torch._foreach_add_(grads, torch._foreach_sub(params, anchor), alpha=mu)
+        torch._foreach_add_(grads, torch._foreach_sub(list(params), list(anchor)), alpha=mu)
     if sgd.weight_decay:
-        torch._foreach_add_(grads, params, alpha=sgd.weight_decay)
+        torch._foreach_add_(grads, list(params), alpha=sgd.weight_decay)
     if velocity is not None:
         torch._foreach_mul_(velocity, sgd.momentum)
         torch._foreach_add_(velocity, grads)
         grads = velocity
-    torch._foreach_add_(params, grads, alpha=-sgd.learning_rate)
+    torch._foreach_add_(list(params), grads, alpha=-sgd.learning_rate)
 
 
-def _batches(
-    features: Tensor, labels: Tensor, work: LocalWork, batch_size: int
-) -> Iterator[tuple[Tensor, Tensor]]:
+def _batches(features: Tensor, labels: Tensor, work: LocalWork, batch_size: int) -> Iterator[tuple[Tensor, Tensor]]:
     """Yield the mini-batches: consecutive pieces of each epoch's order, the last, short one kept."""
     remaining = work.num_steps
     for order in work.orders:
-        positions = torch.as_tensor(order, device=features.device)
-        pieces = zip(features[positions].split(batch_size), labels[positions].split(batch_size), strict=True)
+        positions = torch.from_numpy(order).to(features.device)
+        x, y = features[positions], labels[positions]
+        pieces = zip(torch.split(x, batch_size), torch.split(y, batch_size), strict=True)
         for piece in pieces:
             if remaining == 0:
                 return

@@ -1,0 +1,101 @@
+"""What every experiment trains on: shared arrays, and per client a list of indices into them."""
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+Floats = NDArray[np.float32]
+Integers = NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class LabelledData:
+    """Examples that nobody has divided among clients yet; a partition does that.
+
+    Attributes:
+        features: Training examples, uint8 or float32, shape (num_examples, *input_shape).
+        labels: Classes 0 .. num_classes - 1, shape (num_examples,).
+        test_features: The global test set, like `features`; empty where each client tests on its own.
+        test_labels: Its classes.
+        num_classes: Number of classes.
+        mean: Subtracted from the features on their way into the model; broadcasts over input_shape.
+        std: Divides them after that.
+    """
+
+    features: NDArray[np.uint8] | Floats
+    labels: Integers
+    test_features: NDArray[np.uint8] | Floats
+    test_labels: Integers
+    num_classes: int
+    mean: Floats
+    std: Floats
+
+    def model_input(self, features: NDArray[np.uint8] | Floats) -> Floats:
+        """Return (features - mean) / std as float32, same shape."""
+        return (features.astype(np.float32) - self.mean) / self.std
+
+
+@dataclass(frozen=True)
+class ClientIndex:
+    """Which examples each client holds: client k has indices[offsets[k]:offsets[k + 1]]."""
+
+    indices: Integers
+    offsets: Integers
+
+    @classmethod
+    def from_lists(cls, lists: list[Integers]) -> "ClientIndex":
+        """Return the index of clients 0, 1, ... from one array of example numbers each."""
+        sizes = np.array([len(part) for part in lists], dtype=np.int64)
+        indices = np.concatenate(lists) if lists else np.empty(0, dtype=np.int64)
+        return cls(indices.astype(np.int64), np.concatenate([[0], np.cumsum(sizes)]).astype(np.int64))
+
+    def __len__(self) -> int:
+        """Return the number of clients."""
+        return len(self.offsets) - 1
+
+    def __getitem__(self, client: int) -> Integers:
+        """Return the example numbers of one client."""
+        return self.indices[self.offsets[client] : self.offsets[client + 1]]
+
+    @property
+    def sizes(self) -> Integers:
+        """Number of examples of each client (n_k), shape (num_clients,)."""
+        return np.diff(self.offsets)
+
+
+@dataclass(frozen=True)
+class FederatedData:
+    """Labelled data divided among clients; every example belongs to at most one of them.
+
+    Attributes:
+        data: The shared arrays.
+        train: Each client's training examples, as positions in `data.features`.
+        held_out: Each client's own test examples, likewise; may be empty.
+    """
+
+    data: LabelledData
+    train: ClientIndex
+    held_out: ClientIndex
+
+    @property
+    def num_clients(self) -> int:
+        """Number of clients."""
+        return len(self.train)
+
+    @property
+    def num_left_over(self) -> int:
+        """Number of examples in `data.features` that no client holds."""
+        return len(self.data.labels) - len(self.train.indices) - len(self.held_out.indices)
+
+    def client_examples(self, client: int) -> tuple[Floats, Integers]:
+        """Return one client's training examples as model input (n_k, *input_shape), and labels (n_k,)."""
+        positions = self.train[client]
+        return self.data.model_input(self.data.features[positions]), self.data.labels[positions]
+
+    def test_examples(self) -> tuple[Floats, Integers]:
+        """Return the global test set; where there is none, all clients' held-out examples in client order."""
+        if len(self.data.test_labels):
+            return self.data.model_input(self.data.test_features), self.data.test_labels
+        positions = self.held_out.indices
+        return self.data.model_input(self.data.features[positions]), self.data.labels[positions]

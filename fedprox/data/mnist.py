@@ -1,0 +1,181 @@
+"""MNIST through torchvision: as the earlier Flower baseline has it, and pooled as the authors have it."""
+
+import hashlib
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
+from http.client import HTTPException
+from importlib import import_module
+from pathlib import Path
+from types import ModuleType
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fedprox.data.federated import Integers, LabelledData
+from fedprox.errors import UserError
+
+# Of the uncompressed files, which torchvision itself does not check.
+MD5 = {
+    "train-images-idx3-ubyte": "6bbc9ace898e44ae57da46a324031adb",
+    "train-labels-idx1-ubyte": "a25bea736e30d166cdddb491f175f624",
+    "t10k-images-idx3-ubyte": "2646ac647ad5339dbf082846283269ea",
+    "t10k-labels-idx1-ubyte": "27ae3e4e09519cfbb04c329615203637",
+}
+MEAN, STD = 0.1307, 0.3081  # of the training pixels scaled to 0 .. 1, as commonly used with MNIST
+SILENCE_S = 10.0  # how long a server may say nothing before the download is given up
+
+Bytes = NDArray[np.uint8]
+
+
+def mnist(data_dir: str) -> LabelledData:
+    """Return MNIST with the global test set: 60,000 + 10,000 images, uint8 shape (n, 28, 28).
+
+    Model input is (x / 255 - 0.1307) / 0.3081.
+
+    Args:
+        data_dir: Folder with MNIST/raw in it, or where to download that.
+
+    Raises:
+        UserError: If a file is altered, or missing and cannot be downloaded, or torchvision does not work.
+    """
+    train_images, train_labels, test_images, test_labels = _load(data_dir)
+    return LabelledData(
+        features=train_images,
+        labels=train_labels,
+        test_features=test_images,
+        test_labels=test_labels,
+        num_classes=10,
+        mean=np.array(MEAN * 255, dtype=np.float32),
+        std=np.array(STD * 255, dtype=np.float32),
+    )
+
+
+def mnist_pooled(data_dir: str) -> LabelledData:
+    """Return MNIST as the authors divide it: 70,000 images, those for training first, in file order.
+
+    Model input is (x - mean) / (std + 0.001), mean and std of each pixel's raw values 0 .. 255 over all
+    70,000, shape (28, 28) (litian96/FedProx, data/mnist/generate_niid.py). Summed in float64 here, in
+    float32 there: their inputs differ from these by 6e-5 on average, 0.02 at most.
+    There is no global test set: each client tests on its held-out part.
+
+    Args:
+        data_dir: Folder with MNIST/raw in it, or where to download that.
+
+    Raises:
+        UserError: If a file is altered, or missing and cannot be downloaded, or torchvision does not work.
+    """
+    train_images, train_labels, test_images, test_labels = _load(data_dir)
+    images = np.concatenate([train_images, test_images])
+    mean = images.mean(axis=0, dtype=np.float64)
+    # E[x^2] - E[x]^2 from sums that are exact in float64; 255^2 fits uint16, so no large copy in float64.
+    variance = np.square(images, dtype=np.uint16).mean(axis=0, dtype=np.float64) - mean**2
+    return LabelledData(
+        features=images,
+        labels=np.concatenate([train_labels, test_labels]),
+        test_features=np.empty((0, 28, 28), dtype=np.uint8),
+        test_labels=np.empty(0, dtype=np.int64),
+        num_classes=10,
+        mean=mean.astype(np.float32),
+        std=(np.sqrt(np.maximum(variance, 0)) + 0.001).astype(np.float32),
+    )
+
+
+def _load(data_dir: str) -> tuple[Bytes, Integers, Bytes, Integers]:
+    """Return training images and labels, test images and labels, from files known to be the right ones."""
+    raw = Path(data_dir).expanduser() / "MNIST" / "raw"
+    source = _torchvision_mnist()
+    _refuse_altered(raw)
+    missing = [name for name in MD5 if not (raw / name).exists()]
+    if missing:
+        _download(source, raw, missing)
+        _refuse_altered(raw)
+    train_images, train_labels, test_images, test_labels = (str(raw / name) for name in MD5)
+    return (
+        source.read_image_file(train_images).numpy(),
+        source.read_label_file(train_labels).numpy(),
+        source.read_image_file(test_images).numpy(),
+        source.read_label_file(test_labels).numpy(),
+    )
+
+
+def _torchvision_mnist() -> ModuleType:
+    """Return torchvision.datasets.mnist, imported here so that other data sets need no torchvision.
+
+    Raises:
+        UserError: If the import fails, as it does where torchvision was built for another torch.
+    """
+    try:
+        return import_module("torchvision.datasets.mnist")
+    except (ImportError, RuntimeError, AttributeError, OSError) as error:
+        raise UserError(
+            f"MNIST needs torchvision, whose import failed: {_one_line(error)}; install the torch and "
+            "torchvision of requirements.txt together, or use dataset=digits or dataset=synthetic_1_1"
+        ) from error
+
+
+def _refuse_altered(raw: Path) -> None:
+    """Raise UserError if one of the four files is there but is not what it should be; missing is fine."""
+    for name, md5 in MD5.items():
+        path = raw / name
+        try:
+            content = path.read_bytes()
+        except FileNotFoundError:
+            continue
+        except OSError as error:
+            raise UserError(f"{path} cannot be read: {_one_line(error)}; mend that or set data_dir=") from error
+        if hashlib.md5(content, usedforsecurity=False).hexdigest() != md5:
+            raise UserError(
+                f"{path} must be the original file with MD5 {md5}, but it is truncated or altered "
+                f"({len(content):,} bytes); delete it to have it downloaded again, or set data_dir="
+            )
+
+
+def _download(source: ModuleType, raw: Path, missing: list[str]) -> None:
+    """Download the missing files with torchvision, which shows progress, from the first mirror that answers.
+
+    Archives (.gz) that are there already are unpacked without a network.
+
+    Raises:
+        UserError: If no mirror gives a file.
+    """
+    for name in missing:
+        try:
+            with _give_up_after(SILENCE_S):
+                _download_one(source, raw, name)
+        except (RuntimeError, OSError, HTTPException) as error:
+            raise UserError(
+                f"MNIST: {name} is not in {raw} and cannot be downloaded ({_one_line(error)}); put the four "
+                f"files {', '.join(MD5)} (or their .gz archives) there, or set data_dir= to a folder with "
+                "them in MNIST/raw, or use an embedded data set: dataset=digits or dataset=synthetic_1_1"
+            ) from error
+
+
+def _download_one(source: ModuleType, raw: Path, name: str) -> None:
+    """Download and unpack one file; raise the last mirror's error if all fail."""
+    archive = f"{name}.gz"
+    md5 = dict(source.MNIST.resources)[archive]
+    *others, last = source.MNIST.mirrors
+    for mirror in others:
+        try:
+            source.download_and_extract_archive(mirror + archive, str(raw), filename=archive, md5=md5)
+            return
+        except (RuntimeError, OSError, HTTPException):
+            continue  # the next mirror may have it
+    source.download_and_extract_archive(last + archive, str(raw), filename=archive, md5=md5)
+
+
+@contextmanager
+def _give_up_after(timeout_s: float) -> Iterator[None]:
+    """Bound how long a silent server is waited for; torchvision itself would wait without end."""
+    before = socket.getdefaulttimeout()
+    socket.setdefaulttimeout(timeout_s)
+    try:
+        yield
+    finally:
+        socket.setdefaulttimeout(before)
+
+
+def _one_line(error: Exception) -> str:
+    """Return what went wrong without line breaks, at most 200 characters."""
+    return " ".join(f"{type(error).__name__}: {error}".split())[:200]

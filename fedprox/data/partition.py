@@ -1,0 +1,221 @@
+"""Which client holds which example: power law (Li et al. 2020), IID, label shards (McMahan et al. 2017).
+
+Each scheme returns one array of example positions per client. No example goes to two clients and every
+client gets at least one; `divide` turns the result into federated data with held-out parts.
+"""
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fedprox.data.federated import ClientIndex, FederatedData, Integers, LabelledData
+from fedprox.errors import UserError
+
+MAX_SIGMA = 50.0  # exp(50 * z) overflows float64 beyond z = 14 deviations, which is never drawn
+
+
+def power_law(
+    labels: Integers,
+    num_clients: int,
+    rng: np.random.Generator,
+    *,
+    classes_per_client: int = 2,
+    sigma: float = 2.0,
+    min_examples_per_class: int = 5,
+) -> list[Integers]:
+    """Give each client a few neighbouring classes, in amounts drawn from a log-normal distribution.
+
+    Client u first takes `min_examples_per_class` examples of each class l = (u + j) mod C, j = 0, 1, ...,
+    classes_per_client - 1. Then P ~ LogNormal(0, sigma) of shape (C, ceil(num_clients / C),
+    classes_per_client), each P[l] scaled to sum to the number of examples of l that are left, and client
+    u takes int(P[l, u // C, j]) more of l. Examples of a class are taken in the order of `labels`. What
+    the rounding leaves belongs to no client.
+
+    1000 clients, 10 classes and the defaults are the authors' generator (litian96/FedProx,
+    data/mnist/generate_niid.py).
+
+    Args:
+        labels: Classes 0 .. C - 1, shape (num_examples,).
+        num_clients: Number of clients, >= 1.
+        rng: Draws P; the only randomness.
+        classes_per_client: Between 1 and C.
+        sigma: Deviation of log P, between 0 (equal amounts) and 50.
+        min_examples_per_class: What a client has at least of each of its classes, >= 1.
+
+    Raises:
+        UserError: If a setting breaks its rule, or the classes are too small for so many clients.
+    """
+    counts = np.bincount(labels)
+    num_classes = len(counts)
+    _check_power_law(num_classes, classes_per_client, sigma, min_examples_per_class)
+    largest = _largest_power_law(counts, classes_per_client, min_examples_per_class)
+    remedy = "ask for fewer clients, or lower min_examples_per_class or classes_per_client"
+    _check_num_clients(num_clients, largest, remedy)
+
+    clients, slots = np.arange(num_clients)[:, None], np.arange(classes_per_client)
+    classes = (clients + slots) % num_classes
+    first = np.full(classes.shape, min_examples_per_class)
+    left = counts - min_examples_per_class * np.bincount(classes.ravel(), minlength=num_classes)
+    shares = rng.lognormal(0.0, sigma, (num_classes, -(-num_clients // num_classes), classes_per_client))
+    shares = left[:, None, None] * shares / shares.sum(axis=(1, 2), keepdims=True)
+    more = shares[classes, clients // num_classes, slots].astype(np.int64)
+    return _take_in_order(labels, counts, classes, [first, more])
+
+
+def iid(labels: Integers, num_clients: int, rng: np.random.Generator) -> list[Integers]:
+    """Cut a random permutation of all examples into parts whose sizes differ by at most one.
+
+    Args:
+        labels: Classes, shape (num_examples,); only their number matters.
+        num_clients: Number of clients, between 1 and num_examples.
+        rng: Draws the permutation.
+
+    Raises:
+        UserError: If there are more clients than examples.
+    """
+    _check_num_clients(num_clients, len(labels), "ask for fewer clients")
+    return np.array_split(rng.permutation(len(labels)), num_clients)
+
+
+def shards(
+    labels: Integers, num_clients: int, rng: np.random.Generator, *, shards_per_client: int = 2
+) -> list[Integers]:
+    """Sort by label, cut into equal shards and deal each client some of them (McMahan et al. 2017, sec. 3).
+
+    Args:
+        labels: Classes, shape (num_examples,).
+        num_clients: Number of clients, between 1 and num_examples // shards_per_client.
+        rng: Deals the shards.
+        shards_per_client: Shards of each client, >= 1; shard sizes differ by at most one.
+
+    Raises:
+        UserError: If a setting breaks its rule, or a shard would have no example.
+    """
+    if shards_per_client < 1:
+        raise UserError(f"shards_per_client must be >= 1, got {shards_per_client}; the FedAvg paper has 2")
+    largest = len(labels) // shards_per_client
+    _check_num_clients(num_clients, largest, "ask for fewer clients or lower shards_per_client")
+    num_shards = num_clients * shards_per_client
+    cut = np.array_split(np.argsort(labels, kind="stable"), num_shards)
+    dealt = rng.permutation(num_shards).reshape(num_clients, shards_per_client).tolist()
+    return [np.concatenate([cut[shard] for shard in hand]) for hand in dealt]
+
+
+def natural(labels: Integers, num_clients: int, rng: np.random.Generator) -> list[Integers]:
+    """Stand for the division that a data set brings along; such a data set never calls this.
+
+    Raises:
+        UserError: Always: the data set does not come divided.
+    """
+    raise UserError(
+        "partition=natural is for data sets that come divided into clients, and this one does not; "
+        "choose partition=power_law, iid or shards"
+    )
+
+
+def divide(
+    data: LabelledData, parts: list[Integers], rng: np.random.Generator, *, hold_out: float = 0.1
+) -> FederatedData:
+    """Return the data divided among clients, each one's examples shuffled and then split in two.
+
+    Args:
+        data: The examples that `parts` points into.
+        parts: Positions of each client's examples, from one of the schemes.
+        rng: Shuffles each client's examples, in the order of the clients.
+        hold_out: Share of its examples that a client tests on, in [0, 1); see `split`.
+
+    Raises:
+        UserError: If `hold_out` is out of its range.
+    """
+    train, held_out = split([rng.permutation(part) for part in parts], hold_out)
+    return FederatedData(data, train, held_out)
+
+
+def split(parts: list[Integers], hold_out: float) -> tuple[ClientIndex, ClientIndex]:
+    """Return each client's training examples and its held-out ones, without reordering them.
+
+    The first int((1 - hold_out) * n) of a client's n examples are for training, but at least one; the
+    rest is held out. hold_out = 0.1 gives int(0.9 * n), as in the authors' generators.
+
+    Args:
+        parts: Positions of each client's examples.
+        hold_out: In [0, 1); 0 holds nothing out.
+
+    Raises:
+        UserError: If `hold_out` is out of its range.
+    """
+    if not 0 <= hold_out < 1:
+        raise UserError(f"hold_out must be >= 0 and < 1, got {hold_out}; the paper holds 0.1 out")
+    cuts = [max(1, int((1 - hold_out) * len(part))) for part in parts]
+    train = [part[:cut] for part, cut in zip(parts, cuts, strict=True)]
+    held_out = [part[cut:] for part, cut in zip(parts, cuts, strict=True)]
+    return ClientIndex.from_lists(train), ClientIndex.from_lists(held_out)
+
+
+def _check_power_law(num_classes: int, classes_per_client: int, sigma: float, min_examples_per_class: int) -> None:
+    """Raise UserError for the first setting of the power law that breaks its rule."""
+    if not 1 <= classes_per_client <= num_classes:
+        raise UserError(
+            f"classes_per_client must be between 1 and the number of classes, {num_classes}, "
+            f"got {classes_per_client}; the paper has 2"
+        )
+    if not 0 <= sigma <= MAX_SIGMA:
+        raise UserError(f"sigma must be between 0 and {MAX_SIGMA:g}, got {sigma}; the paper has 2")
+    if min_examples_per_class < 1:
+        raise UserError(
+            f"min_examples_per_class must be >= 1, got {min_examples_per_class}; "
+            "with less a client could be empty, the paper has 5"
+        )
+
+
+def _check_num_clients(num_clients: int, largest: int, remedy: str) -> None:
+    """Raise UserError unless 1 <= num_clients <= largest."""
+    if num_clients < 1:
+        raise UserError(f"num_clients must be >= 1, got {num_clients}; ask for at least one client")
+    if num_clients > largest:
+        raise UserError(f"num_clients must be at most {largest} with this data, got {num_clients}; {remedy}")
+
+
+def _largest_power_law(counts: Integers, classes_per_client: int, min_examples_per_class: int) -> int:
+    """Return the largest number of clients for which every class has its first examples.
+
+    Class l serves a_l = counts[l] // min_examples_per_class clients. It is asked by the clients u with
+    u mod C in {l - j mod C}, classes_per_client of them in every C, so the first client it cannot serve is
+    the one at place a_l (from 0) in that sequence; all clients before the earliest such one are served.
+
+    Args:
+        counts: Number of examples of each class, shape (C,).
+        classes_per_client: Between 1 and C.
+        min_examples_per_class: >= 1.
+    """
+    num_classes = len(counts)
+    cycles, places = np.divmod(counts // min_examples_per_class, classes_per_client)
+    asking = (np.arange(num_classes)[:, None] - np.arange(classes_per_client)) % num_classes
+    unserved = cycles * num_classes + np.sort(asking, axis=1)[np.arange(num_classes), places]
+    return int(unserved.min())
+
+
+def _take_in_order(
+    labels: Integers, counts: Integers, classes: Integers, rounds: list[NDArray[np.int64]]
+) -> list[Integers]:
+    """Let the clients take, one after another and round by round, the next examples of their classes.
+
+    Args:
+        labels: Classes, shape (num_examples,).
+        counts: Number of examples of each class, shape (C,).
+        classes: Each client's classes, shape (num_clients, classes_per_client).
+        rounds: How many of each class a client takes, same shape, one array per round; a client whose
+            class has fewer left takes none.
+    """
+    by_class = np.argsort(labels, kind="stable")
+    ends = np.cumsum(counts).tolist()
+    taken = [end - count for end, count in zip(ends, counts.tolist(), strict=True)]
+    parts: list[list[Integers]] = [[] for _ in classes]
+    for amounts in rounds:
+        for part, wanted, row in zip(parts, classes.tolist(), amounts.tolist(), strict=True):
+            for label, amount in zip(wanted, row, strict=True):
+                start, stop = taken[label], taken[label] + amount
+                # The authors' "<" always leaves one; it differs only where all shares are whole numbers.
+                if amount and stop <= ends[label]:
+                    part.append(by_class[start:stop])
+                    taken[label] = stop
+    return [np.concatenate(part) for part in parts]

@@ -1,0 +1,104 @@
+"""`python -m fedprox.report DIR [DIR ...] --out figure.png`: the figure and the table of any set of runs."""
+
+import argparse
+import os
+import sys
+from pathlib import Path
+
+import pandas as pd
+
+from fedprox.errors import UserError
+from fedprox.report.figures import comparison
+from fedprox.report.table import read_runs, readable, summarise
+
+FIGURES = (".png", ".pdf", ".svg")
+TABLES = (".md", ".csv")
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Draw the figure, print and write the table, and return the exit status: 0, or 2 for a user's mistake.
+
+    Args:
+        argv: The arguments without the program's name; None for those of the process.
+    """
+    arguments = _parser().parse_args(argv)
+    try:
+        _report(arguments.directories, arguments.out, arguments.table, arguments.last)
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m fedprox.report",
+        description="Compare runs: test loss and accuracy by round, a row per straggler level, a line per "
+        "algorithm; mean and standard deviation over repetitions. The table goes to standard output.",
+        epilog="example: python -m fedprox.report multirun --out comparison.png --table comparison.csv",
+    )
+    parser.add_argument(
+        "directories",
+        nargs="+",
+        type=Path,
+        metavar="DIR",
+        help="a run directory, or a folder of runs at any depth",
+    )
+    parser.add_argument(
+        "--out", required=True, type=Path, metavar="FILE", help="the figure: FILE ends in .png, .pdf or .svg"
+    )
+    parser.add_argument(
+        "--table",
+        action="append",
+        default=[],
+        type=Path,
+        metavar="FILE",
+        help="also write the table: .md as printed, .csv with all digits; may be given several times",
+    )
+    parser.add_argument(
+        "--last",
+        type=int,
+        default=10,
+        metavar="N",
+        help="average each run's last N rounds (default: %(default)s)",
+    )
+    return parser
+
+
+def _report(directories: list[Path], out: Path, tables: list[Path], last: int) -> None:
+    _check_writable(out, FIGURES, "--out")
+    for table in tables:
+        _check_writable(table, TABLES, "--table")
+    if last < 1:
+        raise UserError(f"--last must be >= 1, got {last}")
+    frame = read_runs(directories)
+    summary = summarise(frame, last)
+    text = readable(summary, last).to_markdown(index=False)
+    try:
+        comparison(frame).savefig(out, dpi=200)
+        for table in tables:
+            _write_table(table, summary, text)
+    except OSError as error:
+        raise UserError(f"cannot write {error.filename or out}: {error.strerror}") from error
+    print(text)
+    print(f"\nfigure: {out}")
+
+
+def _check_writable(file: Path, endings: tuple[str, ...], option: str) -> None:
+    if file.suffix.lower() not in endings:
+        raise UserError(f"{option} must end in {' or '.join(endings)}, got {file}")
+    if file.is_dir():
+        raise UserError(f"{option} must name a file, but {file} is a directory")
+    if not file.parent.is_dir():
+        raise UserError(f"{option} names {file}, but there is no folder {file.parent}; create it first")
+    if not os.access(file if file.exists() else file.parent, os.W_OK):
+        raise UserError(f"{option} names {file}, which may not be written; choose another place")
+
+
+def _write_table(file: Path, summary: pd.DataFrame, text: str) -> None:
+    content = summary.to_csv(index=False) if file.suffix.lower() == ".csv" else f"{text}\n"
+    file.write_text(content, encoding="utf-8")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

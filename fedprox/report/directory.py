@@ -1,0 +1,93 @@
+"""One run directory -> who the run is (run.json) and what it measured (metrics.csv)."""
+
+import csv
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from fedprox.errors import UserError
+
+RECORD = ("status", "algorithm", "settings", "seed", "name")
+METRICS = ("round", "test_loss", "test_accuracy", "train_loss_cohort", "num_clients_counted", "time_s")
+
+
+def read_record(file: Path) -> dict[str, Any]:
+    """Return run.json.
+
+    Raises:
+        UserError: If it cannot be read or lacks a key of RECORD.
+    """
+    try:
+        record = json.loads(file.read_text(encoding="utf-8"))
+        lacking = [key for key in RECORD if key not in record]
+        if lacking:
+            raise ValueError(f"it lacks {', '.join(lacking)}")
+        return dict(record)
+    except (OSError, TypeError, ValueError) as error:
+        raise _broken(file, error) from error
+
+
+def identify(run: Path, record: dict[str, Any]) -> dict[str, Any]:
+    """Return the columns that tell a run from others: run, status, algorithm, mu, ..., dataset.
+
+    Raises:
+        UserError: If mu, stragglers_fraction, seed or repetition is not a number or is missing.
+    """
+    try:
+        mu = record["settings"].get("mu")
+        return {
+            "run": str(run),
+            "status": str(record["status"]),
+            "algorithm": str(record["algorithm"]),
+            "mu": float("nan") if mu is None else float(mu),
+            "stragglers_fraction": float(record["settings"]["stragglers_fraction"]),
+            "seed": int(record["seed"]),
+            "repetition": int(record.get("repetition") or 0),
+            "dataset": str(record["name"]),
+        }
+    except KeyError as error:
+        raise _broken(run / "run.json", f"settings lack {error.args[0]}") from error
+    except (AttributeError, TypeError, ValueError) as error:
+        raise _broken(run / "run.json", error) from error
+
+
+def read_metrics(file: Path, finished: bool) -> pd.DataFrame:
+    """Return the complete rows of metrics.csv; text after the last line end was still being written.
+
+    Args:
+        file: The metrics.csv of a run.
+        finished: Whether the run is; only a finished one must have the file and its header.
+
+    Raises:
+        UserError: If a column is missing, a row has too few or too many values, a value is not a number, or
+            the rounds do not increase.
+    """
+    try:
+        text = file.read_text(encoding="utf-8") if finished or file.exists() else ""
+        header, *rows = list(csv.reader(text[: text.rfind("\n") + 1].splitlines())) or [[]]
+        if not header and not finished:
+            return pd.DataFrame(columns=list(METRICS), dtype=float)
+        _check_table(header, rows)
+        numbers = [[float(value or "nan") for value in row] for row in rows]  # "nan" and "inf" are numbers too
+        table = pd.DataFrame(numbers, columns=header, dtype=float)
+        if not np.all(np.diff(table["round"], prepend=-1.0) > 0):
+            raise ValueError("the rounds do not increase from 0 on")
+        return table.astype({"round": int})
+    except (OSError, ValueError) as error:
+        raise _broken(file, error) from error
+
+
+def _check_table(header: list[str], rows: list[list[str]]) -> None:
+    lacking = [column for column in METRICS if column not in header]
+    if lacking:
+        raise ValueError(f"it lacks the columns {', '.join(lacking)}")
+    for line, row in enumerate(rows, start=2):
+        if len(row) != len(header):
+            raise ValueError(f"line {line} has {len(row)} values for {len(header)} columns")
+
+
+def _broken(file: Path, reason: object) -> UserError:
+    return UserError(f"{file} cannot be used: {reason}; mend it or move this run away")

@@ -1,0 +1,180 @@
+"""Run directories -> one tidy table (a row per run and round) -> a summary with mean and deviation."""
+
+import sys
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+import pandas as pd
+
+from fedprox.errors import UserError
+from fedprox.report.checks import EXPERIMENT, Facts, distortions, label, percent
+from fedprox.report.directory import identify, read_metrics, read_record
+
+
+def find_runs(paths: Iterable[str | Path]) -> list[Path]:
+    """Return every run directory (one that holds run.json) among and below `paths`, each once, sorted.
+
+    Raises:
+        UserError: If a path is no directory, or there is no run at all.
+    """
+    roots = [Path(path) for path in paths]
+    for path in roots:
+        if not path.is_dir():
+            raise UserError(f"{path} is not a directory; give a run directory or a folder of runs")
+    runs = {file.parent.resolve(): file.parent for path in roots for file in path.rglob("run.json")}
+    if not runs:
+        names = ", ".join(map(str, roots)) or "an empty list of paths"
+        raise UserError(f"no run.json in or below {names}; give the output folder of a run or of a sweep")
+    return sorted(runs.values())
+
+
+def read_runs(paths: Iterable[str | Path]) -> pd.DataFrame:
+    """Return the rounds of all runs among and below `paths` as one tidy table.
+
+    Whatever would distort a mean over these runs is told in warning lines on stderr: runs that are not
+    finished, runs given twice, and runs of one experiment whose settings differ.
+
+    Returns:
+        One row per run and round with the columns run (the directory), status, algorithm, mu (NaN where
+        the algorithm has none), stragglers_fraction (0 .. 1), seed, repetition, dataset, and those of
+        metrics.csv: round, test_loss, test_accuracy (0 .. 1), train_loss_cohort, num_clients_counted, time_s.
+
+    Raises:
+        UserError: If there is no run, no round in any run, or a run.json or metrics.csv is broken.
+    """
+    directories = find_runs(paths)
+    records = [read_record(directory / "run.json") for directory in directories]
+    runs = [identify(directory, record) for directory, record in zip(directories, records, strict=True)]
+    tables = [
+        read_metrics(directory / "metrics.csv", finished=run["status"] == "finished").assign(**run)
+        for directory, run in zip(directories, runs, strict=True)
+    ]
+    if not any(table["test_accuracy"].notna().any() for table in tables):
+        raise UserError(f"no tested round yet in {directories[0]} (of {len(runs)} runs); wait for the first")
+    for line in distortions(runs, [record["settings"] for record in records]):
+        print(f"warning: {line}", file=sys.stderr)
+    frame = pd.concat([table for table in tables if len(table)], ignore_index=True)
+    return frame[[*runs[0], *frame.columns.drop(list(runs[0]))]]
+
+
+def summarise(frame: pd.DataFrame, last: int = 10) -> pd.DataFrame:
+    """Return mean and sample standard deviation over the runs of each experiment.
+
+    Only finished runs count; where an experiment has none, its unfinished runs do, and a warning line on
+    stderr says so. A run whose loss became NaN or infinite makes the mean so too: it is not left out.
+
+    Args:
+        frame: From `read_runs`.
+        last: A run's test_accuracy and test_loss are its means over this many last rounds, >= 1.
+
+    Returns:
+        One row per (dataset, stragglers_fraction, algorithm), algorithms in `algorithm_order`, with runs
+        (how many count), used ("finished" or "unfinished": which count), unfinished (how many there are),
+        and X_mean and X_std for X = test_accuracy, test_loss, final_accuracy (last round) and best_accuracy
+        (best round). X_std is NaN for a single run.
+
+    Raises:
+        UserError: If last < 1.
+    """
+    if last < 1:
+        raise UserError(f"last must be >= 1, got {last}; it is how many last rounds of a run are averaged")
+    per_run = _per_run(frame, last)
+    per_run["unfinished"] = per_run["status"] != "finished"
+    experiments = per_run.groupby(EXPERIMENT, sort=False)
+    used = per_run[~per_run["unfinished"] | experiments["unfinished"].transform("all")].groupby(EXPERIMENT)
+    summary = pd.DataFrame({"runs": used.size()})
+    summary["used"] = used["unfinished"].any().map({False: "finished", True: "unfinished"})
+    summary["unfinished"] = experiments["unfinished"].sum()
+    for column in ("test_accuracy", "test_loss", "final_accuracy", "best_accuracy"):
+        summary[f"{column}_mean"] = used[column].mean(skipna=False)
+        summary[f"{column}_std"] = used[column].std(skipna=False)
+    summary = in_order(summary.reset_index(), algorithm_order(frame))
+    for row in summary[summary["used"] == "unfinished"].to_dict("records"):
+        print(f"warning: no finished run of {label(row)}; its unfinished ones are used", file=sys.stderr)
+    return summary
+
+
+def mean_by_round(frame: pd.DataFrame) -> pd.DataFrame:
+    """Return mean and sample standard deviation over the runs of each experiment, round by round.
+
+    Every run counts for the rounds it has, so n may fall along an experiment whose runs are not all
+    finished. Rounds without a test are left out. A NaN or infinite loss is not skipped: it makes the mean
+    of its round NaN or infinite, as a mean without the diverged runs would flatter the algorithm.
+
+    Returns:
+        One row per (dataset, stragglers_fraction, algorithm, round) with n (runs that have this round),
+        test_loss_mean, test_loss_std, test_accuracy_mean and test_accuracy_std (std NaN where n = 1).
+    """
+    groups = frame.dropna(subset=["test_accuracy"]).groupby([*EXPERIMENT, "round"])
+    means = pd.DataFrame({"n": groups.size()})
+    for column in ("test_loss", "test_accuracy"):
+        means[f"{column}_mean"] = groups[column].mean(skipna=False)
+        means[f"{column}_std"] = groups[column].std(skipna=False)
+    return in_order(means.reset_index(), algorithm_order(frame))
+
+
+def algorithm_order(frame: pd.DataFrame) -> list[str]:
+    """Return the algorithms of `frame`: FedAvg, then FedProx by mu, then the others by name and mu."""
+    first = frame.drop_duplicates("algorithm").set_index("algorithm")["mu"].fillna(0.0)
+
+    def key(algorithm: str) -> tuple[int, str, float]:
+        name = algorithm.split(" (")[0]
+        rank = {"FedAvg": 0, "FedProx": 1}.get(name, 2)
+        return rank, name, float(first[algorithm])
+
+    return sorted(map(str, first.index), key=key)
+
+
+def in_order(table: pd.DataFrame, algorithms: Sequence[str]) -> pd.DataFrame:
+    """Return `table` sorted by data set, straggler level and algorithm (as in `algorithms`), stably."""
+    rank = {algorithm: position for position, algorithm in enumerate(algorithms)}
+    keyed = table.assign(_rank=table["algorithm"].map(rank))
+    keyed = keyed.sort_values(["dataset", "stragglers_fraction", "_rank"], kind="stable", ignore_index=True)
+    return keyed.drop(columns="_rank")
+
+
+def readable(summary: pd.DataFrame, last: int = 10) -> pd.DataFrame:
+    """Return `summarise`'s table for people: each value as `mean ± standard deviation`, three decimals.
+
+    Args:
+        summary: From `summarise`.
+        last: The `last` given to it, for the headings.
+    """
+    values = {
+        f"accuracy (last {last})": "test_accuracy",
+        f"loss (last {last})": "test_loss",
+        "final accuracy": "final_accuracy",
+        "best accuracy": "best_accuracy",
+    }
+    table = pd.DataFrame({"data set": summary["dataset"]})
+    table["stragglers"] = [percent(fraction) for fraction in summary["stragglers_fraction"]]
+    table["algorithm"] = summary["algorithm"]
+    table["runs"] = [_counted(row) for row in summary.to_dict("records")]
+    for heading, name in values.items():
+        pairs = zip(summary[f"{name}_mean"], summary[f"{name}_std"], strict=True)
+        table[heading] = [_plus_minus(mean, std) for mean, std in pairs]
+    return table
+
+
+def _plus_minus(mean: float, std: float) -> str:
+    if pd.isna(mean) or mean == float("inf"):
+        return "diverged"
+    digits = ".3f" if mean < 1e4 else ".3g"
+    return f"{mean:{digits}}" if pd.isna(std) else f"{mean:{digits}} ± {std:{digits}}"
+
+
+def _counted(row: Facts) -> str:
+    if row["used"] == "unfinished":
+        return f"{row['runs']} unfinished"
+    return f"{row['runs']} (+ {row['unfinished']} unfinished)" if row["unfinished"] else str(row["runs"])
+
+
+def _per_run(frame: pd.DataFrame, last: int) -> pd.DataFrame:
+    runs = frame.dropna(subset=["test_accuracy"]).groupby("run", sort=False)
+    table = runs[[*EXPERIMENT, "status"]].first()
+    tails = runs.tail(last).groupby("run", sort=False)
+    table["test_accuracy"] = tails["test_accuracy"].mean()
+    table["test_loss"] = tails["test_loss"].mean(skipna=False)
+    table["final_accuracy"] = runs["test_accuracy"].last()
+    table["best_accuracy"] = runs["test_accuracy"].max()
+    return table

@@ -1,0 +1,80 @@
+"""The types that every data set comes in."""
+
+import numpy as np
+import pytest
+
+from fedprox.data.federated import ClientIndex, FederatedData, LabelledData
+
+FEATURES = np.array([[0, 10], [20, 30], [40, 50], [60, 70], [80, 90]], dtype=np.uint8)
+LABELS = np.array([0, 1, 0, 1, 1])
+
+
+def labelled(num_test: int) -> LabelledData:
+    """Return five examples for training; `num_test` of them are also the global test set."""
+    return LabelledData(
+        features=FEATURES,
+        labels=LABELS,
+        test_features=FEATURES[:num_test],
+        test_labels=LABELS[:num_test],
+        num_classes=2,
+        mean=np.array([10, 0], dtype=np.float32),
+        std=np.array([2, 5], dtype=np.float32),
+    )
+
+
+def federated(num_test: int) -> FederatedData:
+    """Return two clients: one trains on 4 and 0 and holds 2 out, the other trains on 1; 3 is nobody's."""
+    train = ClientIndex.from_lists([np.array([4, 0]), np.array([1])])
+    held_out = ClientIndex.from_lists([np.array([2]), np.array([], dtype=np.int64)])
+    return FederatedData(labelled(num_test), train, held_out)
+
+
+def test_a_client_index_gives_back_the_lists_it_was_made_from():
+    lists = [np.array([7, 3]), np.array([], dtype=np.int64), np.array([5])]
+    index = ClientIndex.from_lists(lists)
+    assert len(index) == 3
+    assert [index[client].tolist() for client in range(3)] == [[7, 3], [], [5]]
+    assert index.sizes.tolist() == [2, 0, 1]
+
+
+def test_an_index_without_clients_has_length_zero():
+    index = ClientIndex.from_lists([])
+    assert len(index) == 0
+    assert index.sizes.tolist() == []
+
+
+def test_model_input_subtracts_the_mean_before_it_divides():
+    # (0 - 10) / 2 = -5: below zero, so not computed in uint8; (10 - 0) / 5 = 2.
+    model_input = labelled(0).model_input(FEATURES[:2])
+    assert model_input.dtype == np.float32
+    assert model_input.tolist() == [[-5.0, 2.0], [5.0, 6.0]]
+
+
+def test_model_input_leaves_the_shared_features_as_they_are():
+    data = labelled(0)
+    data.model_input(data.features)
+    assert data.features.tolist() == [[0, 10], [20, 30], [40, 50], [60, 70], [80, 90]]
+
+
+def test_a_clients_examples_come_in_the_order_of_its_index():
+    features, labels = federated(0).client_examples(0)
+    assert features.tolist() == [[(80 - 10) / 2, 90 / 5], [(0 - 10) / 2, 10 / 5]]
+    assert labels.tolist() == [1, 0]
+
+
+def test_examples_that_nobody_holds_are_counted():
+    assert federated(0).num_clients == 2
+    assert federated(0).num_left_over == 1  # example 3
+
+
+@pytest.mark.parametrize(
+    ("num_test", "expected"),
+    [
+        (2, [0, 1]),  # a global test set: its two examples
+        (0, [0]),  # none: the held-out example 2
+    ],
+)
+def test_the_global_test_set_goes_before_the_held_out_examples(num_test, expected):
+    features, labels = federated(num_test).test_examples()
+    assert labels.tolist() == expected
+    assert features[0].tolist() == ([-5.0, 2.0] if num_test else [(40 - 10) / 2, 50 / 5])

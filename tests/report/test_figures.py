@@ -1,0 +1,158 @@
+"""Figures, judged by the lines, bands and limits that the Figure object holds."""
+
+import math
+
+import numpy as np
+import pytest
+
+from fedprox.report.figures import PALETTE, algorithm_colours, comparison, curves, loss_limit
+from fedprox.report.table import read_runs
+
+ALGORITHMS = {"FedProx (mu = 2)": 2.0, "FedAvg": 0.0, "FedProx (mu = 0)": 0.0}
+ORDER = ["FedAvg", "FedProx (mu = 0)", "FedProx (mu = 2)"]
+
+
+def named_lines(axes):
+    """Return label -> line of the lines that stand for something in the legend."""
+    return {line.get_label(): line for line in axes.get_lines() if not line.get_label().startswith("_")}
+
+
+def test_there_is_a_row_per_straggler_level_ascending_and_a_column_for_loss_and_accuracy(tmp_path, write_run):
+    for fraction in (0.9, 0.0, 0.5):
+        write_run(tmp_path / str(fraction), [0.1, 0.5], stragglers_fraction=fraction)
+    panels = comparison(read_runs([tmp_path])).axes
+    names = ["test loss", "test accuracy"] * 3
+    levels = ["0 % stragglers"] * 2 + ["50 % stragglers"] * 2 + ["90 % stragglers"] * 2
+    assert [axes.get_title(loc="left") for axes in panels] == levels
+    assert [axes.get_ylabel() for axes in panels] == names
+    assert [axes.get_xlabel() for axes in panels] == [""] * 4 + ["round"] * 2
+
+
+def test_several_data_sets_are_named_in_the_titles(tmp_path, write_run):
+    write_run(tmp_path / "0", [0.1], dataset="mnist")
+    write_run(tmp_path / "1", [0.1], dataset="femnist")
+    titles = [axes.get_title(loc="left") for axes in comparison(read_runs([tmp_path])).axes[::2]]
+    assert titles == ["femnist, 90 % stragglers", "mnist, 90 % stragglers"]
+
+
+def test_lines_come_in_order_with_the_same_colours_in_every_panel_and_one_legend(tmp_path, write_run):
+    for fraction in (0.0, 0.9):
+        for algorithm, mu in ALGORITHMS.items():
+            if (fraction, algorithm) != (0.0, "FedAvg"):  # a gap must not shift the colours
+                directory = tmp_path / f"{fraction}-{algorithm}"
+                write_run(directory, [0.1, 0.5], algorithm=algorithm, mu=mu, stragglers_fraction=fraction)
+    figure = comparison(read_runs([tmp_path]))
+    colours = dict(zip(ORDER, PALETTE, strict=False))
+    for axes, present in zip(figure.axes, [ORDER[1:]] * 2 + [ORDER] * 2, strict=True):
+        assert list(named_lines(axes)) == present
+        assert {name: line.get_color() for name, line in named_lines(axes).items()} == {
+            name: colours[name] for name in present
+        }
+    (legend,) = figure.legends
+    assert [text.get_text() for text in legend.get_texts()] == ORDER
+    assert [handle.get_color() for handle in legend.legend_handles] == list(colours.values())
+    assert all(axes.get_legend() is None for axes in figure.axes)
+
+
+def test_the_colour_of_fedavg_is_its_own(tmp_path, write_run):
+    for index in range(9):
+        write_run(tmp_path / str(index), [0.1], algorithm=f"FedProx (mu = {index})", mu=index)
+    colours = algorithm_colours(read_runs([tmp_path]))
+    assert len(colours) == 9
+    assert PALETTE[0] not in colours.values()
+    assert len(set(list(colours.values())[:6])) == 6
+
+
+def test_a_line_is_the_mean_and_its_band_one_sample_deviation(tmp_path, write_run):
+    write_run(tmp_path / "0", [0.1, 0.4, 0.5], [2.0, 1.2, 1.0], repetition=0)
+    write_run(tmp_path / "1", [0.1, 0.8, 0.9], [2.0, 1.0, 0.6], repetition=1)
+    figure = comparison(read_runs([tmp_path]))
+    values = [(np.array([2.0, 1.1, 0.8]), [0.0, 0.2, 0.4]), (np.array([0.1, 0.6, 0.7]), [0.0, 0.4, 0.4])]
+    for axes, (mean, distances) in zip(figure.axes, values, strict=True):
+        std = np.array(distances) / math.sqrt(2)  # the sample deviation of two values: |a - b| / sqrt(2)
+        np.testing.assert_allclose(axes.get_lines()[0].get_xydata(), np.column_stack([[0, 1, 2], mean]))
+        (band,) = axes.collections
+        corners = band.get_paths()[0].vertices
+        for round_num in range(3):
+            edge = corners[corners[:, 0] == round_num, 1]
+            assert edge.min() == pytest.approx(mean[round_num] - std[round_num])
+            assert edge.max() == pytest.approx(mean[round_num] + std[round_num])
+    assert figure.legends[0].get_title().get_text() == "mean ± one standard deviation of 2 runs"
+
+
+def test_a_single_run_has_no_band(tmp_path, write_run):
+    figure = comparison(read_runs([write_run(tmp_path / "0", [0.1, 0.4])]))
+    assert [len(axes.collections) for axes in figure.axes] == [0, 0]
+    assert figure.legends[0].get_title().get_text() == "one run each"
+
+
+def test_a_mean_over_fewer_runs_is_dotted_and_says_so(tmp_path, write_run):
+    write_run(tmp_path / "0", [0.1, 0.4, 0.5, 0.6], repetition=0)
+    write_run(tmp_path / "1", [0.1, 0.8], repetition=1, status="interrupted")
+    figure = comparison(read_runs([tmp_path]))
+    solid, dotted = figure.axes[1].get_lines()
+    assert (solid.get_linestyle(), dotted.get_linestyle()) == ("-", ":")
+    assert solid.get_xydata().tolist() == [[0, pytest.approx(0.1)], [1, pytest.approx(0.6)]]
+    assert dotted.get_xdata().tolist() == [1, 2, 3]
+    assert dotted.get_ydata()[1:].tolist() == [0.5, 0.6]
+    title = figure.legends[0].get_title().get_text()
+    assert title == "mean ± one standard deviation of 1 to 2 runs; dotted where some have ended"
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf, 1e200, 50.0])
+def test_a_diverged_loss_leaves_the_view_at_a_triangle_and_does_not_squash_the_axis(tmp_path, write_run, bad):
+    write_run(tmp_path / "0", [0.1, 0.5, 0.6], [2.3, 1.0, 0.8], algorithm="FedProx (mu = 0)")
+    write_run(tmp_path / "1", [0.1, 0.1, 0.1], [2.3, bad, 0.9])
+    figure = comparison(read_runs([tmp_path]))
+    loss = figure.axes[0]
+    bottom, top = loss.get_ylim()
+    assert bottom == 0.0
+    assert 2.3 < top <= 1.05 * 2 * 2.3
+    (triangle,) = [line for line in loss.get_lines() if line.get_marker() == "^"]
+    assert triangle.get_xydata().tolist() == [[1.0, top]]
+    assert triangle.get_color() == PALETTE[0]
+    assert figure.legends[0].get_title().get_text().endswith("; ▲ loss leaves the view")
+    figure.savefig(tmp_path / "figure.png")
+
+
+def test_the_loss_axis_holds_all_curves_that_do_not_diverge():
+    start = np.array([2.0, 1.0])
+    assert loss_limit([start, np.array([2.0, 3.9])]) == pytest.approx(1.05 * 3.9)
+    assert loss_limit([start, np.array([2.0, 1e9])]) == pytest.approx(1.05 * 4.0)  # twice the initial 2
+    assert loss_limit([np.array([2.0, 30.0]), np.array([2.0, 1e9])]) == pytest.approx(1.05 * 30.0)
+    assert loss_limit([start, np.array([math.nan, math.inf])]) == pytest.approx(1.05 * 2.0)
+    assert loss_limit([np.array([math.nan])]) == 1.0
+
+
+def test_accuracy_axes_go_from_0_to_1_in_fifths(tmp_path, write_run):
+    write_run(tmp_path / "0", [0.4, 0.5], repetition=0)
+    write_run(tmp_path / "1", [0.4, 1.0], repetition=1)  # the band ends at 0.75 + 0.35, above 1
+    axes = comparison(read_runs([tmp_path])).axes[1]
+    assert axes.get_ylim() == (0.0, 1.0)
+    assert axes.get_yticks().tolist() == pytest.approx([0.0, 0.2, 0.4, 0.6, 0.8, 1.0])
+
+
+def test_curves_show_test_and_cohort_train_loss_beside_accuracy(tmp_path, write_run):
+    figure = curves(read_runs([write_run(tmp_path / "0", [0.1, 0.5, 0.6], [2.3, 1.0, 0.8])]))
+    loss, accuracy = figure.axes
+    lines = named_lines(loss)
+    assert lines["test"].get_xydata().tolist() == [[0, 2.3], [1, 1.0], [2, 0.8]]
+    assert lines["train (cohort)"].get_xdata().tolist() == [1, 2]  # nobody trained before round 1
+    assert lines["train (cohort)"].get_ydata().tolist() == pytest.approx([1.1, 0.9])  # written as test + 0.1
+    assert accuracy.get_lines()[0].get_ydata().tolist() == [0.1, 0.5, 0.6]
+    assert figure.get_suptitle() == "FedAvg on mnist at 90 % stragglers"
+
+
+def test_curves_leave_out_rounds_in_which_nobody_trained(tmp_path, write_run):
+    file = write_run(tmp_path / "0", [0.1, 0.5]) / "metrics.csv"
+    file.write_text(file.read_text() + "2,0.5,0.5,,0,1.0\n3,0.4,0.6,0.7,4,1.5\n")
+    loss, _ = curves(read_runs([tmp_path])).axes
+    assert named_lines(loss)["train (cohort)"].get_xdata().tolist() == [1, 3]
+    assert named_lines(loss)["test"].get_xdata().tolist() == [0, 1, 2, 3]
+
+
+def test_curves_draw_one_run_only(tmp_path, write_run):
+    write_run(tmp_path / "0", [0.1])
+    write_run(tmp_path / "1", [0.1], repetition=1)
+    with pytest.raises(ValueError, match="curves draws one run, got 2"):
+        curves(read_runs([tmp_path]))

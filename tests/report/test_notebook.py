@@ -1,0 +1,59 @@
+"""The notebook shows what fedprox.report computes."""
+
+import base64
+import json
+import os
+import struct
+import sys
+from pathlib import Path
+
+import nbformat
+import pytest
+from nbclient import NotebookClient
+
+ROOT = Path(__file__).parents[2]
+NOTEBOOK = ROOT / "notebooks" / "plot_results.ipynb"
+
+
+@pytest.fixture
+def kernel_name(tmp_path, monkeypatch):
+    """Return the name of a kernel that is this very Python and sees this checkout."""
+    folder = tmp_path / "jupyter" / "kernels" / "this-python"
+    folder.mkdir(parents=True)
+    command = [sys.executable, "-m", "ipykernel_launcher", "-f", "{connection_file}"]
+    (folder / "kernel.json").write_text(json.dumps({"argv": command, "display_name": "this", "language": "python"}))
+    monkeypatch.setenv("JUPYTER_PATH", str(tmp_path / "jupyter"))
+    monkeypatch.setenv("JUPYTER_RUNTIME_DIR", str(tmp_path / "runtime"))
+    monkeypatch.setenv("IPYTHONDIR", str(tmp_path / "ipython"))
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")]).rstrip(os.pathsep))
+    return folder.name
+
+
+def outputs(notebook):
+    """Return the data of everything the notebook shows, MIME type -> content."""
+    shown = [output for cell in notebook.cells if cell.cell_type == "code" for output in cell.outputs]
+    return [dict(output.data) for output in shown if "data" in output]
+
+
+def test_the_notebook_is_stored_without_outputs():
+    notebook = nbformat.read(NOTEBOOK, as_version=4)
+    nbformat.validate(notebook)
+    cells = [cell for cell in notebook.cells if cell.cell_type == "code"]
+    assert [cell for cell in cells if cell.outputs or cell.execution_count is not None] == []
+
+
+def test_the_notebook_shows_the_table_the_figures_and_a_slice(tmp_path, write_run, monkeypatch, kernel_name):
+    # The mean of the last ten rounds 2 .. 11: a * (2 + ... + 11) / 10 = 6.5 a.
+    first = write_run(tmp_path / "0", [0.05 * k for k in range(12)])
+    second = write_run(tmp_path / "1", [0.08 * k for k in range(12)], algorithm="FedProx (mu = 2)", mu=2.0)
+    monkeypatch.setenv("FEDPROX_RUNS", os.pathsep.join(map(str, (first, second))))
+    notebook = nbformat.read(NOTEBOOK, as_version=4)
+    NotebookClient(notebook, kernel_name=kernel_name, timeout=120).execute(cwd=str(NOTEBOOK.parent))
+    table, comparison, pivot, curves = outputs(notebook)
+    assert "0.325" in table["text/plain"]
+    assert "0.520" in table["text/plain"]
+    assert "FedProx (mu = 2)" in pivot["text/plain"]
+    assert "0.8" in pivot["text/plain"]  # round 10 of the second run
+    for figure in (comparison, curves):
+        width, height = struct.unpack(">II", base64.b64decode(figure["image/png"])[16:24])
+        assert width > 2 * height > 400  # a row of two panels

@@ -1,0 +1,252 @@
+"""Run directories -> tidy table -> summary."""
+
+import json
+import math
+
+import pytest
+
+from fedprox.errors import UserError
+from fedprox.report.table import algorithm_order, find_runs, mean_by_round, read_runs, readable, summarise
+
+
+def test_runs_are_found_at_any_depth_and_among_the_given_paths_each_once(tmp_path, write_run):
+    deep = write_run(tmp_path / "sweep" / "a" / "0", [0.1])
+    flat = write_run(tmp_path / "one", [0.1])
+    (tmp_path / "sweep" / "a" / "0" / ".hydra").mkdir()
+    assert find_runs([tmp_path / "sweep", flat]) == sorted([deep, flat])
+    assert find_runs([tmp_path, deep, str(flat)]) == sorted([deep, flat])
+
+
+def test_no_run_is_an_error_that_names_the_paths(tmp_path):
+    with pytest.raises(UserError, match=f"no run.json in or below {tmp_path}; give the output folder"):
+        find_runs([tmp_path])
+    with pytest.raises(UserError, match="missing is not a directory"):
+        find_runs([tmp_path / "missing"])
+
+
+def test_a_row_per_run_and_round_says_whose_it_is(tmp_path, write_run):
+    run = write_run(
+        tmp_path / "FedAvg-decoy-name",
+        [0.1, 0.6],
+        [2.3, 0.9],
+        algorithm="FedProx (mu = 2)",
+        mu=2.0,
+        stragglers_fraction=0.5,
+        seed=7,
+        repetition=3,
+        status="running",
+    )
+    frame = read_runs([run])
+    assert frame.iloc[1].to_dict() == {
+        "run": str(run),
+        "status": "running",
+        "algorithm": "FedProx (mu = 2)",
+        "mu": 2.0,
+        "stragglers_fraction": 0.5,
+        "seed": 7,
+        "repetition": 3,
+        "dataset": "mnist",
+        "round": 1,
+        "test_loss": 0.9,
+        "test_accuracy": 0.6,
+        "train_loss_cohort": 1.0,
+        "num_clients_counted": 10,
+        "time_s": 0.5,
+    }
+    assert frame["round"].tolist() == [0, 1]
+    assert math.isnan(frame["train_loss_cohort"][0])  # nobody had trained
+
+
+def test_a_half_written_last_line_is_ignored_even_where_it_reads_as_a_row(tmp_path, write_run):
+    run = write_run(tmp_path / "run", [0.1, 0.2], status="running")
+    whole = (run / "metrics.csv").read_text()
+    for half in ("2,0.5", "2,0.5,0.9,0.6,10,1"):  # the second would have become time_s = 12.5
+        (run / "metrics.csv").write_text(whole + half)
+        assert read_runs([run])["round"].tolist() == [0, 1]
+
+
+@pytest.mark.parametrize(
+    ("line", "reason"),
+    [
+        ("2,0.5,0.9", "line 4 has 3 values for 6 columns"),
+        ("2,0.5,high,0.6,10,1", "could not convert string to float: 'high'"),
+        ("1,0.5,0.9,0.6,10,1", "the rounds do not increase"),
+        (",0.5,0.9,0.6,10,1", "the rounds do not increase"),
+    ],
+)
+def test_a_broken_row_is_an_error_that_names_the_file(tmp_path, write_run, line, reason):
+    file = write_run(tmp_path / "run", [0.1, 0.2]) / "metrics.csv"
+    file.write_text(file.read_text() + line + "\n")
+    with pytest.raises(UserError, match=f"{file} cannot be used: {reason}"):
+        read_runs([tmp_path])
+
+
+def test_a_missing_column_is_an_error_that_names_it(tmp_path, write_run):
+    file = write_run(tmp_path / "run", [0.1]) / "metrics.csv"
+    file.write_text("round,test_loss,test_accuracy\n0,2.3,0.1\n")
+    with pytest.raises(UserError, match="lacks the columns train_loss_cohort, num_clients_counted, time_s"):
+        read_runs([tmp_path])
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        (lambda record: "{", "Expecting"),
+        (lambda record: "[]", "it lacks status"),
+        (lambda record: "7", "not iterable"),
+        (lambda record: json.dumps({k: v for k, v in record.items() if k != "name"}), "it lacks name"),
+        (lambda record: json.dumps(record | {"settings": {"mu": 0.0}}), "settings lack stragglers_fraction"),
+        (lambda record: json.dumps(record | {"seed": "x"}), "invalid literal"),
+    ],
+)
+def test_a_broken_record_is_an_error_that_names_the_file(tmp_path, write_run, change, reason):
+    file = write_run(tmp_path / "run", [0.1]) / "run.json"
+    file.write_text(change(json.loads(file.read_text())))
+    with pytest.raises(UserError, match=rf"{file} cannot be used: .*{reason}"):
+        read_runs([tmp_path])
+
+
+def test_only_an_unfinished_run_may_lack_its_metrics(tmp_path, write_run):
+    write_run(tmp_path / "done", [0.1], repetition=0)
+    begun = write_run(tmp_path / "begun", [0.1], repetition=1, status="running")
+    (begun / "metrics.csv").unlink()
+    assert set(read_runs([tmp_path])["run"]) == {str(tmp_path / "done")}
+    (tmp_path / "done" / "metrics.csv").unlink()
+    with pytest.raises(UserError, match=r"done/metrics.csv cannot be used"):
+        read_runs([tmp_path])
+    with pytest.raises(UserError, match=r"no tested round yet in .*begun"):
+        read_runs([begun])
+
+
+def test_runs_without_a_tested_round_are_an_error(tmp_path, write_run):
+    file = write_run(tmp_path / "run", []) / "metrics.csv"
+    file.write_text(file.read_text() + "0,,,,0,0.0\n")
+    with pytest.raises(UserError, match="no tested round yet in"):
+        read_runs([tmp_path])
+
+
+def test_unfinished_runs_are_counted_on_stderr(tmp_path, write_run, capsys):
+    for repetition, status in enumerate(["finished", "interrupted", "failed", "failed"]):
+        write_run(tmp_path / str(repetition), [0.1], status=status, repetition=repetition)
+    read_runs([tmp_path])
+    assert capsys.readouterr().err.startswith("warning: 3 of 4 runs are not finished (2 failed, 1 interrupted);")
+
+
+def test_repetitions_that_are_none_are_told_on_stderr(tmp_path, write_run, capsys):
+    write_run(tmp_path / "0", [0.1], seed=0, model={"width": 1}, repeat_num=0, engine={"name": "local"})
+    write_run(tmp_path / "1", [0.1], seed=1, model={"width": 1}, repeat_num=1, engine={"name": "ray"})
+    read_runs([tmp_path])
+    assert capsys.readouterr().err == ""  # another seed or engine makes no other experiment
+    write_run(tmp_path / "2", [0.1], seed=1, model={"width": 1})
+    read_runs([tmp_path])
+    assert "1 of 3 runs of FedAvg on mnist at 90 % stragglers repeat another's seed" in capsys.readouterr().err
+    write_run(tmp_path / "3", [0.1], seed=2, model={"width": 2})
+    read_runs([tmp_path])
+    assert "FedAvg on mnist at 90 % stragglers differ in model.width" in capsys.readouterr().err
+
+
+def test_the_summary_is_mean_and_sample_deviation_of_the_runs_last_rounds(tmp_path, write_run):
+    write_run(tmp_path / "0", [0.1, 0.9, 0.4, 0.6], [2.0, 1.0, 0.8, 0.6], repetition=0)
+    write_run(tmp_path / "1", [0.1, 0.5, 0.6, 0.8], [2.0, 1.0, 0.4, 0.2], repetition=1)
+    (row,) = summarise(read_runs([tmp_path]), last=2).to_dict("records")
+    # Two values a, b have the mean (a + b) / 2 and the sample deviation |a - b| / sqrt(2).
+    expected = {
+        "test_accuracy": (0.5, 0.7),  # means of the last two rounds
+        "test_loss": (0.7, 0.3),
+        "final_accuracy": (0.6, 0.8),
+        "best_accuracy": (0.9, 0.8),
+    }
+    for name, (a, b) in expected.items():
+        assert row[f"{name}_mean"] == pytest.approx((a + b) / 2), name
+        assert row[f"{name}_std"] == pytest.approx(abs(a - b) / math.sqrt(2)), name
+    assert (row["runs"], row["used"], row["unfinished"]) == (2, "finished", 0)
+
+
+def test_the_summary_uses_finished_runs_and_counts_the_others(tmp_path, write_run):
+    write_run(tmp_path / "0", [0.1, 0.8], repetition=0)
+    write_run(tmp_path / "1", [0.1], repetition=1, status="failed")
+    summary = summarise(read_runs([tmp_path]), last=1)
+    assert summary[["runs", "used", "unfinished", "test_accuracy_mean"]].values.tolist() == [[1, "finished", 1, 0.8]]
+    assert math.isnan(summary["test_accuracy_std"][0])  # one run has no deviation
+    assert readable(summary, last=1).iloc[0].to_dict() == {
+        "data set": "mnist",
+        "stragglers": "90 %",
+        "algorithm": "FedAvg",
+        "runs": "1 (+ 1 unfinished)",
+        "accuracy (last 1)": "0.800",
+        "loss (last 1)": "0.200",
+        "final accuracy": "0.800",
+        "best accuracy": "0.800",
+    }
+
+
+def test_without_a_finished_run_the_summary_uses_the_others_and_says_so(tmp_path, write_run, capsys):
+    write_run(tmp_path / "0", [0.1, 0.4], status="running")
+    write_run(tmp_path / "1", [0.1, 0.6], status="failed", repetition=1)
+    write_run(tmp_path / "2", [0.1, 0.7], algorithm="FedProx (mu = 0)")
+    frame = read_runs([tmp_path])
+    capsys.readouterr()
+    summary = summarise(frame, last=1)
+    assert summary["test_accuracy_mean"].tolist() == [pytest.approx(0.5), 0.7]
+    assert readable(summary)["runs"].tolist() == ["2 unfinished", "1"]
+    expected = "warning: no finished run of FedAvg on mnist at 90 % stragglers; its unfinished ones are used\n"
+    assert capsys.readouterr().err == expected
+
+
+@pytest.mark.parametrize("loss", [math.nan, math.inf])
+def test_a_diverged_run_is_not_left_out_of_the_mean_loss(tmp_path, write_run, loss):
+    write_run(tmp_path / "0", [0.1, 0.8], [2.3, 0.5], repetition=0)
+    write_run(tmp_path / "1", [0.1, 0.1], [2.3, loss], repetition=1)
+    frame = read_runs([tmp_path])
+    table = readable(summarise(frame, last=2), last=2)  # round 0 is finite, yet is not the mean
+    assert table["loss (last 2)"].tolist() == ["diverged"]
+    assert table["final accuracy"].tolist() == ["0.450 ± 0.495"]  # 0.7 / sqrt(2) = 0.495
+    assert not math.isfinite(mean_by_round(frame)["test_loss_mean"].iloc[1])
+
+
+def test_the_mean_by_round_says_how_many_runs_it_has(tmp_path, write_run):
+    write_run(tmp_path / "0", [0.1, 0.4, 0.9], repetition=0)
+    write_run(tmp_path / "1", [0.1, 0.8], repetition=1, status="interrupted")
+    means = mean_by_round(read_runs([tmp_path]))
+    assert means["n"].tolist() == [2, 2, 1]
+    assert means["test_accuracy_mean"].tolist() == pytest.approx([0.1, 0.6, 0.9])
+    deviations = means["test_accuracy_std"].tolist()
+    assert deviations[:2] == pytest.approx([0.0, 0.4 / math.sqrt(2)])
+    assert math.isnan(deviations[2])
+
+
+def test_rounds_that_were_not_tested_have_no_part_in_the_means(tmp_path, write_run):
+    file = write_run(tmp_path / "0", [0.1, 0.4, 0.9]) / "metrics.csv"
+    file.write_text(file.read_text() + "3,,,0.5,10,2.0\n")
+    frame = read_runs([tmp_path])
+    assert len(frame) == 4
+    assert mean_by_round(frame)["round"].tolist() == [0, 1, 2]
+    summary = summarise(frame, last=1)
+    assert summary[["test_accuracy_mean", "final_accuracy_mean"]].values.tolist() == [[0.9, 0.9]]
+
+
+def test_algorithms_come_as_fedavg_then_fedprox_by_mu_then_the_others(tmp_path, write_run):
+    expected = [
+        ("FedAvg", 0.0),
+        ("FedProx (mu = 0)", 0.0),
+        ("FedProx (mu = 2)", 2.0),
+        ("FedProx (mu = 10)", 10.0),  # before "mu = 2" in the alphabet
+        ("FedAdam (mu = 0.1)", 0.1),
+        ("Krum", None),
+    ]
+    for fraction in (0.9, 0.0):
+        for index, (algorithm, mu) in enumerate(reversed(expected)):
+            directory = tmp_path / f"{fraction}-{index}"
+            write_run(directory, [0.1], algorithm=algorithm, mu=mu, stragglers_fraction=fraction)
+    frame = read_runs([tmp_path])
+    names = [algorithm for algorithm, _ in expected]
+    assert algorithm_order(frame) == names
+    summary = summarise(frame)
+    assert summary["algorithm"].tolist() == names * 2
+    assert summary["stragglers_fraction"].tolist() == [0.0] * 6 + [0.9] * 6
+
+
+def test_a_summary_over_no_round_is_an_error(tmp_path, write_run):
+    frame = read_runs([write_run(tmp_path / "0", [0.1])])
+    with pytest.raises(UserError, match="last must be >= 1, got 0"):
+        summarise(frame, last=0)
