@@ -27,8 +27,15 @@ environment:
 	@$(BIN)/python -m pip install --disable-pip-version-check --progress-bar off --quiet --requirement requirements.txt
 	@cp requirements.txt $(VENV)/installed.txt
 
+# Three jobs at once, one thread each; then the figure and the three final results.
+FIRST := experiment=paper_synthetic_1_1 engine=local num_rounds=20
 run: install
-	@$(BIN)/python -m fedprox.compare
+	@rm -rf runs/first
+	@$(BIN)/python -m fedprox.main --config-name fedavg $(FIRST) hydra.run.dir=runs/first/fedavg & \
+	 $(BIN)/python -m fedprox.main $(FIRST) mu=0 hydra.run.dir=runs/first/fedprox_mu_0 & \
+	 $(BIN)/python -m fedprox.main $(FIRST) mu=1 hydra.run.dir=runs/first/fedprox_mu_1 & \
+	 wait
+	@$(BIN)/python -m fedprox.report runs/first --last 1 --out runs/first/figure.png
 
 test: lint
 	@$(BIN)/python -m pytest

@@ -24,8 +24,6 @@ from fedprox.errors import UserError
 from fedprox.metrics import Evaluation, evaluate
 from fedprox.plan import Plan, WorkModel
 from fedprox.progress import watched
-from fedprox.report.figures import curves
-from fedprox.report.table import read_runs
 from fedprox.rounds import Engine, Round, run_rounds
 from fedprox.seeds import Stream, generator
 from fedprox.solvers.reference import SgdSettings
@@ -63,12 +61,20 @@ def run(config: Mapping[str, Any], run_dir: Path) -> Round:
     )
     setup_s = time.perf_counter() - start
     with records.RunRecord(run_dir, _facts(config, data)) as record:
-        for outcome in watched(rounds, config["num_rounds"]):
+        for outcome in watched(rounds, config["num_rounds"], algorithm(config)):
             record.add(outcome)
         timings = {"setup_s": setup_s, "rounds_s": outcome.time_s, "total_s": time.perf_counter() - start}
         record.finish(outcome.arrays.to_torch_state_dict(), timings, grid.peak_memory_bytes())
-    curves(read_runs([run_dir])).savefig(run_dir / "curves.png", dpi=100)
+    _draw_curves(run_dir)
     return outcome
+
+
+def _draw_curves(run_dir: Path) -> None:
+    """Write curves.png from what the run directory says."""
+    from fedprox.report.figures import curves  # here: matplotlib's import takes as long as a short run
+    from fedprox.report.table import read_runs
+
+    curves(read_runs([run_dir])).savefig(run_dir / "curves.png", dpi=100)
 
 
 def build(node: Mapping[str, Any], *args: Any, **kwargs: Any) -> Any:

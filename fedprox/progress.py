@@ -13,30 +13,31 @@ LINE_EVERY_S = 5.0
 _log = logging.getLogger("fedprox")
 
 
-def watched(rounds: Iterator[Round], num_rounds: int) -> Iterator[Round]:
-    """Yield the rounds as they come and show the current test accuracy."""
+def watched(rounds: Iterator[Round], num_rounds: int, name: str) -> Iterator[Round]:
+    """Yield the rounds as they come and show the current test accuracy, under a name such as "FedAvg"."""
     if sys.stderr.isatty():
-        yield from _with_bar(rounds, num_rounds)
+        yield from _with_bar(rounds, num_rounds, name)
     else:
-        yield from _with_lines(rounds, num_rounds)
+        yield from _with_lines(rounds, num_rounds, name)
 
 
-def _with_bar(rounds: Iterator[Round], num_rounds: int) -> Iterator[Round]:
-    with tqdm(total=num_rounds, unit="round") as bar:
+def _with_bar(rounds: Iterator[Round], num_rounds: int, name: str) -> Iterator[Round]:
+    with tqdm(total=num_rounds, unit="round", desc=name) as bar:
         for outcome in rounds:
             yield outcome
             bar.set_postfix_str(f"accuracy {outcome.test.accuracy:.4f}, loss {outcome.test.loss:.4f}", refresh=False)
             bar.update(outcome.round_num - bar.n)
 
 
-def _with_lines(rounds: Iterator[Round], num_rounds: int) -> Iterator[Round]:
+def _with_lines(rounds: Iterator[Round], num_rounds: int, name: str) -> Iterator[Round]:
     last_line = time.monotonic()
     for outcome in rounds:
         yield outcome
         if outcome.round_num in (0, num_rounds) or time.monotonic() - last_line >= LINE_EVERY_S:
             last_line = time.monotonic()
             _log.info(
-                "round %d/%d: accuracy %.4f, loss %.4f, %.1f s",
+                "%s, round %d/%d: accuracy %.4f, loss %.4f, %.1f s",
+                name,
                 outcome.round_num,
                 num_rounds,
                 outcome.test.accuracy,

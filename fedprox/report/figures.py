@@ -8,6 +8,7 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
+from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
 from fedprox.report.checks import label, percent
@@ -152,6 +153,7 @@ def _finish(axes: Axes, title: str, name: str) -> None:
     axes.grid(color="0.9", lw=0.7)
     axes.set_axisbelow(True)
     axes.margins(x=0.01)
+    axes.xaxis.set_major_locator(MaxNLocator(nbins=6, integer=True))  # rounds are whole
     axes.spines[["top", "right"]].set_visible(False)
     axes.spines[["bottom", "left"]].set_color("0.6")
     axes.tick_params(color="0.6")
