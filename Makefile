@@ -31,10 +31,10 @@ environment:
 FIRST := experiment=paper_synthetic_1_1 engine=local num_rounds=20
 run: install
 	@rm -rf runs/first
-	@$(BIN)/python -m fedprox.main --config-name fedavg $(FIRST) hydra.run.dir=runs/first/fedavg & \
-	 $(BIN)/python -m fedprox.main $(FIRST) mu=0 hydra.run.dir=runs/first/fedprox_mu_0 & \
-	 $(BIN)/python -m fedprox.main $(FIRST) mu=1 hydra.run.dir=runs/first/fedprox_mu_1 & \
-	 wait
+	@$(BIN)/python -m fedprox.main --config-name fedavg $(FIRST) hydra.run.dir=runs/first/fedavg & fedavg=$$!; \
+	 $(BIN)/python -m fedprox.main $(FIRST) mu=0 hydra.run.dir=runs/first/fedprox_mu_0 & mu_0=$$!; \
+	 $(BIN)/python -m fedprox.main $(FIRST) mu=1 hydra.run.dir=runs/first/fedprox_mu_1 & mu_1=$$!; \
+	 wait $$fedavg && wait $$mu_0 && wait $$mu_1
 	@$(BIN)/python -m fedprox.report runs/first --last 1 --out runs/first/figure.png
 
 test: lint

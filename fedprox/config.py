@@ -5,6 +5,7 @@ import inspect
 import math
 import os
 import pkgutil
+import re
 import types
 import typing
 from collections.abc import Callable, Mapping
@@ -83,6 +84,9 @@ def check(config: Mapping[str, Any]) -> None:
     for name in config:
         if name not in _SETTINGS and name != "repeat_num":
             raise unknown(name)
+    for name in _SETTINGS:
+        if name not in config:
+            raise UserError(f"{name} is missing; leave ~{name} out")
     for name in ("num_clients", "num_epochs", "batch_size", "num_rounds", "clients_per_round"):
         _require(config[name] >= 1, name, "an integer >= 1", config[name])
     _require_finite(config, "learning_rate", "> 0", lambda value: value > 0)
@@ -91,9 +95,8 @@ def check(config: Mapping[str, Any]) -> None:
     _require_finite(config, "weight_decay", ">= 0", lambda value: value >= 0)
     _require_finite(config, "stragglers_fraction", "between 0 and 1", lambda value: 0 <= value <= 1)
     _require_finite(config, "hold_out", "at least 0 and below 1", lambda value: 0 <= value < 1)
-    _require(config["seed"] >= 0, "seed", "an integer >= 0", config["seed"])
-    repetition = config.get("repeat_num", 0)
-    _require(type(repetition) is int and repetition >= 0, "repeat_num", "an integer >= 0", repetition)
+    for name, value in (("seed", config["seed"]), ("repeat_num", config.get("repeat_num", 0))):
+        _require(type(value) is int and 0 <= value < 2**32, name, "an integer >= 0 and below 2^32", value)
     resources = config["client_resources"]
     _require_finite(resources, "num_cpus", "> 0", lambda value: value > 0, "", "client_resources.")
     _require_finite(resources, "num_gpus", ">= 0", lambda value: value >= 0, "", "client_resources.")
@@ -107,6 +110,16 @@ def check(config: Mapping[str, Any]) -> None:
         _check_resources(resources)
     for group in ("dataset", "partition", "model", "strategy", "protocol", "engine"):
         check_target(group, config[group])
+
+
+def explained(error: Exception) -> str:
+    """Return in one line what is wrong with a configuration that could not be composed or used."""
+    message = str(error)
+    if misspelt := re.match(r"Could not override '(\w+)'", message):
+        return str(unknown(misspelt[1]))
+    if message.startswith("Cannot find primary config"):
+        return f"{one_line(error)} There are config (the default) and fedavg"
+    return one_line(error)
 
 
 def unknown(name: str) -> UserError:

@@ -11,8 +11,13 @@ class UserError(ValueError):
 def one_line(error: BaseException) -> str:
     """Return an error's message in one line, Hydra's and OmegaConf's many-line ones included."""
     if isinstance(error, OSError) and error.filename is not None:
-        return f"{error.filename}: {error.strerror}; name another place, such as hydra.run.dir=<folder>"
+        remedy = "name another place with hydra.run.dir=<folder>, in a sweep hydra.sweep.dir=<folder>"
+        return f"{error.filename}: {error.strerror}; {remedy}"
     told = _told(error)
+    if override := getattr(error, "override", None):  # Hydra's grammar errors know it but do not say it
+        told.insert(0, f"{override} is not understood")
+    if key := getattr(error, "full_key", None):  # OmegaConf's
+        told.insert(0, f"{key}:")
     if told and told[0].startswith("Error merging override") and error.__cause__:
         told += _told(error.__cause__)[:1]  # the cause says what is wrong with the value
     text = "; ".join(told) or type(error).__name__

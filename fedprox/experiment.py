@@ -1,8 +1,10 @@
 """From the checked configuration to a finished run directory; configuration goes no further down than here."""
 
 import copy
+import inspect
 import json
 import logging
+import pkgutil
 import time
 from collections.abc import Callable, Mapping
 from functools import lru_cache
@@ -11,6 +13,7 @@ from typing import Any
 
 import torch
 from flwr.app import ArrayRecord
+from flwr.serverapp.strategy import Strategy
 from hydra.errors import InstantiationException
 from hydra.utils import instantiate
 from torch import nn
@@ -18,7 +21,7 @@ from torch import nn
 from fedprox import records
 from fedprox.client_app import ClientSide
 from fedprox.config import check
-from fedprox.data.federated import FederatedData
+from fedprox.data.federated import FederatedData, LabelledData
 from fedprox.data.partition import divide
 from fedprox.errors import UserError
 from fedprox.metrics import Evaluation, evaluate
@@ -45,11 +48,11 @@ def run(config: Mapping[str, Any], run_dir: Path) -> Round:
     """
     start = time.perf_counter()
     check(config)
-    protocol = build(config["protocol"])
+    protocol = build(config, "protocol", WorkModel)
     protocol.check(config["num_epochs"], config["stragglers_fraction"])
     data = _data(config)
     model = _initial_model(config, data)
-    strategy = Planned(build(config["strategy"]), _plan(config, data, protocol))
+    strategy = Planned(build(config, "strategy", Strategy), _plan(config, data, protocol))
     grid = _engine(config, data, model)
     rounds = run_rounds(
         arrays=ArrayRecord(model.state_dict()),
@@ -77,14 +80,27 @@ def _draw_curves(run_dir: Path) -> None:
     curves(read_runs([run_dir])).savefig(run_dir / "curves.png", dpi=100)
 
 
-def build(node: Mapping[str, Any], *args: Any, **kwargs: Any) -> Any:
-    """Call what a group's `_target_` names, nested ones first; its UserError comes out as it is."""
+def build(config: Mapping[str, Any], group: str, kind: Any, *args: Any, **kwargs: Any) -> Any:
+    """Call what a group's `_target_` names, nested ones first, with its other keys and these arguments.
+
+    Raises:
+        UserError: If it cannot be called like that, or gives something that is not of the kind expected.
+    """
+    node = dict(config[group])
+    name = f"{group}._target_={node['_target_']}"
+    given = {key: value for key, value in node.items() if not key.startswith("_")}
     try:
-        return instantiate(dict(node), *args, **kwargs, _convert_="all")
+        inspect.signature(pkgutil.resolve_name(node["_target_"])).bind(*args, **given, **kwargs)
+        made = instantiate(node, *args, **kwargs, _convert_="all")
+    except TypeError as error:
+        raise UserError(f"{name} cannot be called as it must be: {error}; the README shows what is expected") from None
     except InstantiationException as error:
         if isinstance(error.__cause__, UserError):
             raise error.__cause__ from None
         raise
+    if not isinstance(made, kind):
+        raise UserError(f"{name} must make a {getattr(kind, '__name__', kind)}, but made a {type(made).__name__}")
+    return made
 
 
 def algorithm(config: Mapping[str, Any]) -> str:
@@ -111,13 +127,13 @@ def _data(config: Mapping[str, Any]) -> FederatedData:
 @lru_cache(maxsize=1)
 def _load(key: str) -> FederatedData:
     config = json.loads(key)
-    loaded = build(config["dataset"])
+    loaded = build(config, "dataset", LabelledData | FederatedData)
     if isinstance(loaded, FederatedData):
         if config["partition"]["_target_"] != NATURAL:
             raise UserError(f"dataset={data_name(config)} comes divided into clients; leave partition= out")
         return loaded
     rng = generator(config["seed"], Stream.PARTITION)
-    parts = build(config["partition"], loaded.labels, config["num_clients"], rng)
+    parts = build(config, "partition", list, loaded.labels, config["num_clients"], rng)
     return divide(loaded, parts, rng, hold_out=config["hold_out"])
 
 
@@ -147,9 +163,7 @@ def _initial_model(config: Mapping[str, Any], data: FederatedData) -> nn.Module:
     input_shape = data.data.features.shape[1:]
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(int(seed))
-        model = build(config["model"], input_shape=input_shape, num_classes=data.data.num_classes)
-    if not isinstance(model, nn.Module):
-        raise UserError(f"model._target_={config['model']['_target_']} must return a torch.nn.Module, got {model!r}")
+        model: nn.Module = build(config, "model", nn.Module, input_shape=input_shape, num_classes=data.data.num_classes)
     return model
 
 
@@ -175,7 +189,7 @@ def _engine(config: Mapping[str, Any], data: FederatedData, model: nn.Module) ->
         momentum=config["momentum"],
         weight_decay=config["weight_decay"],
     )
-    return build(config["engine"], ClientSide(data, model, sgd, device))  # type: ignore[no-any-return]
+    return build(config, "engine", Engine, ClientSide(data, model, sgd, device))  # type: ignore[no-any-return]
 
 
 def _server_evaluation(

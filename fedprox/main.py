@@ -2,7 +2,6 @@
 
 import logging
 import os
-import re
 import sys
 import traceback
 from collections.abc import Sequence
@@ -15,11 +14,11 @@ os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
-from hydra.errors import ConfigCompositionException
 from omegaconf import DictConfig
+from omegaconf.errors import OmegaConfBaseException
 
 from fedprox import config as schema
-from fedprox.errors import UserError, one_line
+from fedprox.errors import UserError
 
 _PACKAGE = Path(__file__).parent
 _CONF = next(path for path in (_PACKAGE / "conf", _PACKAGE.parent / "conf") if path.is_dir())  # installed, checkout
@@ -35,7 +34,7 @@ def _job(config: DictConfig) -> float | None:
     run_dir = Path(HydraConfig.get().runtime.output_dir)
     try:
         last = experiment.run(schema.plain(config), run_dir)
-    except (UserError, OSError) as error:
+    except (UserError, OmegaConfBaseException, OSError) as error:
         _fail(error)
         return None
     except Exception:
@@ -56,8 +55,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         The exit status: 0; 2 after a mistake in the settings or the user's files, told in one line; 1 after
         an error in the code.
     """
-    if argv is not None:
-        sys.argv = [sys.argv[0], *argv]
+    given = sys.argv[1:] if argv is None else argv
+    sys.argv[1:] = sorted(given, key=_is_override)  # Hydra takes overrides on one side of its options only
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra's own handling prints many lines and exits with 1
     _failures.clear()
     schema.register()
@@ -66,16 +65,19 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("interrupted; what was measured is in the run directory", file=sys.stderr)
         return 130
-    except ConfigCompositionException as error:
-        misspelt = re.match(r"Could not override '(\w+)'", str(error))
-        _fail(schema.unknown(misspelt[1]) if misspelt else error)
+    except SystemExit as end:  # --help, an option that Hydra does not know, or a sweep with a wrong value
+        return int(end.code or 0)
     except Exception as error:  # from composing the configuration or making the run directory; jobs keep theirs
         _fail(error)
     return max(_failures, default=0)
 
 
+def _is_override(word: str) -> bool:
+    return not word.startswith("-") and (word.startswith("~") or "=" in word)
+
+
 def _fail(error: Exception) -> None:
-    print(f"error: {one_line(error)}", file=sys.stderr)
+    print(f"error: {schema.explained(error)}", file=sys.stderr)
     _failures.append(2)
 
 

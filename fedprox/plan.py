@@ -6,7 +6,7 @@ stragglers and batches, every engine gives the same numbers, and a longer run be
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -34,6 +34,7 @@ class ClientTask:
     batch_key: tuple[int, int, int, int]
 
 
+@runtime_checkable
 class WorkModel(Protocol):
     """Who is a straggler, and how much work a straggler does; the setting `protocol`."""
 

@@ -17,6 +17,7 @@ import subprocess
 import sys
 from collections.abc import Mapping
 from importlib.metadata import version
+from math import isfinite
 from pathlib import Path
 from typing import Any, Self
 
@@ -120,14 +121,16 @@ class RunRecord:
     def _save(self, status: str) -> None:
         """Rewrite run.json, whole or not at all."""
         best = max(self._rows, key=lambda row: float(row["test_accuracy"]), default=None)
-        facts = {
-            "status": status,
-            **self._facts,
-            "result": {"final": self._rows[-1], "best": best} if best else None,
-        }
+        result = {"final": _valid(self._rows[-1]), "best": _valid(best)} if best else None
+        facts = {"status": status, **self._facts, "result": result}
         temporary = self.path / "run.json.part"
-        temporary.write_text(json.dumps(facts, indent=2) + "\n")
+        temporary.write_text(json.dumps(facts, indent=2, allow_nan=False) + "\n")
         temporary.replace(self.path / "run.json")
+
+
+def _valid(row: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a row for JSON, which has no nan and no infinity: null for them."""
+    return {name: None if isinstance(value, float) and not isfinite(value) else value for name, value in row.items()}
 
 
 def environment() -> dict[str, Any]:

@@ -7,7 +7,7 @@ model, plan) into client updates.
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Protocol, cast
+from typing import Protocol, cast, runtime_checkable
 
 from flwr.app import ArrayRecord, ConfigRecord, Message
 from flwr.serverapp import Grid
@@ -18,6 +18,7 @@ from fedprox.plan import ClientTask, Plan
 from fedprox.strategy import Planned
 
 
+@runtime_checkable
 class Engine(Protocol):
     """Where the clients of a round are computed: the part of a Flower Grid that is needed."""
 

@@ -20,10 +20,15 @@ def generator(seed: int, stream: Stream, *ids: int, repetition: int = 0) -> np.r
     """Return the generator of one stream: a pure function of its arguments.
 
     Args:
-        seed: The run's seed, >= 0.
+        seed: The run's seed, >= 0 and below 2^32.
         stream: What the numbers are for. Streams are independent of each other.
         ids: What within the stream, such as (round_num, client).
         repetition: Repetition k of the same experiment, >= 0; 0 is the run without repetitions.
+
+    Raises:
+        ValueError: If the seed or the repetition has more than 32 bits.
     """
+    if not (0 <= seed < 2**32 and 0 <= repetition < 2**32):  # each is one word of the entropy
+        raise ValueError(f"seed must be >= 0 and below 2^32, and so must repetition, got {seed} and {repetition}")
     sequence = np.random.SeedSequence(entropy=(seed, repetition), spawn_key=(int(stream), *ids))
     return np.random.Generator(np.random.PCG64(sequence))

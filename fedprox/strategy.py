@@ -57,7 +57,7 @@ def weighted_average(replies: Sequence[RecordDict], weighted_by: str = "num-exam
         total = np.zeros(first.shape, dtype=np.float64)
         for model, weight in zip(models, weights, strict=True):
             total += weight * model[name].numpy().astype(np.float64)
-        average[name] = Array((total / sum(weights)).astype(first.dtype))
+        average[name] = Array(np.asarray(total / sum(weights), dtype=first.dtype))
     return ArrayRecord(average)
 
 

@@ -5,12 +5,12 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from hydra import compose
+from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig
 
-from fedprox.config import check, plain
-from fedprox.errors import one_line
+from fedprox.config import check, explained, plain
 
 
 class CheckFirst(Callback):
@@ -22,7 +22,7 @@ class CheckFirst(Callback):
             for overrides in each_value_once(config.hydra.overrides.task):
                 check(plain(compose(config_name=config.hydra.job.config_name, overrides=overrides)))
         except Exception as error:
-            print(f"error: {one_line(error)}", file=sys.stderr)
+            print(f"error: {explained(error)}", file=sys.stderr)
             raise SystemExit(2) from None  # Hydra would turn any other exception into a warning
 
 
@@ -30,9 +30,10 @@ def each_value_once(overrides: Sequence[str]) -> Iterator[list[str]]:
     """Yield lists of overrides without sweeps, in which each value of each swept setting occurs.
 
     Values are varied one setting at a time, the others at their first value: as many lists as there are
-    values, not as there are jobs.
+    values, not as there are jobs. Hydra must be initialised.
     """
-    parsed = OverridesParser.create().parse_overrides(list(overrides))
+    loader = GlobalHydra.instance().config_loader()  # knows what glob(*) stands for
+    parsed = OverridesParser.create(config_loader=loader).parse_overrides(list(overrides))
     choices = [
         [f"{override.get_key_element()}={value}" for value in override.sweep_string_iterator()]
         if override.is_sweep_override()

@@ -1,18 +1,114 @@
 """What several tests need."""
 
+import logging
 import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+
+ROOT = Path(__file__).parents[1]
+DATA_DIR = Path(os.environ.get("FEDPROX_DATA_DIR", "data")).absolute()  # before a test changes the working directory
 
 
 @pytest.fixture
 def data_dir() -> Path:
     """Return the folder that holds MNIST/raw; without it the test is skipped, under CI it fails."""
-    folder = Path(os.environ.get("FEDPROX_DATA_DIR", "data"))
-    if (folder / "MNIST" / "raw" / "train-images-idx3-ubyte").is_file():
-        return folder
-    missing = f"MNIST is not in {folder / 'MNIST' / 'raw'}; set FEDPROX_DATA_DIR to the folder that holds MNIST/raw"
+    raw = DATA_DIR / "MNIST" / "raw"
+    if (raw / "train-images-idx3-ubyte").is_file():
+        return DATA_DIR
+    missing = f"MNIST is not in {raw}; set FEDPROX_DATA_DIR to the folder that holds MNIST/raw"
     if os.environ.get("CI"):
         pytest.fail(missing)
     pytest.skip(missing)
+
+
+@dataclass(frozen=True)
+class Ended:
+    """What a command left on the terminal.
+
+    Attributes:
+        status: Its exit status.
+        out: Its standard output.
+        err: Its standard error.
+    """
+
+    status: int
+    out: str
+    err: str
+
+
+@pytest.fixture
+def fedprox(tmp_path, monkeypatch, capfd) -> Callable[..., Ended]:
+    """Return a function that calls `fedprox.main.main` in this process, from tmp_path as working directory.
+
+    A run's directory is tmp_path / "run", a sweep's tmp_path / "sweep", unless the arguments say otherwise.
+    """
+    from fedprox.main import main
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["fedprox"])
+    monkeypatch.setenv("FEDPROX_DATA_DIR", str(DATA_DIR))
+    monkeypatch.setenv("HYDRA_FULL_ERROR", "")  # main sets it; this is what brings it back
+
+    def call(*arguments: str) -> Ended:
+        capfd.readouterr()
+        with _hydra_and_logging_left_as_they_were():
+            try:
+                status = main(_with_directories(arguments))
+            except SystemExit as end:
+                status = int(end.code or 0)
+        return Ended(status, *capfd.readouterr())
+
+    return call
+
+
+def _with_directories(arguments: tuple[str, ...]) -> list[str]:
+    given = {argument.partition("=")[0] for argument in arguments}
+    defaults = {"hydra.run.dir": "run", "hydra.sweep.dir": "sweep"}
+    return [*arguments, *(f"{key}={value}" for key, value in defaults.items() if key not in given)]
+
+
+@contextmanager
+def _hydra_and_logging_left_as_they_were() -> Iterator[None]:
+    from hydra.core.global_hydra import GlobalHydra
+    from hydra.core.hydra_config import HydraConfig
+
+    root = logging.getLogger()
+    handlers, level = list(root.handlers), root.level
+    try:
+        yield
+    finally:
+        for handler in set(root.handlers) - set(handlers):
+            handler.close()  # main.log
+        root.handlers[:] = handlers
+        root.setLevel(level)
+        GlobalHydra.instance().clear()
+        HydraConfig.instance().cfg = None
+
+
+@pytest.fixture
+def program(tmp_path) -> Callable[..., Ended]:
+    """Return a function that runs `python -m fedprox.main` as a process of its own, in tmp_path."""
+
+    def call(*arguments: str) -> Ended:
+        command = [sys.executable, "-m", "fedprox.main", *arguments]
+        done = subprocess.run(command, cwd=tmp_path, env=environment(), capture_output=True, text=True, timeout=120)
+        return Ended(done.returncode, done.stdout, done.stderr)
+
+    return call
+
+
+def environment(**more: str) -> dict[str, str]:
+    """Return the variables for a process that runs this checkout's code from any working directory."""
+    return {**os.environ, "PYTHONPATH": str(ROOT), "FEDPROX_DATA_DIR": str(DATA_DIR), **more}
+
+
+@pytest.fixture(name="environment")
+def environment_fixture() -> Callable[..., dict[str, str]]:
+    """Return `environment`."""
+    return environment

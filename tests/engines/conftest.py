@@ -1,0 +1,66 @@
+"""A small federation for the tests of engines."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import pytest
+import torch
+from flwr.app import ArrayRecord, ConfigRecord, Message
+from torch import nn
+
+from fedprox.client_app import ClientSide
+from fedprox.data.federated import ClientIndex, FederatedData, LabelledData
+from fedprox.plan import PaperProtocol, Plan
+from fedprox.solvers.reference import SgdSettings
+from fedprox.strategy import FedProx, Planned
+
+SIZES = [1, 9, 4, 23, 7, 12]
+SHAPE, NUM_CLASSES = (2, 3), 4
+
+
+@dataclass(frozen=True)
+class Federation:
+    """Six clients with 1 to 23 examples, all of them in each round, half of them stragglers.
+
+    Attributes:
+        side: What an engine needs.
+        plan: Who does how much.
+        start: The initial global model.
+        messages: Returns a round's messages from any global model.
+    """
+
+    side: ClientSide
+    plan: Plan
+    start: ArrayRecord
+    messages: Callable[..., list[Message]]
+
+
+@pytest.fixture(scope="session")
+def federation() -> Federation:
+    rng = np.random.default_rng(0)
+    num_examples = sum(SIZES)
+    data = LabelledData(
+        features=rng.normal(size=(num_examples, *SHAPE)).astype(np.float32),
+        labels=rng.integers(NUM_CLASSES, size=num_examples),
+        test_features=np.empty((0, *SHAPE), dtype=np.float32),
+        test_labels=np.empty(0, dtype=np.int64),
+        num_classes=NUM_CLASSES,
+        mean=np.zeros((), dtype=np.float32),
+        std=np.ones((), dtype=np.float32),
+    )
+    train = ClientIndex.from_lists(np.split(rng.permutation(num_examples), np.cumsum(SIZES)[:-1]))
+    model = nn.Sequential(nn.Flatten(), nn.Dropout(0.25), nn.Linear(6, NUM_CLASSES))
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        nn.init.normal_(model[2].weight)
+    held_out = ClientIndex.from_lists([np.empty(0, dtype=np.int64)] * len(SIZES))
+    side = ClientSide(FederatedData(data, train, held_out), model, SgdSettings(0.1, 4, momentum=0.5))
+    plan = Plan(np.array(SIZES), len(SIZES), 3, 4, 0.5, PaperProtocol(), seed=0)
+    start = ArrayRecord(model.state_dict())
+
+    def messages(round_num: int = 1, arrays: ArrayRecord = start, mu: float = 0.5) -> list[Message]:
+        config = ConfigRecord({"proximal-mu": mu})
+        return Planned(FedProx(), plan).configure_train(round_num, arrays, config, None)
+
+    return Federation(side, plan, start, messages)

@@ -1,0 +1,139 @@
+"""The engine that plays all clients in this process."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from flwr.app import ArrayRecord, ConfigRecord
+
+from fedprox.client_app import ClientSide
+from fedprox.engines.local import LocalGrid
+from fedprox.messages import node_id, task_of
+from fedprox.plan import epoch_orders
+from fedprox.solvers.reference import LocalWork, ReferenceSolver
+from fedprox.strategy import FedProx, Planned
+
+
+@pytest.fixture
+def grid(federation) -> LocalGrid:
+    return LocalGrid(federation.side)
+
+
+def params(reply) -> dict[str, torch.Tensor]:
+    return reply.content["arrays"].to_torch_state_dict()
+
+
+def equal(one, other) -> bool:
+    """Return whether two replies say the same, bit by bit."""
+    same_model = all(torch.equal(params(one)[name], params(other)[name]) for name in params(one))
+    return same_model and dict(one.content["metrics"]) == dict(other.content["metrics"])
+
+
+def test_there_is_one_node_per_client(grid):
+    assert list(grid.get_node_ids()) == [node_id(client) for client in range(6)]
+
+
+def test_replies_come_in_the_order_of_the_messages_and_from_their_clients(federation, grid):
+    messages = federation.messages()
+    replies = grid.send_and_receive(messages)
+    assert [reply.metadata.src_node_id for reply in replies] == [m.metadata.dst_node_id for m in messages]
+    sizes = [int(federation.side.data.train.sizes[task_of(message).client]) for message in messages]
+    assert [reply.content["metrics"]["num-examples"] for reply in replies] == sizes
+    steps = [reply.content["metrics"]["num-steps"] for reply in replies]
+    assert steps == [task_of(message).num_steps for message in messages]
+
+
+def test_a_straggler_stops_in_the_middle_of_its_only_epoch(federation, grid):
+    # With E = 1 a straggler does 1 .. ceil(n / 4) steps; the largest client has six batches.
+    planned = Planned(FedProx(), replace(federation.plan, num_epochs=1, stragglers_fraction=1.0))
+    num_partial = 0
+    for round_num in range(1, 6):
+        messages = planned.configure_train(round_num, federation.start, ConfigRecord({"proximal-mu": 0.5}), None)
+        for message, reply in zip(messages, grid.send_and_receive(messages), strict=True):
+            task = task_of(message)
+            assert reply.content["metrics"]["num-steps"] == task.num_steps
+            num_partial += task.num_steps < -(-reply.content["metrics"]["num-examples"] // 4)
+    assert num_partial > 0
+
+
+@pytest.mark.parametrize("mu", [0.0, 0.5])
+def test_each_reply_is_the_reference_solvers_on_the_clients_own_examples(federation, grid, mu):
+    side = federation.side
+    messages = federation.messages(round_num=2, mu=mu)
+    for message, reply in zip(messages, grid.send_and_receive(messages), strict=True):
+        task = task_of(message)
+        positions = side.data.train[task.client]
+        features = torch.from_numpy(side.data.data.features[positions])
+        labels = torch.from_numpy(side.data.data.labels[positions])
+        orders = epoch_orders((0, 0, 2, task.client), len(labels), task.num_epochs)
+        seed = int(np.random.SeedSequence((0, 0, 2, task.client)).generate_state(1)[0])
+        work = LocalWork(orders, task.num_steps, mu, seed)
+        expected = ReferenceSolver(side.model, side.sgd).solve(
+            federation.start.to_torch_state_dict(), features, labels, work
+        )
+        for name, value in expected.params.items():  # the same operations in the same order: no tolerance
+            assert torch.equal(params(reply)[name], value)
+        assert reply.content["metrics"]["train-loss"] == expected.train_loss
+
+
+def test_a_clients_reply_depends_neither_on_the_others_nor_on_earlier_rounds(federation, grid):
+    together = grid.send_and_receive(federation.messages())
+    grid.send_and_receive(federation.messages(round_num=2))
+    backwards = grid.send_and_receive(federation.messages()[::-1])[::-1]
+    alone = [LocalGrid(federation.side).send_and_receive([message])[0] for message in federation.messages()]
+    assert all(equal(one, other) for one, other in zip(together, backwards, strict=True))
+    assert all(equal(one, other) for one, other in zip(together, alone, strict=True))
+
+
+def test_every_round_starts_at_the_global_model_it_is_sent(federation, grid):
+    first = grid.send_and_receive(federation.messages())
+    moved = first[0].content["arrays"]
+    from_moved = grid.send_and_receive(federation.messages(arrays=moved))
+    assert not any(equal(one, other) for one, other in zip(first, from_moved, strict=True))
+    again = grid.send_and_receive(federation.messages())
+    assert all(equal(one, other) for one, other in zip(first, again, strict=True))
+
+
+def test_the_global_model_and_the_shared_data_stay_as_they_were(federation, grid):
+    data = federation.side.data.data
+    before = (data.features.copy(), {n: a.numpy().copy() for n, a in federation.start.items()})
+    weights = {name: value.clone() for name, value in federation.side.model.state_dict().items()}
+    grid.send_and_receive(federation.messages())
+    assert np.array_equal(data.features, before[0])
+    assert all(np.array_equal(federation.start[name].numpy(), value) for name, value in before[1].items())
+    assert all(torch.equal(federation.side.model.state_dict()[name], value) for name, value in weights.items())
+
+
+def test_no_messages_no_replies(grid):
+    assert grid.send_and_receive([]) == []
+
+
+def test_torchs_number_of_threads_is_as_before_also_after_an_error(federation, grid):
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        grid.send_and_receive(federation.messages())
+        assert torch.get_num_threads() == 2
+        message = federation.messages()[0]
+        message.content["task"]["client"] = 99
+        with pytest.raises(Exception, match="99"):
+            grid.send_and_receive([message])
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(before)
+
+
+def test_an_error_in_a_client_comes_out(federation):
+    class Broken(torch.nn.Module):
+        def forward(self, x):
+            raise ArithmeticError("no logits")
+
+    side = ClientSide(federation.side.data, Broken(), federation.side.sgd)
+    message = federation.messages(arrays=ArrayRecord())[0]  # it has no parameters
+    with pytest.raises(Exception, match="no logits"):
+        LocalGrid(side).send_and_receive([message])
+
+
+def test_there_is_no_memory_outside_this_process(grid):
+    assert grid.peak_memory_bytes() == 0

@@ -1,0 +1,370 @@
+"""The local solver's definition: w <- w - lr * (grad F_B(w) + mu * (w - w^t) + weight_decay * w)."""
+
+import copy
+import math
+from itertools import pairwise
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional
+
+from fedprox.solvers.reference import LocalWork, ReferenceSolver, SgdSettings, step
+
+# Float64 throughout: what remains is rounding, a few units of 1e-16 per operation.
+EXACT = {"rtol": 1e-12, "atol": 1e-13}
+NUM_EXAMPLES, NUM_FEATURES, NUM_CLASSES = 8, 3, 4
+
+
+def examples(num_examples: int = NUM_EXAMPLES, seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
+    rng = np.random.default_rng(seed)
+    features = torch.from_numpy(rng.normal(size=(num_examples, NUM_FEATURES)))
+    return features, torch.from_numpy(rng.integers(NUM_CLASSES, size=num_examples))
+
+
+def linear() -> nn.Module:
+    return nn.Linear(NUM_FEATURES, NUM_CLASSES).double()
+
+
+def weights(seed: int = 1, scale: float = 1.0) -> dict[str, torch.Tensor]:
+    """Return parameters of both signs for `linear`."""
+    rng = np.random.default_rng(seed)
+    return {
+        "weight": torch.from_numpy(scale * rng.normal(size=(NUM_CLASSES, NUM_FEATURES))),
+        "bias": torch.from_numpy(scale * rng.normal(size=NUM_CLASSES)),
+    }
+
+
+def orders(num_epochs: int, num_examples: int = NUM_EXAMPLES, seed: int = 2) -> list[list[int]]:
+    rng = np.random.default_rng(seed)
+    return [rng.permutation(num_examples).tolist() for _ in range(num_epochs)]
+
+
+def batches(epoch_orders: list[list[int]], batch_size: int) -> list[list[int]]:
+    """Return the positions of each mini-batch, written out independently of the solver."""
+    return [order[at : at + batch_size] for order in epoch_orders for at in range(0, len(order), batch_size)]
+
+
+def work(epochs: list[list[int]], num_steps: int, mu: float, seed: int = 0) -> LocalWork:
+    return LocalWork([np.array(order, dtype=np.int64) for order in epochs], num_steps, mu, seed)
+
+
+def solve(
+    global_params: dict[str, torch.Tensor],
+    *,
+    mu: float = 0.0,
+    num_steps: int = 10**6,
+    epochs: list[list[int]] | None = None,
+    data: tuple[torch.Tensor, torch.Tensor] | None = None,
+    model: nn.Module | None = None,
+    seed: int = 0,
+    **sgd,
+):
+    settings = SgdSettings(**({"learning_rate": 0.1, "batch_size": 3} | sgd))
+    solver = ReferenceSolver(model or linear(), settings)
+    features, labels = data or examples()
+    return solver.solve(
+        global_params, features, labels, work(orders(2) if epochs is None else epochs, num_steps, mu, seed)
+    )
+
+
+def flat(params: dict[str, torch.Tensor]) -> torch.Tensor:
+    return torch.cat([params["weight"].flatten(), params["bias"].flatten()])
+
+
+def assert_same(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor], **tolerance) -> None:
+    assert one.keys() == other.keys()
+    for name in one:
+        torch.testing.assert_close(one[name], other[name], **(tolerance or EXACT))
+
+
+# One step
+
+
+@pytest.mark.parametrize("mu", [0.0, 0.5, 2.0])
+@pytest.mark.parametrize("weight_decay", [0.0, 0.25])
+def test_one_step_on_a_quadratic_matches_the_closed_form(mu, weight_decay):
+    # f(w) = (w - b)^2 / 2, so w1 = w0 - lr * ((w0 - b) + mu * (w0 - wt) + wd * w0); w0 on both sides of wt and b.
+    b, wt, lr = 3.0, -1.0, 0.1
+    for w0 in (2.0, -4.0, 5.0, wt):
+        params = [torch.tensor([w0], dtype=torch.float64)]
+        anchor = [torch.tensor([wt], dtype=torch.float64)]
+        sgd = SgdSettings(lr, 1, weight_decay=weight_decay)
+        step(params, [params[0] - b], anchor, None, mu, sgd)
+        expected = w0 - lr * ((w0 - b) + mu * (w0 - wt) + weight_decay * w0)
+        assert params[0].item() == pytest.approx(expected, rel=1e-14)
+        assert anchor[0].item() == wt
+
+
+def test_the_proximal_term_grows_in_proportion_to_the_distance():
+    # The gradient of (mu / 2) * d^2 is mu * d; that of an un-squared norm would not depend on |d|.
+    lr, mu = 0.1, 0.5
+    for distance in (-8.0, -1.0, -0.01, 0.01, 1.0, 8.0):
+        params = [torch.tensor([7.0 + distance], dtype=torch.float64)]
+        step(
+            params,
+            [torch.zeros(1, dtype=torch.float64)],
+            [torch.tensor([7.0]).double()],
+            None,
+            mu,
+            SgdSettings(lr, 1),
+        )
+        assert params[0].item() - 7.0 == pytest.approx(distance * (1 - lr * mu), rel=1e-9)
+
+
+def test_many_steps_on_a_quadratic_follow_the_closed_form_to_the_proximal_minimum():
+    # With g(w) = w - b the error against the minimum w* = (b + mu wt) / (1 + mu) shrinks by 1 - lr (1 + mu).
+    b, wt, lr, mu, num_steps = 3.0, -1.0, 0.1, 2.0, 25
+    params = [torch.tensor([wt], dtype=torch.float64)]
+    anchor = [params[0].clone()]
+    for _ in range(num_steps):
+        step(params, [params[0] - b], anchor, None, mu, SgdSettings(lr, 1))
+    minimum = (b + mu * wt) / (1 + mu)
+    expected = minimum + (wt - minimum) * (1 - lr * (1 + mu)) ** num_steps
+    assert params[0].item() == pytest.approx(expected, rel=1e-13)
+
+
+def test_momentum_carries_the_whole_bracket():
+    # v1 = g1, v2 = m v1 + g2 with g = (w - b) + mu (w - wt), both signs of w - wt.
+    b, wt, lr, mu, m = 3.0, -1.0, 0.1, 0.5, 0.9
+    for w0 in (2.0, -4.0):
+        params, anchor = [torch.tensor([w0]).double()], [torch.tensor([wt]).double()]
+        velocity = [torch.zeros(1).double()]
+        sgd = SgdSettings(lr, 1, momentum=m)
+        for _ in range(2):
+            step(params, [params[0] - b], anchor, velocity, mu, sgd)
+        v1 = (w0 - b) + mu * (w0 - wt)
+        w1 = w0 - lr * v1
+        v2 = m * v1 + (w1 - b) + mu * (w1 - wt)
+        assert params[0].item() == pytest.approx(w1 - lr * v2, rel=1e-14)
+        assert velocity[0].item() == pytest.approx(v2, rel=1e-14)
+
+
+# The gradient of h_k
+
+
+@pytest.mark.parametrize("mu", [0.0, 0.7])
+def test_every_step_is_the_gradient_of_the_batchs_h_with_the_anchor_at_the_global_model(mu):
+    # h_B(w) = F_B(w) + mu/2 ||w - w^t||^2 by central differences; steps 2 .. 6 have left w^t, in both
+    # directions. The differences err by about eps^2 + 1e-16 / eps = 1e-10 for eps = 1e-6, and dividing a
+    # step by lr = 0.1 adds 1e-15.
+    features, labels = examples()
+    start, eps, lr = weights(), 1e-6, 0.1
+    path = [flat(start)] + [flat(solve(start, mu=mu, num_steps=s).params) for s in range(1, 7)]
+    difference = path[5] - path[0]
+    assert (difference > 0).any()
+    assert (difference < 0).any()
+
+    def h(w: torch.Tensor, batch: list[int]) -> float:
+        weight, bias = w[:-NUM_CLASSES].reshape(NUM_CLASSES, NUM_FEATURES), w[-NUM_CLASSES:]
+        logits = features[batch] @ weight.T + bias
+        loss = (torch.logsumexp(logits, 1) - logits[torch.arange(len(batch)), labels[batch]]).mean()
+        return float(loss + mu / 2 * ((w - path[0]) ** 2).sum())
+
+    for (w, after), batch in zip(pairwise(path), batches(orders(2), 3), strict=True):
+        unit = eps * torch.eye(len(w), dtype=torch.float64)
+        numeric = torch.tensor([(h(w + e, batch) - h(w - e, batch)) / (2 * eps) for e in unit]).double()
+        torch.testing.assert_close((w - after) / lr, numeric, rtol=1e-7, atol=1e-8)
+
+
+# Known special cases
+
+
+@pytest.mark.parametrize("momentum", [0.0, 0.9])
+@pytest.mark.parametrize("weight_decay", [0.0, 0.01])
+def test_mu_0_is_torchs_sgd(momentum, weight_decay):
+    model = linear()
+    model.load_state_dict(weights())
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=momentum, weight_decay=weight_decay)
+    features, labels = examples()
+    for batch in batches(orders(2), 3):
+        optimizer.zero_grad()
+        functional.cross_entropy(model(features[batch]), labels[batch]).backward()
+        optimizer.step()
+    ours = solve(weights(), momentum=momentum, weight_decay=weight_decay)
+    assert ours.num_steps == 6
+    assert_same(ours.params, dict(model.state_dict()))
+
+
+@pytest.mark.parametrize("momentum", [0.0, 0.9])
+def test_from_zero_weights_mu_is_weight_decay_mu(momentum):
+    zero = {name: torch.zeros_like(value) for name, value in weights().items()}
+    with_mu = solve(zero, mu=0.3, momentum=momentum)
+    with_decay = solve(zero, weight_decay=0.3, momentum=momentum)
+    assert_same(with_mu.params, with_decay.params)
+
+
+def test_from_other_weights_mu_is_not_weight_decay():
+    difference = flat(solve(weights(), mu=0.3).params) - flat(solve(weights(), weight_decay=0.3).params)
+    assert difference.abs().max() > 0.01
+
+
+def test_mu_changes_the_result_and_holds_it_nearer_to_the_global_model():
+    start = weights()
+    distances = [float((flat(solve(start, mu=mu).params) - flat(start)).norm()) for mu in (0.0, 0.5, 2.0)]
+    assert distances[0] > 1.02 * distances[1] > 1.02**2 * distances[2] > 0
+
+
+def test_mu_does_not_change_the_first_step_because_it_starts_at_the_anchor():
+    one, other = (solve(weights(), mu=mu, num_steps=1).params for mu in (0.0, 5.0))
+    assert_same(one, other, rtol=0.0, atol=0.0)
+
+
+# How much work
+
+
+def test_it_stops_after_num_steps_in_the_middle_of_an_epoch():
+    first, second = orders(2)
+    stopped = solve(weights(), num_steps=4, mu=0.5)  # three batches of the first epoch, one of the second
+    by_hand = solve(weights(), epochs=[first, second[:3]], mu=0.5)
+    assert (stopped.num_steps, by_hand.num_steps) == (4, 4)
+    assert_same(stopped.params, by_hand.params)
+    assert stopped.train_loss == pytest.approx(by_hand.train_loss, rel=1e-12)
+    assert not torch.equal(flat(stopped.params), flat(solve(weights(), num_steps=5, mu=0.5).params))
+
+
+def test_no_step_gives_the_global_model_back():
+    for solution in (solve(weights(), num_steps=0), solve(weights(), epochs=[])):
+        assert solution.num_steps == 0
+        assert solution.train_loss == 0.0
+        assert_same(solution.params, weights(), rtol=0.0, atol=0.0)
+
+
+def test_several_epochs_are_their_orders_one_after_another():
+    # 6 examples in batches of 3: epochs end at batch borders, so one long order makes the same batches.
+    data, epochs = examples(6), orders(3, 6)
+    in_epochs = solve(weights(), data=data, epochs=epochs, mu=0.4, momentum=0.5)
+    in_one = solve(weights(), data=data, epochs=[[*epochs[0], *epochs[1], *epochs[2]]], mu=0.4, momentum=0.5)
+    assert in_epochs.num_steps == in_one.num_steps == 6
+    assert_same(in_epochs.params, in_one.params)
+
+
+def test_the_short_last_batch_is_kept_with_its_own_mean():
+    # 4 examples in batches of 3: the second step is on one example, whose gradient has full weight.
+    data, start, lr = examples(4), weights(), 0.1
+    solution = solve(start, data=data, epochs=[[2, 0, 3, 1]])
+    after_first = solve(start, data=data, epochs=[[2, 0, 3]])
+    x, y = data[0][1], data[1][1]
+    weight, bias = after_first.params["weight"], after_first.params["bias"]
+    error = torch.softmax(weight @ x + bias, 0) - functional.one_hot(y, NUM_CLASSES)
+    assert solution.num_steps == 2
+    torch.testing.assert_close(solution.params["bias"], bias - lr * error, **EXACT)
+    torch.testing.assert_close(solution.params["weight"], weight - lr * torch.outer(error, x), **EXACT)
+
+
+def test_one_example_is_one_step_per_epoch():
+    # The gradient of the cross-entropy in the bias is softmax(W x + b) - e_y.
+    data, start = examples(1), weights()
+    solution = solve(start, data=data, epochs=[[0]], batch_size=10, learning_rate=0.5)
+    error = torch.softmax(start["weight"] @ data[0][0] + start["bias"], 0)
+    error[data[1][0]] -= 1
+    assert solution.num_steps == 1
+    torch.testing.assert_close(solution.params["bias"], start["bias"] - 0.5 * error, **EXACT)
+    assert solve(start, data=data, epochs=[[0]] * 4).num_steps == 4
+
+
+def test_the_order_of_the_examples_matters():
+    one = solve(weights(), epochs=[list(range(8))])
+    other = solve(weights(), epochs=[list(range(7, -1, -1))])
+    assert (flat(one.params) - flat(other.params)).abs().max() > 1e-3
+
+
+# What is reported
+
+
+def test_train_loss_is_the_mean_over_examples_as_they_were_processed_without_the_proximal_term():
+    # Batches of 3, 3 and 2: each one's mean at the weights before its step, weighted by its size. The mean
+    # of batch means would be another number.
+    features, labels = examples()
+    epochs, start, mu = orders(1), weights(), 0.8
+    path = [start] + [solve(start, epochs=epochs, num_steps=s, mu=mu).params for s in (1, 2)]
+    sums = []
+    for params, batch in zip(path, batches(epochs, 3), strict=True):
+        logits = (features[batch] @ params["weight"].T + params["bias"]).numpy()
+        chosen = logits[np.arange(len(batch)), labels[batch].numpy()]
+        sums.append(float((np.log(np.exp(logits).sum(axis=1)) - chosen).sum()))
+    mean_of_means = (sums[0] / 3 + sums[1] / 3 + sums[2] / 2) / 3
+    assert abs(sum(sums) / 8 - mean_of_means) > 1e-3
+    # The sum is kept in float32: 2^-24 relative per addition, three additions.
+    assert solve(start, epochs=epochs, mu=mu).train_loss == pytest.approx(sum(sums) / 8, rel=1e-6)
+
+
+# What it leaves alone
+
+
+def test_arguments_and_the_model_passed_in_stay_as_they_were():
+    model, (features, labels), start = linear(), examples(), weights()
+    model.eval()
+    model.zero_grad()
+    before = [copy.deepcopy(value) for value in (model.state_dict(), features, labels, start)]
+    solution = solve(start, data=(features, labels), model=model, mu=0.5, momentum=0.9, weight_decay=0.1)
+    assert_same(dict(model.state_dict()), dict(before[0]), rtol=0.0, atol=0.0)
+    assert torch.equal(features, before[1])
+    assert torch.equal(labels, before[2])
+    assert_same(start, before[3], rtol=0.0, atol=0.0)
+    assert not model.training
+    assert all(param.grad is None for param in model.parameters())
+    assert not torch.equal(flat(solution.params), flat(start))
+
+
+def test_a_later_call_neither_changes_an_earlier_solution_nor_depends_on_it():
+    solver = ReferenceSolver(linear(), SgdSettings(0.1, 3, momentum=0.9))
+    features, labels = examples()
+    first = solver.solve(weights(), features, labels, work(orders(2), 6, 0.5))
+    kept = copy.deepcopy(first.params)
+    solver.solve(weights(seed=5), features, labels, work(orders(2, seed=6), 6, 0.5))
+    assert_same(first.params, kept, rtol=0.0, atol=0.0)
+    # The velocity starts at zero: the same call gives the same result, and that of a fresh solver.
+    again = solver.solve(weights(), features, labels, work(orders(2), 6, 0.5))
+    assert_same(again.params, kept, rtol=0.0, atol=0.0)
+
+
+def test_torchs_global_generator_is_neither_read_nor_changed():
+    model = nn.Sequential(nn.Dropout(0.5), linear())
+    start = {f"1.{name}": value for name, value in weights().items()}
+    torch.manual_seed(1)
+    one = solve(start, model=model, seed=3)
+    torch.manual_seed(2)
+    state = torch.get_rng_state()
+    other = solve(start, model=model, seed=3)
+    assert torch.equal(torch.get_rng_state(), state)
+    assert_same(one.params, other.params, rtol=0.0, atol=0.0)
+
+
+def test_dropout_follows_the_seed_of_the_work():
+    model = nn.Sequential(nn.Dropout(0.5), linear())
+    start = {f"1.{name}": value for name, value in weights().items()}
+    one, same, other = (solve(start, model=model, seed=seed).params["1.weight"] for seed in (3, 3, 4))
+    without = solve(weights()).params["weight"]
+    assert torch.equal(one, same)
+    assert (one - other).abs().max() > 1e-3
+    assert (one - without).abs().max() > 1e-3  # so it is training mode
+
+
+def test_batch_norms_buffers_are_part_of_the_solution_and_start_at_the_global_ones():
+    # running_mean <- 0.9 running_mean + 0.1 batch mean, from the global value 5; one batch of all 8 examples.
+    model = nn.Sequential(nn.BatchNorm1d(NUM_FEATURES), nn.Linear(NUM_FEATURES, NUM_CLASSES)).double()
+    start = copy.deepcopy(model.state_dict())
+    start["0.running_mean"].fill_(5.0)
+    features, labels = examples()
+    solver = ReferenceSolver(model, SgdSettings(0.1, 8))
+    for _ in range(2):  # the second call does not go on from the first one's buffers
+        solution = solver.solve(start, features, labels, work(orders(1), 1, 0.5))
+        assert solution.params.keys() == start.keys()
+        expected = 0.9 * 5.0 + 0.1 * features.mean(dim=0)
+        torch.testing.assert_close(solution.params["0.running_mean"], expected, **EXACT)
+        assert int(solution.params["0.num_batches_tracked"]) == 1
+    assert float(start["0.running_mean"].min()) == 5.0
+
+
+def test_float32_models_stay_float32_and_agree_with_float64():
+    # Six steps of size 0.1 on numbers of order 1: a few hundred float32 roundings of 6e-8.
+    features, labels = examples()
+    single = {name: value.float() for name, value in weights().items()}
+    model = nn.Linear(NUM_FEATURES, NUM_CLASSES)
+    solution = solve(single, data=(features.float(), labels), model=model, mu=0.5)
+    assert {value.dtype for value in solution.params.values()} == {torch.float32}
+    double = flat(solve(weights(), mu=0.5).params)
+    torch.testing.assert_close(flat(solution.params).double(), double, rtol=0, atol=1e-5)
+    assert math.isfinite(solution.train_loss)

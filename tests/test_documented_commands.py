@@ -1,0 +1,334 @@
+"""Every command of README.md and docs/*.md is run, made small; none is skipped without being named here."""
+
+import csv
+import json
+import math
+import re
+import shlex
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+import torch
+from hydra.core.override_parser.overrides_parser import OverridesParser
+
+ROOT = Path(__file__).parents[1]
+FENCE = re.compile(r"^(?P<indent> *)```(?P<language>\w*)[^\n`]*\n(?P<text>.*?)^ *``` *$", re.MULTILINE | re.DOTALL)
+FILE = re.compile(r"# file: (\w+)\.py\n")
+NOT_RUN = (  # what needs a network or changes a shell; every other command is run or is an error
+    r"git clone \S+",
+    r"cd \S+",
+    r"python3? -m venv \.venv",
+    r"source \.venv/bin/activate",
+    r"pip install -r requirements\.txt",
+    r"pip install (--no-deps )?(-e )?\.",
+    r"ray start --head.*",
+    r"ray start --address=\S+.*",
+    r"ray stop",
+)
+
+
+@dataclass(frozen=True)
+class Document:
+    """A page: its commands in order, and the Python files that it shows.
+
+    Attributes:
+        name: What the page is called in the names of tests.
+        commands: Lines of its blocks marked sh; continued lines are joined.
+        files: Name -> text of its Python blocks that begin with "# file: NAME.py".
+        languages: The marks of all its blocks.
+    """
+
+    name: str
+    commands: tuple[str, ...]
+    files: dict[str, str]
+    languages: frozenset[str]
+
+
+def read_document(name: str, text: str) -> Document:
+    blocks = [
+        (fence["language"], re.sub(f"^{fence['indent']}", "", fence["text"], flags=re.MULTILINE))
+        for fence in FENCE.finditer(text)
+    ]
+    lines = [line for language, block in blocks if language == "sh" for line in join_continued(block)]
+    files = [(found[1], block) for language, block in blocks if language == "python" and (found := FILE.match(block))]
+    assert len(files) == len(dict(files)), f"{name} shows two files of one name"
+    languages = frozenset(language for language, _ in blocks)
+    return Document(name, tuple(lines), dict(files), languages)
+
+
+def join_continued(block: str) -> Iterator[str]:
+    """Yield a block's commands, without comments and blank lines."""
+    for line in re.sub(r" *\\\n\s*", " ", block).splitlines():
+        if command := re.sub(r"(^|\s+)#.*$", "", line).strip():
+            yield command
+
+
+DOCUMENTS = [
+    read_document(str(file.relative_to(ROOT)), file.read_text(encoding="utf-8"))
+    for file in (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")))
+]
+COMMANDS = [
+    pytest.param(document, command, id=f"{document.name}: {command}")
+    for document in DOCUMENTS
+    for command in document.commands
+]
+
+
+def program_of(words: list[str]) -> str:
+    """Return what a command runs: "fedprox.main", "fedprox.report", "make", or "" for anything else."""
+    if set("|&;><") & set("".join(re.sub(r"<[\w. ]*>", "", word) for word in words)):
+        return ""
+    if re.fullmatch(r"(\S*/)?python3?", words[0]) and words[1:2] == ["-m"] and len(words) > 2:
+        return words[2] if words[2] in ("fedprox.main", "fedprox.report") else ""
+    return {"fedprox": "fedprox.main", "make": "make"}.get(words[0], "")
+
+
+def arguments_of(words: list[str]) -> list[str]:
+    return words[1:] if words[0] in ("fedprox", "make") else words[3:]
+
+
+def made_small(arguments: list[str], data_dir: Path) -> list[str]:
+    """Return a command's arguments with few rounds, few repetitions and this machine's data folder."""
+    if {"--help", "--cfg", "--info", "--hydra-help"} & set(arguments):
+        return arguments
+    sweeps = bool({"--multirun", "-m"} & set(arguments))
+    kept = [re.sub(r"range\((\d+)\)", _at_most_two, word) for word in arguments if not word.startswith("num_rounds=")]
+    kept = [
+        f"data_dir={data_dir}" if word.startswith("data_dir=") and not Path(word[9:]).is_absolute() else word
+        for word in kept
+    ]
+    cheap = ["num_epochs=2", "clients_per_round=2"] if "model=cnn" in kept else []  # minutes otherwise
+    return [*kept, *cheap, f"num_rounds={1 if sweeps else 2}"]
+
+
+def _at_most_two(found: re.Match[str]) -> str:
+    return f"range({min(2, int(found[1]))})"
+
+
+def num_jobs(arguments: list[str]) -> int:
+    """Return how many runs a command does: the product of its sweeps."""
+    overrides = [word for word in arguments if "=" in word and not word.startswith("--")]
+    parsed = OverridesParser.create().parse_overrides(overrides)
+    return math.prod(len(list(override.sweep_string_iterator())) for override in parsed if override.is_sweep_override())
+
+
+def needs_what_is_not_here(arguments: list[str]) -> str:
+    """Return the setting that cannot be had on this machine, "" if there is none."""
+    for word in arguments:
+        key, _, value = word.partition("=")
+        if key == "engine.address":
+            return key
+        asks_for_gpu = value.startswith("cuda") if key == "server_device" else key.endswith("num_gpus") and value != "0"
+        if asks_for_gpu and not torch.cuda.is_available():
+            return key
+    return ""
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory) -> dict[str, Path]:
+    """Return each document's folder, with the Python files that it shows; its commands run there in order."""
+    made = {}
+    for document in DOCUMENTS:
+        made[document.name] = tmp_path_factory.mktemp("document")
+        for name, text in document.files.items():
+            (made[document.name] / f"{name}.py").write_text(text)
+    return made
+
+
+def runs_in(folder: Path) -> set[Path]:
+    return {file.parent for file in folder.rglob("run.json")}
+
+
+def sweeps_in(folder: Path) -> list[Path]:
+    """Return the sweeps' directories, oldest first."""
+    files = sorted(folder.rglob("multirun.yaml"), key=lambda file: file.stat().st_mtime)
+    return [file.parent.relative_to(folder) for file in files]
+
+
+def filled_in(arguments: list[str], sweeps: list[Path]) -> list[str]:
+    """Return a report's arguments with multirun/<...> replaced by the sweeps that are there, in their order."""
+    places = [place for place, word in enumerate(arguments) if re.match(r"multirun/.*<.*>", word)]
+    assert len(places) <= len(sweeps), "more placeholders than sweeps: a page's commands are run all together, in order"
+    filled = dict(zip(places, map(str, sweeps), strict=False))
+    return [filled.get(place, word) for place, word in enumerate(arguments)]
+
+
+@pytest.mark.parametrize(("document", "command"), COMMANDS)
+def test_a_documented_command_works(folders, environment, request, document, command):
+    words = shlex.split(command)
+    program = program_of(words)
+    if any(re.fullmatch(pattern, shlex.join(words)) for pattern in NOT_RUN):
+        return
+    assert program, f"do not know how to run: {command}"
+    if program == "make":
+        told = subprocess.run(["make", "-n", *arguments_of(words)], cwd=ROOT, capture_output=True, text=True)
+        assert told.returncode == 0, told.stderr
+        assert told.stdout
+        return
+    folder = folders[document.name]
+
+    def call(arguments: list[str]) -> subprocess.CompletedProcess:
+        variables = environment(PYTHONPATH=f"{ROOT}:{folder}")
+        line = [sys.executable, "-m", program, *arguments]
+        return subprocess.run(line, cwd=folder, env=variables, capture_output=True, text=True, timeout=300)
+
+    if needs_mnist(words):
+        request.getfixturevalue("data_dir")  # skips, or fails under CI
+    if program == "fedprox.report":
+        assert_reports(call, folder, filled_in(arguments_of(words), sweeps_in(folder)))
+    else:
+        assert_runs(call, folder, made_small(arguments_of(words), Path(environment()["FEDPROX_DATA_DIR"])))
+
+
+def needs_mnist(words: list[str]) -> bool:
+    """Return whether a command reads MNIST, or reports on sweeps that did."""
+    data = [word for word in words if word.startswith(("dataset=", "dataset._target_=", "experiment="))]
+    return not any("mnist" not in word for word in data) and "--help" not in words
+
+
+def assert_reports(call, folder: Path, arguments: list[str]) -> None:
+    """Run a report; every file that it was asked for is there afterwards."""
+    ended = call(arguments)
+    assert ended.returncode == 0, ended.stderr
+    files = [folder / arguments[place + 1] for place, word in enumerate(arguments) if word in ("--out", "--table")]
+    assert files
+    assert all(file.stat().st_size for file in files)
+
+
+def assert_runs(call, folder: Path, arguments: list[str]) -> None:
+    """Run an experiment or a sweep; each job leaves a finished run with all its rounds."""
+    before = runs_in(folder)
+    ended = call(arguments)
+    if lacking := needs_what_is_not_here(arguments):
+        assert (ended.returncode, ended.stderr.count("\n")) == (2, 1), ended.stderr
+        assert ended.stderr.startswith("error: ")
+        assert lacking in ended.stderr
+        return
+    assert (ended.returncode, ended.stderr) == (0, "")
+    if not any(word.startswith("num_rounds=") for word in arguments):  # --help and the like
+        assert ended.stdout
+        return
+    new = runs_in(folder) - before
+    assert len(new) == num_jobs(arguments)
+    for run in new:
+        facts = json.loads((run / "run.json").read_text())
+        with (run / "metrics.csv").open() as file:
+            rounds = [int(row["round"]) for row in csv.DictReader(file)]
+        assert facts["status"] == "finished"
+        assert rounds == list(range(facts["settings"]["num_rounds"] + 1))
+
+
+def test_the_readme_says_how_to_test_run_and_sweep():
+    (readme,) = [document for document in DOCUMENTS if document.name == "README.md"]
+    assert {"make run", "make test"} <= set(readme.commands)
+    main = [command for command in readme.commands if command.startswith("python -m fedprox.main")]
+    assert "python -m fedprox.main" in main
+    assert [command for command in main if "--multirun" in command and "+repeat_num=range(5)" in command]
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda document: document.name)
+def test_every_block_of_commands_is_marked_sh_so_that_it_is_run(document):
+    assert document.languages & {"bash", "shell", "console", "zsh"} == set()
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda document: document.name)
+def test_every_python_file_that_is_shown_is_used_by_a_command_of_its_page(document):
+    unused = [name for name in document.files if not any(f"={name}." in command for command in document.commands)]
+    assert unused == []
+
+
+# The reader of documents itself.
+
+SAMPLE = """
+Some text, `python -m fedprox.main inline=1` is no block.
+
+```sh
+# a comment
+make run
+
+python -m fedprox.main --multirun \\
+    mu=0.0,2.0 '+repeat_num=range(5)'
+```
+
+```python
+# file: mine.py
+def data():
+    return 1
+```
+
+```python
+print("of no file")
+```
+
+- in a list:
+  ```sh
+  python -m fedprox.main   # with a comment
+  ```
+
+```
+python -m fedprox.main output=1
+```
+"""
+
+
+def test_reading_joins_continued_lines_and_takes_blocks_marked_sh_only():
+    document = read_document("sample", SAMPLE)
+    assert document.commands == (
+        "make run",
+        "python -m fedprox.main --multirun mu=0.0,2.0 '+repeat_num=range(5)'",
+        "python -m fedprox.main",
+    )
+    assert document.files == {"mine": "# file: mine.py\ndef data():\n    return 1\n"}
+    assert document.languages == {"sh", "python", ""}
+
+
+def test_a_run_becomes_small_and_keeps_all_else():
+    small = made_small(["mu=1", "num_rounds=200", "data_dir=../data", "hydra.run.dir=x"], Path("/mnist"))
+    assert small == ["mu=1", "data_dir=/mnist", "hydra.run.dir=x", "num_rounds=2"]
+    assert made_small(["--help"], Path("/mnist")) == ["--help"]
+
+
+def test_a_sweep_becomes_small_and_keeps_its_jobs_but_for_repetitions():
+    small = made_small(["--multirun", "mu=0,2", "stragglers_fraction=0,0.5,0.9", "+repeat_num=range(5)"], Path("/x"))
+    assert small == ["--multirun", "mu=0,2", "stragglers_fraction=0,0.5,0.9", "+repeat_num=range(2)", "num_rounds=1"]
+    assert num_jobs(small) == 2 * 3 * 2
+    assert num_jobs(["mu=1", "num_rounds=2"]) == 1
+
+
+@pytest.mark.parametrize(
+    ("command", "program"),
+    [
+        ("python -m fedprox.main mu=1", "fedprox.main"),
+        (".venv/bin/python -m fedprox.main", "fedprox.main"),
+        ("fedprox mu=1", "fedprox.main"),
+        ("python -m fedprox.report multirun/<...> --out f.png", "fedprox.report"),
+        ("make test", "make"),
+        ("python -m http.server", ""),
+        ("python train.py", ""),
+        ("rm -rf x", ""),
+        ("python -m fedprox.main && make", ""),
+        ("python -m fedprox.main > log", ""),
+        ("make run; make test", ""),
+    ],
+)
+def test_what_nobody_knows_how_to_run_is_not_taken_for_a_program(command, program):
+    assert program_of(shlex.split(command)) == program
+
+
+def test_placeholders_are_filled_with_the_sweeps_in_their_order():
+    sweeps = [Path("multirun/a/1"), Path("multirun/a/2")]
+    asked = ["multirun/<...>", "multirun/<date>/<time>", "--out", "f.png"]
+    assert filled_in(asked, sweeps) == ["multirun/a/1", "multirun/a/2", "--out", "f.png"]
+    with pytest.raises(AssertionError, match="more placeholders than sweeps"):
+        filled_in(asked, sweeps[:1])
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="CUDA is there")
+def test_a_command_for_a_gpu_is_known_to_fail_where_there_is_none():
+    assert needs_what_is_not_here(["server_device=cuda", "client_resources.num_gpus=0.25"]) == "server_device"
+    assert needs_what_is_not_here(["client_resources.num_gpus=0.25"]) == "client_resources.num_gpus"
+    assert needs_what_is_not_here(["server_device=cpu", "client_resources.num_gpus=0"]) == ""

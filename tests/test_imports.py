@@ -1,0 +1,144 @@
+"""Imports point one way, and what is slow or optional is imported only where it is used."""
+
+import ast
+import functools
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import fedprox
+
+PACKAGE = Path(fedprox.__file__).parent
+
+# From the bottom up: a module may import those before it, and no other.
+ORDER = [
+    "errors",
+    "seeds",
+    "plan",
+    "data.federated",
+    "data.partition",
+    "data.digits",
+    "data.mnist",
+    "data.synthetic",
+    "models",
+    "metrics",
+    "solvers.reference",
+    "messages",
+    "strategy",
+    "client_app",
+    "engines.identity",
+    "engines.local",
+    "engines.ray",
+    "rounds",
+    "progress",
+    "records",
+    "report.checks",
+    "report.directory",
+    "report.table",
+    "report.figures",
+    "report.__main__",
+    "config",
+    "experiment",
+    "sweep",
+    "main",
+]
+
+# Who may import what, imports inside functions included; a name stands for itself and all below it.
+ALLOWED = {
+    "matplotlib": {"report"},
+    "pandas": {"report"},
+    "ray": {"engines.ray"},
+    "hydra": {"main", "config", "experiment", "sweep"},
+    "omegaconf": {"main", "config", "experiment", "sweep"},
+    "flwr": {"messages", "strategy", "client_app", "engines", "rounds", "experiment"},
+    "torch": {"models", "metrics", "solvers", "client_app", "engines.local", "records", "config", "experiment"},
+    "torchvision": {"data.mnist"},
+    "sklearn": {"data.digits"},
+    "tqdm": {"progress"},
+}
+
+
+@functools.cache
+def modules() -> dict[str, ast.Module]:
+    """Return every module's syntax tree by its name below `fedprox`; packages are not among them."""
+    return {
+        ".".join(path.relative_to(PACKAGE).with_suffix("").parts): ast.parse(path.read_text())
+        for path in PACKAGE.rglob("*.py")
+        if path.name != "__init__.py" and "conf" not in path.relative_to(PACKAGE).parts
+    }
+
+
+def imported(tree: ast.AST) -> set[str]:
+    """Return the full names that a module imports, `from a import b` as a.b, by import_module("a") too."""
+    names = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, "a relative import"
+            names |= {f"{node.module}.{alias.name}" for alias in node.names}
+        elif isinstance(node, ast.Call) and getattr(node.func, "id", "") == "import_module":
+            names |= {arg.value for arg in node.args if isinstance(arg, ast.Constant)}
+    return names
+
+
+def own(names: set[str]) -> set[str]:
+    """Return which modules of the package are meant by imported names."""
+    below = {name.removeprefix("fedprox.") for name in names if name.startswith("fedprox.")}
+    known = set(modules())
+    found = {module for name in below for module in known if name == module or name.startswith(module + ".")}
+    unknown = {name for name in below if not any(name == m or name.startswith(m + ".") for m in known)}
+    assert not unknown, f"imports of what is no module: {unknown}"
+    return found
+
+
+def test_the_order_lists_every_module_once():
+    assert sorted(ORDER) == sorted(modules())
+
+
+@pytest.mark.parametrize("module", ORDER)
+def test_a_module_imports_only_those_before_it(module):
+    assert own(imported(modules()[module])) <= set(ORDER[: ORDER.index(module)])
+
+
+@pytest.mark.parametrize("library", ALLOWED)
+def test_a_library_is_imported_only_where_it_belongs(library):
+    users = {
+        module
+        for module, tree in modules().items()
+        if any(name.partition(".")[0] == library for name in imported(tree))
+    }
+    strangers = {user for user in users if not any((user + ".").startswith(room + ".") for room in ALLOWED[library])}
+    assert not strangers
+    assert users  # else the table is out of date
+
+
+def test_packages_hold_a_docstring_and_nothing_else():
+    for path in PACKAGE.rglob("__init__.py"):
+        body = ast.parse(path.read_text()).body
+        assert len(body) == 1, path.name
+        assert isinstance(body[0].value, ast.Constant)
+        assert isinstance(body[0].value.value, str)
+
+
+def loaded_by(module: str) -> set[str]:
+    """Return the top-level names of everything that a fresh process loads with a module."""
+    code = f"import sys, {module}; print(*sorted({{name.partition('.')[0] for name in sys.modules}}))"
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=PACKAGE.parent, capture_output=True, text=True, check=True, timeout=60
+    )
+    return set(done.stdout.split())
+
+
+def test_the_command_line_starts_without_what_takes_seconds_to_import():
+    loaded = loaded_by("fedprox.main")
+    assert "hydra" in loaded
+    assert not loaded & {"torch", "ray", "torchvision", "matplotlib", "sklearn", "pandas", "flwr"}
+
+
+def test_an_experiment_loads_neither_ray_nor_the_libraries_of_other_data_sets_nor_figures():
+    loaded = loaded_by("fedprox.experiment")
+    assert {"torch", "flwr"} <= loaded
+    assert not loaded & {"ray", "torchvision", "sklearn", "matplotlib"}

@@ -1,0 +1,505 @@
+"""Runs from end to end through the command line, and what they leave in the run directory."""
+
+import csv
+import json
+import os
+import platform
+import pty
+import select
+import signal
+import subprocess
+import sys
+import termios
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from fedprox.data.digits import digits
+from fedprox.data.mnist import mnist
+from fedprox.metrics import evaluate
+
+DIGITS = ("dataset=digits", "engine=local")
+MNIST = ("dataset=mnist", "engine=local")
+COLUMNS = ["round", "test_loss", "test_accuracy", "train_loss_cohort", "num_clients_counted", "time_s"]
+CLIENT_COLUMNS = ["round", "client", "num_examples", "is_straggler", "num_epochs", "num_steps", "counted", "train_loss"]
+# A run between two others, after which the data of the first are divided anew and not taken from memory.
+OTHER_DATA = ("dataset=digits", "engine=local", "partition=iid", "num_rounds=1", "clients_per_round=1")
+
+
+@pytest.fixture
+def run(fedprox, tmp_path):
+    """Return a function that does one successful run and returns its directory."""
+
+    def call(*arguments: str, into: str = "run") -> Path:
+        ended = fedprox(*arguments, f"hydra.run.dir={into}")
+        assert ended.status == 0, ended.err
+        return tmp_path / into
+
+    return call
+
+
+def metrics(run_dir: Path) -> list[dict[str, str]]:
+    with (run_dir / "metrics.csv").open() as file:
+        return list(csv.DictReader(file))
+
+
+def untimed(run_dir: Path) -> list[dict[str, str]]:
+    return [{name: value for name, value in row.items() if name != "time_s"} for row in metrics(run_dir)]
+
+
+def clients(run_dir: Path) -> list[dict[str, str]]:
+    with (run_dir / "clients.csv").open() as file:
+        return list(csv.DictReader(file))
+
+
+def cohorts(run_dir: Path) -> list[tuple[str, ...]]:
+    """Return (round, client, is_straggler) in the order of the file."""
+    return [(row["round"], row["client"], row["is_straggler"]) for row in clients(run_dir)]
+
+
+def sizes(run_dir: Path) -> dict[str, str]:
+    return {row["client"]: row["num_examples"] for row in clients(run_dir)}
+
+
+def record(run_dir: Path) -> dict[str, Any]:
+    return json.loads((run_dir / "run.json").read_text())
+
+
+# What is in the run directory.
+
+
+def test_the_run_directory_holds_what_is_promised_and_nothing_else(run):
+    folder = run(*DIGITS, "num_rounds=2")
+    files = {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
+    ours = {"metrics.csv", "clients.csv", "run.json", "model.safetensors", "curves.png"}
+    hydras = {"main.log", ".hydra/config.yaml", ".hydra/hydra.yaml", ".hydra/overrides.yaml"}
+    assert files == ours | hydras
+    assert (folder / "curves.png").read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.parametrize("num_rounds", [1, 3])
+def test_metrics_has_a_row_for_the_initial_model_and_one_per_round(run, num_rounds):
+    rows = metrics(run(*DIGITS, f"num_rounds={num_rounds}"))
+    assert list(rows[0]) == COLUMNS
+    assert [int(row["round"]) for row in rows] == list(range(num_rounds + 1))
+    assert (rows[0]["train_loss_cohort"], rows[0]["num_clients_counted"]) == ("", "0")
+    assert all(0 < float(row["test_loss"]) < 5 and 0 <= float(row["test_accuracy"]) <= 1 for row in rows)
+    times = [float(row["time_s"]) for row in rows]
+    assert times == sorted(times)
+
+
+def test_clients_has_a_row_for_each_client_of_each_cohort(run):
+    rows = clients(run(*DIGITS, "num_rounds=3", "clients_per_round=7", "num_clients=40"))
+    assert list(rows[0]) == CLIENT_COLUMNS
+    assert [int(row["round"]) for row in rows] == [1] * 7 + [2] * 7 + [3] * 7
+    for round_num in "123":
+        members = {int(row["client"]) for row in rows if row["round"] == round_num}
+        assert len(members) == 7
+        assert members <= set(range(40))
+
+
+def test_full_work_is_all_epochs_and_a_stragglers_is_less_in_whole_epochs(run):
+    rows = clients(run(*DIGITS, "num_rounds=5", "num_epochs=4", "batch_size=5", "stragglers_fraction=0.5"))
+    for row in rows:
+        num_batches = -(-int(row["num_examples"]) // 5)
+        assert int(row["num_steps"]) == int(row["num_epochs"]) * num_batches
+        assert int(row["num_epochs"]) in ({1, 2, 3} if row["is_straggler"] == "True" else {4})
+    assert {row["is_straggler"] for row in rows} == {"True", "False"}
+
+
+def test_train_loss_cohort_is_the_clients_mean_weighted_by_their_examples(run):
+    folder = run(*DIGITS, "num_rounds=2")
+    for round_num in (1, 2):
+        rows = [row for row in clients(folder) if int(row["round"]) == round_num]
+        weights = [int(row["num_examples"]) for row in rows]
+        expected = np.average([float(row["train_loss"]) for row in rows], weights=weights)
+        assert float(metrics(folder)[round_num]["train_loss_cohort"]) == pytest.approx(expected, rel=1e-12)
+
+
+def test_run_json_says_what_the_result_depends_on(run):
+    facts = record(run(*DIGITS, "num_rounds=2", "mu=0.5", "seed=7", "+repeat_num=3"))
+    assert (facts["status"], facts["seed"], facts["repetition"]) == ("finished", 7, 3)
+    assert facts["settings"]["mu"] == 0.5
+    assert facts["settings"]["dataset"] == {"_target_": "fedprox.data.digits.digits"}
+    assert "${" not in json.dumps(facts["settings"])  # references are resolved
+    assert {"num_rounds=2", "mu=0.5", "seed=7", "+repeat_num=3"} <= set(facts["command"])
+    assert facts["versions"]["python"] == platform.python_version()
+    assert facts["versions"]["torch"] == torch.__version__.partition("+")[0] or torch.__version__
+    assert {"flwr", "ray", "numpy", "hydra-core"} <= set(facts["versions"])
+    assert facts["hardware"]["num_cpus"] == os.cpu_count()
+    assert len(facts["hardware"]["gpus"]) == torch.cuda.device_count()
+
+
+def test_run_json_names_the_commit_and_whether_files_were_changed(run):
+    commit = record(run(*DIGITS, "num_rounds=1"))["git_commit"]
+    git = ["git", "-C", str(Path(__file__).parents[1])]
+    head = subprocess.run([*git, "rev-parse", "HEAD"], capture_output=True, text=True, check=False).stdout.strip()
+    if not head:
+        pytest.skip("these files are not in a git checkout")
+    changed = subprocess.run([*git, "status", "--porcelain", "-uno"], capture_output=True, text=True, check=True).stdout
+    assert commit == head + ("-dirty" if changed else "")
+
+
+def test_timings_add_up_and_peak_memory_is_that_of_a_process_with_torch(run):
+    started = time.perf_counter()
+    folder = run(*DIGITS, "num_rounds=3")
+    elapsed = time.perf_counter() - started
+    facts = record(folder)
+    timings = facts["timings"]
+    assert set(timings) == {"setup_s", "rounds_s", "total_s"}
+    assert 0 < timings["setup_s"] + timings["rounds_s"] <= timings["total_s"] + 1e-3  # rounds_s may be rounded
+    assert timings["total_s"] < elapsed
+    assert timings["rounds_s"] == pytest.approx(float(metrics(folder)[-1]["time_s"]), abs=1e-6)
+    assert 50e6 < facts["peak_memory_bytes"] < 50e9  # importing torch alone takes more than 50 MB
+
+
+def test_the_result_is_the_last_row_and_the_first_of_the_most_accurate_ones(run):
+    folder = run(*DIGITS, "num_rounds=8", "learning_rate=1")  # so high a rate that accuracy goes up and down
+    rows = [{name: float(value or "nan") for name, value in row.items()} for row in metrics(folder)]
+    result = record(folder)["result"]
+    assert (result["final"]["round"], result["final"]["test_accuracy"]) == (8, rows[-1]["test_accuracy"])
+    best = max(rows, key=lambda row: row["test_accuracy"])
+    assert (result["best"]["round"], result["best"]["test_accuracy"]) == (best["round"], best["test_accuracy"])
+
+
+@pytest.mark.parametrize("dataset", ["digits", "mnist"])
+def test_the_saved_model_has_the_last_rows_accuracy_and_loss(run, data_dir, dataset):
+    folder = run(f"dataset={dataset}", "engine=local", "num_rounds=3")
+    params = load_file(folder / "model.safetensors")
+    source = digits() if dataset == "digits" else mnist(str(data_dir))
+    inputs = torch.from_numpy(source.model_input(source.test_features)).flatten(1)
+    logits = inputs @ params["1.weight"].T + params["1.bias"]
+    labels = torch.from_numpy(source.test_labels)
+    last = metrics(folder)[-1]
+    # One image of the test set is the least that could differ: ties aside, none may.
+    assert float(last["test_accuracy"]) == pytest.approx(float((logits.argmax(1) == labels).double().mean()), abs=1e-9)
+    loss = float(torch.nn.functional.cross_entropy(logits, labels))
+    assert float(last["test_loss"]) == pytest.approx(loss, rel=1e-4)  # a float32 mean here, exact sums there
+
+
+def test_the_saved_cnn_fits_the_model_it_was_made_by(run):
+    from fedprox.models import cnn
+
+    folder = run(*DIGITS, "model=cnn", "num_rounds=1", "num_epochs=2", "clients_per_round=2")
+    model = cnn((8, 8), 10)
+    model.load_state_dict(load_file(folder / "model.safetensors"))
+    source = digits()
+    inputs = torch.from_numpy(source.model_input(source.test_features))
+    accuracy = evaluate(model, inputs, torch.from_numpy(source.test_labels)).accuracy
+    assert accuracy == pytest.approx(float(metrics(folder)[-1]["test_accuracy"]), abs=1e-9)
+
+
+# What the numbers are.
+
+
+def test_mnist_begins_near_the_loss_of_guessing_and_ends_lower(run, data_dir):
+    rows = metrics(run(*MNIST, "num_rounds=3"))
+    # A guess costs ln 10 = 2.303; random weights of a logistic model cost a little more.
+    assert 2.2 < float(rows[0]["test_loss"]) < 2.8
+    assert float(rows[-1]["test_loss"]) < float(rows[0]["test_loss"]) - 0.2
+    assert record(Path("run"))["data"].startswith("1000 clients")
+
+
+def test_fedavg_and_fedprox_of_one_seed_have_the_same_cohorts_and_stragglers(run, data_dir):
+    arguments = (*MNIST, "num_rounds=4", "stragglers_fraction=0.5")
+    fedprox = run(*arguments, into="fedprox")
+    fedavg = run("--config-name", "fedavg", *arguments, into="fedavg")
+    assert cohorts(fedprox) == cohorts(fedavg)
+    assert {straggler for _, _, straggler in cohorts(fedavg)} == {"True", "False"}
+    assert metrics(fedprox)[0]["test_loss"] == metrics(fedavg)[0]["test_loss"]
+    assert (record(fedprox)["algorithm"], record(fedavg)["algorithm"]) == ("FedProx (mu = 1)", "FedAvg")
+
+
+@pytest.mark.parametrize("choice", [("--config-name", "fedavg"), ("strategy=fedavg",)])
+def test_fedavg_counts_those_who_are_no_stragglers_and_computes_no_others(run, choice):
+    folder = run(*choice, *DIGITS, "num_rounds=4", "stragglers_fraction=0.5")
+    for row in clients(folder):
+        straggles = row["is_straggler"] == "True"
+        assert (row["counted"], row["train_loss"] == "") == (str(not straggles), straggles)
+        assert (row["num_steps"] == "0") == straggles
+    for row in metrics(folder)[1:]:
+        in_time = [c for c in clients(folder) if c["round"] == row["round"] and c["is_straggler"] == "False"]
+        assert int(row["num_clients_counted"]) == len(in_time)
+    assert record(folder)["settings"]["mu"] == 0
+
+
+def test_fedprox_counts_everyone(run):
+    folder = run(*DIGITS, "num_rounds=4", "stragglers_fraction=0.5")
+    assert {row["counted"] for row in clients(folder)} == {"True"}
+    assert [row["num_clients_counted"] for row in metrics(folder)[1:]] == ["10"] * 4
+
+
+def test_a_round_whose_whole_cohort_straggles_leaves_fedavgs_model_as_it_was(run):
+    rows = untimed(run("--config-name", "fedavg", *DIGITS, "num_rounds=2", "stragglers_fraction=1"))
+    assert [row["test_loss"] for row in rows] == [rows[0]["test_loss"]] * 3
+    assert [(row["num_clients_counted"], row["train_loss_cohort"]) for row in rows[1:]] == [("0", "")] * 2
+
+
+def test_without_stragglers_and_mu_fedprox_is_fedavg(run):
+    arguments = (*DIGITS, "num_rounds=3", "stragglers_fraction=0", "mu=0")
+    assert untimed(run(*arguments, into="a")) == untimed(run("--config-name", "fedavg", *arguments, into="b"))
+
+
+def test_mu_changes_the_result(run):
+    arguments = (*DIGITS, "num_rounds=2")
+    without, with_mu = (untimed(run(*arguments, f"mu={mu}", into=f"mu{mu}")) for mu in (0, 1))
+    assert without[0] == with_mu[0]
+    assert without[1]["test_loss"] != with_mu[1]["test_loss"]
+
+
+def test_a_longer_run_begins_like_a_shorter_one(run):
+    shorter, longer = (run(*DIGITS, f"num_rounds={num_rounds}", into=str(num_rounds)) for num_rounds in (3, 6))
+    assert untimed(longer)[:4] == untimed(shorter)
+    assert clients(longer)[:30] == clients(shorter)
+
+
+def test_the_same_command_gives_the_same_numbers(run):
+    first = run(*DIGITS, "num_rounds=3", into="first")
+    run(*OTHER_DATA, into="between")
+    second = run(*DIGITS, "num_rounds=3", into="second")
+    assert untimed(first) == untimed(second)
+    assert clients(first) == clients(second)
+    assert (first / "model.safetensors").read_bytes() == (second / "model.safetensors").read_bytes()
+
+
+def test_the_seed_changes_initial_model_cohorts_and_partition(run):
+    zero, one = (run(*DIGITS, "num_rounds=3", f"seed={seed}", into=str(seed)) for seed in (0, 1))
+    assert metrics(zero)[0]["test_loss"] != metrics(one)[0]["test_loss"]
+    assert cohorts(zero) != cohorts(one)
+    both = sizes(zero).keys() & sizes(one).keys()
+    assert both
+    assert any(sizes(zero)[client] != sizes(one)[client] for client in both)
+
+
+def test_a_repetition_changes_cohorts_and_initial_model_but_not_the_partition(run):
+    arguments = (*DIGITS, "num_rounds=6", "clients_per_round=30")
+    zero = run(*arguments, "+repeat_num=0", into="zero")
+    run(*OTHER_DATA, into="between")
+    one = run(*arguments, "+repeat_num=1", into="one")
+    assert cohorts(zero) != cohorts(one)
+    assert metrics(zero)[0]["test_loss"] != metrics(one)[0]["test_loss"]
+    both = sizes(zero).keys() & sizes(one).keys()
+    assert len(both) > 20  # of 100 clients, 180 draws each reach most
+    assert {client: sizes(zero)[client] for client in both} == {client: sizes(one)[client] for client in both}
+
+
+def test_repetition_0_is_the_run_without_repetitions(run):
+    plain = run(*DIGITS, "num_rounds=3", into="plain")
+    run(*OTHER_DATA, into="between")
+    zero = run(*DIGITS, "num_rounds=3", "+repeat_num=0", into="zero")
+    assert untimed(plain) == untimed(zero)
+    assert clients(plain) == clients(zero)
+
+
+STRATEGIES = {
+    "FedAdam": [],
+    "FedMedian": [],
+    "Krum": ["+strategy.num_malicious_nodes=2"],
+}
+
+
+@pytest.mark.parametrize(("name", "arguments"), STRATEGIES.items(), ids=STRATEGIES)
+def test_any_flower_strategy_runs_on_the_same_cohorts(run, name, arguments):
+    target = f"strategy._target_=flwr.serverapp.strategy.{name}"
+    theirs = run(*DIGITS, "num_rounds=3", target, *arguments, into=name)
+    ours = run(*DIGITS, "num_rounds=3", into="ours")
+    assert cohorts(theirs) == cohorts(ours)
+    assert [row["num_clients_counted"] for row in metrics(theirs)] == ["0", "10", "10", "10"]
+    first, last = metrics(theirs)[0], metrics(theirs)[-1]
+    assert first["test_loss"] == metrics(ours)[0]["test_loss"]
+    # The clients' work is the same in round 1; what is made of it is the strategy's own.
+    assert metrics(theirs)[1]["train_loss_cohort"] == metrics(ours)[1]["train_loss_cohort"]
+    assert last["test_loss"] not in (first["test_loss"], metrics(ours)[-1]["test_loss"])
+    assert record(theirs)["algorithm"] == f"{name} (mu = 1)"
+
+
+# Sweeps.
+
+
+def test_a_sweep_writes_one_run_directory_per_job(fedprox, tmp_path):
+    swept = ("mu=0,2", "stragglers_fraction=0,0.9", "+repeat_num=range(2)")
+    ended = fedprox("--multirun", *DIGITS, "num_rounds=1", *swept)
+    assert ended.status == 0, ended.err
+    jobs = [record(file.parent) for file in tmp_path.glob("sweep/*/run.json")]
+    settings = {(job["settings"]["mu"], job["settings"]["stragglers_fraction"], job["repetition"]) for job in jobs}
+    assert settings == {(mu, fraction, number) for mu in (0, 2) for fraction in (0, 0.9) for number in (0, 1)}
+    assert {job["status"] for job in jobs} == {"finished"}
+
+
+def test_a_job_of_a_sweep_gives_the_numbers_of_a_run_of_its_own(fedprox, tmp_path, run):
+    assert fedprox("--multirun", *DIGITS, "num_rounds=2", "mu=0,1", "seed=0,1").status == 0
+    alone = run(*DIGITS, "num_rounds=2", "mu=1", "seed=1")
+    assert untimed(tmp_path / "sweep" / "3") == untimed(alone)
+    assert clients(tmp_path / "sweep" / "3") == clients(alone)
+
+
+def test_a_job_that_fails_does_not_stop_the_others_and_the_status_is_2(fedprox, tmp_path):
+    # 141 clients are more than the power law can serve of these data, which only the data can tell.
+    ended = fedprox("--multirun", *DIGITS, "num_rounds=1", "num_clients=50,141,60")
+    assert ended.status == 2
+    assert ended.err.startswith("error: num_clients must be at most 140")
+    assert ended.err.count("\n") == 1
+    finished = [number for number in range(3) if (tmp_path / "sweep" / str(number) / "model.safetensors").is_file()]
+    assert finished == [0, 2]
+
+
+def test_a_command_after_one_that_failed_ends_with_0(fedprox):
+    assert fedprox(*DIGITS, "mu=-1").status == 2
+    assert fedprox(*DIGITS, "num_rounds=1").status == 0
+
+
+# Runs that are ended from outside.
+
+
+@pytest.fixture
+def started(tmp_path, environment):
+    """Start an endless run as a process and return it once five rounds are on disk; it is ended in any case."""
+    command = [sys.executable, "-m", "fedprox.main", *DIGITS, "num_rounds=1000000", "hydra.run.dir=run"]
+    process = subprocess.Popen(
+        command, cwd=tmp_path, env=environment(), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
+    )
+    file, deadline = tmp_path / "run" / "metrics.csv", time.monotonic() + 60
+    while not file.exists() or file.read_text().count("\n") < 6:
+        assert process.poll() is None, process.stderr.read()
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    yield process
+    process.kill()
+    process.communicate()
+
+
+def assert_rows_are_complete(run_dir: Path) -> None:
+    rows = metrics(run_dir)
+    assert len(rows) >= 5
+    assert [int(row["round"]) for row in rows] == list(range(len(rows)))
+    assert all(row["time_s"] and None not in row for row in rows)
+    per_round = [sum(row["round"] == str(number) for row in clients(run_dir)) for number in range(1, len(rows))]
+    assert per_round == [10] * (len(rows) - 1)
+
+
+# Ends its own process without warning before round 4, when rounds 0 to 3 are to be on disk.
+KILLS_ITSELF = """
+import os, signal
+from fedprox.strategy import FedProx
+
+class Killed(FedProx):
+    def configure_train(self, server_round, arrays, config, grid):
+        if server_round == 4:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return super().configure_train(server_round, arrays, config, grid)
+"""
+
+
+def test_a_run_that_is_killed_keeps_every_row_and_is_on_record_as_running(tmp_path, environment):
+    (tmp_path / "kills_itself.py").write_text(KILLS_ITSELF)
+    variables = environment()
+    variables["PYTHONPATH"] += f"{os.pathsep}{tmp_path}"
+    arguments = (*DIGITS, "num_rounds=9", "strategy._target_=kills_itself.Killed", "hydra.run.dir=run")
+    ended = subprocess.run([sys.executable, "-m", "fedprox.main", *arguments], cwd=tmp_path, env=variables, check=False)
+    assert ended.returncode == -signal.SIGKILL
+    assert (tmp_path / "run" / "metrics.csv").read_text().endswith("\n")
+    assert [row["round"] for row in metrics(tmp_path / "run")] == ["0", "1", "2", "3"]
+    assert [row["round"] for row in clients(tmp_path / "run")] == ["1"] * 10 + ["2"] * 10 + ["3"] * 10
+    facts = record(tmp_path / "run")
+    assert (facts["status"], facts["settings"]["num_rounds"]) == ("running", 9)
+
+
+def test_interrupt_ends_with_130_and_one_line_and_keeps_the_rows(started, tmp_path):
+    started.send_signal(signal.SIGINT)
+    _, err = started.communicate(timeout=20)
+    assert started.returncode == 130
+    assert err.splitlines()[-1].startswith("interrupted")
+    assert "Traceback" not in err
+    facts = record(tmp_path / "run")
+    assert facts["status"] == "interrupted"
+    assert_rows_are_complete(tmp_path / "run")
+    last = metrics(tmp_path / "run")[-1]
+    assert facts["result"]["final"]["round"] == int(last["round"])
+
+
+def test_terminate_keeps_the_rows(started, tmp_path):
+    started.send_signal(signal.SIGTERM)
+    assert started.wait(20) != 0
+    assert len(metrics(tmp_path / "run")) >= 5
+    assert record(tmp_path / "run")["status"] in ("running", "interrupted")
+
+
+# What is on the screen.
+
+
+def test_progress_is_plain_lines_where_there_is_no_terminal(program):
+    ended = program(*DIGITS, "num_rounds=3", "hydra.run.dir=run")
+    assert ended.status == 0
+    assert ended.err == ""
+    lines = ended.out.splitlines()
+    assert [line.partition("round ")[2][:3] for line in lines if "round " in line] == ["0/3", "3/3"]
+    assert lines[-1].endswith("results: run")
+    assert "\r" not in ended.out
+    assert "\x1b" not in ended.out
+
+
+def test_progress_is_a_bar_with_the_accuracy_on_a_terminal(tmp_path, environment):
+    master, terminal = pty.openpty()
+    termios.tcsetwinsize(terminal, (24, 120))
+    command = [sys.executable, "-m", "fedprox.main", *DIGITS, "num_rounds=3", "hydra.run.dir=run"]
+    process = subprocess.Popen(command, cwd=tmp_path, env=environment(), stdout=terminal, stderr=terminal)
+    os.close(terminal)
+    screen = read_terminal(master)
+    assert process.wait(10) == 0
+    assert "100%" in screen
+    assert "3/3" in screen
+    accuracy = float(metrics(tmp_path / "run")[-1]["test_accuracy"])
+    assert f"accuracy {accuracy:.4f}" in screen
+
+
+def read_terminal(master: int) -> str:
+    """Return what is written to a pseudo-terminal until its last writer ends."""
+    text = b""
+    while select.select([master], [], [], 60)[0]:
+        try:
+            piece = os.read(master, 65536)
+        except OSError:  # Linux says so when the other end is closed
+            break
+        if not piece:
+            break
+        text += piece
+    os.close(master)
+    return text.decode()
+
+
+def test_help_lists_the_groups_and_their_choices(fedprox):
+    ended = fedprox("--help")
+    assert (ended.status, ended.err) == (0, "")
+    choices = dict(line.split(": ", 1) for line in ended.out.splitlines() if ": " in line)
+    for group in ("dataset", "engine", "experiment", "model", "partition", "protocol", "strategy"):
+        folder = Path(__file__).parents[1] / "conf" / group
+        assert set(choices[group].split(", ")) == {file.stem for file in folder.glob("*.yaml")}
+    assert choices["num_rounds"] == "100"
+
+
+def test_help_does_not_wait_for_torch(tmp_path, environment):
+    code = """
+import sys
+from fedprox.main import main
+try:
+    main(["--help"])
+except SystemExit:
+    pass
+print("torch" in sys.modules)
+"""
+    ended = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path, env=environment(), capture_output=True, text=True
+    )
+    assert ended.stdout.splitlines()[-1] == "False"
+
+
+def test_the_run_directory_is_below_the_working_directory_whatever_that_is(program, tmp_path):
+    ended = program(*DIGITS, "num_rounds=1")
+    assert ended.status == 0, ended.err
+    (found,) = tmp_path.glob("outputs/*/*/run.json")
+    assert ended.out.splitlines()[-1].endswith(f"results: {found.parent.relative_to(tmp_path)}")

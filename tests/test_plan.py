@@ -1,0 +1,375 @@
+"""The plan: cohorts, stragglers and local work as pure functions of settings, seed and round."""
+
+import math
+from collections import Counter
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from fedprox.errors import UserError
+from fedprox.plan import FlowerProtocol, PaperProtocol, Plan, epoch_orders
+
+PROTOCOLS = [PaperProtocol(), FlowerProtocol()]
+
+
+def make_plan(**changes) -> Plan:
+    """Return 1000 clients with 1, 2, ..., 1000 examples, ten of them in a round."""
+    settings = {
+        "client_sizes": np.arange(1, 1001),
+        "clients_per_round": 10,
+        "num_epochs": 10,
+        "batch_size": 10,
+        "stragglers_fraction": 0.9,
+        "protocol": PaperProtocol(),
+        "seed": 0,
+    }
+    return Plan(**(settings | changes))
+
+
+def assert_uniform(counts: list[int]) -> None:
+    """Check counts against the uniform distribution by Pearson's chi-square statistic.
+
+    It has k - 1 degrees of freedom, so mean k - 1 and variance 2 (k - 1); five standard deviations above the
+    mean are reached with probability below 1e-4 for the k of these tests, and the seed is fixed.
+    """
+    freedom = len(counts) - 1
+    expected = sum(counts) / len(counts)
+    statistic = sum((count - expected) ** 2 / expected for count in counts)
+    assert statistic < freedom + 5 * math.sqrt(2 * freedom)
+
+
+def straggler_tasks(plan: Plan, num_rounds: int) -> list:
+    return [task for t in range(1, num_rounds + 1) for task in plan.tasks(t) if task.is_straggler]
+
+
+# One plan for all that is compared
+
+
+@pytest.mark.parametrize("protocol", PROTOCOLS)
+def test_equal_settings_give_equal_tasks_in_every_round(protocol):
+    # Neither the algorithm nor mu is a setting of the plan: so FedAvg and FedProx meet the same clients.
+    one, other = make_plan(protocol=protocol), make_plan(protocol=type(protocol)())
+    assert [one.tasks(t) for t in range(1, 30)] == [other.tasks(t) for t in range(1, 30)]
+
+
+@pytest.mark.parametrize("protocol", PROTOCOLS)
+def test_a_rounds_tasks_do_not_depend_on_which_rounds_were_asked_for_before(protocol):
+    plan = make_plan(protocol=protocol)
+    forward = {t: plan.tasks(t) for t in range(1, 201)}
+    fresh = make_plan(protocol=protocol)
+    assert {t: fresh.tasks(t) for t in range(100, 0, -1)} == {t: forward[t] for t in range(1, 101)}
+    assert plan.tasks(5) == forward[5]
+
+
+def test_rounds_seeds_and_repetitions_differ():
+    plan = make_plan()
+    variants = [plan.tasks(1), plan.tasks(2), make_plan(seed=1).tasks(1), make_plan(repetition=1).tasks(1)]
+    cohorts = {tuple(task.client for task in tasks) for tasks in variants}
+    assert len(cohorts) == 4
+    # With everybody in the cohort the stragglers still differ, not only who is asked.
+    all_in = {"client_sizes": np.full(10, 50), "stragglers_fraction": 0.5}
+    marks = {
+        frozenset(task.client for task in make_plan(**all_in, repetition=rep).tasks(t) if task.is_straggler)
+        for rep in range(3)
+        for t in range(1, 4)
+    }
+    assert len(marks) > 5  # nine independent choices among 252 sets: five or fewer distinct are out of reach
+
+
+def test_the_plan_leaves_the_global_generator_alone():
+    state = np.random.get_state()
+    make_plan().tasks(1)
+    assert all(np.array_equal(old, new) for old, new in zip(state, np.random.get_state(), strict=True))
+
+
+# The cohort
+
+
+@settings(max_examples=50, deadline=None)
+@given(
+    num_clients=st.integers(1, 50),
+    share=st.floats(0, 1),
+    fraction=st.floats(0, 1),
+    num_epochs=st.integers(1, 20),
+    batch_size=st.integers(1, 30),
+    seed=st.integers(0, 2**32 - 1),
+    round_num=st.integers(1, 10_000),
+    protocol=st.sampled_from(PROTOCOLS),
+)
+def test_every_plan_keeps_to_its_bounds(
+    num_clients, share, fraction, num_epochs, batch_size, seed, round_num, protocol
+):
+    sizes = np.random.default_rng(seed).integers(1, 100, num_clients)
+    per_round = max(1, round(share * num_clients))
+    if isinstance(protocol, FlowerProtocol):
+        num_epochs += 1  # it has no stragglers' work below one epoch
+    plan = Plan(sizes, per_round, num_epochs, batch_size, fraction, protocol, seed)
+    tasks = plan.tasks(round_num)
+    clients = [task.client for task in tasks]
+    assert len(clients) == per_round
+    assert len(set(clients)) == per_round
+    assert set(clients) <= set(range(num_clients))
+    if isinstance(protocol, PaperProtocol):
+        assert sum(task.is_straggler for task in tasks) == round(per_round * fraction)
+    for task in tasks:
+        num_batches = math.ceil(sizes[task.client] / batch_size)
+        assert 1 <= task.num_epochs <= num_epochs
+        assert (task.num_epochs - 1) * num_batches < task.num_steps <= task.num_epochs * num_batches
+        assert task.is_straggler or task.num_steps == num_epochs * num_batches
+        assert task.batch_key == (seed, 0, round_num, task.client)
+        if num_epochs > 1:
+            assert task.num_steps == task.num_epochs * num_batches  # whole epochs
+
+
+def test_each_client_is_chosen_equally_often():
+    # Over T rounds a client's count is binomial(T, K / N): deviation sqrt(T p (1 - p)). Of 20 clients none
+    # is 5 deviations away; the probability of a false alarm is below 20 * 6e-7.
+    num_rounds, num_clients, per_round = 2000, 20, 5
+    plan = make_plan(client_sizes=np.full(num_clients, 10), clients_per_round=per_round)
+    counts = Counter(task.client for t in range(1, num_rounds + 1) for task in plan.tasks(t))
+    p = per_round / num_clients
+    bound = 5 * math.sqrt(num_rounds * p * (1 - p))
+    assert sum(counts.values()) == num_rounds * per_round
+    assert all(abs(counts[client] - num_rounds * p) < bound for client in range(num_clients))
+
+
+def test_selection_does_not_depend_on_sizes_stragglers_epochs_or_protocol():
+    plan = make_plan()
+    others = [
+        make_plan(client_sizes=np.full(1000, 3)),
+        make_plan(stragglers_fraction=0.0),
+        make_plan(num_epochs=2),
+        make_plan(protocol=FlowerProtocol()),
+    ]
+    cohort = [task.client for task in plan.tasks(4)]
+    assert all([task.client for task in other.tasks(4)] == cohort for other in others)
+
+
+def test_with_all_clients_in_the_cohort_each_has_one_task():
+    plan = make_plan(client_sizes=np.arange(1, 11))
+    assert sorted(task.client for task in plan.tasks(1)) == list(range(10))
+
+
+# protocol=paper
+
+
+@pytest.mark.parametrize(
+    ("per_round", "fraction", "expected"),
+    [(10, 0.0, 0), (10, 0.5, 5), (10, 0.9, 9), (10, 1.0, 10), (10, 0.34, 3), (10, 0.36, 4), (1, 0.9, 1)],
+)
+def test_paper_marks_exactly_the_rounded_share_in_every_round(per_round, fraction, expected):
+    plan = make_plan(clients_per_round=per_round, stragglers_fraction=fraction)
+    assert {sum(task.is_straggler for task in plan.tasks(t)) for t in range(1, 101)} == {expected}
+
+
+def test_paper_leaves_exactly_one_of_ten_at_90_percent():
+    plan = make_plan(stragglers_fraction=0.9)
+    survivors = [sum(not task.is_straggler for task in plan.tasks(t)) for t in range(1, 201)]
+    assert survivors == [1] * 200
+
+
+def test_paper_chooses_stragglers_uniformly_from_the_places_of_the_cohort():
+    plan = make_plan(stragglers_fraction=0.3)
+    places = Counter(place for t in range(1, 1001) for place, task in enumerate(plan.tasks(t)) if task.is_straggler)
+    # Three of ten without replacement: negative correlation only lowers the statistic.
+    assert_uniform([places[place] for place in range(10)])
+
+
+def test_paper_draws_epochs_uniformly_from_1_to_e():
+    num_epochs = 5
+    tasks = straggler_tasks(make_plan(num_epochs=num_epochs), 200)
+    counts = Counter(task.num_epochs for task in tasks)
+    assert set(counts) == {1, 2, 3, 4, 5}
+    assert_uniform([counts[epochs] for epochs in range(1, num_epochs + 1)])
+
+
+def test_paper_with_one_epoch_draws_steps_uniformly_from_1_to_the_number_of_batches():
+    # 35 examples in batches of 10: four batches, the last one short.
+    plan = make_plan(client_sizes=np.full(1000, 35), num_epochs=1)
+    tasks = straggler_tasks(plan, 200)
+    assert {task.num_epochs for task in tasks} == {1}
+    counts = Counter(task.num_steps for task in tasks)
+    assert set(counts) == {1, 2, 3, 4}
+    assert_uniform([counts[steps] for steps in range(1, 5)])
+
+
+def test_a_straggler_with_one_batch_and_one_epoch_does_that_one_step():
+    plan = make_plan(client_sizes=np.full(20, 1), num_epochs=1, stragglers_fraction=1.0)
+    assert {(task.num_epochs, task.num_steps) for task in plan.tasks(1)} == {(1, 1)}
+
+
+# protocol=flower
+
+
+def test_flower_marks_each_place_independently_with_the_given_probability():
+    # The number of stragglers in a round is binomial(10, p): mean 10 p, variance 10 p (1 - p). Dependence
+    # between places would show in the variance. Bounds: 5 deviations of the estimators; the variance's is
+    # var * sqrt(2 / T) to first order (the binomial's fourth moment adds less than 10 % here, kept in the 6).
+    num_rounds, p = 2000, 0.6
+    plan = make_plan(protocol=FlowerProtocol(), stragglers_fraction=p)
+    counts = np.array([sum(task.is_straggler for task in plan.tasks(t)) for t in range(1, num_rounds + 1)])
+    variance = 10 * p * (1 - p)
+    assert abs(counts.mean() - 10 * p) < 5 * math.sqrt(variance / num_rounds)
+    assert abs(counts.var() - variance) < 6 * variance * math.sqrt(2 / num_rounds)
+
+
+def test_flower_at_90_percent_has_no_survivor_in_35_percent_of_rounds():
+    num_rounds, p = 2000, 0.9**10
+    assert p == pytest.approx(0.349, abs=5e-4)
+    plan = make_plan(protocol=FlowerProtocol(), stragglers_fraction=0.9)
+    empty = sum(all(task.is_straggler for task in plan.tasks(t)) for t in range(1, num_rounds + 1))
+    assert abs(empty - num_rounds * p) < 5 * math.sqrt(num_rounds * p * (1 - p))
+
+
+def test_flower_draws_epochs_uniformly_from_1_to_e_minus_1():
+    tasks = straggler_tasks(make_plan(protocol=FlowerProtocol(), num_epochs=6), 200)
+    counts = Counter(task.num_epochs for task in tasks)
+    assert set(counts) == {1, 2, 3, 4, 5}
+    assert_uniform([counts[epochs] for epochs in range(1, 6)])
+
+
+@pytest.mark.parametrize(("fraction", "expected"), [(0.0, 0), (1.0, 10)])
+def test_flower_at_0_and_1_marks_nobody_and_everybody(fraction, expected):
+    plan = make_plan(protocol=FlowerProtocol(), stragglers_fraction=fraction)
+    assert {sum(task.is_straggler for task in plan.tasks(t)) for t in range(1, 51)} == {expected}
+
+
+def test_flower_refuses_stragglers_where_there_is_one_epoch_only():
+    FlowerProtocol().check(num_epochs=1, stragglers_fraction=0.0)
+    FlowerProtocol().check(num_epochs=2, stragglers_fraction=1.0)
+    with pytest.raises(UserError, match=r"num_epochs >= 2.*protocol=paper"):
+        FlowerProtocol().check(num_epochs=1, stragglers_fraction=0.1)
+
+
+def test_paper_accepts_stragglers_with_one_epoch():
+    assert PaperProtocol().check(num_epochs=1, stragglers_fraction=1.0) is None
+
+
+# Both
+
+
+@pytest.mark.parametrize("protocol", PROTOCOLS)
+@settings(max_examples=30, deadline=None)
+@given(fractions=st.tuples(st.floats(0, 1), st.floats(0, 1)), round_num=st.integers(1, 1000))
+def test_fewer_stragglers_are_a_subset_of_more(protocol, fractions, round_num):
+    fewer, more = (
+        {
+            task.client
+            for task in make_plan(protocol=protocol, stragglers_fraction=fraction).tasks(round_num)
+            if task.is_straggler
+        }
+        for fraction in sorted(fractions)
+    )
+    assert fewer <= more
+
+
+@pytest.mark.parametrize("protocol", PROTOCOLS)
+def test_a_stragglers_work_does_not_depend_on_how_many_stragglers_there_are(protocol):
+    plan = make_plan(protocol=protocol, stragglers_fraction=1.0)
+    num_shared = 0
+    for round_num in range(1, 21):
+        work = {task.client: task for task in plan.tasks(round_num)}
+        for fraction in (0.2, 0.5, 0.9):
+            fewer = replace(plan, stragglers_fraction=fraction).tasks(round_num)
+            shared = [task for task in fewer if task.is_straggler]
+            assert all(task == work[task.client] for task in shared)
+            num_shared += len(shared)
+    assert num_shared > 200  # of 20 * (2 + 5 + 9) = 320 expected
+
+
+@pytest.mark.parametrize(
+    ("num_examples", "batch_size", "num_batches"), [(1, 10, 1), (10, 10, 1), (11, 10, 2), (20, 10, 2), (7, 1, 7)]
+)
+def test_full_work_is_epochs_times_batches_with_the_short_one_counted(num_examples, batch_size, num_batches):
+    plan = make_plan(
+        client_sizes=np.array([num_examples]),
+        clients_per_round=1,
+        num_epochs=3,
+        batch_size=batch_size,
+        stragglers_fraction=0.0,
+    )
+    (task,) = plan.tasks(1)
+    assert (task.client, task.num_epochs, task.num_steps, task.is_straggler) == (0, 3, 3 * num_batches, False)
+
+
+# Batch orders
+
+
+@settings(max_examples=50, deadline=None)
+@given(
+    key=st.tuples(st.integers(0, 2**32 - 1), st.integers(0, 99), st.integers(0, 999), st.integers(0, 999)),
+    num_examples=st.integers(1, 200),
+    num_epochs=st.integers(0, 5),
+)
+def test_every_epochs_order_is_a_permutation(key, num_examples, num_epochs):
+    orders = list(epoch_orders(key, num_examples, num_epochs))
+    assert len(orders) == num_epochs
+    assert all(sorted(order.tolist()) == list(range(num_examples)) for order in orders)
+
+
+def test_orders_differ_between_epochs_and_in_each_part_of_the_key():
+    keys = [(0, 0, 1, 2), (1, 0, 1, 2), (0, 1, 1, 2), (0, 0, 2, 2), (0, 0, 1, 3), (0, 0, 2, 1)]
+    orders = {tuple(order.tolist()) for key in keys for order in epoch_orders(key, 30, 3)}
+    assert len(orders) == len(keys) * 3
+
+
+def test_more_epochs_begin_like_fewer():
+    key = (3, 1, 4, 1)
+    fewer = [order.tolist() for order in epoch_orders(key, 12, 2)]
+    more = [order.tolist() for order in epoch_orders(key, 12, 6)]
+    assert more[:2] == fewer
+
+
+# The numbers of every result so far: drawn when the plan was defined; a change here changes them all.
+
+
+def test_pinned_orders():
+    assert [order.tolist() for order in epoch_orders((0, 0, 1, 2), 5, 3)] == [
+        [3, 0, 2, 4, 1],
+        [4, 3, 1, 2, 0],
+        [4, 2, 1, 3, 0],
+    ]
+
+
+COHORTS = [
+    [898, 902, 395, 964, 691, 53, 100, 968, 382, 185],
+    [675, 714, 701, 555, 348, 191, 892, 472, 691, 275],
+    [713, 356, 574, 401, 305, 403, 639, 845, 824, 142],
+]
+
+
+def test_pinned_rounds_of_the_papers_protocol():
+    plan = make_plan(num_epochs=20, stragglers_fraction=0.5)
+    rounds = [plan.tasks(t) for t in (1, 2, 3)]
+    assert [[task.client for task in tasks] for tasks in rounds] == COHORTS
+    assert [[int(task.is_straggler) for task in tasks] for tasks in rounds] == [
+        [0, 1, 0, 1, 0, 1, 0, 0, 1, 1],
+        [0, 0, 0, 1, 0, 0, 1, 1, 1, 1],
+        [0, 0, 1, 1, 1, 0, 1, 0, 1, 0],
+    ]
+    assert [[task.num_epochs for task in tasks] for tasks in rounds] == [
+        [20, 15, 20, 16, 20, 16, 20, 20, 1, 20],
+        [20, 20, 20, 18, 20, 20, 17, 1, 18, 16],
+        [20, 20, 15, 17, 18, 20, 19, 20, 15, 20],
+    ]
+
+
+def test_pinned_rounds_of_the_flower_protocol():
+    plan = make_plan(protocol=FlowerProtocol(), stragglers_fraction=0.5)
+    rounds = [plan.tasks(t) for t in (1, 2, 3)]
+    assert [[task.client for task in tasks] for tasks in rounds] == COHORTS
+    assert [[int(task.is_straggler) for task in tasks] for tasks in rounds] == [
+        [0, 1, 0, 0, 1, 1, 1, 1, 0, 1],
+        [0, 1, 0, 0, 1, 0, 0, 1, 1, 1],
+        [1, 0, 0, 1, 0, 1, 0, 1, 1, 1],
+    ]
+    assert [[task.num_epochs for task in tasks] for tasks in rounds] == [
+        [10, 7, 10, 10, 2, 7, 5, 6, 10, 9],
+        [10, 4, 10, 10, 9, 10, 10, 1, 8, 7],
+        [9, 10, 10, 8, 10, 5, 10, 3, 7, 6],
+    ]
+    # Client 898 has 899 examples, 90 batches, 10 epochs; the straggler 902 has 91 batches, 7 epochs.
+    assert [task.num_steps for task in rounds[0][:2]] == [900, 637]

@@ -1,0 +1,176 @@
+"""The run directory: every row on disk at once, whatever happens afterwards."""
+
+import csv
+import json
+import platform
+from importlib.metadata import version
+from pathlib import Path
+
+import pytest
+import torch
+from flwr.app import ArrayRecord
+from safetensors.torch import load_file
+
+from fedprox.metrics import Evaluation
+from fedprox.plan import ClientTask
+from fedprox.records import CLIENTS, METRICS, RunRecord, environment
+from fedprox.rounds import ClientOutcome, Round
+
+
+def outcome(round_num: int, accuracy: float = 0.5, loss: float = 1.5) -> Round:
+    """Return a round with one client that counts and one that was dropped; round 0 has none."""
+    clients = (
+        ClientOutcome(ClientTask(7, 2, 6, False, (0, 0, round_num, 7)), 30, 6, 0.25, True),
+        ClientOutcome(ClientTask(3, 1, 3, True, (0, 0, round_num, 3)), 28, 0, None, False),
+    )
+    return Round(
+        round_num, ArrayRecord(), Evaluation(loss, accuracy), clients if round_num else (), round_num + 0.12345678
+    )
+
+
+def rows(path: Path) -> list[dict[str, str]]:
+    with path.open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def run_json(folder: Path) -> dict:
+    """Return run.json, read as strictly as the JSON standard: it knows no NaN and no Infinity."""
+
+    def refuse(name: str) -> None:
+        raise AssertionError(f"{name} is no JSON")
+
+    return json.loads((folder / "run.json").read_text(), parse_constant=refuse)
+
+
+def finish(record: RunRecord) -> None:
+    record.finish({"w": torch.zeros(1)}, {"setup_s": 1.0, "rounds_s": 2.0, "total_s": 3.0}, 0)
+
+
+def test_a_run_begins_with_headers_and_the_status_running(tmp_path):
+    with RunRecord(tmp_path, {"seed": 4}):
+        facts = run_json(tmp_path)
+        assert (facts["status"], facts["seed"], facts["result"]) == ("running", 4, None)
+
+
+def test_every_row_is_on_disk_before_the_next_round(tmp_path):
+    with RunRecord(tmp_path, {}) as record:
+        for round_num in range(4):
+            record.add(outcome(round_num))
+            assert [row["round"] for row in rows(tmp_path / "metrics.csv")] == [str(t) for t in range(round_num + 1)]
+            assert len(rows(tmp_path / "clients.csv")) == 2 * round_num
+
+
+def test_metrics_csv_says_what_was_measured(tmp_path):
+    with RunRecord(tmp_path, {}) as record:
+        record.add(outcome(0, accuracy=0.1, loss=2.302585092994046))
+        record.add(outcome(1))
+    first, second = rows(tmp_path / "metrics.csv")
+    assert tuple(first) == METRICS
+    assert first == {
+        "round": "0",
+        "test_loss": "2.302585092994046",  # every digit: what is read back is what was measured
+        "test_accuracy": "0.1",
+        "train_loss_cohort": "",
+        "num_clients_counted": "0",
+        "time_s": "0.123457",
+    }
+    assert (second["train_loss_cohort"], second["num_clients_counted"]) == ("0.25", "1")
+
+
+def test_clients_csv_has_one_row_per_client_of_the_cohort_the_dropped_one_too(tmp_path):
+    with RunRecord(tmp_path, {}) as record:
+        record.add(outcome(1))
+    table = rows(tmp_path / "clients.csv")
+    assert tuple(table[0]) == CLIENTS
+    assert [list(row.values()) for row in table] == [
+        ["1", "7", "30", "False", "2", "6", "True", "0.25"],
+        ["1", "3", "28", "True", "1", "0", "False", ""],
+    ]
+
+
+def test_a_finished_run_has_its_model_timings_and_result(tmp_path):
+    with RunRecord(tmp_path, {"seed": 4}) as record:
+        for round_num, accuracy in enumerate((0.1, 0.8, 0.9, 0.9, 0.7)):
+            record.add(outcome(round_num, accuracy))
+        finish(record)
+    facts = run_json(tmp_path)
+    assert facts["status"] == "finished"
+    assert facts["timings"] == {"setup_s": 1.0, "rounds_s": 2.0, "total_s": 3.0}
+    assert (facts["result"]["final"]["round"], facts["result"]["final"]["test_accuracy"]) == (4, 0.7)
+    # Rounds 2 and 3 are equally good: the first of them is the best.
+    assert (facts["result"]["best"]["round"], facts["result"]["best"]["test_accuracy"]) == (2, 0.9)
+
+
+def test_peak_memory_adds_this_process_to_the_others(tmp_path):
+    for name, others in (("alone", 0), ("with", 10**12)):
+        (tmp_path / name).mkdir()
+        with RunRecord(tmp_path / name, {}) as record:
+            record.finish({}, {}, others)
+    alone, both = (run_json(tmp_path / name)["peak_memory_bytes"] for name in ("alone", "with"))
+    assert alone > 2**20
+    assert both - alone >= 10**12
+
+
+def test_the_model_comes_back_from_safetensors_bit_by_bit(tmp_path):
+    big = torch.randn(6, 4, generator=torch.Generator().manual_seed(0))
+    params = {"0.weight": big.T, "0.bias": torch.tensor([-0.0, 1e-38]), "n": torch.tensor(3)}
+    with RunRecord(tmp_path, {}) as record:
+        record.finish(params, {}, 0)
+    loaded = load_file(tmp_path / "model.safetensors")
+    assert loaded.keys() == params.keys()
+    for name, value in params.items():
+        assert loaded[name].dtype == value.dtype
+        assert torch.equal(loaded[name], value)
+
+
+@pytest.mark.parametrize(
+    ("error", "status"),
+    [(ValueError("lost"), "failed"), (KeyboardInterrupt(), "interrupted"), (MemoryError(), "failed")],
+)
+def test_an_exception_is_passed_on_and_keeps_what_was_measured(tmp_path, error, status):
+    def fail_after_two_rounds() -> None:
+        with RunRecord(tmp_path, {"seed": 4}) as record:
+            record.add(outcome(0))
+            record.add(outcome(1, accuracy=0.6))
+            raise error
+
+    with pytest.raises(type(error)):
+        fail_after_two_rounds()
+    assert [row["round"] for row in rows(tmp_path / "metrics.csv")] == ["0", "1"]
+    assert len(rows(tmp_path / "clients.csv")) == 2
+    facts = run_json(tmp_path)
+    assert (facts["status"], facts["seed"]) == (status, 4)
+    assert facts["result"]["final"]["test_accuracy"] == 0.6
+    assert not (tmp_path / "model.safetensors").exists()
+
+
+def test_an_exception_before_the_first_row_leaves_no_result(tmp_path):
+    with pytest.raises(ValueError, match="early"), RunRecord(tmp_path, {}):
+        raise ValueError("early")
+    assert (run_json(tmp_path)["status"], run_json(tmp_path)["result"]) == ("failed", None)
+
+
+def test_no_half_written_file_stays_behind(tmp_path):
+    with RunRecord(tmp_path, {}) as record:
+        record.add(outcome(0))
+        finish(record)
+    names = sorted(path.name for path in tmp_path.iterdir())
+    assert names == ["clients.csv", "metrics.csv", "model.safetensors", "run.json"]
+
+
+def test_run_json_stays_valid_json_when_a_run_diverges(tmp_path):
+    with RunRecord(tmp_path, {}) as record:
+        record.add(outcome(0))
+        record.add(outcome(1, loss=float("nan")))
+        record.add(outcome(2, loss=float("inf")))
+        finish(record)
+    assert run_json(tmp_path)["status"] == "finished"
+
+
+def test_the_environment_names_what_a_result_depends_on():
+    facts = environment()
+    assert json.loads(json.dumps(facts)) == facts
+    for package in ("flwr", "torch", "ray", "numpy"):
+        assert facts["versions"][package] == version(package)
+    assert facts["versions"]["python"] == platform.python_version()
+    assert facts["hardware"]["num_cpus"] >= 1

@@ -1,0 +1,187 @@
+"""The loop of rounds, with a fake engine whose clients answer by formula."""
+
+import numpy as np
+import pytest
+from flwr.app import Array, ArrayRecord, Message, MetricRecord, RecordDict
+
+from fedprox.engines.identity import act_as_server
+from fedprox.messages import task_of
+from fedprox.metrics import Evaluation
+from fedprox.plan import ClientTask, FlowerProtocol, PaperProtocol, Plan
+from fedprox.rounds import ClientOutcome, Round, run_rounds
+from fedprox.strategy import FedAvgWithStragglerDrop, FedProx, Planned
+
+SIZES = np.array([1, 4, 2, 8, 3, 5])
+
+
+class FakeEngine:
+    """Client k adds k + 1 to the model, reports the loss k / 10 and does its task's steps."""
+
+    def __init__(self) -> None:
+        act_as_server()
+        self.rounds: list[list[Message]] = []
+
+    def send_and_receive(self, messages, *, timeout=None):
+        self.rounds.append(list(messages))
+        return [self._reply(message) for message in messages]
+
+    def peak_memory_bytes(self) -> int:
+        return 0
+
+    def _reply(self, message: Message) -> Message:
+        task = task_of(message)
+        w = message.content["arrays"]["w"].numpy() + task.client + 1
+        metrics = {
+            "num-examples": int(SIZES[task.client]),
+            "train-loss": task.client / 10,
+            "num-steps": task.num_steps,
+        }
+        return Message(
+            RecordDict({"arrays": ArrayRecord({"w": Array(w)}), "metrics": MetricRecord(metrics)}),
+            reply_to=message,
+        )
+
+
+def plan(fraction: float, protocol=None, per_round: int = 4) -> Plan:
+    return Plan(SIZES, per_round, 3, 2, fraction, protocol or PaperProtocol(), seed=0)
+
+
+def run(strategy, plan: Plan, num_rounds: int = 5, mu: float = 0.5) -> tuple[list[Round], FakeEngine]:
+    engine = FakeEngine()
+    rounds = run_rounds(
+        arrays=ArrayRecord({"w": Array(np.array([10.0]))}),
+        strategy=Planned(strategy, plan),
+        grid=engine,
+        evaluate=lambda arrays: Evaluation(loss=float(arrays["w"].numpy()[0]), accuracy=0.25),
+        mu=mu,
+        num_rounds=num_rounds,
+    )
+    return list(rounds), engine
+
+
+def model(outcome: Round) -> float:
+    return float(outcome.arrays["w"].numpy()[0])
+
+
+def outcome(num_examples: int, train_loss: float | None, counted: bool) -> ClientOutcome:
+    task = ClientTask(0, 1, 1, not counted, (0, 0, 1, 0))
+    return ClientOutcome(task, num_examples, 1, train_loss, counted)
+
+
+@pytest.mark.parametrize("num_rounds", [1, 5])
+def test_round_0_is_the_initial_model_and_then_every_round_is_yielded(num_rounds):
+    rounds, engine = run(FedProx(), plan(0.5), num_rounds)
+    assert [each.round_num for each in rounds] == list(range(num_rounds + 1))
+    assert len(engine.rounds) == num_rounds
+    first = rounds[0]
+    assert (model(first), first.clients, first.num_clients_counted) == (10.0, (), 0)
+    assert first.train_loss_cohort is None
+
+
+def test_rounds_are_yielded_as_they_end():
+    engine = FakeEngine()
+    rounds = run_rounds(
+        arrays=ArrayRecord({"w": Array(np.array([10.0]))}),
+        strategy=Planned(FedProx(), plan(0.0)),
+        grid=engine,
+        evaluate=lambda arrays: Evaluation(0.0, 0.0),
+        mu=0.0,
+        num_rounds=5,
+    )
+    next(rounds)
+    assert len(engine.rounds) == 0
+    next(rounds)
+    assert len(engine.rounds) == 1
+
+
+def test_each_round_starts_at_the_model_of_the_round_before():
+    # The new model is w + sum n_k (k + 1) / sum n_k over the cohort.
+    rounds, _ = run(FedProx(), plan(0.5))
+    expected = 10.0
+    for each in rounds[1:]:
+        clients = [client.task.client for client in each.clients]
+        expected += sum(SIZES[k] * (k + 1) for k in clients) / sum(SIZES[k] for k in clients)
+        assert model(each) == pytest.approx(expected, rel=1e-12)  # float64 throughout
+        assert each.test == Evaluation(loss=model(each), accuracy=0.25)
+
+
+def test_dropped_clients_do_not_move_the_model():
+    rounds, _ = run(FedAvgWithStragglerDrop(), plan(0.5))
+    expected = 10.0
+    for each in rounds[1:]:
+        counted = [client.task.client for client in each.clients if not client.task.is_straggler]
+        expected += sum(SIZES[k] * (k + 1) for k in counted) / sum(SIZES[k] for k in counted)
+        assert model(each) == pytest.approx(expected, rel=1e-12)
+
+
+def test_without_survivors_the_model_stays_and_the_run_goes_on():
+    # protocol=flower: some rounds have survivors, some have none.
+    rounds, engine = run(FedAvgWithStragglerDrop(), plan(0.8, FlowerProtocol()), num_rounds=20)
+    empty = [each for each in rounds[1:] if all(client.task.is_straggler for client in each.clients)]
+    assert 0 < len(empty) < 20
+    assert len(rounds) == 21
+    for each in empty:
+        assert model(each) == model(rounds[each.round_num - 1])
+        assert each.num_clients_counted == 0
+        assert each.train_loss_cohort is None
+        assert engine.rounds[each.round_num - 1] == []
+    moved = [each for each in rounds[1:] if each not in empty]
+    assert all(model(each) != model(rounds[each.round_num - 1]) for each in moved)
+
+
+def test_dropped_stragglers_are_among_the_outcomes_and_not_counted():
+    rounds, _ = run(FedAvgWithStragglerDrop(), plan(0.5))
+    for each in rounds[1:]:
+        assert [client.task for client in each.clients] == list(plan(0.5).tasks(each.round_num))
+        assert each.num_clients_counted == 2
+        for client in each.clients:
+            dropped = client.task.is_straggler
+            assert client.num_examples == SIZES[client.task.client]
+            assert client.counted is not dropped
+            assert client.num_steps == (0 if dropped else client.task.num_steps)
+            assert client.train_loss == (None if dropped else client.task.client / 10)
+
+
+def test_fedprox_counts_stragglers_with_their_partial_work():
+    rounds, _ = run(FedProx(), plan(0.5))
+    for each in rounds[1:]:
+        assert each.num_clients_counted == 4
+        assert [client.num_steps for client in each.clients] == [
+            task.num_steps for task in plan(0.5).tasks(each.round_num)
+        ]
+        assert sum(client.task.is_straggler for client in each.clients) == 2
+
+
+@pytest.mark.parametrize("mu", [0.0, 0.7])
+def test_mu_reaches_every_client_in_every_round(mu):
+    _, engine = run(FedProx(), plan(0.5), mu=mu)
+    sent = [message.content["config"]["proximal-mu"] for messages in engine.rounds for message in messages]
+    assert sent == [mu] * 20
+
+
+def test_train_loss_cohort_is_the_mean_weighted_by_examples_over_those_that_count():
+    # (1 * 2.0 + 3 * 6.0) / 4 = 5; the dropped client with 100 examples has no say.
+    clients = (outcome(1, 2.0, True), outcome(100, None, False), outcome(3, 6.0, True))
+    done = Round(1, ArrayRecord(), Evaluation(0.0, 0.0), clients, 0.0)
+    assert done.train_loss_cohort == 5.0
+    assert done.num_clients_counted == 2
+
+
+def test_train_loss_cohort_of_zero_losses_is_zero_and_not_missing():
+    done = Round(1, ArrayRecord(), Evaluation(0.0, 0.0), (outcome(2, 0.0, True),), 0.0)
+    assert done.train_loss_cohort == 0.0
+
+
+def test_train_loss_cohort_follows_from_the_replies():
+    rounds, _ = run(FedProx(), plan(0.0))
+    for each in rounds[1:]:
+        clients = [client.task.client for client in each.clients]
+        expected = sum(SIZES[k] * k / 10 for k in clients) / sum(SIZES[k] for k in clients)
+        assert each.train_loss_cohort == pytest.approx(expected, rel=1e-12)
+
+
+def test_time_never_goes_back():
+    rounds, _ = run(FedProx(), plan(0.5))
+    times = [each.time_s for each in rounds]
+    assert times == sorted(times)
+    assert times[0] >= 0

@@ -1,0 +1,286 @@
+"""Server side: exact weighted averaging, and any Flower strategy on a planned cohort."""
+
+import random
+
+import numpy as np
+import pytest
+from flwr.app import Array, ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
+from flwr.serverapp.strategy import (
+    DifferentialPrivacyServerSideFixedClipping,
+    FedAdam,
+    FedAvg,
+    FedAvgM,
+    FedMedian,
+    FedYogi,
+    Krum,
+    Strategy,
+    strategy_utils,
+)
+
+from fedprox.engines.identity import act_as_server
+from fedprox.messages import node_id, task_of
+from fedprox.plan import PaperProtocol, Plan
+from fedprox.strategy import FedAvgWithStragglerDrop, FedProx, Planned, weighted_average
+
+NO_GRID = None  # a planned strategy never asks which nodes there are
+
+
+@pytest.fixture(autouse=True)
+def _flower(monkeypatch):
+    """Let this process make messages, and fail instead of waiting for nodes that never come."""
+    act_as_server()
+
+    def sleep(_: float) -> None:
+        raise AssertionError("the strategy waits for more nodes than the cohort has")
+
+    monkeypatch.setattr(strategy_utils, "sleep", sleep)
+
+
+def record(**arrays: np.ndarray) -> ArrayRecord:
+    return ArrayRecord({name: Array(value) for name, value in arrays.items()})
+
+
+def content(num_examples: int, **arrays: np.ndarray) -> RecordDict:
+    return RecordDict({"arrays": record(**arrays), "metrics": MetricRecord({"num-examples": num_examples})})
+
+
+def plan(fraction: float = 0.5, per_round: int = 4) -> Plan:
+    """Return twelve clients, client k with k + 1 examples."""
+    return Plan(np.arange(1, 13), per_round, 5, 10, fraction, PaperProtocol(), seed=0)
+
+
+def configure(planned: Planned, round_num: int = 1, **arrays: np.ndarray) -> list[Message]:
+    start = record(**(arrays or {"w": np.zeros(2, dtype=np.float32)}))
+    return planned.configure_train(round_num, start, ConfigRecord({"proximal-mu": 0.5}), NO_GRID)
+
+
+def replies(messages: list[Message], models: list[list[float]]) -> list[Message]:
+    """Return a reply with a given model to each message; a client's weight is its number of examples."""
+    return [
+        Message(content(task_of(message).client + 1, w=np.array(model, dtype=np.float32)), reply_to=message)
+        for message, model in zip(messages, models, strict=True)
+    ]
+
+
+def clients(messages: list[Message]) -> list[int]:
+    return [message.metadata.dst_node_id - node_id(0) for message in messages]
+
+
+# The weighted average
+
+
+def test_the_average_is_weighted_by_numbers_of_examples():
+    # (1 * (1, -2) + 3 * (5, 2)) / 4 = (4, 1); the plain mean would be (3, 0).
+    two = [content(1, w=np.array([1.0, -2.0])), content(3, w=np.array([5.0, 2.0]))]
+    assert weighted_average(two)["w"].numpy().tolist() == [4.0, 1.0]
+
+
+def test_the_average_of_one_reply_is_its_model():
+    # 7 w / 7 in float64 rounds back to each float32; with the product in float32 about a third would not.
+    w = np.random.default_rng(0).normal(size=(10, 10)).astype(np.float32)
+    assert np.array_equal(weighted_average([content(7, w=w)])["w"].numpy(), w)
+
+
+def test_each_array_is_averaged_under_its_own_name_and_shape():
+    one = content(1, weight=np.ones((2, 3)), bias=np.array([-1.0]))
+    other = content(1, weight=np.zeros((2, 3)), bias=np.array([3.0]))
+    average = weighted_average([one, other])
+    assert list(average) == ["weight", "bias"]
+    assert average["weight"].numpy().tolist() == [[0.5] * 3] * 2
+    assert average["bias"].numpy().tolist() == [1.0]
+
+
+def test_another_metric_can_be_the_weight():
+    def weighted(weight: float, value: float) -> RecordDict:
+        metrics = MetricRecord({"num-examples": 1, "trust": weight})
+        return RecordDict({"arrays": record(w=np.array([value])), "metrics": metrics})
+
+    average = weighted_average([weighted(1.0, 0.0), weighted(3.0, 4.0)], "trust")
+    assert average["w"].numpy().tolist() == [3.0]
+
+
+def test_sums_are_taken_in_float64():
+    # In float32 1e8 + 1 is 1e8, so the sum over +1e8, 1, -1e8 would be 0; in float64 the mean is 1/3.
+    models = [content(1, w=np.array([value], dtype=np.float32)) for value in (1e8, 1.0, -1e8)]
+    average = weighted_average(models)["w"].numpy()
+    assert average.dtype == np.float32
+    assert average[0] == np.float32(1 / 3)
+
+
+def test_weights_are_not_rounded_to_float32():
+    # 2^24 + 1 + 1 is 2^24 in float32, so the mean of equal models would not be that model.
+    models = [content(n, w=np.array([1.0], dtype=np.float32)) for n in (2**24, 1, 1)]
+    assert weighted_average(models)["w"].numpy().tolist() == [1.0]
+
+
+def test_sums_are_taken_in_the_order_given():
+    # In float64 1e16 + 1 is 1e16: what comes last is kept, what comes between is lost.
+    def average(*values: float) -> float:
+        return weighted_average([content(1, w=np.array([value])) for value in values])["w"].numpy().item()
+
+    assert average(1e16, 1.0, -1e16) == 0.0
+    assert average(1e16, -1e16, 1.0) == 1 / 3
+
+
+@pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64, np.int64])
+def test_arrays_keep_their_types(dtype):
+    models = [content(n, w=np.array([2, -6], dtype=dtype)) for n in (3, 5)]
+    average = weighted_average(models)["w"].numpy()
+    assert average.dtype == dtype
+    assert average.tolist() == [2, -6]
+
+
+@pytest.mark.parametrize("dtype", [np.int64, np.float32])
+def test_arrays_without_dimensions_are_averaged_too(dtype):
+    # Batch norm counts its batches in one, and a learnt temperature is one: (1 * 4 + 3 * 8) / 4 = 7.
+    models = [content(n, w=np.array(value, dtype=dtype)) for n, value in ((1, 4), (3, 8))]
+    average = weighted_average(models)["w"].numpy()
+    assert (average.shape, average.dtype, average.item()) == ((), dtype, 7)
+
+
+def test_averaging_leaves_the_replies_as_they_were():
+    models = [content(1, w=np.array([1.0])), content(3, w=np.array([5.0]))]
+    weighted_average(models)
+    assert [model["arrays"]["w"].numpy().item() for model in models] == [1.0, 5.0]
+
+
+# The planned cohort
+
+
+@pytest.mark.parametrize("strategy", [FedProx, FedAvgWithStragglerDrop])
+def test_the_server_step_is_the_weighted_average_of_the_replies(strategy):
+    planned = Planned(strategy(), plan(fraction=0.0))
+    messages = configure(planned)
+    models = [[1.0, -1.0], [2.0, 0.0], [-4.0, 8.0], [0.0, 3.0]]
+    arrays, _ = planned.aggregate_train(1, replies(messages, models))
+    n = np.array(clients(messages)) + 1.0
+    expected = (n[:, None] * np.array(models)).sum(axis=0) / n.sum()
+    # One rounding to float32: 2^-24 relative.
+    np.testing.assert_allclose(arrays["w"].numpy(), expected, rtol=1e-7)
+
+
+def test_messages_come_in_the_order_of_the_plan_whatever_flower_samples():
+    expected = [task.client for task in plan().tasks(1)]
+    assert expected != sorted(expected)
+    for seed in range(5):
+        random.seed(seed)  # Flower samples by Python's global generator
+        assert clients(configure(Planned(FedProx(), plan()))) == expected
+
+
+def test_every_message_carries_its_clients_task_and_the_global_model_and_mu():
+    w = np.array([3.0, -4.0], dtype=np.float32)
+    messages = configure(Planned(FedProx(), plan()), round_num=3, w=w)
+    assert [task_of(message) for message in messages] == list(plan().tasks(3))
+    assert clients(messages) == [task.client for task in plan().tasks(3)]
+    for message in messages:
+        assert message.content["arrays"]["w"].numpy().tolist() == [3.0, -4.0]
+        assert message.content["config"]["proximal-mu"] == 0.5
+
+
+def test_fedprox_asks_stragglers_and_the_dropping_strategy_does_not():
+    for round_num in range(1, 11):
+        tasks = plan().tasks(round_num)
+        assert clients(configure(Planned(FedProx(), plan()), round_num)) == [task.client for task in tasks]
+        asked = configure(Planned(FedAvgWithStragglerDrop(), plan()), round_num)
+        assert clients(asked) == [task.client for task in tasks if not task.is_straggler]
+        assert len(asked) == 2
+
+
+class NeverAsked(FedAvg):
+    """Fake: a dropping strategy that must not be called."""
+
+    drops_stragglers = True
+
+    def configure_train(self, *_):
+        raise AssertionError("asked to configure a round without clients")
+
+    def aggregate_train(self, *_):
+        raise AssertionError("asked to aggregate nothing")
+
+
+def test_where_nobody_is_left_there_is_no_message_and_no_model():
+    planned = Planned(NeverAsked(), plan(fraction=1.0))
+    assert configure(planned) == []
+    assert planned.aggregate_train(1, []) == (None, None)
+
+
+def test_clients_are_never_asked_to_evaluate():
+    planned = Planned(FedProx(), plan())
+    assert list(planned.configure_evaluate(1, record(w=np.zeros(1)), ConfigRecord(), NO_GRID)) == []
+    assert planned.aggregate_evaluate(1, []) is None
+
+
+def private(strategy: Strategy | None = None) -> Strategy:
+    return DifferentialPrivacyServerSideFixedClipping(
+        strategy or FedAvg(), noise_multiplier=0.0, clipping_norm=1e9, num_sampled_clients=4
+    )
+
+
+OTHERS = [FedAvg, FedAdam, FedYogi, FedAvgM, FedMedian, Krum, private]
+
+
+@pytest.mark.parametrize("make", OTHERS)
+@pytest.mark.parametrize("per_round", [1, 4])
+def test_any_flower_strategy_with_its_defaults_trains_the_planned_cohort(make, per_round):
+    planned = Planned(make(), plan(per_round=per_round))
+    for round_num in range(1, 4):
+        messages = configure(planned, round_num)
+        assert [task_of(message) for message in messages] == list(plan(per_round=per_round).tasks(round_num))
+        models = [[float(place), -1.0] for place in range(per_round)]
+        arrays, _ = planned.aggregate_train(round_num, replies(messages, models))
+        assert arrays["w"].numpy().shape == (2,)
+        assert np.isfinite(arrays["w"].numpy()).all()
+
+
+def aggregated(strategy: Strategy, models: list[list[float]]) -> tuple[np.ndarray, np.ndarray]:
+    """Return the model after one round from (0, 0), and the weights n_k of the replies."""
+    planned = Planned(strategy, plan())
+    messages = configure(planned)
+    arrays, _ = planned.aggregate_train(1, replies(messages, models))
+    return arrays["w"].numpy(), np.array(clients(messages)) + 1.0
+
+
+MODELS = [[1.0, -1.0], [2.0, 0.0], [-4.0, 8.0], [9.0, 3.0]]
+
+
+@pytest.mark.parametrize("make", [FedAvg, FedAvgM, private])
+def test_strategies_that_average_give_the_weighted_average(make):
+    # FedAvgM's defaults are momentum 0 and rate 1; the privacy wrapper neither clips nor adds noise here.
+    w, n = aggregated(make(), MODELS)
+    # Flower averages in float32: a few roundings of 6e-8.
+    np.testing.assert_allclose(w, (n[:, None] * np.array(MODELS)).sum(axis=0) / n.sum(), rtol=1e-6)
+
+
+def test_fedmedian_gives_the_median_of_each_number():
+    assert aggregated(FedMedian(), MODELS)[0].tolist() == [1.5, 1.5]
+
+
+def test_krum_gives_one_of_the_replies():
+    # Each is scored by its squared distances to the n - f - 2 = 2 nearest others: 2 + 80, 2 + 58, 100 + 106
+    # and 58 + 80. The second has the least.
+    assert aggregated(Krum(), MODELS)[0].tolist() == [2.0, 0.0]
+
+
+@pytest.mark.parametrize("make", [FedAdam, FedYogi])
+def test_adaptive_strategies_step_from_the_global_model_towards_the_average(make):
+    # Round 1 from w = 0: both have v = (1 - beta_2) * delta^2 and m = (1 - beta_1) * delta; with tau small the
+    # step has the sign of delta and the same size for every coordinate.
+    w, n = aggregated(make(tau=1e-12), MODELS)
+    delta = (n[:, None] * np.array(MODELS)).sum(axis=0) / n.sum()
+    assert np.sign(w).tolist() == np.sign(delta).tolist()
+    assert abs(w[0]) == pytest.approx(abs(w[1]), rel=1e-5)
+
+
+def test_a_wrapper_around_a_dropping_strategy_drops_too():
+    planned = Planned(private(FedAvgWithStragglerDrop()), plan())
+    expected = [task.client for task in plan().tasks(1) if not task.is_straggler]
+    assert clients(configure(planned)) == expected
+
+
+def test_a_privacy_wrapper_clips_the_cohorts_updates():
+    # From w = 0 an update of norm 5 is scaled to the clipping norm 1; all clients send the same one.
+    strategy = DifferentialPrivacyServerSideFixedClipping(
+        FedAvg(), noise_multiplier=0.0, clipping_norm=1.0, num_sampled_clients=4
+    )
+    w, _ = aggregated(strategy, [[3.0, -4.0]] * 4)
+    np.testing.assert_allclose(w, [0.6, -0.8], rtol=1e-6)
