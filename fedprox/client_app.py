@@ -34,7 +34,7 @@ class ClientSide:
 def make_client_app(side: ClientSide) -> ClientApp:
     """Return the client app; it plays the client that each message's task names."""
     app = ClientApp()
-    solver = ReferenceSolver(side.model.to(side.device), side.sgd)
+    solver = ReferenceSolver(side.model, side.sgd, side.device)
     decode = _Decoder(side.device)
 
     @app.train()

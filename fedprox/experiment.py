@@ -47,9 +47,7 @@ def run(config: Mapping[str, Any], run_dir: Path) -> Round:
         UserError: If a setting or a data file is wrong; nothing is computed then.
     """
     start = time.perf_counter()
-    check(config)
-    protocol = build(config, "protocol", WorkModel)
-    protocol.check(config["num_epochs"], config["stragglers_fraction"])
+    protocol = check_settings(config)
     data = _data(config)
     model = _initial_model(config, data)
     strategy = Planned(build(config, "strategy", Strategy), _plan(config, data, protocol))
@@ -70,6 +68,18 @@ def run(config: Mapping[str, Any], run_dir: Path) -> Round:
         record.finish(outcome.arrays.to_torch_state_dict(), timings, grid.peak_memory_bytes())
     _draw_curves(run_dir)
     return outcome
+
+
+def check_settings(config: Mapping[str, Any]) -> WorkModel:
+    """Return the protocol, after every check that needs no data.
+
+    Raises:
+        UserError: If a setting is wrong.
+    """
+    check(config)
+    protocol: WorkModel = build(config, "protocol", WorkModel)
+    protocol.check(config["num_epochs"], config["stragglers_fraction"])
+    return protocol
 
 
 def _draw_curves(run_dir: Path) -> None:

@@ -10,7 +10,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig
 
-from fedprox.config import check, explained, plain
+from fedprox.config import explained, plain
 
 
 class CheckFirst(Callback):
@@ -18,9 +18,11 @@ class CheckFirst(Callback):
 
     def on_multirun_start(self, config: DictConfig, **_: Any) -> None:
         """Compose and check a configuration for each value of each swept setting."""
+        from fedprox.experiment import check_settings  # here: it imports torch, which --help does not need
+
         try:
             for overrides in each_value_once(config.hydra.overrides.task):
-                check(plain(compose(config_name=config.hydra.job.config_name, overrides=overrides)))
+                check_settings(plain(compose(config_name=config.hydra.job.config_name, overrides=overrides)))
         except Exception as error:
             print(f"error: {explained(error)}", file=sys.stderr)
             raise SystemExit(2) from None  # Hydra would turn any other exception into a warning

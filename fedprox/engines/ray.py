@@ -121,6 +121,8 @@ def _connect(address: str | None) -> None:
     """Start Ray on this machine or join a cluster, once for this process."""
     if ray.is_initialized():
         return
+    _pools.clear()  # of a Ray that was shut down
+    _shared.clear()
     if address is None:
         _log.info("starting Ray on this machine")
         ray.init(include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)

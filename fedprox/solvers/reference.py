@@ -5,6 +5,7 @@ Faster solvers must agree with this one.
 
 import copy
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import numpy as np
@@ -68,9 +69,9 @@ class LocalSolution:
 class ReferenceSolver:
     """Local SGD on a workspace copy of a model; the model and all arguments stay as they were."""
 
-    def __init__(self, model: nn.Module, sgd: SgdSettings) -> None:
-        """Copy the architecture; its weights come with each call of `solve`."""
-        self._model = copy.deepcopy(model)
+    def __init__(self, model: nn.Module, sgd: SgdSettings, device: str = "cpu") -> None:
+        """Copy the architecture to the device; its weights come with each call of `solve`."""
+        self._model = copy.deepcopy(model).to(device)
         self._sgd = sgd
 
     def solve(self, global_params: Params, features: Tensor, labels: Tensor, work: LocalWork) -> LocalSolution:
@@ -88,9 +89,7 @@ class ReferenceSolver:
         anchor = [param.detach().clone() for param in params]  # w^t: frozen for every batch of every epoch
         velocity = [torch.zeros_like(param) for param in params] if self._sgd.momentum else None
         loss_sum, num_seen, num_steps = torch.zeros((), device=features.device), 0, 0
-        cuda_devices = [features.device] if features.is_cuda else []
-        with torch.random.fork_rng(devices=cuda_devices):
-            torch.manual_seed(work.seed)
+        with _seeded(work.seed, features.device):
             for x, y in _batches(features, labels, work, self._sgd.batch_size):
                 loss = functional.cross_entropy(self._model(x), y)
                 grads = list(torch.autograd.grad(loss, params))
@@ -130,6 +129,15 @@ def step(
         torch._foreach_add_(velocity, grads)
         grads = velocity
     torch._foreach_add_(list(params), grads, alpha=-sgd.learning_rate)
+
+
+@contextmanager
+def _seeded(seed: int, device: torch.device) -> Iterator[None]:
+    """Seed the generator that layers such as dropout use on a device, and leave it as it was."""
+    on_cuda = device.type == "cuda"
+    with torch.random.fork_rng(devices=[device] if on_cuda else []):
+        (torch.cuda if on_cuda else torch.default_generator).manual_seed(seed)
+        yield
 
 
 def _batches(features: Tensor, labels: Tensor, work: LocalWork, batch_size: int) -> Iterator[tuple[Tensor, Tensor]]:

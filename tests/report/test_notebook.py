@@ -11,6 +11,8 @@ import nbformat
 import pytest
 from nbclient import NotebookClient
 
+from fedprox.report.table import read_runs
+
 ROOT = Path(__file__).parents[2]
 NOTEBOOK = ROOT / "notebooks" / "plot_results.ipynb"
 
@@ -57,3 +59,17 @@ def test_the_notebook_shows_the_table_the_figures_and_a_slice(tmp_path, write_ru
     for figure in (comparison, curves):
         width, height = struct.unpack(">II", base64.b64decode(figure["image/png"])[16:24])
         assert width > 2 * height > 400  # a row of two panels
+
+
+def test_the_notebook_reads_a_sweep_that_was_really_run(tmp_path, fedprox, monkeypatch, kernel_name):
+    digits = ["experiment=digits", "engine=local", "num_rounds=3", "hydra.sweep.dir=sweep"]
+    assert fedprox("--multirun", *digits, "mu=0,2", "+repeat_num=0,1").status == 0
+    monkeypatch.setenv("FEDPROX_RUNS", str(tmp_path / "sweep"))
+    notebook = nbformat.read(NOTEBOOK, as_version=4)
+    NotebookClient(notebook, kernel_name=kernel_name, timeout=120).execute(cwd=str(NOTEBOOK.parent))
+    table = outputs(notebook)[0]["text/plain"]
+    runs = read_runs([tmp_path / "sweep"])
+    for algorithm in ("FedProx (mu = 0)", "FedProx (mu = 2)"):
+        final = runs[(runs["algorithm"] == algorithm) & (runs["round"] == 3)]["test_accuracy"]
+        assert len(final) == 2
+        assert f"{final.mean():.3f} ± {final.std():.3f}" in table
