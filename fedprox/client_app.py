@@ -10,8 +10,10 @@ from torch import Tensor, nn
 
 from fedprox.data.federated import FederatedData
 from fedprox.messages import task_of
-from fedprox.plan import epoch_orders
-from fedprox.solvers.reference import LocalWork, Params, ReferenceSolver, SgdSettings
+from fedprox.plan import ClientTask, epoch_orders
+from fedprox.solvers.choice import choose
+from fedprox.solvers.gradients import full_gradients, gamma
+from fedprox.solvers.problem import LocalWork, Params, SgdSettings, Solver
 
 
 @dataclass(frozen=True)
@@ -23,41 +25,62 @@ class ClientSide:
         model: The architecture; its weights are not used.
         sgd: Settings of the local solver.
         device: Where clients compute, such as "cpu" or "cuda".
+        solver: "auto" or "reference"; see `fedprox.solvers.choice`.
     """
 
     data: FederatedData
     model: nn.Module
     sgd: SgdSettings
     device: str = "cpu"
+    solver: str = "auto"
+
+    def make_solver(self) -> Solver:
+        """Return a solver of its own for the process that plays clients."""
+        return choose(self.solver, self.model, self.sgd, self.device)
 
 
-def make_client_app(side: ClientSide) -> ClientApp:
+def make_client_app(side: ClientSide, solver: Solver) -> ClientApp:
     """Return the client app; it plays the client that each message's task names."""
     app = ClientApp()
-    solver = ReferenceSolver(side.model, side.sgd, side.device)
-    decode = _Decoder(side.device)
+    decode, decode_gradient = _Decoder(side.device), _Decoder(side.device)
+
+    def examples(task: ClientTask) -> tuple[Tensor, Tensor]:
+        x, y = side.data.client_examples(task.client)
+        return torch.from_numpy(x).to(side.device), torch.from_numpy(y).to(side.device)
+
+    def gradient(params: Params, task: ClientTask) -> Params:
+        return full_gradients(side.model, [params], *examples(task))[0]
 
     @app.train()
     def train(message: Message, context: Context) -> Message:
-        task = task_of(message)
-        x, y = side.data.client_examples(task.client)
-        features, labels = torch.from_numpy(x).to(side.device), torch.from_numpy(y).to(side.device)
-        work = LocalWork(
-            orders=epoch_orders(task.batch_key, len(y), task.num_epochs),
-            num_steps=task.num_steps,
-            mu=float(message.content.config_records["config"]["proximal-mu"]),  # type: ignore[arg-type]
-            seed=int(np.random.SeedSequence(task.batch_key).generate_state(1)[0]),
-        )
-        solution = solver.solve(decode(message.content.array_records["arrays"]), features, labels, work)
-        metrics = MetricRecord(
-            {
-                "num-examples": len(y),
-                "train-loss": solution.train_loss,
-                "num-steps": solution.num_steps,
-            }
-        )
-        reply = RecordDict({"arrays": ArrayRecord(solution.params), "metrics": metrics})
+        task, params = task_of(message), decode(message.content.array_records["arrays"])
+        config = message.content.config_records["config"]
+        features, labels = examples(task)
+        correction = None
+        if "gradient" in message.content:  # FedDANE
+            global_gradient = decode_gradient(message.content.array_records["gradient"])
+            local_gradient = gradient(params, task)
+            correction = {name: global_gradient[name] - local_gradient[name] for name in local_gradient}
+        mu = float(config["proximal-mu"])  # type: ignore[arg-type]
+        seed = np.random.SeedSequence(task.batch_key or (task.client, task.epochs_before)).generate_state(1)[0]
+        work = LocalWork(epoch_orders(task, len(labels)), task.num_steps, mu, int(seed), correction)
+        solution = solver.solve(params, features, labels, work)
+        metrics: dict[str, int | float | list[int] | list[float]] = {
+            "num-examples": len(labels),
+            "train-loss": solution.train_loss,
+            "num-steps": solution.num_steps,
+        }
+        if config.get("measure-gamma"):
+            metrics["gamma"] = gamma(side.model, solution.params, params, features, labels, mu)
+        reply = RecordDict({"arrays": ArrayRecord(solution.params), "metrics": MetricRecord(metrics)})
         return Message(reply, reply_to=message)
+
+    @app.query("gradient")
+    def query_gradient(message: Message, context: Context) -> Message:
+        task = task_of(message)
+        answer = gradient(decode(message.content.array_records["arrays"]), task)
+        metrics = MetricRecord({"num-examples": int(side.data.train.sizes[task.client])})
+        return Message(RecordDict({"gradient": ArrayRecord(answer), "metrics": metrics}), reply_to=message)
 
     return app
 
@@ -67,11 +90,11 @@ class _Decoder:
 
     def __init__(self, device: str) -> None:
         self._device = device
-        self._record: ArrayRecord | None = None
-        self._params: Params = {}
+        self._decoded: tuple[ArrayRecord | None, Params] = (None, {})
 
-    def __call__(self, record: ArrayRecord) -> dict[str, Tensor]:
-        if record is not self._record:
-            self._record = record
-            self._params = {name: t.to(self._device) for name, t in record.to_torch_state_dict().items()}
-        return self._params
+    def __call__(self, record: ArrayRecord) -> Params:
+        of_record, params = self._decoded
+        if record is not of_record:
+            params = {name: tensor.to(self._device) for name, tensor in record.to_torch_state_dict().items()}
+            self._decoded = (record, params)  # both at once: clients may be computed in several threads
+        return params

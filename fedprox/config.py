@@ -32,6 +32,23 @@ class ClientResources:
 
 
 @dataclass
+class AdaptiveMuSettings:
+    """How mu follows the training loss; needs evaluation=clients.
+
+    Attributes:
+        enabled: Whether it does.
+        initial: The first value; None for `mu`.
+        step: What is added after a rise, and taken away after `patience` falls in a row.
+        patience: See step.
+    """
+
+    enabled: bool = False
+    initial: float | None = None
+    step: float = 0.1
+    patience: int = 5
+
+
+@dataclass
 class Config:
     """All settings. The groups (dataset, partition, ...) name a function or class under `_target_`.
 
@@ -39,7 +56,7 @@ class Config:
     README's table of settings.
     """
 
-    num_clients: int = MISSING
+    num_clients: int | None = MISSING  # None: as many as the data set has
     num_epochs: int = MISSING
     batch_size: int = MISSING
     num_rounds: int = MISSING
@@ -47,10 +64,13 @@ class Config:
     stragglers_fraction: float = MISSING
     learning_rate: float = MISSING
     mu: float = MISSING
+    adaptive_mu: AdaptiveMuSettings = field(default_factory=AdaptiveMuSettings)
+    sampling: str = MISSING
     momentum: float = MISSING
     weight_decay: float = MISSING
     server_device: str = MISSING
     client_resources: ClientResources = field(default_factory=ClientResources)
+    solver: str = MISSING
     seed: int = MISSING
     data_dir: str = MISSING
     hold_out: float = MISSING
@@ -60,6 +80,7 @@ class Config:
     strategy: dict[str, Any] = MISSING
     protocol: dict[str, Any] = MISSING
     engine: dict[str, Any] = MISSING
+    evaluation: dict[str, Any] = MISSING
 
 
 _SETTINGS = [setting.name for setting in fields(Config)]
@@ -88,7 +109,7 @@ def check(config: Mapping[str, Any]) -> None:
         if name not in config:
             raise UserError(f"{name} is missing; leave ~{name} out")
     for name in ("num_clients", "num_epochs", "batch_size", "num_rounds", "clients_per_round"):
-        _require(config[name] >= 1, name, "an integer >= 1", config[name])
+        _require(config[name] is None or config[name] >= 1, name, "an integer >= 1", config[name])
     _require_finite(config, "learning_rate", "> 0", lambda value: value > 0)
     _require_finite(config, "mu", ">= 0", lambda value: value >= 0, "; for no proximal term use --config-name fedavg")
     _require_finite(config, "momentum", "at least 0 and below 1", lambda value: 0 <= value < 1)
@@ -100,11 +121,16 @@ def check(config: Mapping[str, Any]) -> None:
     resources = config["client_resources"]
     _require_finite(resources, "num_cpus", "> 0", lambda value: value > 0, "", "client_resources.")
     _require_finite(resources, "num_gpus", ">= 0", lambda value: value >= 0, "", "client_resources.")
-    if config["clients_per_round"] > config["num_clients"]:
+    if config["num_clients"] is not None and config["clients_per_round"] > config["num_clients"]:
         raise UserError(
             f"clients_per_round must be at most num_clients={config['num_clients']}, "
             f"got {config['clients_per_round']}; lower it or raise num_clients"
         )
+    _require(
+        config["sampling"] in ("uniform", "proportional"), "sampling", "uniform or proportional", config["sampling"]
+    )
+    _check_evaluation(config["evaluation"], config["adaptive_mu"])
+    _require(config["solver"] in ("auto", "reference"), "solver", "auto or reference", config["solver"])
     _check_device(config["server_device"])
     if config["engine"].get("address", "") is None:  # Ray on this machine
         _check_resources(resources)
@@ -149,7 +175,7 @@ def check_target(group: str, node: Mapping[str, Any]) -> None:
         raise UserError(f"{group}._target_={path} cannot be loaded: {one_line(error)}") from error
     takes_any = any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values())
     for name, value in node.items():
-        if name.startswith("_"):
+        if name.startswith("_") or (group, name) == ("model", "init"):
             continue
         if name not in parameters and not takes_any:
             raise UserError(f"{group}.{name} is unknown: {path} takes {', '.join(parameters) or 'nothing'}")
@@ -184,6 +210,24 @@ def _check_device(device: str) -> None:
         raise UserError(f"server_device={device} needs a GPU, and torch finds none here; use server_device=cpu")
     if kind == "cuda" and (torch.device(device).index or 0) >= torch.cuda.device_count():
         raise UserError(f"server_device={device} is not there: torch finds {torch.cuda.device_count()} GPUs")
+
+
+def _check_evaluation(evaluation: Mapping[str, Any], adaptive_mu: Mapping[str, Any]) -> None:
+    unknown_keys = set(evaluation) - {"name", "every"}
+    if unknown_keys:
+        raise UserError(f"evaluation.{min(unknown_keys)} is unknown: evaluation takes name and every")
+    name, every = evaluation["name"], evaluation["every"]
+    _require(name in ("server", "clients"), "evaluation.name", "server or clients", name)
+    _require(type(every) is int and every >= 1, "evaluation.every", "an integer >= 1", every)
+    if adaptive_mu["initial"] is not None:
+        _require_finite(adaptive_mu, "initial", ">= 0", lambda value: value >= 0, "", "adaptive_mu.")
+    _require_finite(adaptive_mu, "step", "> 0", lambda value: value > 0, "", "adaptive_mu.")
+    _require(adaptive_mu["patience"] >= 1, "adaptive_mu.patience", "an integer >= 1", adaptive_mu["patience"])
+    if adaptive_mu["enabled"] and (name != "clients" or every != 1):
+        raise UserError(
+            "adaptive_mu.enabled=true follows the training loss of all clients after every round, got "
+            f"evaluation={name} with evaluation.every={every}; use evaluation=clients with evaluation.every=1"
+        )
 
 
 def _check_resources(resources: Mapping[str, float]) -> None:

@@ -16,20 +16,24 @@ from flwr.app import ArrayRecord
 from flwr.serverapp.strategy import Strategy
 from hydra.errors import InstantiationException
 from hydra.utils import instantiate
+from safetensors import SafetensorError
+from safetensors.torch import load_file
 from torch import nn
 
 from fedprox import records
+from fedprox.adaptive_mu import AdaptiveMu
 from fedprox.client_app import ClientSide
 from fedprox.config import check
 from fedprox.data.federated import FederatedData, LabelledData
 from fedprox.data.partition import divide
-from fedprox.errors import UserError
+from fedprox.errors import UserError, one_line
+from fedprox.federation_metrics import FederationEvaluator
 from fedprox.metrics import Evaluation, evaluate
-from fedprox.plan import Plan, WorkModel
+from fedprox.plan import CohortPlan, ExperimentProtocol
 from fedprox.progress import watched
 from fedprox.rounds import Engine, Round, run_rounds
 from fedprox.seeds import Stream, generator
-from fedprox.solvers.reference import SgdSettings
+from fedprox.solvers.problem import SgdSettings
 from fedprox.strategy import Planned
 
 _log = logging.getLogger("fedprox")
@@ -51,17 +55,22 @@ def run(config: Mapping[str, Any], run_dir: Path) -> Round:
     data = _data(config)
     model = _initial_model(config, data)
     strategy = Planned(build(config, "strategy", Strategy), _plan(config, data, protocol))
+    evaluation, adaptive_mu = config["evaluation"], config["adaptive_mu"]
+    on_clients = evaluation["name"] == "clients"
     grid = _engine(config, data, model)
     rounds = run_rounds(
         arrays=ArrayRecord(model.state_dict()),
         strategy=strategy,
         grid=grid,
-        evaluate=_server_evaluation(config, data, model),
-        mu=config["mu"],
+        evaluate=_evaluation(config, data, model),
+        mu=_adaptive_mu(config) if adaptive_mu["enabled"] else config["mu"],
         num_rounds=config["num_rounds"],
+        evaluate_every=evaluation["every"],
+        measure_gamma=on_clients,
     )
+    columns = records.METRICS + records.FEDERATION * on_clients + ("mu",) * adaptive_mu["enabled"]
     setup_s = time.perf_counter() - start
-    with records.RunRecord(run_dir, _facts(config, data)) as record:
+    with records.RunRecord(run_dir, _facts(config, data), columns) as record:
         for outcome in watched(rounds, config["num_rounds"], algorithm(config)):
             record.add(outcome)
         timings = {"setup_s": setup_s, "rounds_s": outcome.time_s, "total_s": time.perf_counter() - start}
@@ -70,15 +79,15 @@ def run(config: Mapping[str, Any], run_dir: Path) -> Round:
     return outcome
 
 
-def check_settings(config: Mapping[str, Any]) -> WorkModel:
+def check_settings(config: Mapping[str, Any]) -> ExperimentProtocol:
     """Return the protocol, after every check that needs no data.
 
     Raises:
         UserError: If a setting is wrong.
     """
     check(config)
-    protocol: WorkModel = build(config, "protocol", WorkModel)
-    protocol.check(config["num_epochs"], config["stragglers_fraction"])
+    protocol: ExperimentProtocol = build(config, "protocol", ExperimentProtocol)
+    protocol.check(config["num_epochs"], config["stragglers_fraction"], config["sampling"])
     return protocol
 
 
@@ -125,6 +134,11 @@ def _data(config: Mapping[str, Any]) -> FederatedData:
     """Return the data divided among clients; jobs of one process that agree on it share it."""
     keys = ("dataset", "partition", "num_clients", "hold_out", "seed")
     data = _load(json.dumps({key: config[key] for key in keys}, sort_keys=True))
+    if config["num_clients"] not in (None, data.num_clients):
+        raise UserError(
+            f"num_clients must be the data set's own {data.num_clients}, got {config['num_clients']}; "
+            "set num_clients=null"
+        )
     if data.num_clients < config["clients_per_round"]:
         raise UserError(
             f"clients_per_round must be at most the data set's {data.num_clients} clients, "
@@ -168,23 +182,48 @@ def summary(data: FederatedData) -> str:
 
 
 def _initial_model(config: Mapping[str, Any], data: FederatedData) -> nn.Module:
-    """Return the model with seeded initial weights; the global generator is left as it was."""
+    """Return the model with its initial weights; the global generator is left as it was."""
     seed = generator(config["seed"], Stream.INIT, repetition=config.get("repeat_num", 0)).integers(2**31)
     input_shape = data.data.features.shape[1:]
+    init = config["model"].get("init", "default")
+    node = {key: value for key, value in config["model"].items() if key != "init"}
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(int(seed))
-        model: nn.Module = build(config, "model", nn.Module, input_shape=input_shape, num_classes=data.data.num_classes)
+        model: nn.Module = build(
+            {"model": node}, "model", nn.Module, input_shape=input_shape, num_classes=data.data.num_classes
+        )
+    if init == "zeros":
+        for parameter in model.parameters():
+            nn.init.zeros_(parameter)
+    elif init != "default":
+        _load_weights(model, init)
     return model
 
 
-def _plan(config: Mapping[str, Any], data: FederatedData, protocol: WorkModel) -> Plan:
-    return Plan(
+def _load_weights(model: nn.Module, file: str) -> None:
+    """Put the weights of a safetensors file into a model.
+
+    Raises:
+        UserError: If there is no such file, or it is another model's.
+    """
+    try:
+        model.load_state_dict(load_file(file))
+    except (OSError, SafetensorError, RuntimeError) as error:
+        raise UserError(
+            f"model.init={file} gives this model no weights: {one_line(error)}; "
+            "name a model.safetensors of the same model, or use default or zeros"
+        ) from error
+
+
+def _plan(config: Mapping[str, Any], data: FederatedData, protocol: ExperimentProtocol) -> CohortPlan:
+    return protocol.plan(
         client_sizes=data.train.sizes,
+        client_ids=data.client_ids,
         clients_per_round=config["clients_per_round"],
         num_epochs=config["num_epochs"],
         batch_size=config["batch_size"],
         stragglers_fraction=config["stragglers_fraction"],
-        protocol=protocol,
+        sampling=config["sampling"],
         seed=config["seed"],
         repetition=config.get("repeat_num", 0),
     )
@@ -199,22 +238,36 @@ def _engine(config: Mapping[str, Any], data: FederatedData, model: nn.Module) ->
         momentum=config["momentum"],
         weight_decay=config["weight_decay"],
     )
-    return build(config, "engine", Engine, ClientSide(data, model, sgd, device))  # type: ignore[no-any-return]
+    return build(config, "engine", Engine, ClientSide(data, model, sgd, device, config["solver"]))  # type: ignore[no-any-return]
 
 
-def _server_evaluation(
+def _adaptive_mu(config: Mapping[str, Any]) -> AdaptiveMu:
+    settings = config["adaptive_mu"]
+    initial = config["mu"] if settings["initial"] is None else settings["initial"]
+    return AdaptiveMu(initial, settings["step"], settings["patience"])
+
+
+def _evaluation(
     config: Mapping[str, Any], data: FederatedData, model: nn.Module
 ) -> Callable[[ArrayRecord], Evaluation]:
-    """Return the function that measures a global model on the test set, on server_device."""
+    """Return the function that measures a global model, on server_device."""
     device = config["server_device"]
+    if config["evaluation"]["name"] == "clients":
+        evaluator = FederationEvaluator(model, data, device)
+
+        def evaluate_on_clients(arrays: ArrayRecord) -> Evaluation:
+            federation = evaluator(arrays.to_torch_state_dict())
+            return Evaluation(federation.test_loss, federation.test_accuracy, federation)
+
+        return evaluate_on_clients
     workspace = copy.deepcopy(model).to(device)
     features, labels = (torch.from_numpy(array).to(device) for array in data.test_examples())
 
-    def evaluate_arrays(arrays: ArrayRecord) -> Evaluation:
+    def evaluate_on_server(arrays: ArrayRecord) -> Evaluation:
         workspace.load_state_dict(arrays.to_torch_state_dict())
         return evaluate(workspace, features, labels)
 
-    return evaluate_arrays
+    return evaluate_on_server
 
 
 def _facts(config: Mapping[str, Any], data: FederatedData) -> dict[str, Any]:

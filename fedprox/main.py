@@ -42,7 +42,7 @@ def _job(config: DictConfig) -> float | None:
         _failures.append(1)
         return None
     logging.getLogger("fedprox").info("results: %s", os.path.relpath(run_dir))
-    return last.test.accuracy
+    return last.test.accuracy if last.test else None
 
 
 def main(argv: Sequence[str] | None = None) -> int:

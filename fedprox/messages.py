@@ -21,6 +21,7 @@ def task_record(task: ClientTask) -> ConfigRecord:
             "num-steps": task.num_steps,
             "is-straggler": task.is_straggler,
             "batch-key": list(task.batch_key),
+            "epochs-before": task.epochs_before,
         }
     )
 
@@ -34,4 +35,5 @@ def task_of(message: Message) -> ClientTask:
         num_steps=int(record["num-steps"]),  # type: ignore[arg-type]
         is_straggler=bool(record["is-straggler"]),
         batch_key=tuple(record["batch-key"]),  # type: ignore[arg-type]
+        epochs_before=int(record["epochs-before"]),  # type: ignore[arg-type]
     )

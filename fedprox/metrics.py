@@ -8,16 +8,41 @@ from torch.nn import functional
 
 
 @dataclass(frozen=True)
+class FederationMetrics:
+    """A model on all clients; E_k is weighted by n_k / n unless said otherwise.
+
+    Attributes:
+        train_loss: f(w) = E_k F_k(w), the mean cross-entropy over all clients' training examples.
+        train_accuracy: Share of those classified rightly.
+        test_loss: Mean cross-entropy over all clients' held-out examples, or the global test set where there is one.
+        test_accuracy: Share of those classified rightly.
+        gradient_variance: E_k ||grad F_k - grad f||^2, the dissimilarity that the paper plots.
+        gradient_variance_unweighted: The same with the plain mean over clients, as the authors' program has it.
+        dissimilarity_b: B(w) = sqrt(E_k ||grad F_k||^2 / ||grad f||^2) (Definition 3).
+    """
+
+    train_loss: float
+    train_accuracy: float
+    test_loss: float
+    test_accuracy: float
+    gradient_variance: float
+    gradient_variance_unweighted: float
+    dissimilarity_b: float
+
+
+@dataclass(frozen=True)
 class Evaluation:
     """A model on a set of examples.
 
     Attributes:
         loss: Mean cross-entropy over examples, in nats.
         accuracy: Share of examples whose largest logit is the label's, 0 .. 1.
+        federation: More on all clients, where that is measured.
     """
 
     loss: float
     accuracy: float
+    federation: FederationMetrics | None = None
 
 
 @torch.no_grad()

@@ -4,13 +4,14 @@ A plan is a pure function of (settings, seed, round). So FedAvg and FedProx meet
 stragglers and batches, every engine gives the same numbers, and a longer run begins like a shorter one.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
 
+from fedprox import legacy
 from fedprox.errors import UserError
 from fedprox.seeds import Stream, generator
 
@@ -24,22 +25,51 @@ class ClientTask:
         num_epochs: Passes over its examples; the last one may be partial.
         num_steps: Mini-batch steps in all, at most num_epochs times the batches of an epoch.
         is_straggler: Whether it has time for only a part of the full work.
-        batch_key: (seed, repetition, round_num, client), from which `batches` derives the order of examples.
+        batch_key: (seed, repetition, round_num, client), from which the order of examples follows; empty where it
+            follows from `epochs_before`, as in the authors' program.
+        epochs_before: Epochs that the client has done in earlier rounds, where its order depends on them.
+        is_dropped: Whether it is left out because it is a straggler; then nothing is computed.
     """
 
     client: int
     num_epochs: int
     num_steps: int
     is_straggler: bool
-    batch_key: tuple[int, int, int, int]
+    batch_key: tuple[int, ...]
+    epochs_before: int = 0
+    is_dropped: bool = False
+
+
+class CohortPlan(Protocol):
+    """The cohorts of a run: a pure function of settings, seed and round.
+
+    Attributes:
+        client_sizes: Number of training examples of each client (n_k), shape (num_clients,).
+        drops_stragglers: Whether stragglers are left out.
+        sampling: "uniform", or "proportional" to n_k.
+    """
+
+    client_sizes: NDArray[np.int64]
+    drops_stragglers: bool
+    sampling: str
+
+    def tasks(self, round_num: int) -> tuple[ClientTask, ...]:
+        """Return the round's tasks in the order of aggregation, those that are dropped included."""
 
 
 @runtime_checkable
-class WorkModel(Protocol):
-    """Who is a straggler, and how much work a straggler does; the setting `protocol`."""
+class ExperimentProtocol(Protocol):
+    """Who takes part in a round, and with how much work; the setting `protocol`."""
 
-    def check(self, num_epochs: int, stragglers_fraction: float) -> None:
+    def check(self, num_epochs: int, stragglers_fraction: float, sampling: str = "uniform") -> None:
         """Raise UserError if the protocol has no meaning for these settings."""
+
+    def plan(self, **settings: Any) -> CohortPlan:
+        """Return the plan of a run; the settings are those of `Plan`, and client_ids."""
+
+
+class WorkModel(Protocol):
+    """Who is a straggler, and how much work a straggler does."""
 
     def stragglers(self, rng: np.random.Generator, size: int, fraction: float) -> NDArray[np.bool_]:
         """Return which of the `size` clients of a cohort are stragglers, shape (size,)."""
@@ -51,8 +81,12 @@ class WorkModel(Protocol):
 class PaperProtocol:
     """The paper's text (section 5.2): an exact share of the cohort, 1 .. E epochs for each of them."""
 
-    def check(self, num_epochs: int, stragglers_fraction: float) -> None:
+    def check(self, num_epochs: int, stragglers_fraction: float, sampling: str = "uniform") -> None:
         """Accept every setting; E = 1 gives partial epochs."""
+
+    def plan(self, *, client_ids: Sequence[str] = (), **settings: Any) -> "Plan":
+        """Return the plan of a run."""
+        return Plan(protocol=self, **settings)
 
     def stragglers(self, rng: np.random.Generator, size: int, fraction: float) -> NDArray[np.bool_]:
         """Mark exactly round(size * fraction) of the cohort, chosen uniformly."""
@@ -68,7 +102,11 @@ class PaperProtocol:
 class FlowerProtocol:
     """The earlier Flower baseline: each client of a cohort is a straggler independently, with 1 .. E - 1 epochs."""
 
-    def check(self, num_epochs: int, stragglers_fraction: float) -> None:
+    def plan(self, *, client_ids: Sequence[str] = (), **settings: Any) -> "Plan":
+        """Return the plan of a run."""
+        return Plan(protocol=self, **settings)
+
+    def check(self, num_epochs: int, stragglers_fraction: float, sampling: str = "uniform") -> None:
         """Refuse E = 1 with stragglers: less than one epoch has no meaning here."""
         if num_epochs == 1 and stragglers_fraction > 0:
             raise UserError(
@@ -99,6 +137,8 @@ class Plan:
         protocol: Which of them are stragglers, and what they do.
         seed: The run's seed.
         repetition: Which repetition of the run this is.
+        sampling: "uniform": every client alike; "proportional": client k with probability p_k = n_k / n.
+        drops_stragglers: Whether stragglers are left out.
     """
 
     client_sizes: NDArray[np.int64]
@@ -109,18 +149,27 @@ class Plan:
     protocol: WorkModel
     seed: int
     repetition: int = 0
+    sampling: str = "uniform"
+    drops_stragglers: bool = False
 
     def tasks(self, round_num: int) -> tuple[ClientTask, ...]:
         """Return the round's tasks, one per client of the cohort, in the order of aggregation."""
-        cohort = self._rng(Stream.COHORT, round_num).choice(
-            len(self.client_sizes), self.clients_per_round, replace=False
-        )
+        cohort = self._cohort(Stream.COHORT, round_num)
         straggler_rng = self._rng(Stream.STRAGGLERS, round_num)
         is_straggler = self.protocol.stragglers(straggler_rng, len(cohort), self.stragglers_fraction)
         return tuple(
             self._task(round_num, int(client), bool(straggles))
             for client, straggles in zip(cohort, is_straggler, strict=True)
         )
+
+    def gradient_clients(self, round_num: int) -> tuple[int, ...]:
+        """Return a second cohort, sampled like the first and independent of it (FedDANE)."""
+        return tuple(self._cohort(Stream.GRADIENTS, round_num).tolist())
+
+    def _cohort(self, stream: Stream, round_num: int) -> NDArray[np.int64]:
+        chances = self.client_sizes / self.client_sizes.sum() if self.sampling == "proportional" else None
+        rng = self._rng(stream, round_num)
+        return rng.choice(len(self.client_sizes), self.clients_per_round, replace=False, p=chances)
 
     def _task(self, round_num: int, client: int, is_straggler: bool) -> ClientTask:
         num_batches = -(-int(self.client_sizes[client]) // self.batch_size)
@@ -129,20 +178,28 @@ class Plan:
             rng = self._rng(Stream.STRAGGLERS, round_num, client)
             num_steps = self.protocol.straggler_steps(rng, self.num_epochs, num_batches)
         batch_key = (self.seed, self.repetition, round_num, client)
-        return ClientTask(client, -(-num_steps // num_batches), num_steps, is_straggler, batch_key)
+        return ClientTask(
+            client,
+            -(-num_steps // num_batches),
+            num_steps,
+            is_straggler,
+            batch_key,
+            is_dropped=is_straggler and self.drops_stragglers,
+        )
 
     def _rng(self, stream: Stream, *ids: int) -> np.random.Generator:
         return generator(self.seed, stream, *ids, repetition=self.repetition)
 
 
-def epoch_orders(
-    batch_key: tuple[int, int, int, int], num_examples: int, num_epochs: int
-) -> Iterator[NDArray[np.int64]]:
+def epoch_orders(task: ClientTask, num_examples: int) -> Iterator[NDArray[np.int64]]:
     """Yield each epoch's order of a client's examples, a permutation of 0 .. num_examples - 1.
 
     Batches are consecutive pieces of it; the last, short one is kept.
     """
-    seed, repetition, round_num, client = batch_key
+    if not task.batch_key:
+        yield from legacy.epoch_orders(num_examples, task.epochs_before, task.num_epochs)
+        return
+    seed, repetition, round_num, client = task.batch_key
     rng = generator(seed, Stream.BATCHES, round_num, client, repetition=repetition)
-    for _ in range(num_epochs):
+    for _ in range(task.num_epochs):
         yield rng.permutation(num_examples)

@@ -25,7 +25,9 @@ def _with_bar(rounds: Iterator[Round], num_rounds: int, name: str) -> Iterator[R
     with tqdm(total=num_rounds, unit="round", desc=name) as bar:
         for outcome in rounds:
             yield outcome
-            bar.set_postfix_str(f"accuracy {outcome.test.accuracy:.4f}, loss {outcome.test.loss:.4f}", refresh=False)
+            if outcome.test is not None:
+                measured = f"accuracy {outcome.test.accuracy:.4f}, loss {outcome.test.loss:.4f}"
+                bar.set_postfix_str(measured, refresh=False)
             bar.update(outcome.round_num - bar.n)
 
 
@@ -33,6 +35,8 @@ def _with_lines(rounds: Iterator[Round], num_rounds: int, name: str) -> Iterator
     last_line = time.monotonic()
     for outcome in rounds:
         yield outcome
+        if outcome.test is None:
+            continue
         if outcome.round_num in (0, num_rounds) or time.monotonic() - last_line >= LINE_EVERY_S:
             last_line = time.monotonic()
             _log.info(

@@ -15,18 +15,30 @@ import platform
 import resource
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from importlib.metadata import version
 from math import isfinite
 from pathlib import Path
+from statistics import fmean
 from typing import Any, Self
 
 import torch
 from safetensors.torch import save_file
 
+from fedprox.metrics import Evaluation
 from fedprox.rounds import Round
 
 METRICS = ("round", "test_loss", "test_accuracy", "train_loss_cohort", "num_clients_counted", "time_s")
+FEDERATION = (  # more columns with evaluation=clients
+    "train_loss",
+    "train_accuracy",
+    "gradient_variance",
+    "gradient_variance_unweighted",
+    "dissimilarity_b",
+    "gamma_mean",
+    "gamma_max",
+)
 CLIENTS = (
     "round",
     "client",
@@ -43,40 +55,31 @@ PACKAGES = ("flwr", "torch", "torchvision", "ray", "numpy", "hydra-core")
 class RunRecord:
     """Writes one run directory; every row is on disk before the next round begins."""
 
-    def __init__(self, path: Path, facts: Mapping[str, Any]) -> None:
+    def __init__(self, path: Path, facts: Mapping[str, Any], columns: Sequence[str] = METRICS) -> None:
         """Begin a run: status "running" and what is known beforehand.
 
         Args:
             path: The run directory, which exists.
             facts: Entries of run.json, such as settings and seed.
+            columns: Of metrics.csv: METRICS, also FEDERATION, also "mu".
         """
+        self._columns = tuple(columns)
         self.path = path
         self._rows: list[dict[str, Any]] = []
         self._facts = dict(facts)
         self._files = [(path / name).open("w", newline="") for name in ("metrics.csv", "clients.csv")]
         self._metrics, self._clients = (csv.writer(file) for file in self._files)
-        self._metrics.writerow(METRICS)
+        self._metrics.writerow(self._columns)
         self._clients.writerow(CLIENTS)
         self._save("running")
 
     def add(self, outcome: Round) -> None:
-        """Append a round to metrics.csv and its cohort to clients.csv."""
-        row = dict(
-            zip(
-                METRICS,
-                (
-                    outcome.round_num,
-                    outcome.test.loss,
-                    outcome.test.accuracy,
-                    outcome.train_loss_cohort,
-                    outcome.num_clients_counted,
-                    round(outcome.time_s, 6),
-                ),
-                strict=True,
-            )
-        )
-        self._rows.append(row)
-        self._metrics.writerow(row.values())
+        """Append a round to metrics.csv, if it was evaluated, and its cohort to clients.csv."""
+        if outcome.test is not None:
+            values = _values(outcome, outcome.test)
+            row = {column: values[column] for column in self._columns}
+            self._rows.append(row)
+            self._metrics.writerow(row.values())
         for client in outcome.clients:
             self._clients.writerow(
                 (
@@ -126,6 +129,23 @@ class RunRecord:
         temporary = self.path / "run.json.part"
         temporary.write_text(json.dumps(facts, indent=2, allow_nan=False) + "\n")
         temporary.replace(self.path / "run.json")
+
+
+def _values(outcome: Round, test: Evaluation) -> dict[str, Any]:
+    """Return a round's values by column; None where there is nothing to tell."""
+    gammas = outcome.gammas
+    return {
+        **(asdict(test.federation) if test.federation else {}),
+        "round": outcome.round_num,
+        "test_loss": test.loss,
+        "test_accuracy": test.accuracy,
+        "train_loss_cohort": outcome.train_loss_cohort,
+        "num_clients_counted": outcome.num_clients_counted,
+        "time_s": round(outcome.time_s, 6),
+        "gamma_mean": fmean(gammas) if gammas else None,
+        "gamma_max": max(gammas) if gammas else None,
+        "mu": outcome.mu,
+    }
 
 
 def _valid(row: Mapping[str, Any]) -> dict[str, Any]:

@@ -9,12 +9,13 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol, cast, runtime_checkable
 
-from flwr.app import ArrayRecord, ConfigRecord, Message
+from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord
 from flwr.serverapp import Grid
 
+from fedprox.adaptive_mu import AdaptiveMu
 from fedprox.messages import task_of
 from fedprox.metrics import Evaluation
-from fedprox.plan import ClientTask, Plan
+from fedprox.plan import ClientTask, CohortPlan
 from fedprox.strategy import Planned
 
 
@@ -39,6 +40,7 @@ class ClientOutcome:
         num_steps: Mini-batch steps done; 0 if it was dropped.
         train_loss: Mean cross-entropy over the examples as they were processed; None if it was dropped.
         counted: Whether its model is part of the average.
+        gamma: How inexactly it solved its problem (Definition 2), where that is measured.
     """
 
     task: ClientTask
@@ -46,6 +48,7 @@ class ClientOutcome:
     num_steps: int
     train_loss: float | None
     counted: bool
+    gamma: float | None = None
 
 
 @dataclass(frozen=True)
@@ -55,16 +58,23 @@ class Round:
     Attributes:
         round_num: 0 for the initial model, then 1 .. num_rounds.
         arrays: The global model after the round.
-        test: It on the test set.
+        test: It as measured; None in a round that is not evaluated.
         clients: The cohort in the order of the plan; empty in round 0.
         time_s: Seconds since the first round began.
+        mu: Weight of the proximal term in this round's training, or for round 0, in the first.
     """
 
     round_num: int
     arrays: ArrayRecord
-    test: Evaluation
+    test: Evaluation | None
     clients: tuple[ClientOutcome, ...]
     time_s: float
+    mu: float = 0.0
+
+    @property
+    def gammas(self) -> list[float]:
+        """The gammas of the clients for which it was measured."""
+        return [client.gamma for client in self.clients if client.gamma is not None]
 
     @property
     def num_clients_counted(self) -> int:
@@ -85,8 +95,10 @@ def run_rounds(
     strategy: Planned,
     grid: Engine,
     evaluate: Callable[[ArrayRecord], Evaluation],
-    mu: float,
+    mu: AdaptiveMu | float,
     num_rounds: int,
+    evaluate_every: int = 1,
+    measure_gamma: bool = False,
 ) -> Iterator[Round]:
     """Yield round 0, which is the initial model, and then each round of training as it ends.
 
@@ -95,23 +107,40 @@ def run_rounds(
         strategy: Who trains (configure) and how the global model follows from the replies (aggregate).
         grid: Where clients compute.
         evaluate: Measures a global model on the test set.
-        mu: Weight of the proximal term, sent to the clients.
+        mu: Weight of the proximal term, sent to the clients; adaptive mu follows the training loss that
+            `evaluate` gives.
         num_rounds: T.
+        evaluate_every: Rounds from one evaluation to the next; the last round is always evaluated.
+        measure_gamma: Let clients measure how inexactly they solved their problems.
     """
     start = time.perf_counter()
-    yield Round(0, arrays, evaluate(arrays), (), time.perf_counter() - start)
+    test: Evaluation | None = evaluate(arrays)
+    yield Round(0, arrays, test, (), time.perf_counter() - start, _present(mu, test))
     for round_num in range(1, num_rounds + 1):
-        config = ConfigRecord({"proximal-mu": mu})
+        present_mu = _present(mu)
+        config = ConfigRecord({"proximal-mu": present_mu, "measure-gamma": measure_gamma})
         messages = strategy.configure_train(round_num, arrays, config, cast(Grid, grid))
         replies = grid.send_and_receive(messages)
         new_arrays, _ = strategy.aggregate_train(round_num, replies)
         arrays = arrays if new_arrays is None else new_arrays  # nobody left: the model stays
+        is_evaluated = round_num % evaluate_every == 0 or round_num == num_rounds
+        test = evaluate(arrays) if is_evaluated else None
         clients = _outcomes(strategy.plan, round_num, replies, messages)
-        yield Round(round_num, arrays, evaluate(arrays), clients, time.perf_counter() - start)
+        yield Round(round_num, arrays, test, clients, time.perf_counter() - start, present_mu)
+        _present(mu, test)
+
+
+def _present(mu: AdaptiveMu | float, test: Evaluation | None = None) -> float:
+    """Return the present mu, after it has seen the loss of an evaluation where it adapts to that."""
+    if not isinstance(mu, AdaptiveMu):
+        return mu
+    if test is not None and test.federation is not None:
+        mu.observe(test.federation.train_loss)
+    return mu.mu
 
 
 def _outcomes(
-    plan: Plan, round_num: int, replies: Sequence[Message], messages: Sequence[Message]
+    plan: CohortPlan, round_num: int, replies: Sequence[Message], messages: Sequence[Message]
 ) -> tuple[ClientOutcome, ...]:
     """Return what became of every client of the cohort, those that were dropped included."""
     metrics = {
@@ -125,6 +154,11 @@ def _outcomes(
             num_steps=int(metrics[task.client]["num-steps"]) if task.client in metrics else 0,  # type: ignore[arg-type]
             train_loss=float(metrics[task.client]["train-loss"]) if task.client in metrics else None,  # type: ignore[arg-type]
             counted=task.client in metrics,
+            gamma=_gamma(metrics.get(task.client)),
         )
         for task in plan.tasks(round_num)
     )
+
+
+def _gamma(metrics: MetricRecord | None) -> float | None:
+    return float(metrics["gamma"]) if metrics and "gamma" in metrics else None  # type: ignore[arg-type]

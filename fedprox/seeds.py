@@ -14,6 +14,7 @@ class Stream(IntEnum):
     COHORT = 4  # the clients of a round
     STRAGGLERS = 5  # which of them are stragglers, and how much work they do
     BATCHES = 6  # mini-batch order of one client in one round
+    GRADIENTS = 7  # the clients whose gradients FedDANE asks for
 
 
 def generator(seed: int, stream: Stream, *ids: int, repetition: int = 0) -> np.random.Generator:

@@ -5,6 +5,7 @@ only, and puts its messages into the order of the plan.
 """
 
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from typing import Any, cast
 
 import numpy as np
@@ -12,8 +13,9 @@ from flwr.app import Array, ArrayRecord, ConfigRecord, Message, MetricRecord, Re
 from flwr.serverapp import Grid
 from flwr.serverapp.strategy import FedAvg, Strategy
 
+from fedprox.errors import UserError
 from fedprox.messages import node_id, task_record
-from fedprox.plan import ClientTask, Plan
+from fedprox.plan import ClientTask, CohortPlan
 
 
 class FedProx(FedAvg):
@@ -24,17 +26,18 @@ class FedProx(FedAvg):
     """
 
     drops_stragglers = False
+    weighting = "examples"  # or "equal": a simple mean, for clients sampled with probability n_k / n
 
     def aggregate_train(
         self, server_round: int, replies: Iterable[Message]
     ) -> tuple[ArrayRecord | None, MetricRecord | None]:
-        """Return the average weighted by numbers of examples, and the metrics averaged likewise."""
+        """Return the average of the models, and the metrics averaged by numbers of examples."""
         valid, _ = self._check_and_log_replies(replies, is_train=True)
         if not valid:
             return None, None
         contents = [reply.content for reply in valid]
         metrics = self.train_metrics_aggr_fn(contents, self.weighted_by_key)
-        return weighted_average(contents, self.weighted_by_key), metrics
+        return weighted_average(contents, self.weighted_by_key if self.weighting == "examples" else None), metrics
 
 
 class FedAvgWithStragglerDrop(FedProx):
@@ -43,14 +46,24 @@ class FedAvgWithStragglerDrop(FedProx):
     drops_stragglers = True
 
 
-def weighted_average(replies: Sequence[RecordDict], weighted_by: str = "num-examples") -> ArrayRecord:
+class FedDane(FedProx):
+    """FedDANE (Li et al. 2019; fig. 4 of the paper): local gradients are corrected towards the global one.
+
+    Each round first asks a second cohort for its full gradients at w^t. With their n_k-weighted mean g_t, client k
+    steps along grad F_k(w; B) + (g_t - grad F_k(w^t)) + mu (w - w^t).
+    """
+
+    corrects_gradients = True
+
+
+def weighted_average(replies: Sequence[RecordDict], weighted_by: str | None = "num-examples") -> ArrayRecord:
     """Return sum n_k w_k / sum n_k, accumulated in float64 in the order given, in the arrays' own types.
 
     Args:
         replies: At least one reply, each with one ArrayRecord of the same names and shapes and one MetricRecord.
-        weighted_by: The metric that holds n_k, the number of examples.
+        weighted_by: The metric that holds n_k, the number of examples; None for equal weights.
     """
-    weights = [float(next(iter(reply.metric_records.values()))[weighted_by]) for reply in replies]  # type: ignore[arg-type]
+    weights = [_num_examples(reply, weighted_by) if weighted_by else 1.0 for reply in replies]
     models = [next(iter(reply.array_records.values())) for reply in replies]
     average = {}
     for name, first in models[0].items():
@@ -61,26 +74,43 @@ def weighted_average(replies: Sequence[RecordDict], weighted_by: str = "num-exam
     return ArrayRecord(average)
 
 
+def _num_examples(reply: RecordDict, key: str) -> float:
+    return float(next(iter(reply.metric_records.values()))[key])  # type: ignore[arg-type]
+
+
 class Planned(Strategy):
     """Any Flower strategy, restricted to the plan's cohort, with one task per client.
 
     A strategy whose attribute `drops_stragglers` is true is offered the other clients only. Where nobody
-    is left, it is not asked at all and the model stays.
+    is left, it is not asked at all and the model stays. One whose `corrects_gradients` is true gets FedDANE's
+    first phase.
     """
 
-    def __init__(self, strategy: Strategy, plan: Plan) -> None:
-        """Wrap a strategy; its own sampling is switched off, because the plan has sampled already."""
+    def __init__(self, strategy: Strategy, plan: CohortPlan) -> None:
+        """Wrap a strategy; its own sampling is switched off, because the plan has sampled already.
+
+        Raises:
+            UserError: If the strategy and the plan do not go together.
+        """
         self.strategy = strategy
-        self.plan = plan
+        self.plan = replace(plan, drops_stragglers=self._has("drops_stragglers"))  # type: ignore[type-var]
         for layer in _layers(strategy):
             for name, value in _TAKE_ALL.items():
                 if hasattr(layer, name):
                     setattr(layer, name, value)
+        if plan.sampling == "proportional":
+            if not isinstance(strategy, FedProx):
+                raise UserError(
+                    "sampling=proportional goes with a simple mean, which only strategy=fedprox, fedavg and feddane "
+                    f"can take, got {type(strategy).__name__}; use sampling=uniform"
+                )
+            strategy.weighting = "equal"
+        if self._has("corrects_gradients") and not hasattr(plan, "gradient_clients"):
+            raise UserError("strategy=feddane samples two cohorts a round; use protocol=paper or flower")
 
     def tasks(self, round_num: int) -> tuple[ClientTask, ...]:
         """Return the tasks of the clients that will be asked to train in this round."""
-        drops = any(getattr(layer, "drops_stragglers", False) for layer in _layers(self.strategy))
-        return tuple(task for task in self.plan.tasks(round_num) if not (drops and task.is_straggler))
+        return tuple(task for task in self.plan.tasks(round_num) if not task.is_dropped)
 
     def configure_train(
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
@@ -93,9 +123,27 @@ class Planned(Strategy):
         messages = self.strategy.configure_train(server_round, arrays, config, cast(Grid, cohort))
         by_node = {message.metadata.dst_node_id: message for message in messages}
         planned = [(by_node[node_id(task.client)], task) for task in tasks if node_id(task.client) in by_node]
+        correction = {}
+        if self._has("corrects_gradients"):
+            correction = {"gradient": self._mean_gradient(server_round, arrays, grid)}
         for message, task in planned:
-            message.content = RecordDict({**message.content, "task": task_record(task)})
+            message.content = RecordDict({**message.content, **correction, "task": task_record(task)})
         return [message for message, _ in planned]
+
+    def _mean_gradient(self, round_num: int, arrays: ArrayRecord, grid: Grid) -> ArrayRecord:
+        """Return g_t: the n_k-weighted mean of a second cohort's full gradients at the global model."""
+        messages = [
+            Message(
+                RecordDict({"arrays": arrays, "task": task_record(ClientTask(client, 1, 0, False, batch_key=()))}),
+                dst_node_id=node_id(client),
+                message_type="query.gradient",
+            )
+            for client in self.plan.gradient_clients(round_num)  # type: ignore[attr-defined]
+        ]
+        return weighted_average([reply.content for reply in grid.send_and_receive(messages)])
+
+    def _has(self, fact: str) -> bool:
+        return any(getattr(layer, fact, False) for layer in _layers(self.strategy))
 
     def aggregate_train(
         self, server_round: int, replies: Iterable[Message]

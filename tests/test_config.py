@@ -36,15 +36,24 @@ def composed(*overrides: str, config_name: str = "config") -> dict:
 
 def test_there_are_options_in_every_group():
     groups = {option.partition("=")[0] for option in OPTIONS}
-    assert groups == {"dataset", "engine", "experiment", "model", "partition", "protocol", "strategy"}
+    assert groups == {"dataset", "engine", "evaluation", "experiment", "model", "partition", "protocol", "strategy"}
+
+
+TEXT = {"shakespeare": ["dataset.path=there"], "sent140": ["dataset.path=there", "dataset.glove=there"]}
+MANDATORY = {
+    "dataset=custom": ["dataset._target_=fedprox.data.digits.digits"],
+    "dataset=leaf": ["dataset.path=there"],
+    "model=lstm_sent140": ["dataset=sent140", *TEXT["sent140"]],
+    **{f"dataset={name}": given for name, given in TEXT.items()},
+    **{f"experiment=paper_{name}": given for name, given in TEXT.items()},
+}
 
 
 @pytest.mark.parametrize("config_name", ["config", "fedavg"])
 @pytest.mark.parametrize("option", OPTIONS)
 def test_every_option_composes_and_passes_the_check(option, config_name):
     overrides = [option, "client_resources.num_cpus=1"]
-    if option == "dataset=custom":
-        overrides.append("dataset._target_=fedprox.data.digits.digits")
+    overrides += MANDATORY.get(option, [])
     check(composed(*overrides, config_name=config_name))
 
 
@@ -79,7 +88,7 @@ def test_defaults_are_the_earlier_baselines(config_name, mu, strategy):
     assert config["mu"] == mu
     assert config["strategy"] == {"_target_": strategy}
     assert config["dataset"]["_target_"] == "fedprox.data.mnist.mnist"
-    assert config["model"] == {"_target_": "fedprox.models.logistic"}
+    assert config["model"] == {"_target_": "fedprox.models.logistic", "init": "default"}
     assert config["partition"]["_target_"] == "fedprox.data.partition.power_law"
     assert config["protocol"] == {"_target_": "fedprox.plan.FlowerProtocol"}
     assert config["weight_decay"] == 0.001  # of protocol=flower

@@ -10,9 +10,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fedprox.errors import UserError
-from fedprox.plan import FlowerProtocol, PaperProtocol, Plan, epoch_orders
+from fedprox.plan import ClientTask, FlowerProtocol, PaperProtocol, Plan, epoch_orders
 
 PROTOCOLS = [PaperProtocol(), FlowerProtocol()]
+
+
+def orders_of(key, num_examples, num_epochs):
+    task = ClientTask(key[-1], num_epochs, num_epochs * num_examples, is_straggler=False, batch_key=key)
+    return epoch_orders(task, num_examples)
 
 
 def make_plan(**changes) -> Plan:
@@ -305,21 +310,21 @@ def test_full_work_is_epochs_times_batches_with_the_short_one_counted(num_exampl
     num_epochs=st.integers(0, 5),
 )
 def test_every_epochs_order_is_a_permutation(key, num_examples, num_epochs):
-    orders = list(epoch_orders(key, num_examples, num_epochs))
+    orders = list(orders_of(key, num_examples, num_epochs))
     assert len(orders) == num_epochs
     assert all(sorted(order.tolist()) == list(range(num_examples)) for order in orders)
 
 
 def test_orders_differ_between_epochs_and_in_each_part_of_the_key():
     keys = [(0, 0, 1, 2), (1, 0, 1, 2), (0, 1, 1, 2), (0, 0, 2, 2), (0, 0, 1, 3), (0, 0, 2, 1)]
-    orders = {tuple(order.tolist()) for key in keys for order in epoch_orders(key, 30, 3)}
+    orders = {tuple(order.tolist()) for key in keys for order in orders_of(key, 30, 3)}
     assert len(orders) == len(keys) * 3
 
 
 def test_more_epochs_begin_like_fewer():
     key = (3, 1, 4, 1)
-    fewer = [order.tolist() for order in epoch_orders(key, 12, 2)]
-    more = [order.tolist() for order in epoch_orders(key, 12, 6)]
+    fewer = [order.tolist() for order in orders_of(key, 12, 2)]
+    more = [order.tolist() for order in orders_of(key, 12, 6)]
     assert more[:2] == fewer
 
 
@@ -327,7 +332,7 @@ def test_more_epochs_begin_like_fewer():
 
 
 def test_pinned_orders():
-    assert [order.tolist() for order in epoch_orders((0, 0, 1, 2), 5, 3)] == [
+    assert [order.tolist() for order in orders_of((0, 0, 1, 2), 5, 3)] == [
         [3, 0, 2, 4, 1],
         [4, 3, 1, 2, 0],
         [4, 2, 1, 3, 0],

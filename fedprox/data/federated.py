@@ -5,8 +5,11 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from fedprox.errors import UserError
+
 Floats = NDArray[np.float32]
 Integers = NDArray[np.int64]
+Features = NDArray[np.uint8] | Floats | Integers
 
 
 @dataclass(frozen=True)
@@ -14,25 +17,37 @@ class LabelledData:
     """Examples that nobody has divided among clients yet; a partition does that.
 
     Attributes:
-        features: Training examples, uint8 or float32, shape (num_examples, *input_shape).
+        features: Training examples, shape (num_examples, *input_shape): numbers as uint8 or float32, or
+            token sequences as int64 with input_shape (length,).
         labels: Classes 0 .. num_classes - 1, shape (num_examples,).
         test_features: The global test set, like `features`; empty where each client tests on its own.
         test_labels: Its classes.
         num_classes: Number of classes.
-        mean: Subtracted from the features on their way into the model; broadcasts over input_shape.
-        std: Divides them after that.
+        mean: Subtracted from the features on their way into the model; broadcasts over input_shape. 0 for
+            tokens, which have no mean.
+        std: Divides them after that; 1 for tokens.
     """
 
-    features: NDArray[np.uint8] | Floats
+    features: Features
     labels: Integers
-    test_features: NDArray[np.uint8] | Floats
+    test_features: Features
     test_labels: Integers
     num_classes: int
     mean: Floats
     std: Floats
 
-    def model_input(self, features: NDArray[np.uint8] | Floats) -> Floats:
-        """Return (features - mean) / std as float32, same shape."""
+    def __post_init__(self) -> None:
+        """Raise UserError if the features are tokens and yet have a mean or a deviation."""
+        if self.features.dtype == np.int64 and (np.any(self.mean != 0) or np.any(self.std != 1)):
+            raise UserError(
+                f"int64 features are token sequences and must have mean 0 and std 1, got {self.mean} and {self.std}; "
+                "give the data set's features as uint8 or float32"
+            )
+
+    def model_input(self, features: Features) -> Floats | Integers:
+        """Return (features - mean) / std as float32, same shape; tokens as they are, int64."""
+        if features.dtype == np.int64:
+            return features.astype(np.int64, copy=False)  # (x - 0) / 1, still whole, as embeddings take them
         return (features.astype(np.float32) - self.mean) / self.std
 
 
@@ -72,11 +87,14 @@ class FederatedData:
         data: The shared arrays.
         train: Each client's training examples, as positions in `data.features`.
         held_out: Each client's own test examples, likewise; may be empty.
+        client_ids: What the clients are called in the files or in the authors' program, one name each;
+            empty where they are only numbers.
     """
 
     data: LabelledData
     train: ClientIndex
     held_out: ClientIndex
+    client_ids: tuple[str, ...] = ()
 
     @property
     def num_clients(self) -> int:
@@ -88,14 +106,19 @@ class FederatedData:
         """Number of examples in `data.features` that no client holds."""
         return len(self.data.labels) - len(self.train.indices) - len(self.held_out.indices)
 
-    def client_examples(self, client: int) -> tuple[Floats, Integers]:
+    def client_examples(self, client: int) -> tuple[Floats | Integers, Integers]:
         """Return one client's training examples as model input (n_k, *input_shape), and labels (n_k,)."""
         positions = self.train[client]
         return self.data.model_input(self.data.features[positions]), self.data.labels[positions]
 
-    def test_examples(self) -> tuple[Floats, Integers]:
+    def test_examples(self) -> tuple[Floats | Integers, Integers]:
         """Return the global test set; where there is none, all clients' held-out examples in client order."""
         if len(self.data.test_labels):
             return self.data.model_input(self.data.test_features), self.data.test_labels
         positions = self.held_out.indices
         return self.data.model_input(self.data.features[positions]), self.data.labels[positions]
+
+
+def authors_ids(num_clients: int) -> tuple[str, ...]:
+    """Return f_00000, f_00001, ..., as the authors' generators call the clients they make."""
+    return tuple(f"f_{client:05d}" for client in range(num_clients))

@@ -1,17 +1,14 @@
 """MNIST through torchvision: as the earlier Flower baseline has it, and pooled as the authors have it."""
 
 import hashlib
-import socket
-from collections.abc import Iterator
-from contextlib import contextmanager
 from http.client import HTTPException
-from importlib import import_module
 from pathlib import Path
 from types import ModuleType
 
 import numpy as np
 from numpy.typing import NDArray
 
+from fedprox.data.download import SILENCE_S, cannot_download, give_up_after, torchvision_mnist, what_failed
 from fedprox.data.federated import Integers, LabelledData
 from fedprox.errors import UserError
 
@@ -23,7 +20,6 @@ MD5 = {
     "t10k-labels-idx1-ubyte": "27ae3e4e09519cfbb04c329615203637",
 }
 MEAN, STD = 0.1307, 0.3081  # of the training pixels scaled to 0 .. 1, as commonly used with MNIST
-SILENCE_S = 10.0  # how long a server may say nothing before the download is given up
 
 Bytes = NDArray[np.uint8]
 
@@ -84,7 +80,7 @@ def mnist_pooled(data_dir: str) -> LabelledData:
 def _load(data_dir: str) -> tuple[Bytes, Integers, Bytes, Integers]:
     """Return training images and labels, test images and labels, from files known to be the right ones."""
     raw = Path(data_dir).expanduser() / "MNIST" / "raw"
-    source = _torchvision_mnist()
+    source = torchvision_mnist("MNIST")
     _refuse_altered(raw)
     missing = [name for name in MD5 if not (raw / name).exists()]
     if missing:
@@ -99,21 +95,6 @@ def _load(data_dir: str) -> tuple[Bytes, Integers, Bytes, Integers]:
     )
 
 
-def _torchvision_mnist() -> ModuleType:
-    """Return torchvision.datasets.mnist, imported here so that other data sets need no torchvision.
-
-    Raises:
-        UserError: If the import fails, as it does where torchvision was built for another torch.
-    """
-    try:
-        return import_module("torchvision.datasets.mnist")
-    except (ImportError, RuntimeError, AttributeError, OSError) as error:
-        raise UserError(
-            f"MNIST needs torchvision, whose import failed: {_one_line(error)}; install the torch and "
-            "torchvision of requirements.txt together, or use dataset=digits or dataset=synthetic_1_1"
-        ) from error
-
-
 def _refuse_altered(raw: Path) -> None:
     """Raise UserError if one of the four files is there but is not what it should be; missing is fine."""
     for name, md5 in MD5.items():
@@ -123,7 +104,7 @@ def _refuse_altered(raw: Path) -> None:
         except FileNotFoundError:
             continue
         except OSError as error:
-            raise UserError(f"{path} cannot be read: {_one_line(error)}; mend that or set data_dir=") from error
+            raise UserError(f"{path} cannot be read: {what_failed(error)}; mend that or set data_dir=") from error
         if hashlib.md5(content, usedforsecurity=False).hexdigest() != md5:
             raise UserError(
                 f"{path} must be the original file with MD5 {md5}, but it is truncated or altered "
@@ -141,14 +122,10 @@ def _download(source: ModuleType, raw: Path, missing: list[str]) -> None:
     """
     for name in missing:
         try:
-            with _give_up_after(SILENCE_S):
+            with give_up_after(SILENCE_S):
                 _download_one(source, raw, name)
         except (RuntimeError, OSError, HTTPException) as error:
-            raise UserError(
-                f"MNIST: {name} is not in {raw} and cannot be downloaded ({_one_line(error)}); put the four "
-                f"files {', '.join(MD5)} (or their .gz archives) there, or set data_dir= to a folder with "
-                "them in MNIST/raw, or use an embedded data set: dataset=digits or dataset=synthetic_1_1"
-            ) from error
+            raise cannot_download("MNIST", raw, name, MD5, error) from error
 
 
 def _download_one(source: ModuleType, raw: Path, name: str) -> None:
@@ -163,19 +140,3 @@ def _download_one(source: ModuleType, raw: Path, name: str) -> None:
         except (RuntimeError, OSError, HTTPException):
             continue  # the next mirror may have it
     source.download_and_extract_archive(last + archive, str(raw), filename=archive, md5=md5)
-
-
-@contextmanager
-def _give_up_after(timeout_s: float) -> Iterator[None]:
-    """Bound how long a silent server is waited for; torchvision itself would wait without end."""
-    before = socket.getdefaulttimeout()
-    socket.setdefaulttimeout(timeout_s)
-    try:
-        yield
-    finally:
-        socket.setdefaulttimeout(before)
-
-
-def _one_line(error: Exception) -> str:
-    """Return what went wrong without line breaks, at most 200 characters."""
-    return " ".join(f"{type(error).__name__}: {error}".split())[:200]

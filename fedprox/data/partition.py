@@ -7,7 +7,7 @@ client gets at least one; `divide` turns the result into federated data with hel
 import numpy as np
 from numpy.typing import NDArray
 
-from fedprox.data.federated import ClientIndex, FederatedData, Integers, LabelledData
+from fedprox.data.federated import ClientIndex, FederatedData, Integers, LabelledData, authors_ids
 from fedprox.errors import UserError
 
 MAX_SIGMA = 50.0  # exp(50 * z) overflows float64 beyond z = 14 deviations, which is never drawn
@@ -127,7 +127,7 @@ def divide(
         UserError: If `hold_out` is out of its range.
     """
     train, held_out = split([rng.permutation(part) for part in parts], hold_out)
-    return FederatedData(data, train, held_out)
+    return FederatedData(data, train, held_out, authors_ids(len(parts)))
 
 
 def split(parts: list[Integers], hold_out: float) -> tuple[ClientIndex, ClientIndex]:

@@ -6,7 +6,7 @@ import random
 import numpy as np
 from numpy.typing import NDArray
 
-from fedprox.data.federated import FederatedData, Floats, Integers, LabelledData
+from fedprox.data.federated import FederatedData, Floats, Integers, LabelledData, authors_ids
 from fedprox.data.partition import split
 from fedprox.errors import UserError
 
@@ -58,7 +58,7 @@ def synthetic(num_clients: int, seed: int, alpha: float = 1.0, beta: float = 1.0
         std=np.ones((), dtype=np.float32),
     )
     train, held_out = split(_shuffle_each(sizes, random.Random(seed)), HOLD_OUT)
-    return FederatedData(data, train, held_out)
+    return FederatedData(data, train, held_out, authors_ids(num_clients))
 
 
 def _different_clients(

@@ -1,23 +1,34 @@
-"""All clients in this process, one after another."""
+"""All clients in this process."""
 
+import os
 from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 
+import numpy as np
 import torch
 from flwr.app import Context, Message, RecordDict
 
 from fedprox.client_app import ClientSide, make_client_app
 from fedprox.engines.identity import act_as_server
-from fedprox.messages import node_id
+from fedprox.messages import node_id, task_of
 
 
 class LocalGrid:
     """A Flower Grid whose nodes are clients played in this process."""
 
-    def __init__(self, side: ClientSide) -> None:
-        """Prepare the client app."""
+    def __init__(self, side: ClientSide, *, num_threads: int | None = None) -> None:
+        """Prepare the client app.
+
+        Args:
+            side: What is needed to play clients.
+            num_threads: Clients that are computed at once, where the solver allows it; None for one per CPU.
+        """
         act_as_server()
-        self._app = make_client_app(side)
+        solver = side.make_solver()
+        self._app = make_client_app(side, solver)
+        self._num_threads = (num_threads or os.cpu_count() or 1) if solver.is_concurrent else 1
+        self._sizes = side.data.train.sizes
         self._num_clients = side.data.num_clients
 
     def get_node_ids(self) -> Iterable[int]:
@@ -31,8 +42,17 @@ class LocalGrid:
             messages: The messages of a round, each with a task.
             timeout: Not used; everything is computed here and now.
         """
+        messages = list(messages)
         with _one_thread():
-            return [self._app(message, _fresh_context(message)) for message in messages]
+            if self._num_threads == 1:
+                return [self._play(message) for message in messages]
+            with ThreadPoolExecutor(self._num_threads) as pool:  # longest first, so that no long one is left at the end
+                work = [int(self._sizes[task.client]) * task.num_epochs for task in map(task_of, messages)]
+                futures = {at: pool.submit(self._play, messages[at]) for at in np.argsort(work)[::-1].tolist()}
+                return [futures[at].result() for at in range(len(messages))]
+
+    def _play(self, message: Message) -> Message:
+        return self._app(message, _fresh_context(message))
 
     def peak_memory_bytes(self) -> int:
         """Return 0: there is no process besides this one."""

@@ -9,6 +9,7 @@ import os
 import resource
 import socket
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from typing import Any
 
 from flwr.app import Message
@@ -55,7 +56,7 @@ class RayGrid:
         self._actors = _actors(num_cpus, num_gpus, max_actors)
         self._sizes = side.data.train.sizes
         self._num_clients = side.data.num_clients
-        self._side = _share(side)
+        self._side = _share(side, max(1, int(num_cpus)))
 
     def get_node_ids(self) -> Iterable[int]:
         """Return one node per client."""
@@ -109,7 +110,7 @@ class _Worker:
 
     def train(self, side: list[Any], messages: list[Message], share: list[int]) -> list[tuple[int, Message]]:
         if self._loaded != side:  # a new job, or this process was started anew
-            self._loaded, self._grid = side, LocalGrid(_assemble(side))
+            self._loaded, self._grid = side, _assemble(side)
         replies = self._grid.send_and_receive([messages[position] for position in share])  # type: ignore[union-attr]
         return list(zip(share, replies, strict=True))
 
@@ -185,14 +186,15 @@ def _wait_for(actors: Sequence[Any]) -> None:
         )
 
 
-def _share(side: ClientSide) -> list[Any]:
+def _share(side: ClientSide, num_threads: int) -> list[Any]:
     """Put what actors need into the object store; data that an earlier job put there is not sent again."""
     if id(side.data) not in _shared:
         _shared.clear()
         _shared[id(side.data)] = (side.data, ray.put(side.data))
-    return [_shared[id(side.data)][1], ray.put((side.model, side.sgd, side.device))]
+    settings = replace(side, data=None)  # type: ignore[arg-type]
+    return [_shared[id(side.data)][1], ray.put((settings, num_threads))]
 
 
-def _assemble(side: list[Any]) -> ClientSide:
-    data, (model, sgd, device) = ray.get(side)
-    return ClientSide(data, model, sgd, device)
+def _assemble(shared: list[Any]) -> LocalGrid:
+    data, (side, num_threads) = ray.get(shared)
+    return LocalGrid(replace(side, data=data), num_threads=num_threads)

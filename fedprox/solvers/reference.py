@@ -4,70 +4,20 @@ Faster solvers must agree with this one.
 """
 
 import copy
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional
 
-Params = dict[str, Tensor]
-
-
-@dataclass(frozen=True)
-class SgdSettings:
-    """What is the same for every client and every round.
-
-    Attributes:
-        learning_rate: Step size of the clients' SGD, > 0.
-        batch_size: B, in examples, >= 1.
-        momentum: Heavy-ball momentum, 0 .. 1; the velocity starts at zero in every round.
-        weight_decay: Weight of (1 / 2) * ||w||^2, >= 0.
-    """
-
-    learning_rate: float
-    batch_size: int
-    momentum: float = 0.0
-    weight_decay: float = 0.0
-
-
-@dataclass(frozen=True)
-class LocalWork:
-    """What one client does in one round.
-
-    Attributes:
-        orders: The order of its examples in each epoch; each a permutation of 0 .. n_k - 1, shape (n_k,).
-        num_steps: Mini-batch steps after which it stops, also in the middle of an epoch.
-        mu: Weight of the proximal term, >= 0.
-        seed: For layers that draw random numbers, such as dropout.
-    """
-
-    orders: Iterable[NDArray[np.int64]]
-    num_steps: int
-    mu: float
-    seed: int = 0
-
-
-@dataclass(frozen=True)
-class LocalSolution:
-    """What one client sends back.
-
-    Attributes:
-        params: w_k^{t+1}, a complete state dict.
-        train_loss: Mean cross-entropy F over the examples as they were processed, without the proximal term.
-        num_steps: Mini-batch steps done.
-    """
-
-    params: Params
-    train_loss: float
-    num_steps: int
+from fedprox.solvers.problem import LocalSolution, LocalWork, Params, SgdSettings
 
 
 class ReferenceSolver:
     """Local SGD on a workspace copy of a model; the model and all arguments stay as they were."""
+
+    is_concurrent = False  # one workspace
 
     def __init__(self, model: nn.Module, sgd: SgdSettings, device: str = "cpu") -> None:
         """Copy the architecture to the device; its weights come with each call of `solve`."""
@@ -86,6 +36,9 @@ class ReferenceSolver:
         self._model.load_state_dict(global_params)
         self._model.train()
         params = list(self._model.parameters())
+        correction = None
+        if work.correction is not None:
+            correction = [work.correction[name] for name, _ in self._model.named_parameters()]
         anchor = [param.detach().clone() for param in params]  # w^t: frozen for every batch of every epoch
         velocity = [torch.zeros_like(param) for param in params] if self._sgd.momentum else None
         loss_sum, num_seen, num_steps = torch.zeros((), device=features.device), 0, 0
@@ -93,6 +46,8 @@ class ReferenceSolver:
             for x, y in _batches(features, labels, work, self._sgd.batch_size):
                 loss = functional.cross_entropy(self._model(x), y)
                 grads = list(torch.autograd.grad(loss, params))
+                if correction is not None:
+                    torch._foreach_add_(grads, correction)
                 step(params, grads, anchor, velocity, work.mu, self._sgd)
                 loss_sum += loss.detach() * len(y)
                 num_seen += len(y)

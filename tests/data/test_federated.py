@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from fedprox.data.federated import ClientIndex, FederatedData, LabelledData
+from fedprox.errors import UserError
 
 FEATURES = np.array([[0, 10], [20, 30], [40, 50], [60, 70], [80, 90]], dtype=np.uint8)
 LABELS = np.array([0, 1, 0, 1, 1])
@@ -78,3 +79,31 @@ def test_the_global_test_set_goes_before_the_held_out_examples(num_test, expecte
     features, labels = federated(num_test).test_examples()
     assert labels.tolist() == expected
     assert features[0].tolist() == ([-5.0, 2.0] if num_test else [(40 - 10) / 2, 50 / 5])
+
+
+def tokens(mean: float, std: float) -> LabelledData:
+    """Return one sequence of three tokens, once to train on and once to test on."""
+    sequence = np.array([[2**40, 0, 7]])
+    label = np.array([0])
+    return LabelledData(sequence, label, sequence, label, 1, np.float32(mean), np.float32(std))
+
+
+def test_tokens_reach_the_model_as_whole_numbers():
+    data = FederatedData(
+        tokens(0, 1), ClientIndex.from_lists([label := np.array([0])]), ClientIndex.from_lists([label])
+    )
+    for features, _ in (data.client_examples(0), data.test_examples()):
+        assert features.dtype == np.int64
+        assert features.tolist() == [[2**40, 0, 7]]  # beyond what a float32 holds
+
+
+@pytest.mark.parametrize(("mean", "std"), [(1, 1), (0, 2), (float("nan"), 1)])
+def test_tokens_have_no_mean_and_no_deviation(mean, std):
+    with pytest.raises(UserError, match="int64 features are token sequences and must have mean 0 and std 1, got"):
+        tokens(mean, std)
+
+
+def test_clients_have_names_only_where_they_are_given():
+    data = federated(0)
+    assert data.client_ids == ()
+    assert FederatedData(data.data, data.train, data.held_out, ("x", "y")).client_ids == ("x", "y")

@@ -236,6 +236,11 @@ def test_divide_shuffles_each_client_and_splits_off_a_tenth():
     assert data.num_left_over == 5
 
 
+def test_divided_clients_are_called_as_the_authors_call_them():
+    data = divide(labelled(np.zeros(4, dtype=np.int64)), [np.arange(2), np.arange(2, 4)], generator())
+    assert data.client_ids == ("f_00000", "f_00001")
+
+
 def test_a_tenth_held_out_is_the_authors_int_of_09_n_for_every_size():
     sizes = range(1, 3000)
     train, held_out = split([np.arange(size) for size in sizes], hold_out=0.1)

@@ -137,3 +137,7 @@ def test_alpha_and_beta_may_be_zero_and_a_seed_the_largest_of_32_bits():
     data = synthetic(2, seed=2**32 - 1, alpha=0.0, beta=0.0)
     assert data.num_clients == 2
     assert min(data.train.sizes) >= 45  # int(0.9 * 50)
+
+
+def test_clients_are_called_as_the_authors_call_them():
+    assert synthetic(3, seed=0).client_ids == ("f_00000", "f_00001", "f_00002")

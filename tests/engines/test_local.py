@@ -66,7 +66,7 @@ def test_each_reply_is_the_reference_solvers_on_the_clients_own_examples(federat
         positions = side.data.train[task.client]
         features = torch.from_numpy(side.data.data.features[positions])
         labels = torch.from_numpy(side.data.data.labels[positions])
-        orders = epoch_orders((0, 0, 2, task.client), len(labels), task.num_epochs)
+        orders = epoch_orders(task, len(labels))
         seed = int(np.random.SeedSequence((0, 0, 2, task.client)).generate_state(1)[0])
         work = LocalWork(orders, task.num_steps, mu, seed)
         expected = ReferenceSolver(side.model, side.sgd).solve(

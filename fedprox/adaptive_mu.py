@@ -1,0 +1,34 @@
+"""Adapting mu to the training loss (Li et al. 2020, sec. 5.3.2 and app. C.3.3; figures 3 and 11)."""
+
+from dataclasses import dataclass, field
+
+
+@dataclass
+class AdaptiveMu:
+    """mu grows by `step` after a round in which the loss rose, and shrinks by it after `patience` falls in a row.
+
+    Attributes:
+        mu: The present value, >= 0.
+        step: What is added or taken away; mu never goes below 0.
+        patience: Falls in a row, after which the count begins anew.
+    """
+
+    mu: float
+    step: float = 0.1
+    patience: int = 5
+    _last_loss: float | None = field(default=None, init=False, repr=False)
+    _falls: int = field(default=0, init=False, repr=False)
+
+    def observe(self, loss: float) -> None:
+        """Take note of the global training loss after a round, or of the initial model."""
+        if self._last_loss is not None:
+            self._falls = self._falls + 1 if loss < self._last_loss else 0
+            if loss > self._last_loss:
+                self._change(self.step)
+            elif self._falls == self.patience:
+                self._change(-self.step)
+                self._falls = 0
+        self._last_loss = loss
+
+    def _change(self, by: float) -> None:
+        self.mu = round(max(0.0, self.mu + by), 10)  # 0.3, where 0.1 + 0.1 + 0.1 is more

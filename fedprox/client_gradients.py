@@ -1,0 +1,235 @@
+"""The gradients of all clients' F_k at one point, many clients at a time and within a given memory."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Protocol, cast
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call, grad, vmap
+from torch.nn import functional
+
+from fedprox.data.federated import Integers
+from fedprox.solvers.gradients import differentiable, is_logistic, softmax_residuals
+from fedprox.solvers.problem import Params
+
+
+@dataclass(frozen=True)
+class Examples:
+    """All clients' training examples, one client after another.
+
+    Attributes:
+        features: Model input, shape (n, *input_shape).
+        labels: Classes, shape (n,).
+        sizes: n_k >= 1 of each client, in that order.
+    """
+
+    features: Tensor
+    labels: Tensor
+    sizes: Integers
+
+    @cached_property
+    def starts(self) -> Integers:
+        """Where each client's examples begin."""
+        return np.cumsum(self.sizes) - self.sizes
+
+    @cached_property
+    def shares(self) -> Tensor:
+        """p_k = n_k / n in float64, shape (num_clients,)."""
+        return torch.from_numpy(self.sizes / self.sizes.sum()).to(self.labels.device)
+
+
+@dataclass(frozen=True)
+class Block:
+    """Some of the clients at one point.
+
+    Attributes:
+        grads: grad F_k for each trained parameter, shape (num_clients, *shape); the next block may overwrite them.
+        shares: p_k, shape (num_clients,).
+        loss: sum_k p_k F_k over these clients.
+        num_correct: How many of their examples are classified correctly.
+    """
+
+    grads: list[Tensor]
+    shares: Tensor
+    loss: float
+    num_correct: int
+
+
+class ClientGradients(Protocol):
+    """The gradients of all clients at the weights that a model has when it is called."""
+
+    def __call__(self) -> Iterator[Block]:
+        """Yield all clients, each in one block."""
+
+
+def client_gradients(model: nn.Module, examples: Examples, memory_bytes: int) -> ClientGradients:
+    """Return the fastest implementation that fits a model in evaluation mode.
+
+    Args:
+        model: Kept, not copied: its weights are those at which gradients are taken.
+        examples: On the model's device.
+        memory_bytes: About how much activations and gradients may use.
+    """
+    if is_logistic(model):
+        return LogisticGradients(cast(nn.Sequential, model), examples, memory_bytes)
+    return ModuleGradients(model, examples, memory_bytes)
+
+
+class LogisticGradients:
+    """For softmax(W x + b): one product for the logits of all, and X_k^T R_k / n_k for each client's gradient."""
+
+    def __init__(self, model: nn.Sequential, examples: Examples, memory_bytes: int) -> None:
+        """Plan blocks of clients whose gradients fit into the memory."""
+        self._linear = cast(nn.Linear, model[1])
+        self._examples = examples
+        self._num_at_once = max(1, memory_bytes // self._linear.weight.nbytes)
+
+    def __call__(self) -> Iterator[Block]:
+        """Yield the clients in their order."""
+        linear, num_clients = self._linear, len(self._examples.sizes)
+        weight_grads = linear.weight.new_empty(min(self._num_at_once, num_clients), *linear.weight.shape)
+        bias_grads = linear.bias.new_empty(len(weight_grads), linear.out_features)
+        for first in range(0, num_clients, self._num_at_once):
+            clients = slice(first, min(first + self._num_at_once, num_clients))
+            num_clients_here = clients.stop - clients.start
+            yield self._block(clients, weight_grads[:num_clients_here], bias_grads[:num_clients_here])
+
+    @torch.no_grad()
+    def _block(self, clients: slice, weight_grads: Tensor, bias_grads: Tensor) -> Block:
+        """Return the block of some clients, their gradients in the tensors given."""
+        sizes = self._examples.sizes[clients].tolist()
+        start = int(self._examples.starts[clients.start])
+        stop = start + sum(sizes)
+        x, labels = self._examples.features[start:stop].flatten(1), self._examples.labels[start:stop]
+        logits = self._linear(x)
+        residuals, losses = softmax_residuals(logits, labels)
+        parts = zip(torch.split(residuals, sizes), torch.split(x, sizes), weight_grads, bias_grads, strict=True)
+        for r, x_k, weight_grad, bias_grad in parts:
+            torch.mm(r.T, x_k, out=weight_grad)
+            torch.sum(r, dim=0, out=bias_grad)
+        num_examples = torch.tensor(sizes, dtype=x.dtype, device=x.device)[:, None]
+        return Block(
+            grads=[weight_grads.div_(num_examples[:, None]), bias_grads.div_(num_examples)],
+            shares=self._examples.shares[clients],
+            loss=float(losses.sum(dtype=torch.float64)) / len(self._examples.labels),
+            num_correct=int((logits.argmax(dim=1) == labels).sum()),
+        )
+
+
+class ModuleGradients:
+    """For any model: groups of clients of similar size, padded to the largest, under torch.func.vmap."""
+
+    def __init__(self, model: nn.Module, examples: Examples, memory_bytes: int) -> None:
+        """Plan groups whose gradients take half the memory, and pieces of them whose activations take the other."""
+        self._model = model
+        self._examples = examples
+        self._trained = [name for name, param in model.named_parameters() if param.requires_grad]
+        bytes_per_client = 2 * sum(param.nbytes for param in model.parameters() if param.requires_grad)
+        bytes_per_example = 2 * _activation_bytes(model, examples.features[:1])  # theirs, and their gradients'
+        self._max_examples = max(1, memory_bytes // 2 // bytes_per_example)
+        max_clients = 1 if _is_faster_one_by_one(model) else max(1, memory_bytes // 2 // bytes_per_client)
+        self._groups = _groups(examples.sizes, max_clients, self._max_examples)
+
+    def __call__(self) -> Iterator[Block]:
+        """Yield the clients, the largest first."""
+        params = dict(self._model.named_parameters())
+        trained = {name: params[name].detach() for name in self._trained}
+        for group in self._groups:
+            yield self._block(trained, group)
+
+    def _block(self, trained: Params, group: Integers) -> Block:
+        """Return the block of some clients, as the sum over pieces of at most max_examples examples in all."""
+        positions, weights = self._padded(group)
+        width = max(1, self._max_examples // len(group))
+        total = {name: param.new_zeros(len(group), *param.shape) for name, param in trained.items()}
+        shares, loss, num_correct = self._examples.shares[group], 0.0, 0
+        pieces = zip(torch.split(positions, width, dim=1), torch.split(weights, width, dim=1), strict=True)
+        for position, weight in pieces:
+            x, y = self._examples.features[position], self._examples.labels[position]
+            grads, (losses, hits) = self._gradients(trained, x, y, weight)
+            torch._foreach_add_(list(total.values()), [grads[name] for name in total])
+            loss += float(losses.double() @ shares)
+            num_correct += int(hits.sum())
+        return Block(list(total.values()), shares, loss, num_correct)
+
+    def _padded(self, group: Integers) -> tuple[Tensor, Tensor]:
+        """Return the positions of some clients' examples and their weights 1 / n_k, shape (num_clients, largest n_k).
+
+        Smaller clients are padded with their own last example at weight 0; on a made-up one a model might
+        have no gradient, and 0 * nan is nan.
+        """
+        sizes, starts = self._examples.sizes[group, None], self._examples.starts[group, None]
+        columns = np.arange(sizes.max())
+        positions = torch.from_numpy(starts + np.minimum(columns, sizes - 1))
+        weights = torch.from_numpy((columns < sizes) / sizes)
+        dtype = next(self._model.parameters()).dtype  # not that of the features, which may be tokens
+        return positions.to(self._examples.labels.device), weights.to(self._examples.labels.device, dtype)
+
+    def _gradients(self, trained: Params, x: Tensor, y: Tensor, weight: Tensor) -> tuple[Params, tuple[Tensor, Tensor]]:
+        """Return the gradients, losses and hits of all clients, each tensor with the clients as first dimension."""
+        if len(x) > 1:
+            one_client = grad(self._weighted_loss, has_aux=True)
+            return vmap(one_client, in_dims=(None, 0, 0, 0))(trained, x, y, weight)  # type: ignore[no-any-return]
+        with torch.enable_grad(), differentiable(self._model):
+            params = {name: param.detach().requires_grad_() for name, param in trained.items()}
+            loss, (_, hits) = self._weighted_loss(params, x[0], y[0], weight[0])
+            grads = torch.autograd.grad(loss, list(params.values()), materialize_grads=True)
+        return {name: g[None] for name, g in zip(params, grads, strict=True)}, (loss.detach()[None], hits[None])
+
+    def _weighted_loss(
+        self, trained: Params, x: Tensor, y: Tensor, weight: Tensor
+    ) -> tuple[Tensor, tuple[Tensor, Tensor]]:
+        """Return one client's weighted sum of cross-entropies; that again and the number of hits."""
+        logits = functional_call(self._model, trained, (x,))
+        loss = (weight * functional.cross_entropy(logits, y, reduction="none")).sum()
+        return loss, (loss, ((logits.argmax(dim=1) == y) & (weight > 0)).sum())
+
+
+def _is_faster_one_by_one(model: nn.Module) -> bool:
+    """Return whether vmap over clients slows a model down, as it was measured on a CPU.
+
+    Recurrent layers took 3 times as long as one client after another, having no batching rule, convolutions
+    1.5 to 2 times; dense layers a third.
+    """
+    on_cpu = next(model.parameters()).device.type == "cpu"
+    slow = (nn.RNNBase, nn.Conv1d, nn.Conv2d, nn.Conv3d) if on_cpu else nn.RNNBase
+    return any(isinstance(module, slow) for module in model.modules())
+
+
+def _groups(sizes: Integers, max_clients: int, max_examples: int) -> list[Integers]:
+    """Divide clients, the largest first, into groups that fit when all are padded to the largest of their group.
+
+    A client larger than max_examples is alone. Nobody is padded to more than twice its size.
+    """
+    groups: list[list[int]] = []
+    width = 0
+    for client in np.argsort(-sizes, kind="stable").tolist():
+        num_clients = len(groups[-1]) + 1 if groups else max_clients + 1
+        if num_clients <= max_clients and num_clients * width <= max_examples and 2 * sizes[client] >= width:
+            groups[-1].append(client)
+        else:
+            groups.append([client])
+            width = int(sizes[client])
+    return [np.array(group) for group in groups]
+
+
+def _activation_bytes(model: nn.Module, example: Tensor) -> int:
+    """Return what one more example, shape (1, *input_shape), adds to what is kept for a gradient."""
+    kept = [_kept_bytes(model, example.expand(copies, *example.shape[1:])) for copies in (1, 2)]
+    return example.nbytes + max(0, kept[1] - kept[0])
+
+
+def _kept_bytes(model: nn.Module, x: Tensor) -> int:
+    """Return the size of all that autograd keeps of a forward pass, parameters included."""
+    sizes: list[int] = []
+
+    def keep(tensor: Tensor) -> Tensor:
+        sizes.append(tensor.nbytes)
+        return tensor
+
+    with torch.enable_grad(), torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        model(x)
+    return sum(sizes)

@@ -1,0 +1,185 @@
+"""Files in LEAF's JSON format, read as they are; whatever does not have its form is refused.
+
+A data set is a folder with train/*.json and test/*.json, each file {"users": [...], "num_samples": [...],
+"user_data": {id: {"x": [...], "y": [...]}}}. A user there is a client here.
+"""
+
+import json
+import os
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+import orjson
+
+from fedprox.errors import UserError
+
+SIDES = ("train", "test")
+KEYS = {"users": list, "num_samples": list, "user_data": dict}
+MEND = "mend the file, or prepare the data set again"
+
+Kept = TypeVar("Kept")
+
+
+@dataclass(frozen=True)
+class LeafExamples:
+    """What a file holds of one client.
+
+    Attributes:
+        where: The file and the client's id, as errors name them.
+        x: Inputs as the JSON has them; at least one.
+        y: Labels as the JSON has them; as many.
+    """
+
+    where: str
+    x: list[Any]
+    y: list[Any]
+
+
+@dataclass(frozen=True)
+class LeafUsers:
+    """A LEAF data set as its files have it; client k is ids[k], train[k] and test[k].
+
+    Attributes:
+        ids: Sorted as strings.
+        train: What each client trains on.
+        test: What each client tests on.
+    """
+
+    ids: tuple[str, ...]
+    train: tuple[LeafExamples, ...]
+    test: tuple[LeafExamples, ...]
+
+
+def read_leaf(path: str) -> LeafUsers:
+    """Return a data set in LEAF's format with x and y as the files have them, such as text.
+
+    Args:
+        path: Folder with train/ and test/ in it.
+
+    Raises:
+        UserError: If a file is missing or does not have LEAF's form, or a client is not on both sides.
+    """
+    return LeafUsers(*read(json_files(data_folder(path)), lambda examples: examples))
+
+
+def data_folder(path: str) -> Path:
+    """Return the data set's folder; Hydra makes a number of path=2024."""
+    return Path(os.path.expanduser(str(path)))  # Path.expanduser raises for an unknown ~name
+
+
+def json_files(folder: Path) -> dict[str, list[Path]]:
+    """Return the files of each side, in the order of their names.
+
+    Raises:
+        UserError: If there are none.
+    """
+    remedy = "set dataset.path= to the folder that holds train/*.json and test/*.json"
+    if not folder.is_dir():
+        raise UserError(f"{folder} must be the folder of a LEAF data set, but there is no such folder; {remedy}")
+    files = {side: sorted((folder / side).glob("*.json")) for side in SIDES}
+    for side in SIDES:
+        if not files[side]:
+            found = "no .json file in it" if (folder / side).is_dir() else "no such folder"
+            raise UserError(f"{folder / side} must hold LEAF's JSON files, but there is {found}; {remedy}")
+    return files
+
+
+def read(
+    files: Mapping[str, list[Path]], keep: Callable[[LeafExamples], Kept]
+) -> tuple[tuple[str, ...], tuple[Kept, ...], tuple[Kept, ...]]:
+    """Return the ids, sorted, and what `keep` makes of each client's training and test examples.
+
+    Raises:
+        UserError: If there is no client, or one is on one side only.
+    """
+    train, test = (_read_side(files[side], keep) for side in SIDES)
+    if not train and not test:
+        raise UserError(f"{files['train'][0]} and all other files have no user; prepare the data set again")
+    for here, there, side, other in ((train, test, "train", "test"), (test, train, "test", "train")):
+        if alone := sorted(here.keys() - there.keys()):
+            raise UserError(
+                f"{files[other][0].parent}: user {alone[0]!r} ({len(alone)} in all) is in {side}/ but not here; "
+                "split each user's examples in two (LEAF: preprocess.sh -t sample), not the users"
+            )
+    ids = tuple(sorted(train))
+    return ids, tuple(train[user] for user in ids), tuple(test[user] for user in ids)
+
+
+def _read_side(files: list[Path], keep: Callable[[LeafExamples], Kept]) -> dict[str, Kept]:
+    """Return what `keep` makes of each client; a file's JSON is dropped before the next one is read."""
+    kept: dict[str, Kept] = {}
+    for file in files:
+        for user, examples in _clients_in(file):
+            if user in kept:
+                raise UserError(f"{examples.where} is in {file.parent} twice; merge its examples, or leave one out")
+            kept[user] = keep(examples)
+    return kept
+
+
+def _clients_in(file: Path) -> Iterator[tuple[str, LeafExamples]]:
+    """Yield each client's id and examples; what was yielded is not kept.
+
+    Raises:
+        UserError: If the file does not have LEAF's form.
+    """
+    content = _parse(file)
+    for key, kind in KEYS.items():
+        if not isinstance(content, dict) or not isinstance(content.get(key), kind):
+            raise UserError(
+                f"{file} must be an object with the lists users and num_samples and the object user_data, "
+                f"but {key} is missing or something else; {MEND}"
+            )
+    users, sizes, user_data = (content[key] for key in KEYS)
+    if len(users) != len(sizes):
+        raise UserError(f"{file} has {len(users)} users but {len(sizes)} num_samples; {MEND}")
+    if unlisted := sorted(user_data.keys() - {user for user in users if isinstance(user, str)}):
+        raise UserError(f"{file}: user {unlisted[0]!r} is in user_data but not in users; {MEND}")
+    seen = set()
+    for user, size in zip(users, sizes, strict=True):
+        where = f"{file}: user {user!r}"
+        if not isinstance(user, str) or (user not in user_data and user not in seen):
+            raise UserError(f"{where} is in users but not in user_data; {MEND}")
+        if user in seen:
+            raise UserError(f"{where} is in users twice; merge its examples, or leave one out")
+        seen.add(user)
+        yield user, _examples(where, user_data.pop(user), size)
+
+
+def _examples(where: str, entry: Any, size: Any) -> LeafExamples:
+    """Return one client's examples, after a check that there are as many x as y as num_samples says."""
+    x, y = (entry.get(key) if isinstance(entry, dict) else None for key in "xy")
+    if not (isinstance(x, list) and isinstance(y, list)):
+        raise UserError(
+            f"{where} must have the lists x and y, but {'y' if isinstance(x, list) else 'x'} is none; {MEND}"
+        )
+    if len(x) != len(y):
+        raise UserError(f"{where} has {len(x)} x but {len(y)} y; {MEND}")
+    if len(x) != size:
+        raise UserError(f"{where} has {len(x)} examples, but num_samples says {size}; {MEND}")
+    if not x:
+        raise UserError(f"{where} has no example; leave it out of train/ and test/")
+    return LeafExamples(where, x, y)
+
+
+def _parse(file: Path) -> Any:
+    """Return a file's JSON.
+
+    Raises:
+        UserError: If the file cannot be read or is no JSON.
+    """
+    try:
+        content = file.read_bytes()
+    except OSError as error:
+        raise UserError(f"{file} cannot be read ({error.strerror}); mend that or set dataset.path=") from error
+    # Python's own parser is slower, but it takes all that Python writes: nan too, and halves of surrogate pairs.
+    with suppress(ValueError):
+        return orjson.loads(content)
+    try:
+        return json.loads(content)
+    except (ValueError, RecursionError) as error:
+        raise UserError(
+            f"{file} must be JSON, but is truncated or altered ({error}); copy or prepare it again"
+        ) from error

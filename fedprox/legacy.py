@@ -1,0 +1,79 @@
+"""What the authors' program draws, from NumPy's legacy generator: the state it is in at each moment matters.
+
+litian96/FedProx at commit 3eed82e seeds the global generator again and again. Here each draw has a generator of
+its own that is brought into the same state; the global one is never touched.
+"""
+
+from collections.abc import Iterator
+from functools import cache, lru_cache
+
+import numpy as np
+from numpy.typing import NDArray
+
+Integers = NDArray[np.int64]
+
+SHUFFLE_SEED = 100  # before each epoch, whatever the client
+
+
+def select(num_clients: int, round_index: int, size: int, num_active: int) -> tuple[Integers, Integers]:
+    """Return a round's clients in the order of selection, and those of them that are no stragglers, in theirs.
+
+    Args:
+        num_clients: N.
+        round_index: 0 for the first round of training.
+        size: Number of clients in a round.
+        num_active: How many of them do all the work.
+    """
+    selected = np.random.RandomState(round_index).permutation(num_clients)[:size]
+    return selected, np.random.RandomState(round_index).choice(selected, num_active, replace=False)
+
+
+def first_straggler_epochs(num_clients: int, round_index: int, size: int, num_active: int, num_epochs: int) -> int:
+    """Return the epochs, 1 .. E - 1, of a straggler that is the first to train in a round."""
+    selected, _ = select(num_clients, round_index, size, num_active)
+    rng = np.random.RandomState(round_index)
+    rng.choice(selected, num_active, replace=False)
+    return int(rng.randint(1, num_epochs))
+
+
+@cache
+def straggler_epochs_after(num_examples: int, num_epochs: int) -> int:
+    """Return the epochs, 1 .. E - 1, of a straggler that trains after a client with so many examples.
+
+    The last thing that client did was to shuffle its labels.
+    """
+    rng = np.random.RandomState(SHUFFLE_SEED)
+    rng.shuffle(np.arange(num_examples))
+    return int(rng.randint(1, num_epochs))
+
+
+def epoch_orders(num_examples: int, epochs_before: int, num_epochs: int) -> Iterator[Integers]:
+    """Yield each epoch's order of a client's examples: every epoch shuffles what the one before left.
+
+    Args:
+        num_examples: n_k.
+        epochs_before: Epochs that the client has done in earlier rounds.
+        num_epochs: Epochs in this round.
+    """
+    shuffle = _shuffle(num_examples)
+    order = _power(shuffle, epochs_before)
+    for _ in range(num_epochs):
+        order = order[shuffle]
+        yield order
+
+
+@lru_cache(maxsize=4096)
+def _shuffle(num_examples: int) -> Integers:
+    order = np.arange(num_examples)
+    np.random.RandomState(SHUFFLE_SEED).shuffle(order)
+    return order
+
+
+def _power(permutation: Integers, exponent: int) -> Integers:
+    """Return a permutation applied `exponent` times, by repeated squaring."""
+    result, square = np.arange(len(permutation)), permutation
+    while exponent:
+        if exponent & 1:
+            result = result[square]
+        square, exponent = square[square], exponent >> 1
+    return result

@@ -1,0 +1,82 @@
+"""The local problem: what every solver is given, and what it gives back."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor
+
+Params = dict[str, Tensor]
+
+
+@dataclass(frozen=True)
+class SgdSettings:
+    """What is the same for every client and every round.
+
+    Attributes:
+        learning_rate: Step size of the clients' SGD, > 0.
+        batch_size: B, in examples, >= 1.
+        momentum: Heavy-ball momentum, 0 .. 1; the velocity starts at zero in every round.
+        weight_decay: Weight of (1 / 2) * ||w||^2, >= 0.
+    """
+
+    learning_rate: float
+    batch_size: int
+    momentum: float = 0.0
+    weight_decay: float = 0.0
+
+
+@dataclass(frozen=True)
+class LocalWork:
+    """What one client does in one round.
+
+    Attributes:
+        orders: The order of its examples in each epoch; each a permutation of 0 .. n_k - 1, shape (n_k,).
+        num_steps: Mini-batch steps after which it stops, also in the middle of an epoch.
+        mu: Weight of the proximal term, >= 0.
+        seed: For layers that draw random numbers, such as dropout.
+        correction: Added to every mini-batch gradient, name -> tensor (FedDANE's g_t - grad F_k(w^t)); None for none.
+    """
+
+    orders: Iterable[NDArray[np.int64]]
+    num_steps: int
+    mu: float
+    seed: int = 0
+    correction: Params | None = None
+
+
+@dataclass(frozen=True)
+class LocalSolution:
+    """What one client sends back.
+
+    Attributes:
+        params: w_k^{t+1}, a complete state dict.
+        train_loss: Mean cross-entropy F over the examples as they were processed, without the proximal term.
+        num_steps: Mini-batch steps done.
+    """
+
+    params: Params
+    train_loss: float
+    num_steps: int
+
+
+class Solver(Protocol):
+    """Approximately minimises h_k(w; w^t) = F_k(w) + (mu / 2) * ||w - w^t||^2, starting at w^t.
+
+    Attributes:
+        is_concurrent: Whether `solve` may be called from several threads at once, and gains from it.
+    """
+
+    is_concurrent: bool
+
+    def solve(self, global_params: Params, features: Tensor, labels: Tensor, work: LocalWork) -> LocalSolution:
+        """Return the client's solution; nothing that is passed in is changed.
+
+        Args:
+            global_params: w^t, a state dict of the model.
+            features: The client's examples, shape (n_k, *input_shape).
+            labels: Their classes, shape (n_k,).
+            work: How much, in which order, and mu.
+        """

@@ -1,0 +1,200 @@
+"""Full-batch gradients, and gamma = ||grad F_k(w_k) + mu * (w_k - w^t)|| / ||grad F_k(w^t)||."""
+
+import copy
+import math
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional
+
+from fedprox.models import cnn, logistic
+from fedprox.solvers.gradients import full_gradients, gamma, softmax_residuals
+
+Params = dict[str, torch.Tensor]
+
+
+class LastHidden(nn.Module):
+    """Recurrent: classifies sequences of vectors."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.lstm = nn.LSTM(6, 5, batch_first=True)
+        self.head = nn.Linear(5, 4)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.head(self.lstm(x)[0][:, -1])
+
+
+def batch_norm() -> nn.Module:
+    return nn.Sequential(nn.Flatten(), nn.Linear(36, 5), nn.BatchNorm1d(5), nn.Dropout(), nn.Linear(5, 4))
+
+
+def frozen_layer() -> nn.Module:
+    return nn.Sequential(nn.Flatten(), nn.Linear(36, 5).requires_grad_(False), nn.Linear(5, 4))
+
+
+def unused_layer() -> nn.Module:
+    model = logistic((6, 6), 4)
+    model.spare = nn.ParameterDict({"alone": nn.Parameter(torch.ones(2))})
+    model.forward = lambda x: model[1](model[0](x))
+    return model
+
+
+MODELS = {
+    "logistic": lambda: logistic((6, 6), 4),
+    "logistic without bias": lambda: nn.Sequential(nn.Flatten(), nn.Linear(36, 4, bias=False)),
+    "cnn": lambda: cnn((6, 6), 4),
+    "batch norm": batch_norm,
+    "frozen layer": frozen_layer,
+    "lstm": LastHidden,
+}
+
+
+def initialised(name: str, seed: int = 0) -> nn.Module:
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        model = MODELS[name]()
+        for buffer in model.buffers():
+            if buffer.is_floating_point():
+                buffer.uniform_(0.5, 2.0)
+    return model.double()
+
+
+def examples(num_examples: int) -> tuple[torch.Tensor, torch.Tensor]:
+    rng = torch.Generator().manual_seed(1)
+    features = torch.randn(num_examples, 6, 6, generator=rng, dtype=torch.float64)
+    return features, torch.randint(4, (num_examples,), generator=rng)
+
+
+def by_definition(name: str, params: Params, features: torch.Tensor, labels: torch.Tensor) -> Params:
+    """Return grad F_k with plain autograd on a model of its own."""
+    model = initialised(name)
+    model.load_state_dict(params)
+    model.eval()
+    functional.cross_entropy(model(features), labels).backward()
+    return {key: param.grad for key, param in model.named_parameters() if param.requires_grad}
+
+
+@pytest.mark.parametrize("num_examples", [1, 2, 500, 1203])  # one piece of autograd's, one exactly, several
+@pytest.mark.parametrize("name", MODELS)
+def test_gradients_at_several_points_are_autograds(name, num_examples):
+    points = [initialised(name, seed).state_dict() for seed in (1, 2, 3)]
+    features, labels = examples(num_examples)
+    results = full_gradients(initialised(name), points, features, labels)
+    for point, result in zip(points, results, strict=True):
+        expected = by_definition(name, point, features, labels)
+        assert result.keys() == expected.keys()
+        for key in expected:
+            torch.testing.assert_close(result[key], expected[key], rtol=1e-9, atol=1e-12)  # float64, sums of 1203
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_gamma_is_its_definition(name):
+    start, solution = initialised(name, 1).state_dict(), initialised(name, 2).state_dict()
+    features, labels = examples(30)
+    at_start, at_solution = (by_definition(name, point, features, labels) for point in (start, solution))
+    for mu in (0.0, 0.7):
+        inexact = [at_solution[key] + mu * (solution[key] - start[key]) for key in at_start]
+        expected = math.sqrt(sum(t.square().sum() for t in inexact) / sum(t.square().sum() for t in at_start.values()))
+        assert gamma(initialised(name), solution, start, features, labels, mu) == pytest.approx(expected, rel=1e-9)
+
+
+def test_gamma_by_hand():
+    # One example x = 2 of class 0, w^t = 0: grad F = (-1, 1) in W and (-1/2, 1/2) in b, square 5/2.
+    # w_k: W = (a, -a), b = 0 with a = ln(3) / 4, so logits differ by ln 3 and the softmax is (3/4, 1/4):
+    # grad F = (-1/2, 1/2) in W, (-1/4, 1/4) in b. mu = 1 / ln 3 adds mu * a = 1/4: (-1/4, 1/4) in W, square 1/4.
+    a = math.log(3) / 4
+    start = {"1.weight": torch.zeros(2, 1), "1.bias": torch.zeros(2)}
+    solution = {"1.weight": torch.tensor([[a], [-a]]), "1.bias": torch.zeros(2)}
+    result = gamma(logistic((1,), 2), solution, start, torch.tensor([[2.0]]), torch.tensor([0]), mu=1 / math.log(3))
+    assert result == pytest.approx(math.sqrt(1 / 4 / (5 / 2)), rel=1e-6)  # float32
+
+
+@pytest.mark.parametrize("mu", [0.0, 1.0])
+@pytest.mark.parametrize("name", MODELS)
+def test_gamma_is_1_where_the_client_did_not_move(name, mu):
+    params = initialised(name, 1).state_dict()
+    assert gamma(initialised(name), params, params, *examples(7), mu) == 1.0
+
+
+def test_gamma_is_0_at_the_minimiser_of_h():
+    # mu = 1 makes h strongly convex, its curvature here below 40: 600 steps of 1/20 leave (1 - 1/20)^600 = 4e-14.
+    features, labels = examples(20)
+    start = {key: tensor.clone() for key, tensor in initialised("logistic", 1).state_dict().items()}
+    params, model, gammas = dict(start), initialised("logistic"), []
+    for _ in range(600):
+        gammas.append(gamma(model, params, start, features, labels, mu=1.0))
+        gradient = by_definition("logistic", params, features, labels)
+        params = {key: w - 0.05 * (gradient[key] + 1.0 * (w - start[key])) for key, w in params.items()}
+    assert gammas[0] == 1.0
+    assert gamma(model, params, start, features, labels, mu=1.0) < 1e-10
+    assert gamma(model, params, start, features, labels, mu=0.0) > 0.1  # of F alone it is no minimiser
+    assert all(later < earlier for earlier, later in zip(gammas[:300], gammas[1:300], strict=False))
+
+
+def test_gamma_above_1_tells_of_a_step_that_was_too_long():
+    features, labels = examples(20)
+    start = initialised("logistic", 1).state_dict()
+    gradient = by_definition("logistic", start, features, labels)
+    thrown = {key: w - 1e3 * gradient[key] for key, w in start.items()}
+    assert gamma(initialised("logistic"), thrown, start, features, labels, mu=1.0) > 100
+
+
+@pytest.mark.parametrize("mu", [0.0, 2.0])
+def test_where_the_start_is_stationary_gamma_is_0_for_staying_and_infinite_for_leaving(mu):
+    # A single class has softmax 1 and no gradient anywhere, so grad h = mu * (w_k - w^t).
+    model = logistic((3,), 1)
+    start = {key: tensor.clone() for key, tensor in model.state_dict().items()}
+    moved = {key: tensor + 1 for key, tensor in start.items()}
+    x, y = torch.ones(4, 3), torch.zeros(4, dtype=torch.int64)
+    assert gamma(model, start, start, x, y, mu) == 0.0
+    assert gamma(model, moved, start, x, y, mu) == (math.inf if mu else 0.0)
+
+
+def test_gamma_of_weights_that_are_nan_is_nan():
+    start = initialised("logistic", 1).state_dict()
+    broken = {key: torch.full_like(tensor, math.nan) for key, tensor in start.items()}
+    assert math.isnan(gamma(initialised("logistic"), broken, start, *examples(5), mu=1.0))
+
+
+def test_gradients_beyond_the_square_root_of_float32_have_a_finite_gamma():
+    # Inputs of 1e25 make gradients of 1e25, whose squares overflow float32 but not the norm's float64.
+    model = logistic((1,), 2)
+    start = {"1.weight": torch.zeros(2, 1), "1.bias": torch.zeros(2)}
+    x, y = torch.tensor([[1e25], [-1e25]]), torch.tensor([0, 1])
+    assert gamma(model, start, start, x, y, mu=0.0) == 1.0
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_neither_points_nor_the_models_weights_are_changed_also_without_autograd(name):
+    model, start, solution = initialised(name), initialised(name, 1).state_dict(), initialised(name, 2).state_dict()
+    before = copy.deepcopy((model.state_dict(), start, solution))
+    with torch.no_grad():
+        inside = gamma(model, solution, start, *examples(9), mu=0.5)
+    assert inside == gamma(model, solution, start, *examples(9), mu=0.5)
+    for now, then in zip((model.state_dict(), start, solution), before, strict=True):
+        assert all(torch.equal(now[key], then[key]) for key in then)
+    assert not any(tensor.requires_grad for tensor in (*start.values(), *solution.values()))
+
+
+def test_a_parameter_that_the_loss_does_not_depend_on_has_gradient_0():
+    model = unused_layer()
+    gradient = full_gradients(
+        model, [model.state_dict()], *(t.float() if i == 0 else t for i, t in enumerate(examples(3)))
+    )
+    assert torch.equal(gradient[0]["spare.alone"], torch.zeros(2))
+
+
+@pytest.mark.parametrize("shape", [(5,), (5, 2), ()])
+def test_residuals_and_losses_are_softmax_and_cross_entropy(shape):
+    rng = torch.Generator().manual_seed(0)
+    logits = 30 * torch.randn(*shape, 4, generator=rng, dtype=torch.float64)
+    labels = torch.randint(4, shape, generator=rng)
+    residuals, losses = softmax_residuals(logits, labels)
+    flat, flat_labels = logits.reshape(-1, 4), labels.reshape(-1)
+    expected = torch.softmax(flat, dim=1) - functional.one_hot(flat_labels, 4)
+    torch.testing.assert_close(residuals.reshape(-1, 4), expected, rtol=1e-12, atol=1e-14)  # float64
+    torch.testing.assert_close(
+        losses.reshape(-1), functional.cross_entropy(flat, flat_labels, reduction="none"), rtol=1e-12, atol=1e-14
+    )

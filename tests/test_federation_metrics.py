@@ -1,0 +1,432 @@
+"""Metrics on all clients: each is checked against one client after another, by autograd in float64."""
+
+import copy
+import csv
+import math
+import os
+from dataclasses import astuple
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import nn
+from torch.nn import functional
+
+from fedprox.client_gradients import Examples, LogisticGradients, ModuleGradients, client_gradients
+from fedprox.data.federated import ClientIndex, FederatedData, LabelledData
+from fedprox.data.synthetic import synthetic
+from fedprox.federation_metrics import FederationEvaluator
+from fedprox.metrics import FederationMetrics, evaluate
+from fedprox.models import cnn, logistic
+
+DATA_DIR = Path(os.environ.get("FEDPROX_DATA_DIR", "data")).absolute()
+GOLDEN = DATA_DIR / "golden" / "synthetic_1_1_fedprox_mu_1_stragglers_0.5_first_25.csv"
+ZERO_WEIGHTS_VARIANCE = 89.62063791502302  # printed by the authors' program on Synthetic(1, 1)
+
+RAGGED = [3, 41, 1, 7, 40, 12, 1, 22]
+NUM_CLASSES = 4
+FLOAT32 = 2e-5  # relative: a unit of 6e-8 per operation, and sums of a hundred of them that partly cancel
+
+
+class Directions(nn.Module):
+    """Sees only the direction of its inputs; at the input 0 its gradient is nan."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear = nn.Linear(36, NUM_CLASSES)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.linear(x.flatten(1))
+        return x / x.norm(dim=1, keepdim=True)
+
+
+class LastHidden(nn.Module):
+    """Classifies token sequences."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embedding = nn.Embedding(9, 3)
+        self.lstm = nn.LSTM(3, 5, 2, batch_first=True)
+        self.head = nn.Linear(5, NUM_CLASSES)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.head(self.lstm(self.embedding(x))[0][:, -1])
+
+
+def two_layers() -> nn.Module:
+    return nn.Sequential(nn.Flatten(), nn.Linear(36, 8), nn.Tanh(), nn.Linear(8, NUM_CLASSES))
+
+
+def frozen_layer() -> nn.Module:
+    model = two_layers()
+    model[1].requires_grad_(False)
+    return model
+
+
+def tied_layers() -> nn.Module:
+    model = nn.Sequential(nn.Flatten(), nn.Linear(36, 6), nn.Linear(6, 6), nn.Linear(6, 6), nn.Linear(6, NUM_CLASSES))
+    model[3].weight = model[2].weight
+    return model
+
+
+def batch_norm_dense() -> nn.Module:
+    return nn.Sequential(nn.Flatten(), nn.Linear(36, 8), nn.BatchNorm1d(8), nn.Dropout(), nn.Linear(8, NUM_CLASSES))
+
+
+def batch_norm_images() -> nn.Module:
+    return nn.Sequential(
+        nn.Unflatten(1, (1, 6)), nn.Conv2d(1, 3, 3), nn.BatchNorm2d(3), nn.Flatten(), nn.Linear(48, NUM_CLASSES)
+    )
+
+
+MODELS = {
+    "logistic": lambda: logistic((6, 6), NUM_CLASSES),
+    "logistic without bias": lambda: nn.Sequential(nn.Flatten(), nn.Linear(36, NUM_CLASSES, bias=False)),
+    "two layers": two_layers,
+    "frozen layer": frozen_layer,
+    "tied layers": tied_layers,
+    "directions": Directions,
+    "cnn": lambda: cnn((6, 6), NUM_CLASSES),
+    "batch norm, dense": batch_norm_dense,
+    "batch norm, images": batch_norm_images,
+    "lstm": LastHidden,
+}
+
+
+def initialised(make) -> nn.Module:
+    """Return a model with seeded weights, and buffers that are not the initial ones."""
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model = make()
+        for buffer in model.buffers():
+            if buffer.is_floating_point():
+                buffer.uniform_(0.5, 2.0)
+    return model
+
+
+def zero(model: nn.Module) -> dict[str, torch.Tensor]:
+    return {name: torch.zeros_like(tensor) for name, tensor in model.state_dict().items()}
+
+
+def divided(features, labels, sizes, *, held_out=(), num_classes=NUM_CLASSES, mean=0.0, std=1.0) -> FederatedData:
+    """Give the first n_0 examples to client 0, the next n_1 to client 1 ...; held_out sizes come after all those."""
+    bounds = np.cumsum([0, *sizes, *held_out])
+    parts = [np.arange(start, stop) for start, stop in zip(bounds[:-1], bounds[1:], strict=True)]
+    data = LabelledData(
+        features=np.asarray(features),
+        labels=np.asarray(labels, dtype=np.int64),
+        test_features=np.asarray(features)[:0],
+        test_labels=np.empty(0, dtype=np.int64),
+        num_classes=num_classes,
+        mean=np.array(mean, dtype=np.float32),
+        std=np.array(std, dtype=np.float32),
+    )
+    return FederatedData(data, ClientIndex.from_lists(parts[: len(sizes)]), ClientIndex.from_lists(parts[len(sizes) :]))
+
+
+def drawn(sizes=RAGGED, *, tokens: bool = False, seed: int = 0) -> FederatedData:
+    """Return clients with different inputs and labels, whose examples lie anywhere in the shared arrays."""
+    rng = np.random.default_rng(seed)
+    num_examples = sum(sizes) + 2 * len(sizes) + 5  # 5 that nobody holds
+    parts = np.split(rng.permutation(num_examples), np.cumsum([*sizes, *[2] * len(sizes)]))
+    features = rng.normal(3.0, 2.0, (num_examples, 6, 6)).astype(np.float32)
+    labels = rng.integers(NUM_CLASSES, size=num_examples)
+    for client, part in enumerate(parts[: len(sizes)]):
+        features[part] += client / 2
+        labels[part[::2]] = client % NUM_CLASSES
+    if tokens:
+        features = rng.integers(9, size=(num_examples, 7))
+    train, held_out = (ClientIndex.from_lists(some) for some in (parts[: len(sizes)], parts[len(sizes) : -1]))
+    mean, std = (0.0, 1.0) if tokens else (3.0, 2.0)
+    empty = np.empty(0, dtype=np.int64)
+    data = LabelledData(
+        features, labels, features[:0], empty, NUM_CLASSES, *(np.array(a, dtype=np.float32) for a in (mean, std))
+    )
+    return FederatedData(data, train, held_out)
+
+
+def one_after_another(model: nn.Module, data: FederatedData) -> FederationMetrics:
+    """Return the same metrics by their definitions: float64, a loop over clients, gradients kept."""
+    model = copy.deepcopy(model).double().eval()
+    params = [param for param in model.parameters() if param.requires_grad]
+
+    def loss_and_hits(x, y):
+        x, y = torch.from_numpy(x), torch.from_numpy(y)
+        logits = model(x.double() if x.is_floating_point() else x)
+        return functional.cross_entropy(logits, y), int((logits.argmax(dim=1) == y).sum())
+
+    losses, hits, grads = [], 0, []
+    for client in range(data.num_clients):
+        loss, client_hits = loss_and_hits(*data.client_examples(client))
+        grads.append(torch.cat([grad.flatten() for grad in torch.autograd.grad(loss, params)]))
+        losses.append(float(loss))
+        hits += client_hits
+    p = torch.from_numpy(data.train.sizes / data.train.sizes.sum())
+    mean = sum(p_k * grad for p_k, grad in zip(p, grads, strict=True))
+    distances = torch.stack([(grad - mean).square().sum() for grad in grads])
+    squares = torch.stack([grad.square().sum() for grad in grads])
+    test_loss, test_hits = loss_and_hits(*data.test_examples())
+    return FederationMetrics(
+        train_loss=float(p @ torch.tensor(losses, dtype=torch.float64)),
+        train_accuracy=hits / int(data.train.sizes.sum()),
+        test_loss=float(test_loss),
+        test_accuracy=test_hits / len(data.test_examples()[1]),
+        gradient_variance=float(p @ distances),
+        gradient_variance_unweighted=float(distances.mean()),
+        dissimilarity_b=math.sqrt(p @ squares / mean.square().sum()),
+    )
+
+
+def general(model: nn.Module, data: FederatedData) -> FederationEvaluator:
+    """Return an evaluator that takes the path for any model."""
+    evaluator = FederationEvaluator(nn.Sequential(nn.Identity(), *model), data, "cpu")
+    assert isinstance(evaluator._gradients, ModuleGradients)
+    return evaluator
+
+
+def shifted(params: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Return the state dict of `nn.Sequential(nn.Identity(), *model)`."""
+    return {f"{int(name[0]) + 1}{name[1:]}": tensor for name, tensor in params.items()}
+
+
+# Against the definitions
+
+
+@pytest.mark.parametrize("memory_bytes", [1, 60_000, 2**28])  # one example at a time, some of each, all at once
+@pytest.mark.parametrize("name", MODELS)
+def test_all_metrics_are_those_of_one_client_after_another(name, memory_bytes):
+    model, data = initialised(MODELS[name]), drawn(tokens=name == "lstm")
+    result = FederationEvaluator(model, data, "cpu", memory_bytes)(model.state_dict())
+    assert astuple(result) == pytest.approx(astuple(one_after_another(model, data)), rel=FLOAT32)
+
+
+def test_two_clients_by_hand():
+    # Two classes, one feature, zero weights: softmax is (1/2, 1/2), residuals are (-1/2, 1/2) for class 0 and
+    # (1/2, -1/2) for class 1. Client 0 holds x = 2 of class 0: grad W = (-1, 1), grad b = (-1/2, 1/2), square 5/2.
+    # Client 1 holds three times x = 0 of class 1: grad W = 0, grad b = (1/2, -1/2), square 1/2.
+    # p = (1/4, 3/4), so grad f: W (-1/4, 1/4), b (1/4, -1/4), square 1/4; sum_k p_k ||g_k||^2 = 5/8 + 3/8 = 1.
+    # Distances: W (-3/4, 3/4), b (-3/4, 3/4): 9/4; W (1/4, -1/4), b (1/4, -1/4): 1/4.
+    # Ties go to class 0: of the training examples 1 in 4 is right, of the held-out ones (classes 0, 0, 1) 2 in 3.
+    data = divided([[2.0], [0.0], [0.0], [0.0], [5.0], [1.0], [1.0]], [0, 1, 1, 1, 0, 0, 1], [1, 3], held_out=[2, 1])
+    model = logistic((1,), 2)
+    ln2 = math.log(2)
+    expected = (ln2, 1 / 4, ln2, 2 / 3, 1 / 4 * 9 / 4 + 3 / 4 * 1 / 4, (9 / 4 + 1 / 4) / 2, math.sqrt(1 / (1 / 4)))
+    for evaluator, params in (
+        (FederationEvaluator(model, data, "cpu"), zero(model)),
+        (general(model, data), shifted(zero(model))),
+    ):
+        assert astuple(evaluator(params)) == pytest.approx(expected, rel=1e-6)  # float32
+
+
+@pytest.mark.parametrize("sizes", [[128], [1] * 128, [127, 1], [100, 28]])
+def test_training_loss_and_accuracy_do_not_depend_on_who_holds_an_example(sizes):
+    # Clients would, examples do not: with one client of 127 examples and one of 1, each client a half, they do.
+    rng = np.random.default_rng(0)
+    features, labels = rng.normal(size=(128, 5)).astype(np.float32), rng.integers(3, size=128)
+    model = initialised(lambda: logistic((5,), 3))
+    result = FederationEvaluator(model, divided(features, labels, sizes, num_classes=3), "cpu")(model.state_dict())
+    together = evaluate(model, torch.from_numpy(features), torch.from_numpy(labels))
+    assert (result.train_loss, result.train_accuracy) == (pytest.approx(together.loss, rel=1e-6), together.accuracy)
+
+
+# The authors' numbers
+
+
+def test_zero_weights_on_synthetic_1_1_give_the_number_that_the_authors_program_printed():
+    data = synthetic(30, 0, 1.0, 1.0)
+    model = logistic((60,), 10)
+    result = FederationEvaluator(model, data, "cpu")(zero(model))
+    assert result.train_loss == pytest.approx(math.log(10), rel=1e-6)
+    assert result.gradient_variance_unweighted == pytest.approx(ZERO_WEIGHTS_VARIANCE, rel=1e-6)  # theirs is float32
+    assert result.gradient_variance != pytest.approx(ZERO_WEIGHTS_VARIANCE, rel=0.1)
+
+
+def test_round_0_of_the_authors_curve():
+    if not GOLDEN.is_file():
+        pytest.skip(f"no {GOLDEN}; set FEDPROX_DATA_DIR to the folder that holds golden/")
+    with GOLDEN.open(newline="") as file:
+        expected = {name: float(value) for name, value in next(csv.DictReader(file)).items()}
+    model = logistic((60,), 10)
+    result = FederationEvaluator(model, synthetic(30, 0, 1.0, 1.0), "cpu")(zero(model))
+    assert expected["round"] == 0
+    assert result.test_accuracy == expected["test_accuracy"]
+    assert result.train_loss == pytest.approx(expected["train_loss"], rel=1e-6)  # float32, softmax with an epsilon
+    assert result.gradient_variance_unweighted == pytest.approx(expected["gradient_variance_unweighted"], rel=1e-6)
+
+
+# The edges
+
+
+def test_clients_that_hold_the_same_have_no_variance_and_b_1():
+    rng = np.random.default_rng(0)
+    features, labels = rng.normal(size=(9, 5)).astype(np.float32), rng.integers(3, size=9)
+    data = divided(np.tile(features, (4, 1)), np.tile(labels, 4), [9] * 4, num_classes=3)
+    model = initialised(lambda: logistic((5,), 3))
+    for evaluator, params in (
+        (FederationEvaluator(model, data, "cpu"), model.state_dict()),
+        (general(model, data), shifted(model.state_dict())),
+    ):
+        result = evaluator(params)
+        # The same float32 gradients four times, squares of the order of 1: what remains is float64's rounding.
+        assert result.gradient_variance == pytest.approx(0.0, abs=1e-12)
+        assert result.gradient_variance_unweighted == pytest.approx(0.0, abs=1e-12)
+        assert result.dissimilarity_b == pytest.approx(1.0, abs=1e-12)
+
+
+def test_where_no_client_has_a_gradient_b_is_1():
+    # With a single class the softmax is 1 whatever the weights.
+    data = divided([[1.0], [2.0], [3.0]], [0, 0, 0], [1, 2], num_classes=1)
+    model = logistic((1,), 1)
+    result = FederationEvaluator(model, data, "cpu")(model.state_dict())
+    assert astuple(result)[-3:] == (0.0, 0.0, 1.0)
+
+
+def test_where_gradients_cancel_b_is_infinite():
+    # x = 1 of class 0 and x = 1 of class 1 at zero weights: gradients (-1/2, 1/2) and (1/2, -1/2) in W and in b.
+    data = divided([[1.0], [1.0]], [0, 1], [1, 1], num_classes=2)
+    model = logistic((1,), 2)
+    result = FederationEvaluator(model, data, "cpu")(zero(model))
+    assert astuple(result)[-3:] == (1.0, 1.0, math.inf)
+
+
+@pytest.mark.parametrize("name", ["logistic", "two layers", "cnn"])
+def test_a_model_that_diverged_has_nan_and_not_0(name):
+    model = initialised(MODELS[name])
+    broken = {key: torch.full_like(tensor, math.nan) for key, tensor in model.state_dict().items()}
+    result = FederationEvaluator(model, drawn(), "cpu")(broken)
+    assert [math.isnan(value) for value in astuple(result)] == [True, False, True, False, True, True, True]
+
+
+@pytest.mark.parametrize("name", ["logistic", "two layers"])
+def test_logits_of_thousands_keep_a_finite_loss(name):
+    model, data = initialised(MODELS[name]), drawn()
+    large = {key: 1e4 * tensor for key, tensor in model.state_dict().items()}
+    result = FederationEvaluator(model, data, "cpu")(large)
+    model.load_state_dict(large)
+    expected = one_after_another(model, data)
+    # Logits of 1e4 have errors of 1e-3; a residual is 0 or 1 but for them.
+    assert astuple(result) == pytest.approx(astuple(expected), rel=1e-3)
+
+
+@pytest.mark.parametrize("name", ["logistic", "two layers"])
+def test_a_client_without_training_examples_does_not_count(name):
+    rng = np.random.default_rng(0)
+    features, labels = rng.normal(size=(12, 6, 6)).astype(np.float32), rng.integers(NUM_CLASSES, size=12)
+    model = initialised(MODELS[name])
+    some, all_ = (
+        FederationEvaluator(model, divided(features, labels, sizes, held_out=[2]), "cpu")(model.state_dict())
+        for sizes in ([4, 0, 6, 0], [4, 6])
+    )
+    assert some == all_
+
+
+def test_without_test_examples_the_test_metrics_are_nan():
+    data = divided(np.ones((4, 5), dtype=np.float32), [0, 1, 2, 0], [3, 1], num_classes=3)
+    model = logistic((5,), 3)
+    result = FederationEvaluator(model, data, "cpu")(model.state_dict())
+    assert math.isnan(result.test_loss)
+    assert math.isnan(result.test_accuracy)
+    assert math.isfinite(result.train_loss)
+
+
+def test_the_global_test_set_is_taken_where_there_is_one():
+    own = drawn()
+    rng = np.random.default_rng(1)
+    x, y = rng.normal(size=(50, 6, 6)).astype(np.float32), rng.integers(NUM_CLASSES, size=50)
+    shared = FederatedData(
+        LabelledData(own.data.features, own.data.labels, x, y, NUM_CLASSES, own.data.mean, own.data.std),
+        own.train,
+        own.held_out,
+    )
+    model = initialised(MODELS["logistic"])
+    result = FederationEvaluator(model, shared, "cpu")(model.state_dict())
+    expected = evaluate(model, torch.from_numpy((x - 3) / 2), torch.from_numpy(y))
+    assert (result.test_loss, result.test_accuracy) == (pytest.approx(expected.loss, rel=1e-6), expected.accuracy)
+
+
+# What an evaluator keeps
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_a_result_depends_on_the_weights_given_and_on_nothing_before(name):
+    model, data = initialised(MODELS[name]), drawn(tokens=name == "lstm")
+    evaluator = FederationEvaluator(model, data, "cpu")
+    params = {key: tensor.clone() for key, tensor in model.state_dict().items()}
+    halved = {key: tensor / 2 if tensor.is_floating_point() else tensor for key, tensor in params.items()}
+    first, other, again = evaluator(params), evaluator(halved), evaluator(params)
+    assert first == again
+    assert other.gradient_variance != first.gradient_variance
+
+
+def test_neither_model_nor_weights_are_changed():
+    model, data = initialised(batch_norm_dense).train(), drawn()
+    params = {key: tensor + 1 for key, tensor in model.state_dict().items()}
+    before = copy.deepcopy((model.state_dict(), params))
+    FederationEvaluator(model, data, "cpu")(params)
+    assert model.training
+    for now, then in zip((model.state_dict(), params), before, strict=True):
+        assert all(torch.equal(now[key], then[key]) for key in then)
+
+
+# Paths and memory
+
+
+def examples(sizes, input_shape=(6, 6)) -> Examples:
+    n = sum(sizes)
+    return Examples(torch.randn(n, *input_shape), torch.zeros(n, dtype=torch.int64), np.array(sizes))
+
+
+@pytest.mark.parametrize(
+    ("model", "expected"),
+    [
+        (logistic((6, 6), 3), LogisticGradients),
+        (nn.Sequential(nn.Flatten(), nn.Linear(36, 3, bias=False)), ModuleGradients),
+        (nn.Sequential(nn.Flatten(), nn.Linear(36, 3), nn.ReLU()), ModuleGradients),
+        (nn.Sequential(nn.Flatten(), nn.utils.parametrizations.weight_norm(nn.Linear(36, 3))), ModuleGradients),
+        (nn.Sequential(nn.Flatten(), nn.Linear(36, 3).requires_grad_(False), nn.Linear(3, 3)), ModuleGradients),
+    ],
+)
+def test_only_plain_logistic_regression_takes_the_fast_path(model, expected):
+    assert type(client_gradients(model.eval(), examples([2, 1]), 2**28)) is expected
+
+
+@pytest.mark.parametrize("memory_bytes", [1, 20_000, 50_000, 2**28])
+@pytest.mark.parametrize("name", ["logistic", "two layers"])
+def test_every_client_is_in_one_block_and_blocks_fit_into_the_memory(name, memory_bytes):
+    model = initialised(MODELS[name]).eval()
+    sizes = [*RAGGED, 23, 24, 25, 26]
+    gradients = client_gradients(model, examples(sizes), memory_bytes)
+    blocks = [(block.shares.tolist(), sum(grads.nbytes for grads in block.grads)) for block in gradients()]
+    assert sorted(share for shares, _ in blocks for share in shares) == pytest.approx(sorted(np.array(sizes) / 225))
+    bytes_per_client = sum(param.nbytes for param in model.parameters())
+    for shares, num_bytes in blocks:
+        assert num_bytes <= max(memory_bytes + bytes_per_client // 10, bytes_per_client)  # biases come on top
+        if name != "logistic":
+            assert max(shares) <= 2 * min(shares)  # more than half of the work is on real examples
+    assert (len(blocks) == len(sizes)) == (memory_bytes == 1)
+
+
+@settings(deadline=None, max_examples=60)
+@given(
+    sizes=st.lists(st.integers(1, 12), min_size=1, max_size=6),
+    scale=st.sampled_from([0.0, 0.1, 1.0, 10.0]),
+    seed=st.integers(0, 2**31),
+)
+def test_for_all_data_and_weights_the_two_paths_agree_variances_are_at_least_0_and_b_at_least_1(sizes, scale, seed):
+    data = drawn(sizes, seed=seed)
+    model = initialised(lambda: logistic((6, 6), NUM_CLASSES))
+    params = {name: scale * tensor for name, tensor in model.state_dict().items()}
+    fast = FederationEvaluator(model, data, "cpu")(params)
+    slow = general(model, data)(shifted(params))
+    for result in (fast, slow):
+        assert result.gradient_variance >= 0
+        assert result.gradient_variance_unweighted >= 0
+        assert result.dissimilarity_b >= 1
+    # Differences of order 1 leave float32's 1e-6 where they cancel; a tie among logits may go either way.
+    assert fast.train_loss == pytest.approx(slow.train_loss, rel=FLOAT32, abs=1e-5)
+    assert fast.gradient_variance == pytest.approx(slow.gradient_variance, rel=1e-3, abs=1e-4)
+    assert fast.gradient_variance_unweighted == pytest.approx(slow.gradient_variance_unweighted, rel=1e-3, abs=1e-4)
+    assert fast.dissimilarity_b == pytest.approx(slow.dissimilarity_b, rel=1e-3)
