@@ -28,10 +28,11 @@ environment:
 	@cp requirements.txt $(VENV)/installed.txt
 
 # Three jobs at once, one thread each; then the figure and the three final results.
-FIRST := experiment=paper_synthetic_1_1 engine=local num_rounds=20
+FIRST := experiment=paper_synthetic_1_1 engine=local engine.num_threads=1 num_rounds=100
 run: install
 	@rm -rf runs/first
-	@$(BIN)/python -m fedprox.main --config-name fedavg $(FIRST) hydra.run.dir=runs/first/fedavg & fedavg=$$!; \
+	@export OMP_NUM_THREADS=1; \
+	 $(BIN)/python -m fedprox.main --config-name fedavg $(FIRST) hydra.run.dir=runs/first/fedavg & fedavg=$$!; \
 	 $(BIN)/python -m fedprox.main $(FIRST) mu=0 hydra.run.dir=runs/first/fedprox_mu_0 & mu_0=$$!; \
 	 $(BIN)/python -m fedprox.main $(FIRST) mu=1 hydra.run.dir=runs/first/fedprox_mu_1 & mu_1=$$!; \
 	 wait $$fedavg && wait $$mu_0 && wait $$mu_1

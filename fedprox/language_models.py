@@ -29,14 +29,12 @@ def lstm_shakespeare(
     Raises:
         UserError: If the inputs are no sequences, or a size is below 1.
     """
-    _check(
-        "lstm_shakespeare", input_shape, hidden_size=hidden_size, embedding_size=embedding_size, num_layers=num_layers
-    )
+    sizes = {"hidden_size": hidden_size, "embedding_size": embedding_size, "num_layers": num_layers}
+    _check("lstm_shakespeare", input_shape, sizes)
     embedding = nn.Embedding(num_classes, embedding_size)
     nn.init.xavier_uniform_(embedding.weight)
-    return SequenceClassifier(
-        embedding, _lstm(embedding_size, hidden_size, num_layers), _dense(hidden_size, num_classes)
-    )
+    lstm = _lstm(embedding_size, hidden_size, num_layers)
+    return SequenceClassifier(embedding, lstm, _dense(hidden_size, num_classes))
 
 
 def lstm_sent140(
@@ -67,15 +65,14 @@ def lstm_sent140(
         UserError: If the inputs are no sequences, there are not two classes, a size is below 1, or the file
             is not in order.
     """
-    _check("lstm_sent140", input_shape, hidden_size=hidden_size, dense_size=dense_size, num_layers=num_layers)
+    sizes = {"hidden_size": hidden_size, "dense_size": dense_size, "num_layers": num_layers}
+    _check("lstm_sent140", input_shape, sizes)
     if num_classes != 2:
         raise UserError(f"model=lstm_sent140 tells two classes apart, got {num_classes}; use it with dataset=sent140")
     vectors = torch.from_numpy(read_glove(glove, max_words).vectors)
-    return SequenceClassifier(
-        FrozenEmbedding(vectors),
-        _lstm(vectors.shape[1], hidden_size, num_layers),
-        nn.Sequential(_dense(hidden_size, dense_size), _dense(dense_size, 1), nn.ConstantPad1d((1, 0), 0.0)),
-    )
+    lstm = _lstm(vectors.shape[1], hidden_size, num_layers)
+    head = nn.Sequential(_dense(hidden_size, dense_size), _dense(dense_size, 1), nn.ConstantPad1d((1, 0), 0.0))
+    return SequenceClassifier(FrozenEmbedding(vectors), lstm, head)
 
 
 class SequenceClassifier(nn.Module):
@@ -97,7 +94,7 @@ class SequenceClassifier(nn.Module):
     def forward(self, tokens: Tensor) -> Tensor:
         """Return the logits of tokens of shape (batch, length)."""
         if tokens.dtype != torch.int64:
-            raise UserError("the LSTM models take tokens (int64), got numbers; use model=logistic with this data set")
+            raise UserError(f"the LSTM models take tokens, int64, got {tokens.dtype}; use model=logistic")
         outputs, _ = self.lstm(self.embedding(tokens))
         logits: Tensor = self.head(outputs[:, -1])
         return logits
@@ -129,16 +126,16 @@ def _lstm(input_size: int, hidden_size: int, num_layers: int) -> nn.LSTM:
     same function, but a step moves the sum of the two twice as far.
     """
     lstm = nn.LSTM(input_size, hidden_size, num_layers, batch_first=True)
+    forget = slice(hidden_size, 2 * hidden_size)  # PyTorch's order of gates: input, forget, cell, output
     with torch.no_grad():
         for layer in range(num_layers):
             fan_in = (hidden_size if layer else input_size) + hidden_size
             bound = math.sqrt(6 / (fan_in + 4 * hidden_size))
             for name in ("weight_ih", "weight_hh"):
                 getattr(lstm, f"{name}_l{layer}").uniform_(-bound, bound)
-            getattr(lstm, f"bias_ih_l{layer}").zero_()
-            getattr(lstm, f"bias_hh_l{layer}").zero_()[hidden_size : 2 * hidden_size] = (
-                1  # order: in, forget, cell, out
-            )
+            for name in ("bias_ih", "bias_hh"):
+                getattr(lstm, f"{name}_l{layer}").zero_()
+            getattr(lstm, f"bias_ih_l{layer}")[forget] = 1
     return lstm
 
 
@@ -150,7 +147,7 @@ def _dense(input_size: int, output_size: int) -> nn.Linear:
     return dense
 
 
-def _check(model: str, input_shape: tuple[int, ...], **sizes: int) -> None:
+def _check(model: str, input_shape: tuple[int, ...], sizes: dict[str, int]) -> None:
     """Raise UserError unless inputs are sequences and all sizes at least 1."""
     if len(input_shape) != 1:
         raise UserError(

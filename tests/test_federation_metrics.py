@@ -5,6 +5,7 @@ import csv
 import math
 import os
 from dataclasses import astuple
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -114,7 +115,7 @@ def zero(model: nn.Module) -> dict[str, torch.Tensor]:
 def divided(features, labels, sizes, *, held_out=(), num_classes=NUM_CLASSES, mean=0.0, std=1.0) -> FederatedData:
     """Give the first n_0 examples to client 0, the next n_1 to client 1 ...; held_out sizes come after all those."""
     bounds = np.cumsum([0, *sizes, *held_out])
-    parts = [np.arange(start, stop) for start, stop in zip(bounds[:-1], bounds[1:], strict=True)]
+    parts = [np.arange(start, stop) for start, stop in pairwise(bounds)]
     data = LabelledData(
         features=np.asarray(features),
         labels=np.asarray(labels, dtype=np.int64),
@@ -162,7 +163,7 @@ def one_after_another(model: nn.Module, data: FederatedData) -> FederationMetric
     for client in range(data.num_clients):
         loss, client_hits = loss_and_hits(*data.client_examples(client))
         grads.append(torch.cat([grad.flatten() for grad in torch.autograd.grad(loss, params)]))
-        losses.append(float(loss))
+        losses.append(loss.detach())
         hits += client_hits
     p = torch.from_numpy(data.train.sizes / data.train.sizes.sum())
     mean = sum(p_k * grad for p_k, grad in zip(p, grads, strict=True))
@@ -170,9 +171,9 @@ def one_after_another(model: nn.Module, data: FederatedData) -> FederationMetric
     squares = torch.stack([grad.square().sum() for grad in grads])
     test_loss, test_hits = loss_and_hits(*data.test_examples())
     return FederationMetrics(
-        train_loss=float(p @ torch.tensor(losses, dtype=torch.float64)),
+        train_loss=float(p @ torch.stack(losses)),
         train_accuracy=hits / int(data.train.sizes.sum()),
-        test_loss=float(test_loss),
+        test_loss=float(test_loss.detach()),
         test_accuracy=test_hits / len(data.test_examples()[1]),
         gradient_variance=float(p @ distances),
         gradient_variance_unweighted=float(distances.mean()),
@@ -289,7 +290,7 @@ def test_where_gradients_cancel_b_is_infinite():
     data = divided([[1.0], [1.0]], [0, 1], [1, 1], num_classes=2)
     model = logistic((1,), 2)
     result = FederationEvaluator(model, data, "cpu")(zero(model))
-    assert astuple(result)[-3:] == (1.0, 1.0, math.inf)
+    assert astuple(result)[-3:] == (pytest.approx(1.0), pytest.approx(1.0), math.inf)
 
 
 @pytest.mark.parametrize("name", ["logistic", "two layers", "cnn"])

@@ -259,7 +259,7 @@ def test_inputs_that_are_no_sequences_are_refused(glove, shape):
 
 def test_numbers_instead_of_tokens_are_refused(glove):
     for model in (lstm_shakespeare((60,), 10, hidden_size=4), lstm_sent140((60,), 2, glove, hidden_size=4)):
-        with pytest.raises(UserError, match=r"take tokens \(int64\), got numbers; use model=logistic"):
+        with pytest.raises(UserError, match=r"take tokens, int64, got torch\.float32; use model=logistic"):
             model(torch.zeros(2, 60))
 
 

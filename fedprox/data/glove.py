@@ -58,8 +58,7 @@ def _parse(path: Path, max_words: int | None) -> tuple[list[str], list[Floats]]:
     words: list[str] = []
     rows: list[Floats] = []
     try:
-        # newline: some words hold characters that would otherwise end a line.
-        with path.open(encoding="utf-8", newline="\n") as lines:
+        with path.open(encoding="utf-8") as lines:
             for line in lines:
                 if len(words) == max_words:
                     break
@@ -85,7 +84,7 @@ def _parse_line(where: str, line: str, width: int | None) -> tuple[str, Floats]:
         line: "word v1 v2 ..."; the word may hold blanks except in the first line, as some of glove.840B do.
         width: How many numbers the first line has; None for the first line itself.
     """
-    word, *numbers = line.rstrip("\r\n").rsplit(" ", -1 if width is None else width)
+    word, *numbers = line.rstrip().rsplit(" ", -1 if width is None else width)
     try:
         row = np.array(numbers, dtype=np.float32)
     except ValueError:

@@ -119,13 +119,14 @@ def _logistic_gradients(points: Sequence[Params], x: Tensor, labels: Tensor) -> 
 @torch.enable_grad()
 def _autograd_gradient(model: nn.Module, point: Params, features: Tensor, labels: Tensor) -> Params:
     """Return the same for any model at one point, piece by piece."""
+    own = [*model.named_parameters(), *model.named_buffers()]  # tied parameters under one of their names
+    state = {name: point[name] for name, _ in own if name in point}
     trained = {
-        name: point[name].detach().requires_grad_() for name, param in model.named_parameters() if param.requires_grad
+        name: state[name].detach().requires_grad_() for name, param in model.named_parameters() if param.requires_grad
     }
-    buffers = {name: point[name] for name, _ in model.named_buffers() if name in point}
     total = [torch.zeros_like(param) for param in trained.values()]
     for x, y in zip(torch.split(features, _PIECE), torch.split(labels, _PIECE), strict=True):
-        logits = functional_call(model, trained | buffers, (x,))
+        logits = functional_call(model, state | trained, (x,))
         loss = functional.cross_entropy(logits, y, reduction="sum") / len(labels)
         torch._foreach_add_(total, torch.autograd.grad(loss, list(trained.values()), materialize_grads=True))
     return dict(zip(trained, total, strict=True))

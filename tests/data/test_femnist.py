@@ -167,6 +167,17 @@ def test_the_seed_decides_sizes_and_images(small):
     assert one.train.sizes.tolist() != other.train.sizes.tolist()
 
 
+def test_images_are_drawn_at_random_from_all_of_their_letter(small):
+    # With equal sizes the seed decides the images alone; in the file's order client 0 would have the first 11 of a.
+    drawn = []
+    for seed in (0, 1):
+        data = femnist(str(small), seed, num_clients=10, sigma=0.0)
+        positions = np.concatenate([data.train[0], data.held_out[0]])
+        drawn.append(set(positions[data.data.labels[positions] == 0].tolist()))
+    assert len(drawn[0]) == len(drawn[1]) == 11
+    assert drawn[0] != drawn[1]
+
+
 def test_where_a_letter_runs_out_the_last_client_has_fewer_of_it(small):
     # 140 = 12 * 11 + 8 of each letter; client 22 is the 13th to ask for c, d and e, the 12th for f, the 11th for g.
     data = femnist(str(small), 0, num_clients=23, sigma=0.0)

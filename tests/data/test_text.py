@@ -158,6 +158,11 @@ def test_glove_rows_are_the_words_in_the_files_order_and_a_zero_row_for_all_othe
     assert words.vectors[:, 299].tolist() == [1.25, 2.25, 3.25, 4.25, 5.25, 6.25, 7.25, 0]
 
 
+def test_a_files_line_ends_and_blanks_before_them_do_not_matter(glove):
+    glove.write_bytes(" \r\n".join(glove_lines()).encode())
+    assert (read_glove(str(glove)).vectors[:, 299] == [1.25, 2.25, 3.25, 4.25, 5.25, 6.25, 7.25, 0]).all()
+
+
 def test_max_words_takes_the_first_ones_and_no_more_of_the_file_is_read(glove):
     glove.write_text("\n".join([*glove_lines()[:3], "a damaged line"]))
     words = read_glove(str(glove), 3)
@@ -166,7 +171,7 @@ def test_max_words_takes_the_first_ones_and_no_more_of_the_file_is_read(glove):
 
 
 def test_words_with_blanks_or_rare_separators_are_words(glove):
-    # glove.840B has ". . ." and glove.6B words with U+0085, at which Python's readers of lines may stop.
+    # glove.840B has ". . ."; at U+0085 and U+2028 str.splitlines would end a line.
     glove.write_text("\n".join(glove_lines(("the", ". . .", "a\u0085b", "\u2028"))), encoding="utf-8")
     assert list(read_glove(str(glove)).index) == ["the", ". . .", "a\u0085b", "\u2028"]
 

@@ -1,0 +1,219 @@
+"""The parts of an experiment, each from the checked configuration: data, model, plan, engine, evaluation."""
+
+import copy
+import inspect
+import json
+import logging
+import pkgutil
+from collections.abc import Callable, Mapping
+from functools import lru_cache
+from typing import Any
+
+import torch
+from flwr.app import ArrayRecord
+from hydra.errors import InstantiationException
+from hydra.utils import instantiate
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import nn
+
+from fedprox.adaptive_mu import AdaptiveMu
+from fedprox.client_app import ClientSide
+from fedprox.data.federated import FederatedData, LabelledData
+from fedprox.data.partition import divide
+from fedprox.errors import UserError, one_line
+from fedprox.federation_metrics import FederationEvaluator
+from fedprox.metrics import Evaluation, evaluate
+from fedprox.plan import CohortPlan, ExperimentProtocol
+from fedprox.rounds import Engine
+from fedprox.seeds import Stream, generator
+from fedprox.solvers.problem import SgdSettings
+
+_log = logging.getLogger("fedprox")
+NATURAL = "fedprox.data.partition.natural"
+
+
+def build(config: Mapping[str, Any], group: str, kind: Any, *args: Any, **kwargs: Any) -> Any:
+    """Call what a group's `_target_` names, nested ones first, with its other keys and these arguments.
+
+    Raises:
+        UserError: If it cannot be called like that, or gives something that is not of the kind expected.
+    """
+    node = dict(config[group])
+    name = f"{group}._target_={node['_target_']}"
+    given = {key: value for key, value in node.items() if not key.startswith("_")}
+    try:
+        inspect.signature(pkgutil.resolve_name(node["_target_"])).bind(*args, **given, **kwargs)
+        made = instantiate(node, *args, **kwargs, _convert_="all")
+    except TypeError as error:
+        raise UserError(f"{name} cannot be called as it must be: {error}; the README shows what is expected") from None
+    except InstantiationException as error:
+        if isinstance(error.__cause__, UserError):
+            raise error.__cause__ from None
+        raise
+    if not isinstance(made, kind):
+        raise UserError(f"{name} must make a {getattr(kind, '__name__', kind)}, but made a {type(made).__name__}")
+    return made
+
+
+def divided_data(config: Mapping[str, Any]) -> FederatedData:
+    """Return the data divided among clients; jobs of one process that agree on it share it."""
+    keys = ("dataset", "partition", "num_clients", "hold_out", "seed")
+    data = _load(json.dumps({key: config[key] for key in keys}, sort_keys=True))
+    if config["num_clients"] not in (None, data.num_clients):
+        raise UserError(
+            f"num_clients must be the data set's own {data.num_clients}, got {config['num_clients']}; "
+            "set num_clients=null"
+        )
+    if data.num_clients < config["clients_per_round"]:
+        raise UserError(
+            f"clients_per_round must be at most the data set's {data.num_clients} clients, "
+            f"got {config['clients_per_round']}; lower it"
+        )
+    _log.info("%s: %s", data_name(config), summary(data))
+    return data
+
+
+@lru_cache(maxsize=1)
+def _load(key: str) -> FederatedData:
+    config = json.loads(key)
+    loaded = build(config, "dataset", LabelledData | FederatedData)
+    if isinstance(loaded, FederatedData):
+        if config["partition"]["_target_"] != NATURAL:
+            raise UserError(f"dataset={data_name(config)} comes divided into clients; leave partition= out")
+        return loaded
+    rng = generator(config["seed"], Stream.PARTITION)
+    parts = build(config, "partition", list, loaded.labels, config["num_clients"], rng)
+    return divide(loaded, parts, rng, hold_out=config["hold_out"])
+
+
+def data_name(config: Mapping[str, Any]) -> str:
+    """Return the data set's name: that of the function that makes it, with alpha and beta where it has them."""
+    node = config["dataset"]
+    name = str(node["_target_"].rsplit(".", 1)[-1])
+    if name != "synthetic":
+        return name
+    return "synthetic_iid" if node.get("iid") else f"synthetic_{node['alpha']:g}_{node['beta']:g}"
+
+
+def summary(data: FederatedData) -> str:
+    """Return one line on who holds how much, and what nobody holds."""
+    sizes = data.train.sizes
+    return (
+        f"{data.num_clients} clients with {sizes.sum()} training examples "
+        f"(min {sizes.min()}, mean {sizes.mean():.1f}, deviation {sizes.std():.1f}, max {sizes.max()}), "
+        f"{len(data.held_out.indices)} held out, {data.num_left_over} left over; "
+        f"tested on {len(data.data.test_labels) or len(data.held_out.indices)}"
+    )
+
+
+def initial_model(config: Mapping[str, Any], data: FederatedData) -> nn.Module:
+    """Return the model with its initial weights; the global generator is left as it was."""
+    seed = generator(config["seed"], Stream.INIT, repetition=config.get("repeat_num", 0)).integers(2**31)
+    input_shape = data.data.features.shape[1:]
+    init = config["model"].get("init", "default")
+    node = {key: value for key, value in config["model"].items() if key != "init"}
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(int(seed))
+        model: nn.Module = build(
+            {"model": node}, "model", nn.Module, input_shape=input_shape, num_classes=data.data.num_classes
+        )
+    if init == "zeros":
+        for parameter in model.parameters():
+            nn.init.zeros_(parameter)
+    elif init != "default":
+        _load_weights(model, init)
+    _check_fit(model, config, data.data)
+    return model
+
+
+def _check_fit(model: nn.Module, config: Mapping[str, Any], data: LabelledData) -> None:
+    """Raise UserError unless the model takes the data's examples and tells their classes apart."""
+    example = torch.from_numpy(data.model_input(data.features[:1]))
+    said = f"{str(example.dtype).removeprefix('torch.')} of shape {tuple(example.shape[1:])}"
+    remedy = f"choose another model than {config['model']['_target_']}"
+    was_training = model.training
+    try:
+        with torch.no_grad():
+            logits = model.eval()(example)
+    except (RuntimeError, IndexError, ValueError) as error:
+        raise UserError(f"model does not take the data's inputs, {said}: {one_line(error)}; {remedy}") from error
+    model.train(was_training)
+    if tuple(logits.shape) != (1, data.num_classes):
+        raise UserError(
+            f"model must give {data.num_classes} logits for an input, {said}, "
+            f"but gave shape {tuple(logits.shape)}; {remedy}"
+        )
+
+
+def _load_weights(model: nn.Module, file: str) -> None:
+    """Put the weights of a safetensors file into a model.
+
+    Raises:
+        UserError: If there is no such file, or it is another model's.
+    """
+    try:
+        model.load_state_dict(load_file(file))
+    except (OSError, SafetensorError, RuntimeError) as error:
+        raise UserError(
+            f"model.init={file} gives this model no weights: {one_line(error)}; "
+            "name a model.safetensors of the same model, or use default or zeros"
+        ) from error
+
+
+def plan(config: Mapping[str, Any], data: FederatedData, protocol: ExperimentProtocol) -> CohortPlan:
+    """Return who takes part in which round, and with how much work."""
+    return protocol.plan(
+        client_sizes=data.train.sizes,
+        client_ids=data.client_ids,
+        clients_per_round=config["clients_per_round"],
+        num_epochs=config["num_epochs"],
+        batch_size=config["batch_size"],
+        stragglers_fraction=config["stragglers_fraction"],
+        sampling=config["sampling"],
+        seed=config["seed"],
+        repetition=config.get("repeat_num", 0),
+    )
+
+
+def engine(config: Mapping[str, Any], data: FederatedData, model: nn.Module) -> Engine:
+    """Return where the clients compute."""
+    on_ray = "num_gpus" in config["engine"]
+    device = ("cuda" if config["engine"]["num_gpus"] else "cpu") if on_ray else config["server_device"]
+    sgd = SgdSettings(
+        learning_rate=config["learning_rate"],
+        batch_size=config["batch_size"],
+        momentum=config["momentum"],
+        weight_decay=config["weight_decay"],
+    )
+    return build(config, "engine", Engine, ClientSide(data, model, sgd, device, config["solver"]))  # type: ignore[no-any-return]
+
+
+def mu(config: Mapping[str, Any]) -> AdaptiveMu | float:
+    """Return mu, or what adapts it to the training loss."""
+    settings = config["adaptive_mu"]
+    if not settings["enabled"]:
+        return float(config["mu"])
+    initial = config["mu"] if settings["initial"] is None else settings["initial"]
+    return AdaptiveMu(initial, settings["step"], settings["patience"])
+
+
+def evaluation(config: Mapping[str, Any], data: FederatedData, model: nn.Module) -> Callable[[ArrayRecord], Evaluation]:
+    """Return the function that measures a global model, on server_device."""
+    device = config["server_device"]
+    if config["evaluation"]["name"] == "clients":
+        evaluator = FederationEvaluator(model, data, device)
+
+        def evaluate_on_clients(arrays: ArrayRecord) -> Evaluation:
+            federation = evaluator(arrays.to_torch_state_dict())
+            return Evaluation(federation.test_loss, federation.test_accuracy, federation)
+
+        return evaluate_on_clients
+    workspace = copy.deepcopy(model).to(device)
+    features, labels = (torch.from_numpy(array).to(device) for array in data.test_examples())
+
+    def evaluate_on_server(arrays: ArrayRecord) -> Evaluation:
+        workspace.load_state_dict(arrays.to_torch_state_dict())
+        return evaluate(workspace, features, labels)
+
+    return evaluate_on_server

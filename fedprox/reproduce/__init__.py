@@ -1,0 +1,1 @@
+"""The paper's figures and its headline number, run and drawn by one command each."""

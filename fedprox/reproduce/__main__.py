@@ -1,0 +1,123 @@
+"""`python -m fedprox.reproduce FIGURE`: run what a figure of the paper needs, draw it and write its table."""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import pandas as pd
+
+from fedprox.errors import UserError
+from fedprox.reproduce import datasets, headline, tables
+from fedprox.reproduce.drawing import draw
+from fedprox.reproduce.figures import DATASETS, FIGURES, jobs_of
+from fedprox.reproduce.runs import run_missing
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Reproduce a figure and return the exit status: 0; 2 for a user's mistake, told in one line; 130 if interrupted.
+
+    Args:
+        argv: The arguments without the program's name; None for those of the process.
+    """
+    arguments = _parser().parse_args(argv)
+    try:
+        _reproduce(arguments)
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except OSError as error:
+        print(f"error: {error.filename}: {error.strerror}; choose another place with --out", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("interrupted; the runs that are done are kept, the same command does the others", file=sys.stderr)
+        return 130
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m fedprox.reproduce",
+        description="Reproduce a figure of the FedProx paper: run what is missing, draw it, write its table.",
+        epilog="example: python -m fedprox.reproduce fig2 --seeds 5",
+    )
+    parser.add_argument("figure", choices=[*FIGURES, "all"], metavar="FIGURE", help="fig1 to fig12, headline or all")
+    parser.add_argument(
+        "--datasets",
+        type=_datasets,
+        metavar="NAME,...",
+        help=f"of {', '.join(DATASETS)} (default: the figure's, as far as their files are here)",
+    )
+    parser.add_argument(
+        "--seeds", type=_positive, default=1, metavar="N", help="repetitions (default: %(default)s; the docs show 5)"
+    )
+    parser.add_argument("--rounds", type=_positive, metavar="N", help="rounds of each run (default: the paper's)")
+    parser.add_argument("--engine", choices=["local", "ray"], default="local", help="default: %(default)s")
+    parser.add_argument("--device", default="cpu", help="of evaluation and the local engine: cpu (the default) or cuda")
+    parser.add_argument(
+        "--path",
+        action="append",
+        default=[],
+        metavar="NAME=PATH",
+        help="where files are: shakespeare=<LEAF folder>, sent140=<LEAF folder>, glove=<file>",
+    )
+    parser.add_argument("--out", type=Path, default=Path("reproduction"), metavar="FOLDER", help="default: %(default)s")
+    return parser
+
+
+def _datasets(text: str) -> list[str]:
+    names = text.split(",")
+    if unknown := [name for name in names if name not in DATASETS]:
+        raise argparse.ArgumentTypeError(f"unknown: {', '.join(unknown)} (choose from {', '.join(DATASETS)})")
+    return names
+
+
+def _positive(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"must be an integer >= 1, got {text}")
+    return int(text)
+
+
+def _reproduce(arguments: argparse.Namespace) -> None:
+    names = list(FIGURES) if arguments.figure == "all" else [arguments.figure]
+    paths = datasets.pairs(arguments.path)
+    chosen = datasets.choose(names, arguments.datasets, paths)
+    jobs = {name: jobs_of(FIGURES[name], chosen, arguments.seeds, arguments.rounds) for name in names}
+    jobs = {name: runs for name, runs in jobs.items() if runs}
+    by_dataset = sorted(
+        (job for runs in jobs.values() for job in runs), key=lambda job: chosen.index(job.dataset)
+    )  # so that runs on the same data follow each other and load it once
+    computes = [f"engine={arguments.engine}", f"server_device={arguments.device}"]
+    files = datasets.overrides(paths)
+    run_missing(by_dataset, arguments.out, {name: [*computes, *files.get(name, ())] for name in chosen})
+    for name, runs in jobs.items():
+        for file in write(name, tables.read_curves(runs, arguments.out), arguments.out):
+            print(file)
+
+
+def write(name: str, curves: pd.DataFrame, out: Path) -> list[Path]:
+    """Write a figure's files into a folder and return them: NAME.png (but for the headline), NAME.md, NAME.csv.
+
+    Args:
+        name: A key of FIGURES.
+        curves: From `fedprox.reproduce.tables.read_curves`.
+        out: An existing folder.
+    """
+    figure = FIGURES[name]
+    files = []
+    if name == "headline":
+        table = headline.compare(headline.read_runs(curves))
+        text = headline.readable(table).to_markdown(index=False, disable_numparse=True)
+    else:
+        table = tables.summarise(curves, figure)
+        text = tables.readable(table, figure).to_markdown(index=False, disable_numparse=True)
+        files = [out / f"{name}.png"]
+        draw(figure, curves).savefig(files[0], dpi=150)
+    print(f"\n{text}\n")
+    (out / f"{name}.md").write_text(f"{text}\n", encoding="utf-8")
+    table.to_csv(out / f"{name}.csv", index=False)
+    return [*files, out / f"{name}.md", out / f"{name}.csv"]
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,162 @@
+"""The rounds of a figure's runs -> the figure, in the paper's arrangement."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure as Canvas
+from matplotlib.lines import Line2D
+from matplotlib.ticker import MaxNLocator
+
+from fedprox.report.checks import percent
+from fedprox.report.figures import PALETTE, Curve, loss_limit
+from fedprox.reproduce.figures import DATASETS, Figure
+from fedprox.reproduce.tables import EXPERIMENT, NAMES
+
+COLOURS = {
+    label: PALETTE[place]
+    for place, labels in (
+        (0, ("FedAvg",)),
+        (1, ("FedProx (mu = 0)",)),
+        (2, ("FedProx (mu = 1)", "FedProx (best mu)")),
+        (3, ("FedProx (adaptive mu)",)),
+        (5, ("FedDANE (mu = 0)", "mu = 0, sampling by size")),
+        (4, ("FedDANE (mu = 1)", "mu = 1, sampling by size")),
+    )
+    for label in labels
+}
+
+
+@dataclass(frozen=True)
+class Panel:
+    """One pair of axes: what it plots against the round."""
+
+    dataset: str
+    stragglers_fraction: float
+    metric: str
+
+
+def draw(figure: Figure, curves: pd.DataFrame) -> Canvas:
+    """Draw a figure's panels: mean over repetitions with a band of one sample standard deviation to each side.
+
+    A loss or variance that leaves the view does so at a triangle on the upper edge.
+
+    Args:
+        figure: One of FIGURES.
+        curves: From `fedprox.reproduce.tables.read_curves`; its data sets are the columns.
+    """
+    panels = arrangement(figure, set(curves["dataset"]))
+    means = _means(curves, figure.metrics)
+    canvas = Canvas(figsize=(_width(len(panels[0])), 1.3 + 2.1 * len(panels)), layout="constrained")
+    FigureCanvasAgg(canvas)
+    grid = canvas.subplots(len(panels), len(panels[0]), sharex="col", squeeze=False)
+    for row, (axes_row, panel_row) in enumerate(zip(grid, panels, strict=True)):
+        for column, (axes, panel) in enumerate(zip(axes_row, panel_row, strict=True)):
+            _draw_panel(axes, figure, means, panel)
+            axes.set_title(_title(figure, panel, first_row=row == 0), fontsize=10, loc="left")
+            axes.set_ylabel(NAMES[panel.metric] if column == 0 else "")
+    for axes in grid[-1]:
+        axes.set_xlabel("round")
+    _add_legend(canvas, figure, curves)
+    return canvas
+
+
+def arrangement(figure: Figure, datasets: set[str]) -> list[list[Panel]]:
+    """Return the panels row by row."""
+    shown = [name for name in figure.datasets if name in datasets]
+    if figure.levels_across:
+        return [[Panel(name, level, m) for name in shown for level in figure.levels] for m in figure.metrics]
+    return [[Panel(name, level, m) for name in shown] for level in figure.levels for m in figure.metrics]
+
+
+def _means(curves: pd.DataFrame, metrics: Sequence[str]) -> pd.DataFrame:
+    """Return mean and deviation over repetitions by round; a NaN or infinite value is not left out."""
+    groups = curves.groupby([*EXPERIMENT, "round"])
+    columns = {}
+    for metric in metrics:
+        columns[metric] = groups[metric].mean(skipna=False)
+        columns[f"{metric}_std"] = groups[metric].std(skipna=False)
+    return pd.DataFrame(columns).reset_index()
+
+
+def _draw_panel(axes: Axes, figure: Figure, means: pd.DataFrame, panel: Panel) -> None:
+    here = means[means["dataset"] == panel.dataset]
+    level = here[here["stragglers_fraction"] == panel.stragglers_fraction]
+    for line in figure.lines:
+        colour = COLOURS[line.label]
+        table = level[level["line"] == line.label]
+        rounds, mean = table["round"].to_numpy(float), table[panel.metric].to_numpy(float)
+        std = table[f"{panel.metric}_std"].to_numpy(float)
+        width = 3.2 if line.label == "FedAvg" else 1.5  # seen below mu = 0, with which it coincides without stragglers
+        axes.plot(rounds, mean, color=colour, lw=width, label=line.label)
+        if np.isfinite(std).any():
+            axes.fill_between(rounds, mean - std, mean + std, color=colour, alpha=0.18, lw=0)
+    edges = here[panel.metric] + here[f"{panel.metric}_std"].fillna(0.0)
+    _set_view(axes, panel.metric, [edge.to_numpy(float) for _, edge in edges.groupby([here[c] for c in EXPERIMENT])])
+
+
+def _set_view(axes: Axes, metric: str, lines: Sequence[Curve]) -> None:
+    """Set a metric's axis, the same for all panels of a data set."""
+    axes.grid(color="0.9", lw=0.7)
+    axes.set_axisbelow(True)
+    axes.margins(x=0.01)
+    axes.xaxis.set_major_locator(MaxNLocator(nbins=5, integer=True))
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.spines[["bottom", "left"]].set_color("0.6")
+    axes.tick_params(color="0.6", labelsize=8)
+    if metric.endswith("accuracy"):
+        axes.set_ylim(0.0, 1.0)
+        return
+    limit = 1.05 * max(1.0, *map(np.max, lines)) if metric == "mu" else loss_limit(lines)
+    _mark_leaving(axes, limit)
+    axes.set_ylim(0.0, limit)
+
+
+def _mark_leaving(axes: Axes, limit: float) -> None:
+    """Put a triangle where each line leaves the view for the first time."""
+    for line in list(axes.get_lines()):
+        rounds, values = np.asarray(line.get_xdata(), float), np.asarray(line.get_ydata(), float)
+        outside = ~(values <= limit)  # NaN is outside too
+        if outside.any():
+            axes.plot(
+                [rounds[outside.argmax()]],
+                [limit],
+                marker="^",
+                ms=6,
+                color=line.get_color(),
+                clip_on=False,
+                zorder=5,
+            )
+
+
+def _title(figure: Figure, panel: Panel, first_row: bool) -> str:
+    stragglers = f"{percent(panel.stragglers_fraction)} stragglers"
+    if figure.levels_across:
+        return stragglers if first_row else ""
+    name = DATASETS[panel.dataset].title
+    if len(figure.levels) > 1:
+        return f"{name}, {stragglers}"
+    return name if first_row else ""
+
+
+def _add_legend(canvas: Canvas, figure: Figure, curves: pd.DataFrame) -> None:
+    num_runs = curves.groupby(EXPERIMENT)["repetition"].nunique().max()
+    counted = "one run each" if num_runs == 1 else f"mean ± one standard deviation of {num_runs} runs"
+    if any(line.get_marker() == "^" for axes in canvas.axes for line in axes.get_lines()):
+        counted += "; ▲ leaves the view"
+    handles = [Line2D([], [], color=COLOURS[line.label], lw=2.4, label=line.label) for line in figure.lines]
+    canvas.legend(
+        handles=handles,
+        loc="outside upper center",
+        ncols=2 if _width(1) == canvas.get_figwidth() else 4,
+        title=f"{figure.title}: {counted}",
+        title_fontsize=10,
+        frameon=False,
+    )
+
+
+def _width(num_columns: int) -> float:
+    return max(5.0, 0.5 + 2.9 * num_columns)

@@ -1,0 +1,94 @@
+"""Run what is missing, and keep what is done."""
+
+import json
+import logging
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from hydra import compose, initialize_config_dir
+
+from fedprox import config as schema
+from fedprox import main
+from fedprox.reproduce.figures import Job
+
+# Settings that may differ between a run that is done and one that would be done now: where and how it computes.
+PLACE = ("engine", "client_resources", "server_device", "data_dir")
+
+Config = dict[str, Any]
+Run = Callable[[Mapping[str, Any], Path], object]
+
+
+def run_missing(
+    jobs: Iterable[Job],
+    out: Path,
+    place: Mapping[str, Sequence[str]] | None = None,
+    run: Run | None = None,
+) -> int:
+    """Run each job that has no finished run with its settings, and return how many that were.
+
+    Every job's settings are checked before the first one runs.
+
+    Args:
+        jobs: May name a run twice; it is done once.
+        out: Where to put the folder runs/.
+        place: Data set -> further overrides, about where the data are and what computes.
+        run: Runs one configuration into an existing folder; None for `fedprox.experiment.run`.
+
+    Raises:
+        UserError: If a setting or a data file is wrong.
+    """
+    from fedprox import experiment  # here: it imports torch, which --help does not need
+
+    logging.getLogger("flwr").setLevel(logging.ERROR)  # its per-round lines repeat what metrics.csv says
+    configs = settings_of({folder_of(job, out): job for job in jobs}, place or {})
+    for config in configs.values():
+        experiment.check_settings(config)
+    missing = {folder: config for folder, config in configs.items() if not is_done(folder, config)}
+    print(f"{len(configs)} runs, {len(configs) - len(missing)} of them done already", flush=True)
+    start = time.perf_counter()
+    for number, (folder, config) in enumerate(missing.items()):
+        left_s = (time.perf_counter() - start) / number * (len(missing) - number) if number else None
+        print(f"run {number + 1} of {len(missing)}{_left(left_s)}: {folder.name}", flush=True)
+        folder.mkdir(parents=True, exist_ok=True)
+        (run or experiment.run)(config, folder)
+    return len(missing)
+
+
+def folder_of(job: Job, out: Path) -> Path:
+    """Return a job's run directory."""
+    return out / "runs" / job.name
+
+
+def settings_of(jobs: Mapping[Path, Job], place: Mapping[str, Sequence[str]]) -> dict[Path, Config]:
+    """Return each job's resolved configuration by folder."""
+    schema.register()
+    with initialize_config_dir(version_base=None, config_dir=str(main._CONF)):
+        return {
+            folder: schema.plain(compose("config", [*job.overrides, *place.get(job.dataset, ())]))
+            for folder, job in jobs.items()
+        }
+
+
+def is_done(folder: Path, config: Config) -> bool:
+    """Return whether a folder holds a finished run with these settings, PLACE left aside."""
+    try:
+        record = json.loads((folder / "run.json").read_text(encoding="utf-8"))
+        return record["status"] == "finished" and _without_place(record["settings"]) == _without_place(config)
+    except (OSError, ValueError, KeyError, TypeError):  # no run, or one whose record is damaged
+        return False
+
+
+def _without_place(settings: Config) -> Config:
+    return {
+        key: _without_place(value) if isinstance(value, dict) else value
+        for key, value in settings.items()
+        if key not in PLACE
+    }
+
+
+def _left(time_s: float | None) -> str:
+    if time_s is None:
+        return ""
+    return f", about {time_s / 60:.0f} min left" if time_s >= 90 else f", about {time_s:.0f} s left"

@@ -1,0 +1,116 @@
+"""The figures' panels, from the Figure object; no picture is compared."""
+
+import numpy as np
+import pytest
+
+from fedprox.reproduce.drawing import draw
+from fedprox.reproduce.figures import FIGURES, jobs_of
+from fedprox.reproduce.runs import run_missing
+from fedprox.reproduce.tables import read_curves, readable, summarise
+
+
+@pytest.fixture
+def curves_of(tmp_path, fake_run):
+    """Return a function: a figure's rounds, from runs that take no time."""
+
+    def make(name, num_seeds=2, datasets=None):
+        jobs = jobs_of(FIGURES[name], datasets or FIGURES[name].datasets, num_seeds, num_rounds=12)
+        run_missing(jobs, tmp_path, run=fake_run)
+        return read_curves(jobs, tmp_path)
+
+    return make
+
+
+def shape(canvas):
+    grid = canvas.axes[0].get_subplotspec().get_gridspec()
+    return grid.nrows, grid.ncols
+
+
+@pytest.mark.parametrize(
+    ("name", "rows", "columns"),
+    [("fig1", 3, 5), ("fig2", 2, 4), ("fig3", 2, 2), ("fig4", 1, 4), ("fig5", 2, 3), ("fig6", 3, 4), ("fig7", 3, 5)]
+    + [("fig8", 1, 5), ("fig9", 3, 5), ("fig10", 3, 5), ("fig11", 2, 4), ("fig12", 3, 4)],
+)
+def test_panels_are_arranged_as_in_the_paper_and_hold_a_line_per_algorithm(curves_of, name, rows, columns):
+    canvas = draw(FIGURES[name], curves_of(name))
+    assert shape(canvas) == (rows, columns)
+    labels = [line.label for line in FIGURES[name].lines]
+    for axes in canvas.axes:
+        assert [line.get_label() for line in axes.get_lines() if len(line.get_xdata()) == 13] == labels
+    assert [text.get_text() for text in canvas.legends[0].get_texts()] == labels
+
+
+def test_a_panel_with_levels_names_both_and_one_without_names_the_data_set_on_top(curves_of):
+    titles = [axes.get_title(loc="left") for axes in draw(FIGURES["fig1"], curves_of("fig1")).axes]
+    assert titles[0] == "Synthetic(1,1), 0 % stragglers"
+    assert titles[14] == "Sent140, 90 % stragglers"
+    titles = [axes.get_title(loc="left") for axes in draw(FIGURES["fig2"], curves_of("fig2")).axes]
+    assert titles == ["Synthetic-IID", "Synthetic(0,0)", "Synthetic(0.5,0.5)", "Synthetic(1,1)", "", "", "", ""]
+    titles = [axes.get_title(loc="left") for axes in draw(FIGURES["fig5"], curves_of("fig5")).axes]
+    assert titles == ["0 % stragglers", "50 % stragglers", "90 % stragglers", "", "", ""]
+
+
+def test_a_line_is_the_mean_over_repetitions_and_the_band_one_sample_deviation(curves_of):
+    curves = curves_of("fig7", num_seeds=3, datasets=["mnist"])
+    axes = draw(FIGURES["fig7"], curves).axes[2]  # 90 %
+    of_line = curves[(curves["stragglers_fraction"] == 0.9) & (curves["line"] == "FedProx (best mu)")]
+    runs = np.stack([run["test_accuracy"].to_numpy() for _, run in of_line.groupby("repetition")])
+    (line,) = (line for line in axes.get_lines() if line.get_label() == "FedProx (best mu)")
+    np.testing.assert_allclose(line.get_ydata(), runs.mean(axis=0), rtol=1e-12)
+    band = axes.collections[-1].get_paths()[0].get_extents()
+    assert band.y0 == pytest.approx((runs.mean(axis=0) - runs.std(axis=0, ddof=1)).min())
+    assert band.y1 == pytest.approx((runs.mean(axis=0) + runs.std(axis=0, ddof=1)).max())
+
+
+def test_one_repetition_has_no_band_and_the_legend_says_so(curves_of):
+    canvas = draw(FIGURES["fig2"], curves_of("fig2", num_seeds=1))
+    assert not any(axes.collections for axes in canvas.axes)
+    assert canvas.legends[0].get_title().get_text().endswith(": one run each")
+
+
+def test_mu_is_drawn_as_it_was_in_each_round_and_as_the_setting_where_it_is_fixed(curves_of):
+    canvas = draw(FIGURES["fig3"], curves_of("fig3"))
+    mu = {line.get_label(): line.get_ydata() for line in canvas.axes[3].get_lines()}  # Synthetic(1,1), second row
+    np.testing.assert_allclose(mu["FedProx (mu = 0)"], 0)
+    np.testing.assert_allclose(mu["FedProx (mu = 1)"], 1)
+    np.testing.assert_allclose(mu["FedProx (adaptive mu)"], 0.1 * np.arange(13))
+    assert canvas.axes[3].get_ylim()[1] > 1.2  # all of it is in view
+
+
+def test_a_loss_that_diverges_leaves_the_view_at_a_triangle(curves_of):
+    curves = curves_of("fig2", num_seeds=1, datasets=["synthetic_1_1"])
+    wild = (curves["line"] == "FedProx (mu = 0)") & (curves["round"] >= 7)
+    curves.loc[wild, "train_loss"] = 1e6
+    canvas = draw(FIGURES["fig2"], curves)
+    (triangle,) = (line for line in canvas.axes[0].get_lines() if line.get_marker() == "^")
+    assert triangle.get_xdata() == [7]
+    assert canvas.axes[0].get_ylim()[1] < 10
+    assert canvas.legends[0].get_title().get_text().endswith("▲ leaves the view")
+
+
+def test_the_table_follows_the_figures_order_and_averages_each_runs_last_rounds(curves_of):
+    figure = FIGURES["fig6"]
+    curves = curves_of("fig6", num_seeds=2, datasets=["synthetic_1_1", "synthetic_iid"])
+    table = summarise(curves, figure)
+    assert table["dataset"].tolist() == ["synthetic_iid"] * 2 + ["synthetic_1_1"] * 2
+    assert table["line"].tolist() == ["FedProx (mu = 0)", "FedProx (mu = 1)"] * 2
+    row = table.iloc[3]
+    runs = [
+        run.sort_values("round")["test_accuracy"].to_numpy()
+        for _, run in curves[(curves["dataset"] == "synthetic_1_1") & (curves["line"] == "FedProx (mu = 1)")].groupby(
+            "repetition"
+        )
+    ]
+    assert row["test_accuracy_mean"] == pytest.approx(np.mean([run[-1] for run in runs]))
+    assert row["test_accuracy_std"] == pytest.approx(np.std([run[-1] for run in runs], ddof=1))
+    assert row["test_accuracy_last10_mean"] == pytest.approx(np.mean([run[3:].mean() for run in runs]))
+    assert row["test_accuracy_last10_std"] == pytest.approx(np.std([run[3:].mean() for run in runs], ddof=1))
+    assert (row["runs"], row["last_round"]) == (2, 12)
+    assert "variance, unweighted" in readable(table, figure)
+
+
+def test_a_run_that_is_no_number_in_the_end_is_told_and_not_averaged_away(curves_of):
+    curves = curves_of("fig2", num_seeds=2, datasets=["synthetic_iid"])
+    curves.loc[(curves["repetition"] == 1) & (curves["round"] > 8), "train_loss"] = float("nan")
+    table = readable(summarise(curves, FIGURES["fig2"]), FIGURES["fig2"])
+    assert table["training loss"].tolist() == ["diverged", "diverged"]

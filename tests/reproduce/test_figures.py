@@ -1,0 +1,105 @@
+"""What the figures are made of."""
+
+import pytest
+
+from fedprox.experiment import check_settings
+from fedprox.reproduce.figures import DATASETS, FIGURES, FIVE, SYNTHETIC, jobs_of
+from fedprox.reproduce.runs import folder_of, settings_of
+
+
+def test_there_are_the_papers_twelve_figures_and_the_headline():
+    assert list(FIGURES) == [f"fig{number}" for number in range(1, 13)] + ["headline"]
+
+
+@pytest.mark.parametrize(
+    ("name", "count"),
+    [
+        ("fig1", 5 * 3 * 3),  # data sets, straggler levels, lines
+        ("fig2", 4 * 2),
+        ("fig3", 2 * 3),
+        ("fig4", 4 * 4),
+        ("fig5", 1 * 3 * 3),
+        ("fig6", 4 * 2),
+        ("fig7", 5 * 3 * 3),
+        ("fig8", 5 * 2),
+        ("fig9", 5 * 3 * 3),
+        ("fig10", 5 * 3 * 3),
+        ("fig11", 4 * 3),
+        ("fig12", 4 * 4),
+        ("headline", 5 * 2),
+    ],
+)
+def test_a_figure_has_a_run_per_data_set_level_line_and_repetition(name, count):
+    figure = FIGURES[name]
+    assert len(jobs_of(figure, figure.datasets, 1)) == count
+    assert len({job.name for job in jobs_of(figure, figure.datasets, 3)}) == 3 * count
+
+
+def settings_of_figure(name, tmp_path, num_rounds=None):
+    jobs = jobs_of(FIGURES[name], list(DATASETS), 2, num_rounds)
+    configs = settings_of({folder_of(job, tmp_path): job for job in jobs}, {})
+    return [(job, configs[folder_of(job, tmp_path)]) for job in jobs]
+
+
+@pytest.mark.parametrize("name", FIGURES)
+def test_every_run_has_settings_that_pass_every_check(tmp_path, name):
+    for job, config in settings_of_figure(name, tmp_path):
+        check_settings(config)
+        assert config["protocol"]["_target_"].endswith("PaperProtocol"), job
+        assert config["evaluation"] == {"name": "clients", "every": 1}
+        assert config["stragglers_fraction"] == job.stragglers_fraction
+        assert config.get("repeat_num", 0) == job.repetition
+        assert config["seed"] == 0
+        assert config["num_epochs"] == (1 if name in ("fig9", "fig10") else 20)
+        assert (config["clients_per_round"], config["batch_size"], config["momentum"]) == (10, 10, 0)
+
+
+@pytest.mark.parametrize("name", FIGURES)
+def test_a_line_is_the_algorithm_that_its_label_says(tmp_path, name):
+    best = {"shakespeare": 0.001, "sent140": 0.01}  # elsewhere 1
+    for job, config in settings_of_figure(name, tmp_path):
+        strategy = config["strategy"]["_target_"].rsplit(".", 1)[-1]
+        assert strategy == {"FedAvg": "FedAvgWithStragglerDrop", "FedDANE": "FedDane"}.get(
+            job.label.split(" (")[0], "FedProx"
+        )
+        assert config["adaptive_mu"]["enabled"] == ("adaptive" in job.label)
+        assert config["sampling"] == ("proportional" if "by size" in job.label else "uniform")
+        if "adaptive" in job.label:
+            expected = 1 if job.dataset == "synthetic_iid" else 0
+        elif "best" in job.label:
+            expected = best.get(job.dataset, 1)
+        else:
+            expected = 1 if "mu = 1" in job.label else 0
+        assert config["mu"] == expected
+
+
+@pytest.mark.parametrize(
+    ("dataset", "num_rounds", "learning_rate"),
+    [*((name, 200, 0.01) for name in SYNTHETIC), ("mnist", 100, 0.03), ("femnist", 200, 0.003)]
+    + [("shakespeare", 40, 0.8), ("sent140", 800, 0.3)],
+)
+def test_rounds_and_learning_rate_are_the_papers_unless_rounds_are_asked_for(
+    tmp_path, dataset, num_rounds, learning_rate
+):
+    name = "fig1" if dataset in FIVE else "fig2"
+    of_dataset = [config for job, config in settings_of_figure(name, tmp_path) if job.dataset == dataset]
+    assert {(config["num_rounds"], config["learning_rate"]) for config in of_dataset} == {(num_rounds, learning_rate)}
+    assert {config["num_rounds"] for _, config in settings_of_figure(name, tmp_path, num_rounds=3)} == {3}
+
+
+def test_figures_share_runs_because_a_name_says_the_settings_and_no_figure(tmp_path):
+    names = {figure: {job.name for job in jobs_of(FIGURES[figure], list(DATASETS), 2)} for figure in FIGURES}
+    assert names["fig1"] == names["fig7"]
+    assert names["fig9"] == names["fig10"]
+    assert names["fig2"] == names["fig6"] < names["fig12"]
+    assert names["fig3"] < names["fig11"]
+    assert names["fig8"] < names["fig1"]
+    assert names["headline"] < names["fig1"]
+    assert not names["fig1"] & names["fig9"]
+    assert "shakespeare,mu=0.001,stragglers_fraction=0.9,repeat_num=1" in names["headline"]
+
+
+def test_a_trial_with_few_rounds_has_folders_of_its_own():
+    figure = FIGURES["fig2"]
+    whole, trial = ({job.name for job in jobs_of(figure, SYNTHETIC, 1, rounds)} for rounds in (None, 5))
+    assert not whole & trial

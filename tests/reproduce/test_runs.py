@@ -1,0 +1,87 @@
+"""What is missing is run; what is done is kept."""
+
+import json
+
+import pytest
+
+from fedprox.errors import UserError
+from fedprox.reproduce.figures import FIGURES, Job, jobs_of
+from fedprox.reproduce.runs import run_missing
+
+JOBS = jobs_of(FIGURES["fig2"], ["synthetic_iid"], num_seeds=2, num_rounds=3)
+
+
+def names(folders):
+    return [folder.name for folder in folders]
+
+
+def test_each_run_is_done_once_and_kept_the_next_time(tmp_path, fake_run):
+    assert run_missing([*JOBS, *JOBS], tmp_path, run=fake_run) == 4
+    assert names(fake_run.folders) == [job.name for job in JOBS]
+    assert all(folder.parent == tmp_path / "runs" for folder in fake_run.folders)
+    assert run_missing(JOBS, tmp_path, run=fake_run) == 0
+    assert len(fake_run.folders) == 4
+
+
+def test_more_repetitions_and_another_figure_run_only_what_is_new(tmp_path, fake_run):
+    run_missing(JOBS, tmp_path, run=fake_run)
+    more = jobs_of(FIGURES["fig2"], ["synthetic_iid"], num_seeds=3, num_rounds=3)
+    assert run_missing(more, tmp_path, run=fake_run) == 2  # repetition 2 of both lines
+    other = jobs_of(FIGURES["fig11"], ["synthetic_iid"], num_seeds=3, num_rounds=3)
+    assert run_missing(other, tmp_path, run=fake_run) == 3  # the adaptive line
+
+
+def change(folder, **entries):
+    record = json.loads((folder / "run.json").read_text())
+    (folder / "run.json").write_text(json.dumps({**record, **entries}))
+
+
+@pytest.mark.parametrize("damage", ["unfinished", "other settings", "no record", "half a record", "no object"])
+def test_a_run_that_is_not_done_with_these_settings_is_done_again(tmp_path, fake_run, damage):
+    run_missing(JOBS, tmp_path, run=fake_run)
+    victim = fake_run.folders[1]
+    if damage == "unfinished":
+        change(victim, status="interrupted")
+    elif damage == "other settings":
+        settings = json.loads((victim / "run.json").read_text())["settings"]
+        change(victim, settings={**settings, "learning_rate": 0.02})
+    elif damage == "no record":
+        (victim / "run.json").unlink()
+    else:
+        (victim / "run.json").write_text('{"status": "finish' if damage == "half a record" else "[]")
+    assert run_missing(JOBS, tmp_path, run=fake_run) == 1
+    assert fake_run.folders[4:] == [victim]
+    assert run_missing(JOBS, tmp_path, run=fake_run) == 0
+
+
+def test_where_a_run_computes_and_finds_its_data_does_not_make_it_another(tmp_path, fake_run, monkeypatch):
+    jobs = jobs_of(FIGURES["headline"], ["mnist"], num_seeds=1, num_rounds=3)
+    run_missing(jobs, tmp_path, {"mnist": ["engine=local"]}, run=fake_run)
+    monkeypatch.setenv("FEDPROX_DATA_DIR", "/elsewhere")
+    place = {"mnist": ["engine=ray", "client_resources.num_cpus=1"]}
+    assert run_missing(jobs, tmp_path, place, run=fake_run) == 0
+
+
+def test_what_is_given_about_a_data_set_reaches_its_runs_only(tmp_path, fake_run):
+    jobs = [*JOBS, *jobs_of(FIGURES["headline"], ["shakespeare"], num_seeds=1, num_rounds=3)]
+    run_missing(jobs, tmp_path, {"shakespeare": ["dataset.path='/my files/plays, all'"]}, run=fake_run)
+    paths = {
+        json.loads((folder / "run.json").read_text())["settings"]["dataset"].get("path") for folder in fake_run.folders
+    }
+    assert paths == {None, "/my files/plays, all"}
+
+
+def test_a_wrong_setting_of_the_last_run_is_told_before_the_first_one_runs(tmp_path, fake_run):
+    wrong = Job("synthetic_iid", 0.0, "x", 0, ("experiment=paper_synthetic_iid", "learning_rate=-1"))
+    with pytest.raises(UserError, match="learning_rate must be finite and > 0"):
+        run_missing([*JOBS, wrong], tmp_path, run=fake_run)
+    assert fake_run.folders == []
+
+
+def test_progress_says_which_run_of_how_many_and_from_the_second_on_the_time_left(tmp_path, fake_run, capsys):
+    run_missing(JOBS[:1], tmp_path, run=fake_run)
+    capsys.readouterr()
+    run_missing(JOBS, tmp_path, run=fake_run)
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[:2] == ["4 runs, 1 of them done already", f"run 1 of 3: {JOBS[1].name}"]
+    assert lines[2] == f"run 2 of 3, about 0 s left: {JOBS[2].name}"

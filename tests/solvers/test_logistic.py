@@ -1,0 +1,328 @@
+"""The compiled solver of logistic regression against the reference solver, which defines what it must compute."""
+
+import copy
+import math
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor, nn
+from torch.nn import functional
+
+from fedprox.models import cnn, logistic
+from fedprox.solvers.logistic import LogisticSolver
+from fedprox.solvers.problem import LocalSolution, LocalWork, Params, SgdSettings
+from fedprox.solvers.reference import ReferenceSolver
+
+# Both solvers compute in float32 and round differently: 6e-8 relative per operation, at most 90 steps of sums of at
+# most 40 terms, at steps too small to be expansive. Relative to the largest number of an array, as a weight near 0
+# is a difference of larger ones.
+FLOAT32 = 1e-5
+
+
+@dataclass(frozen=True)
+class Case:
+    """A local problem: what a solver is made with and what it is given."""
+
+    sgd: SgdSettings
+    start: Params
+    features: Tensor
+    labels: Tensor
+    work: LocalWork
+
+    def solve(self) -> LocalSolution:
+        return LogisticSolver(self.sgd).solve(self.start, self.features, self.labels, self.work)
+
+    def solve_by_definition(self) -> LocalSolution:
+        num_classes, num_features = self.start["1.weight"].shape
+        solver = ReferenceSolver(logistic((num_features,), num_classes), self.sgd)
+        return solver.solve(self.start, self.features, self.labels, self.work)
+
+
+def params(rng: np.random.Generator, num_classes: int, num_features: int, scale: float) -> Params:
+    """Return parameters of both signs."""
+    return {
+        "1.weight": torch.from_numpy(rng.normal(0, scale, (num_classes, num_features)).astype(np.float32)),
+        "1.bias": torch.from_numpy(rng.normal(0, scale, num_classes).astype(np.float32)),
+    }
+
+
+def make_case(
+    num_classes: int = 7,
+    num_features: int = 12,
+    num_examples: int = 23,
+    batch_size: int = 4,
+    num_epochs: int = 3,
+    num_steps: int | None = None,
+    mu: float = 0.5,
+    weight_decay: float = 0.0,
+    corrected: bool = False,
+    seed: int = 0,
+    learning_rate: float = 0.05,
+) -> Case:
+    rng = np.random.default_rng(seed)
+    features = torch.from_numpy(rng.normal(size=(num_examples, num_features)).astype(np.float32))
+    labels = torch.from_numpy(rng.integers(num_classes, size=num_examples))
+    start = params(rng, num_classes, num_features, 0.5)
+    work = LocalWork(
+        orders=[rng.permutation(num_examples) for _ in range(num_epochs)],
+        num_steps=num_epochs * -(-num_examples // batch_size) if num_steps is None else num_steps,
+        mu=mu,
+        correction=params(rng, num_classes, num_features, 0.2) if corrected else None,
+    )
+    return Case(SgdSettings(learning_rate, batch_size, weight_decay=weight_decay), start, features, labels, work)
+
+
+def assert_agree(one: LocalSolution, other: LocalSolution, tolerance: float = FLOAT32) -> None:
+    assert one.num_steps == other.num_steps
+    assert one.train_loss == pytest.approx(other.train_loss, rel=tolerance, abs=tolerance)
+    assert one.params.keys() == other.params.keys()
+    for name, expected in other.params.items():
+        assert one.params[name].dtype == expected.dtype
+        largest = float(expected.abs().max())
+        torch.testing.assert_close(one.params[name], expected, rtol=tolerance, atol=tolerance * largest)
+
+
+# Against the definition
+
+
+@settings(max_examples=60, deadline=None)  # the first call loads or compiles the loop
+@given(
+    num_classes=st.integers(2, 12),
+    num_features=st.integers(1, 40),
+    num_examples=st.integers(1, 30),
+    batch_size=st.integers(1, 12),
+    num_epochs=st.integers(1, 3),
+    share=st.floats(0, 1),
+    mu=st.sampled_from([0.0, 0.01, 1.0, 3.0]),
+    weight_decay=st.sampled_from([0.0, 0.001, 0.3]),
+    corrected=st.booleans(),
+    seed=st.integers(0, 2**32 - 1),
+)
+def test_it_agrees_with_the_reference_solver(num_examples, batch_size, num_epochs, share, **shape):
+    num_steps = round(share * num_epochs * -(-num_examples // batch_size))
+    case = make_case(
+        num_examples=num_examples, batch_size=batch_size, num_epochs=num_epochs, num_steps=num_steps, **shape
+    )
+    solution = case.solve()
+    assert solution.num_steps == num_steps
+    assert_agree(solution, case.solve_by_definition())
+
+
+@pytest.mark.parametrize("num_classes", [2, 3, 4, 5, 6, 9, 10, 11, 12])
+@pytest.mark.parametrize("corrected", [False, True])
+def test_every_class_advances_whether_it_is_in_a_group_of_five_or_left_over(num_classes, corrected):
+    case = make_case(num_classes=num_classes, corrected=corrected, weight_decay=0.01)
+    solution = case.solve()
+    assert_agree(solution, case.solve_by_definition())
+    assert bool((solution.params["1.weight"] != case.start["1.weight"]).any(dim=1).all())
+
+
+@pytest.mark.parametrize(
+    ("num_examples", "batch_size", "num_steps"),
+    [(1, 10, 3), (1, 1, 3), (10, 10, 3), (4, 10, 3), (11, 10, 6), (30, 7, 15), (30, 7, 1), (30, 7, 6), (30, 7, 0)],
+)
+def test_short_single_and_partial_batches_are_those_of_the_reference(num_examples, batch_size, num_steps):
+    case = make_case(num_examples=num_examples, batch_size=batch_size, num_steps=num_steps)
+    solution = case.solve()
+    assert solution.num_steps == num_steps
+    assert_agree(solution, case.solve_by_definition())
+
+
+def test_two_steps_follow_the_formula():
+    # w <- w - lr * (grad F_B(w) + correction + mu (w - w^t) + wd w) in float64, one example per step; the second
+    # step starts on both sides of w^t.
+    lr, mu, decay = 0.3, 2.0, 0.1
+    case = make_case(num_classes=6, num_features=5, num_examples=2, batch_size=1, num_epochs=1, corrected=True)
+    case = replace(case, sgd=SgdSettings(lr, 1, weight_decay=decay), work=replace(case.work, mu=mu))
+
+    def joined(tensors: Params) -> np.ndarray:
+        return np.column_stack([tensors["1.weight"].numpy(), tensors["1.bias"].numpy()]).astype(np.float64)
+
+    global_w, correction = joined(case.start), joined(case.work.correction)
+    w, signs = global_w.copy(), set()
+    for example in next(iter(case.work.orders)):
+        x, y = np.append(case.features[example].numpy().astype(np.float64), 1.0), int(case.labels[example])
+        logits = w @ x
+        residual = np.exp(logits - logits.max()) / np.exp(logits - logits.max()).sum() - (np.arange(6) == y)
+        signs |= set(np.sign(w - global_w).flatten())
+        w = w - lr * (np.outer(residual, x) + correction + mu * (w - global_w) + decay * w)
+    assert {-1.0, 1.0} <= signs
+    np.testing.assert_allclose(joined(case.solve().params), w, rtol=FLOAT32, atol=FLOAT32)
+
+
+def test_mu_decay_and_correction_each_change_the_result():
+    case = make_case(mu=0.0)
+    others = [make_case(mu=0.5), make_case(mu=0.0, weight_decay=0.1), make_case(mu=0.0, corrected=True)]
+    plain = case.solve().params["1.weight"]
+    # Far above the tolerance of the comparisons, so that none of them would pass without the term.
+    assert all(float((other.solve().params["1.weight"] - plain).abs().max()) > 1e-3 for other in others)
+
+
+def test_from_zero_weights_mu_is_weight_decay_mu_and_from_others_it_is_not():
+    zero = {name: torch.zeros_like(value) for name, value in make_case().start.items()}
+    with_mu, with_decay = make_case(mu=0.3), make_case(mu=0.0, weight_decay=0.3)
+    assert_agree(replace(with_mu, start=zero).solve(), replace(with_decay, start=zero).solve())
+    difference = with_mu.solve().params["1.weight"] - with_decay.solve().params["1.weight"]
+    assert float(difference.abs().max()) > 0.01
+
+
+def test_images_are_flattened_like_the_reference_does():
+    case = make_case(num_features=12)
+    images = replace(case, features=case.features.view(-1, 3, 4))
+    assert torch.equal(images.solve().params["1.weight"], case.solve().params["1.weight"])
+
+
+def test_features_and_parameters_need_not_be_contiguous():
+    case = make_case()
+    start = {"1.weight": case.start["1.weight"].T.contiguous().T, "1.bias": case.start["1.bias"]}
+    strided = replace(case, features=case.features.T.contiguous().T, start=start)
+    assert not strided.features.is_contiguous()
+    assert_agree(strided.solve(), case.solve_by_definition())
+
+
+# Where rounding decides
+
+
+def test_the_gradient_of_a_nearly_certain_class_is_not_lost_in_the_sum_of_exponentials():
+    # Nine classes have 4.8e-8 each beside 1. In float32 1 + 4.8e-8 is 1 (the next number is 1.2e-7 away), so a sum
+    # taken there ends as 1, and the label's softmax - 1 as 0. It is minus the sum of the others: -4.3e-7.
+    small = 4.8e-8
+    weight = torch.zeros(10, 1)
+    weight[0] = -math.log(small)
+    start = {"1.weight": weight, "1.bias": torch.zeros(10)}  # a bias of 0 takes up a step of 1e-7 with all digits
+    case = replace(make_case(), sgd=SgdSettings(1.0, 1), start=start, features=torch.ones(1, 1))
+    case = replace(case, labels=torch.zeros(1, dtype=torch.int64), work=LocalWork([np.zeros(1, np.int64)], 1, 0.0))
+    solution = case.solve()
+    # The total and the quotient are rounded to float32: half of 1.2e-7 and half of 6e-8.
+    assert float(solution.params["1.bias"][0]) == pytest.approx(9 * small, abs=9.1e-8)
+    assert solution.train_loss == pytest.approx(9 * small, rel=1e-5)  # -ln p of the label, in float64
+
+
+@pytest.mark.parametrize("largest", [90.0, 1e4, 3e38])
+def test_large_logits_neither_overflow_nor_give_nan(largest):
+    # e^89 is above float32's largest number; a label that is not the largest costs the difference.
+    start = {"1.weight": torch.zeros(3, 2), "1.bias": torch.tensor([largest, 0.0, 0.0])}
+    case = replace(make_case(), sgd=SgdSettings(0.5, 2), start=start, features=torch.zeros(1, 2))
+    case = replace(case, labels=torch.ones(1, dtype=torch.int64), work=LocalWork([np.zeros(1, np.int64)], 1, 0.0))
+    solution = case.solve()
+    assert solution.train_loss == pytest.approx(largest, rel=1e-6)
+    # p = (1, e^-largest, e^-largest), and the second is the label.
+    assert solution.params["1.bias"][1:].tolist() == pytest.approx([0.5, 0.0], abs=1e-30)
+
+
+# What it leaves alone
+
+
+def test_nothing_that_is_passed_in_is_changed_or_shared():
+    case = make_case(corrected=True, weight_decay=0.1)
+    given_ = (case.start, case.work.correction, case.features, case.labels, case.work.orders)
+    before = copy.deepcopy(given_)
+    first = case.solve()
+    kept = copy.deepcopy(first.params)
+    second = case.solve()
+    for now, then in zip(given_, before, strict=True):
+        if isinstance(now, dict):
+            assert all(torch.equal(now[name], then[name]) for name in then)
+        elif isinstance(now, list):
+            assert all(np.array_equal(one, other) for one, other in zip(now, then, strict=True))
+        else:
+            assert torch.equal(now, then)
+    # The same call gives the same result, in memory of its own.
+    assert all(torch.equal(first.params[name], kept[name]) for name in kept)
+    assert all(torch.equal(second.params[name], kept[name]) for name in kept)
+    assert first.params["1.weight"].data_ptr() != second.params["1.weight"].data_ptr()
+    assert not torch.equal(kept["1.weight"], case.start["1.weight"])
+
+
+def test_orders_may_come_from_a_generator():
+    case = make_case()
+    lazy = replace(case, work=replace(case.work, orders=(order for order in case.work.orders)))
+    assert torch.equal(lazy.solve().params["1.weight"], case.solve().params["1.weight"])
+
+
+def test_several_threads_at_once_give_the_identical_result():
+    # One solver for all, as the local engine has it; problems of 60,000 steps' length in all, so that calls overlap.
+    cases = [make_case(num_examples=500, num_epochs=20, seed=seed) for seed in range(3)]
+    solver = LogisticSolver(cases[0].sgd)
+
+    def solve(case: Case) -> LocalSolution:
+        return solver.solve(case.start, case.features, case.labels, case.work)
+
+    expected = [solve(case) for case in cases] * 8
+    with ThreadPoolExecutor(4) as pool:
+        for alone, together in zip(expected, pool.map(solve, cases * 8), strict=True):
+            assert together.train_loss == alone.train_loss
+            assert all(torch.equal(together.params[name], alone.params[name]) for name in alone.params)
+    assert LogisticSolver.is_concurrent
+
+
+# What it takes
+
+
+SGD = SgdSettings(0.1, 10)
+
+
+def with_tanh() -> nn.Module:
+    return nn.Sequential(nn.Flatten(), nn.Linear(6, 3), nn.Tanh())
+
+
+def frozen() -> nn.Module:
+    model = logistic((6,), 3)
+    model[1].weight.requires_grad_(False)
+    return model
+
+
+class TwiceTheLogits(nn.Linear):
+    """Has the parameters of a linear layer and computes something else."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return 2 * super().forward(x)
+
+
+class HalfTheLogits(nn.Sequential):
+    """Likewise around it."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x) / 2
+
+
+@pytest.mark.parametrize("shape", [(6,), (2, 3), (1, 28, 28)])
+@pytest.mark.parametrize("sgd", [SGD, replace(SGD, weight_decay=0.1)])
+def test_it_accepts_logistic_regression_on_the_cpu_without_momentum(shape, sgd):
+    assert LogisticSolver.accepts(logistic(shape, 4), sgd, "cpu")
+
+
+@pytest.mark.parametrize(
+    ("model", "sgd", "device"),
+    [
+        pytest.param(logistic((6,), 3), SGD, "cuda", id="CUDA"),
+        pytest.param(logistic((6,), 3), SGD, "cuda:1", id="second GPU"),
+        pytest.param(logistic((6,), 3), replace(SGD, momentum=0.9), "cpu", id="momentum"),
+        pytest.param(cnn((8, 8), 3), SGD, "cpu", id="CNN"),
+        pytest.param(nn.Linear(6, 3), SGD, "cpu", id="without Flatten"),
+        pytest.param(nn.Sequential(nn.Flatten(), nn.Linear(6, 3, bias=False)), SGD, "cpu", id="without bias"),
+        pytest.param(nn.Sequential(nn.Flatten(2), nn.Linear(6, 3)), SGD, "cpu", id="Flatten from the second"),
+        pytest.param(nn.Sequential(nn.Identity(), nn.Linear(6, 3)), SGD, "cpu", id="Identity"),
+        pytest.param(with_tanh(), SGD, "cpu", id="Tanh behind"),
+        pytest.param(nn.Sequential(nn.Flatten(), TwiceTheLogits(6, 3)), SGD, "cpu", id="another linear"),
+        pytest.param(HalfTheLogits(nn.Flatten(), nn.Linear(6, 3)), SGD, "cpu", id="another sequence"),
+        pytest.param(frozen(), SGD, "cpu", id="frozen weights"),
+    ],
+)
+def test_it_accepts_nothing_else(model, sgd, device):
+    assert not LogisticSolver.accepts(model, sgd, device)
+
+
+def test_what_it_accepts_has_the_parameters_it_reads():
+    case = make_case()
+    model = logistic((12,), 7)
+    assert model.state_dict().keys() == case.start.keys() == case.solve().params.keys()
+    model.load_state_dict(case.start)
+    loss = functional.cross_entropy(model(case.features), case.labels)
+    one_batch = replace(case, sgd=SgdSettings(0.1, 23), work=replace(case.work, num_steps=1))
+    assert one_batch.solve().train_loss == pytest.approx(float(loss.detach()), rel=FLOAT32)
