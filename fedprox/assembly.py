@@ -6,6 +6,7 @@ import json
 import logging
 import pkgutil
 from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from functools import lru_cache
 from typing import Any
 
@@ -27,7 +28,9 @@ from fedprox.metrics import Evaluation, evaluate
 from fedprox.plan import CohortPlan, ExperimentProtocol
 from fedprox.rounds import Engine
 from fedprox.seeds import Stream, generator
+from fedprox.solvers.gradients import is_logistic
 from fedprox.solvers.problem import SgdSettings
+from fedprox.threads import one_thread
 
 _log = logging.getLogger("fedprox")
 NATURAL = "fedprox.data.partition.natural"
@@ -201,11 +204,13 @@ def mu(config: Mapping[str, Any]) -> AdaptiveMu | float:
 def evaluation(config: Mapping[str, Any], data: FederatedData, model: nn.Module) -> Callable[[ArrayRecord], Evaluation]:
     """Return the function that measures a global model, on server_device."""
     device = config["server_device"]
+    threads = one_thread if is_logistic(model) else nullcontext  # bound by memory: a second thread gains nothing
     if config["evaluation"]["name"] == "clients":
         evaluator = FederationEvaluator(model, data, device)
 
         def evaluate_on_clients(arrays: ArrayRecord) -> Evaluation:
-            federation = evaluator(arrays.to_torch_state_dict())
+            with threads():
+                federation = evaluator(arrays.to_torch_state_dict())
             return Evaluation(federation.test_loss, federation.test_accuracy, federation)
 
         return evaluate_on_clients
@@ -214,6 +219,7 @@ def evaluation(config: Mapping[str, Any], data: FederatedData, model: nn.Module)
 
     def evaluate_on_server(arrays: ArrayRecord) -> Evaluation:
         workspace.load_state_dict(arrays.to_torch_state_dict())
-        return evaluate(workspace, features, labels)
+        with threads():
+            return evaluate(workspace, features, labels)
 
     return evaluate_on_server

@@ -53,6 +53,7 @@ def fedprox(tmp_path, monkeypatch, capfd) -> Callable[..., Ended]:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "argv", ["fedprox"])
     monkeypatch.setenv("FEDPROX_DATA_DIR", str(DATA_DIR))
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))  # for Ray's workers, which else import what is installed
     monkeypatch.setenv("HYDRA_FULL_ERROR", "")  # main sets it; this is what brings it back
 
     def call(*arguments: str) -> Ended:

@@ -229,7 +229,10 @@ DATA = {
         ["model._target_=collections.UserDict"],
         ["model._target_=collections.UserDict", "must make a Module"],
     ),
-    "engine that is none": (["engine._target_=copy.copy"], ["engine._target_=copy.copy"]),
+    "engine that is none": (
+        ["engine._target_=copy.copy", "~engine.num_threads"],
+        ["engine._target_=copy.copy", "must make a Engine"],
+    ),
 }
 
 

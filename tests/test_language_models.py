@@ -198,7 +198,9 @@ def test_copies_share_the_vectors_and_nothing_else(glove):
     assert copied.embedding.vectors.data_ptr() == model.embedding.vectors.data_ptr()
     for one, other in zip(model.parameters(), copied.parameters(), strict=True):
         assert one.data_ptr() != other.data_ptr()
+    copied.double()  # as a move to another device does, this makes vectors of the copy's own
     assert isinstance(copied.embedding, FrozenEmbedding)
+    assert (copied.embedding.vectors.dtype, model.embedding.vectors.dtype) == (torch.float64, torch.float32)
 
 
 # With the solver

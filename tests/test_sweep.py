@@ -67,4 +67,8 @@ def test_as_many_configurations_as_there_are_values_and_none_of_them_sweeps(sett
 
 
 def test_a_glob_over_a_group_is_a_sweep_too():
-    assert list(each_value_once(["protocol=glob(*)"])) == [["protocol=flower"], ["protocol=paper"]]
+    assert list(each_value_once(["protocol=glob(*)"])) == [
+        ["protocol=authors"],
+        ["protocol=flower"],
+        ["protocol=paper"],
+    ]

@@ -1,17 +1,16 @@
 """All clients in this process."""
 
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 
 import numpy as np
-import torch
 from flwr.app import Context, Message, RecordDict
 
 from fedprox.client_app import ClientSide, make_client_app
 from fedprox.engines.identity import act_as_server
 from fedprox.messages import node_id, task_of
+from fedprox.threads import one_thread
 
 
 class LocalGrid:
@@ -43,7 +42,7 @@ class LocalGrid:
             timeout: Not used; everything is computed here and now.
         """
         messages = list(messages)
-        with _one_thread():
+        with one_thread():
             if self._num_threads == 1:
                 return [self._play(message) for message in messages]
             with ThreadPoolExecutor(self._num_threads) as pool:  # longest first, so that no long one is left at the end
@@ -57,17 +56,6 @@ class LocalGrid:
     def peak_memory_bytes(self) -> int:
         """Return 0: there is no process besides this one."""
         return 0
-
-
-@contextmanager
-def _one_thread() -> Iterator[None]:
-    """Let torch's operations use one thread: on a client's small matrices more are far slower."""
-    num_threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(num_threads)
 
 
 def _fresh_context(message: Message) -> Context:

@@ -127,8 +127,8 @@ class Job:
         dataset: A key of DATASETS.
         stragglers_fraction: Share of stragglers, 0 .. 1.
         label: The line that it belongs to.
-        repetition: 0, 1, ...
-        overrides: What is given to Hydra.
+        repetition: 0, 1, ...; the setting repeat_num, which repetition 0 does not have.
+        overrides: What is given to Hydra, the repetition left aside.
     """
 
     dataset: str
@@ -140,11 +140,9 @@ class Job:
     @property
     def name(self) -> str:
         """Return the run directory's name, which says all its settings and no figure: figures share runs."""
-        return ",".join(
-            override.removeprefix("experiment=paper_").removeprefix("+")
-            for override in self.overrides
-            if override != "evaluation=clients"
-        )
+        said = [override for override in self.overrides if override != "evaluation=clients"]
+        repetition = [f"repeat_num={self.repetition}"] if self.repetition else []
+        return ",".join([*said, *repetition]).removeprefix("experiment=paper_")
 
 
 def jobs_of(figure: Figure, datasets: Sequence[str], num_seeds: int, num_rounds: int | None = None) -> list[Job]:
@@ -153,7 +151,7 @@ def jobs_of(figure: Figure, datasets: Sequence[str], num_seeds: int, num_rounds:
     Args:
         figure: One of FIGURES.
         datasets: Which of its data sets.
-        num_seeds: Repetitions on the partition of seed 0; number 0 is the run without +repeat_num.
+        num_seeds: Repetitions on the partition of seed 0; number 0 is the plain run.
         num_rounds: None for the paper's.
     """
     rounds = () if num_rounds is None else (f"num_rounds={num_rounds}",)
@@ -170,7 +168,6 @@ def jobs_of(figure: Figure, datasets: Sequence[str], num_seeds: int, num_rounds:
                 f"stragglers_fraction={level:g}",
                 *figure.overrides,
                 *rounds,
-                *((f"+repeat_num={repetition}",) if repetition else ()),
             ),
         )
         for dataset in figure.datasets

@@ -64,11 +64,16 @@ def folder_of(job: Job, out: Path) -> Path:
 def settings_of(jobs: Mapping[Path, Job], place: Mapping[str, Sequence[str]]) -> dict[Path, Config]:
     """Return each job's resolved configuration by folder."""
     schema.register()
+    composed: dict[tuple[str, ...], Config] = {}  # repetitions share it: composing takes a tenth of a second
+    configs = {}
     with initialize_config_dir(version_base=None, config_dir=str(main._CONF)):
-        return {
-            folder: schema.plain(compose("config", [*job.overrides, *place.get(job.dataset, ())]))
-            for folder, job in jobs.items()
-        }
+        for folder, job in jobs.items():
+            overrides = (*job.overrides, *place.get(job.dataset, ()))
+            if overrides not in composed:
+                composed[overrides] = schema.plain(compose("config", list(overrides)))
+            repetition = {"repeat_num": job.repetition} if job.repetition else {}
+            configs[folder] = {**composed[overrides], **repetition}
+    return configs
 
 
 def is_done(folder: Path, config: Config) -> bool:

@@ -1,5 +1,7 @@
 """The engine that plays all clients in this process."""
 
+import threading
+import time
 from dataclasses import replace
 
 import numpy as np
@@ -10,9 +12,10 @@ from flwr.app import ArrayRecord, ConfigRecord
 from fedprox.client_app import ClientSide
 from fedprox.engines.local import LocalGrid
 from fedprox.messages import node_id, task_of
+from fedprox.models import logistic
 from fedprox.plan import epoch_orders
-from fedprox.solvers.reference import LocalWork, ReferenceSolver
-from fedprox.strategy import FedProx, Planned
+from fedprox.solvers.reference import LocalWork, ReferenceSolver, SgdSettings
+from fedprox.strategy import FedDane, FedProx, Planned
 
 
 @pytest.fixture
@@ -137,3 +140,88 @@ def test_an_error_in_a_client_comes_out(federation):
 
 def test_there_is_no_memory_outside_this_process(grid):
     assert grid.peak_memory_bytes() == 0
+
+
+# Several threads
+
+
+class SlowRecord(ArrayRecord):
+    """A global model whose decoding takes so long that all threads ask for it before the first is done."""
+
+    def to_torch_state_dict(self):
+        time.sleep(0.05)
+        return super().to_torch_state_dict()
+
+
+@pytest.fixture
+def concurrent(federation) -> ClientSide:
+    """Return a federation of 64 features and 10 classes, and a model whose solver may be used by several threads."""
+    data, rng = federation.side.data, np.random.default_rng(1)
+    features = rng.normal(size=(len(data.data.labels), 64)).astype(np.float32)
+    labels = rng.integers(10, size=len(features))
+    data = replace(data, data=replace(data.data, features=features, labels=labels, num_classes=10))
+    side = ClientSide(data, logistic((64,), 10), SgdSettings(0.01, 4))
+    assert side.make_solver().is_concurrent
+    return side
+
+
+def trajectory(federation, side: ClientSide, strategy: FedProx, num_threads: int, num_rounds: int = 4) -> list[list]:
+    """Return the replies of several rounds, each of which starts at the average of the one before."""
+    grid, planned = LocalGrid(side, num_threads=num_threads), Planned(strategy, federation.plan)
+    start = np.random.default_rng(2).normal(0, 0.1, (10, 64)).astype(np.float32)
+    arrays, rounds = SlowRecord({"1.weight": torch.from_numpy(start), "1.bias": torch.zeros(10)}), []
+    for round_num in range(1, num_rounds + 1):
+        config = ConfigRecord({"proximal-mu": 0.5, "measure-gamma": True})
+        rounds.append(grid.send_and_receive(planned.configure_train(round_num, arrays, config, grid)))
+        arrays = SlowRecord(planned.aggregate_train(round_num, rounds[-1])[0].to_torch_state_dict())
+    return rounds
+
+
+@pytest.mark.parametrize("num_threads", [2, 6])
+@pytest.mark.parametrize("strategy", [FedProx, FedDane])
+def test_several_threads_give_the_replies_of_one_in_every_round(federation, concurrent, strategy, num_threads):
+    # The model changes from round to round: a thread that meets the last round's model would answer otherwise. Full
+    # gradients (gamma, FedDANE) are matrix products, which more threads of torch's would round differently.
+    alone, together = (trajectory(federation, concurrent, strategy(), number) for number in (1, num_threads))
+    for one, other in zip(alone, together, strict=True):
+        assert [reply.metadata.src_node_id for reply in one] == [reply.metadata.src_node_id for reply in other]
+        assert all(equal(reply, same) for reply, same in zip(one, other, strict=True))
+    assert not any(equal(first, last) for first, last in zip(alone[0], alone[-1], strict=True))
+
+
+@pytest.mark.parametrize(("num_threads", "expected"), [(1, 1), (3, 3)])
+def test_as_many_clients_are_computed_at_once_as_there_are_threads(
+    federation, concurrent, monkeypatch, num_threads, expected
+):
+    grid, present, most, lock = LocalGrid(concurrent, num_threads=num_threads), [], [0], threading.Lock()
+    play = grid._app
+
+    def watched(message, context):
+        with lock:
+            present.append(message)
+            most[0] = max(most[0], len(present))
+        time.sleep(0.05)
+        try:
+            return play(message, context)
+        finally:
+            with lock:
+                present.remove(message)
+
+    monkeypatch.setattr(grid, "_app", watched)
+    start = ArrayRecord(concurrent.model.state_dict())
+    grid.send_and_receive(federation.messages(arrays=start))
+    assert most == [expected]
+
+
+def test_a_solver_with_one_workspace_is_never_used_by_two_threads(federation):
+    one, many = (LocalGrid(federation.side, num_threads=number) for number in (1, 6))
+    replies = zip(one.send_and_receive(federation.messages()), many.send_and_receive(federation.messages()), strict=True)
+    assert not federation.side.make_solver().is_concurrent
+    assert all(equal(reply, same) for reply, same in replies)
+
+
+def test_an_error_in_one_of_several_threads_comes_out(federation, concurrent):
+    messages = federation.messages(arrays=ArrayRecord(concurrent.model.state_dict()))
+    messages[3].content["task"]["client"] = 99
+    with pytest.raises(Exception, match="99"):
+        LocalGrid(concurrent, num_threads=3).send_and_receive(messages)

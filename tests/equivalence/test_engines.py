@@ -29,10 +29,13 @@ CONFIG = {
     "stragglers_fraction": 0.5,
     "learning_rate": 0.03,
     "mu": 0.7,
+    "adaptive_mu": {"enabled": False, "initial": None, "step": 0.1, "patience": 5},
+    "sampling": "uniform",
     "momentum": 0.0,
     "weight_decay": 0.001,
     "server_device": "cpu",
     "client_resources": {"num_cpus": 1.0, "num_gpus": 0.0},
+    "solver": "auto",
     "seed": 3,
     "data_dir": "data",
     "hold_out": 0.1,
@@ -40,6 +43,7 @@ CONFIG = {
     "partition": {"_target_": "fedprox.data.partition.power_law"},
     "model": {"_target_": "fedprox.models.logistic"},
     "protocol": {"_target_": "fedprox.plan.PaperProtocol"},
+    "evaluation": {"name": "clients", "every": 1},
 }
 
 
@@ -51,10 +55,10 @@ def _ray_ends_with_this_module():
     ray_engine._shared.clear()
 
 
-def run(engine: str, strategy: str, folder: Path) -> Path:
+def run(engine: str, strategy: str, folder: Path, **changes) -> Path:
     folder.mkdir()
     chosen = {"strategy": {"_target_": f"fedprox.strategy.{strategy}"}, "engine": ENGINES[engine]}
-    experiment.run(copy.deepcopy(CONFIG | chosen), folder)
+    experiment.run(copy.deepcopy(CONFIG | chosen | changes), folder)
     return folder
 
 
@@ -63,11 +67,9 @@ def rows(path: Path) -> list[dict[str, str]]:
         return list(csv.DictReader(file))
 
 
-@pytest.mark.parametrize("strategy", ["FedProx", "FedAvgWithStragglerDrop"])
-def test_local_and_ray_give_the_same_metrics_and_clients(strategy, tmp_path):
-    local, on_ray = (run(engine, strategy, tmp_path / engine) for engine in ENGINES)
-    # Both run the same solver on one thread; 1e-6 leaves room for a float32 rounding on other processors.
-    one, other = rows(local / "metrics.csv"), rows(on_ray / "metrics.csv")
+def assert_agree(folder: Path, other_folder: Path, tolerance: float) -> None:
+    """Compare every number of metrics.csv but the time."""
+    one, other = rows(folder / "metrics.csv"), rows(other_folder / "metrics.csv")
     assert [row["round"] for row in one] == ["0", "1", "2", "3", "4", "5"]
     assert len(other) == 6
     for row, same in zip(one, other, strict=True):
@@ -76,9 +78,27 @@ def test_local_and_ray_give_the_same_metrics_and_clients(strategy, tmp_path):
             if row[name] == "":
                 assert same[name] == ""
             else:
-                assert float(same[name]) == pytest.approx(float(row[name]), rel=1e-6)
+                assert float(same[name]) == pytest.approx(float(row[name]), rel=tolerance), (row["round"], name)
+
+
+@pytest.mark.parametrize("strategy", ["FedProx", "FedAvgWithStragglerDrop", "FedDane"])
+def test_local_and_ray_give_the_same_metrics_and_clients(strategy, tmp_path):
+    local, on_ray = (run(engine, strategy, tmp_path / engine) for engine in ENGINES)
+    # Both run the same solver on one thread; 1e-6 leaves room for a float32 rounding on other processors.
+    assert_agree(local, on_ray, 1e-6)
     assert rows(local / "clients.csv") == rows(on_ray / "clients.csv")
+    one = rows(local / "metrics.csv")
     # Something happened: the model moved in each round, and the two strategies count 6 and 3 of 6 clients.
     assert len({row["test_loss"] for row in one}) == 6
-    counted = {"FedProx": "6", "FedAvgWithStragglerDrop": "3"}[strategy]
+    counted = {"FedProx": "6", "FedAvgWithStragglerDrop": "3", "FedDane": "6"}[strategy]
     assert {row["num_clients_counted"] for row in one[1:]} == {counted}
+    assert all(float(row["gamma_max"]) >= float(row["gamma_mean"]) > 0 for row in one[1:])
+
+
+def test_the_fastest_solver_gives_the_reference_solvers_run(tmp_path):
+    fast, reference = (run("local", "FedProx", tmp_path / name, solver=name) for name in ("auto", "reference"))
+    # Five rounds of up to 50 steps, rounded to float32 in another order; the accuracies may differ by no example.
+    assert_agree(fast, reference, 1e-4)
+    assert [row["test_accuracy"] for row in rows(fast / "metrics.csv")] == [
+        row["test_accuracy"] for row in rows(reference / "metrics.csv")
+    ]

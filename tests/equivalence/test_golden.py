@@ -58,7 +58,9 @@ def _require(path: Path) -> None:
     """Skip the test if there is nothing at a path; under CI, let it fail."""
     if path.suffix and path.is_file():
         return
-    missing = f"the authors' curves and data are not in {path}; set FEDPROX_DATA_DIR to the folder with golden/ and leaf/"
+    missing = (
+        f"the authors' curves and data are not in {path}; set FEDPROX_DATA_DIR to the folder with golden/ and leaf/"
+    )
     if os.environ.get("CI"):
         pytest.fail(missing)
     pytest.skip(missing)

@@ -1,6 +1,7 @@
 """The figures' panels, from the Figure object; no picture is compared."""
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from fedprox.reproduce.drawing import draw
@@ -8,15 +9,30 @@ from fedprox.reproduce.figures import FIGURES, jobs_of
 from fedprox.reproduce.runs import run_missing
 from fedprox.reproduce.tables import read_curves, readable, summarise
 
+ALL_METRICS = ("train_loss", "test_accuracy", "gradient_variance", "gradient_variance_unweighted")
+
 
 @pytest.fixture
-def curves_of(tmp_path, fake_run):
-    """Return a function: a figure's rounds, from runs that take no time."""
+def curves_of():
+    """Return a function: a figure's rounds 0 .. 12 with values from a generator; adaptive mu is 0.1 a round."""
 
     def make(name, num_seeds=2, datasets=None):
-        jobs = jobs_of(FIGURES[name], datasets or FIGURES[name].datasets, num_seeds, num_rounds=12)
-        run_missing(jobs, tmp_path, run=fake_run)
-        return read_curves(jobs, tmp_path)
+        figure = FIGURES[name]
+        rng = np.random.default_rng(0)
+        rounds = np.arange(13)
+        jobs = jobs_of(figure, datasets or figure.datasets, num_seeds)
+        tables = [
+            pd.DataFrame({metric: rng.uniform(0.2, 0.9, 13) for metric in ALL_METRICS}).assign(
+                mu=0.1 * rounds if "adaptive" in job.label else float(job.label == "FedProx (mu = 1)"),
+                round=rounds,
+                dataset=job.dataset,
+                stragglers_fraction=job.stragglers_fraction,
+                line=job.label,
+                repetition=job.repetition,
+            )
+            for job in jobs
+        ]
+        return pd.concat(tables, ignore_index=True)
 
     return make
 
@@ -28,8 +44,20 @@ def shape(canvas):
 
 @pytest.mark.parametrize(
     ("name", "rows", "columns"),
-    [("fig1", 3, 5), ("fig2", 2, 4), ("fig3", 2, 2), ("fig4", 1, 4), ("fig5", 2, 3), ("fig6", 3, 4), ("fig7", 3, 5)]
-    + [("fig8", 1, 5), ("fig9", 3, 5), ("fig10", 3, 5), ("fig11", 2, 4), ("fig12", 3, 4)],
+    [
+        ("fig1", 3, 5),
+        ("fig2", 2, 4),
+        ("fig3", 2, 2),
+        ("fig4", 1, 4),
+        ("fig5", 2, 3),
+        ("fig6", 3, 4),
+        ("fig7", 3, 5),
+        ("fig8", 1, 5),
+        ("fig9", 3, 5),
+        ("fig10", 3, 5),
+        ("fig11", 2, 4),
+        ("fig12", 3, 4),
+    ],
 )
 def test_panels_are_arranged_as_in_the_paper_and_hold_a_line_per_algorithm(curves_of, name, rows, columns):
     canvas = draw(FIGURES[name], curves_of(name))
@@ -68,8 +96,10 @@ def test_one_repetition_has_no_band_and_the_legend_says_so(curves_of):
     assert canvas.legends[0].get_title().get_text().endswith(": one run each")
 
 
-def test_mu_is_drawn_as_it_was_in_each_round_and_as_the_setting_where_it_is_fixed(curves_of):
-    canvas = draw(FIGURES["fig3"], curves_of("fig3"))
+def test_mu_is_drawn_as_it_was_in_each_round_and_as_the_setting_where_it_is_fixed(tmp_path, fake_run):
+    jobs = jobs_of(FIGURES["fig3"], FIGURES["fig3"].datasets, num_seeds=1, num_rounds=12)
+    run_missing(jobs, tmp_path, run=fake_run)
+    canvas = draw(FIGURES["fig3"], read_curves(jobs, tmp_path))
     mu = {line.get_label(): line.get_ydata() for line in canvas.axes[3].get_lines()}  # Synthetic(1,1), second row
     np.testing.assert_allclose(mu["FedProx (mu = 0)"], 0)
     np.testing.assert_allclose(mu["FedProx (mu = 1)"], 1)

@@ -1,5 +1,9 @@
 """What the figures are made of."""
 
+import dataclasses
+import functools
+from pathlib import Path
+
 import pytest
 
 from fedprox.experiment import check_settings
@@ -35,15 +39,16 @@ def test_a_figure_has_a_run_per_data_set_level_line_and_repetition(name, count):
     assert len({job.name for job in jobs_of(figure, figure.datasets, 3)}) == 3 * count
 
 
-def settings_of_figure(name, tmp_path, num_rounds=None):
+@functools.cache
+def settings_of_figure(name, num_rounds=None):
     jobs = jobs_of(FIGURES[name], list(DATASETS), 2, num_rounds)
-    configs = settings_of({folder_of(job, tmp_path): job for job in jobs}, {})
-    return [(job, configs[folder_of(job, tmp_path)]) for job in jobs]
+    configs = settings_of({folder_of(job, Path()): job for job in jobs}, {})
+    return [(job, configs[folder_of(job, Path())]) for job in jobs]
 
 
 @pytest.mark.parametrize("name", FIGURES)
-def test_every_run_has_settings_that_pass_every_check(tmp_path, name):
-    for job, config in settings_of_figure(name, tmp_path):
+def test_every_run_has_settings_that_pass_every_check(name):
+    for job, config in settings_of_figure(name):
         check_settings(config)
         assert config["protocol"]["_target_"].endswith("PaperProtocol"), job
         assert config["evaluation"] == {"name": "clients", "every": 1}
@@ -55,9 +60,9 @@ def test_every_run_has_settings_that_pass_every_check(tmp_path, name):
 
 
 @pytest.mark.parametrize("name", FIGURES)
-def test_a_line_is_the_algorithm_that_its_label_says(tmp_path, name):
+def test_a_line_is_the_algorithm_that_its_label_says(name):
     best = {"shakespeare": 0.001, "sent140": 0.01}  # elsewhere 1
-    for job, config in settings_of_figure(name, tmp_path):
+    for job, config in settings_of_figure(name):
         strategy = config["strategy"]["_target_"].rsplit(".", 1)[-1]
         assert strategy == {"FedAvg": "FedAvgWithStragglerDrop", "FedDANE": "FedDane"}.get(
             job.label.split(" (")[0], "FedProx"
@@ -75,19 +80,22 @@ def test_a_line_is_the_algorithm_that_its_label_says(tmp_path, name):
 
 @pytest.mark.parametrize(
     ("dataset", "num_rounds", "learning_rate"),
-    [*((name, 200, 0.01) for name in SYNTHETIC), ("mnist", 100, 0.03), ("femnist", 200, 0.003)]
-    + [("shakespeare", 40, 0.8), ("sent140", 800, 0.3)],
+    [
+        *((name, 200, 0.01) for name in SYNTHETIC),
+        ("mnist", 100, 0.03),
+        ("femnist", 200, 0.003),
+        ("shakespeare", 40, 0.8),
+        ("sent140", 800, 0.3),
+    ],
 )
-def test_rounds_and_learning_rate_are_the_papers_unless_rounds_are_asked_for(
-    tmp_path, dataset, num_rounds, learning_rate
-):
+def test_rounds_and_learning_rate_are_the_papers_unless_rounds_are_asked_for(dataset, num_rounds, learning_rate):
     name = "fig1" if dataset in FIVE else "fig2"
-    of_dataset = [config for job, config in settings_of_figure(name, tmp_path) if job.dataset == dataset]
+    of_dataset = [config for job, config in settings_of_figure(name) if job.dataset == dataset]
     assert {(config["num_rounds"], config["learning_rate"]) for config in of_dataset} == {(num_rounds, learning_rate)}
-    assert {config["num_rounds"] for _, config in settings_of_figure(name, tmp_path, num_rounds=3)} == {3}
+    assert {config["num_rounds"] for _, config in settings_of_figure("fig2", num_rounds=3)} == {3}
 
 
-def test_figures_share_runs_because_a_name_says_the_settings_and_no_figure(tmp_path):
+def test_figures_share_runs_because_a_name_says_the_settings_and_no_figure():
     names = {figure: {job.name for job in jobs_of(FIGURES[figure], list(DATASETS), 2)} for figure in FIGURES}
     assert names["fig1"] == names["fig7"]
     assert names["fig9"] == names["fig10"]
@@ -103,3 +111,10 @@ def test_a_trial_with_few_rounds_has_folders_of_its_own():
     figure = FIGURES["fig2"]
     whole, trial = ({job.name for job in jobs_of(figure, SYNTHETIC, 1, rounds)} for rounds in (None, 5))
     assert not whole & trial
+
+
+def test_a_repetition_has_the_settings_that_the_command_line_gives_it():
+    job = jobs_of(FIGURES["fig2"], ["synthetic_iid"], num_seeds=3)[2]
+    by_hand = dataclasses.replace(job, repetition=0, overrides=(*job.overrides, "+repeat_num=2"))
+    configs = settings_of({Path("a"): job, Path("b"): by_hand}, {})
+    assert configs[Path("a")] == configs[Path("b")]

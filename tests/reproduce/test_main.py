@@ -84,7 +84,7 @@ def test_a_data_set_that_was_asked_for_and_has_no_files_is_an_error(reproduce, w
 
 def test_all_draws_every_figure_and_runs_what_they_share_once(reproduce, with_fake_runs, tmp_path):
     datasets = "synthetic_iid,synthetic_1_1"
-    status, out, err = reproduce("all", "--datasets", datasets, "--rounds", "1", "--out", "all")
+    status, _, err = reproduce("all", "--datasets", datasets, "--rounds", "1", "--out", "all")
     assert (status, err) == (0, "")
     made = {file.name for file in (tmp_path / "all").iterdir()} - {"runs"}
     pictures = {f"fig{number}.png" for number in range(1, 13)}
