@@ -131,7 +131,7 @@ class ModuleGradients:
         bytes_per_example = 2 * _activation_bytes(model, examples.features[:1])  # theirs, and their gradients'
         self._max_examples = max(1, memory_bytes // 2 // bytes_per_example)
         max_clients = 1 if _is_faster_one_by_one(model) else max(1, memory_bytes // 2 // bytes_per_client)
-        self._groups = _groups(examples.sizes, max_clients, self._max_examples)
+        self._groups = _groups(examples.sizes, min(max_clients, self._max_examples))
 
     def __call__(self) -> Iterator[Block]:
         """Yield the clients, the largest first."""
@@ -143,7 +143,7 @@ class ModuleGradients:
     def _block(self, trained: Params, group: Integers) -> Block:
         """Return the block of some clients, as the sum over pieces of at most max_examples examples in all."""
         positions, weights = self._padded(group)
-        width = max(1, self._max_examples // len(group))
+        width = self._max_examples // len(group)
         total = {name: param.new_zeros(len(group), *param.shape) for name, param in trained.items()}
         shares, loss, num_correct = self._examples.shares[group], 0.0, 0
         pieces = zip(torch.split(positions, width, dim=1), torch.split(weights, width, dim=1), strict=True)
@@ -199,20 +199,14 @@ def _is_faster_one_by_one(model: nn.Module) -> bool:
     return any(isinstance(module, slow) for module in model.modules())
 
 
-def _groups(sizes: Integers, max_clients: int, max_examples: int) -> list[Integers]:
-    """Divide clients, the largest first, into groups that fit when all are padded to the largest of their group.
-
-    A client larger than max_examples is alone. Nobody is padded to more than twice its size.
-    """
+def _groups(sizes: Integers, max_clients: int) -> list[Integers]:
+    """Divide clients, the largest first, into groups in which nobody is padded to more than twice its size."""
     groups: list[list[int]] = []
-    width = 0
     for client in np.argsort(-sizes, kind="stable").tolist():
-        num_clients = len(groups[-1]) + 1 if groups else max_clients + 1
-        if num_clients <= max_clients and num_clients * width <= max_examples and 2 * sizes[client] >= width:
+        if groups and len(groups[-1]) < max_clients and 2 * sizes[client] >= sizes[groups[-1][0]]:
             groups[-1].append(client)
         else:
             groups.append([client])
-            width = int(sizes[client])
     return [np.array(group) for group in groups]
 
 

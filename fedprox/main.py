@@ -21,11 +21,11 @@ from fedprox import config as schema
 from fedprox.errors import UserError
 
 _PACKAGE = Path(__file__).parent
-_CONF = next(path for path in (_PACKAGE / "conf", _PACKAGE.parent / "conf") if path.is_dir())  # installed, checkout
+CONF = next(path for path in (_PACKAGE / "conf", _PACKAGE.parent / "conf") if path.is_dir())  # installed, checkout
 _failures: list[int] = []  # exit statuses of the jobs that failed
 
 
-@hydra.main(version_base=None, config_path=str(_CONF), config_name="config")
+@hydra.main(version_base=None, config_path=str(CONF), config_name="config")
 def _job(config: DictConfig) -> float | None:
     """Run one job and return its final test accuracy; None if it failed: the other jobs of a sweep go on."""
     from fedprox import experiment  # here: it imports torch, which --help does not need

@@ -1,11 +1,13 @@
 """A mistake in the settings or the files: one line that says what to do, exit status 2, nothing computed."""
 
+import json
 import os
 import time
 from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import save_file
 
 SMALL = ("dataset=digits", "engine=local", "num_rounds=1")
 # A data set that is not there: had anything been loaded before the setting was checked, the line would say MNIST.
@@ -138,6 +140,35 @@ SETTINGS = {
     "reference to a variable that is not set": (["mu=${oc.env:NOT_SET_ANYWHERE}"], ["mu", "NOT_SET_ANYWHERE"]),
     "reference of a wrong type": (["num_rounds=${mu}"], ["num_rounds", "Integer"]),
     "two values of one group": (["+experiment=digits"], ["experiment"]),
+    "sampling unknown": (["sampling=nope"], ["sampling must be uniform or proportional", "got nope"]),
+    "solver unknown": (["solver=nope"], ["solver must be auto or reference", "got nope"]),
+    "evaluated every 0 rounds": (["evaluation.every=0"], ["evaluation.every must be an integer >= 1", "got 0"]),
+    "evaluated every half": (["evaluation.every=0.5"], ["evaluation.every must be an integer >= 1", "got 0.5"]),
+    "evaluation a word": (["evaluation.every=often"], ["evaluation.every must be an integer >= 1", "got often"]),
+    "evaluation's name": (["evaluation.name=nope"], ["evaluation.name must be server or clients", "got nope"]),
+    "unknown in evaluation": (["+evaluation.often=1"], ["evaluation.often is unknown", "name and every"]),
+    "adaptive mu without the loss": (
+        ["adaptive_mu.enabled=true"],
+        ["adaptive_mu.enabled=true", "training loss of all clients", "evaluation=server", "use evaluation=clients"],
+    ),
+    "adaptive mu with gaps": (
+        ["adaptive_mu.enabled=true", "evaluation=clients", "evaluation.every=2"],
+        ["adaptive_mu.enabled=true", "after every round", "evaluation.every=2", "use evaluation=clients"],
+    ),
+    "adaptive mu's step 0": (["adaptive_mu.step=0"], ["adaptive_mu.step must be finite and > 0", "got 0"]),
+    "adaptive mu's step nan": (["adaptive_mu.step=nan"], ["adaptive_mu.step must be finite and > 0", "got nan"]),
+    "adaptive mu from below 0": (["adaptive_mu.initial=-1"], ["adaptive_mu.initial must be", ">= 0", "got -1"]),
+    "adaptive mu's patience 0": (["adaptive_mu.patience=0"], ["adaptive_mu.patience must be an integer >= 1", "got 0"]),
+    "unknown in adaptive mu": (["adaptive_mu.rate=1"], ["adaptive_mu.rate"]),
+    "authors sample uniformly": (
+        ["protocol=authors", "sampling=proportional"],
+        ["sampling=proportional has no counterpart in the authors' program", "use it with protocol=paper"],
+    ),
+    "authors' epoch 1": (
+        ["protocol=authors", "num_epochs=1"],
+        ["protocol=authors needs num_epochs >= 2", "got num_epochs=1", "protocol=paper", "stragglers_fraction=0"],
+    ),
+    "threads of letters": (["engine.num_threads=all"], ["engine.num_threads must be of type int", "'all'"]),
 }
 
 
@@ -157,6 +188,7 @@ def test_a_wrong_setting_is_told_in_one_line_before_anything_is_loaded(refused, 
         ("partition", "power_law"),
         ("protocol", "paper"),
         ("experiment", "paper_mnist"),
+        ("evaluation", "clients"),
     ],
 )
 def test_an_unknown_choice_is_told_with_all_there_are(refused, group, one_of_them):
@@ -240,6 +272,126 @@ DATA = {
 def test_what_does_not_fit_the_data_is_told_in_one_line_before_the_first_round(refused, arguments, words):
     base = [setting for setting in SMALL if setting.partition("=")[0] not in {a.partition("=")[0] for a in arguments}]
     assert_says(refused(*arguments, *base), words)
+
+
+# Data and models of the user's own, as a module beside the working directory.
+OWN = """
+import json
+import numpy as np
+from fedprox.data.federated import ClientIndex, FederatedData, LabelledData, authors_ids
+
+def make(dtype, client_ids=()):
+    x = np.arange(120).reshape(40, 3).astype(dtype)
+    data = LabelledData(
+        features=x, labels=np.arange(40) % 2, test_features=x[:0], test_labels=np.arange(0),
+        num_classes=2, mean=np.zeros((), np.float32), std=np.ones((), np.float32),
+    )
+    parts = [np.arange(4 * k, 4 * k + 4) for k in range(10)]
+    return FederatedData(
+        data, ClientIndex.from_lists([part[:3] for part in parts]), ClientIndex.from_lists([part[3:] for part in parts]),
+        client_ids,
+    )
+
+def numbered():
+    return make(np.float32)
+
+def unsorted():
+    return make(np.float32, authors_ids(10)[::-1])
+
+def named():
+    return make(np.float32, authors_ids(10))
+
+def tokens():
+    return make(np.int64, authors_ids(10))
+"""
+LEAF = {
+    "users": ["a", "b"],
+    "num_samples": [1, 1],
+    "user_data": {"a": {"x": [[0.5, 1.5]], "y": [0]}, "b": {"x": [[1.0, 2.0]], "y": [1]}},
+}
+ON_OWN = ("dataset=custom", "partition=natural", "num_clients=null", "clients_per_round=2", "num_rounds=1")
+
+
+@pytest.fixture
+def own(tmp_path, monkeypatch):
+    """Make the user's module importable, and put two clients' data in LEAF's format under `two`."""
+    (tmp_path / "own_data.py").write_text(OWN)
+    for part in ("train", "test"):
+        (tmp_path / "two" / part).mkdir(parents=True)
+        (tmp_path / "two" / part / "data.json").write_text(json.dumps(LEAF))
+    monkeypatch.syspath_prepend(tmp_path)
+
+
+OWN_DATA = {
+    "authors without ids": (
+        ["dataset._target_=own_data.numbered", "protocol=authors"],
+        ["protocol=authors needs clients in the order of their ids", "client_ids", "use protocol=paper"],
+    ),
+    "authors with ids in another order": (
+        ["dataset._target_=own_data.unsorted", "protocol=authors"],
+        ["protocol=authors needs clients in the order of their ids", "sorted client_ids"],
+    ),
+    "tokens for logistic regression": (
+        ["dataset._target_=own_data.tokens"],
+        ["int64", "(3,)", "choose another model than fedprox.models.logistic"],
+    ),
+    "tokens for the reference solver too": (
+        ["dataset._target_=own_data.tokens", "solver=reference", "evaluation=clients"],
+        ["int64", "(3,)", "choose another model than fedprox.models.logistic"],
+    ),
+    "more clients a round than there are": (
+        ["dataset._target_=own_data.named", "clients_per_round=11"],
+        ["clients_per_round must be at most the data set's 10 clients", "got 11", "lower it"],
+    ),
+    "another number of clients than the files'": (
+        ["dataset=leaf", "dataset.path=two", "num_clients=50"],
+        ["num_clients must be the data set's own 2", "got 50", "set num_clients=null"],
+    ),
+    "LEAF's folder not there": (["dataset=leaf", "dataset.path=nowhere"], ["dataset.path", "nowhere", "train"]),
+    "LEAF's folder not named": (["dataset=leaf"], ["dataset.path"]),
+    "FedAdam with a simple mean": (
+        ["dataset._target_=own_data.named", "sampling=proportional"]
+        + ["strategy._target_=flwr.serverapp.strategy.FedAdam"],
+        ["sampling=proportional goes with a simple mean", "strategy=fedprox", "got FedAdam", "use sampling=uniform"],
+    ),
+    "FedDANE with the authors' protocol": (
+        ["dataset._target_=own_data.named", "protocol=authors", "strategy=feddane"],
+        ["strategy=feddane", "protocol=paper or flower"],
+    ),
+}
+
+
+@pytest.mark.usefixtures("own")
+@pytest.mark.parametrize(("arguments", "words"), cases(OWN_DATA))
+def test_what_does_not_fit_the_users_own_data_is_told_in_one_line(refused, arguments, words):
+    given = {argument.partition("=")[0] for argument in arguments}
+    base = [setting for setting in ON_OWN if setting.partition("=")[0] not in given]
+    assert_says(refused(*arguments, "engine=local", *base), words)
+
+
+@pytest.mark.usefixtures("own")
+def test_the_users_own_data_are_otherwise_accepted(fedprox):
+    for arguments in (["protocol=paper"], ["protocol=authors"], ["strategy=feddane"], ["sampling=proportional"]):
+        assert fedprox("dataset._target_=own_data.named", "engine=local", *ON_OWN, *arguments).status == 0
+
+
+def test_a_number_of_clients_is_needed_where_the_data_are_generated_or_divided(refused):
+    generated = refused("dataset=synthetic_1_1", "num_clients=null", "engine=local", "num_rounds=1")
+    divided = refused(*SMALL, "num_clients=null")
+    assert_says(generated, ("num_clients",))
+    assert_says(divided, ("num_clients",))
+
+
+def test_initial_weights_that_are_not_this_models_are_told(refused, tmp_path):
+    (tmp_path / "text.safetensors").write_text("no tensors")
+    save_file({"1.weight": torch.zeros(3, 2), "1.bias": torch.zeros(3)}, tmp_path / "other.safetensors")
+    remedy = ("name a model.safetensors of the same model", "default or zeros")
+    for file, words in {
+        "nowhere.safetensors": ("model.init=nowhere.safetensors",),
+        "text.safetensors": ("model.init=text.safetensors",),
+        "other.safetensors": ("model.init=other.safetensors", "size mismatch for 1.weight"),
+    }.items():
+        assert_says(refused(*SMALL, f"model.init={file}"), (*words, *remedy))
 
 
 @pytest.mark.parametrize("num_clients", [140, 721, 1442])

@@ -15,6 +15,8 @@ import pytest
 import torch
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
+from fedprox.reproduce.figures import FIGURES, SYNTHETIC
+
 ROOT = Path(__file__).parents[1]
 FENCE = re.compile(r"^(?P<indent> *)```(?P<language>\w*)[^\n`]*\n(?P<text>.*?)^ *``` *$", re.MULTILINE | re.DOTALL)
 FILE = re.compile(r"# file: (\w+)\.py\n")
@@ -79,11 +81,11 @@ COMMANDS = [
 
 
 def program_of(words: list[str]) -> str:
-    """Return what a command runs: "fedprox.main", "fedprox.report", "make", or "" for anything else."""
+    """Return what a command runs: "fedprox.main", "fedprox.report", "make" and so on, or "" for anything else."""
     if set("|&;><") & set("".join(re.sub(r"<[\w. ]*>", "", word) for word in words)):
         return ""
     if re.fullmatch(r"(\S*/)?python3?", words[0]) and words[1:2] == ["-m"] and len(words) > 2:
-        return words[2] if words[2] in ("fedprox.main", "fedprox.report") else ""
+        return words[2] if words[2] in ("fedprox.main", "fedprox.report", "fedprox.reproduce") else ""
     return {"fedprox": "fedprox.main", "make": "make"}.get(words[0], "")
 
 
@@ -103,6 +105,16 @@ def made_small(arguments: list[str], data_dir: Path) -> list[str]:
     ]
     cheap = ["num_epochs=2", "clients_per_round=2"] if "model=cnn" in kept else []  # minutes otherwise
     return [*kept, *cheap, f"num_rounds={1 if sweeps else 2}"]
+
+
+def figure_made_small(arguments: list[str]) -> list[str]:
+    """Return a reproduction's arguments with one repetition of one round on one data set that needs no files."""
+    kept = list(arguments)
+    for option in {"--seeds", "--rounds", "--datasets", "--path"} & set(kept):
+        at = kept.index(option)
+        del kept[at : at + 2]
+    names = [name for name in (FIGURES[kept[0]].datasets if kept[0] in FIGURES else ()) if name in SYNTHETIC]
+    return [*kept, "--seeds", "1", "--rounds", "1", "--datasets", [*names, "synthetic_iid"][0]]
 
 
 def _at_most_two(found: re.Match[str]) -> str:
@@ -176,10 +188,12 @@ def test_a_documented_command_works(folders, environment, request, document, com
         line = [sys.executable, "-m", program, *arguments]
         return subprocess.run(line, cwd=folder, env=variables, capture_output=True, text=True, timeout=300)
 
-    if needs_mnist(words):
+    if program != "fedprox.reproduce" and needs_mnist(words):
         request.getfixturevalue("data_dir")  # skips, or fails under CI
     if program == "fedprox.report":
         assert_reports(call, folder, filled_in(arguments_of(words), sweeps_in(folder)))
+    elif program == "fedprox.reproduce":
+        assert_reproduces(call, folder, figure_made_small(arguments_of(words)))
     else:
         assert_runs(call, folder, made_small(arguments_of(words), Path(environment()["FEDPROX_DATA_DIR"])))
 
@@ -195,6 +209,16 @@ def assert_reports(call, folder: Path, arguments: list[str]) -> None:
     ended = call(arguments)
     assert ended.returncode == 0, ended.stderr
     files = [folder / arguments[place + 1] for place, word in enumerate(arguments) if word in ("--out", "--table")]
+    assert files
+    assert all(file.stat().st_size for file in files)
+
+
+def assert_reproduces(call, folder: Path, arguments: list[str]) -> None:
+    """Reproduce a figure; it names the files that it made, its table among them."""
+    ended = call(arguments)
+    assert (ended.returncode, ended.stderr) == (0, "")
+    files = [folder / line for line in ended.stdout.splitlines() if line.endswith((".png", ".md", ".csv"))]
+    assert {f"{arguments[0]}.md", f"{arguments[0]}.csv"} <= {file.name for file in files} or arguments[0] == "all"
     assert files
     assert all(file.stat().st_size for file in files)
 
@@ -292,6 +316,12 @@ def test_a_run_becomes_small_and_keeps_all_else():
     assert made_small(["--help"], Path("/mnist")) == ["--help"]
 
 
+def test_a_figure_becomes_small_and_keeps_what_is_not_about_its_size():
+    small = ["--seeds", "1", "--rounds", "1", "--datasets"]
+    assert figure_made_small(["fig1", "--seeds", "5", "--out", "x"]) == ["fig1", "--out", "x", *small, "synthetic_1_1"]
+    assert figure_made_small(["all", "--datasets", "mnist"]) == ["all", *small, "synthetic_iid"]
+
+
 def test_a_sweep_becomes_small_and_keeps_its_jobs_but_for_repetitions():
     small = made_small(["--multirun", "mu=0,2", "stragglers_fraction=0,0.5,0.9", "+repeat_num=range(5)"], Path("/x"))
     assert small == ["--multirun", "mu=0,2", "stragglers_fraction=0,0.5,0.9", "+repeat_num=range(2)", "num_rounds=1"]
@@ -306,6 +336,7 @@ def test_a_sweep_becomes_small_and_keeps_its_jobs_but_for_repetitions():
         (".venv/bin/python -m fedprox.main", "fedprox.main"),
         ("fedprox mu=1", "fedprox.main"),
         ("python -m fedprox.report multirun/<...> --out f.png", "fedprox.report"),
+        ("python -m fedprox.reproduce fig2 --seeds 5", "fedprox.reproduce"),
         ("make test", "make"),
         ("python -m http.server", ""),
         ("python train.py", ""),

@@ -375,9 +375,15 @@ def test_neither_model_nor_weights_are_changed():
 # Paths and memory
 
 
-def examples(sizes, input_shape=(6, 6)) -> Examples:
+def examples(sizes) -> Examples:
     n = sum(sizes)
-    return Examples(torch.randn(n, *input_shape), torch.zeros(n, dtype=torch.int64), np.array(sizes))
+    return Examples(torch.randn(n, 1, 6, 6), torch.zeros(n, dtype=torch.int64), np.array(sizes))
+
+
+def frozen_bias() -> nn.Linear:
+    linear = nn.Linear(36, 3)
+    linear.bias.requires_grad_(False)
+    return linear
 
 
 @pytest.mark.parametrize(
@@ -387,7 +393,8 @@ def examples(sizes, input_shape=(6, 6)) -> Examples:
         (nn.Sequential(nn.Flatten(), nn.Linear(36, 3, bias=False)), ModuleGradients),
         (nn.Sequential(nn.Flatten(), nn.Linear(36, 3), nn.ReLU()), ModuleGradients),
         (nn.Sequential(nn.Flatten(), nn.utils.parametrizations.weight_norm(nn.Linear(36, 3))), ModuleGradients),
-        (nn.Sequential(nn.Flatten(), nn.Linear(36, 3).requires_grad_(False), nn.Linear(3, 3)), ModuleGradients),
+        (nn.Sequential(nn.Flatten(), frozen_bias()), ModuleGradients),
+        (nn.Sequential(nn.Flatten(2), nn.Linear(36, 3)), ModuleGradients),
     ],
 )
 def test_only_plain_logistic_regression_takes_the_fast_path(model, expected):

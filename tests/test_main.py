@@ -21,11 +21,21 @@ from safetensors.torch import load_file
 
 from fedprox.data.digits import digits
 from fedprox.data.mnist import mnist
+from fedprox.data.synthetic import synthetic
 from fedprox.metrics import evaluate
 
 DIGITS = ("dataset=digits", "engine=local")
 MNIST = ("dataset=mnist", "engine=local")
 COLUMNS = ["round", "test_loss", "test_accuracy", "train_loss_cohort", "num_clients_counted", "time_s"]
+FEDERATION_COLUMNS = [
+    "train_loss",
+    "train_accuracy",
+    "gradient_variance",
+    "gradient_variance_unweighted",
+    "dissimilarity_b",
+    "gamma_mean",
+    "gamma_max",
+]
 CLIENT_COLUMNS = ["round", "client", "num_examples", "is_straggler", "num_epochs", "num_steps", "counted", "train_loss"]
 # A run between two others, after which the data of the first are divided anew and not taken from memory.
 OTHER_DATA = ("dataset=digits", "engine=local", "partition=iid", "num_rounds=1", "clients_per_round=1")
@@ -316,6 +326,153 @@ def test_any_flower_strategy_runs_on_the_same_cohorts(run, name, arguments):
     assert metrics(theirs)[1]["train_loss_cohort"] == metrics(ours)[1]["train_loss_cohort"]
     assert last["test_loss"] not in (first["test_loss"], metrics(ours)[-1]["test_loss"])
     assert record(theirs)["algorithm"] == f"{name} (mu = 1)"
+
+
+# What is measured, and when.
+
+
+def test_evaluation_on_clients_adds_columns_and_changes_no_other_number(run):
+    arguments = (*DIGITS, "num_rounds=3", "stragglers_fraction=0.5")
+    more, less = run(*arguments, "evaluation=clients", into="clients"), run(*arguments, into="server")
+    assert list(metrics(more)[0]) == COLUMNS + FEDERATION_COLUMNS
+    assert clients(more) == clients(less)
+    for row, same in zip(metrics(more), metrics(less), strict=True):
+        assert row["test_accuracy"] == same["test_accuracy"]
+        assert row["train_loss_cohort"] == same["train_loss_cohort"]
+        # The same mean over the same examples; its float32 parts may be summed in other pieces.
+        assert float(row["test_loss"]) == pytest.approx(float(same["test_loss"]), rel=1e-6)
+    first, *trained = metrics(more)
+    assert (first["gamma_mean"], first["gamma_max"]) == ("", "")
+    for row in trained:
+        assert 0 < float(row["gamma_mean"]) <= float(row["gamma_max"])
+        assert float(row["dissimilarity_b"]) >= 1  # E ||g_k||^2 >= ||E g_k||^2
+
+
+def test_the_training_loss_and_accuracy_are_those_of_the_saved_model_on_all_clients(run):
+    folder = run("dataset=synthetic_1_1", "engine=local", "num_rounds=2", "num_epochs=1", "evaluation=clients")
+    params, data, last = load_file(folder / "model.safetensors"), synthetic(30, 0), metrics(folder)[-1]
+    for indices, loss, accuracy in ((data.train, "train_loss", "train_accuracy"), (data.held_out, "test_loss", "")):
+        features = torch.from_numpy(data.data.features[indices.indices]).double()
+        labels = torch.from_numpy(data.data.labels[indices.indices])
+        logits = features @ params["1.weight"].double().T + params["1.bias"].double()
+        # Logits in float32 there and in float64 here: 6e-8 per operation, 60 of them.
+        expected = float(torch.nn.functional.cross_entropy(logits, labels))
+        assert float(last[loss]) == pytest.approx(expected, rel=1e-5)
+        found = float(last[accuracy or "test_accuracy"])
+        assert found == pytest.approx(float((logits.argmax(1) == labels).double().mean()), abs=1e-3)
+
+
+def test_every_third_round_is_evaluated_and_the_last(run):
+    seldom = run(*DIGITS, "num_rounds=7", "evaluation.every=3", into="seldom")
+    always = run(*DIGITS, "num_rounds=7", into="always")
+    assert [row["round"] for row in metrics(seldom)] == ["0", "3", "6", "7"]
+    assert untimed(seldom) == [untimed(always)[round_num] for round_num in (0, 3, 6, 7)]
+    assert clients(seldom) == clients(always)
+    assert (seldom / "model.safetensors").read_bytes() == (always / "model.safetensors").read_bytes()
+    assert record(seldom)["result"]["final"]["round"] == 7
+
+
+def test_adaptive_mu_is_a_column_and_follows_the_training_loss(run):
+    # So high a rate that the loss goes up and down; patience 2 makes falls visible within a few rounds.
+    settings = ("adaptive_mu.enabled=true", "adaptive_mu.initial=0.2", "adaptive_mu.patience=2")
+    folder = run(*DIGITS, "num_rounds=12", "learning_rate=2", "evaluation=clients", *settings)
+    rows = metrics(folder)
+    assert list(rows[0]) == [*COLUMNS, *FEDERATION_COLUMNS, "mu"]
+    losses = [float(row["train_loss"]) for row in rows]
+    mu, falls, expected = 0.2, 0, [0.2, 0.2]
+    for before, after in zip(losses[:-2], losses[1:-1], strict=True):  # of the round before last
+        falls = falls + 1 if after < before else 0
+        if after > before:
+            mu += 0.1
+        elif falls == 2:
+            mu, falls = max(0.0, mu - 0.1), 0
+        expected.append(mu)
+    assert [float(row["mu"]) for row in rows] == pytest.approx(expected, abs=1e-9)
+    assert max(np.diff(expected)) > 0 > min(np.diff(expected))  # it went both ways
+
+
+def test_adaptive_mu_starts_at_mu_unless_it_is_told_otherwise(run):
+    settings = (*DIGITS, "num_rounds=1", "evaluation=clients", "adaptive_mu.enabled=true", "mu=0.7")
+    assert [row["mu"] for row in metrics(run(*settings, into="mu"))] == ["0.7", "0.7"]
+    initial = run(*settings, "adaptive_mu.initial=0", into="initial")
+    assert [float(row["mu"]) for row in metrics(initial)] == [0.0, 0.0]
+    fixed = run(*DIGITS, "num_rounds=1", "mu=0", into="fixed")
+    assert metrics(initial)[1]["test_accuracy"] == metrics(fixed)[1]["test_accuracy"]
+    assert clients(initial) == clients(fixed)
+
+
+# Where a run starts.
+
+
+def test_from_zero_weights_the_first_loss_is_that_of_guessing(run):
+    first = metrics(run(*DIGITS, "num_rounds=1", "model.init=zeros", "evaluation=clients"))[0]
+    # All ten classes have the same logit, 0: -ln(1 / 10) for every example.
+    assert float(first["test_loss"]) == pytest.approx(np.log(10), rel=1e-6)
+    assert float(first["train_loss"]) == pytest.approx(np.log(10), rel=1e-6)
+
+
+def test_a_run_can_go_on_from_anothers_model(run, tmp_path):
+    earlier = run(*DIGITS, "num_rounds=3", into="earlier")
+    later = run(*DIGITS, "num_rounds=2", f"model.init={earlier / 'model.safetensors'}", into="later")
+    last, first = metrics(earlier)[-1], metrics(later)[0]
+    assert (first["round"], first["test_loss"], first["test_accuracy"]) == ("0", last["test_loss"], last["test_accuracy"])
+    assert metrics(later)[1]["test_loss"] != first["test_loss"]
+    assert record(later)["settings"]["model"]["init"] == str(earlier / "model.safetensors")
+
+
+def test_the_models_weights_are_the_seeds_unless_they_are_named(run):
+    plain, named = run(*DIGITS, "num_rounds=1", into="plain"), run(*DIGITS, "num_rounds=1", "model.init=default")
+    assert untimed(plain) == untimed(named)
+
+
+# Data that come divided into clients.
+
+
+def leaf_files(folder: Path, num_users: int = 6) -> Path:
+    """Write a data set in LEAF's format: user k has k + 2 examples of three numbers for training and one for testing."""
+    rng = np.random.default_rng(0)
+    for part, extra in (("train", 2), ("test", 1)):
+        users = {}
+        for user in range(num_users):
+            size = user + extra if part == "train" else 1
+            users[f"u{user}"] = {"x": rng.normal(size=(size, 3)).tolist(), "y": rng.integers(2, size=size).tolist()}
+        whole = {"users": [*users], "num_samples": [len(u["y"]) for u in users.values()], "user_data": users}
+        (folder / part).mkdir(parents=True)
+        (folder / part / "data.json").write_text(json.dumps(whole))
+    return folder
+
+
+@pytest.mark.parametrize("setting", [(), ("num_clients=null",), ("num_clients=6",)])
+def test_leaf_data_bring_their_own_number_of_clients(run, tmp_path, setting):
+    path = leaf_files(tmp_path / "data")
+    folder = run("dataset=leaf", f"dataset.path={path}", "engine=local", "clients_per_round=6", "num_rounds=1", *setting)
+    assert record(folder)["data"].startswith("6 clients with 27 training examples")
+    assert {row["client"]: int(row["num_examples"]) for row in clients(folder)} == {str(k): k + 2 for k in range(6)}
+
+
+def test_synthetic_data_are_made_for_as_many_clients_as_are_asked_for(run):
+    folder = run("dataset=synthetic_iid", "engine=local", "num_clients=12", "num_rounds=1", "num_epochs=2")
+    assert record(folder)["data"].startswith("12 clients")
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("protocol=authors", "dataset=synthetic_iid", "num_clients=12"),
+        ("strategy=feddane", "dataset=digits"),
+        ("sampling=proportional", "dataset=digits"),
+        ("solver=reference", "dataset=digits"),
+    ],
+    ids=["authors", "feddane", "proportional", "reference"],
+)
+def test_a_run_with_each_new_choice_is_repeatable_and_not_the_default_run(run, arguments):
+    data = [argument for argument in arguments if argument.startswith(("dataset", "num_clients"))]
+    common = ("engine=local", "num_rounds=2", "num_epochs=3", "stragglers_fraction=0.5")
+    first, second = (run(*arguments, *common, into=name) for name in ("first", "second"))
+    assert untimed(first) == untimed(second)
+    assert clients(first) == clients(second)
+    default = run(*data, *common, into="default")
+    assert [row["test_loss"] for row in untimed(first)] != [row["test_loss"] for row in untimed(default)]
 
 
 # Sweeps.

@@ -158,6 +158,55 @@ def test_with_all_clients_in_the_cohort_each_has_one_task():
     assert sorted(task.client for task in plan.tasks(1)) == list(range(10))
 
 
+# sampling=proportional
+
+
+SHARES = np.array([1, 2, 3, 4, 10]) / 20
+
+
+def inclusion_of_two() -> np.ndarray:
+    """Return each client's chance to be one of two: it is drawn first, or second after some other j.
+
+    pi_k = p_k + sum over j != k of p_j * p_k / (1 - p_j), because a second draw leaves the first client out.
+    """
+    after = SHARES[:, None] * SHARES / (1 - SHARES[:, None])
+    return SHARES + after.sum(axis=0) - np.diag(after)
+
+
+@pytest.mark.parametrize("cohorts", ["tasks", "gradient_clients"])
+@pytest.mark.parametrize(("per_round", "expected"), [(1, SHARES), (2, inclusion_of_two())])
+def test_proportional_sampling_follows_the_numbers_of_examples(cohorts, per_round, expected):
+    # A client's count over T rounds is binomial(T, pi): none of the five is 5 deviations away, false alarms have a
+    # chance below 3e-6. Two clients are drawn without replacement, so pi is not 2 p_k: the largest would be 1.
+    num_rounds = 2000
+    plan = make_plan(client_sizes=20 * SHARES, clients_per_round=per_round, sampling="proportional")
+
+    def members(round_num: int) -> list[int]:
+        if cohorts == "tasks":
+            return [task.client for task in plan.tasks(round_num)]
+        return list(plan.gradient_clients(round_num))
+
+    drawn = [members(t) for t in range(1, num_rounds + 1)]
+    assert all(len(set(cohort)) == per_round for cohort in drawn)
+    counts = Counter(client for cohort in drawn for client in cohort)
+    for client, chance in enumerate(expected):
+        assert abs(counts[client] - num_rounds * chance) < 5 * math.sqrt(num_rounds * chance * (1 - chance))
+    assert expected.sum() == pytest.approx(per_round)
+
+
+def test_with_everybody_in_the_cohort_both_samplings_choose_the_same_set():
+    everyone = {"client_sizes": np.array([1, 2, 3, 400]), "clients_per_round": 4}
+    for sampling in ("uniform", "proportional"):
+        assert {task.client for task in make_plan(**everyone, sampling=sampling).tasks(1)} == {0, 1, 2, 3}
+
+
+def test_the_second_cohort_changes_nothing_in_the_first():
+    asked, fresh = make_plan(), make_plan()
+    asked.gradient_clients(1)
+    assert asked.tasks(1) == fresh.tasks(1)
+    assert asked.gradient_clients(1) == fresh.gradient_clients(1)
+
+
 # protocol=paper
 
 

@@ -3,6 +3,7 @@
 import csv
 import json
 import platform
+from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
 
@@ -11,9 +12,9 @@ import torch
 from flwr.app import ArrayRecord
 from safetensors.torch import load_file
 
-from fedprox.metrics import Evaluation
+from fedprox.metrics import Evaluation, FederationMetrics
 from fedprox.plan import ClientTask
-from fedprox.records import CLIENTS, METRICS, RunRecord, environment
+from fedprox.records import CLIENTS, FEDERATION, METRICS, RunRecord, environment
 from fedprox.rounds import ClientOutcome, Round
 
 
@@ -86,6 +87,79 @@ def test_clients_csv_has_one_row_per_client_of_the_cohort_the_dropped_one_too(tm
         ["1", "7", "30", "False", "2", "6", "True", "0.25"],
         ["1", "3", "28", "True", "1", "0", "False", ""],
     ]
+
+
+def on_clients(round_num: int, gammas: tuple[float | None, ...] = (0.25, None, 0.75), mu: float = 0.3) -> Round:
+    """Return a round that was measured on all clients; one client's gamma was not measured."""
+    federation = FederationMetrics(1.25, 0.5, 1.5, 0.625, 7.0, 9.0, 3.0)
+    task = ClientTask(7, 2, 6, False, (0, 0, round_num, 7))
+    clients = tuple(ClientOutcome(task, 30, 6, 0.25, True, gamma) for gamma in gammas)
+    return Round(round_num, ArrayRecord(), Evaluation(1.5, 0.625, federation), clients, 2.0, mu)
+
+
+def test_evaluation_on_clients_has_more_columns_behind_the_others(tmp_path):
+    with RunRecord(tmp_path, {}, METRICS + FEDERATION) as record:
+        record.add(on_clients(0, gammas=()))
+        record.add(on_clients(1))
+    initial, first = rows(tmp_path / "metrics.csv")
+    assert list(first) == [
+        *METRICS,
+        "train_loss",
+        "train_accuracy",
+        "gradient_variance",
+        "gradient_variance_unweighted",
+        "dissimilarity_b",
+        "gamma_mean",
+        "gamma_max",
+    ]
+    assert first == {
+        "round": "1",
+        "test_loss": "1.5",
+        "test_accuracy": "0.625",
+        "train_loss_cohort": "0.25",
+        "num_clients_counted": "3",
+        "time_s": "2.0",
+        "train_loss": "1.25",
+        "train_accuracy": "0.5",
+        "gradient_variance": "7.0",
+        "gradient_variance_unweighted": "9.0",
+        "dissimilarity_b": "3.0",
+        "gamma_mean": "0.5",  # of the two that were measured
+        "gamma_max": "0.75",
+    }
+    assert (initial["gamma_mean"], initial["gamma_max"], initial["train_loss"]) == ("", "", "1.25")
+
+
+def test_adaptive_mu_has_a_column_of_its_own(tmp_path):
+    with RunRecord(tmp_path, {}, (*METRICS, *FEDERATION, "mu")) as record:
+        record.add(on_clients(0, mu=0.3))
+        record.add(on_clients(1, mu=0.4))
+        finish(record)
+    assert [list(row)[-1] for row in rows(tmp_path / "metrics.csv")] == ["mu", "mu"]
+    assert [row["mu"] for row in rows(tmp_path / "metrics.csv")] == ["0.3", "0.4"]
+    assert run_json(tmp_path)["result"]["final"]["mu"] == 0.4
+
+
+def test_only_rounds_that_were_evaluated_have_a_row_and_all_have_their_clients(tmp_path):
+    with RunRecord(tmp_path, {}) as record:
+        for round_num in range(6):
+            done = outcome(round_num, accuracy=0.1 * round_num)
+            record.add(done if round_num in (0, 3, 5) else replace(done, test=None))
+        finish(record)
+    assert [row["round"] for row in rows(tmp_path / "metrics.csv")] == ["0", "3", "5"]
+    clients = rows(tmp_path / "clients.csv")
+    assert [row["round"] for row in clients] == ["1", "1", "2", "2", "3", "3", "4", "4", "5", "5"]
+    result = run_json(tmp_path)["result"]
+    assert (result["final"]["round"], result["best"]["round"]) == (5, 5)
+
+
+def test_a_gamma_without_bound_is_told_and_leaves_run_json_valid(tmp_path):
+    # gamma is infinite where the global model already is a client's optimum.
+    with RunRecord(tmp_path, {}, METRICS + FEDERATION) as record:
+        record.add(on_clients(1, gammas=(0.5, float("inf"))))
+        finish(record)
+    assert rows(tmp_path / "metrics.csv")[0]["gamma_max"] == "inf"
+    assert run_json(tmp_path)["result"]["final"]["gamma_max"] is None
 
 
 def test_a_finished_run_has_its_model_timings_and_result(tmp_path):

@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 from flwr.app import Array, ArrayRecord, Message, MetricRecord, RecordDict
 
+from fedprox.adaptive_mu import AdaptiveMu
 from fedprox.engines.identity import act_as_server
 from fedprox.messages import task_of
-from fedprox.metrics import Evaluation
+from fedprox.metrics import Evaluation, FederationMetrics
 from fedprox.plan import ClientTask, FlowerProtocol, PaperProtocol, Plan
 from fedprox.rounds import ClientOutcome, Round, run_rounds
 from fedprox.strategy import FedAvgWithStragglerDrop, FedProx, Planned
@@ -38,6 +39,8 @@ class FakeEngine:
             "train-loss": task.client / 10,
             "num-steps": task.num_steps,
         }
+        if message.content["config"]["measure-gamma"]:
+            metrics["gamma"] = task.client / 100
         return Message(
             RecordDict({"arrays": ArrayRecord({"w": Array(w)}), "metrics": MetricRecord(metrics)}),
             reply_to=message,
@@ -190,3 +193,126 @@ def test_time_never_goes_back():
     times = [each.time_s for each in rounds]
     assert times == sorted(times)
     assert times[0] >= 0
+
+
+# Which rounds are evaluated
+
+
+@pytest.mark.parametrize(
+    ("num_rounds", "every", "expected"),
+    [
+        (7, 1, [0, 1, 2, 3, 4, 5, 6, 7]),
+        (7, 3, [0, 3, 6, 7]),
+        (6, 3, [0, 3, 6]),
+        (2, 5, [0, 2]),
+        (1, 1, [0, 1]),
+    ],
+)
+def test_the_initial_model_every_nth_round_and_the_last_are_evaluated(num_rounds, every, expected):
+    evaluated = []
+
+    def evaluate(arrays: ArrayRecord) -> Evaluation:
+        evaluated.append(float(arrays["w"].numpy()[0]))
+        return Evaluation(evaluated[-1], 0.25)
+
+    rounds = list(run_evaluated(evaluate, 0.5, num_rounds, evaluate_every=every))
+    assert [each.round_num for each in rounds] == list(range(num_rounds + 1))
+    assert [each.round_num for each in rounds if each.test is not None] == expected
+    # It is not measured and then hidden: measuring may take longer than training.
+    assert evaluated == [model(rounds[round_num]) for round_num in expected]
+
+
+def test_rounds_that_are_not_evaluated_train_all_the_same():
+    seldom, always = (list(run_evaluated(constant, 0.5, 7, evaluate_every=every)) for every in (3, 1))
+    assert [model(each) for each in seldom] == [model(each) for each in always]
+    assert [each.clients for each in seldom] == [each.clients for each in always]
+
+
+# Adaptive mu
+
+
+def run_evaluated(evaluate, mu, num_rounds: int, engine: FakeEngine | None = None, **settings):
+    return run_rounds(
+        arrays=ArrayRecord({"w": Array(np.array([10.0]))}),
+        strategy=Planned(FedProx(), plan(0.5)),
+        grid=engine or FakeEngine(),
+        evaluate=evaluate,
+        mu=mu,
+        num_rounds=num_rounds,
+        **settings,
+    )
+
+
+def constant(_: ArrayRecord) -> Evaluation:
+    return Evaluation(1.0, 0.25)
+
+
+def losses(*values: float):
+    """Return a fake evaluation that gives these training losses one after another, and other test losses."""
+    remaining = list(values)
+
+    def evaluate(_: ArrayRecord) -> Evaluation:
+        train_loss = remaining.pop(0)
+        return Evaluation(-train_loss, 0.25, FederationMetrics(train_loss, 0.5, -train_loss, 0.25, 1.0, 1.0, 1.0))
+
+    return evaluate
+
+
+def mus_sent(engine: FakeEngine) -> list[set[float]]:
+    return [{message.content["config"]["proximal-mu"] for message in messages} for messages in engine.rounds]
+
+
+def test_a_change_of_mu_reaches_all_clients_in_the_following_round():
+    # Losses of rounds 0 .. 5: after rounds 1 and 2 it has risen, after round 4 fallen twice in a row.
+    engine = FakeEngine()
+    mu = AdaptiveMu(0.2, step=0.1, patience=2)
+    rounds = list(run_evaluated(losses(1.0, 2.0, 3.0, 2.5, 2.0, 2.2), mu, 5, engine))
+    assert mus_sent(engine) == [{0.2}, {0.3}, {0.4}, {0.4}, {0.3}]
+    # A row says with which mu its round was trained; round 0, which nobody trained, that of the first.
+    assert [each.mu for each in rounds] == [0.2, 0.2, 0.3, 0.4, 0.4, 0.3]
+
+
+def test_mu_adapts_to_the_training_loss_and_to_nothing_else():
+    # Without a training loss, as with evaluation=server, it stays.
+    engine = FakeEngine()
+    rounds = list(run_evaluated(constant, AdaptiveMu(0.2), 3, engine))
+    assert mus_sent(engine) == [{0.2}] * 3
+    assert [each.mu for each in rounds] == [0.2] * 4
+
+
+def test_a_fixed_mu_is_every_rounds_whatever_the_loss_does():
+    engine = FakeEngine()
+    rounds = list(run_evaluated(losses(1.0, 2.0, 3.0, 4.0), 0.7, 3, engine))
+    assert mus_sent(engine) == [{0.7}] * 3
+    assert [each.mu for each in rounds] == [0.7] * 4
+
+
+# Gamma
+
+
+def test_gammas_are_those_of_the_clients_that_counted_in_their_order():
+    rounds = list(run_evaluated(constant, 0.5, 3, measure_gamma=True))
+    assert rounds[0].gammas == []
+    for each in rounds[1:]:
+        assert each.gammas == [client.task.client / 100 for client in each.clients]
+        assert len(each.gammas) == 4
+
+
+def test_gammas_are_measured_only_where_they_are_asked_for():
+    rounds = list(run_evaluated(constant, 0.5, 3))
+    assert [each.gammas for each in rounds] == [[]] * 4
+
+
+def test_clients_that_were_dropped_have_no_gamma():
+    rounds = run_rounds(
+        arrays=ArrayRecord({"w": Array(np.array([10.0]))}),
+        strategy=Planned(FedAvgWithStragglerDrop(), plan(0.5)),
+        grid=FakeEngine(),
+        evaluate=constant,
+        mu=0.0,
+        num_rounds=3,
+        measure_gamma=True,
+    )
+    for each in list(rounds)[1:]:
+        assert [client.gamma is None for client in each.clients] == [not client.counted for client in each.clients]
+        assert len(each.gammas) == 2

@@ -17,10 +17,12 @@ from flwr.serverapp.strategy import (
     strategy_utils,
 )
 
+from fedprox.authors import AuthorsProtocol
 from fedprox.engines.identity import act_as_server
+from fedprox.errors import UserError
 from fedprox.messages import node_id, task_of
 from fedprox.plan import PaperProtocol, Plan
-from fedprox.strategy import FedAvgWithStragglerDrop, FedProx, Planned, weighted_average
+from fedprox.strategy import FedAvgWithStragglerDrop, FedDane, FedProx, Planned, weighted_average
 
 NO_GRID = None  # a planned strategy never asks which nodes there are
 
@@ -44,9 +46,9 @@ def content(num_examples: int, **arrays: np.ndarray) -> RecordDict:
     return RecordDict({"arrays": record(**arrays), "metrics": MetricRecord({"num-examples": num_examples})})
 
 
-def plan(fraction: float = 0.5, per_round: int = 4) -> Plan:
+def plan(fraction: float = 0.5, per_round: int = 4, sampling: str = "uniform") -> Plan:
     """Return twelve clients, client k with k + 1 examples."""
-    return Plan(np.arange(1, 13), per_round, 5, 10, fraction, PaperProtocol(), seed=0)
+    return Plan(np.arange(1, 13), per_round, 5, 10, fraction, PaperProtocol(), seed=0, sampling=sampling)
 
 
 def configure(planned: Planned, round_num: int = 1, **arrays: np.ndarray) -> list[Message]:
@@ -284,3 +286,110 @@ def test_a_privacy_wrapper_clips_the_cohorts_updates():
     )
     w, _ = aggregated(strategy, [[3.0, -4.0]] * 4)
     np.testing.assert_allclose(w, [0.6, -0.8], rtol=1e-6)
+
+
+# sampling=proportional
+
+
+def test_with_sampling_proportional_the_average_is_the_simple_mean():
+    for strategy in (FedProx(), FedAvgWithStragglerDrop(), FedDane()):
+        planned = Planned(strategy, plan(fraction=0.0, sampling="proportional"))
+        arrays, _ = planned.aggregate_train(1, replies(dane_messages(planned), MODELS))
+        # (1 + 2 - 4 + 9) / 4 and (-1 + 0 + 8 + 3) / 4
+        assert arrays["w"].numpy().tolist() == [2.0, 2.5]
+
+
+def test_with_sampling_uniform_it_is_not():
+    w, n = aggregated(FedProx(), MODELS)
+    assert len(set(n)) == 4
+    assert w.tolist() != [2.0, 2.5]
+
+
+@pytest.mark.parametrize("make", [FedAvg, FedAdam, Krum, lambda: private(FedProx())])
+def test_a_strategy_that_weights_by_examples_is_refused_with_sampling_proportional(make):
+    # Its weights n_k would count a client's size twice.
+    with pytest.raises(UserError, match="sampling=proportional goes with a simple mean.*sampling=uniform"):
+        Planned(make(), plan(sampling="proportional"))
+
+
+# FedDANE
+
+
+class GradientGrid:
+    """Fake: client k answers the gradient (k, -k)."""
+
+    def __init__(self) -> None:
+        self.asked: list[Message] = []
+
+    def send_and_receive(self, messages, *, timeout=None):
+        self.asked += messages
+        return [self._reply(message) for message in messages]
+
+    def _reply(self, message: Message) -> Message:
+        client = task_of(message).client
+        gradient = record(w=np.array([client, -client], dtype=np.float32))
+        metrics = MetricRecord({"num-examples": client + 1})
+        return Message(RecordDict({"gradient": gradient, "metrics": metrics}), reply_to=message)
+
+
+def dane_messages(planned: Planned, round_num: int = 1, grid: GradientGrid | None = None) -> list[Message]:
+    start = record(w=np.array([3.0, -4.0], dtype=np.float32))
+    return planned.configure_train(round_num, start, ConfigRecord({"proximal-mu": 0.5}), grid or GradientGrid())
+
+
+def test_feddane_first_asks_a_second_cohort_for_gradients_at_the_global_model():
+    grid, planned = GradientGrid(), Planned(FedDane(), plan())
+    dane_messages(planned, 2, grid)
+    assert [message.metadata.message_type for message in grid.asked] == ["query.gradient"] * 4
+    assert clients(grid.asked) == list(plan().gradient_clients(2))
+    assert [task_of(message).client for message in grid.asked] == clients(grid.asked)
+    assert all(message.content["arrays"]["w"].numpy().tolist() == [3.0, -4.0] for message in grid.asked)
+
+
+def test_the_second_cohort_is_another_one_in_each_round_and_sampled_like_the_first():
+    rounds = range(1, 41)
+    first = [{task.client for task in plan().tasks(t)} for t in rounds]
+    second = [set(plan().gradient_clients(t)) for t in rounds]
+    assert all(len(cohort) == 4 for cohort in second)
+    assert len({frozenset(cohort) for cohort in second}) > 30  # of 495 sets
+    # Two independent cohorts of 4 of 12 share 4 * 4 / 12 = 4/3 clients on average; the count of one round is
+    # hypergeometric with variance 4 * 1/3 * 2/3 * 8/11 = 0.65, so the mean of 40 deviates by 0.13: five of these.
+    shared = np.mean([len(one & other) for one, other in zip(first, second, strict=True)])
+    assert abs(shared - 4 / 3) < 5 * np.sqrt(0.65 / 40)
+
+
+def test_every_train_message_carries_the_gradient_weighted_by_examples():
+    messages = dane_messages(Planned(FedDane(), plan()))
+    k = np.array(plan().gradient_clients(1))
+    expected = float(((k + 1) * k).sum() / (k + 1).sum())
+    assert abs(expected - k.mean()) > 0.1  # the plain mean would be another number
+    assert [task_of(message) for message in messages] == list(plan().tasks(1))
+    for message in messages:
+        assert message.metadata.message_type == "train"
+        assert message.content["arrays"]["w"].numpy().tolist() == [3.0, -4.0]
+        assert message.content["config"]["proximal-mu"] == 0.5
+        # One rounding to float32.
+        np.testing.assert_allclose(message.content["gradient"]["w"].numpy(), [expected, -expected], rtol=1e-7)
+
+
+def test_other_strategies_ask_for_no_gradients_and_send_none():
+    grid, planned = GradientGrid(), Planned(FedProx(), plan())
+    messages = dane_messages(planned, grid=grid)
+    assert grid.asked == []
+    assert all("gradient" not in message.content for message in messages)
+
+
+def test_feddane_trains_its_first_cohort_stragglers_included():
+    tasks = plan(0.5).tasks(1)
+    messages = dane_messages(Planned(FedDane(), plan(0.5)))
+    assert clients(messages) == [task.client for task in tasks]
+    assert sum(task.is_straggler for task in tasks) == 2
+
+
+def test_feddane_is_refused_with_the_authors_protocol():
+    ids = [f"f_{client:05d}" for client in range(12)]
+    settings = {"clients_per_round": 4, "num_epochs": 5, "batch_size": 10, "stragglers_fraction": 0.5}
+    theirs = AuthorsProtocol().plan(client_sizes=np.arange(1, 13), client_ids=ids, **settings)
+    with pytest.raises(UserError, match=r"feddane.*protocol=paper or flower"):
+        Planned(FedDane(), theirs)
+    assert clients(configure(Planned(FedProx(), theirs))) == [task.client for task in theirs.tasks(1)]

@@ -90,7 +90,8 @@ def _draw_panel(axes: Axes, figure: Figure, means: pd.DataFrame, panel: Panel) -
         table = level[level["line"] == line.label]
         rounds, mean = table["round"].to_numpy(float), table[panel.metric].to_numpy(float)
         std = table[f"{panel.metric}_std"].to_numpy(float)
-        width = 3.2 if line.label == "FedAvg" else 1.5  # seen below mu = 0, with which it coincides without stragglers
+        coincides = line.label == "FedAvg" and panel.stragglers_fraction == 0  # with mu = 0, which is drawn upon it
+        width = 3.5 if coincides else 1.5
         axes.plot(rounds, mean, color=colour, lw=width, label=line.label)
         if np.isfinite(std).any():
             axes.fill_between(rounds, mean - std, mean + std, color=colour, alpha=0.18, lw=0)
@@ -151,8 +152,8 @@ def _add_legend(canvas: Canvas, figure: Figure, curves: pd.DataFrame) -> None:
     canvas.legend(
         handles=handles,
         loc="outside upper center",
-        ncols=2 if _width(1) == canvas.get_figwidth() else 4,
-        title=f"{figure.title}: {counted}",
+        ncols=2 if canvas.get_figwidth() < 7 else 4,
+        title=figure.title + ("\n" if canvas.get_figwidth() < 7 else ": ") + counted,
         title_fontsize=10,
         frameon=False,
     )

@@ -66,7 +66,7 @@ def settings_of(jobs: Mapping[Path, Job], place: Mapping[str, Sequence[str]]) ->
     schema.register()
     composed: dict[tuple[str, ...], Config] = {}  # repetitions share it: composing takes a tenth of a second
     configs = {}
-    with initialize_config_dir(version_base=None, config_dir=str(main._CONF)):
+    with initialize_config_dir(version_base=None, config_dir=str(main.CONF)):
         for folder, job in jobs.items():
             overrides = (*job.overrides, *place.get(job.dataset, ()))
             if overrides not in composed:

@@ -1,0 +1,199 @@
+"""The Flower client: FedDANE's correction, and what a client measures beside its training."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from flwr.app import ArrayRecord, ConfigRecord, Message, RecordDict
+from torch import nn
+
+from fedprox.client_app import ClientSide
+from fedprox.data.federated import ClientIndex, FederatedData, LabelledData
+from fedprox.engines.local import LocalGrid
+from fedprox.messages import node_id, task_record
+from fedprox.models import logistic
+from fedprox.plan import ClientTask, PaperProtocol, Plan
+from fedprox.solvers.problem import SgdSettings
+from fedprox.strategy import FedDane, FedProx, Planned
+
+SIZES = [3, 8, 5]
+LR, MU = 0.25, 0.5
+NUM_CLASSES, NUM_FEATURES = 3, 4
+# Two to five steps in float32 on numbers of order 1: 6e-8 per operation.
+FLOAT32 = 2e-6
+
+
+def make_data() -> FederatedData:
+    rng = np.random.default_rng(0)
+    num_examples = sum(SIZES)
+    data = LabelledData(
+        features=rng.normal(size=(num_examples, NUM_FEATURES)).astype(np.float32),
+        labels=rng.integers(NUM_CLASSES, size=num_examples),
+        test_features=np.empty((0, NUM_FEATURES), dtype=np.float32),
+        test_labels=np.empty(0, dtype=np.int64),
+        num_classes=NUM_CLASSES,
+        mean=np.zeros((), dtype=np.float32),
+        std=np.ones((), dtype=np.float32),
+    )
+    train = ClientIndex.from_lists(np.split(rng.permutation(num_examples), np.cumsum(SIZES)[:-1]))
+    return FederatedData(data, train, ClientIndex.from_lists([np.empty(0, dtype=np.int64)] * len(SIZES)))
+
+
+DATA = make_data()
+START = np.random.default_rng(1).normal(size=(NUM_CLASSES, NUM_FEATURES + 1))
+
+
+def side(batch_size: int = 10, solver: str = "auto", data: FederatedData = DATA) -> ClientSide:
+    return ClientSide(data, logistic((NUM_FEATURES,), NUM_CLASSES), SgdSettings(LR, batch_size), solver=solver)
+
+
+def arrays(w: np.ndarray = START) -> ArrayRecord:
+    weight, bias = torch.from_numpy(w[:, :-1].astype(np.float32)), torch.from_numpy(w[:, -1].astype(np.float32))
+    return ArrayRecord({"1.weight": weight.contiguous(), "1.bias": bias})
+
+
+def joined(record: ArrayRecord) -> np.ndarray:
+    """Return W and b side by side, in float64."""
+    return np.column_stack([record["1.weight"].numpy(), record["1.bias"].numpy()]).astype(np.float64)
+
+
+def gradient(w: np.ndarray, client: int) -> np.ndarray:
+    """Return grad F_k(w) in float64: the mean of (softmax(W x + b) - onehot(y)) (x, 1)^T."""
+    x, y = DATA.client_examples(client)
+    x = np.column_stack([x, np.ones(len(x))])
+    logits = x @ w.T
+    chances = np.exp(logits - logits.max(axis=1, keepdims=True))
+    chances /= chances.sum(axis=1, keepdims=True)
+    return (chances - np.eye(NUM_CLASSES)[y]).T @ x / len(x)
+
+
+def train(client_side: ClientSide, client: int, num_steps: int, correction: np.ndarray | None = None, **config):
+    """Return a client's reply after full-batch steps, one per epoch."""
+    task = ClientTask(client, num_steps, num_steps, False, (0, 0, 1, client))
+    content = {
+        "arrays": arrays(),
+        "config": ConfigRecord({"proximal-mu": MU, **config}),
+        "task": task_record(task),
+    }
+    if correction is not None:
+        content["gradient"] = arrays(correction)
+    grid = LocalGrid(client_side)
+    (reply,) = grid.send_and_receive([Message(RecordDict(content), node_id(client), "train")])
+    return reply.content
+
+
+def ask_gradient(client_side: ClientSide, client: int):
+    task = ClientTask(client, 1, 0, False, ())
+    content = RecordDict({"arrays": arrays(), "task": task_record(task)})
+    (reply,) = LocalGrid(client_side).send_and_receive([Message(content, node_id(client), "query.gradient")])
+    return reply.content
+
+
+# FedDANE
+
+
+@pytest.mark.parametrize("client", range(3))
+def test_the_first_phase_gives_the_full_gradient_and_the_number_of_examples(client):
+    content = ask_gradient(side(batch_size=2), client)
+    assert content["metrics"]["num-examples"] == SIZES[client]
+    np.testing.assert_allclose(joined(content["gradient"]), gradient(START, client), rtol=FLOAT32, atol=FLOAT32)
+
+
+@pytest.mark.parametrize("solver", ["auto", "reference"])
+@pytest.mark.parametrize("num_steps", [1, 5])
+def test_every_step_is_corrected_by_the_global_less_the_local_gradient_at_the_global_model(solver, num_steps):
+    # w <- w - lr * (grad F_k(w) + (g_t - grad F_k(w^t)) + mu * (w - w^t)) with all examples in each batch. In the
+    # first step the two local gradients cancel: it is -lr * g_t.
+    global_gradient = np.random.default_rng(2).normal(size=START.shape)
+    for client in range(3):
+        w = START.copy()
+        for _ in range(num_steps):
+            w -= LR * (gradient(w, client) + global_gradient - gradient(START, client) + MU * (w - START))
+        reply = joined(train(side(solver=solver), client, num_steps, global_gradient)["arrays"])
+        np.testing.assert_allclose(reply, w, rtol=FLOAT32, atol=FLOAT32)
+        if num_steps == 1:
+            np.testing.assert_allclose(w, START - LR * global_gradient, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("solver", ["auto", "reference"])
+def test_mini_batches_are_corrected_too(solver):
+    # Two batches of 4: two single-batch steps of the same order. With the full gradient as g_t there is no correction.
+    client, global_gradient = 1, np.ones_like(START)
+    corrected, plain = (
+        joined(
+            LocalGrid(side(4, solver))
+            .send_and_receive([message(client, correction)])[0]
+            .content["arrays"]
+        )
+        for correction in (gradient(START, client) + global_gradient, gradient(START, client))
+    )
+    uncorrected = joined(LocalGrid(side(4, solver)).send_and_receive([message(client, None)])[0].content["arrays"])
+    np.testing.assert_allclose(plain, uncorrected, rtol=FLOAT32, atol=FLOAT32)
+    # Each of the two steps is moved by -lr * 1 at first; gradients at the moved point then differ a little.
+    assert np.all(corrected - plain < -1.5 * LR)
+
+
+def message(client: int, correction: np.ndarray | None) -> Message:
+    """Return one epoch of mini-batches with mu = 0."""
+    task = ClientTask(client, 1, 2, False, (0, 0, 1, client))
+    content = {"arrays": arrays(), "config": ConfigRecord({"proximal-mu": 0.0}), "task": task_record(task)}
+    if correction is not None:
+        content["gradient"] = arrays(correction)
+    return Message(RecordDict(content), node_id(client), "train")
+
+
+def one_round(strategy, client_side: ClientSide, sizes: list[int], num_epochs: int = 3) -> np.ndarray:
+    plan = Plan(np.array(sizes), len(sizes), num_epochs, 10, 0.0, PaperProtocol(), seed=0)
+    planned, grid = Planned(strategy, plan), LocalGrid(client_side)
+    messages = planned.configure_train(1, arrays(), ConfigRecord({"proximal-mu": MU}), grid)
+    return joined(planned.aggregate_train(1, grid.send_and_receive(messages))[0])
+
+
+def test_with_one_client_feddane_is_fedprox_because_its_gradient_is_the_global_one():
+    alone = replace(DATA, train=ClientIndex.from_lists([DATA.train[1]]))
+    dane, prox = (one_round(strategy, side(data=alone), [8]) for strategy in (FedDane(), FedProx()))
+    assert np.array_equal(dane, prox)  # the correction is a difference of equal numbers: no rounding
+    assert not np.allclose(prox, START, atol=0.01)
+
+
+def test_a_whole_round_of_feddane_follows_the_formula():
+    # All three clients are in both cohorts: g_t = sum n_k grad F_k(w^t) / n, then the n_k-weighted mean of the models.
+    n = np.array(SIZES)
+    global_gradient = sum(size * gradient(START, client) for client, size in enumerate(SIZES)) / n.sum()
+    models = []
+    for client in range(3):
+        w = START.copy()
+        for _ in range(3):
+            w -= LR * (gradient(w, client) + global_gradient - gradient(START, client) + MU * (w - START))
+        models.append(w)
+    expected = sum(size * w for size, w in zip(SIZES, models, strict=True)) / n.sum()
+    found = one_round(FedDane(), side(), SIZES)
+    np.testing.assert_allclose(found, expected, rtol=FLOAT32, atol=FLOAT32)
+    assert np.abs(one_round(FedProx(), side(), SIZES) - expected).max() > 1e-3
+
+
+# Gamma
+
+
+def test_gamma_is_measured_where_it_is_asked_for():
+    # ||grad F_k(w_k) + mu (w_k - w^t)|| / ||grad F_k(w^t)|| at the model that the client sends back.
+    assert "gamma" not in train(side(), 0, 3)["metrics"]
+    assert "gamma" not in train(side(), 0, 3, **{"measure-gamma": False})["metrics"]
+    for client in range(3):
+        content = train(side(), client, 3, **{"measure-gamma": True})
+        w = joined(content["arrays"])
+        residual = gradient(w, client) + MU * (w - START)
+        expected = np.linalg.norm(residual) / np.linalg.norm(gradient(START, client))
+        assert 0 < expected < 1
+        assert content["metrics"]["gamma"] == pytest.approx(expected, rel=1e-5)
+
+
+def test_a_module_with_other_layers_is_corrected_by_autograd():
+    # The same logistic regression behind an Identity is nobody's special case, so both ways must agree.
+    model = nn.Sequential(nn.Flatten(), nn.Linear(NUM_FEATURES, NUM_CLASSES), nn.Identity())
+    global_gradient = np.random.default_rng(2).normal(size=START.shape)
+    general = train(replace(side(), model=model), 1, 4, global_gradient, **{"measure-gamma": True})
+    special = train(side(), 1, 4, global_gradient, **{"measure-gamma": True})
+    np.testing.assert_allclose(joined(general["arrays"]), joined(special["arrays"]), rtol=FLOAT32, atol=FLOAT32)
+    assert general["metrics"]["gamma"] == pytest.approx(special["metrics"]["gamma"], rel=1e-5)
