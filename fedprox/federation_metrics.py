@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from fedprox.client_gradients import Block, Examples, client_gradients
 from fedprox.data.federated import FederatedData
 from fedprox.metrics import Evaluation, FederationMetrics, evaluate
+from fedprox.solvers.gradients import is_logistic
 from fedprox.solvers.problem import Params
 
 _PIECE = 10_000  # examples that are turned into model input at once
@@ -33,11 +34,16 @@ class FederationEvaluator:
         self._num_examples = len(data.train.indices)
         self._num_params = sum(param.numel() for param in self._model.parameters() if param.requires_grad)
         self._gradients = client_gradients(self._model, _training_examples(data, device), memory_bytes)
-        self._test_features, self._test_labels = (torch.from_numpy(a).to(device) for a in data.test_examples())
+        features, self._test_labels = (torch.from_numpy(a).to(device) for a in data.test_examples())
+        # Classes that nobody has trained yet tie exactly. In float64, rounded to float32, they still do, and the first
+        # one wins as in the authors' program; in float32 the order of a product's sums would break the ties.
+        self._test_model = copy.deepcopy(self._model).double() if is_logistic(model) else self._model
+        self._test_features = features.double() if is_logistic(model) else features
 
     def __call__(self, params: Params) -> FederationMetrics:
         """Return the metrics of w, a state dict of the model."""
         self._model.load_state_dict(params)
+        self._test_model.load_state_dict(params)
         sums = _Sums(self._num_params, self._test_labels.device)
         for block in self._gradients():
             sums.add(block)
@@ -56,7 +62,7 @@ class FederationEvaluator:
     def _test(self) -> Evaluation:
         if len(self._test_labels) == 0:
             return Evaluation(math.nan, math.nan)
-        return evaluate(self._model, self._test_features, self._test_labels)
+        return evaluate(self._test_model, self._test_features, self._test_labels)
 
 
 def _training_examples(data: FederatedData, device: str) -> Examples:

@@ -51,7 +51,7 @@ def evaluate(model: nn.Module, features: Tensor, labels: Tensor, batch_size: int
     model.eval()
     loss, correct = 0.0, 0
     for x, y in zip(torch.split(features, batch_size), torch.split(labels, batch_size), strict=True):
-        logits = model(x)
+        logits = model(x).float()
         loss += float(functional.cross_entropy(logits, y, reduction="sum"))
         correct += int((logits.argmax(dim=1) == y).sum())
     return Evaluation(loss / len(labels), correct / len(labels))

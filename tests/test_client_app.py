@@ -121,11 +121,7 @@ def test_mini_batches_are_corrected_too(solver):
     # Two batches of 4: two single-batch steps of the same order. With the full gradient as g_t there is no correction.
     client, global_gradient = 1, np.ones_like(START)
     corrected, plain = (
-        joined(
-            LocalGrid(side(4, solver))
-            .send_and_receive([message(client, correction)])[0]
-            .content["arrays"]
-        )
+        joined(LocalGrid(side(4, solver)).send_and_receive([message(client, correction)])[0].content["arrays"])
         for correction in (gradient(START, client) + global_gradient, gradient(START, client))
     )
     uncorrected = joined(LocalGrid(side(4, solver)).send_and_receive([message(client, None)])[0].content["arrays"])

@@ -11,6 +11,7 @@ import subprocess
 import sys
 import termios
 import time
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -349,7 +350,8 @@ def test_evaluation_on_clients_adds_columns_and_changes_no_other_number(run):
 
 
 def test_the_training_loss_and_accuracy_are_those_of_the_saved_model_on_all_clients(run):
-    folder = run("dataset=synthetic_1_1", "engine=local", "num_rounds=2", "num_epochs=1", "evaluation=clients")
+    arguments = ("engine=local", "num_rounds=2", "num_epochs=2", "evaluation=clients")
+    folder = run("dataset=synthetic_1_1", *arguments)
     params, data, last = load_file(folder / "model.safetensors"), synthetic(30, 0), metrics(folder)[-1]
     for indices, loss, accuracy in ((data.train, "train_loss", "train_accuracy"), (data.held_out, "test_loss", "")):
         features = torch.from_numpy(data.data.features[indices.indices]).double()
@@ -375,12 +377,12 @@ def test_every_third_round_is_evaluated_and_the_last(run):
 def test_adaptive_mu_is_a_column_and_follows_the_training_loss(run):
     # So high a rate that the loss goes up and down; patience 2 makes falls visible within a few rounds.
     settings = ("adaptive_mu.enabled=true", "adaptive_mu.initial=0.2", "adaptive_mu.patience=2")
-    folder = run(*DIGITS, "num_rounds=12", "learning_rate=2", "evaluation=clients", *settings)
+    folder = run(*DIGITS, "num_clients=20", "num_rounds=8", "learning_rate=1", "evaluation=clients", *settings)
     rows = metrics(folder)
     assert list(rows[0]) == [*COLUMNS, *FEDERATION_COLUMNS, "mu"]
     losses = [float(row["train_loss"]) for row in rows]
     mu, falls, expected = 0.2, 0, [0.2, 0.2]
-    for before, after in zip(losses[:-2], losses[1:-1], strict=True):  # of the round before last
+    for before, after in pairwise(losses[:-1]):  # what the last round's loss does, no row tells
         falls = falls + 1 if after < before else 0
         if after > before:
             mu += 0.1
@@ -415,7 +417,11 @@ def test_a_run_can_go_on_from_anothers_model(run, tmp_path):
     earlier = run(*DIGITS, "num_rounds=3", into="earlier")
     later = run(*DIGITS, "num_rounds=2", f"model.init={earlier / 'model.safetensors'}", into="later")
     last, first = metrics(earlier)[-1], metrics(later)[0]
-    assert (first["round"], first["test_loss"], first["test_accuracy"]) == ("0", last["test_loss"], last["test_accuracy"])
+    assert (first["round"], first["test_loss"], first["test_accuracy"]) == (
+        "0",
+        last["test_loss"],
+        last["test_accuracy"],
+    )
     assert metrics(later)[1]["test_loss"] != first["test_loss"]
     assert record(later)["settings"]["model"]["init"] == str(earlier / "model.safetensors")
 
@@ -429,7 +435,7 @@ def test_the_models_weights_are_the_seeds_unless_they_are_named(run):
 
 
 def leaf_files(folder: Path, num_users: int = 6) -> Path:
-    """Write a data set in LEAF's format: user k has k + 2 examples of three numbers for training and one for testing."""
+    """Write a data set in LEAF's format: user k trains on k + 2 examples of three numbers and tests on one."""
     rng = np.random.default_rng(0)
     for part, extra in (("train", 2), ("test", 1)):
         users = {}
@@ -445,7 +451,9 @@ def leaf_files(folder: Path, num_users: int = 6) -> Path:
 @pytest.mark.parametrize("setting", [(), ("num_clients=null",), ("num_clients=6",)])
 def test_leaf_data_bring_their_own_number_of_clients(run, tmp_path, setting):
     path = leaf_files(tmp_path / "data")
-    folder = run("dataset=leaf", f"dataset.path={path}", "engine=local", "clients_per_round=6", "num_rounds=1", *setting)
+    folder = run(
+        "dataset=leaf", f"dataset.path={path}", "engine=local", "clients_per_round=6", "num_rounds=1", *setting
+    )
     assert record(folder)["data"].startswith("6 clients with 27 training examples")
     assert {row["client"]: int(row["num_examples"]) for row in clients(folder)} == {str(k): k + 2 for k in range(6)}
 
@@ -461,9 +469,8 @@ def test_synthetic_data_are_made_for_as_many_clients_as_are_asked_for(run):
         ("protocol=authors", "dataset=synthetic_iid", "num_clients=12"),
         ("strategy=feddane", "dataset=digits"),
         ("sampling=proportional", "dataset=digits"),
-        ("solver=reference", "dataset=digits"),
     ],
-    ids=["authors", "feddane", "proportional", "reference"],
+    ids=["authors", "feddane", "proportional"],
 )
 def test_a_run_with_each_new_choice_is_repeatable_and_not_the_default_run(run, arguments):
     data = [argument for argument in arguments if argument.startswith(("dataset", "num_clients"))]

@@ -308,7 +308,7 @@ def test_with_sampling_uniform_it_is_not():
 @pytest.mark.parametrize("make", [FedAvg, FedAdam, Krum, lambda: private(FedProx())])
 def test_a_strategy_that_weights_by_examples_is_refused_with_sampling_proportional(make):
     # Its weights n_k would count a client's size twice.
-    with pytest.raises(UserError, match="sampling=proportional goes with a simple mean.*sampling=uniform"):
+    with pytest.raises(UserError, match=r"sampling=proportional goes with a simple mean.*sampling=uniform"):
         Planned(make(), plan(sampling="proportional"))
 
 

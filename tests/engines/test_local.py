@@ -215,7 +215,9 @@ def test_as_many_clients_are_computed_at_once_as_there_are_threads(
 
 def test_a_solver_with_one_workspace_is_never_used_by_two_threads(federation):
     one, many = (LocalGrid(federation.side, num_threads=number) for number in (1, 6))
-    replies = zip(one.send_and_receive(federation.messages()), many.send_and_receive(federation.messages()), strict=True)
+    replies = zip(
+        one.send_and_receive(federation.messages()), many.send_and_receive(federation.messages()), strict=True
+    )
     assert not federation.side.make_solver().is_concurrent
     assert all(equal(reply, same) for reply, same in replies)
 
