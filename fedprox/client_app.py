@@ -1,5 +1,6 @@
 """The Flower client: it receives the global model and a task, and runs the local solver on its examples."""
 
+import copy
 from dataclasses import dataclass
 
 import numpy as np
@@ -42,6 +43,7 @@ class ClientSide:
 def make_client_app(side: ClientSide, solver: Solver) -> ClientApp:
     """Return the client app; it plays the client that each message's task names."""
     app = ClientApp()
+    model = copy.deepcopy(side.model).to(side.device)
     decode, decode_gradient = _Decoder(side.device), _Decoder(side.device)
 
     def examples(task: ClientTask) -> tuple[Tensor, Tensor]:
@@ -49,7 +51,7 @@ def make_client_app(side: ClientSide, solver: Solver) -> ClientApp:
         return torch.from_numpy(x).to(side.device), torch.from_numpy(y).to(side.device)
 
     def gradient(params: Params, task: ClientTask) -> Params:
-        return full_gradients(side.model, [params], *examples(task))[0]
+        return full_gradients(model, [params], *examples(task))[0]
 
     @app.train()
     def train(message: Message, context: Context) -> Message:
@@ -71,7 +73,7 @@ def make_client_app(side: ClientSide, solver: Solver) -> ClientApp:
             "num-steps": solution.num_steps,
         }
         if config.get("measure-gamma"):
-            metrics["gamma"] = gamma(side.model, solution.params, params, features, labels, mu)
+            metrics["gamma"] = gamma(model, solution.params, params, features, labels, mu)
         reply = RecordDict({"arrays": ArrayRecord(solution.params), "metrics": MetricRecord(metrics)})
         return Message(reply, reply_to=message)
 

@@ -169,6 +169,7 @@ SETTINGS = {
         ["protocol=authors needs num_epochs >= 2", "got num_epochs=1", "protocol=paper", "stragglers_fraction=0"],
     ),
     "threads of letters": (["engine.num_threads=all"], ["engine.num_threads must be of type int", "'all'"]),
+    "evaluation.every taken away": (["~evaluation.every"], ["evaluation.every"]),
 }
 
 
@@ -395,8 +396,19 @@ def test_initial_weights_that_are_not_this_models_are_told(refused, tmp_path):
         "nowhere.safetensors": ("model.init=nowhere.safetensors",),
         "text.safetensors": ("model.init=text.safetensors",),
         "other.safetensors": ("model.init=other.safetensors", "size mismatch for 1.weight"),
+        ".": ("model.init=.",),
     }.items():
         assert_says(refused(*SMALL, f"model.init={file}"), (*words, *remedy))
+
+
+@pytest.mark.parametrize("value", ["5", "null"])
+def test_initial_weights_that_are_no_name_are_told(refused, value):
+    assert_says(refused(*SMALL, f"model.init={value}"), ("model.init",))
+
+
+@pytest.mark.parametrize("value", ["0", "-2"])
+def test_a_number_of_threads_below_1_is_told(refused, value):
+    assert_says(refused(*SMALL, f"engine.num_threads={value}"), ("num_threads", ">= 1", f"got {value}"))
 
 
 @pytest.mark.parametrize("num_clients", [140, 721, 1442])

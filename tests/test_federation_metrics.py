@@ -417,6 +417,27 @@ def test_every_client_is_in_one_block_and_blocks_fit_into_the_memory(name, memor
     assert (len(blocks) == len(sizes)) == (memory_bytes == 1)
 
 
+class Wide(nn.Module):
+    """Few parameters and large activations: autograd keeps at least the 3600 outputs of tanh, 14,400 bytes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.scale = nn.Parameter(torch.ones(()))
+        self.linear = nn.Linear(3600, 2)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        self.num_examples = len(x)  # of each client
+        return self.linear((self.scale * x.flatten(1).repeat(1, 100)).tanh())
+
+
+@pytest.mark.parametrize("sizes", [[100], [1] * 100, [5] * 20, [50, 40, 30]])
+def test_activations_and_their_gradients_fit_into_half_of_the_memory(sizes):
+    model, memory_bytes = Wide(), 2**20
+    for block in ModuleGradients(model, examples(sizes), memory_bytes)():
+        num_clients = len(block.shares)
+        assert 1 <= num_clients * model.num_examples * 2 * 14_400 <= memory_bytes / 2
+
+
 @settings(deadline=None, max_examples=60)
 @given(
     sizes=st.lists(st.integers(1, 12), min_size=1, max_size=6),

@@ -370,6 +370,16 @@ def test_orders_differ_between_epochs_and_in_each_part_of_the_key():
     assert len(orders) == len(keys) * 3
 
 
+def test_without_a_key_the_orders_go_on_where_the_client_stopped():
+    # As in the authors' program, where its arrays stay shuffled: 3 epochs after 2 are the last 3 of 5.
+    def orders(num_epochs: int, epochs_before: int) -> list[list[int]]:
+        task = ClientTask(4, num_epochs, num_epochs * 2, False, batch_key=(), epochs_before=epochs_before)
+        return [order.tolist() for order in epoch_orders(task, 17)]
+
+    assert orders(3, 2) == orders(5, 0)[2:]
+    assert orders(3, 2) != orders(3, 0)
+
+
 def test_more_epochs_begin_like_fewer():
     key = (3, 1, 4, 1)
     fewer = [order.tolist() for order in orders_of(key, 12, 2)]

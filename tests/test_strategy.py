@@ -1,6 +1,7 @@
 """Server side: exact weighted averaging, and any Flower strategy on a planned cohort."""
 
 import random
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -392,4 +393,16 @@ def test_feddane_is_refused_with_the_authors_protocol():
     theirs = AuthorsProtocol().plan(client_sizes=np.arange(1, 13), client_ids=ids, **settings)
     with pytest.raises(UserError, match=r"feddane.*protocol=paper or flower"):
         Planned(FedDane(), theirs)
-    assert clients(configure(Planned(FedProx(), theirs))) == [task.client for task in theirs.tasks(1)]
+
+
+@pytest.mark.parametrize("strategy", [FedProx, FedAvgWithStragglerDrop])
+def test_the_authors_tasks_travel_in_their_order_and_with_the_epochs_done_before(strategy):
+    ids = [f"f_{client:05d}" for client in range(12)]
+    settings = {"clients_per_round": 4, "num_epochs": 5, "batch_size": 10, "stragglers_fraction": 0.5}
+    theirs = AuthorsProtocol().plan(client_sizes=np.arange(1, 13), client_ids=ids, **settings)
+    planned = Planned(strategy(), theirs)
+    expected = replace(theirs, drops_stragglers=strategy.drops_stragglers)
+    for round_num in range(1, 9):
+        trained = [task for task in expected.tasks(round_num) if not task.is_dropped]
+        assert [task_of(message) for message in configure(planned, round_num)] == trained
+    assert any(task.epochs_before > 0 for task in trained)

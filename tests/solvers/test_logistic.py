@@ -2,8 +2,11 @@
 
 import copy
 import math
+import subprocess
+import sys
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -183,6 +186,28 @@ def test_features_and_parameters_need_not_be_contiguous():
     strided = replace(case, features=case.features.T.contiguous().T, start=start)
     assert not strided.features.is_contiguous()
     assert_agree(strided.solve(), case.solve_by_definition())
+
+
+NOT_COMPILED = """
+from tests_of_logistic import assert_agree, make_case
+for num_classes in (2, 4, 5, 6, 9, 11):
+    case = make_case(num_classes=num_classes, num_features=2, num_examples=5, batch_size=2, corrected=True)
+    assert_agree(case.solve(), case.solve_by_definition())
+print("no access outside an array")
+"""
+
+
+def test_no_access_is_outside_its_array(environment, tmp_path):
+    # The compiled loop does not check that. As plain Python it does, and must compute the same.
+    (tmp_path / "tests_of_logistic.py").write_text(Path(__file__).read_text())
+    ended = subprocess.run(
+        [sys.executable, "-c", NOT_COMPILED],
+        cwd=tmp_path,
+        env=environment(NUMBA_DISABLE_JIT="1"),
+        capture_output=True,
+        text=True,
+    )
+    assert ended.stdout == "no access outside an array\n", ended.stderr
 
 
 # Where rounding decides
