@@ -55,7 +55,9 @@ def build(config: Mapping[str, Any], group: str, kind: Any, *args: Any, **kwargs
             raise error.__cause__ from None
         raise
     if not isinstance(made, kind):
-        raise UserError(f"{name} must make a {getattr(kind, '__name__', kind)}, but made a {type(made).__name__}")
+        expected = getattr(kind, "__name__", str(kind))
+        article = "an" if expected[0] in "AEIOU" else "a"
+        raise UserError(f"{name} must make {article} {expected}, but made a {type(made).__name__}")
     return made
 
 
@@ -73,6 +75,16 @@ def divided_data(config: Mapping[str, Any]) -> FederatedData:
             f"clients_per_round must be at most the data set's {data.num_clients} clients, "
             f"got {config['clients_per_round']}; lower it"
         )
+    if not len(data.data.test_labels) and not len(data.held_out.indices):
+        raise UserError(
+            f"hold_out must be above 0 for dataset={data_name(config)}, which has no test set of its own, "
+            f"got {config['hold_out']}"
+        )
+    if not data.train.sizes.all():
+        raise UserError(
+            f"every client must have training examples, and client {int(data.train.sizes.argmin())} of "
+            f"dataset={data_name(config)} has none; leave such clients out of FederatedData"
+        )
     _log.info("%s: %s", data_name(config), summary(data))
     return data
 
@@ -85,6 +97,11 @@ def _load(key: str) -> FederatedData:
         if config["partition"]["_target_"] != NATURAL:
             raise UserError(f"dataset={data_name(config)} comes divided into clients; leave partition= out")
         return loaded
+    if config["num_clients"] is None:
+        raise UserError(
+            f"num_clients must be an integer >= 1 where partition= divides the data (dataset={data_name(config)}), "
+            "got null; null is for data sets that come divided"
+        )
     rng = generator(config["seed"], Stream.PARTITION)
     parts = build(config, "partition", list, loaded.labels, config["num_clients"], rng)
     return divide(loaded, parts, rng, hold_out=config["hold_out"])

@@ -134,6 +134,8 @@ def check(config: Mapping[str, Any]) -> None:
     _check_device(config["server_device"])
     if config["engine"].get("address", "") is None:  # Ray on this machine
         _check_resources(resources)
+    init = config["model"].get("init", "default")
+    _require(isinstance(init, str), "model.init", "default, zeros or a safetensors file", init)
     for group in ("dataset", "partition", "model", "strategy", "protocol", "engine"):
         check_target(group, config[group])
 
@@ -216,7 +218,7 @@ def _check_evaluation(evaluation: Mapping[str, Any], adaptive_mu: Mapping[str, A
     unknown_keys = set(evaluation) - {"name", "every"}
     if unknown_keys:
         raise UserError(f"evaluation.{min(unknown_keys)} is unknown: evaluation takes name and every")
-    name, every = evaluation["name"], evaluation["every"]
+    name, every = evaluation.get("name"), evaluation.get("every")
     _require(name in ("server", "clients"), "evaluation.name", "server or clients", name)
     _require(type(every) is int and every >= 1, "evaluation.every", "an integer >= 1", every)
     if adaptive_mu["initial"] is not None:

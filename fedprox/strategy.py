@@ -131,7 +131,7 @@ class Planned(Strategy):
         return [message for message, _ in planned]
 
     def _mean_gradient(self, round_num: int, arrays: ArrayRecord, grid: Grid) -> ArrayRecord:
-        """Return g_t: the n_k-weighted mean of a second cohort's full gradients at the global model."""
+        """Return g_t: the mean of a second cohort's full gradients at w^t, weighted as the models are."""
         messages = [
             Message(
                 RecordDict({"arrays": arrays, "task": task_record(ClientTask(client, 1, 0, False, batch_key=()))}),
@@ -140,7 +140,8 @@ class Planned(Strategy):
             )
             for client in self.plan.gradient_clients(round_num)  # type: ignore[attr-defined]
         ]
-        return weighted_average([reply.content for reply in grid.send_and_receive(messages)])
+        weighted_by = "num-examples" if self.plan.sampling == "uniform" else None
+        return weighted_average([reply.content for reply in grid.send_and_receive(messages)], weighted_by)
 
     def _has(self, fact: str) -> bool:
         return any(getattr(layer, fact, False) for layer in _layers(self.strategy))

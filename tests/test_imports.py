@@ -89,6 +89,7 @@ ALLOWED = {
         "solvers",
         "client_app",
         "threads",
+        "engines.local",
         "records",
         "config",
         "assembly",

@@ -5,10 +5,12 @@ from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
+import torch
 from flwr.app import Context, Message, RecordDict
 
 from fedprox.client_app import ClientSide, make_client_app
 from fedprox.engines.identity import act_as_server
+from fedprox.errors import UserError
 from fedprox.messages import node_id, task_of
 from fedprox.threads import one_thread
 
@@ -23,6 +25,8 @@ class LocalGrid:
             side: What is needed to play clients.
             num_threads: Clients that are computed at once, where the solver allows it; None for one per CPU.
         """
+        if num_threads is not None and num_threads < 1:
+            raise UserError(f"engine.num_threads must be an integer >= 1 or null (one per CPU), got {num_threads}")
         act_as_server()
         solver = side.make_solver()
         self._app = make_client_app(side, solver)
@@ -45,7 +49,8 @@ class LocalGrid:
         with one_thread():
             if self._num_threads == 1:
                 return [self._play(message) for message in messages]
-            with ThreadPoolExecutor(self._num_threads) as pool:  # longest first, so that no long one is left at the end
+            # torch's own threads are set in each thread; longest first, so that no long one is left at the end
+            with ThreadPoolExecutor(self._num_threads, initializer=torch.set_num_threads, initargs=(1,)) as pool:
                 work = [int(self._sizes[task.client]) * task.num_epochs for task in map(task_of, messages)]
                 futures = {at: pool.submit(self._play, messages[at]) for at in np.argsort(work)[::-1].tolist()}
                 return [futures[at].result() for at in range(len(messages))]

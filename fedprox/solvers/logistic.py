@@ -34,7 +34,8 @@ class LogisticSolver:
     @staticmethod
     def accepts(model: nn.Module, sgd: SgdSettings, device: str) -> bool:
         """Return whether this solver can take the place of the reference solver."""
-        return is_logistic(model) and device == "cpu" and sgd.momentum == 0
+        is_float32 = all(param.dtype == torch.float32 for param in model.parameters())
+        return is_logistic(model) and is_float32 and device == "cpu" and sgd.momentum == 0
 
     def solve(self, global_params: Params, features: Tensor, labels: Tensor, work: LocalWork) -> LocalSolution:
         """Return the client's solution; see `fedprox.solvers.problem.Solver`."""
