@@ -28,7 +28,7 @@ environment:
 	@cp requirements.txt $(VENV)/installed.txt
 
 # Three jobs at once, one thread each; then the figure and the three final results.
-FIRST := experiment=paper_synthetic_1_1 engine=local engine.num_threads=1 num_rounds=100
+FIRST := experiment=paper_synthetic_1_1 engine=local engine.num_threads=1
 run: install
 	@rm -rf runs/first
 	@export OMP_NUM_THREADS=1; \
