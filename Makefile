@@ -36,7 +36,7 @@ run: install
 	 $(BIN)/python -m fedprox.main $(FIRST) mu=0 hydra.run.dir=runs/first/fedprox_mu_0 & mu_0=$$!; \
 	 $(BIN)/python -m fedprox.main $(FIRST) mu=1 hydra.run.dir=runs/first/fedprox_mu_1 & mu_1=$$!; \
 	 wait $$fedavg && wait $$mu_0 && wait $$mu_1
-	@$(BIN)/python -m fedprox.report runs/first --last 1 --out runs/first/figure.png
+	@$(BIN)/python -m fedprox.report runs/first --out runs/first/figure.png
 
 test: lint
 	@$(BIN)/python -m pytest
