@@ -40,6 +40,7 @@ ORDER = [
     "solvers.problem",
     "solvers.reference",
     "solvers.gradients",
+    "solvers.lanes",
     "solvers.logistic",
     "solvers.choice",
     "client_gradients",
@@ -98,7 +99,7 @@ ALLOWED = {
     "sklearn": {"data.digits"},
     "orjson": {"data.leaf_files"},
     "tqdm": {"progress"},
-    "numba": {"solvers.logistic"},
+    "numba": {"solvers.lanes", "solvers.logistic"},
 }
 
 

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from fedprox.models import cnn, logistic
-from fedprox.solvers.logistic import LogisticSolver
+from fedprox.solvers.logistic import LogisticSolver, exponential, padded, unpadded
 from fedprox.solvers.problem import LocalSolution, LocalWork, Params, SgdSettings
 from fedprox.solvers.reference import ReferenceSolver
 
@@ -95,7 +95,7 @@ def assert_agree(one: LocalSolution, other: LocalSolution, tolerance: float = FL
 
 @settings(max_examples=60, deadline=None)  # the first call loads or compiles the loop
 @given(
-    num_classes=st.integers(2, 12),
+    num_classes=st.integers(2, 40),  # up to three times sixteen columns
     num_features=st.integers(1, 40),
     num_examples=st.integers(1, 30),
     batch_size=st.integers(1, 12),
@@ -116,9 +116,9 @@ def test_it_agrees_with_the_reference_solver(num_examples, batch_size, num_epoch
     assert_agree(solution, case.solve_by_definition())
 
 
-@pytest.mark.parametrize("num_classes", [2, 3, 4, 5, 6, 9, 10, 11, 12])
+@pytest.mark.parametrize("num_classes", [2, 10, 15, 16, 17, 31, 32, 33])
 @pytest.mark.parametrize("corrected", [False, True])
-def test_every_class_advances_whether_it_is_in_a_group_of_five_or_left_over(num_classes, corrected):
+def test_every_class_advances_whether_its_sixteen_columns_are_full_or_not(num_classes, corrected):
     case = make_case(num_classes=num_classes, corrected=corrected, weight_decay=0.01)
     solution = case.solve()
     assert_agree(solution, case.solve_by_definition())
@@ -190,7 +190,7 @@ def test_features_and_parameters_need_not_be_contiguous():
 
 NOT_COMPILED = """
 from tests_of_logistic import assert_agree, make_case
-for num_classes in (2, 4, 5, 6, 9, 11):
+for num_classes in (2, 15, 16, 17, 33):
     case = make_case(num_classes=num_classes, num_features=2, num_examples=5, batch_size=2, corrected=True)
     assert_agree(case.solve(), case.solve_by_definition())
 print("no access outside an array")
@@ -226,6 +226,29 @@ def test_the_gradient_of_a_nearly_certain_class_is_not_lost_in_the_sum_of_expone
     # The total and the quotient are rounded to float32: half of 1.2e-7 and half of 6e-8.
     assert float(solution.params["1.bias"][0]) == pytest.approx(9 * small, abs=9.1e-8)
     assert solution.train_loss == pytest.approx(9 * small, rel=1e-5)  # -ln p of the label, in float64
+
+
+def test_the_exponential_is_that_of_float64_to_one_unit_in_the_last_place():
+    x = np.linspace(-87, 0, 1_000_001).astype(np.float32)
+    values = x.copy()
+    exponential(values)
+    exact = np.exp(x.astype(np.float64))
+    unit = np.spacing(exact.astype(np.float32)).astype(np.float64)
+    assert np.max(np.abs(values - exact) / unit) < 1
+    ends = np.array([0, -1000, -np.inf], np.float32)
+    exponential(ends)
+    assert ends[0] == 1
+    assert np.all((ends[1:] >= 0) & (ends[1:] < 1.7e-38))  # e^-87
+
+
+@pytest.mark.parametrize("num_classes", [2, 16, 17])
+def test_padding_is_undone(num_classes):
+    start = params(np.random.default_rng(0), num_classes, 5, 1.0)
+    both = padded(start)
+    assert both.shape == (6, 16 if num_classes <= 16 else 32)
+    assert not both[:, num_classes:].any()
+    again = unpadded(both, num_classes)
+    assert all(torch.equal(again[name], start[name]) for name in start)
 
 
 @pytest.mark.parametrize("largest", [90.0, 1e4, 3e38])
