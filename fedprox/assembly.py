@@ -1,12 +1,10 @@
 """The parts of an experiment, each from the checked configuration: data, model, plan, engine, evaluation."""
 
-import copy
 import inspect
 import json
 import logging
 import pkgutil
 from collections.abc import Callable, Mapping
-from contextlib import nullcontext
 from functools import lru_cache
 from typing import Any
 
@@ -19,18 +17,17 @@ from safetensors.torch import load_file
 from torch import nn
 
 from fedprox.adaptive_mu import AdaptiveMu
+from fedprox.arrays import to_params
 from fedprox.client_app import ClientSide
 from fedprox.data.federated import FederatedData, LabelledData
 from fedprox.data.partition import divide
 from fedprox.errors import UserError, one_line
-from fedprox.federation_metrics import FederationEvaluator
-from fedprox.metrics import Evaluation, evaluate
+from fedprox.federation_metrics import FederationEvaluator, evaluator_on_test_set
+from fedprox.metrics import Evaluation
 from fedprox.plan import CohortPlan, ExperimentProtocol
 from fedprox.rounds import Engine
 from fedprox.seeds import Stream, generator
-from fedprox.solvers.gradients import is_logistic
 from fedprox.solvers.problem import SgdSettings
-from fedprox.threads import one_thread
 
 _log = logging.getLogger("fedprox")
 NATURAL = "fedprox.data.partition.natural"
@@ -221,22 +218,13 @@ def mu(config: Mapping[str, Any]) -> AdaptiveMu | float:
 def evaluation(config: Mapping[str, Any], data: FederatedData, model: nn.Module) -> Callable[[ArrayRecord], Evaluation]:
     """Return the function that measures a global model, on server_device."""
     device = config["server_device"]
-    threads = one_thread if is_logistic(model) else nullcontext  # bound by memory: a second thread gains nothing
-    if config["evaluation"]["name"] == "clients":
-        evaluator = FederationEvaluator(model, data, device)
+    if config["evaluation"]["name"] == "server":
+        on_test_set = evaluator_on_test_set(model, data, device)
+        return lambda arrays: on_test_set(to_params(arrays))
+    on_clients = FederationEvaluator(model, data, device)
 
-        def evaluate_on_clients(arrays: ArrayRecord) -> Evaluation:
-            with threads():
-                federation = evaluator(arrays.to_torch_state_dict())
-            return Evaluation(federation.test_loss, federation.test_accuracy, federation)
+    def evaluate_on_clients(arrays: ArrayRecord) -> Evaluation:
+        federation = on_clients(to_params(arrays))
+        return Evaluation(federation.test_loss, federation.test_accuracy, federation)
 
-        return evaluate_on_clients
-    workspace = copy.deepcopy(model).to(device)
-    features, labels = (torch.from_numpy(array).to(device) for array in data.test_examples())
-
-    def evaluate_on_server(arrays: ArrayRecord) -> Evaluation:
-        workspace.load_state_dict(arrays.to_torch_state_dict())
-        with threads():
-            return evaluate(workspace, features, labels)
-
-    return evaluate_on_server
+    return evaluate_on_clients

@@ -1,9 +1,9 @@
-"""The gradients of all clients' F_k at one point, many clients at a time and within a given memory."""
+"""The gradients of all clients' F_k at one point for any model, many clients at a time within a given memory."""
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Protocol, cast
 
 import numpy as np
 import torch
@@ -12,8 +12,10 @@ from torch.func import functional_call, grad, vmap
 from torch.nn import functional
 
 from fedprox.data.federated import Integers
-from fedprox.solvers.gradients import differentiable, is_logistic, softmax_residuals
+from fedprox.solvers.gradients import differentiable
 from fedprox.solvers.problem import Params
+
+_DOUBLES = 2**22  # numbers of gradients that are turned into float64 at once: 32 MB
 
 
 @dataclass(frozen=True)
@@ -58,74 +60,67 @@ class Block:
     num_correct: int
 
 
-class ClientGradients(Protocol):
-    """The gradients of all clients at the weights that a model has when it is called."""
+class GradientSums:
+    """Sums over clients, in float64, from which everything measured follows; no client's gradient is kept."""
 
-    def __call__(self) -> Iterator[Block]:
-        """Yield all clients, each in one block."""
+    def __init__(self, vectors: Tensor, squares: Tensor) -> None:
+        """Begin with some clients' sums, or with zeros.
 
+        Args:
+            vectors: The sums of p_k g_k, and of g_k, shape (2, num_params).
+            squares: Those of p_k ||g_k||^2, and of ||g_k||^2, shape (2,).
+        """
+        self.loss, self.num_correct, self.num_clients = 0.0, 0, 0
+        self.vectors, self.squares = vectors, squares
 
-def client_gradients(model: nn.Module, examples: Examples, memory_bytes: int) -> ClientGradients:
-    """Return the fastest implementation that fits a model in evaluation mode.
+    def add(self, block: Block) -> None:
+        """Add some clients that have not been added yet."""
+        self.loss += block.loss
+        self.num_correct += block.num_correct
+        self.num_clients += len(block.shares)
+        weights = torch.stack([block.shares, torch.ones_like(block.shares)])
+        widths = [grads[0].numel() for grads in block.grads]
+        for grads, vectors in zip(block.grads, torch.split(self.vectors, widths, dim=1), strict=True):
+            self._add(grads.flatten(1), weights, vectors)
 
-    Args:
-        model: Kept, not copied: its weights are those at which gradients are taken.
-        examples: On the model's device.
-        memory_bytes: About how much activations and gradients may use.
-    """
-    if is_logistic(model):
-        return LogisticGradients(cast(nn.Sequential, model), examples, memory_bytes)
-    return ModuleGradients(model, examples, memory_bytes)
+    def _add(self, grads: Tensor, weights: Tensor, vectors: Tensor) -> None:
+        """Add gradients (num_clients, num_params) with both weights (2, num_clients) to vectors (2, num_params)."""
+        num_rows = max(1, _DOUBLES // grads.shape[1])
+        for rows, weight in zip(torch.split(grads, num_rows), torch.split(weights, num_rows, dim=1), strict=True):
+            doubles = rows.double()
+            vectors.addmm_(weight, doubles)
+            self.squares += weight @ torch.linalg.vector_norm(doubles, dim=1).square()
 
+    def moments(self) -> tuple[float, float, float]:
+        """Return gradient_variance, gradient_variance_unweighted and dissimilarity_b.
 
-class LogisticGradients:
-    """For softmax(W x + b): one product for the logits of all, and X_k^T R_k / n_k for each client's gradient."""
-
-    def __init__(self, model: nn.Sequential, examples: Examples, memory_bytes: int) -> None:
-        """Plan blocks of clients whose gradients fit into the memory."""
-        self._linear = cast(nn.Linear, model[1])
-        self._examples = examples
-        self._num_at_once = max(1, memory_bytes // self._linear.weight.nbytes)
-
-    def __call__(self) -> Iterator[Block]:
-        """Yield the clients in their order."""
-        linear, num_clients = self._linear, len(self._examples.sizes)
-        weight_grads = linear.weight.new_empty(min(self._num_at_once, num_clients), *linear.weight.shape)
-        bias_grads = linear.bias.new_empty(len(weight_grads), linear.out_features)
-        for first in range(0, num_clients, self._num_at_once):
-            clients = slice(first, min(first + self._num_at_once, num_clients))
-            num_clients_here = clients.stop - clients.start
-            yield self._block(clients, weight_grads[:num_clients_here], bias_grads[:num_clients_here])
-
-    @torch.no_grad()
-    def _block(self, clients: slice, weight_grads: Tensor, bias_grads: Tensor) -> Block:
-        """Return the block of some clients, their gradients in the tensors given."""
-        sizes = self._examples.sizes[clients].tolist()
-        start = int(self._examples.starts[clients.start])
-        stop = start + sum(sizes)
-        x, labels = self._examples.features[start:stop].flatten(1), self._examples.labels[start:stop]
-        logits = self._linear(x)
-        residuals, losses = softmax_residuals(logits, labels)
-        parts = zip(torch.split(residuals, sizes), torch.split(x, sizes), weight_grads, bias_grads, strict=True)
-        for r, x_k, weight_grad, bias_grad in parts:
-            torch.mm(r.T, x_k, out=weight_grad)
-            torch.sum(r, dim=0, out=bias_grad)
-        num_examples = torch.tensor(sizes, dtype=x.dtype, device=x.device)[:, None]
-        return Block(
-            grads=[weight_grads.div_(num_examples[:, None]), bias_grads.div_(num_examples)],
-            shares=self._examples.shares[clients],
-            loss=float(losses.sum(dtype=torch.float64)) / len(self._examples.labels),
-            num_correct=int((logits.argmax(dim=1) == labels).sum()),
-        )
+        With g = sum_k p_k g_k, sum_k p_k ||g_k - g||^2 = sum_k p_k ||g_k||^2 - ||g||^2, and
+        (1 / N) sum_k ||g_k - g||^2 = (sum_k ||g_k||^2 - 2 <sum_k g_k, g>) / N + ||g||^2.
+        """
+        mean, total = self.vectors
+        square = mean @ mean
+        # Rounding may leave 1e-16 ||g||^2 below zero where clients agree. clamp, unlike max, keeps nan.
+        variance = float((self.squares[0] - square).clamp(min=0))
+        unweighted = float(((self.squares[1] - 2 * (total @ mean)) / self.num_clients + square).clamp(min=0))
+        if square == 0:
+            return variance, unweighted, 1.0 if variance == 0 else math.inf
+        return variance, unweighted, math.sqrt(1 + variance / float(square))  # B^2 = (variance + ||g||^2) / ||g||^2
 
 
 class ModuleGradients:
     """For any model: groups of clients of similar size, padded to the largest, under torch.func.vmap."""
 
     def __init__(self, model: nn.Module, examples: Examples, memory_bytes: int) -> None:
-        """Plan groups whose gradients take half the memory, and pieces of them whose activations take the other."""
+        """Plan groups whose gradients take half the memory, and pieces of them whose activations take the other.
+
+        Args:
+            model: In evaluation mode; its weights will be those at which gradients are taken.
+            examples: On the model's device.
+            memory_bytes: About how much activations and gradients may use.
+        """
         self._model = model
         self._examples = examples
+        self._num_params = sum(param.numel() for param in model.parameters() if param.requires_grad)
         self._trained = [name for name, param in model.named_parameters() if param.requires_grad]
         bytes_per_client = 2 * sum(param.nbytes for param in model.parameters() if param.requires_grad)
         bytes_per_example = 2 * _activation_bytes(model, examples.features[:1])  # theirs, and their gradients'
@@ -133,8 +128,18 @@ class ModuleGradients:
         max_clients = 1 if _is_faster_one_by_one(model) else max(1, memory_bytes // 2 // bytes_per_client)
         self._groups = _groups(examples.sizes, min(max_clients, self._max_examples))
 
-    def __call__(self) -> Iterator[Block]:
-        """Yield the clients, the largest first."""
+    def sums(self, params: Params) -> GradientSums:
+        """Return the sums over clients at a state dict."""
+        self._model.load_state_dict(params)
+        device = self._examples.labels.device
+        vectors = torch.zeros(2, self._num_params, dtype=torch.float64, device=device)
+        total = GradientSums(vectors, torch.zeros(2, dtype=torch.float64, device=device))
+        for block in self.blocks():
+            total.add(block)
+        return total
+
+    def blocks(self) -> Iterator[Block]:
+        """Yield all clients, each in one block, at the weights that the model has; the largest first."""
         params = dict(self._model.named_parameters())
         trained = {name: params[name].detach() for name in self._trained}
         for group in self._groups:

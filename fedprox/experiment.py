@@ -5,10 +5,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from flwr.app import ArrayRecord
 from flwr.serverapp.strategy import Strategy
 
 from fedprox import assembly, records
+from fedprox.arrays import to_params, to_record
 from fedprox.config import check
 from fedprox.data.federated import FederatedData
 from fedprox.plan import ExperimentProtocol
@@ -35,7 +35,7 @@ def run(config: Mapping[str, Any], run_dir: Path) -> Round:
     grid = assembly.engine(config, data, model)
     on_clients = config["evaluation"]["name"] == "clients"
     rounds = run_rounds(
-        arrays=ArrayRecord(model.state_dict()),
+        arrays=to_record(model.state_dict()),
         strategy=strategy,
         grid=grid,
         evaluate=assembly.evaluation(config, data, model),
@@ -50,7 +50,7 @@ def run(config: Mapping[str, Any], run_dir: Path) -> Round:
         for outcome in watched(rounds, config["num_rounds"], algorithm(config)):
             record.add(outcome)
         timings = {"setup_s": setup_s, "rounds_s": outcome.time_s, "total_s": time.perf_counter() - start}
-        record.finish(outcome.arrays.to_torch_state_dict(), timings, grid.peak_memory_bytes())
+        record.finish(to_params(outcome.arrays), timings, grid.peak_memory_bytes())
     _draw_curves(run_dir)
     return outcome
 
@@ -69,10 +69,9 @@ def check_settings(config: Mapping[str, Any]) -> ExperimentProtocol:
 
 def _draw_curves(run_dir: Path) -> None:
     """Write curves.png from what the run directory says."""
-    from fedprox.report.figures import curves  # here: matplotlib's import takes as long as a short run
-    from fedprox.report.table import read_runs
+    from fedprox.report.curves import save_curves  # here: matplotlib is of no use to a run that fails
 
-    curves(read_runs([run_dir])).savefig(run_dir / "curves.png", dpi=100)
+    save_curves(run_dir)
 
 
 def algorithm(config: Mapping[str, Any]) -> str:

@@ -1,10 +1,20 @@
 """What a train message carries beside the model and the round's config: whose turn it is, and its task."""
 
-from flwr.app import ConfigRecord, Message
+from typing import TypeVar, cast
+
+from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
 
 from fedprox.plan import ClientTask
 
 FIRST_NODE_ID = 2  # Flower gives the server node id 1
+
+
+Record = TypeVar("Record", ArrayRecord, MetricRecord)
+
+
+def only(kind: type[Record], content: RecordDict) -> Record:
+    """Return the one record of a kind, which a reply has under a name of the client's choice."""
+    return next(record for record in content.values() if isinstance(record, kind))
 
 
 def node_id(client: int) -> int:
@@ -28,7 +38,7 @@ def task_record(task: ClientTask) -> ConfigRecord:
 
 def task_of(message: Message) -> ClientTask:
     """Return the task that a message carries."""
-    record = message.content.config_records["task"]
+    record = cast(ConfigRecord, message.content["task"])  # content.config_records copies and checks all records
     return ClientTask(
         client=int(record["client"]),  # type: ignore[arg-type]
         num_epochs=int(record["num-epochs"]),  # type: ignore[arg-type]

@@ -13,7 +13,7 @@ from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord
 from flwr.serverapp import Grid
 
 from fedprox.adaptive_mu import AdaptiveMu
-from fedprox.messages import task_of
+from fedprox.messages import only, task_of
 from fedprox.metrics import Evaluation
 from fedprox.plan import ClientTask, CohortPlan
 from fedprox.strategy import Planned
@@ -144,7 +144,7 @@ def _outcomes(
 ) -> tuple[ClientOutcome, ...]:
     """Return what became of every client of the cohort, those that were dropped included."""
     metrics = {
-        task_of(message).client: next(iter(reply.content.metric_records.values()))
+        task_of(message).client: only(MetricRecord, reply.content)
         for message, reply in zip(messages, replies, strict=True)
     }
     return tuple(

@@ -9,12 +9,13 @@ from dataclasses import replace
 from typing import Any, cast
 
 import numpy as np
-from flwr.app import Array, ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
+from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
 from flwr.serverapp import Grid
 from flwr.serverapp.strategy import FedAvg, Strategy
 
+from fedprox.arrays import to_numpy, to_record
 from fedprox.errors import UserError
-from fedprox.messages import node_id, task_record
+from fedprox.messages import node_id, only, task_record
 from fedprox.plan import ClientTask, CohortPlan
 
 
@@ -64,18 +65,18 @@ def weighted_average(replies: Sequence[RecordDict], weighted_by: str | None = "n
         weighted_by: The metric that holds n_k, the number of examples; None for equal weights.
     """
     weights = [_num_examples(reply, weighted_by) if weighted_by else 1.0 for reply in replies]
-    models = [next(iter(reply.array_records.values())) for reply in replies]
+    models = [only(ArrayRecord, reply) for reply in replies]
     average = {}
     for name, first in models[0].items():
         total = np.zeros(first.shape, dtype=np.float64)
         for model, weight in zip(models, weights, strict=True):
-            total += weight * model[name].numpy().astype(np.float64)
-        average[name] = Array(np.asarray(total / sum(weights), dtype=first.dtype))
-    return ArrayRecord(average)
+            total += weight * to_numpy(model[name]).astype(np.float64)
+        average[name] = np.asarray(total / sum(weights), dtype=first.dtype)
+    return to_record(average)
 
 
 def _num_examples(reply: RecordDict, key: str) -> float:
-    return float(next(iter(reply.metric_records.values()))[key])  # type: ignore[arg-type]
+    return float(only(MetricRecord, reply)[key])  # type: ignore[arg-type]
 
 
 class Planned(Strategy):

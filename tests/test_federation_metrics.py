@@ -16,10 +16,11 @@ from hypothesis import strategies as st
 from torch import nn
 from torch.nn import functional
 
-from fedprox.client_gradients import Examples, LogisticGradients, ModuleGradients, client_gradients
+from fedprox.client_gradients import Examples, ModuleGradients
 from fedprox.data.federated import ClientIndex, FederatedData, LabelledData
 from fedprox.data.synthetic import synthetic
-from fedprox.federation_metrics import FederationEvaluator
+from fedprox.federation_metrics import FederationEvaluator, evaluator_on_test_set
+from fedprox.logistic_metrics import LogisticEvaluator, LogisticGradients
 from fedprox.metrics import FederationMetrics, evaluate
 from fedprox.models import cnn, logistic
 
@@ -381,39 +382,57 @@ def examples(sizes) -> Examples:
 
 
 def frozen_bias() -> nn.Linear:
-    linear = nn.Linear(36, 3)
+    linear = nn.Linear(36, NUM_CLASSES)
     linear.bias.requires_grad_(False)
     return linear
 
 
 @pytest.mark.parametrize(
-    ("model", "expected"),
+    "model",
     [
-        (logistic((6, 6), 3), LogisticGradients),
-        (nn.Sequential(nn.Flatten(), nn.Linear(36, 3, bias=False)), ModuleGradients),
-        (nn.Sequential(nn.Flatten(), nn.Linear(36, 3), nn.ReLU()), ModuleGradients),
-        (nn.Sequential(nn.Flatten(), nn.utils.parametrizations.weight_norm(nn.Linear(36, 3))), ModuleGradients),
-        (nn.Sequential(nn.Flatten(), frozen_bias()), ModuleGradients),
-        (nn.Sequential(nn.Flatten(2), nn.Linear(36, 3)), ModuleGradients),
+        nn.Sequential(nn.Flatten(), nn.Linear(36, NUM_CLASSES, bias=False)),
+        nn.Sequential(nn.Flatten(), nn.Linear(36, NUM_CLASSES), nn.ReLU()),
+        nn.Sequential(nn.Flatten(), nn.utils.parametrizations.weight_norm(nn.Linear(36, NUM_CLASSES))),
+        nn.Sequential(nn.Flatten(), frozen_bias()),
+        logistic((6, 6), NUM_CLASSES).double(),
     ],
 )
-def test_only_plain_logistic_regression_takes_the_fast_path(model, expected):
-    assert type(client_gradients(model.eval(), examples([2, 1]), 2**28)) is expected
+def test_only_plain_logistic_regression_takes_the_fast_path(model):
+    fast = FederationEvaluator(logistic((6, 6), NUM_CLASSES), drawn(), "cpu")
+    assert (type(fast._gradients), type(fast._test)) == (LogisticGradients, LogisticEvaluator)
+    if next(model.parameters()).dtype == torch.float64:
+        assert type(evaluator_on_test_set(model, drawn(), "cpu")) is not LogisticEvaluator
+        return
+    other = FederationEvaluator(model, drawn(), "cpu")
+    assert type(other._gradients) is ModuleGradients
+    assert type(other._test) is not LogisticEvaluator
+
+
+@pytest.mark.parametrize("num_threads", [1, 2, 5])
+def test_nothing_depends_on_the_number_of_threads(num_threads):
+    # 4,300 examples are several shares; sums of the shares are taken in their order.
+    data = drawn([700, 1, 1999, 600, 1000])
+    model = initialised(MODELS["logistic"])
+    expected = FederationEvaluator(model, data, "cpu")(model.state_dict())
+    before = torch.get_num_threads()
+    torch.set_num_threads(num_threads)
+    try:
+        assert FederationEvaluator(model, data, "cpu")(model.state_dict()) == expected
+    finally:
+        torch.set_num_threads(before)
 
 
 @pytest.mark.parametrize("memory_bytes", [1, 20_000, 50_000, 2**28])
-@pytest.mark.parametrize("name", ["logistic", "two layers"])
-def test_every_client_is_in_one_block_and_blocks_fit_into_the_memory(name, memory_bytes):
-    model = initialised(MODELS[name]).eval()
+def test_every_client_is_in_one_block_and_blocks_fit_into_the_memory(memory_bytes):
+    model = initialised(two_layers).eval()
     sizes = [*RAGGED, 23, 24, 25, 26]
-    gradients = client_gradients(model, examples(sizes), memory_bytes)
-    blocks = [(block.shares.tolist(), sum(grads.nbytes for grads in block.grads)) for block in gradients()]
+    gradients = ModuleGradients(model, examples(sizes), memory_bytes)
+    blocks = [(block.shares.tolist(), sum(grads.nbytes for grads in block.grads)) for block in gradients.blocks()]
     assert sorted(share for shares, _ in blocks for share in shares) == pytest.approx(sorted(np.array(sizes) / 225))
     bytes_per_client = sum(param.nbytes for param in model.parameters())
     for shares, num_bytes in blocks:
         assert num_bytes <= max(memory_bytes + bytes_per_client // 10, bytes_per_client)  # biases come on top
-        if name != "logistic":
-            assert max(shares) <= 2 * min(shares)  # more than half of the work is on real examples
+        assert max(shares) <= 2 * min(shares)  # more than half of the work is on real examples
     assert (len(blocks) == len(sizes)) == (memory_bytes == 1)
 
 
@@ -433,7 +452,7 @@ class Wide(nn.Module):
 @pytest.mark.parametrize("sizes", [[100], [1] * 100, [5] * 20, [50, 40, 30]])
 def test_activations_and_their_gradients_fit_into_half_of_the_memory(sizes):
     model, memory_bytes = Wide(), 2**20
-    for block in ModuleGradients(model, examples(sizes), memory_bytes)():
+    for block in ModuleGradients(model, examples(sizes), memory_bytes).blocks():
         num_clients = len(block.shares)
         assert 1 <= num_clients * model.num_examples * 2 * 14_400 <= memory_bytes / 2
 

@@ -48,7 +48,9 @@ class LabelledData:
         """Return (features - mean) / std as float32, same shape; tokens as they are, int64."""
         if features.dtype == np.int64:
             return features.astype(np.int64, copy=False)  # (x - 0) / 1, still whole, as embeddings take them
-        return (features.astype(np.float32) - self.mean) / self.std
+        model_input: Floats = np.subtract(features, self.mean, dtype=np.float32)
+        model_input /= self.std
+        return model_input
 
 
 @dataclass(frozen=True)

@@ -4,11 +4,13 @@ import math
 from collections.abc import Iterable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn import functional
 
+from fedprox.solvers.logistic_kernels import full_batch, has_kernels, padded, unit_vectors, unpadded
 from fedprox.solvers.problem import Params
 
 _PIECE = 500  # examples that autograd holds at once
@@ -53,25 +55,11 @@ def full_gradients(model: nn.Module, points: Sequence[Params], features: Tensor,
     Returns:
         By name, of the parameters that are trained.
     """
-    if is_logistic(model):
-        return _logistic_gradients(points, features.flatten(1), labels)
+    if has_kernels(model, features.device):
+        return [_logistic_gradient(point, features, labels) for point in points]
     model.eval()
     with differentiable(model):
         return [_autograd_gradient(model, point, features, labels) for point in points]
-
-
-def is_logistic(model: nn.Module) -> bool:
-    """Return whether a model is softmax(W x + b), all of it trained, as `models.logistic` makes it."""
-    if not (type(model) is nn.Sequential and len(model) == 2):
-        return False
-    flatten, linear = model
-    return (
-        type(flatten) is nn.Flatten
-        and (flatten.start_dim, flatten.end_dim) == (1, -1)
-        and type(linear) is nn.Linear
-        and linear.bias is not None
-        and all(param.requires_grad for param in linear.parameters())
-    )
 
 
 def differentiable(model: nn.Module) -> AbstractContextManager[None]:
@@ -81,44 +69,23 @@ def differentiable(model: nn.Module) -> AbstractContextManager[None]:
     return nullcontext()
 
 
-def softmax_residuals(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-    """Return softmax(z) - onehot(y), which is the cross-entropy's gradient in the logits z, and the cross-entropy.
-
-    By hand because torch's softmax over a short last dimension takes several times as long.
-
-    Args:
-        logits: Shape (..., num_classes).
-        labels: Classes, shape (...).
-
-    Returns:
-        Shapes (..., num_classes) and (...).
-    """
-    shifted = logits - logits.amax(dim=-1, keepdim=True)
-    at_label = labels.unsqueeze(-1)
-    residuals = shifted.exp()
-    totals = residuals.sum(dim=-1, keepdim=True)
-    losses = totals.log() - shifted.gather(-1, at_label)
-    residuals /= totals
-    residuals.scatter_add_(-1, at_label, residuals.new_full((), -1.0).expand(at_label.shape))
-    return residuals, losses.squeeze(-1)
-
-
-@torch.no_grad()
-def _logistic_gradients(points: Sequence[Params], x: Tensor, labels: Tensor) -> list[Params]:
-    """Return X^T R / n and the mean of R at each point, R = softmax(W x + b) - onehot(y), in two products for all."""
-    weight = torch.cat([point["1.weight"] for point in points])
-    bias = torch.cat([point["1.bias"] for point in points])
-    logits = torch.addmm(bias, x, weight.T).view(len(x), len(points), -1)
-    residuals, _ = softmax_residuals(logits, labels[:, None].expand(-1, len(points)))
-    residuals = residuals.view(len(x), -1) / len(x)
-    weight_grads = (residuals.T @ x).chunk(len(points))
-    bias_grads = residuals.sum(dim=0).chunk(len(points))
-    return [{"1.weight": w, "1.bias": b} for w, b in zip(weight_grads, bias_grads, strict=True)]
+def _logistic_gradient(point: Params, features: Tensor, labels: Tensor) -> Params:
+    """Return the gradient of logistic regression at one point in compiled code."""
+    weight, num_classes = padded(point), len(point["1.bias"])
+    gradient = np.empty(weight.shape, np.float64)
+    full_batch(
+        weight,
+        features.flatten(1).numpy(),
+        labels.numpy(),
+        unit_vectors(num_classes, weight.shape[1]),
+        gradient,
+    )
+    return unpadded((gradient / len(labels)).astype(np.float32), num_classes)
 
 
 @torch.enable_grad()
 def _autograd_gradient(model: nn.Module, point: Params, features: Tensor, labels: Tensor) -> Params:
-    """Return the same for any model at one point, piece by piece."""
+    """Return the gradient at one point for any model, piece by piece."""
     own = [*model.named_parameters(), *model.named_buffers()]  # tied parameters under one of their names
     state = {name: point[name] for name, _ in own if name in point}
     trained = {

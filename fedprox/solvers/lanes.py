@@ -5,12 +5,13 @@ the compiler cannot keep sums in registers, because any store might change what 
 are NumPy arrays of 16 numbers and mean the same.
 """
 
+# mypy: disable-error-code="call-arg, no-untyped-call"
 import operator
 from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-from llvmlite import ir
+from llvmlite import ir  # type: ignore[import-untyped]
 from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic, models, overload, register_model

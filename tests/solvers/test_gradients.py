@@ -9,7 +9,7 @@ from torch import nn
 from torch.nn import functional
 
 from fedprox.models import logistic
-from fedprox.solvers.gradients import full_gradients, gamma, softmax_residuals
+from fedprox.solvers.gradients import full_gradients, gamma
 
 Params = dict[str, torch.Tensor]
 
@@ -199,17 +199,3 @@ def test_a_parameter_that_the_loss_does_not_depend_on_has_gradient_0():
         model, [model.state_dict()], *(t.float() if i == 0 else t for i, t in enumerate(examples(3)))
     )
     assert torch.equal(gradient[0]["spare.alone"], torch.zeros(2))
-
-
-@pytest.mark.parametrize("shape", [(5,), (5, 2), ()])
-def test_residuals_and_losses_are_softmax_and_cross_entropy(shape):
-    rng = torch.Generator().manual_seed(0)
-    logits = 30 * torch.randn(*shape, 4, generator=rng, dtype=torch.float64)
-    labels = torch.randint(4, shape, generator=rng)
-    residuals, losses = softmax_residuals(logits, labels)
-    flat, flat_labels = logits.reshape(-1, 4), labels.reshape(-1)
-    expected = torch.softmax(flat, dim=1) - functional.one_hot(flat_labels, 4)
-    torch.testing.assert_close(residuals.reshape(-1, 4), expected, rtol=1e-12, atol=1e-14)  # float64
-    torch.testing.assert_close(
-        losses.reshape(-1), functional.cross_entropy(flat, flat_labels, reduction="none"), rtol=1e-12, atol=1e-14
-    )

@@ -13,11 +13,14 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from numba import njit
 from torch import Tensor, nn
 from torch.nn import functional
 
 from fedprox.models import cnn, logistic
-from fedprox.solvers.logistic import LogisticSolver, exponential, padded, unpadded
+from fedprox.solvers import logistic_kernels
+from fedprox.solvers.logistic import LogisticSolver
+from fedprox.solvers.logistic_kernels import exponential, padded, unpadded
 from fedprox.solvers.problem import LocalSolution, LocalWork, Params, SgdSettings
 from fedprox.solvers.reference import ReferenceSolver
 
@@ -374,3 +377,13 @@ def test_what_it_accepts_has_the_parameters_it_reads():
     loss = functional.cross_entropy(model(case.features), case.labels)
     one_batch = replace(case, sgd=SgdSettings(0.1, 23), work=replace(case.work, num_steps=1))
     assert one_batch.solve().train_loss == pytest.approx(float(loss.detach()), rel=FLOAT32)
+
+
+def test_where_no_folder_can_be_written_the_solver_is_compiled_all_the_same(monkeypatch):
+    def refuse(*args, **options):
+        if options.get("cache"):
+            raise RuntimeError("cannot cache function: no locator available")
+        return njit(*args, **options)
+
+    monkeypatch.setattr(logistic_kernels, "njit", refuse)
+    assert logistic_kernels.compiled(lambda a, b: a * b)(3, 4) == 12

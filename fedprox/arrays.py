@@ -1,0 +1,46 @@
+"""Models as Flower carries them: NumPy's file format in memory, written and read without going through a file.
+
+Flower's own conversions give the same bytes and the same numbers, in several times the time for small models.
+"""
+
+import io
+from collections.abc import Mapping
+from functools import lru_cache
+
+import numpy as np
+import torch
+from flwr.app import Array, ArrayRecord
+from numpy.lib import format as npy
+from numpy.typing import NDArray
+
+_VERSION_1, _PREFIX = b"\x93NUMPY\x01\x00", 10  # magic and version, then the header's length in two bytes
+
+
+def to_record(arrays: Mapping[str, torch.Tensor] | Mapping[str, NDArray[np.generic]]) -> ArrayRecord:
+    """Return arrays or tensors, by name, as a record."""
+    return ArrayRecord({name: _to_array(np.asarray(array)) for name, array in arrays.items()})
+
+
+def to_params(record: ArrayRecord) -> dict[str, torch.Tensor]:
+    """Return a record's arrays as a state dict, in memory of its own."""
+    return {name: torch.from_numpy(to_numpy(array).copy()) for name, array in record.items()}
+
+
+def to_numpy(array: Array) -> NDArray[np.generic]:
+    """Return an array of a record, read-only where that saves a copy."""
+    start = _PREFIX + int.from_bytes(array.data[8:_PREFIX], "little")
+    if array.data[:8] != _VERSION_1 or b"'fortran_order': False" not in array.data[:start]:
+        return array.numpy()
+    return np.frombuffer(array.data, dtype=array.dtype, offset=start).reshape(array.shape)
+
+
+def _to_array(array: NDArray[np.generic]) -> Array:
+    header = _header(array.dtype.str, array.shape)
+    return Array(str(array.dtype), array.shape, "numpy.ndarray", header + array.tobytes())
+
+
+@lru_cache
+def _header(dtype: str, shape: tuple[int, ...]) -> bytes:
+    buffer = io.BytesIO()
+    npy.write_array_header_1_0(buffer, {"descr": dtype, "fortran_order": False, "shape": shape})
+    return buffer.getvalue()

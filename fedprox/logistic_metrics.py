@@ -1,0 +1,140 @@
+"""Logistic regression on many examples in compiled code, some of them in each thread."""
+
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from typing import TypeVar
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from fedprox.client_gradients import Examples, GradientSums
+from fedprox.metrics import Evaluation
+from fedprox.solvers.logistic_kernels import Doubles, Floats, Integers, compiled, full_batch, padded, unit_vectors
+from fedprox.solvers.problem import Params
+
+_SHARE = 1_000  # examples in a piece of work: fixed, so that no sum depends on the number of threads
+_NONE = np.empty((0, 0), np.float64)
+Result = TypeVar("Result")
+
+
+class LogisticEvaluator:
+    """Measures models on a test set."""
+
+    def __init__(self, features: Tensor, labels: Tensor) -> None:
+        """Keep a test set: float32 model input of shape (n, *input_shape), classes of shape (n,), n >= 1."""
+        self._features, self._labels = features.flatten(1).numpy(), labels.numpy()
+        self._threads = _Threads()
+
+    def __call__(self, params: Params) -> Evaluation:
+        """Return the loss and accuracy of a state dict."""
+        weight = padded(params)
+        onehot = unit_vectors(len(params["1.bias"]), weight.shape[1])
+
+        def of_share(start: int) -> tuple[float, int]:
+            share = slice(start, start + _SHARE)
+            return full_batch(weight, self._features[share], self._labels[share], onehot, _NONE)
+
+        parts = self._threads.map(of_share, range(0, len(self._labels), _SHARE))
+        loss, num_correct = (sum(column) for column in zip(*parts, strict=True))
+        return Evaluation(loss / len(self._labels), num_correct / len(self._labels))
+
+
+class LogisticGradients:
+    """The gradients of all clients' F_k."""
+
+    def __init__(self, examples: Examples) -> None:
+        """Keep all clients' examples, float32 on the CPU."""
+        self._features, self._labels = examples.features.flatten(1).numpy(), examples.labels.numpy()
+        self._bounds = np.append(examples.starts, len(self._labels))
+        self._threads = _Threads()
+
+    def sums(self, params: Params) -> GradientSums:
+        """Return the sums over clients at a state dict."""
+        weight = padded(params)
+        onehot = unit_vectors(len(params["1.bias"]), weight.shape[1])
+
+        def of_clients(first: int, last: int) -> tuple[float, int, Doubles, Doubles]:
+            vectors, squares = np.zeros((2, weight.size)), np.zeros(2)
+            data = (self._features, self._labels, self._bounds, first, last)
+            loss, num_correct = _sum_clients(weight, *data, onehot, vectors, squares)
+            return loss, num_correct, vectors, squares
+
+        total = GradientSums(torch.zeros(2, weight.size, dtype=torch.float64), torch.zeros(2, dtype=torch.float64))
+        for loss, num_correct, vectors, squares in self._threads.map(lambda ends: of_clients(*ends), self._shares()):
+            total.loss += loss / len(self._labels)
+            total.num_correct += num_correct
+            total.vectors += torch.from_numpy(vectors)
+            total.squares += torch.from_numpy(squares)
+        total.num_clients = len(self._bounds) - 1
+        return total
+
+    def _shares(self) -> list[tuple[int, int]]:
+        """Return (first, last + 1) of clients that follow each other and hold about _SHARE examples in all."""
+        wanted = np.arange(0, len(self._labels), _SHARE)
+        firsts = np.unique(np.searchsorted(self._bounds[:-1], wanted))
+        firsts = firsts[firsts < len(self._bounds) - 1].tolist()
+        return list(zip(firsts, [*firsts[1:], len(self._bounds) - 1], strict=True))
+
+
+class _Threads:
+    """As many threads as torch has here."""
+
+    def __init__(self) -> None:
+        self._num_threads = torch.get_num_threads()
+        self._pool = ThreadPoolExecutor(self._num_threads) if self._num_threads > 1 else None
+
+    def map(self, function: Callable[..., Result], items: Sequence[object]) -> list[Result]:
+        """Return the function's results in the order of the items."""
+        if self._pool is None:
+            return [function(item) for item in items]
+        return list(self._pool.map(function, items))
+
+
+@partial(compiled, fastmath=("contract", "reassoc"))  # float64 does not feel the order of a sum
+def _sum_clients(
+    weight: Floats,
+    features: Floats,
+    labels: Integers,
+    bounds: Integers,
+    first: int,
+    last: int,
+    onehot: Floats,
+    vectors: Doubles,
+    squares: Doubles,
+) -> tuple[float, int]:
+    """Add the clients first .. last - 1 to the vectors and squares of `GradientSums`.
+
+    Args:
+        weight: w, as `fedprox.solvers.logistic_kernels.padded` makes it.
+        features: All clients' examples, shape (n, num_features).
+        labels: Shape (n,).
+        bounds: Client k holds the examples bounds[k] .. bounds[k + 1] - 1.
+        first: The first client.
+        last: The last one plus 1.
+        onehot: From `unit_vectors`.
+        vectors: Shape (2, weight.size).
+        squares: Shape (2,).
+
+    Returns:
+        The sum of the losses of these clients' examples, and how many are classified rightly.
+    """
+    gradient = np.empty(weight.shape, np.float64)
+    flat = gradient.reshape(-1)
+    loss_sum, num_correct = 0.0, 0
+    for client in range(first, last):
+        held = slice(bounds[client], bounds[client + 1])
+        loss, hits = full_batch(weight, features[held], labels[held], onehot, gradient)
+        loss_sum += loss
+        num_correct += hits
+        size = held.stop - held.start
+        share, square = size / len(labels), 0.0
+        for at in range(len(flat)):
+            g = flat[at] / size
+            vectors[0, at] += share * g
+            vectors[1, at] += g
+            square += g * g
+        squares[0] += share * square
+        squares[1] += square
+    return loss_sum, num_correct

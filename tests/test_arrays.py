@@ -1,0 +1,46 @@
+"""Models as Flower carries them: the same bytes as Flower writes, the same numbers as it reads."""
+
+import numpy as np
+import pytest
+import torch
+from flwr.app import Array, ArrayRecord
+
+from fedprox.arrays import to_numpy, to_params, to_record
+
+ARRAYS = {
+    "matrix": np.arange(12, dtype=np.float32).reshape(3, 4),
+    "scalar": np.array(3, dtype=np.int64),
+    "empty": np.empty((0, 5), dtype=np.float32),
+    "double": np.linspace(-1, 1, 7),
+    "flags": np.array([True, False]),
+}
+
+
+@pytest.mark.parametrize("name", ARRAYS)
+def test_a_record_holds_what_flower_would_write(name):
+    ours, theirs = to_record(ARRAYS)[name], Array(ARRAYS[name])
+    assert (ours.dtype, ours.shape, ours.stype, ours.data) == (theirs.dtype, theirs.shape, theirs.stype, theirs.data)
+
+
+@pytest.mark.parametrize("name", ARRAYS)
+def test_what_flower_writes_is_read(name):
+    found = to_numpy(Array(ARRAYS[name]))
+    assert found.dtype == ARRAYS[name].dtype
+    assert np.array_equal(found, ARRAYS[name])
+    assert found.shape == ARRAYS[name].shape
+
+
+def test_arrays_that_do_not_lie_row_by_row_keep_their_numbers():
+    transposed = ARRAYS["matrix"].T
+    assert np.array_equal(to_record({"w": transposed})["w"].numpy(), transposed)
+    assert np.array_equal(to_numpy(Array(np.asfortranarray(ARRAYS["matrix"]))), ARRAYS["matrix"])
+    assert np.array_equal(to_numpy(Array(transposed)), transposed)
+
+
+def test_a_state_dict_goes_there_and_back_in_memory_of_its_own():
+    start = {"w": torch.randn(3, 2), "steps": torch.tensor(4)}
+    record = to_record(start)
+    first, second = to_params(record), to_params(record)
+    first["w"].zero_()
+    assert all(torch.equal(second[name], start[name]) for name in start)
+    assert isinstance(record, ArrayRecord)
