@@ -1,20 +1,23 @@
 """The Flower client: it receives the global model and a task, and runs the local solver on its examples."""
 
-import copy
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import cast
 
 import numpy as np
 import torch
-from flwr.app import ArrayRecord, Context, Message, MetricRecord, RecordDict
+from flwr.app import ArrayRecord, ConfigRecord, Context, Message, MetricRecord, RecordDict
 from flwr.clientapp import ClientApp
 from torch import Tensor, nn
 
+from fedprox.arrays import to_params, to_record
 from fedprox.data.federated import FederatedData
 from fedprox.messages import task_of
 from fedprox.plan import ClientTask, epoch_orders
 from fedprox.solvers.choice import choose
 from fedprox.solvers.gradients import full_gradients, gamma
-from fedprox.solvers.problem import LocalWork, Params, SgdSettings, Solver
+from fedprox.solvers.problem import BatchedSolver, LocalProblem, LocalSolution, LocalWork, Params, SgdSettings, Solver
+from fedprox.solvers.workspace import Workspace
 
 
 @dataclass(frozen=True)
@@ -26,7 +29,7 @@ class ClientSide:
         model: The architecture; its weights are not used.
         sgd: Settings of the local solver.
         device: Where clients compute, such as "cpu" or "cuda".
-        solver: "auto" or "reference"; see `fedprox.solvers.choice`.
+        solver: "auto", "reference" or "cohort"; see `fedprox.solvers.choice`.
     """
 
     data: FederatedData
@@ -37,54 +40,103 @@ class ClientSide:
 
     def make_solver(self) -> Solver:
         """Return a solver of its own for the process that plays clients."""
-        return choose(self.solver, self.model, self.sgd, self.device)
+        shared = self.data.data
+        examples = torch.from_numpy(shared.model_input(shared.features[:3]))  # what a model is tried on
+        return choose(self.solver, self.model, self.sgd, self.device, examples)
 
 
-def make_client_app(side: ClientSide, solver: Solver) -> ClientApp:
-    """Return the client app; it plays the client that each message's task names."""
-    app = ClientApp()
-    model = copy.deepcopy(side.model).to(side.device)
-    decode, decode_gradient = _Decoder(side.device), _Decoder(side.device)
+class Clients:
+    """Plays the clients that messages name, in any thread: a message becomes a local problem, a solution a reply."""
 
-    def examples(task: ClientTask) -> tuple[Tensor, Tensor]:
-        x, y = side.data.client_examples(task.client)
-        return torch.from_numpy(x).to(side.device), torch.from_numpy(y).to(side.device)
+    def __init__(self, side: ClientSide, solver: Solver) -> None:
+        """Prepare to play any client with this solver."""
+        self._side = side
+        self._solver = solver
+        self._workspace = Workspace(side.model, side.device)
+        self._decode, self._decode_gradient = _Decoder(side.device), _Decoder(side.device)
 
-    def gradient(params: Params, task: ClientTask) -> Params:
-        return full_gradients(model, [params], *examples(task))[0]
+    def train(self, message: Message) -> Message:
+        """Return the reply to a train message."""
+        problem = self.problem(message)
+        solution = self._solver.solve(problem.global_params, problem.features, problem.labels, problem.work)
+        return self.reply(message, problem, solution)
 
-    @app.train()
-    def train(message: Message, context: Context) -> Message:
-        task, params = task_of(message), decode(message.content.array_records["arrays"])
-        config = message.content.config_records["config"]
-        features, labels = examples(task)
+    def train_together(self, messages: Sequence[Message], solver: BatchedSolver) -> list[Message]:
+        """Return the replies to train messages whose problems are solved in one call."""
+        problems = [self.problem(message) for message in messages]
+        solutions = solver.solve_all(problems)
+        return [self.reply(*of_client) for of_client in zip(messages, problems, solutions, strict=True)]
+
+    def problem(self, message: Message) -> LocalProblem:
+        """Return the problem that a train message poses."""
+        task, params = task_of(message), self._decode(_arrays(message, "arrays"))
+        features, labels = self._examples(task)
         correction = None
-        if "gradient" in message.content:  # FedDANE
-            global_gradient = decode_gradient(message.content.array_records["gradient"])
-            local_gradient = gradient(params, task)
+        if "gradient" in message.content:  # FedDANE: g_t - grad F_k(w^t)
+            global_gradient = self._decode_gradient(_arrays(message, "gradient"))
+            local_gradient = full_gradients(self._workspace.model, [params], features, labels)[0]
             correction = {name: global_gradient[name] - local_gradient[name] for name in local_gradient}
-        mu = float(config["proximal-mu"])  # type: ignore[arg-type]
+        mu = float(_config(message)["proximal-mu"])  # type: ignore[arg-type]
         seed = np.random.SeedSequence(task.batch_key or (task.client, task.epochs_before)).generate_state(1)[0]
         work = LocalWork(epoch_orders(task, len(labels)), task.num_steps, mu, int(seed), correction)
-        solution = solver.solve(params, features, labels, work)
+        return LocalProblem(params, features, labels, work)
+
+    def reply(self, message: Message, problem: LocalProblem, solution: LocalSolution) -> Message:
+        """Return the reply to a train message."""
+        features, labels = problem.features, problem.labels
         metrics: dict[str, int | float | list[int] | list[float]] = {
             "num-examples": len(labels),
             "train-loss": solution.train_loss,
             "num-steps": solution.num_steps,
         }
-        if config.get("measure-gamma"):
-            metrics["gamma"] = gamma(model, solution.params, params, features, labels, mu)
-        reply = RecordDict({"arrays": ArrayRecord(solution.params), "metrics": MetricRecord(metrics)})
-        return Message(reply, reply_to=message)
+        if _config(message).get("measure-gamma"):
+            metrics["gamma"] = gamma(
+                self._workspace.model, solution.params, problem.global_params, features, labels, problem.work.mu
+            )
+        content = RecordDict({"arrays": _record(solution.params), "metrics": MetricRecord(metrics)})
+        return Message(content, reply_to=message)
+
+    def gradient(self, message: Message) -> Message:
+        """Return the reply to a question for the client's full gradient at the global model."""
+        params = self._decode(_arrays(message, "arrays"))
+        features, labels = self._examples(task_of(message))
+        gradient = full_gradients(self._workspace.model, [params], features, labels)[0]
+        metrics = MetricRecord({"num-examples": len(labels)})
+        return Message(RecordDict({"gradient": _record(gradient), "metrics": metrics}), reply_to=message)
+
+    def _examples(self, task: ClientTask) -> tuple[Tensor, Tensor]:
+        x, y = self._side.data.client_examples(task.client)
+        return torch.from_numpy(x).to(self._side.device), torch.from_numpy(y).to(self._side.device)
+
+
+def make_client_app(clients: Clients) -> ClientApp:
+    """Return the client app; it plays the client that each message's task names."""
+    app = ClientApp()
+
+    @app.train()
+    def train(message: Message, context: Context) -> Message:
+        return clients.train(message)
 
     @app.query("gradient")
     def query_gradient(message: Message, context: Context) -> Message:
-        task = task_of(message)
-        answer = gradient(decode(message.content.array_records["arrays"]), task)
-        metrics = MetricRecord({"num-examples": int(side.data.train.sizes[task.client])})
-        return Message(RecordDict({"gradient": ArrayRecord(answer), "metrics": metrics}), reply_to=message)
+        return clients.gradient(message)
 
     return app
+
+
+# content[...] and not content.array_records[...], which copies and checks all records at every access
+
+
+def _arrays(message: Message, name: str) -> ArrayRecord:
+    return cast(ArrayRecord, message.content[name])
+
+
+def _config(message: Message) -> ConfigRecord:
+    return cast(ConfigRecord, message.content["config"])
+
+
+def _record(params: Params) -> ArrayRecord:
+    return to_record({name: value.cpu() for name, value in params.items()})
 
 
 class _Decoder:
@@ -97,6 +149,6 @@ class _Decoder:
     def __call__(self, record: ArrayRecord) -> Params:
         of_record, params = self._decoded
         if record is not of_record:
-            params = {name: tensor.to(self._device) for name, tensor in record.to_torch_state_dict().items()}
+            params = {name: tensor.to(self._device) for name, tensor in to_params(record).items()}
             self._decoded = (record, params)  # both at once: clients may be computed in several threads
         return params

@@ -130,7 +130,8 @@ def check(config: Mapping[str, Any]) -> None:
         config["sampling"] in ("uniform", "proportional"), "sampling", "uniform or proportional", config["sampling"]
     )
     _check_evaluation(config["evaluation"], config["adaptive_mu"])
-    _require(config["solver"] in ("auto", "reference"), "solver", "auto or reference", config["solver"])
+    solvers = ("auto", "reference", "cohort")
+    _require(config["solver"] in solvers, "solver", "auto, reference or cohort", config["solver"])
     _check_device(config["server_device"])
     if config["engine"].get("address", "") is None:  # Ray on this machine
         _check_resources(resources)

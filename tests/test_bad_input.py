@@ -141,7 +141,7 @@ SETTINGS = {
     "reference of a wrong type": (["num_rounds=${mu}"], ["num_rounds", "Integer"]),
     "two values of one group": (["+experiment=digits"], ["experiment"]),
     "sampling unknown": (["sampling=nope"], ["sampling must be uniform or proportional", "got nope"]),
-    "solver unknown": (["solver=nope"], ["solver must be auto or reference", "got nope"]),
+    "solver unknown": (["solver=nope"], ["solver must be auto, reference or cohort", "got nope"]),
     "evaluated every 0 rounds": (["evaluation.every=0"], ["evaluation.every must be an integer >= 1", "got 0"]),
     "evaluated every half": (["evaluation.every=0.5"], ["evaluation.every must be an integer >= 1", "got 0.5"]),
     "evaluation a word": (["evaluation.every=often"], ["evaluation.every must be an integer >= 1", "got often"]),

@@ -5,10 +5,10 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from flwr.app import ArrayRecord, ConfigRecord, Message, RecordDict
+from flwr.app import ArrayRecord, ConfigRecord, Context, Message, RecordDict
 from torch import nn
 
-from fedprox.client_app import ClientSide
+from fedprox.client_app import Clients, ClientSide, make_client_app
 from fedprox.data.federated import ClientIndex, FederatedData, LabelledData
 from fedprox.engines.local import LocalGrid
 from fedprox.messages import node_id, task_record
@@ -90,17 +90,34 @@ def ask_gradient(client_side: ClientSide, client: int):
     return reply.content
 
 
+@pytest.mark.parametrize("solver", ["auto", "reference", "cohort"])
+def test_a_message_to_the_client_app_alone_gets_the_engines_reply(solver):
+    # As in a deployment, where there is no engine: the app's own way from message to reply.
+    client_side = side(4, solver)
+    grid = LocalGrid(client_side)
+    app = make_client_app(Clients(client_side, client_side.make_solver()))
+    for client in range(3):
+        asked = message(client, None)
+        context = Context(run_id=1, node_id=node_id(client), node_config={}, state=RecordDict(), run_config={})
+        replies = [app(asked, context), *grid.send_and_receive([asked])]
+        one, other = (joined(reply.content["arrays"]) for reply in replies)
+        assert np.array_equal(one, other)
+        assert dict(replies[0].content["metrics"]) == dict(replies[1].content["metrics"])
+        assert not np.allclose(one, START, atol=0.01)
+
+
 # FedDANE
 
 
+@pytest.mark.parametrize("solver", ["auto", "cohort"])
 @pytest.mark.parametrize("client", range(3))
-def test_the_first_phase_gives_the_full_gradient_and_the_number_of_examples(client):
-    content = ask_gradient(side(batch_size=2), client)
+def test_the_first_phase_gives_the_full_gradient_and_the_number_of_examples(client, solver):
+    content = ask_gradient(side(batch_size=2, solver=solver), client)
     assert content["metrics"]["num-examples"] == SIZES[client]
     np.testing.assert_allclose(joined(content["gradient"]), gradient(START, client), rtol=FLOAT32, atol=FLOAT32)
 
 
-@pytest.mark.parametrize("solver", ["auto", "reference"])
+@pytest.mark.parametrize("solver", ["auto", "reference", "cohort"])
 @pytest.mark.parametrize("num_steps", [1, 5])
 def test_every_step_is_corrected_by_the_global_less_the_local_gradient_at_the_global_model(solver, num_steps):
     # w <- w - lr * (grad F_k(w) + (g_t - grad F_k(w^t)) + mu * (w - w^t)) with all examples in each batch. In the
@@ -116,7 +133,7 @@ def test_every_step_is_corrected_by_the_global_less_the_local_gradient_at_the_gl
             np.testing.assert_allclose(w, START - LR * global_gradient, rtol=1e-12, atol=1e-12)
 
 
-@pytest.mark.parametrize("solver", ["auto", "reference"])
+@pytest.mark.parametrize("solver", ["auto", "reference", "cohort"])
 def test_mini_batches_are_corrected_too(solver):
     # Two batches of 4: two single-batch steps of the same order. With the full gradient as g_t there is no correction.
     client, global_gradient = 1, np.ones_like(START)
@@ -172,12 +189,13 @@ def test_a_whole_round_of_feddane_follows_the_formula():
 # Gamma
 
 
-def test_gamma_is_measured_where_it_is_asked_for():
+@pytest.mark.parametrize("solver", ["auto", "reference", "cohort"])
+def test_gamma_is_measured_where_it_is_asked_for(solver):
     # ||grad F_k(w_k) + mu (w_k - w^t)|| / ||grad F_k(w^t)|| at the model that the client sends back.
-    assert "gamma" not in train(side(), 0, 3)["metrics"]
-    assert "gamma" not in train(side(), 0, 3, **{"measure-gamma": False})["metrics"]
+    assert "gamma" not in train(side(solver=solver), 0, 3)["metrics"]
+    assert "gamma" not in train(side(solver=solver), 0, 3, **{"measure-gamma": False})["metrics"]
     for client in range(3):
-        content = train(side(), client, 3, **{"measure-gamma": True})
+        content = train(side(solver=solver), client, 3, **{"measure-gamma": True})
         w = joined(content["arrays"])
         residual = gradient(w, client) + MU * (w - START)
         expected = np.linalg.norm(residual) / np.linalg.norm(gradient(START, client))

@@ -82,7 +82,13 @@ class RayGrid:
             for actor, share in zip(self._actors, shares, strict=True)
             if share
         ]
-        replies = dict(reply for batch in ray.get(pending, timeout=timeout) for reply in batch)
+        try:
+            batches = ray.get(pending, timeout=timeout)
+        except ray.exceptions.RayTaskError as error:
+            raise (
+                error.cause if isinstance(error.cause, UserError) else error
+            ) from None  # without the actor's traceback
+        replies = dict(reply for batch in batches for reply in batch)
         return [replies[position] for position in range(len(messages))]
 
     def peak_memory_bytes(self) -> int:

@@ -1,8 +1,8 @@
 """The local problem: what every solver is given, and what it gives back."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -48,6 +48,23 @@ class LocalWork:
 
 
 @dataclass(frozen=True)
+class LocalProblem:
+    """One client's problem in one round: min h_k(w; w^t) = F_k(w) + (mu / 2) * ||w - w^t||^2, starting at w^t.
+
+    Attributes:
+        global_params: w^t, a state dict of the model.
+        features: The client's examples, shape (n_k, *input_shape), n_k >= 1.
+        labels: Their classes, shape (n_k,).
+        work: How much, in which order, and mu.
+    """
+
+    global_params: Params
+    features: Tensor
+    labels: Tensor
+    work: LocalWork
+
+
+@dataclass(frozen=True)
 class LocalSolution:
     """What one client sends back.
 
@@ -80,3 +97,11 @@ class Solver(Protocol):
             labels: Their classes, shape (n_k,).
             work: How much, in which order, and mu.
         """
+
+
+@runtime_checkable
+class BatchedSolver(Protocol):
+    """A solver that gains from having many problems at once; a solver may be one by having this method as well."""
+
+    def solve_all(self, problems: Sequence[LocalProblem]) -> list[LocalSolution]:
+        """Return the solutions in the order of the problems; nothing that is passed in is changed."""

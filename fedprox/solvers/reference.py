@@ -3,25 +3,36 @@
 Faster solvers must agree with this one.
 """
 
-import copy
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
 from fedprox.solvers.problem import LocalSolution, LocalWork, Params, SgdSettings
+from fedprox.solvers.workspace import Workspace, draws_random_numbers, in_fastest_layout
 
 
 class ReferenceSolver:
     """Local SGD on a workspace copy of a model; the model and all arguments stay as they were."""
 
-    is_concurrent = False  # one workspace
+    def __init__(self, model: nn.Module, sgd: SgdSettings, device: str = "cpu", examples: Tensor | None = None) -> None:
+        """Copy the architecture to the device; its weights come with each call of `solve`.
 
-    def __init__(self, model: nn.Module, sgd: SgdSettings, device: str = "cpu") -> None:
-        """Copy the architecture to the device; its weights come with each call of `solve`."""
-        self._model = copy.deepcopy(model).to(device)
+        Args:
+            model: The architecture.
+            sgd: Settings of the local solver.
+            device: Where to compute.
+            examples: Two or more of the model's inputs, shape (n, *input_shape), for a trial: on the CPU a model that
+                draws no random numbers may be used by several threads, and gets its fastest layout. Without them it
+                is used as it is, by one thread at a time.
+        """
+        self.is_concurrent = False
+        if examples is not None and device == "cpu":
+            self.is_concurrent = not draws_random_numbers(model, examples)
+            model = in_fastest_layout(model, examples)
+        self._workspace = Workspace(model, device)
         self._sgd = sgd
 
     def solve(self, global_params: Params, features: Tensor, labels: Tensor, work: LocalWork) -> LocalSolution:
@@ -33,26 +44,30 @@ class ReferenceSolver:
             labels: Their classes, shape (n_k,).
             work: How much, in which order, and mu.
         """
-        self._model.load_state_dict(global_params)
-        self._model.train()
-        params = list(self._model.parameters())
-        correction = None
-        if work.correction is not None:
-            correction = [work.correction[name] for name, _ in self._model.named_parameters()]
+        model = self._workspace.model
+        model.load_state_dict(global_params)
+        model.train()
+        trained = {name: param for name, param in model.named_parameters() if param.requires_grad}
+        params = list(trained.values())
+        correction = None if work.correction is None else [work.correction[name] for name in trained]
         anchor = [param.detach().clone() for param in params]  # w^t: frozen for every batch of every epoch
         velocity = [torch.zeros_like(param) for param in params] if self._sgd.momentum else None
         loss_sum, num_seen, num_steps = torch.zeros((), device=features.device), 0, 0
-        with _seeded(work.seed, features.device):
+        # Where several threads are at work, the model draws nothing, and torch's generator is all of theirs.
+        with nullcontext() if self.is_concurrent else _seeded(work.seed, features.device):
             for x, y in _batches(features, labels, work, self._sgd.batch_size):
-                loss = functional.cross_entropy(self._model(x), y)
+                loss = functional.cross_entropy(model(x), y)
                 grads = list(torch.autograd.grad(loss, params))
                 if correction is not None:
                     torch._foreach_add_(grads, correction)
                 step(params, grads, anchor, velocity, work.mu, self._sgd)
-                loss_sum += loss.detach() * len(y)
+                loss_sum.add_(loss.detach(), alpha=len(y))
                 num_seen += len(y)
                 num_steps += 1
-        solution = {name: value.detach().clone() for name, value in self._model.state_dict().items()}
+        solution = {
+            name: value.detach().clone(memory_format=torch.contiguous_format)
+            for name, value in model.state_dict().items()
+        }
         return LocalSolution(solution, float(loss_sum) / max(num_seen, 1), num_steps)
 
 
@@ -89,21 +104,22 @@ def step(
 @contextmanager
 def _seeded(seed: int, device: torch.device) -> Iterator[None]:
     """Seed the generator that layers such as dropout use on a device, and leave it as it was."""
-    on_cuda = device.type == "cuda"
-    with torch.random.fork_rng(devices=[device] if on_cuda else []):
-        (torch.cuda if on_cuda else torch.default_generator).manual_seed(seed)
-        yield
+    if device.type == "cuda":
+        with torch.random.fork_rng(devices=[device]), torch.cuda.device(device):
+            torch.cuda.manual_seed(seed)
+            yield
+    else:
+        with torch.random.fork_rng(devices=[]):
+            torch.default_generator.manual_seed(seed)
+            yield
 
 
 def _batches(features: Tensor, labels: Tensor, work: LocalWork, batch_size: int) -> Iterator[tuple[Tensor, Tensor]]:
     """Yield the mini-batches: consecutive pieces of each epoch's order, the last, short one kept."""
     remaining = work.num_steps
     for order in work.orders:
-        positions = torch.from_numpy(order).to(features.device)
-        x, y = features[positions], labels[positions]
-        pieces = zip(torch.split(x, batch_size), torch.split(y, batch_size), strict=True)
-        for piece in pieces:
+        for batch in torch.split(torch.from_numpy(order).to(features.device), batch_size):
             if remaining == 0:
                 return
             remaining -= 1
-            yield piece
+            yield features.index_select(0, batch), labels.index_select(0, batch)

@@ -1,5 +1,8 @@
 """The engine that plays all clients in this process."""
 
+import gc
+import subprocess
+import sys
 import threading
 import time
 from dataclasses import replace
@@ -12,7 +15,7 @@ from flwr.app import ArrayRecord, ConfigRecord
 from fedprox.client_app import ClientSide
 from fedprox.engines.local import LocalGrid
 from fedprox.messages import node_id, task_of
-from fedprox.models import logistic
+from fedprox.models import cnn, logistic
 from fedprox.plan import epoch_orders
 from fedprox.solvers.reference import LocalWork, ReferenceSolver, SgdSettings
 from fedprox.strategy import FedDane, FedProx, Planned
@@ -153,14 +156,17 @@ class SlowRecord(ArrayRecord):
         return super().to_torch_state_dict()
 
 
-@pytest.fixture
-def concurrent(federation) -> ClientSide:
-    """Return a federation of 64 features and 10 classes, and a model whose solver may be used by several threads."""
+@pytest.fixture(params=["logistic", "cnn"])
+def concurrent(federation, request) -> ClientSide:
+    """Return a federation of 8 x 8 images and 10 classes, and a model whose solver may be used by several threads."""
     data, rng = federation.side.data, np.random.default_rng(1)
-    features = rng.normal(size=(len(data.data.labels), 64)).astype(np.float32)
+    features = rng.normal(size=(len(data.data.labels), 8, 8)).astype(np.float32)
     labels = rng.integers(10, size=len(features))
     data = replace(data, data=replace(data.data, features=features, labels=labels, num_classes=10))
-    side = ClientSide(data, logistic((64,), 10), SgdSettings(0.01, 4))
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        model = {"logistic": logistic, "cnn": cnn}[request.param]((8, 8), 10)
+    side = ClientSide(data, model, SgdSettings(0.01, 4))
     assert side.make_solver().is_concurrent
     return side
 
@@ -168,8 +174,7 @@ def concurrent(federation) -> ClientSide:
 def trajectory(federation, side: ClientSide, strategy: FedProx, num_threads: int, num_rounds: int = 4) -> list[list]:
     """Return the replies of several rounds, each of which starts at the average of the one before."""
     grid, planned = LocalGrid(side, num_threads=num_threads), Planned(strategy, federation.plan)
-    start = np.random.default_rng(2).normal(0, 0.1, (10, 64)).astype(np.float32)
-    arrays, rounds = SlowRecord({"1.weight": torch.from_numpy(start), "1.bias": torch.zeros(10)}), []
+    arrays, rounds = SlowRecord(side.model.state_dict()), []
     for round_num in range(1, num_rounds + 1):
         config = ConfigRecord({"proximal-mu": 0.5, "measure-gamma": True})
         rounds.append(grid.send_and_receive(planned.configure_train(round_num, arrays, config, grid)))
@@ -213,7 +218,40 @@ def test_as_many_clients_are_computed_at_once_as_there_are_threads(
     assert most == [expected]
 
 
-def test_a_solver_with_one_workspace_is_never_used_by_two_threads(federation):
+def test_the_longest_clients_are_begun_first(federation, concurrent, monkeypatch):
+    grid, begun = LocalGrid(concurrent, num_threads=2), []
+    submit = grid._pool.submit
+    monkeypatch.setattr(grid._pool, "submit", lambda play, message: begun.append(message) or submit(play, message))
+    grid.send_and_receive(federation.messages(arrays=ArrayRecord(concurrent.model.state_dict())))
+    tasks = [task_of(message) for message in begun]
+    work = [int(federation.plan.client_sizes[task.client]) * task.num_epochs for task in tasks]
+    assert len(set(work)) > 3
+    assert work == sorted(work, reverse=True)
+
+
+def test_the_threads_stay_from_round_to_round_and_end_with_the_engine(federation, concurrent, monkeypatch):
+    grid, seen = LocalGrid(concurrent, num_threads=2), []
+    app = grid._app
+
+    def watched(*args):
+        seen.append(threading.current_thread())
+        return app(*args)
+
+    monkeypatch.setattr(grid, "_app", watched)
+    messages = federation.messages(arrays=ArrayRecord(concurrent.model.state_dict()))
+    for _ in range(3):
+        grid.send_and_receive(messages)
+    assert len(seen) == 18
+    assert len(set(seen)) <= 2
+    monkeypatch.undo()
+    del grid
+    gc.collect()
+    for thread in set(seen):
+        thread.join(timeout=10)
+        assert not thread.is_alive()
+
+
+def test_a_model_that_draws_random_numbers_is_never_used_by_two_threads(federation):
     one, many = (LocalGrid(federation.side, num_threads=number) for number in (1, 6))
     replies = zip(
         one.send_and_receive(federation.messages()), many.send_and_receive(federation.messages()), strict=True
@@ -227,3 +265,91 @@ def test_an_error_in_one_of_several_threads_comes_out(federation, concurrent):
     messages[3].content["task"]["client"] = 99
     with pytest.raises(Exception, match="99"):
         LocalGrid(concurrent, num_threads=3).send_and_receive(messages)
+
+
+ENDS_AT_ONCE = """
+import torch
+from fedprox.engines import local
+pool = local.ThreadPoolExecutor(4, initializer=local._begin_thread)
+def job(_):
+    w = torch.ones(3, requires_grad=True)
+    return torch.autograd.grad((w * w).sum(), w)[0].sum().item()
+assert list(pool.map(job, range(40))) == [6.0] * 40
+"""
+
+
+def test_a_process_may_end_as_soon_as_its_threads_have_used_autograd(environment):
+    # Without waiting for them about every second one ended with "terminate called without an active exception".
+    command = [sys.executable, "-c", ENDS_AT_ONCE]
+    started = [subprocess.Popen(command, env=environment(), stderr=subprocess.PIPE, text=True) for _ in range(4)]
+    errors = [process.communicate(timeout=120)[1] for process in started]
+    assert [process.returncode for process in started] == [0] * 4, errors
+
+
+def test_after_an_error_no_client_is_computed_behind_the_callers_back(federation, concurrent, monkeypatch):
+    grid, begun = LocalGrid(concurrent, num_threads=2), []
+
+    def play(message, context):
+        begun.append(message)
+        time.sleep(0.05)
+        raise ArithmeticError("no reply")
+
+    monkeypatch.setattr(grid, "_app", play)
+    messages = federation.messages(arrays=ArrayRecord(concurrent.model.state_dict()))
+    sizes = [federation.plan.client_sizes[task_of(message).client] for message in messages]
+    longest = messages[int(np.argmax(sizes))]  # begun first, and waited for first
+    with pytest.raises(ArithmeticError):
+        grid.send_and_receive([longest, *(message for message in messages if message is not longest)])
+    num_begun = len(begun)
+    time.sleep(0.3)
+    assert len(begun) == num_begun < 6
+
+
+# The whole round at once
+
+
+@pytest.fixture
+def batched(concurrent) -> ClientSide:
+    return replace(concurrent, sgd=SgdSettings(0.01, 4, momentum=0.5), solver="cohort")
+
+
+@pytest.mark.parametrize("strategy", [FedProx, FedDane])
+def test_a_batched_solvers_rounds_are_the_reference_solvers(federation, batched, strategy):
+    one, other = (
+        trajectory(federation, side, strategy(), 1, num_rounds=2)
+        for side in (batched, replace(batched, solver="reference"))
+    )
+    for replies, expected in zip(one, other, strict=True):
+        for reply, same in zip(replies, expected, strict=True):
+            assert reply.metadata.src_node_id == same.metadata.src_node_id
+            for name, value in params(same).items():
+                # Two rounds of up to 18 float32 steps: 6e-8 per operation, which a CNN may enlarge a thousandfold.
+                torch.testing.assert_close(params(reply)[name], value, rtol=1e-4, atol=1e-4)
+            for name in ("num-examples", "num-steps"):
+                assert reply.content["metrics"][name] == same.content["metrics"][name]
+            for name in ("train-loss", "gamma"):
+                assert reply.content["metrics"][name] == pytest.approx(same.content["metrics"][name], rel=1e-3)
+
+
+def test_a_batched_solver_gets_the_whole_round_in_one_call(federation, batched, monkeypatch):
+    grid, calls = LocalGrid(batched), []
+    solve_all = grid._solver.solve_all
+    monkeypatch.setattr(grid._solver, "solve_all", lambda problems: calls.append(len(problems)) or solve_all(problems))
+    messages = federation.messages(arrays=ArrayRecord(batched.model.state_dict()))
+    for round_messages in (messages, messages[:1], []):
+        assert len(grid.send_and_receive(round_messages)) == len(round_messages)
+    assert calls == [6, 1, 0]
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.parametrize("strategy", [FedProx, FedDane])
+@pytest.mark.parametrize("solver", ["auto", "reference"])
+def test_clients_on_a_gpu_give_the_replies_of_those_on_the_cpu(federation, batched, strategy, solver):
+    with torch.backends.cudnn.flags(allow_tf32=False):  # else convolutions keep 10 bits
+        on_gpu = trajectory(federation, replace(batched, device="cuda", solver=solver), strategy(), 1, num_rounds=2)
+    on_cpu = trajectory(federation, replace(batched, solver="reference"), strategy(), 1, num_rounds=2)
+    for replies, expected in zip(on_gpu, on_cpu, strict=True):
+        for reply, same in zip(replies, expected, strict=True):
+            for name, value in params(same).items():
+                torch.testing.assert_close(params(reply)[name], value, rtol=1e-3, atol=1e-4)
+            assert reply.content["metrics"]["gamma"] == pytest.approx(same.content["metrics"]["gamma"], rel=1e-2)

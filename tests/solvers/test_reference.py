@@ -2,6 +2,7 @@
 
 import copy
 import math
+from concurrent.futures import ThreadPoolExecutor
 from itertools import pairwise
 
 import numpy as np
@@ -10,7 +11,9 @@ import torch
 from torch import nn
 from torch.nn import functional
 
+from fedprox.models import cnn
 from fedprox.solvers.reference import LocalWork, ReferenceSolver, SgdSettings, step
+from fedprox.threads import one_thread
 
 # Float64 throughout: what remains is rounding, a few units of 1e-16 per operation.
 EXACT = {"rtol": 1e-12, "atol": 1e-13}
@@ -368,3 +371,73 @@ def test_float32_models_stay_float32_and_agree_with_float64():
     double = flat(solve(weights(), mu=0.5).params)
     torch.testing.assert_close(flat(solution.params).double(), double, rtol=0, atol=1e-5)
     assert math.isfinite(solution.train_loss)
+
+
+# In several threads
+
+
+def seeded_cnn() -> nn.Module:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        return cnn((8, 8), NUM_CLASSES)
+
+
+def cnn_problems(model: nn.Module) -> list[tuple]:
+    rng = np.random.default_rng(0)
+    return [
+        (
+            {name: value + 0.002 * client for name, value in model.state_dict().items()},
+            torch.from_numpy(rng.normal(size=(size, 8, 8)).astype(np.float32)),
+            torch.from_numpy(rng.integers(NUM_CLASSES, size=size)),
+            work(orders(2, size), 10**6, 0.5),
+        )
+        for client, size in enumerate((1, 9, 30, 17, 5, 40, 8, 33))
+    ]
+
+
+def test_several_threads_give_the_solutions_of_one_to_the_bit():
+    model = seeded_cnn()
+    problems, sgd = cnn_problems(model), SgdSettings(0.02, 4, momentum=0.9)
+    alone, together = (ReferenceSolver(model, sgd, "cpu", problems[1][1]) for _ in range(2))
+    assert together.is_concurrent
+    generator = torch.get_rng_state()
+    with one_thread():
+        expected = [alone.solve(*problem) for problem in problems]
+        with ThreadPoolExecutor(4, initializer=torch.set_num_threads, initargs=(1,)) as pool:
+            found = list(pool.map(lambda problem: together.solve(*problem), problems))
+    for one, other in zip(expected, found, strict=True):
+        assert one.train_loss == other.train_loss
+        assert_same(one.params, other.params, rtol=0.0, atol=0.0)
+    assert torch.equal(torch.get_rng_state(), generator)
+
+
+def test_the_layout_changes_no_solution_beyond_rounding_and_is_not_passed_on():
+    model = seeded_cnn()
+    problems, sgd = cnn_problems(model), SgdSettings(0.02, 4, momentum=0.9)
+    plain, fast = ReferenceSolver(model, sgd), ReferenceSolver(model, sgd, "cpu", problems[1][1])
+    for problem in problems:
+        one, other = plain.solve(*problem), fast.solve(*problem)
+        # Up to 20 steps in float32: 6e-8 per operation, which a CNN may enlarge a hundredfold.
+        assert_same(one.params, other.params, rtol=1e-4, atol=1e-5)
+        assert all(value.is_contiguous() for value in other.params.values())
+
+
+def test_a_model_that_draws_random_numbers_or_was_not_tried_is_for_one_thread():
+    features, _ = examples()
+    for model in (nn.Sequential(nn.Dropout(0.5), linear()), linear()):
+        assert not ReferenceSolver(model, SgdSettings(0.1, 3)).is_concurrent
+    assert not ReferenceSolver(
+        nn.Sequential(nn.Dropout(0.5), linear()), SgdSettings(0.1, 3), "cpu", features
+    ).is_concurrent
+    assert ReferenceSolver(linear(), SgdSettings(0.1, 3), "cpu", features).is_concurrent
+
+
+def test_a_parameter_that_is_not_trained_stays_as_it_was():
+    model = nn.Sequential(nn.Linear(NUM_FEATURES, NUM_FEATURES), linear()).double()
+    model[0].weight.requires_grad_(False)
+    start = {name: value.clone() for name, value in model.state_dict().items()}
+    features, labels = examples()
+    found = ReferenceSolver(model, SgdSettings(0.1, 3)).solve(start, features, labels, work(orders(2), 6, 0.5)).params
+    assert torch.equal(found["0.weight"], start["0.weight"])
+    assert not torch.equal(found["0.bias"], start["0.bias"])
+    assert not torch.equal(found["1.weight"], start["1.weight"])

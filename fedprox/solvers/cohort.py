@@ -1,0 +1,207 @@
+"""All clients of a cohort at once, their local models stacked along a leading dimension: for GPUs.
+
+A step of every client is one batched operation per layer, so a GPU is busy where one small model leaves it idle.
+Batches are padded to one width and masked; clients are sorted longest first, so that those still at work are always
+the first of the stack, and nothing moves when one has finished. The examples go to the device once, the positions
+of all batches are laid out before the first step, and no step waits for the device.
+
+Each solution is the reference solver's up to rounding, which depends on how many clients are stacked.
+"""
+
+import copy
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.func import functional_call, vmap
+from torch.nn import functional
+
+from fedprox.solvers.problem import LocalProblem, LocalSolution, LocalWork, Params, SgdSettings
+from fedprox.solvers.reference import ReferenceSolver, step
+
+Integers = NDArray[np.int64]
+
+
+class CohortSolver:
+    """Local SGD of many clients side by side, for any model that `torch.func.vmap` can batch; see `accepts`."""
+
+    is_concurrent = False
+
+    def __init__(self, model: nn.Module, sgd: SgdSettings, device: str = "cpu") -> None:
+        """Copy the architecture to the device; its weights come with the problems."""
+        self._model = copy.deepcopy(model).to(device).train()
+        self._sgd = sgd
+        self._trained = [name for name, param in self._model.named_parameters() if param.requires_grad]
+        names = {id(own): name for name, own in [*self._model.named_parameters(), *self._model.named_buffers()]}
+        # A tied parameter has several names in the state dict, and one among the parameters.
+        self._own_names = {name: names[id(own)] for name, own in self._model.state_dict(keep_vars=True).items()}
+
+    @staticmethod
+    def accepts(model: nn.Module, sgd: SgdSettings, device: str, examples: Tensor) -> bool:
+        """Return whether this solver can take the place of the reference solver: both solve two small problems.
+
+        Not where examples of a batch depend on each other (batch norm), where random numbers are drawn (dropout), or
+        where an operation cannot be batched (recurrent layers, branches on values).
+
+        Args:
+            model: The architecture, with any weights.
+            sgd: Settings of the local solver.
+            device: Where to compute.
+            examples: Three or more of the model's inputs, shape (n, *input_shape).
+        """
+        params = {name: value.to(device, copy=True) for name, value in model.state_dict().items()}
+        problems = [_trial_problem(params, examples[:size].to(device)) for size in (3, 2)]
+        in_threes = replace(sgd, batch_size=3)  # so that the second client's batches are filled up
+        try:
+            together = CohortSolver(model, in_threes, device).solve_all(problems)
+            reference = ReferenceSolver(model, in_threes, device)
+            alone = [reference.solve(p.global_params, p.features, p.labels, p.work) for p in problems]
+        except Exception:  # whatever it is, it is not this solver's to explain
+            return False
+        return all(_agree(one.params, other.params, params) for one, other in zip(together, alone, strict=True))
+
+    def solve(self, global_params: Params, features: Tensor, labels: Tensor, work: LocalWork) -> LocalSolution:
+        """Return one client's solution; see `fedprox.solvers.problem.Solver`."""
+        return self.solve_all([LocalProblem(global_params, features, labels, work)])[0]
+
+    def solve_all(self, problems: Sequence[LocalProblem]) -> list[LocalSolution]:
+        """Return the solutions in the order of the problems; see `fedprox.solvers.problem.BatchedSolver`."""
+        solutions: dict[int, LocalSolution] = {}
+        batches = [_batches(problem, self._sgd.batch_size) for problem in problems]
+        longest_first = sorted(range(len(problems)), key=lambda at: -len(batches[at][0]))
+        for mu in {problem.work.mu for problem in problems}:  # one, unless a strategy gives each client its own
+            stack = [at for at in longest_first if problems[at].work.mu == mu]
+            of_stack = [problems[at] for at in stack]
+            solved = self._solve_stack(of_stack, _schedule(of_stack, [batches[at] for at in stack]), mu)
+            solutions.update(zip(stack, solved, strict=True))
+        return [solutions[at] for at in range(len(problems))]
+
+    def _solve_stack(self, problems: Sequence[LocalProblem], schedule: "_Schedule", mu: float) -> list[LocalSolution]:
+        """Return the solutions of problems that are sorted by their numbers of steps, most first."""
+        x, y = torch.cat([p.features for p in problems]), torch.cat([p.labels for p in problems])
+        names = sorted(set(self._own_names.values()))
+        state = {name: torch.stack([p.global_params[name] for p in problems]) for name in names}
+        anchor = [state[name].clone() for name in self._trained]
+        velocity = [torch.zeros_like(stack) for stack in anchor] if self._sgd.momentum else []
+        correction = self._corrections(problems)
+        positions = torch.from_numpy(schedule.positions).to(x.device)
+        sizes = torch.from_numpy(schedule.sizes).to(x.device, anchor[0].dtype)
+        weights = (torch.arange(positions.shape[1], device=x.device) < sizes[:, None]) / sizes[:, None]
+        loss_sums = torch.zeros(len(problems), dtype=sizes.dtype, device=x.device)
+        for active, steps in schedule.phases():
+            own = {name: stack[:active] for name, stack in state.items()}  # views: what changes is the stack
+            w, w_t = [own[name].requires_grad_() for name in self._trained], _first(active, anchor)
+            v = _first(active, velocity) if self._sgd.momentum else None
+            for rows in steps:
+                losses = self._losses(own, x[positions[rows]], y[positions[rows]])
+                means = (losses * weights[rows]).sum(dim=1)
+                grads = list(torch.autograd.grad(means.sum(), w))  # of each mean by its own client's w
+                if correction:
+                    torch._foreach_add_(grads, _first(active, correction))
+                step(w, grads, w_t, v, mu, self._sgd)
+                loss_sums[:active].addcmul_(means.detach(), sizes[rows])
+        return self._solutions(state, schedule, loss_sums.tolist())
+
+    def _solutions(self, state: Params, schedule: "_Schedule", loss_sums: list[float]) -> list[LocalSolution]:
+        """Return each client's own part of the stack."""
+        return [
+            LocalSolution(
+                {name: state[own_name][at].clone() for name, own_name in self._own_names.items()},
+                loss_sum / max(schedule.num_seen[at], 1),
+                schedule.num_steps[at],
+            )
+            for at, loss_sum in enumerate(loss_sums)
+        ]
+
+    def _losses(self, state: Params, x: Tensor, y: Tensor) -> Tensor:
+        """Return each example's cross-entropy under its own client's model, shape (active, width)."""
+        logits = vmap(lambda own, inputs: functional_call(self._model, own, (inputs,)))(state, x)
+        return functional.cross_entropy(logits.flatten(0, 1), y.flatten(), reduction="none").view(y.shape)
+
+    def _corrections(self, problems: Sequence[LocalProblem]) -> list[Tensor]:
+        """Return the clients' corrections, stacked, by parameter; none where no client has one."""
+        if all(problem.work.correction is None for problem in problems):
+            return []
+        zeros = {name: torch.zeros_like(problems[0].global_params[name]) for name in self._trained}
+        given = [problem.work.correction or zeros for problem in problems]
+        return [torch.stack([correction[name] for correction in given]) for name in self._trained]
+
+
+@dataclass(frozen=True)
+class _Schedule:
+    """Which examples every step of every client takes: one row for each, in the order of steps, then of clients.
+
+    Attributes:
+        positions: In the examples of all clients one after another, shape (rows, width); short batches are filled up
+            with an example of theirs.
+        sizes: How many of them count, shape (rows,).
+        num_steps: Of each client, most first, shape (clients,).
+        num_seen: Examples that each client processes, shape (clients,).
+    """
+
+    positions: Integers
+    sizes: Integers
+    num_steps: list[int]
+    num_seen: list[int]
+
+    def phases(self) -> Iterator[tuple[int, list[slice]]]:
+        """Yield how many clients are at work, and the rows of each step, until the next of them has finished."""
+        row = done = 0
+        for active in range(len(self.num_steps), 0, -1):
+            finished = self.num_steps[active - 1]
+            end = row + active * (finished - done)
+            yield active, [slice(at, at + active) for at in range(row, end, active)]
+            row, done = end, finished
+
+
+def _schedule(problems: Sequence[LocalProblem], batches: Sequence[tuple[Integers, Integers]]) -> _Schedule:
+    """Return the schedule of problems from each one's batches; those with most batches first."""
+    num_steps = [len(sizes) for _, sizes in batches]
+    width = max(positions.shape[1] for positions, _ in batches)
+    offsets = np.cumsum([0, *(len(problem.labels) for problem in problems)])
+    rows = [
+        np.pad(positions, ((0, 0), (0, width - positions.shape[1])), mode="edge") + offset
+        for (positions, _), offset in zip(batches, offsets, strict=False)
+    ]
+    by_step = np.argsort(np.concatenate([np.arange(steps) for steps in num_steps]), kind="stable")
+    positions, sizes = np.concatenate(rows)[by_step], np.concatenate([sizes for _, sizes in batches])[by_step]
+    return _Schedule(positions, sizes, num_steps, [int(sizes.sum()) for _, sizes in batches])
+
+
+def _batches(problem: LocalProblem, batch_size: int) -> tuple[Integers, Integers]:
+    """Return the positions of a client's batches, shape (steps, width), and how many of each count, shape (steps,).
+
+    The last, short one of an epoch is filled up with its first example.
+    """
+    num_examples, orders = len(problem.labels), list(problem.work.orders)
+    starts = np.arange(0, num_examples, batch_size)
+    places = starts[:, None] + np.arange(min(batch_size, num_examples))
+    places = np.where(places < num_examples, places, starts[:, None])
+    positions = np.reshape(orders, (len(orders), num_examples))[:, places].reshape(-1, places.shape[1])
+    sizes = np.tile(np.minimum(batch_size, num_examples - starts), len(orders))
+    num_steps = problem.work.num_steps
+    return positions[:num_steps].astype(np.int64), sizes[:num_steps]
+
+
+def _first(active: int, stacks: list[Tensor]) -> list[Tensor]:
+    return [stack[:active] for stack in stacks]
+
+
+def _trial_problem(global_params: Params, features: Tensor) -> LocalProblem:
+    """Return two epochs on a few examples of class 0."""
+    labels = torch.zeros(len(features), dtype=torch.int64, device=features.device)
+    return LocalProblem(global_params, features, labels, LocalWork([np.arange(len(features))] * 2, 4, mu=1.0))
+
+
+def _agree(params: Params, reference: Params, start: Params) -> bool:
+    """Return whether two solutions are one but for rounding, which on a GPU may be that of TF32 (2^-11 an operation).
+
+    A batch that is not the reference's changes a step by about its own size.
+    """
+    return all(
+        bool((params[name] - value).abs().max() <= 0.05 * (value - start[name]).abs().max() + 1e-6)
+        for name, value in reference.items()
+    )

@@ -1,0 +1,107 @@
+"""Copies of a model for threads, and what a trial of one shows."""
+
+import copy
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional
+
+from fedprox.language_models import lstm_shakespeare
+from fedprox.models import cnn, logistic
+from fedprox.solvers.workspace import Workspace, draws_random_numbers, in_fastest_layout
+
+IMAGES = torch.randn(3, 1, 8, 8, generator=torch.Generator().manual_seed(0))
+TOKENS = torch.tensor([[0, 1, 2], [3, 1, 1], [2, 2, 0]])
+
+
+class OwnDropout(nn.Sequential):
+    def forward(self, x):
+        return functional.dropout(super().forward(x), 0.5, self.training)
+
+
+class Failing(nn.Module):
+    def forward(self, x):
+        raise ArithmeticError("no logits")
+
+
+class Viewing(nn.Module):
+    """A CNN that needs its activations in the usual layout, as many people's do."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv, self.linear = nn.Conv2d(3, 2, 3), nn.Linear(72, 4)
+
+    def forward(self, x):
+        x = self.conv(x)
+        return self.linear(x.view(x.size(0), -1))
+
+
+def lstm(dropout: float) -> nn.Module:
+    model = lstm_shakespeare((3,), 4, hidden_size=5)
+    model.lstm.dropout = dropout
+    return model
+
+
+def test_every_thread_has_its_own_copy_and_keeps_it():
+    model = logistic((8, 8), 4)
+    workspace = Workspace(model, "cpu")
+    here = workspace.model
+    with ThreadPoolExecutor(1) as one, ThreadPoolExecutor(1) as other:
+        there = [pool.submit(lambda: workspace.model).result() for pool in (one, one, other, other)]
+    assert there[0] is there[1]
+    assert there[2] is there[3]
+    assert len({id(copied) for copied in (model, here, *there)}) == 4
+    assert workspace.model is here
+    assert all(torch.equal(copied[1].weight, model[1].weight) for copied in (here, *there))
+
+
+@pytest.mark.parametrize(
+    ("model", "features", "expected"),
+    [
+        (logistic((1, 8, 8), 4), IMAGES, False),
+        (cnn((1, 8, 8), 4), IMAGES, False),
+        (nn.Sequential(nn.BatchNorm2d(1), nn.Flatten(), nn.Linear(64, 4)), IMAGES, False),
+        (lstm(0.0), TOKENS, False),
+        (lstm(0.5), TOKENS, True),
+        (nn.Sequential(nn.Dropout(0.5), cnn((1, 8, 8), 4)), IMAGES, True),
+        (nn.Sequential(nn.Dropout(0.0), cnn((1, 8, 8), 4)), IMAGES, False),
+        (OwnDropout(nn.Flatten(), nn.Linear(64, 4)), IMAGES, True),
+        (Failing(), IMAGES, True),
+    ],
+    ids=[
+        "logistic",
+        "CNN",
+        "batch norm",
+        "LSTM",
+        "LSTM's dropout",
+        "dropout",
+        "dropout of 0",
+        "a function",
+        "an error",
+    ],
+)
+def test_who_draws_random_numbers_is_found_out_without_a_trace(model, features, expected):
+    model.eval()  # as a model may come; in training it is that the question is about
+    before, generator = copy.deepcopy(model.state_dict()), torch.get_rng_state()
+    assert draws_random_numbers(model, features) is expected
+    assert torch.equal(torch.get_rng_state(), generator)
+    assert not model.training
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+
+
+def test_convolutions_get_the_fastest_layout_with_the_same_weights():
+    model = cnn((1, 8, 8), 4)
+    changed = in_fastest_layout(model, IMAGES)
+    assert changed[4].weight.is_contiguous(memory_format=torch.channels_last)
+    assert model[4].weight.is_contiguous()  # the argument stays as it was
+    for name, value in model.state_dict().items():
+        assert torch.equal(changed.state_dict()[name], value)
+
+
+def test_a_model_that_depends_on_the_layout_keeps_its_own():
+    model, images = Viewing(), IMAGES.repeat(1, 3, 1, 1)
+    assert in_fastest_layout(model, images) is model
+    reshaping = nn.Sequential(copy.deepcopy(model.conv), nn.Flatten(), copy.deepcopy(model.linear))
+    assert in_fastest_layout(reshaping, images) is not reshaping
