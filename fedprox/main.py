@@ -1,8 +1,10 @@
 """The command line: Hydra composes the configuration, a run directory comes out."""
 
+import gc
 import logging
 import os
 import sys
+import tempfile
 import traceback
 from collections.abc import Sequence
 from pathlib import Path
@@ -19,30 +21,11 @@ from omegaconf.errors import OmegaConfBaseException
 
 from fedprox import config as schema
 from fedprox.errors import UserError
+from fedprox.startup import without_garbage_collection
+from fedprox.sweep import each_job_composed_once
 
 _PACKAGE = Path(__file__).parent
 CONF = next(path for path in (_PACKAGE / "conf", _PACKAGE.parent / "conf") if path.is_dir())  # installed, checkout
-_failures: list[int] = []  # exit statuses of the jobs that failed
-
-
-@hydra.main(version_base=None, config_path=str(CONF), config_name="config")
-def _job(config: DictConfig) -> float | None:
-    """Run one job and return its final test accuracy; None if it failed: the other jobs of a sweep go on."""
-    from fedprox import experiment  # here: it imports torch, which --help does not need
-
-    logging.getLogger("flwr").setLevel(logging.ERROR)  # its per-round lines repeat what metrics.csv says
-    run_dir = Path(HydraConfig.get().runtime.output_dir)
-    try:
-        last = experiment.run(schema.plain(config), run_dir)
-    except (UserError, OmegaConfBaseException, OSError) as error:
-        _fail(error)
-        return None
-    except Exception:
-        traceback.print_exc()
-        _failures.append(1)
-        return None
-    logging.getLogger("fedprox").info("results: %s", os.path.relpath(run_dir))
-    return last.test.accuracy if last.test else None
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -58,28 +41,64 @@ def main(argv: Sequence[str] | None = None) -> int:
     given = sys.argv[1:] if argv is None else argv
     sys.argv[1:] = sorted(given, key=_is_override)  # Hydra takes overrides on one side of its options only
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra's own handling prints many lines and exits with 1
-    _failures.clear()
     schema.register()
+    with tempfile.TemporaryDirectory(prefix="fedprox-") as folder:
+        failures = Path(folder)
+
+        @hydra.main(version_base=None, config_path=str(CONF), config_name="config")
+        def job(config: DictConfig) -> float | None:
+            return _run(config, failures)
+
+        try:
+            with each_job_composed_once():
+                job()
+        except KeyboardInterrupt:
+            print("interrupted; what was measured is in the run directory", file=sys.stderr)
+            return 130
+        except SystemExit as end:  # --help, an option that Hydra does not know, or a sweep with a wrong value
+            return int(end.code or 0)
+        except Exception as error:  # from composing the configuration or making the run directory; jobs keep theirs
+            _tell(error)
+            return 2
+        return max((int(path.name) for path in failures.iterdir()), default=0)
+
+
+def _run(config: DictConfig, failures: Path) -> float | None:
+    """Run one job and return its final test accuracy; None if it failed: the other jobs of a sweep go on.
+
+    Args:
+        config: As Hydra composed it.
+        failures: A folder that gets a file named by the exit status if the job fails; it may run in a process of
+            its own, and Hydra tells nobody what became of it.
+    """
+    with without_garbage_collection():
+        from fedprox import experiment  # here: it imports torch, which --help does not need
+
+    logging.getLogger("flwr").setLevel(logging.ERROR)  # its per-round lines repeat what metrics.csv says
+    run_dir = Path(HydraConfig.get().runtime.output_dir)
     try:
-        _job()
-    except KeyboardInterrupt:
-        print("interrupted; what was measured is in the run directory", file=sys.stderr)
-        return 130
-    except SystemExit as end:  # --help, an option that Hydra does not know, or a sweep with a wrong value
-        return int(end.code or 0)
-    except Exception as error:  # from composing the configuration or making the run directory; jobs keep theirs
-        _fail(error)
-    return max(_failures, default=0)
+        last = experiment.run(schema.plain(config), run_dir)
+    except (UserError, OmegaConfBaseException, OSError) as error:
+        _tell(error)
+        (failures / "2").touch()
+        return None
+    except Exception:
+        traceback.print_exc()
+        (failures / "1").touch()
+        return None
+    logging.getLogger("fedprox").info("results: %s", os.path.relpath(run_dir))
+    return last.test.accuracy if last.test else None
+
+
+def _tell(error: Exception) -> None:
+    print(f"error: {schema.explained(error)}", file=sys.stderr)
 
 
 def _is_override(word: str) -> bool:
     return not word.startswith("-") and (word.startswith("~") or "=" in word)
 
 
-def _fail(error: Exception) -> None:
-    print(f"error: {schema.explained(error)}", file=sys.stderr)
-    _failures.append(2)
-
-
 if __name__ == "__main__":
-    sys.exit(main())
+    status = main()
+    gc.freeze()  # or else the interpreter looks through all that is left, just to end: a tenth of a second
+    sys.exit(status)

@@ -1,6 +1,7 @@
 """How far a run is: a bar on a terminal, plain lines otherwise."""
 
 import logging
+import multiprocessing
 import sys
 import time
 from collections.abc import Iterator
@@ -15,7 +16,7 @@ _log = logging.getLogger("fedprox")
 
 def watched(rounds: Iterator[Round], num_rounds: int, name: str) -> Iterator[Round]:
     """Yield the rounds as they come and show the current test accuracy, under a name such as "FedAvg"."""
-    if sys.stderr.isatty():
+    if sys.stderr.isatty() and multiprocessing.parent_process() is None:  # joblib's workers would share the line
         yield from _with_bar(rounds, num_rounds, name)
     else:
         yield from _with_lines(rounds, num_rounds, name)

@@ -17,6 +17,7 @@ import subprocess
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
+from functools import cache
 from importlib.metadata import version
 from math import isfinite
 from pathlib import Path
@@ -157,7 +158,7 @@ def environment() -> dict[str, Any]:
     """Return what a result may depend on besides the settings: command, versions, commit, hardware."""
     return {
         "command": [Path(sys.argv[0]).name, *sys.argv[1:]],
-        "versions": {"python": platform.python_version(), **{name: version(name) for name in PACKAGES}},
+        "versions": {"python": platform.python_version(), **_versions()},
         "git_commit": _git_commit(),
         "hardware": {
             "platform": platform.platform(),
@@ -169,6 +170,12 @@ def environment() -> dict[str, Any]:
     }
 
 
+@cache
+def _versions() -> dict[str, str]:
+    return {name: version(name) for name in PACKAGES}
+
+
+@cache  # the code that this process runs was read once, too
 def _git_commit() -> str | None:
     """Return the commit of this code, with "-dirty" after it where files were changed; None outside a checkout."""
     command = ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
@@ -179,6 +186,7 @@ def _git_commit() -> str | None:
     return done.stdout.strip() or None
 
 
+@cache
 def _cpu_name() -> str:
     """Return the processor's name, from /proc where there is one."""
     try:

@@ -1,16 +1,20 @@
 """Every value of a sweep is checked before the first job runs."""
 
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 from hydra import compose
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.experimental.callback import Callback
+from hydra.plugins.sweeper import Sweeper
 from omegaconf import DictConfig
 
 from fedprox.config import explained, plain
+from fedprox.errors import UserError
+from fedprox.startup import without_garbage_collection
 
 
 class CheckFirst(Callback):
@@ -18,14 +22,37 @@ class CheckFirst(Callback):
 
     def on_multirun_start(self, config: DictConfig, **_: Any) -> None:
         """Compose and check a configuration for each value of each swept setting."""
-        from fedprox.experiment import check_settings  # here: it imports torch, which --help does not need
+        with without_garbage_collection():
+            from fedprox.experiment import check_settings  # here: it imports torch, which --help does not need
 
         try:
             for overrides in each_value_once(config.hydra.overrides.task):
-                check_settings(plain(compose(config_name=config.hydra.job.config_name, overrides=overrides)))
+                settings = plain(compose(config_name=config.hydra.job.config_name, overrides=overrides))
+                check_settings(settings)
+                _check_launcher(config.hydra.launcher._target_, settings["engine"])
         except Exception as error:
             print(f"error: {explained(error)}", file=sys.stderr)
             raise SystemExit(2) from None  # Hydra would turn any other exception into a warning
+
+
+def _check_launcher(launcher: str, engine: Mapping[str, Any]) -> None:
+    """Raise UserError where each of several processes would start a Ray of its own and take all CPUs for it."""
+    if launcher.endswith(".JoblibLauncher") and engine.get("address", "") is None:
+        raise UserError(
+            "hydra/launcher=joblib goes with engine=local, got engine=ray, which runs the clients of one job side by "
+            "side; add engine=local, or leave the launcher out"
+        )
+
+
+@contextmanager
+def each_job_composed_once() -> Iterator[None]:
+    """Let Hydra's sweepers trust `CheckFirst`: they would compose all jobs once more, 0.05 s each."""
+    validate = Sweeper.validate_batch_is_legal
+    Sweeper.validate_batch_is_legal = lambda *_: None  # type: ignore[method-assign]
+    try:
+        yield
+    finally:
+        Sweeper.validate_batch_is_legal = validate  # type: ignore[method-assign]
 
 
 def each_value_once(overrides: Sequence[str]) -> Iterator[list[str]]:

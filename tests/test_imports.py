@@ -15,6 +15,7 @@ PACKAGE = Path(fedprox.__file__).parent
 # From the bottom up: a module may import those before it, and no other.
 ORDER = [
     "errors",
+    "startup",
     "seeds",
     "legacy",
     "threads",
@@ -38,13 +39,18 @@ ORDER = [
     "metrics",
     "adaptive_mu",
     "solvers.problem",
+    "solvers.workspace",
     "solvers.reference",
-    "solvers.gradients",
+    "solvers.cohort",
     "solvers.lanes",
+    "solvers.logistic_kernels",
+    "solvers.gradients",
     "solvers.logistic",
     "solvers.choice",
     "client_gradients",
+    "logistic_metrics",
     "federation_metrics",
+    "arrays",
     "messages",
     "strategy",
     "client_app",
@@ -56,6 +62,8 @@ ORDER = [
     "records",
     "report.checks",
     "report.directory",
+    "report.panels",
+    "report.curves",
     "report.table",
     "report.figures",
     "report.__main__",
@@ -80,8 +88,10 @@ ALLOWED = {
     "ray": {"engines.ray"},
     "hydra": {"main", "config", "assembly", "sweep", "reproduce.runs"},
     "omegaconf": {"main", "config", "sweep"},
-    "flwr": {"messages", "strategy", "client_app", "engines", "rounds", "assembly", "experiment"},
+    "flwr": {"arrays", "messages", "strategy", "client_app", "engines", "rounds", "assembly", "experiment"},
     "torch": {
+        "arrays",
+        "logistic_metrics",
         "models",
         "language_models",
         "metrics",
@@ -99,7 +109,7 @@ ALLOWED = {
     "sklearn": {"data.digits"},
     "orjson": {"data.leaf_files"},
     "tqdm": {"progress"},
-    "numba": {"solvers.lanes", "solvers.logistic"},
+    "numba": {"solvers.lanes", "solvers.logistic_kernels"},
 }
 
 
@@ -178,10 +188,16 @@ def loaded_by(module: str) -> set[str]:
 def test_the_command_line_starts_without_what_takes_seconds_to_import():
     loaded = loaded_by("fedprox.main")
     assert "hydra" in loaded
-    assert not loaded & {"torch", "ray", "torchvision", "matplotlib", "sklearn", "pandas", "flwr"}
+    assert not loaded & {"torch", "ray", "torchvision", "matplotlib", "sklearn", "pandas", "flwr", "numba", "joblib"}
 
 
 def test_an_experiment_loads_neither_ray_nor_the_libraries_of_other_data_sets_nor_figures():
     loaded = loaded_by("fedprox.experiment")
     assert {"torch", "flwr"} <= loaded
-    assert not loaded & {"ray", "torchvision", "sklearn", "matplotlib"}
+    assert not loaded & {"ray", "torchvision", "sklearn", "matplotlib", "pandas"}
+
+
+def test_the_curves_of_a_run_are_drawn_without_pandas():
+    loaded = loaded_by("fedprox.report.curves")
+    assert "matplotlib" in loaded
+    assert "pandas" not in loaded

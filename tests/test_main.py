@@ -502,6 +502,33 @@ def test_a_job_of_a_sweep_gives_the_numbers_of_a_run_of_its_own(fedprox, tmp_pat
     assert clients(tmp_path / "sweep" / "3") == clients(alone)
 
 
+def test_each_job_of_a_sweep_is_composed_once(fedprox, monkeypatch):
+    from hydra._internal.config_loader_impl import ConfigLoaderImpl
+
+    composed = []
+    compose = ConfigLoaderImpl.load_sweep_config
+
+    def counting(self, master_config, sweep_overrides):
+        composed.append(sweep_overrides)
+        return compose(self, master_config, sweep_overrides)
+
+    monkeypatch.setattr(ConfigLoaderImpl, "load_sweep_config", counting)
+    assert fedprox("--multirun", *DIGITS, "num_rounds=1", "clients_per_round=1", "mu=0,1,2").status == 0
+    assert [overrides[-1] for overrides in composed] == ["mu=0", "mu=1", "mu=2"]
+
+
+def test_the_jobs_of_a_sweep_share_what_was_read_and_divided(fedprox, monkeypatch, data_dir):
+    from fedprox.data import mnist as source
+
+    read = []
+    original = source._original
+    monkeypatch.setattr(source, "_original", lambda path: read.append(path.name) or original(path))
+    source._load.cache_clear()
+    arguments = ("num_rounds=1", "clients_per_round=1", "num_epochs=2", "mu=0,1", "seed=0,1")
+    assert fedprox("--multirun", *MNIST, *arguments).status == 0
+    assert sorted(read) == sorted(source.MD5)  # once, though seeds 0 and 1 are two partitions
+
+
 def test_a_job_that_fails_does_not_stop_the_others_and_the_status_is_2(fedprox, tmp_path):
     # 141 clients are more than the power law can serve of these data, which only the data can tell.
     ended = fedprox("--multirun", *DIGITS, "num_rounds=1", "num_clients=50,141,60")
@@ -646,20 +673,41 @@ def test_help_lists_the_groups_and_their_choices(fedprox):
     assert choices["num_rounds"] == "100"
 
 
-def test_help_does_not_wait_for_torch(tmp_path, environment):
-    code = """
+SAYS_WHAT_IT_LOADED = """
 import sys
 from fedprox.main import main
 try:
-    main(["--help"])
-except SystemExit:
-    pass
-print("torch" in sys.modules)
+    main(sys.argv[1:])
+finally:
+    print("loaded", *sorted({name.partition(".")[0] for name in sys.modules}))
 """
-    ended = subprocess.run(
-        [sys.executable, "-c", code], cwd=tmp_path, env=environment(), capture_output=True, text=True
-    )
-    assert ended.stdout.splitlines()[-1] == "False"
+
+
+@pytest.fixture
+def loaded(tmp_path, environment):
+    """Return a function that runs a command in a process of its own and returns the libraries it imported."""
+
+    def call(*arguments: str) -> set[str]:
+        command = [sys.executable, "-c", SAYS_WHAT_IT_LOADED, *arguments]
+        ended = subprocess.run(command, cwd=tmp_path, env=environment(), capture_output=True, text=True, timeout=120)
+        return set(ended.stdout.splitlines()[-1].split())
+
+    return call
+
+
+HEAVY = {"torch", "flwr", "numba", "pandas", "matplotlib", "ray", "torchvision", "sklearn", "scipy", "joblib"}
+
+
+@pytest.mark.parametrize("arguments", [("--help",), ("mu",), ("mu=large",), ("dataset=none",), ("--config-name", "no")])
+def test_what_hydra_can_answer_waits_for_no_large_library(loaded, arguments):
+    assert "hydra" in loaded(*arguments)
+    assert not loaded(*arguments) & HEAVY
+
+
+def test_a_run_on_mnist_in_this_process_imports_what_it_uses_and_nothing_else(loaded, data_dir):
+    used = loaded(*MNIST, "num_rounds=1")
+    assert {"torch", "flwr", "numba", "matplotlib"} <= used
+    assert not used & {"ray", "sklearn", "pandas", "torchvision", "joblib"}
 
 
 def test_the_run_directory_is_below_the_working_directory_whatever_that_is(program, tmp_path):

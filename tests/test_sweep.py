@@ -5,10 +5,11 @@ from pathlib import Path
 import pytest
 from hydra import initialize_config_dir
 from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.plugins.sweeper import Sweeper
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fedprox.sweep import each_value_once
+from fedprox.sweep import each_job_composed_once, each_value_once
 
 CONF = Path(__file__).parents[1] / "conf"
 
@@ -72,3 +73,16 @@ def test_a_glob_over_a_group_is_a_sweep_too():
         ["protocol=flower"],
         ["protocol=paper"],
     ]
+
+
+def test_hydras_own_check_of_all_jobs_is_back_after_the_sweep_however_that_ends():
+    before = Sweeper.validate_batch_is_legal
+
+    def interrupted() -> None:
+        with each_job_composed_once():
+            assert Sweeper.validate_batch_is_legal is not before
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        interrupted()
+    assert Sweeper.validate_batch_is_legal is before

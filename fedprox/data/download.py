@@ -13,7 +13,7 @@ SILENCE_S = 10.0  # how long a server may say nothing before the download is giv
 
 
 def torchvision_mnist(dataset: str) -> ModuleType:
-    """Return torchvision.datasets.mnist, imported here so that other data sets need no torchvision.
+    """Return torchvision.datasets.mnist, imported here because it takes as long as torch itself.
 
     Args:
         dataset: Who needs it, such as "MNIST".

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pandas as pd
+from numpy.typing import NDArray
 
 from fedprox.errors import UserError
 
@@ -54,12 +54,15 @@ def identify(run: Path, record: dict[str, Any]) -> dict[str, Any]:
         raise _broken(run / "run.json", error) from error
 
 
-def read_metrics(file: Path, finished: bool) -> pd.DataFrame:
-    """Return the complete rows of metrics.csv; text after the last line end was still being written.
+def read_metrics(file: Path, finished: bool) -> dict[str, NDArray[np.float64]]:
+    """Return the columns of metrics.csv's complete rows; text after the last line end was still being written.
 
     Args:
         file: The metrics.csv of a run.
         finished: Whether the run is; only a finished one must have the file and its header.
+
+    Returns:
+        Name -> one value per row, NaN where there is none.
 
     Raises:
         UserError: If a column is missing, a row has too few or too many values, a value is not a number, or
@@ -69,13 +72,13 @@ def read_metrics(file: Path, finished: bool) -> pd.DataFrame:
         text = file.read_text(encoding="utf-8") if finished or file.exists() else ""
         header, *rows = list(csv.reader(text[: text.rfind("\n") + 1].splitlines())) or [[]]
         if not header and not finished:
-            return pd.DataFrame(columns=list(METRICS), dtype=float)
+            header = list(METRICS)
         _check_table(header, rows)
         numbers = [[float(value or "nan") for value in row] for row in rows]  # "nan" and "inf" are numbers too
-        table = pd.DataFrame(numbers, columns=header, dtype=float)
-        if not np.all(np.diff(table["round"], prepend=-1.0) > 0):
+        columns = dict(zip(header, np.array(numbers).reshape(-1, len(header)).T, strict=True))
+        if not np.all(np.diff(columns["round"], prepend=-1.0) > 0):
             raise ValueError("the rounds do not increase from 0 on")
-        return table.astype({"round": int})
+        return columns
     except (OSError, ValueError) as error:
         raise _broken(file, error) from error
 

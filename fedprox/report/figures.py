@@ -1,24 +1,15 @@
 """The tidy table of `fedprox.report.table` -> figures, by matplotlib's object API alone."""
 
-from collections.abc import Iterable
-
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.ticker import MaxNLocator
-from numpy.typing import NDArray
 
 from fedprox.report.checks import label, percent
+from fedprox.report.curves import draw
+from fedprox.report.panels import PALETTE, Curve, blank_figure, finish_accuracy, finish_loss, loss_limit
 from fedprox.report.table import algorithm_order, mean_by_round
-
-# Okabe and Ito's colour-blind-safe colours, without the yellow that vanishes on white; the first is FedAvg's.
-PALETTE = ("#D55E00", "#56B4E9", "#0072B2", "#009E73", "#CC79A7", "#E69F00", "#000000")
-WIDTH = 9.0  # inches: shown 900 px wide, text has the sizes asked for at 100 px to the inch
-
-Curve = NDArray[np.float64]
 
 
 def comparison(frame: pd.DataFrame) -> Figure:
@@ -35,7 +26,8 @@ def comparison(frame: pd.DataFrame) -> Figure:
     several = means["dataset"].nunique() > 1
     levels = means[["dataset", "stragglers_fraction"]].drop_duplicates().itertuples(index=False)
     panels = [(str(dataset), float(fraction)) for dataset, fraction in levels]
-    figure = _figure(height=0.8 + 2.5 * len(panels))
+    figure = blank_figure(height=0.8 + 2.5 * len(panels))
+    figure.set_layout_engine("constrained")
     grid = figure.subplots(len(panels), 2, sharex=True, squeeze=False)
     for (left, right), (dataset, fraction) in zip(grid, panels, strict=True):
         panel = means[(means["dataset"] == dataset) & (means["stragglers_fraction"] == fraction)]
@@ -45,8 +37,8 @@ def comparison(frame: pd.DataFrame) -> Figure:
             experiment = panel[panel["algorithm"] == algorithm]
             _draw_experiment(left, experiment, "test_loss", algorithm, colour)
             _draw_experiment(right, experiment, "test_accuracy", algorithm, colour)
-        _finish_loss(left, title, "test loss", limit)
-        _finish_accuracy(right, title)
+        finish_loss(left, title, "test loss", limit)
+        finish_accuracy(right, title)
     for axes in grid[-1]:
         axes.set_xlabel("round")
     _add_legend(figure, means, algorithm_colours(frame))
@@ -54,7 +46,7 @@ def comparison(frame: pd.DataFrame) -> Figure:
 
 
 def curves(frame: pd.DataFrame) -> Figure:
-    """Draw one run by round: test loss and the cohort's train loss on the left, test accuracy on the right.
+    """Draw one run by round, as in its curves.png: loss on the left, test accuracy on the right.
 
     Args:
         frame: The rows of one run, from `fedprox.report.table.read_runs`.
@@ -65,20 +57,8 @@ def curves(frame: pd.DataFrame) -> Figure:
     if frame["run"].nunique() != 1:
         count = frame["run"].nunique()
         raise ValueError(f'curves draws one run, got {count}; select one with frame[frame["run"] == ...]')
-    tested = frame.dropna(subset=["test_accuracy"])
-    trained = frame[frame["num_clients_counted"] > 0]  # the model stays where nobody trained
-    figure = _figure(height=3.2)
-    left, right = figure.subplots(1, 2, sharex=True)
-    left.plot(trained["round"], trained["train_loss_cohort"], color=PALETTE[1], label="train (cohort)", lw=1.2)
-    left.plot(tested["round"], tested["test_loss"], color=PALETTE[2], label="test", lw=1.8)
-    right.plot(tested["round"], tested["test_accuracy"], color=PALETTE[2], label="test", lw=1.8)
-    losses = [tested["test_loss"].to_numpy(float), trained["train_loss_cohort"].to_numpy(float)]
-    _finish_loss(left, "", "loss", loss_limit(losses))
-    _finish_accuracy(right, "")
-    left.legend(frameon=False)
-    figure.supxlabel("round", fontsize=10)
-    figure.suptitle(label(frame.iloc[0].to_dict()), fontsize=11)
-    return figure
+    columns = {str(name): column.to_numpy(float) for name, column in frame.select_dtypes("number").items()}
+    return draw(columns, label(frame.iloc[0].to_dict()))
 
 
 def algorithm_colours(frame: pd.DataFrame) -> dict[str, str]:
@@ -90,24 +70,6 @@ def algorithm_colours(frame: pd.DataFrame) -> dict[str, str]:
     others = [algorithm for algorithm in algorithms if algorithm != "FedAvg"]
     colours = {algorithm: PALETTE[1 + index % 6] for index, algorithm in enumerate(others)}
     return {algorithm: colours.get(algorithm, PALETTE[0]) for algorithm in algorithms}
-
-
-def loss_limit(losses: Iterable[Curve]) -> float:
-    """Return the upper end of a loss axis, > 0, that diverged curves cannot squash.
-
-    It holds every curve that stays within twice the highest initial loss (a model twice as bad as an
-    untrained one has diverged), and in any case the whole of the curve with the lowest peak.
-
-    Args:
-        losses: Curves of any length from the first round on; NaN and infinite values are no reason for room.
-    """
-    finite = [curve[np.isfinite(curve)] for curve in losses]
-    finite = [curve for curve in finite if len(curve)]
-    if not finite:
-        return 1.0
-    peaks = [float(curve.max()) for curve in finite]
-    room = max(2 * max(float(curve[0]) for curve in finite), min(peaks))
-    return 1.05 * min(room, max(peaks)) or 1.0
 
 
 def _upper_edges(means: pd.DataFrame) -> list[Curve]:
@@ -129,36 +91,6 @@ def _draw_experiment(axes: Axes, means: pd.DataFrame, column: str, algorithm: st
         axes.fill_between(rounds, mean - std, mean + std, color=colour, alpha=0.18, lw=0)
 
 
-def _finish_loss(axes: Axes, title: str, name: str, limit: float) -> None:
-    """Set the view to 0 .. limit and mark where each line leaves it for the first time."""
-    for line in list(axes.get_lines()):
-        rounds, losses = np.asarray(line.get_xdata(), float), np.asarray(line.get_ydata(), float)
-        outside = ~(losses <= limit)  # NaN is outside too
-        if outside.any():
-            first = rounds[outside.argmax()]
-            axes.plot([first], [limit], marker="^", ms=7, color=line.get_color(), clip_on=False, zorder=5)
-    _finish(axes, title, name)
-    axes.set_ylim(0.0, limit)
-
-
-def _finish_accuracy(axes: Axes, title: str) -> None:
-    _finish(axes, title, "test accuracy")
-    axes.set_ylim(0.0, 1.0)
-    axes.set_yticks(np.linspace(0.0, 1.0, 6))
-
-
-def _finish(axes: Axes, title: str, name: str) -> None:
-    axes.set_title(title, fontsize=11, loc="left")
-    axes.set_ylabel(name)
-    axes.grid(color="0.9", lw=0.7)
-    axes.set_axisbelow(True)
-    axes.margins(x=0.01)
-    axes.xaxis.set_major_locator(MaxNLocator(nbins=6, integer=True))  # rounds are whole
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.spines[["bottom", "left"]].set_color("0.6")
-    axes.tick_params(color="0.6")
-
-
 def _add_legend(figure: Figure, means: pd.DataFrame, colours: dict[str, str]) -> None:
     few, many = means["n"].min(), means["n"].max()
     counted = f"{many} runs" if few == many else f"{few} to {many} runs"
@@ -175,9 +107,3 @@ def _add_legend(figure: Figure, means: pd.DataFrame, colours: dict[str, str]) ->
         title_fontsize=9,
         frameon=False,
     )
-
-
-def _figure(height: float) -> Figure:
-    figure = Figure(figsize=(WIDTH, height), layout="constrained")
-    FigureCanvasAgg(figure)
-    return figure

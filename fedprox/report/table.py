@@ -46,7 +46,7 @@ def read_runs(paths: Iterable[str | Path]) -> pd.DataFrame:
     records = [read_record(directory / "run.json") for directory in directories]
     runs = [identify(directory, record) for directory, record in zip(directories, records, strict=True)]
     tables = [
-        read_metrics(directory / "metrics.csv", finished=run["status"] == "finished").assign(**run)
+        rounds_of(directory, finished=run["status"] == "finished").assign(**run)
         for directory, run in zip(directories, runs, strict=True)
     ]
     if not any(table["test_accuracy"].notna().any() for table in tables):
@@ -55,6 +55,11 @@ def read_runs(paths: Iterable[str | Path]) -> pd.DataFrame:
         print(f"warning: {line}", file=sys.stderr)
     frame = pd.concat([table for table in tables if len(table)], ignore_index=True)
     return frame[[*runs[0], *frame.columns.drop(list(runs[0]))]]
+
+
+def rounds_of(run: Path, finished: bool) -> pd.DataFrame:
+    """Return a run's metrics.csv, a row per round; see `fedprox.report.directory.read_metrics`."""
+    return pd.DataFrame(read_metrics(run / "metrics.csv", finished)).astype({"round": int})
 
 
 def summarise(frame: pd.DataFrame, last: int = 10) -> pd.DataFrame:

@@ -12,7 +12,7 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
 from fedprox.report.checks import percent
-from fedprox.report.figures import PALETTE, Curve, loss_limit
+from fedprox.report.panels import PALETTE, Curve, loss_limit
 from fedprox.reproduce.figures import DATASETS, Figure
 from fedprox.reproduce.tables import EXPERIMENT, NAMES
 

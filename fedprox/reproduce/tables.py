@@ -6,7 +6,8 @@ from pathlib import Path
 import pandas as pd
 
 from fedprox.report.checks import percent
-from fedprox.report.directory import read_metrics, read_record
+from fedprox.report.directory import read_record
+from fedprox.report.table import rounds_of
 from fedprox.reproduce.figures import DATASETS, Figure, Job
 from fedprox.reproduce.runs import folder_of
 
@@ -32,7 +33,7 @@ def read_curves(jobs: Sequence[Job], out: Path) -> pd.DataFrame:
     tables = []
     for job in jobs:
         folder = folder_of(job, out)
-        table = read_metrics(folder / "metrics.csv", finished=True)
+        table = rounds_of(folder, finished=True)
         if "mu" not in table:
             table["mu"] = float(read_record(folder / "run.json")["settings"]["mu"])
         tables.append(

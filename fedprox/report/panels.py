@@ -1,0 +1,72 @@
+"""What all figures look like: size, colours, the axes of loss and accuracy by round."""
+
+from collections.abc import Iterable
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+from numpy.typing import NDArray
+
+# Okabe and Ito's colour-blind-safe colours, without the yellow that vanishes on white; the first is FedAvg's.
+PALETTE = ("#D55E00", "#56B4E9", "#0072B2", "#009E73", "#CC79A7", "#E69F00", "#000000")
+WIDTH = 9.0  # inches: shown 900 px wide, text has the sizes asked for at 100 px to the inch
+
+Curve = NDArray[np.float64]
+
+
+def blank_figure(height: float) -> Figure:
+    """Return an empty figure of WIDTH and a height in inches, which needs no display."""
+    figure = Figure(figsize=(WIDTH, height), dpi=100)
+    FigureCanvasAgg(figure)
+    return figure
+
+
+def loss_limit(losses: Iterable[Curve]) -> float:
+    """Return the upper end of a loss axis, > 0, that diverged curves cannot squash.
+
+    It holds every curve that stays within twice the highest initial loss (a model twice as bad as an
+    untrained one has diverged), and in any case the whole of the curve with the lowest peak.
+
+    Args:
+        losses: Curves of any length from the first round on; NaN and infinite values are no reason for room.
+    """
+    finite = [curve[np.isfinite(curve)] for curve in losses]
+    finite = [curve for curve in finite if len(curve)]
+    if not finite:
+        return 1.0
+    peaks = [float(curve.max()) for curve in finite]
+    room = max(2 * max(float(curve[0]) for curve in finite), min(peaks))
+    return 1.05 * min(room, max(peaks)) or 1.0
+
+
+def finish_loss(axes: Axes, title: str, name: str, limit: float) -> None:
+    """Set the view to 0 .. limit and mark where each line leaves it for the first time."""
+    for line in list(axes.get_lines()):
+        rounds, losses = np.asarray(line.get_xdata(), float), np.asarray(line.get_ydata(), float)
+        outside = ~(losses <= limit)  # NaN is outside too
+        if outside.any():
+            first = rounds[outside.argmax()]
+            axes.plot([first], [limit], marker="^", ms=7, color=line.get_color(), clip_on=False, zorder=5)
+    _finish(axes, title, name)
+    axes.set_ylim(0.0, limit)
+
+
+def finish_accuracy(axes: Axes, title: str) -> None:
+    """Set the view to 0 .. 1."""
+    _finish(axes, title, "test accuracy")
+    axes.set_ylim(0.0, 1.0)
+    axes.set_yticks(np.linspace(0.0, 1.0, 6))
+
+
+def _finish(axes: Axes, title: str, name: str) -> None:
+    axes.set_title(title, fontsize=11, loc="left")
+    axes.set_ylabel(name)
+    axes.grid(color="0.9", lw=0.7)
+    axes.set_axisbelow(True)
+    axes.margins(x=0.01)
+    axes.xaxis.set_major_locator(MaxNLocator(nbins=6, integer=True))  # rounds are whole
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.spines[["bottom", "left"]].set_color("0.6")
+    axes.tick_params(color="0.6")

@@ -1,0 +1,108 @@
+"""The jobs of a sweep side by side: `hydra/launcher=joblib`."""
+
+import json
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("hydra_plugins.hydra_joblib_launcher")
+
+DIGITS = ("dataset=digits", "engine=local")
+JOBLIB = ("--multirun", "hydra/launcher=joblib", "hydra.sweep.dir=joblib")
+# 141 clients are more than the power law can serve of these data, which only the data can tell.
+ONE_FAILS = (*DIGITS, "num_rounds=2", "num_clients=50,141,60", "+repeat_num=0")
+
+BREAKS = """
+from fedprox.strategy import FedProx
+
+class Breaks(FedProx):
+    def configure_train(self, server_round, arrays, config, grid):
+        raise RuntimeError("broken")
+"""
+
+
+def finished(sweep: Path) -> list[str]:
+    return sorted(file.parent.name for file in sweep.glob("*/model.safetensors"))
+
+
+def untimed(file: Path) -> list[list[str]]:
+    """Return metrics.csv without its last column, the seconds."""
+    return [line.split(",")[:-1] for line in file.read_text().splitlines()]
+
+
+@pytest.fixture
+def swept(tmp_path, program, monkeypatch):
+    """Return what a sweep side by side left on the terminal, one of whose three jobs fails."""
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)  # else it says how many threads a worker has
+    return program(*JOBLIB, *ONE_FAILS)
+
+
+def test_jobs_side_by_side_give_the_files_and_the_status_of_jobs_one_after_another(swept, fedprox, tmp_path):
+    alone = fedprox("--multirun", *ONE_FAILS, "hydra.sweep.dir=basic")
+    assert swept.status == alone.status == 2
+    assert swept.err == alone.err
+    assert swept.err.startswith("error: num_clients must be at most 140")
+    assert finished(tmp_path / "joblib") == finished(tmp_path / "basic") == ["0", "2"]
+    for job in ("0", "2"):
+        ours, theirs = tmp_path / "joblib" / job, tmp_path / "basic" / job
+        assert untimed(ours / "metrics.csv") == untimed(theirs / "metrics.csv")
+        for name in ("clients.csv", "model.safetensors"):
+            assert (ours / name).read_bytes() == (theirs / name).read_bytes()
+        # As many jobs at once as there are CPUs, so one thread each; and on record is what the user typed.
+        facts = json.loads((ours / "run.json").read_text())
+        assert facts["settings"]["engine"]["num_threads"] == 1
+        assert set(JOBLIB) < set(facts["command"])
+
+
+def test_an_error_in_the_code_of_a_worker_is_a_traceback_and_status_1(tmp_path, program):
+    (tmp_path / "breaks.py").write_text(BREAKS)
+    ended = program(*JOBLIB, *DIGITS, "mu=0,1", "strategy._target_=breaks.Breaks")
+    assert ended.status == 1
+    assert ended.err.count("RuntimeError: broken") == 2
+
+
+def test_a_wrong_value_ends_before_any_worker_starts(fedprox, tmp_path):
+    ended = fedprox(*JOBLIB, *DIGITS, "mu=0,-1")
+    assert ended.status == 2
+    assert ended.err.startswith("error: mu must be finite and >= 0")
+    assert ended.err.count("\n") == 1
+    assert not (tmp_path / "joblib").exists()
+
+
+@pytest.mark.parametrize("engine", [(), ("engine=local,ray",)])
+def test_a_ray_in_each_of_several_processes_is_refused(fedprox, tmp_path, engine):
+    ended = fedprox(*JOBLIB, "dataset=digits", "mu=0,1", *engine)
+    assert ended.status == 2
+    assert ended.err.startswith("error: hydra/launcher=joblib goes with engine=local")
+    assert ended.err.count("\n") == 1
+    assert not (tmp_path / "joblib").exists()
+
+
+def test_an_interrupt_ends_the_workers_with_130_and_one_line_and_keeps_the_rows(tmp_path, environment):
+    command = [sys.executable, "-m", "fedprox.main", *JOBLIB, *DIGITS, "num_rounds=1000000", "mu=0,1,2"]
+    process = subprocess.Popen(
+        [*command, "hydra.launcher.n_jobs=2"],
+        cwd=tmp_path,
+        env=environment(),
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    files, deadline = [tmp_path / "joblib" / job / "metrics.csv" for job in "01"], time.monotonic() + 90
+    try:
+        while not all(file.exists() and file.read_text().count("\n") > 5 for file in files):
+            assert process.poll() is None, process.stderr.read()
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+        process.send_signal(signal.SIGINT)
+        _, err = process.communicate(timeout=30)  # ends when the workers, who share this pipe, have ended too
+    finally:
+        process.kill()
+    assert process.returncode == 130
+    assert err.splitlines() == ["interrupted; what was measured is in the run directory"]
+    assert all(file.read_text().count("\n") > 5 for file in files)
+    assert not (tmp_path / "joblib" / "2").exists()
