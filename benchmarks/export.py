@@ -1,0 +1,61 @@
+"""A workload's data, cohorts and initial weights in one file, so that other programs can train on the same."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from hydra import compose, initialize_config_dir
+
+from fedprox import assembly, experiment, main
+from fedprox import config as schema
+from fedprox.data.federated import FederatedData
+from fedprox.plan import CohortPlan
+
+SETTINGS = ("num_rounds", "num_epochs", "batch_size", "learning_rate", "mu", "weight_decay")
+
+
+def composed(overrides: Sequence[str]) -> dict[str, Any]:
+    """Return the checked configuration of `python -m fedprox.main OVERRIDES`, without `--multirun`.
+
+    Raises:
+        UserError: If a setting is wrong.
+    """
+    schema.register()
+    with initialize_config_dir(version_base=None, config_dir=str(main.CONF)):
+        config = schema.plain(compose("config", list(overrides)))
+    experiment.check_settings(config)
+    return config
+
+
+def prepared(config: dict[str, Any]) -> tuple[FederatedData, CohortPlan]:
+    """Return a configuration's data divided among clients, and who takes part in which round."""
+    data = assembly.divided_data(config)
+    return data, assembly.plan(config, data, experiment.check_settings(config))
+
+
+def write(overrides: Sequence[str], file: Path) -> None:
+    """Write an uncompressed .npz, which numpy reads without pickle.
+
+    features (n, d) float32, as the model takes them, and labels (n,), client after client: client k has
+    [offsets[k], offsets[k + 1]); test_features, test_labels; cohorts (num_rounds, K), numbers of clients; weight
+    (classes, d) and bias (classes,), the initial model; and SETTINGS, one number each.
+    """
+    config = composed(overrides)
+    data, plan = prepared(config)
+    model = [parameter.detach().numpy() for parameter in assembly.initial_model(config, data).parameters()]
+    positions = data.train.indices
+    test_features, test_labels = data.test_examples()
+    with file.open("wb") as out:
+        np.savez(
+            out,
+            features=data.data.model_input(data.data.features[positions]).reshape(len(positions), -1),
+            labels=data.data.labels[positions],
+            offsets=data.train.offsets,
+            test_features=test_features.reshape(len(test_labels), -1),
+            test_labels=test_labels,
+            cohorts=[[task.client for task in plan.tasks(t)] for t in range(1, config["num_rounds"] + 1)],
+            weight=model[0],
+            bias=model[1],
+            **{name: config[name] for name in SETTINGS},
+        )

@@ -1,0 +1,74 @@
+"""Data of the benchmarks' own, random but of the right shapes and sizes, and a model for them."""
+
+import numpy as np
+from torch import nn
+
+from fedprox.data.federated import ClientIndex, FederatedData, Integers, LabelledData
+
+SIDE, CLASSES = 28, 10
+
+
+def cifar_shaped(num_examples: int = 50_000, num_test: int = 100) -> LabelledData:
+    """Return colour images of random pixels, shape (n, 3, 32, 32), as CIFAR-10 has them, and 10 classes.
+
+    So few test images that their evaluation costs nothing.
+    """
+    return _random_images((3, 32, 32), num_examples, num_test)
+
+
+def mnist_shaped(num_clients: int = 1_000, clients_hold: int = 62, num_examples: int = 60_000) -> FederatedData:
+    """Return any number of clients, each with `clients_hold` of the same 60,000 random 28 x 28 images.
+
+    An example belongs to many clients, which no real federation has: so 100,000 clients need no 5 GB, and what grows
+    with their number is what the program itself keeps.
+    """
+    data = _random_images((SIDE, SIDE), num_examples, 100)
+    indices = np.random.default_rng(1).integers(0, num_examples, num_clients * clients_hold)
+    offsets = np.arange(num_clients + 1, dtype=np.int64) * clients_hold
+    return FederatedData(data, ClientIndex(indices, offsets), ClientIndex.from_lists([indices[:0]] * num_clients))
+
+
+def _random_images(shape: tuple[int, ...], num_examples: int, num_test: int) -> LabelledData:
+    rng = np.random.default_rng(0)
+    images = rng.integers(0, 256, (num_examples + num_test, *shape), dtype=np.uint8)
+    labels = rng.integers(0, CLASSES, num_examples + num_test)
+    train, test = slice(num_test, None), slice(0, num_test)
+    mean, std = np.full(1, 127.5, np.float32), np.full(1, 73.9, np.float32)
+    return LabelledData(images[train], labels[train], images[test], labels[test], CLASSES, mean, std)
+
+
+def dirichlet(labels: Integers, num_clients: int, rng: np.random.Generator, *, alpha: float = 0.3) -> list[Integers]:
+    """Divide each class among the clients in shares drawn from a Dirichlet distribution (Hsu et al. 2019).
+
+    Args:
+        labels: Classes, shape (num_examples,).
+        num_clients: Number of clients.
+        rng: Draws order and shares.
+        alpha: > 0; the smaller, the more unequal.
+    """
+    parts: list[list[Integers]] = [[] for _ in range(num_clients)]
+    for label in np.unique(labels):
+        members = rng.permutation(np.flatnonzero(labels == label))
+        shares = rng.dirichlet(np.full(num_clients, alpha))
+        cuts = (np.cumsum(shares)[:-1] * len(members)).astype(np.int64)
+        for part, piece in zip(parts, np.split(members, cuts), strict=True):
+            part.append(piece)
+    return [np.concatenate(part) for part in parts]
+
+
+def small_cnn(input_shape: tuple[int, ...], num_classes: int) -> nn.Module:
+    """Return LeNet-5 for 3 x 32 x 32 images with ReLU and max-pooling: 62,006 parameters with 10 classes."""
+    return nn.Sequential(
+        nn.Conv2d(input_shape[0], 6, kernel_size=5),
+        nn.ReLU(),
+        nn.MaxPool2d(2),
+        nn.Conv2d(6, 16, kernel_size=5),
+        nn.ReLU(),
+        nn.MaxPool2d(2),
+        nn.Flatten(),
+        nn.Linear(16 * 5 * 5, 120),
+        nn.ReLU(),
+        nn.Linear(120, 84),
+        nn.ReLU(),
+        nn.Linear(84, num_classes),
+    )
