@@ -53,16 +53,22 @@ def summarise(curves: pd.DataFrame, figure: Figure) -> pd.DataFrame:
     Returns:
         One row per (dataset, stragglers_fraction, line) in the figure's order, with runs, last_round, and for each
         metric X: X_mean and X_std of the last round, X_last10_mean and X_last10_std of each run's mean over
-        the last ten. Deviations are NaN for a single run.
+        the last ten, X_half_mean and X_half_std of that over the first half of its rounds, the initial model left
+        aside. Deviations are NaN for a single run.
     """
     run = [*EXPERIMENT, "repetition"]
     columns = table_metrics(figure)
     ordered = curves.sort_values("round").groupby(run)
     experiments = ordered.tail(1).groupby(EXPERIMENT)
-    tails = ordered.tail(LAST).groupby(run)[columns].mean(skipna=False).reset_index().groupby(EXPERIMENT)
+    last_round = curves.groupby(run)["round"].transform("max")
+    first_half = curves[(curves["round"] > 0) & (curves["round"] <= last_round / 2)]
+    means = {
+        part: rounds.groupby(run)[columns].mean(skipna=False).reset_index().groupby(EXPERIMENT)
+        for part, rounds in (("last10", ordered.tail(LAST)), ("half", first_half))
+    }
     summary = pd.DataFrame({"runs": experiments.size(), "last_round": experiments["round"].min()})
     for column in columns:
-        for name, groups in ((column, experiments), (f"{column}_last10", tails)):
+        for name, groups in ((column, experiments), *((f"{column}_{part}", means[part]) for part in means)):
             summary[f"{name}_mean"] = groups[column].mean(skipna=False)
             summary[f"{name}_std"] = groups[column].std(skipna=False)
     return _in_order(summary.reset_index(), figure)
@@ -75,7 +81,10 @@ def table_metrics(figure: Figure) -> list[str]:
 
 
 def readable(summary: pd.DataFrame, figure: Figure) -> pd.DataFrame:
-    """Return `summarise`'s table for people: means of the last ten rounds ± deviation over repetitions."""
+    """Return `summarise`'s table for people: means of the last ten rounds ± deviation over repetitions.
+
+    With stragglers also those of the first half of the rounds, where what they cost shows most.
+    """
     table = pd.DataFrame({"data set": [DATASETS[name].title for name in summary["dataset"]]})
     table["stragglers"] = [percent(fraction) for fraction in summary["stragglers_fraction"]]
     table["algorithm"] = [
@@ -85,8 +94,10 @@ def readable(summary: pd.DataFrame, figure: Figure) -> pd.DataFrame:
     table["runs"] = summary["runs"]
     table["rounds"] = summary["last_round"]
     for metric in table_metrics(figure):
-        values = zip(summary[f"{metric}_last10_mean"], summary[f"{metric}_last10_std"], strict=True)
-        table[NAMES[metric]] = [plus_minus(mean, std) for mean, std in values]
+        parts = {"": "last10", ", first half": "half"} if len(figure.levels) > 1 else {"": "last10"}
+        for said, part in parts.items():
+            values = zip(summary[f"{metric}_{part}_mean"], summary[f"{metric}_{part}_std"], strict=True)
+            table[NAMES[metric] + said] = [plus_minus(mean, std) for mean, std in values]
     return table
 
 

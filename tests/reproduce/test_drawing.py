@@ -135,7 +135,10 @@ def test_the_table_follows_the_figures_order_and_averages_each_runs_last_rounds(
     assert row["test_accuracy_std"] == pytest.approx(np.std([run[-1] for run in runs], ddof=1))
     assert row["test_accuracy_last10_mean"] == pytest.approx(np.mean([run[3:].mean() for run in runs]))
     assert row["test_accuracy_last10_std"] == pytest.approx(np.std([run[3:].mean() for run in runs], ddof=1))
+    assert row["test_accuracy_half_mean"] == pytest.approx(np.mean([run[1:7].mean() for run in runs]))  # rounds 1 .. 6
+    assert row["test_accuracy_half_std"] == pytest.approx(np.std([run[1:7].mean() for run in runs], ddof=1))
     assert (row["runs"], row["last_round"]) == (2, 12)
+    assert "test accuracy, first half" not in readable(table, figure)
     assert "variance, unweighted" in readable(table, figure)
 
 
@@ -144,3 +147,10 @@ def test_a_run_that_is_no_number_in_the_end_is_told_and_not_averaged_away(curves
     curves.loc[(curves["repetition"] == 1) & (curves["round"] > 8), "train_loss"] = float("nan")
     table = readable(summarise(curves, FIGURES["fig2"]), FIGURES["fig2"])
     assert table["training loss"].tolist() == ["diverged", "diverged"]
+
+
+def test_a_table_with_stragglers_tells_the_first_half_of_the_rounds_too(curves_of):
+    figure = FIGURES["fig7"]
+    summary = summarise(curves_of("fig7", num_seeds=1, datasets=["synthetic_1_1"]), figure)
+    said = readable(summary, figure)["test accuracy, first half"].tolist()
+    assert said == [f"{mean:.3f}" for mean in summary["test_accuracy_half_mean"]]
