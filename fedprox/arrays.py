@@ -18,7 +18,10 @@ _VERSION_1, _PREFIX = b"\x93NUMPY\x01\x00", 10  # magic and version, then the he
 
 def to_record(arrays: Mapping[str, torch.Tensor] | Mapping[str, NDArray[np.generic]]) -> ArrayRecord:
     """Return arrays or tensors, by name, as a record."""
-    return ArrayRecord({name: _to_array(np.asarray(array)) for name, array in arrays.items()})
+    record = ArrayRecord()
+    for name, array in arrays.items():
+        record[name] = _to_array(np.asarray(array))
+    return record
 
 
 def to_params(record: ArrayRecord) -> dict[str, torch.Tensor]:
@@ -35,12 +38,13 @@ def to_numpy(array: Array) -> NDArray[np.generic]:
 
 
 def _to_array(array: NDArray[np.generic]) -> Array:
-    header = _header(array.dtype.str, array.shape)
-    return Array(str(array.dtype), array.shape, "numpy.ndarray", header + array.tobytes())
+    name, header = _header(array.dtype, array.shape)
+    return Array(name, array.shape, "numpy.ndarray", header + array.tobytes())
 
 
 @lru_cache
-def _header(dtype: str, shape: tuple[int, ...]) -> bytes:
+def _header(dtype: np.dtype[np.generic], shape: tuple[int, ...]) -> tuple[str, bytes]:
+    """Return the type's name, and what stands before the numbers."""
     buffer = io.BytesIO()
-    npy.write_array_header_1_0(buffer, {"descr": dtype, "fortran_order": False, "shape": shape})
-    return buffer.getvalue()
+    npy.write_array_header_1_0(buffer, {"descr": dtype.str, "fortran_order": False, "shape": shape})
+    return str(dtype), buffer.getvalue()

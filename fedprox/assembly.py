@@ -4,7 +4,7 @@ import inspect
 import json
 import logging
 import pkgutil
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from typing import Any
 
@@ -25,7 +25,7 @@ from fedprox.errors import UserError, one_line
 from fedprox.federation_metrics import FederationEvaluator, evaluator_on_test_set
 from fedprox.metrics import Evaluation
 from fedprox.plan import CohortPlan, ExperimentProtocol
-from fedprox.rounds import Engine
+from fedprox.rounds import Engine, Evaluate
 from fedprox.seeds import Stream, generator
 from fedprox.solvers.problem import SgdSettings
 
@@ -215,16 +215,16 @@ def mu(config: Mapping[str, Any]) -> AdaptiveMu | float:
     return AdaptiveMu(initial, settings["step"], settings["patience"])
 
 
-def evaluation(config: Mapping[str, Any], data: FederatedData, model: nn.Module) -> Callable[[ArrayRecord], Evaluation]:
-    """Return the function that measures a global model, on server_device."""
+def evaluation(config: Mapping[str, Any], data: FederatedData, model: nn.Module) -> Evaluate:
+    """Return the function that measures global models, on server_device."""
     device = config["server_device"]
     if config["evaluation"]["name"] == "server":
         on_test_set = evaluator_on_test_set(model, data, device)
-        return lambda arrays: on_test_set(to_params(arrays))
+        return lambda models: on_test_set(list(map(to_params, models)))
     on_clients = FederationEvaluator(model, data, device)
 
-    def evaluate_on_clients(arrays: ArrayRecord) -> Evaluation:
-        federation = on_clients(to_params(arrays))
-        return Evaluation(federation.test_loss, federation.test_accuracy, federation)
+    def evaluate_on_clients(models: Sequence[ArrayRecord]) -> list[Evaluation]:
+        federations = on_clients(list(map(to_params, models)))
+        return [Evaluation(each.test_loss, each.test_accuracy, each) for each in federations]
 
     return evaluate_on_clients

@@ -1,10 +1,9 @@
 """The Flower client: it receives the global model and a task, and runs the local solver on its examples."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import cast
 
-import numpy as np
 import torch
 from flwr.app import ArrayRecord, ConfigRecord, Context, Message, MetricRecord, RecordDict
 from flwr.clientapp import ClientApp
@@ -58,14 +57,7 @@ class Clients:
     def train(self, message: Message) -> Message:
         """Return the reply to a train message."""
         problem = self.problem(message)
-        solution = self._solver.solve(problem.global_params, problem.features, problem.labels, problem.work)
-        return self.reply(message, problem, solution)
-
-    def train_together(self, messages: Sequence[Message], solver: BatchedSolver) -> list[Message]:
-        """Return the replies to train messages whose problems are solved in one call."""
-        problems = [self.problem(message) for message in messages]
-        solutions = solver.solve_all(problems)
-        return [self.reply(*of_client) for of_client in zip(messages, problems, solutions, strict=True)]
+        return self.reply(message, problem, self.solve(problem))
 
     def problem(self, message: Message) -> LocalProblem:
         """Return the problem that a train message poses."""
@@ -77,22 +69,35 @@ class Clients:
             local_gradient = full_gradients(self._workspace.model, [params], features, labels)[0]
             correction = {name: global_gradient[name] - local_gradient[name] for name in local_gradient}
         mu = float(_config(message)["proximal-mu"])  # type: ignore[arg-type]
-        seed = np.random.SeedSequence(task.batch_key or (task.client, task.epochs_before)).generate_state(1)[0]
-        work = LocalWork(epoch_orders(task, len(labels)), task.num_steps, mu, int(seed), correction)
-        return LocalProblem(params, features, labels, work)
+        seed = task.batch_key or (task.client, task.epochs_before)
+        work = LocalWork(epoch_orders(task, len(labels)), task.num_steps, mu, seed, correction)
+        return LocalProblem(params, features, labels, work, bool(_config(message).get("measure-gamma")))
+
+    def solve(self, problem: LocalProblem) -> LocalSolution:
+        """Return the solution, with its gamma where that is asked."""
+        solution = self._solver.solve(problem.global_params, problem.features, problem.labels, problem.work)
+        return self._measured(problem, solution)
+
+    def solve_together(self, problems: Sequence[LocalProblem], solver: BatchedSolver) -> list[LocalSolution]:
+        """Return the same for problems that are solved in one call."""
+        return list(map(self._measured, problems, solver.solve_all(problems)))
+
+    def _measured(self, problem: LocalProblem, solution: LocalSolution) -> LocalSolution:
+        if not problem.asks_gamma:
+            return solution
+        examples = (problem.features, problem.labels)
+        points = (solution.params, problem.global_params)
+        return replace(solution, gamma=gamma(self._workspace.model, *points, *examples, problem.work.mu))
 
     def reply(self, message: Message, problem: LocalProblem, solution: LocalSolution) -> Message:
         """Return the reply to a train message."""
-        features, labels = problem.features, problem.labels
         metrics: dict[str, int | float | list[int] | list[float]] = {
-            "num-examples": len(labels),
+            "num-examples": len(problem.labels),
             "train-loss": solution.train_loss,
             "num-steps": solution.num_steps,
         }
-        if _config(message).get("measure-gamma"):
-            metrics["gamma"] = gamma(
-                self._workspace.model, solution.params, problem.global_params, features, labels, problem.work.mu
-            )
+        if solution.gamma is not None:
+            metrics["gamma"] = solution.gamma
         content = RecordDict({"arrays": _record(solution.params), "metrics": MetricRecord(metrics)})
         return Message(content, reply_to=message)
 

@@ -2,13 +2,13 @@
 
 import copy
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
 from torch import nn
 
-from fedprox.client_gradients import Examples, ModuleGradients
+from fedprox.client_gradients import Examples, GradientSums, ModuleGradients
 from fedprox.data.federated import FederatedData
 from fedprox.logistic_metrics import LogisticEvaluator, LogisticGradients
 from fedprox.metrics import Evaluation, FederationMetrics, evaluate
@@ -16,7 +16,7 @@ from fedprox.solvers.logistic_kernels import has_kernels
 from fedprox.solvers.problem import Params
 
 _PIECE = 10_000  # examples that are turned into model input at once
-TestEvaluator = Callable[[Params], Evaluation]
+TestEvaluator = Callable[[Sequence[Params]], list[Evaluation]]
 
 
 class FederationEvaluator:
@@ -41,9 +41,11 @@ class FederationEvaluator:
         else:
             self._gradients = ModuleGradients(copy.deepcopy(model).to(device).eval(), examples, memory_bytes)
 
-    def __call__(self, params: Params) -> FederationMetrics:
-        """Return the metrics of w, a state dict of the model."""
-        sums, test = self._gradients.sums(params), self._test(params)
+    def __call__(self, models: Sequence[Params]) -> list[FederationMetrics]:
+        """Return the metrics of each w, a state dict of the model."""
+        return list(map(self._metrics, map(self._gradients.sums, models), self._test(models)))
+
+    def _metrics(self, sums: GradientSums, test: Evaluation) -> FederationMetrics:
         variance, variance_unweighted, dissimilarity_b = sums.moments()
         return FederationMetrics(
             train_loss=sums.loss,
@@ -57,22 +59,22 @@ class FederationEvaluator:
 
 
 def evaluator_on_test_set(model: nn.Module, data: FederatedData, device: str) -> TestEvaluator:
-    """Return the function that measures a state dict of a model on the test examples, which it holds on the device.
+    """Return the function that measures state dicts of a model on the test examples, which it holds on the device.
 
     Without test examples loss and accuracy are nan.
     """
     features, labels = (torch.from_numpy(array).to(device) for array in data.test_examples())
     if len(labels) == 0:
-        return lambda params: Evaluation(math.nan, math.nan)
+        return lambda models: [Evaluation(math.nan, math.nan)] * len(models)
     if has_kernels(model, device):
         return LogisticEvaluator(features, labels)
     workspace = copy.deepcopy(model).to(device)
 
-    def evaluate_state(params: Params) -> Evaluation:
+    def evaluate_one(params: Params) -> Evaluation:
         workspace.load_state_dict(params)
         return evaluate(workspace, features, labels)
 
-    return evaluate_state
+    return lambda models: list(map(evaluate_one, models))
 
 
 def _training_examples(data: FederatedData, device: str) -> Examples:

@@ -4,7 +4,6 @@ litian96/FedProx at commit 3eed82e seeds the global generator again and again. H
 its own that is brought into the same state; the global one is never touched.
 """
 
-from collections.abc import Iterator
 from functools import cache, lru_cache
 
 import numpy as np
@@ -47,8 +46,8 @@ def straggler_epochs_after(num_examples: int, num_epochs: int) -> int:
     return int(rng.randint(1, num_epochs))
 
 
-def epoch_orders(num_examples: int, epochs_before: int, num_epochs: int) -> Iterator[Integers]:
-    """Yield each epoch's order of a client's examples: every epoch shuffles what the one before left.
+def epoch_orders(num_examples: int, epochs_before: int, num_epochs: int) -> Integers:
+    """Return each epoch's order of a client's examples as rows: every epoch shuffles what the one before left.
 
     Args:
         num_examples: n_k.
@@ -56,10 +55,10 @@ def epoch_orders(num_examples: int, epochs_before: int, num_epochs: int) -> Iter
         num_epochs: Epochs in this round.
     """
     shuffle = _shuffle(num_examples)
-    order = _power(shuffle, epochs_before)
+    orders = [_power(shuffle, epochs_before)]
     for _ in range(num_epochs):
-        order = order[shuffle]
-        yield order
+        orders.append(orders[-1][shuffle])
+    return np.stack(orders[1:])
 
 
 @lru_cache(maxsize=4096)

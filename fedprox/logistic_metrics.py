@@ -11,11 +11,24 @@ from torch import Tensor
 
 from fedprox.client_gradients import Examples, GradientSums
 from fedprox.metrics import Evaluation
-from fedprox.solvers.logistic_kernels import Doubles, Floats, Integers, compiled, full_batch, padded, unit_vectors
+from fedprox.solvers.lanes import NUM_LANES
+from fedprox.solvers.logistic_kernels import (
+    FIVE,
+    PIECE,
+    Doubles,
+    Floats,
+    Integers,
+    compiled,
+    exponential,
+    full_batch,
+    logits,
+    padded,
+    unit_vectors,
+)
 from fedprox.solvers.problem import Params
 
 _SHARE = 1_000  # examples in a piece of work: fixed, so that no sum depends on the number of threads
-_NONE = np.empty((0, 0), np.float64)
+_NO_FEATURES, _NO_LABELS = np.zeros((0, 1), np.float32), np.zeros(0, np.int64)
 Result = TypeVar("Result")
 
 
@@ -26,19 +39,20 @@ class LogisticEvaluator:
         """Keep a test set: float32 model input of shape (n, *input_shape), classes of shape (n,), n >= 1."""
         self._features, self._labels = features.flatten(1).numpy(), labels.numpy()
         self._threads = _Threads()
+        _measure(np.zeros((2, NUM_LANES), np.float32), _NO_FEATURES, _NO_LABELS, 1, 1)  # loads or compiles it
 
-    def __call__(self, params: Params) -> Evaluation:
-        """Return the loss and accuracy of a state dict."""
-        weight = padded(params)
-        onehot = unit_vectors(len(params["1.bias"]), weight.shape[1])
+    def __call__(self, models: Sequence[Params]) -> list[Evaluation]:
+        """Return the loss and accuracy of each state dict."""
+        num_classes = len(models[0]["1.bias"])
+        weights = padded({name: torch.cat([params[name] for params in models]) for name in ("1.weight", "1.bias")})
 
-        def of_share(start: int) -> tuple[float, int]:
+        def of_share(start: int) -> Doubles:
             share = slice(start, start + _SHARE)
-            return full_batch(weight, self._features[share], self._labels[share], onehot, _NONE)
+            return _measure(weights, self._features[share], self._labels[share], len(models), num_classes)
 
         parts = self._threads.map(of_share, range(0, len(self._labels), _SHARE))
-        loss, num_correct = (sum(column) for column in zip(*parts, strict=True))
-        return Evaluation(loss / len(self._labels), num_correct / len(self._labels))
+        losses, hits = np.sum(parts, axis=0) / len(self._labels)
+        return [Evaluation(loss, accuracy) for loss, accuracy in zip(losses.tolist(), hits.tolist(), strict=True)]
 
 
 class LogisticGradients:
@@ -49,6 +63,8 @@ class LogisticGradients:
         self._features, self._labels = examples.features.flatten(1).numpy(), examples.labels.numpy()
         self._bounds = np.append(examples.starts, len(self._labels))
         self._threads = _Threads()
+        none, onehot = np.zeros((2, NUM_LANES), np.float32), unit_vectors(1, NUM_LANES)  # loads or compiles it:
+        _sum_clients(none, _NO_FEATURES, _NO_LABELS, self._bounds, 0, 0, onehot, np.zeros((2, 2)), np.zeros(2))
 
     def sums(self, params: Params) -> GradientSums:
         """Return the sums over clients at a state dict."""
@@ -90,6 +106,46 @@ class _Threads:
         if self._pool is None:
             return [function(item) for item in items]
         return list(self._pool.map(function, items))
+
+
+@compiled
+def _measure(weights: Floats, features: Floats, labels: Integers, num_models: int, num_classes: int) -> Doubles:
+    """Return the sum of losses and the number of hits of each model, shape (2, num_models).
+
+    Args:
+        weights: All models' classes side by side, in the layout of `fedprox.solvers.logistic_kernels.padded`.
+        features: Shape (n, num_features).
+        labels: Shape (n,).
+        num_models: Of equal shape.
+        num_classes: Of each.
+    """
+    outputs = np.empty((PIECE, weights.shape[1]), np.float32)
+    at_label, sums = np.empty((PIECE, num_models)), np.zeros((2, num_models))
+    for start in range(0, len(labels), PIECE):
+        size = min(PIECE, len(labels) - start)
+        batch = np.minimum(np.arange(start, start + -(-size // FIVE) * FIVE), len(labels) - 1)
+        logits(weights, features, batch, outputs)
+        for example in range(size):
+            for model in range(num_models):
+                own = outputs[example, model * num_classes : (model + 1) * num_classes]
+                largest = 0
+                for other in range(1, num_classes):
+                    if own[other] > own[largest]:
+                        largest = other
+                label = labels[start + example]
+                sums[1, model] += largest == label
+                highest = own[largest]
+                for other in range(num_classes):
+                    own[other] -= highest
+                at_label[example, model] = own[label]
+        exponential(outputs[:size].reshape(-1))
+        for example in range(size):
+            for model in range(num_models):
+                total = 0.0
+                for other in range(num_classes):
+                    total += outputs[example, model * num_classes + other]
+                sums[0, model] += np.log(total) - at_label[example, model]
+    return sums
 
 
 @partial(compiled, fastmath=("contract", "reassoc"))  # float64 does not feel the order of a sum

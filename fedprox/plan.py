@@ -4,7 +4,7 @@ A plan is a pure function of (settings, seed, round). So FedAvg and FedProx meet
 stragglers and batches, every engine gives the same numbers, and a longer run begins like a shorter one.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
@@ -191,15 +191,14 @@ class Plan:
         return generator(self.seed, stream, *ids, repetition=self.repetition)
 
 
-def epoch_orders(task: ClientTask, num_examples: int) -> Iterator[NDArray[np.int64]]:
-    """Yield each epoch's order of a client's examples, a permutation of 0 .. num_examples - 1.
+def epoch_orders(task: ClientTask, num_examples: int) -> NDArray[np.int64]:
+    """Return each epoch's order of a client's examples: permutations of 0 .. num_examples - 1 as rows.
 
-    Batches are consecutive pieces of it; the last, short one is kept.
+    Batches are consecutive pieces of a row; the last, short one is kept.
     """
     if not task.batch_key:
-        yield from legacy.epoch_orders(num_examples, task.epochs_before, task.num_epochs)
-        return
+        return legacy.epoch_orders(num_examples, task.epochs_before, task.num_epochs)
     seed, repetition, round_num, client = task.batch_key
     rng = generator(seed, Stream.BATCHES, round_num, client, repetition=repetition)
-    for _ in range(task.num_epochs):
-        yield rng.permutation(num_examples)
+    # What rng.permutation(num_examples) draws, once per epoch
+    return rng.permuted(np.tile(np.arange(num_examples), (task.num_epochs, 1)), axis=1)

@@ -18,6 +18,8 @@ from fedprox.metrics import Evaluation
 from fedprox.plan import ClientTask, CohortPlan
 from fedprox.strategy import Planned
 
+Evaluate = Callable[[Sequence[ArrayRecord]], list[Evaluation]]
+
 
 @runtime_checkable
 class Engine(Protocol):
@@ -58,18 +60,23 @@ class Round:
     Attributes:
         round_num: 0 for the initial model, then 1 .. num_rounds.
         arrays: The global model after the round.
-        test: It as measured; None in a round that is not evaluated.
+        tested: Returns it as measured, and waits for that; None in a round that is not evaluated.
         clients: The cohort in the order of the plan; empty in round 0.
-        time_s: Seconds since the first round began.
+        time_s: Seconds since the first round began, when the model was there; it may not have been measured yet.
         mu: Weight of the proximal term in this round's training, or for round 0, in the first.
     """
 
     round_num: int
     arrays: ArrayRecord
-    test: Evaluation | None
+    tested: Callable[[], Evaluation] | None
     clients: tuple[ClientOutcome, ...]
     time_s: float
     mu: float = 0.0
+
+    @property
+    def test(self) -> Evaluation | None:
+        """The model as measured; None in a round that is not evaluated."""
+        return self.tested() if self.tested else None
 
     @property
     def gammas(self) -> list[float]:
@@ -94,7 +101,7 @@ def run_rounds(
     arrays: ArrayRecord,
     strategy: Planned,
     grid: Engine,
-    evaluate: Callable[[ArrayRecord], Evaluation],
+    evaluate: Evaluate,
     mu: AdaptiveMu | float,
     num_rounds: int,
     evaluate_every: int = 1,
@@ -102,20 +109,22 @@ def run_rounds(
 ) -> Iterator[Round]:
     """Yield round 0, which is the initial model, and then each round of training as it ends.
 
+    A model is measured when somebody asks for that, and then all models are that wait for it: see `several_at_once`.
+
     Args:
         arrays: w^0.
         strategy: Who trains (configure) and how the global model follows from the replies (aggregate).
         grid: Where clients compute.
-        evaluate: Measures a global model on the test set.
+        evaluate: Measures global models.
         mu: Weight of the proximal term, sent to the clients; adaptive mu follows the training loss that
             `evaluate` gives.
         num_rounds: T.
         evaluate_every: Rounds from one evaluation to the next; the last round is always evaluated.
         measure_gamma: Let clients measure how inexactly they solved their problems.
     """
-    start = time.perf_counter()
-    test: Evaluation | None = evaluate(arrays)
-    yield Round(0, arrays, test, (), time.perf_counter() - start, _present(mu, test))
+    start, measuring = time.perf_counter(), Measuring(evaluate)
+    tested: Callable[[], Evaluation] | None = measuring.later(arrays)
+    yield Round(0, arrays, tested, (), time.perf_counter() - start, _present(mu, tested))
     for round_num in range(1, num_rounds + 1):
         present_mu = _present(mu)
         config = ConfigRecord({"proximal-mu": present_mu, "measure-gamma": measure_gamma})
@@ -124,18 +133,69 @@ def run_rounds(
         new_arrays, _ = strategy.aggregate_train(round_num, replies)
         arrays = arrays if new_arrays is None else new_arrays  # nobody left: the model stays
         is_evaluated = round_num % evaluate_every == 0 or round_num == num_rounds
-        test = evaluate(arrays) if is_evaluated else None
+        tested = measuring.later(arrays) if is_evaluated else None
         clients = _outcomes(strategy.plan, round_num, replies, messages)
-        yield Round(round_num, arrays, test, clients, time.perf_counter() - start, present_mu)
-        _present(mu, test)
+        yield Round(round_num, arrays, tested, clients, time.perf_counter() - start, present_mu)
+        _present(mu, tested)
 
 
-def _present(mu: AdaptiveMu | float, test: Evaluation | None = None) -> float:
+def several_at_once(rounds: Iterator[Round], at_most: int = 16, within_s: float = 0.1) -> Iterator[Round]:
+    """Yield rounds a little later, so that several models are measured at once where rounds are short.
+
+    Args:
+        rounds: From `run_rounds`; what it raises comes after the rounds that have ended.
+        at_most: Rounds that wait for each other.
+        within_s: Seconds after which they are not waited for.
+    """
+    ended: list[Round] = []
+    start = time.perf_counter()
+    try:
+        for outcome in rounds:
+            ended.append(outcome)
+            if len(ended) == at_most or time.perf_counter() - start > within_s:
+                yield from _taken(ended)
+                start = time.perf_counter()
+    except (Exception, KeyboardInterrupt):
+        yield from _taken(ended)
+        raise
+    yield from _taken(ended)
+
+
+def _taken(ended: list[Round]) -> list[Round]:
+    taken = ended.copy()
+    ended.clear()
+    return taken
+
+
+class Measuring:
+    """Models that wait to be measured, all together when the first of them is asked for."""
+
+    def __init__(self, evaluate: Evaluate) -> None:
+        """Begin without models."""
+        self._evaluate = evaluate
+        self._waiting: dict[int, ArrayRecord] = {}
+        self._done: dict[int, Evaluation] = {}
+
+    def later(self, arrays: ArrayRecord) -> Callable[[], Evaluation]:
+        """Return the function that returns a model as measured."""
+        number = len(self._waiting) + len(self._done)
+        self._waiting[number] = arrays
+
+        def tested() -> Evaluation:
+            if number in self._waiting:
+                self._done |= zip(self._waiting, self._evaluate([*self._waiting.values()]), strict=True)
+                self._waiting.clear()
+            return self._done[number]
+
+        return tested
+
+
+def _present(mu: AdaptiveMu | float, tested: Callable[[], Evaluation] | None = None) -> float:
     """Return the present mu, after it has seen the loss of an evaluation where it adapts to that."""
     if not isinstance(mu, AdaptiveMu):
         return mu
-    if test is not None and test.federation is not None:
-        mu.observe(test.federation.train_loss)
+    if tested and (federation := tested().federation):
+        mu.observe(federation.train_loss)
     return mu.mu
 
 

@@ -33,7 +33,8 @@ class FedProx(FedAvg):
         self, server_round: int, replies: Iterable[Message]
     ) -> tuple[ArrayRecord | None, MetricRecord | None]:
         """Return the average of the models, and the metrics averaged by numbers of examples."""
-        valid, _ = self._check_and_log_replies(replies, is_train=True)
+        is_first = server_round == 1  # clients answer in the same form in every round
+        valid, _ = self._check_and_log_replies(replies, is_train=True, validate=is_first)
         if not valid:
             return None, None
         contents = [reply.content for reply in valid]

@@ -4,7 +4,7 @@ import copy
 import csv
 import math
 import os
-from dataclasses import astuple
+from dataclasses import astuple, replace
 from itertools import pairwise
 from pathlib import Path
 
@@ -189,6 +189,12 @@ def general(model: nn.Module, data: FederatedData) -> FederationEvaluator:
     return evaluator
 
 
+def measure(evaluator: FederationEvaluator, params: dict[str, torch.Tensor]) -> FederationMetrics:
+    """Return the metrics of one model."""
+    (result,) = evaluator([params])
+    return result
+
+
 def shifted(params: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     """Return the state dict of `nn.Sequential(nn.Identity(), *model)`."""
     return {f"{int(name[0]) + 1}{name[1:]}": tensor for name, tensor in params.items()}
@@ -201,7 +207,7 @@ def shifted(params: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
 @pytest.mark.parametrize("name", MODELS)
 def test_all_metrics_are_those_of_one_client_after_another(name, memory_bytes):
     model, data = initialised(MODELS[name]), drawn(tokens=name == "lstm")
-    result = FederationEvaluator(model, data, "cpu", memory_bytes)(model.state_dict())
+    result = measure(FederationEvaluator(model, data, "cpu", memory_bytes), model.state_dict())
     assert astuple(result) == pytest.approx(astuple(one_after_another(model, data)), rel=FLOAT32)
 
 
@@ -220,7 +226,7 @@ def test_two_clients_by_hand():
         (FederationEvaluator(model, data, "cpu"), zero(model)),
         (general(model, data), shifted(zero(model))),
     ):
-        assert astuple(evaluator(params)) == pytest.approx(expected, rel=1e-6)  # float32
+        assert astuple(measure(evaluator, params)) == pytest.approx(expected, rel=1e-6)  # float32
 
 
 @pytest.mark.parametrize("sizes", [[128], [1] * 128, [127, 1], [100, 28]])
@@ -229,7 +235,9 @@ def test_training_loss_and_accuracy_do_not_depend_on_who_holds_an_example(sizes)
     rng = np.random.default_rng(0)
     features, labels = rng.normal(size=(128, 5)).astype(np.float32), rng.integers(3, size=128)
     model = initialised(lambda: logistic((5,), 3))
-    result = FederationEvaluator(model, divided(features, labels, sizes, num_classes=3), "cpu")(model.state_dict())
+    result = measure(
+        FederationEvaluator(model, divided(features, labels, sizes, num_classes=3), "cpu"), model.state_dict()
+    )
     together = evaluate(model, torch.from_numpy(features), torch.from_numpy(labels))
     assert (result.train_loss, result.train_accuracy) == (pytest.approx(together.loss, rel=1e-6), together.accuracy)
 
@@ -240,7 +248,7 @@ def test_training_loss_and_accuracy_do_not_depend_on_who_holds_an_example(sizes)
 def test_zero_weights_on_synthetic_1_1_give_the_number_that_the_authors_program_printed():
     data = synthetic(30, 0, 1.0, 1.0)
     model = logistic((60,), 10)
-    result = FederationEvaluator(model, data, "cpu")(zero(model))
+    result = measure(FederationEvaluator(model, data, "cpu"), zero(model))
     assert result.train_loss == pytest.approx(math.log(10), rel=1e-6)
     assert result.gradient_variance_unweighted == pytest.approx(ZERO_WEIGHTS_VARIANCE, rel=1e-6)  # theirs is float32
     assert result.gradient_variance != pytest.approx(ZERO_WEIGHTS_VARIANCE, rel=0.1)
@@ -252,7 +260,7 @@ def test_round_0_of_the_authors_curve():
     with GOLDEN.open(newline="") as file:
         expected = {name: float(value) for name, value in next(csv.DictReader(file)).items()}
     model = logistic((60,), 10)
-    result = FederationEvaluator(model, synthetic(30, 0, 1.0, 1.0), "cpu")(zero(model))
+    result = measure(FederationEvaluator(model, synthetic(30, 0, 1.0, 1.0), "cpu"), zero(model))
     assert expected["round"] == 0
     assert result.test_accuracy == expected["test_accuracy"]
     assert result.train_loss == pytest.approx(expected["train_loss"], rel=1e-6)  # float32, softmax with an epsilon
@@ -271,7 +279,7 @@ def test_clients_that_hold_the_same_have_no_variance_and_b_1():
         (FederationEvaluator(model, data, "cpu"), model.state_dict()),
         (general(model, data), shifted(model.state_dict())),
     ):
-        result = evaluator(params)
+        result = measure(evaluator, params)
         # The same float32 gradients four times, squares of the order of 1: what remains is float64's rounding.
         assert result.gradient_variance == pytest.approx(0.0, abs=1e-12)
         assert result.gradient_variance_unweighted == pytest.approx(0.0, abs=1e-12)
@@ -282,7 +290,7 @@ def test_where_no_client_has_a_gradient_b_is_1():
     # With a single class the softmax is 1 whatever the weights.
     data = divided([[1.0], [2.0], [3.0]], [0, 0, 0], [1, 2], num_classes=1)
     model = logistic((1,), 1)
-    result = FederationEvaluator(model, data, "cpu")(model.state_dict())
+    result = measure(FederationEvaluator(model, data, "cpu"), model.state_dict())
     assert astuple(result)[-3:] == (0.0, 0.0, 1.0)
 
 
@@ -290,7 +298,7 @@ def test_where_gradients_cancel_b_is_infinite():
     # x = 1 of class 0 and x = 1 of class 1 at zero weights: gradients (-1/2, 1/2) and (1/2, -1/2) in W and in b.
     data = divided([[1.0], [1.0]], [0, 1], [1, 1], num_classes=2)
     model = logistic((1,), 2)
-    result = FederationEvaluator(model, data, "cpu")(zero(model))
+    result = measure(FederationEvaluator(model, data, "cpu"), zero(model))
     assert astuple(result)[-3:] == (pytest.approx(1.0), pytest.approx(1.0), math.inf)
 
 
@@ -298,7 +306,7 @@ def test_where_gradients_cancel_b_is_infinite():
 def test_a_model_that_diverged_has_nan_and_not_0(name):
     model = initialised(MODELS[name])
     broken = {key: torch.full_like(tensor, math.nan) for key, tensor in model.state_dict().items()}
-    result = FederationEvaluator(model, drawn(), "cpu")(broken)
+    result = measure(FederationEvaluator(model, drawn(), "cpu"), broken)
     assert [math.isnan(value) for value in astuple(result)] == [True, False, True, False, True, True, True]
 
 
@@ -306,7 +314,7 @@ def test_a_model_that_diverged_has_nan_and_not_0(name):
 def test_logits_of_thousands_keep_a_finite_loss(name):
     model, data = initialised(MODELS[name]), drawn()
     large = {key: 1e4 * tensor for key, tensor in model.state_dict().items()}
-    result = FederationEvaluator(model, data, "cpu")(large)
+    result = measure(FederationEvaluator(model, data, "cpu"), large)
     model.load_state_dict(large)
     expected = one_after_another(model, data)
     # Logits of 1e4 have errors of 1e-3; a residual is 0 or 1 but for them.
@@ -319,7 +327,7 @@ def test_a_client_without_training_examples_does_not_count(name):
     features, labels = rng.normal(size=(12, 6, 6)).astype(np.float32), rng.integers(NUM_CLASSES, size=12)
     model = initialised(MODELS[name])
     some, all_ = (
-        FederationEvaluator(model, divided(features, labels, sizes, held_out=[2]), "cpu")(model.state_dict())
+        measure(FederationEvaluator(model, divided(features, labels, sizes, held_out=[2]), "cpu"), model.state_dict())
         for sizes in ([4, 0, 6, 0], [4, 6])
     )
     assert some == all_
@@ -328,7 +336,7 @@ def test_a_client_without_training_examples_does_not_count(name):
 def test_without_test_examples_the_test_metrics_are_nan():
     data = divided(np.ones((4, 5), dtype=np.float32), [0, 1, 2, 0], [3, 1], num_classes=3)
     model = logistic((5,), 3)
-    result = FederationEvaluator(model, data, "cpu")(model.state_dict())
+    result = measure(FederationEvaluator(model, data, "cpu"), model.state_dict())
     assert math.isnan(result.test_loss)
     assert math.isnan(result.test_accuracy)
     assert math.isfinite(result.train_loss)
@@ -344,7 +352,7 @@ def test_the_global_test_set_is_taken_where_there_is_one():
         own.held_out,
     )
     model = initialised(MODELS["logistic"])
-    result = FederationEvaluator(model, shared, "cpu")(model.state_dict())
+    result = measure(FederationEvaluator(model, shared, "cpu"), model.state_dict())
     expected = evaluate(model, torch.from_numpy((x - 3) / 2), torch.from_numpy(y))
     assert (result.test_loss, result.test_accuracy) == (pytest.approx(expected.loss, rel=1e-6), expected.accuracy)
 
@@ -358,7 +366,7 @@ def test_a_result_depends_on_the_weights_given_and_on_nothing_before(name):
     evaluator = FederationEvaluator(model, data, "cpu")
     params = {key: tensor.clone() for key, tensor in model.state_dict().items()}
     halved = {key: tensor / 2 if tensor.is_floating_point() else tensor for key, tensor in params.items()}
-    first, other, again = evaluator(params), evaluator(halved), evaluator(params)
+    first, other, again = measure(evaluator, params), measure(evaluator, halved), measure(evaluator, params)
     assert first == again
     assert other.gradient_variance != first.gradient_variance
 
@@ -367,7 +375,7 @@ def test_neither_model_nor_weights_are_changed():
     model, data = initialised(batch_norm_dense).train(), drawn()
     params = {key: tensor + 1 for key, tensor in model.state_dict().items()}
     before = copy.deepcopy((model.state_dict(), params))
-    FederationEvaluator(model, data, "cpu")(params)
+    measure(FederationEvaluator(model, data, "cpu"), params)
     assert model.training
     for now, then in zip((model.state_dict(), params), before, strict=True):
         assert all(torch.equal(now[key], then[key]) for key in then)
@@ -408,16 +416,27 @@ def test_only_plain_logistic_regression_takes_the_fast_path(model):
     assert type(other._test) is not LogisticEvaluator
 
 
+@pytest.mark.parametrize("num_models", [1, 2, 5])
+@pytest.mark.parametrize("num_classes", [4, 10, 17])
+def test_models_measured_at_once_have_the_result_that_each_has_alone(num_models, num_classes):
+    data = replace(drawn(), data=replace(drawn().data, num_classes=num_classes))
+    models = [initialised(lambda: logistic((6, 6), num_classes)).state_dict() for _ in range(num_models)]
+    models = [{name: (at + 1) * tensor for name, tensor in params.items()} for at, params in enumerate(models)]
+    evaluator = FederationEvaluator(logistic((6, 6), num_classes), data, "cpu")
+    assert evaluator(models) == [measure(evaluator, params) for params in models]
+    assert len({result.test_loss for result in evaluator(models)}) == num_models
+
+
 @pytest.mark.parametrize("num_threads", [1, 2, 5])
 def test_nothing_depends_on_the_number_of_threads(num_threads):
     # 4,300 examples are several shares; sums of the shares are taken in their order.
     data = drawn([700, 1, 1999, 600, 1000])
     model = initialised(MODELS["logistic"])
-    expected = FederationEvaluator(model, data, "cpu")(model.state_dict())
+    expected = measure(FederationEvaluator(model, data, "cpu"), model.state_dict())
     before = torch.get_num_threads()
     torch.set_num_threads(num_threads)
     try:
-        assert FederationEvaluator(model, data, "cpu")(model.state_dict()) == expected
+        assert measure(FederationEvaluator(model, data, "cpu"), model.state_dict()) == expected
     finally:
         torch.set_num_threads(before)
 
@@ -467,8 +486,8 @@ def test_for_all_data_and_weights_the_two_paths_agree_variances_are_at_least_0_a
     data = drawn(sizes, seed=seed)
     model = initialised(lambda: logistic((6, 6), NUM_CLASSES))
     params = {name: scale * tensor for name, tensor in model.state_dict().items()}
-    fast = FederationEvaluator(model, data, "cpu")(params)
-    slow = general(model, data)(shifted(params))
+    fast = measure(FederationEvaluator(model, data, "cpu"), params)
+    slow = measure(general(model, data), shifted(params))
     for result in (fast, slow):
         assert result.gradient_variance >= 0
         assert result.gradient_variance_unweighted >= 0

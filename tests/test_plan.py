@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from fedprox.errors import UserError
 from fedprox.plan import ClientTask, FlowerProtocol, PaperProtocol, Plan, epoch_orders
+from fedprox.seeds import Stream, generator
 
 PROTOCOLS = [PaperProtocol(), FlowerProtocol()]
 
@@ -437,3 +438,12 @@ def test_pinned_rounds_of_the_flower_protocol():
     ]
     # Client 898 has 899 examples, 90 batches, 10 epochs; the straggler 902 has 91 batches, 7 epochs.
     assert [task.num_steps for task in rounds[0][:2]] == [900, 637]
+
+
+@pytest.mark.parametrize("num_examples", [1, 9, 300])
+def test_orders_are_what_the_clients_stream_gives_one_permutation_after_another(num_examples):
+    task = make_plan().tasks(3)[0]
+    seed, repetition, round_num, client = task.batch_key
+    rng = generator(seed, Stream.BATCHES, round_num, client, repetition=repetition)
+    expected = [rng.permutation(num_examples).tolist() for _ in range(task.num_epochs)]
+    assert epoch_orders(task, num_examples).tolist() == expected

@@ -24,9 +24,8 @@ def outcome(round_num: int, accuracy: float = 0.5, loss: float = 1.5) -> Round:
         ClientOutcome(ClientTask(7, 2, 6, False, (0, 0, round_num, 7)), 30, 6, 0.25, True),
         ClientOutcome(ClientTask(3, 1, 3, True, (0, 0, round_num, 3)), 28, 0, None, False),
     )
-    return Round(
-        round_num, ArrayRecord(), Evaluation(loss, accuracy), clients if round_num else (), round_num + 0.12345678
-    )
+    test = Evaluation(loss, accuracy)
+    return Round(round_num, ArrayRecord(), lambda: test, clients if round_num else (), round_num + 0.12345678)
 
 
 def rows(path: Path) -> list[dict[str, str]]:
@@ -94,7 +93,7 @@ def on_clients(round_num: int, gammas: tuple[float | None, ...] = (0.25, None, 0
     federation = FederationMetrics(1.25, 0.5, 1.5, 0.625, 7.0, 9.0, 3.0)
     task = ClientTask(7, 2, 6, False, (0, 0, round_num, 7))
     clients = tuple(ClientOutcome(task, 30, 6, 0.25, True, gamma) for gamma in gammas)
-    return Round(round_num, ArrayRecord(), Evaluation(1.5, 0.625, federation), clients, 2.0, mu)
+    return Round(round_num, ArrayRecord(), lambda: Evaluation(1.5, 0.625, federation), clients, 2.0, mu)
 
 
 def test_evaluation_on_clients_has_more_columns_behind_the_others(tmp_path):
@@ -144,7 +143,7 @@ def test_only_rounds_that_were_evaluated_have_a_row_and_all_have_their_clients(t
     with RunRecord(tmp_path, {}) as record:
         for round_num in range(6):
             done = outcome(round_num, accuracy=0.1 * round_num)
-            record.add(done if round_num in (0, 3, 5) else replace(done, test=None))
+            record.add(done if round_num in (0, 3, 5) else replace(done, tested=None))
         finish(record)
     assert [row["round"] for row in rows(tmp_path / "metrics.csv")] == ["0", "3", "5"]
     clients = rows(tmp_path / "clients.csv")

@@ -11,7 +11,7 @@ from fedprox.engines.identity import act_as_server
 from fedprox.messages import task_of
 from fedprox.metrics import Evaluation, FederationMetrics
 from fedprox.plan import ClientTask, FlowerProtocol, PaperProtocol, Plan
-from fedprox.rounds import ClientOutcome, Round, run_rounds
+from fedprox.rounds import ClientOutcome, Round, run_rounds, several_at_once
 from fedprox.strategy import FedAvgWithStragglerDrop, FedProx, Planned
 
 SIZES = np.array([1, 4, 2, 8, 3, 5])
@@ -57,7 +57,7 @@ def run(strategy, plan: Plan, num_rounds: int = 5, mu: float = 0.5) -> tuple[lis
         arrays=ArrayRecord({"w": Array(np.array([10.0]))}),
         strategy=Planned(strategy, plan),
         grid=engine,
-        evaluate=lambda arrays: Evaluation(loss=float(arrays["w"].numpy()[0]), accuracy=0.25),
+        evaluate=lambda models: [Evaluation(loss=float(arrays["w"].numpy()[0]), accuracy=0.25) for arrays in models],
         mu=mu,
         num_rounds=num_rounds,
     )
@@ -89,7 +89,7 @@ def test_rounds_are_yielded_as_they_end():
         arrays=ArrayRecord({"w": Array(np.array([10.0]))}),
         strategy=Planned(FedProx(), plan(0.0)),
         grid=engine,
-        evaluate=lambda arrays: Evaluation(0.0, 0.0),
+        evaluate=lambda models: [Evaluation(0.0, 0.0)] * len(models),
         mu=0.0,
         num_rounds=5,
     )
@@ -170,13 +170,13 @@ def test_mu_reaches_every_client_in_every_round(mu):
 def test_train_loss_cohort_is_the_mean_weighted_by_examples_over_those_that_count():
     # (1 * 2.0 + 3 * 6.0) / 4 = 5; the dropped client with 100 examples has no say.
     clients = (outcome(1, 2.0, True), outcome(100, None, False), outcome(3, 6.0, True))
-    done = Round(1, ArrayRecord(), Evaluation(0.0, 0.0), clients, 0.0)
+    done = Round(1, ArrayRecord(), lambda: Evaluation(0.0, 0.0), clients, 0.0)
     assert done.train_loss_cohort == 5.0
     assert done.num_clients_counted == 2
 
 
 def test_train_loss_cohort_of_zero_losses_is_zero_and_not_missing():
-    done = Round(1, ArrayRecord(), Evaluation(0.0, 0.0), (outcome(2, 0.0, True),), 0.0)
+    done = Round(1, ArrayRecord(), lambda: Evaluation(0.0, 0.0), (outcome(2, 0.0, True),), 0.0)
     assert done.train_loss_cohort == 0.0
 
 
@@ -228,6 +228,76 @@ def test_rounds_that_are_not_evaluated_train_all_the_same():
     assert [each.clients for each in seldom] == [each.clients for each in always]
 
 
+# Several models at once
+
+
+def counting(batches: list[list[float]]):
+    """Return a fake evaluation that notes which models it was given at once."""
+
+    def evaluate(models) -> list[Evaluation]:
+        batches.append([float(arrays["w"].numpy()[0]) for arrays in models])
+        return [Evaluation(loss, 0.25) for loss in batches[-1]]
+
+    return evaluate
+
+
+def run_counting(batches: list[list[float]], num_rounds: int = 10, engine: FakeEngine | None = None):
+    return run_rounds(
+        arrays=ArrayRecord({"w": Array(np.array([10.0]))}),
+        strategy=Planned(FedProx(), plan(0.5)),
+        grid=engine or FakeEngine(),
+        evaluate=counting(batches),
+        mu=0.5,
+        num_rounds=num_rounds,
+    )
+
+
+def losses_of(rounds) -> list[float]:
+    return [each.test.loss for each in rounds]
+
+
+@pytest.mark.parametrize(("at_most", "sizes"), [(1, [1] * 11), (4, [4, 4, 3]), (16, [11])])
+def test_models_of_short_rounds_are_measured_several_at_once_and_each_is_its_rounds_own(at_most, sizes):
+    batches: list[list[float]] = []
+    rounds, tests = [], []
+    for each in several_at_once(run_counting(batches), at_most, within_s=3600):
+        rounds.append(each)
+        tests.append(each.test.loss)
+    assert [each.round_num for each in rounds] == list(range(11))
+    assert tests == [model(each) for each in rounds]
+    assert [len(batch) for batch in batches] == sizes
+    assert losses_of(rounds) == tests  # measured once, known for good
+    assert len(batches) == len(sizes)
+
+
+def test_rounds_that_take_long_are_not_kept_waiting():
+    batches: list[list[float]] = []
+    engine = FakeEngine()
+    for each in several_at_once(run_counting(batches, engine=engine), within_s=0):
+        assert len(engine.rounds) == each.round_num  # the next one has not been trained yet
+        assert each.test is not None
+    assert [len(batch) for batch in batches] == [1] * 11
+
+
+@pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt])
+def test_rounds_that_ended_come_before_the_error_that_ends_the_run(error):
+    class FailingEngine(FakeEngine):
+        def send_and_receive(self, messages, *, timeout=None):
+            if len(self.rounds) == 5:
+                raise error("in round 6")
+            return super().send_and_receive(messages, timeout=timeout)
+
+    ended = []
+
+    def record_all() -> None:
+        for each in several_at_once(run_counting([], engine=FailingEngine()), within_s=3600):
+            ended.append((each.round_num, each.test.loss == model(each)))
+
+    with pytest.raises(error, match="in round 6"):
+        record_all()
+    assert ended == [(round_num, True) for round_num in range(6)]
+
+
 # Adaptive mu
 
 
@@ -236,7 +306,7 @@ def run_evaluated(evaluate, mu, num_rounds: int, engine: FakeEngine | None = Non
         arrays=ArrayRecord({"w": Array(np.array([10.0]))}),
         strategy=Planned(FedProx(), plan(0.5)),
         grid=engine or FakeEngine(),
-        evaluate=evaluate,
+        evaluate=lambda models: [evaluate(arrays) for arrays in models],
         mu=mu,
         num_rounds=num_rounds,
         **settings,
@@ -308,7 +378,7 @@ def test_clients_that_were_dropped_have_no_gamma():
         arrays=ArrayRecord({"w": Array(np.array([10.0]))}),
         strategy=Planned(FedAvgWithStragglerDrop(), plan(0.5)),
         grid=FakeEngine(),
-        evaluate=constant,
+        evaluate=lambda models: [constant(arrays) for arrays in models],
         mu=0.0,
         num_rounds=3,
         measure_gamma=True,

@@ -1,23 +1,20 @@
 """All clients in this process."""
 
-import atexit
 import os
-import threading
-import time
-from collections.abc import Iterable
-from concurrent.futures import ThreadPoolExecutor, wait
-from pathlib import Path
+from collections.abc import Callable, Iterable
+from typing import TypeVar
 
 import numpy as np
-import torch
-from flwr.app import Context, Message, MessageType, RecordDict
+from flwr.app import Message, MessageType
 
-from fedprox.client_app import Clients, ClientSide, make_client_app
+from fedprox.client_app import Clients, ClientSide
 from fedprox.engines.identity import act_as_server
 from fedprox.errors import UserError
 from fedprox.messages import node_id, task_of
 from fedprox.solvers.problem import BatchedSolver
-from fedprox.threads import one_thread
+from fedprox.threads import Pool, one_thread
+
+Result = TypeVar("Result")
 
 
 class LocalGrid:
@@ -35,9 +32,7 @@ class LocalGrid:
         act_as_server()
         self._solver = side.make_solver()
         self._clients = Clients(side, self._solver)
-        self._app = make_client_app(self._clients)
-        self._num_threads = (num_threads or os.cpu_count() or 1) if self._solver.is_concurrent else 1
-        self._pool = ThreadPoolExecutor(self._num_threads, initializer=_begin_thread)  # they end with this object
+        self._pool = Pool((num_threads or os.cpu_count() or 1) if self._solver.is_concurrent else 1)
         self._sizes = side.data.train.sizes
         self._num_clients = side.data.num_clients
 
@@ -54,58 +49,26 @@ class LocalGrid:
         """
         messages = list(messages)
         with one_thread():
-            if isinstance(self._solver, BatchedSolver) and _all_train(messages):
-                return self._clients.train_together(messages, self._solver)
-            if self._num_threads == 1:
-                return [self._play(message) for message in messages]
-            return self._in_threads(messages)
+            if not _all_train(messages):
+                return self._in_threads(lambda at: self._clients.gradient(messages[at]), messages)
+            # Problems are posed and replies written one after another: Python does one such thing at a time anyway.
+            problems = [self._clients.problem(message) for message in messages]
+            if isinstance(self._solver, BatchedSolver):
+                solutions = self._clients.solve_together(problems, self._solver)
+            else:
+                solutions = self._in_threads(lambda at: self._clients.solve(problems[at]), messages)
+            return list(map(self._clients.reply, messages, problems, solutions))
 
-    def _in_threads(self, messages: list[Message]) -> list[Message]:
-        """Return the replies of clients that are computed in several threads, one client in each at a time."""
+    def _in_threads(self, function: Callable[[int], Result], messages: list[Message]) -> list[Result]:
+        """Return the function's result for each message, the longest work first: no long one is left at the end."""
         work = [int(self._sizes[task.client]) * task.num_epochs for task in map(task_of, messages)]
-        longest_first = np.argsort(work)[::-1].tolist()  # so that no long one is left at the end
-        futures = {at: self._pool.submit(self._play, messages[at]) for at in longest_first}
-        try:
-            return [futures[at].result() for at in range(len(messages))]
-        finally:  # after an error or an interrupt nothing goes on behind the caller's back
-            for future in futures.values():
-                future.cancel()
-            wait(futures.values())
-
-    def _play(self, message: Message) -> Message:
-        return self._app(message, _fresh_context(message))
+        results = self._pool.map(function, np.argsort(work)[::-1].tolist())
+        return [results[at] for at in range(len(messages))]
 
     def peak_memory_bytes(self) -> int:
         """Return 0: there is no process besides this one."""
         return 0
 
 
-def _fresh_context(message: Message) -> Context:
-    """Return a context without state: clients keep nothing from round to round."""
-    return Context(run_id=1, node_id=message.metadata.dst_node_id, node_config={}, state=RecordDict(), run_config={})
-
-
 def _all_train(messages: list[Message]) -> bool:
     return all(message.metadata.message_type == MessageType.TRAIN for message in messages)
-
-
-_thread_ids: set[int] = set()
-
-
-def _begin_thread() -> None:
-    torch.set_num_threads(1)  # torch's own threads are set in each thread
-    _thread_ids.add(threading.get_native_id())
-
-
-@atexit.register
-def _wait_for_threads() -> None:
-    """Let the operating system end all threads before the interpreter ends; Python has joined them already.
-
-    A thread in which autograd ran holds an object of torch's, the release of which needs the interpreter: too late, it
-    aborts the process with exit status 134. Where there is no /proc to look into, a tenth of a second must do.
-    """
-    tasks, until = Path("/proc/self/task"), time.monotonic() + (1 if Path("/proc/self/task").exists() else 0.1)
-    while _thread_ids and time.monotonic() < until:
-        if tasks.exists() and not any((tasks / str(thread)).exists() for thread in _thread_ids):
-            return
-        time.sleep(0.001)

@@ -1,6 +1,9 @@
 """Local SGD for multinomial logistic regression in one compiled loop, without a call per step."""
 
+import logging
+
 import numpy as np
+import torch
 from torch import Tensor, nn
 
 from fedprox.solvers.lanes import NUM_LANES, load, store
@@ -13,6 +16,7 @@ from fedprox.solvers.logistic_kernels import (
     batch_gradient,
     compiled,
     has_kernels,
+    is_kept,
     logits,
     padded,
     softmax_residual,
@@ -21,6 +25,8 @@ from fedprox.solvers.logistic_kernels import (
 )
 from fedprox.solvers.problem import LocalSolution, LocalWork, Params, SgdSettings
 
+_log = logging.getLogger("fedprox")
+
 
 class LogisticSolver:
     """Local SGD for `nn.Sequential(nn.Flatten(), nn.Linear(...))` on the CPU, without momentum."""
@@ -28,8 +34,17 @@ class LogisticSolver:
     is_concurrent = True
 
     def __init__(self, sgd: SgdSettings) -> None:
-        """Keep the settings; the model's shape comes with the parameters."""
+        """Keep the settings; the model's shape comes with the parameters.
+
+        The compiled code is loaded, or compiled where that was never done: no round has to wait for it.
+        """
         self._sgd = sgd
+        self._start: tuple[Params, Floats] = ({}, np.zeros((0, 0), np.float32))
+        if not is_kept(descend):
+            _log.info("compiling the solver, once on this machine: about ten seconds")
+        none = LocalWork(np.zeros((0, 1), np.int64), 0, 0.0)
+        params = {"1.weight": torch.zeros(1, 1), "1.bias": torch.zeros(1)}
+        self.solve(params, torch.zeros(1, 1), torch.zeros(1, dtype=torch.int64), none)
 
     @staticmethod
     def accepts(model: nn.Module, sgd: SgdSettings, device: str) -> bool:
@@ -38,14 +53,18 @@ class LogisticSolver:
 
     def solve(self, global_params: Params, features: Tensor, labels: Tensor, work: LocalWork) -> LocalSolution:
         """Return the client's solution; see `fedprox.solvers.problem.Solver`."""
-        weight = padded(global_params)
+        of_params, start = self._start  # the clients of a round start at the same parameters
+        if of_params is not global_params:
+            start = padded(global_params)
+            self._start = (global_params, start)  # both at once: several threads may be here
+        weight = start.copy()
         correction = np.zeros((0, 0), np.float32) if work.correction is None else padded(work.correction)
         loss_sum, num_seen, num_steps = descend(
             weight,
             correction,
             features.flatten(1).numpy(),
             labels.numpy(),
-            np.stack(list(work.orders)),
+            work.orders if isinstance(work.orders, np.ndarray) else np.stack(list(work.orders)),
             len(global_params["1.bias"]),
             work.num_steps,
             self._sgd.batch_size,

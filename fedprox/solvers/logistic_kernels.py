@@ -11,6 +11,7 @@ advance at once, for five examples of a batch.
 
 import math
 from collections.abc import Callable, Collection
+from pathlib import Path
 from typing import Any, TypeVar, cast
 
 import numpy as np
@@ -50,6 +51,14 @@ def compiled(function: Function, *, fastmath: Collection[str] = ("contract",)) -
         return cast(Function, njit(cache=True, **options)(function))
     except RuntimeError:  # neither beside the module, nor in the user's cache folder, nor in NUMBA_CACHE_DIR
         return cast(Function, njit(**options)(function))
+
+
+def is_kept(function: Callable[..., Any]) -> bool:
+    """Return whether a compiled function is on disk, so that its first call will not take seconds."""
+    stats = getattr(function, "stats", None)  # plain Python has none
+    if stats is None or not stats.cache_path:
+        return stats is None
+    return any(Path(stats.cache_path).glob(f"*.{function.__name__}-*.nbi"))
 
 
 def has_kernels(model: nn.Module, device: str | torch.device) -> bool:

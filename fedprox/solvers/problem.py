@@ -36,14 +36,14 @@ class LocalWork:
         orders: The order of its examples in each epoch; each a permutation of 0 .. n_k - 1, shape (n_k,).
         num_steps: Mini-batch steps after which it stops, also in the middle of an epoch.
         mu: Weight of the proximal term, >= 0.
-        seed: For layers that draw random numbers, such as dropout.
+        seed: Entropy for layers that draw random numbers, such as dropout.
         correction: Added to every mini-batch gradient, name -> tensor (FedDANE's g_t - grad F_k(w^t)); None for none.
     """
 
     orders: Iterable[NDArray[np.int64]]
     num_steps: int
     mu: float
-    seed: int = 0
+    seed: int | tuple[int, ...] = 0
     correction: Params | None = None
 
 
@@ -56,12 +56,14 @@ class LocalProblem:
         features: The client's examples, shape (n_k, *input_shape), n_k >= 1.
         labels: Their classes, shape (n_k,).
         work: How much, in which order, and mu.
+        asks_gamma: Whether it is to be measured how inexactly it is solved.
     """
 
     global_params: Params
     features: Tensor
     labels: Tensor
     work: LocalWork
+    asks_gamma: bool = False
 
 
 @dataclass(frozen=True)
@@ -72,11 +74,13 @@ class LocalSolution:
         params: w_k^{t+1}, a complete state dict.
         train_loss: Mean cross-entropy F over the examples as they were processed, without the proximal term.
         num_steps: Mini-batch steps done.
+        gamma: How inexactly the problem is solved (Li et al. 2020, Definition 2), where that is asked.
     """
 
     params: Params
     train_loss: float
     num_steps: int
+    gamma: float | None = None
 
 
 class Solver(Protocol):

@@ -6,6 +6,7 @@ Faster solvers must agree with this one.
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
@@ -102,8 +103,10 @@ def step(
 
 
 @contextmanager
-def _seeded(seed: int, device: torch.device) -> Iterator[None]:
+def _seeded(seed: int | tuple[int, ...], device: torch.device) -> Iterator[None]:
     """Seed the generator that layers such as dropout use on a device, and leave it as it was."""
+    if isinstance(seed, tuple):
+        seed = int(np.random.SeedSequence(seed).generate_state(1)[0])
     if device.type == "cuda":
         with torch.random.fork_rng(devices=[device]), torch.cuda.device(device):
             torch.cuda.manual_seed(seed)

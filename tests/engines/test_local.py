@@ -199,45 +199,48 @@ def test_as_many_clients_are_computed_at_once_as_there_are_threads(
     federation, concurrent, monkeypatch, num_threads, expected
 ):
     grid, present, most, lock = LocalGrid(concurrent, num_threads=num_threads), [], [0], threading.Lock()
-    play = grid._app
+    solve = grid._clients.solve
 
-    def watched(message, context):
+    def watched(problem):
         with lock:
-            present.append(message)
+            present.append(threading.get_ident())
             most[0] = max(most[0], len(present))
         time.sleep(0.05)
         try:
-            return play(message, context)
+            return solve(problem)
         finally:
             with lock:
-                present.remove(message)
+                present.remove(threading.get_ident())
 
-    monkeypatch.setattr(grid, "_app", watched)
+    monkeypatch.setattr(grid._clients, "solve", watched)
     start = ArrayRecord(concurrent.model.state_dict())
     grid.send_and_receive(federation.messages(arrays=start))
     assert most == [expected]
 
 
 def test_the_longest_clients_are_begun_first(federation, concurrent, monkeypatch):
-    grid, begun = LocalGrid(concurrent, num_threads=2), []
-    submit = grid._pool.submit
-    monkeypatch.setattr(grid._pool, "submit", lambda play, message: begun.append(message) or submit(play, message))
+    grid, work = LocalGrid(concurrent, num_threads=1), []
+    solve = grid._clients.solve
+
+    def watched(problem):
+        work.append(len(problem.labels) * len(problem.work.orders))
+        return solve(problem)
+
+    monkeypatch.setattr(grid._clients, "solve", watched)
     grid.send_and_receive(federation.messages(arrays=ArrayRecord(concurrent.model.state_dict())))
-    tasks = [task_of(message) for message in begun]
-    work = [int(federation.plan.client_sizes[task.client]) * task.num_epochs for task in tasks]
     assert len(set(work)) > 3
     assert work == sorted(work, reverse=True)
 
 
 def test_the_threads_stay_from_round_to_round_and_end_with_the_engine(federation, concurrent, monkeypatch):
     grid, seen = LocalGrid(concurrent, num_threads=2), []
-    app = grid._app
+    solve = grid._clients.solve
 
-    def watched(*args):
+    def watched(problem):
         seen.append(threading.current_thread())
-        return app(*args)
+        return solve(problem)
 
-    monkeypatch.setattr(grid, "_app", watched)
+    monkeypatch.setattr(grid._clients, "solve", watched)
     messages = federation.messages(arrays=ArrayRecord(concurrent.model.state_dict()))
     for _ in range(3):
         grid.send_and_receive(messages)
@@ -269,12 +272,11 @@ def test_an_error_in_one_of_several_threads_comes_out(federation, concurrent):
 
 ENDS_AT_ONCE = """
 import torch
-from fedprox.engines import local
-pool = local.ThreadPoolExecutor(4, initializer=local._begin_thread)
+from fedprox.threads import Pool
 def job(_):
     w = torch.ones(3, requires_grad=True)
     return torch.autograd.grad((w * w).sum(), w)[0].sum().item()
-assert list(pool.map(job, range(40))) == [6.0] * 40
+assert set(Pool(4).map(job, range(40)).values()) == {6.0}
 """
 
 
@@ -289,17 +291,14 @@ def test_a_process_may_end_as_soon_as_its_threads_have_used_autograd(environment
 def test_after_an_error_no_client_is_computed_behind_the_callers_back(federation, concurrent, monkeypatch):
     grid, begun = LocalGrid(concurrent, num_threads=2), []
 
-    def play(message, context):
-        begun.append(message)
+    def solve(problem):
+        begun.append(problem)
         time.sleep(0.05)
-        raise ArithmeticError("no reply")
+        raise ArithmeticError("no solution")
 
-    monkeypatch.setattr(grid, "_app", play)
-    messages = federation.messages(arrays=ArrayRecord(concurrent.model.state_dict()))
-    sizes = [federation.plan.client_sizes[task_of(message).client] for message in messages]
-    longest = messages[int(np.argmax(sizes))]  # begun first, and waited for first
+    monkeypatch.setattr(grid._clients, "solve", solve)
     with pytest.raises(ArithmeticError):
-        grid.send_and_receive([longest, *(message for message in messages if message is not longest)])
+        grid.send_and_receive(federation.messages(arrays=ArrayRecord(concurrent.model.state_dict())))
     num_begun = len(begun)
     time.sleep(0.3)
     assert len(begun) == num_begun < 6

@@ -387,3 +387,24 @@ def test_where_no_folder_can_be_written_the_solver_is_compiled_all_the_same(monk
 
     monkeypatch.setattr(logistic_kernels, "njit", refuse)
     assert logistic_kernels.compiled(lambda a, b: a * b)(3, 4) == 12
+
+
+def test_who_waits_for_the_compiler_is_told_so_and_only_then(environment, tmp_path):
+    code = """
+import logging
+logging.basicConfig(level=logging.INFO, format="%(message)s")
+from fedprox.solvers.logistic import LogisticSolver
+from fedprox.solvers.problem import SgdSettings
+LogisticSolver(SgdSettings(0.1, 10))
+"""
+    said = [
+        subprocess.run(
+            [sys.executable, "-c", code],
+            env=environment(NUMBA_CACHE_DIR=str(tmp_path)),
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stderr
+        for _ in range(2)
+    ]
+    assert ["compiling the solver" in lines for lines in said] == [True, False]

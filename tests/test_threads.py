@@ -1,0 +1,56 @@
+"""Pools of threads: every result under its number, in any number of threads."""
+
+import threading
+import time
+
+import pytest
+import torch
+
+from fedprox.threads import Pool, one_thread
+
+
+@pytest.mark.parametrize("num_threads", [1, 2, 7])
+@pytest.mark.parametrize("order", [[], [3], [2, 0, 1, 5, 4]])
+def test_every_number_has_the_functions_result(num_threads, order):
+    pool = Pool(num_threads)
+    assert pool.map(lambda number: number**2, order) == {number: number**2 for number in order}
+    assert pool.map(str, order) == {number: str(number) for number in order}  # and again
+
+
+@pytest.mark.parametrize("num_threads", [1, 3])
+def test_numbers_are_taken_up_in_their_order(num_threads):
+    begun, lock = [], threading.Lock()
+
+    def note(number: int) -> None:
+        with lock:
+            begun.append(number)
+        time.sleep(0.01)
+
+    Pool(num_threads).map(note, list(range(20)))
+    # Threads that take two neighbours at the same time may note them the other way round.
+    assert all(abs(number - at) < num_threads for at, number in enumerate(begun))
+    assert sorted(begun) == list(range(20))
+
+
+@pytest.mark.parametrize("num_threads", [1, 3])
+def test_after_an_error_nothing_goes_on_behind_the_callers_back(num_threads):
+    begun = []
+
+    def fail(number: int) -> None:
+        begun.append(number)
+        time.sleep(0.02)
+        raise ArithmeticError(number)
+
+    with pytest.raises(ArithmeticError):
+        Pool(num_threads).map(fail, list(range(50)))
+    num_begun = len(begun)
+    time.sleep(0.1)
+    assert len(begun) == num_begun <= num_threads
+
+
+def test_torch_uses_one_thread_in_each_and_in_the_context():
+    assert set(Pool(2).map(lambda _: torch.get_num_threads(), list(range(4))).values()) == {1}
+    before = torch.get_num_threads()
+    with one_thread():
+        assert torch.get_num_threads() == 1
+    assert torch.get_num_threads() == before
