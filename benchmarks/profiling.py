@@ -6,14 +6,13 @@ import pstats
 import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
 from unittest.mock import patch
 
 import fedprox
 from benchmarks.export import composed
 from benchmarks.workloads import WORKLOADS
 from fedprox import experiment
-from fedprox.rounds import Round, run_rounds
+from fedprox.rounds import Round, several_at_once
 
 PACKAGE = Path(fedprox.__file__).parent
 PARTS = {  # of the table -> modules below `fedprox`; a name stands for itself and all below it
@@ -39,15 +38,15 @@ def profile_w1(overrides: Sequence[str] = ()) -> dict[str, float]:
     config = composed([*WORKLOADS["W1"].cases[0].commands[0], "engine.num_threads=1", *overrides])
     profile = cProfile.Profile()
 
-    def profiled(**settings: Any) -> Iterator[Round]:
+    def profiled(rounds: Iterator[Round]) -> Iterator[Round]:
         profile.enable()
-        yield from run_rounds(**settings)
+        yield from several_at_once(rounds)
         profile.disable()
 
     logging.getLogger("flwr").setLevel(logging.ERROR)  # as the command line does
     with tempfile.TemporaryDirectory() as folder:
         experiment.run(config, Path(folder))
-        with patch.object(experiment, "run_rounds", profiled):
+        with patch.object(experiment, "several_at_once", profiled):
             experiment.run(config, Path(folder))
     return by_part(pstats.Stats(profile).stats)  # type: ignore[attr-defined]
 

@@ -56,10 +56,9 @@ class Clients:
 
     def train(self, message: Message) -> Message:
         """Return the reply to a train message."""
-        problem = self.problem(message)
-        return self.reply(message, problem, self.solve(problem))
+        return self.reply(message, self.solve(message))
 
-    def problem(self, message: Message) -> LocalProblem:
+    def _problem(self, message: Message) -> LocalProblem:
         """Return the problem that a train message poses."""
         task, params = task_of(message), self._decode(_arrays(message, "arrays"))
         features, labels = self._examples(task)
@@ -73,13 +72,15 @@ class Clients:
         work = LocalWork(epoch_orders(task, len(labels)), task.num_steps, mu, seed, correction)
         return LocalProblem(params, features, labels, work, bool(_config(message).get("measure-gamma")))
 
-    def solve(self, problem: LocalProblem) -> LocalSolution:
-        """Return the solution, with its gamma where that is asked."""
+    def solve(self, message: Message) -> LocalSolution:
+        """Return the solution of the problem that a message poses, with its gamma where that is asked."""
+        problem = self._problem(message)
         solution = self._solver.solve(problem.global_params, problem.features, problem.labels, problem.work)
         return self._measured(problem, solution)
 
-    def solve_together(self, problems: Sequence[LocalProblem], solver: BatchedSolver) -> list[LocalSolution]:
+    def solve_together(self, messages: Sequence[Message], solver: BatchedSolver) -> list[LocalSolution]:
         """Return the same for problems that are solved in one call."""
+        problems = list(map(self._problem, messages))
         return list(map(self._measured, problems, solver.solve_all(problems)))
 
     def _measured(self, problem: LocalProblem, solution: LocalSolution) -> LocalSolution:
@@ -89,10 +90,10 @@ class Clients:
         points = (solution.params, problem.global_params)
         return replace(solution, gamma=gamma(self._workspace.model, *points, *examples, problem.work.mu))
 
-    def reply(self, message: Message, problem: LocalProblem, solution: LocalSolution) -> Message:
+    def reply(self, message: Message, solution: LocalSolution) -> Message:
         """Return the reply to a train message."""
         metrics: dict[str, int | float | list[int] | list[float]] = {
-            "num-examples": len(problem.labels),
+            "num-examples": int(self._side.data.train.sizes[task_of(message).client]),
             "train-loss": solution.train_loss,
             "num-steps": solution.num_steps,
         }

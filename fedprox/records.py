@@ -54,7 +54,7 @@ PACKAGES = ("flwr", "torch", "torchvision", "ray", "numpy", "hydra-core")
 
 
 class RunRecord:
-    """Writes one run directory; every row is on disk before the next round begins."""
+    """Writes one run directory; every row is on disk as soon as it is added."""
 
     def __init__(self, path: Path, facts: Mapping[str, Any], columns: Sequence[str] = METRICS) -> None:
         """Begin a run: status "running" and what is known beforehand.
@@ -72,6 +72,7 @@ class RunRecord:
         self._metrics, self._clients = (csv.writer(file) for file in self._files)
         self._metrics.writerow(self._columns)
         self._clients.writerow(CLIENTS)
+        self._flush()
         self._save("running")
 
     def add(self, outcome: Round) -> None:
@@ -94,6 +95,9 @@ class RunRecord:
                     client.train_loss,
                 )
             )
+        self._flush()
+
+    def _flush(self) -> None:
         for file in self._files:
             file.flush()
 

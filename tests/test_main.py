@@ -165,7 +165,7 @@ def test_timings_add_up_and_peak_memory_is_that_of_a_process_with_torch(run):
     assert set(timings) == {"setup_s", "rounds_s", "total_s"}
     assert 0 < timings["setup_s"] + timings["rounds_s"] <= timings["total_s"] + 1e-3  # rounds_s may be rounded
     assert timings["total_s"] < elapsed
-    assert timings["rounds_s"] == pytest.approx(float(metrics(folder)[-1]["time_s"]), abs=1e-6)
+    assert timings["rounds_s"] >= float(metrics(folder)[-1]["time_s"])  # which is before the last model is measured
     assert 50e6 < facts["peak_memory_bytes"] < 50e9  # importing torch alone takes more than 50 MB
 
 
@@ -575,11 +575,12 @@ def assert_rows_are_complete(run_dir: Path) -> None:
 
 # Ends its own process without warning before round 4, when rounds 0 to 3 are to be on disk.
 KILLS_ITSELF = """
-import os, signal
+import os, signal, time
 from fedprox.strategy import FedProx
 
 class Killed(FedProx):
     def configure_train(self, server_round, arrays, config, grid):
+        time.sleep(0.2)  # rounds of less than a tenth of a second wait for each other
         if server_round == 4:
             os.kill(os.getpid(), signal.SIGKILL)
         return super().configure_train(server_round, arrays, config, grid)

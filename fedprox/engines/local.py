@@ -51,13 +51,11 @@ class LocalGrid:
         with one_thread():
             if not _all_train(messages):
                 return self._in_threads(lambda at: self._clients.gradient(messages[at]), messages)
-            # Problems are posed and replies written one after another: Python does one such thing at a time anyway.
-            problems = [self._clients.problem(message) for message in messages]
             if isinstance(self._solver, BatchedSolver):
-                solutions = self._clients.solve_together(problems, self._solver)
+                solutions = self._clients.solve_together(messages, self._solver)
             else:
-                solutions = self._in_threads(lambda at: self._clients.solve(problems[at]), messages)
-            return list(map(self._clients.reply, messages, problems, solutions))
+                solutions = self._in_threads(lambda at: self._clients.solve(messages[at]), messages)
+            return list(map(self._clients.reply, messages, solutions))  # here: Python writes one at a time anyway
 
     def _in_threads(self, function: Callable[[int], Result], messages: list[Message]) -> list[Result]:
         """Return the function's result for each message, the longest work first: no long one is left at the end."""
