@@ -56,31 +56,34 @@ class Clients:
 
     def train(self, message: Message) -> Message:
         """Return the reply to a train message."""
-        return self.reply(message, self.solve(message))
+        return self.reply(message, self.solve(message, self.work(message)))
 
-    def _problem(self, message: Message) -> LocalProblem:
+    def work(self, message: Message) -> LocalWork:
+        """Return how much a train message asks for, in which order, and mu."""
+        task, mu = task_of(message), float(_config(message)["proximal-mu"])  # type: ignore[arg-type]
+        orders = epoch_orders(task, int(self._side.data.train.sizes[task.client]))
+        return LocalWork(orders, task.num_steps, mu, task.batch_key or (task.client, task.epochs_before))
+
+    def _problem(self, message: Message, work: LocalWork) -> LocalProblem:
         """Return the problem that a train message poses."""
-        task, params = task_of(message), self._decode(_arrays(message, "arrays"))
-        features, labels = self._examples(task)
-        correction = None
+        params = self._decode(_arrays(message, "arrays"))
+        features, labels = self._examples(task_of(message))
         if "gradient" in message.content:  # FedDANE: g_t - grad F_k(w^t)
             global_gradient = self._decode_gradient(_arrays(message, "gradient"))
             local_gradient = full_gradients(self._workspace.model, [params], features, labels)[0]
             correction = {name: global_gradient[name] - local_gradient[name] for name in local_gradient}
-        mu = float(_config(message)["proximal-mu"])  # type: ignore[arg-type]
-        seed = task.batch_key or (task.client, task.epochs_before)
-        work = LocalWork(epoch_orders(task, len(labels)), task.num_steps, mu, seed, correction)
+            work = replace(work, correction=correction)
         return LocalProblem(params, features, labels, work, bool(_config(message).get("measure-gamma")))
 
-    def solve(self, message: Message) -> LocalSolution:
+    def solve(self, message: Message, work: LocalWork) -> LocalSolution:
         """Return the solution of the problem that a message poses, with its gamma where that is asked."""
-        problem = self._problem(message)
+        problem = self._problem(message, work)
         solution = self._solver.solve(problem.global_params, problem.features, problem.labels, problem.work)
         return self._measured(problem, solution)
 
     def solve_together(self, messages: Sequence[Message], solver: BatchedSolver) -> list[LocalSolution]:
         """Return the same for problems that are solved in one call."""
-        problems = list(map(self._problem, messages))
+        problems = [self._problem(message, self.work(message)) for message in messages]
         return list(map(self._measured, problems, solver.solve_all(problems)))
 
     def _measured(self, problem: LocalProblem, solution: LocalSolution) -> LocalSolution:

@@ -54,8 +54,10 @@ class LocalGrid:
             if isinstance(self._solver, BatchedSolver):
                 solutions = self._clients.solve_together(messages, self._solver)
             else:
-                solutions = self._in_threads(lambda at: self._clients.solve(messages[at]), messages)
-            return list(map(self._clients.reply, messages, solutions))  # here: Python writes one at a time anyway
+                # What is plain Python is done here: several threads would only take turns with it.
+                works = list(map(self._clients.work, messages))
+                solutions = self._in_threads(lambda at: self._clients.solve(messages[at], works[at]), messages)
+            return list(map(self._clients.reply, messages, solutions))
 
     def _in_threads(self, function: Callable[[int], Result], messages: list[Message]) -> list[Result]:
         """Return the function's result for each message, the longest work first: no long one is left at the end."""
