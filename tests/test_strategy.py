@@ -23,7 +23,7 @@ from fedprox.engines.identity import act_as_server
 from fedprox.errors import UserError
 from fedprox.messages import node_id, task_of
 from fedprox.plan import PaperProtocol, Plan
-from fedprox.strategy import FedAvgWithStragglerDrop, FedDane, FedProx, Planned, weighted_average
+from fedprox.strategy import FedAvgWithStragglerDrop, FedDane, FedProx, Planned, weighted_average, weighted_metrics
 
 NO_GRID = None  # a planned strategy never asks which nodes there are
 
@@ -55,6 +55,26 @@ def plan(fraction: float = 0.5, per_round: int = 4, sampling: str = "uniform") -
 def configure(planned: Planned, round_num: int = 1, **arrays: np.ndarray) -> list[Message]:
     start = record(**(arrays or {"w": np.zeros(2, dtype=np.float32)}))
     return planned.configure_train(round_num, start, ConfigRecord({"proximal-mu": 0.5}), NO_GRID)
+
+
+def test_metrics_are_averaged_as_flower_does_it():
+    contents = [
+        RecordDict({"metrics": MetricRecord({"num-examples": n, "loss": loss, "steps": n, "parts": [loss, 2.0]})})
+        for n, loss in ((3, 0.5), (1, -1.0), (6, 2.25))
+    ]
+    ours, theirs = weighted_metrics(contents, "num-examples"), FedAvg().train_metrics_aggr_fn(contents, "num-examples")
+    assert ours.keys() == theirs.keys() == {"loss", "steps", "parts"}
+    assert ours["loss"] == pytest.approx((3 * 0.5 - 1.0 + 6 * 2.25) / 10)
+    for name in theirs:
+        assert ours[name] == pytest.approx(theirs[name])
+
+
+def test_a_metrics_function_of_the_users_own_is_asked():
+    strategy = FedProx(train_metrics_aggr_fn=lambda contents, key: MetricRecord({"asked": len(contents)}))
+    planned = Planned(strategy, plan(0.0))
+    messages = configure(planned)
+    _, metrics = planned.aggregate_train(1, replies(messages, [[1.0, 2.0]] * len(messages)))
+    assert dict(metrics) == {"asked": len(messages)}
 
 
 def replies(messages: list[Message], models: list[list[float]]) -> list[Message]:
