@@ -18,7 +18,6 @@ from fedprox.errors import UserError
 from fedprox.messages import node_id, only, task_record
 from fedprox.plan import ClientTask, CohortPlan
 
-
 _FLOWERS_METRICS = FedAvg().train_metrics_aggr_fn
 
 
