@@ -201,13 +201,13 @@ def test_as_many_clients_are_computed_at_once_as_there_are_threads(
     grid, present, most, lock = LocalGrid(concurrent, num_threads=num_threads), [], [0], threading.Lock()
     solve = grid._clients.solve
 
-    def watched(message):
+    def watched(message, work_of_message):
         with lock:
             present.append(threading.get_ident())
             most[0] = max(most[0], len(present))
         time.sleep(0.05)
         try:
-            return solve(message)
+            return solve(message, work_of_message)
         finally:
             with lock:
                 present.remove(threading.get_ident())
@@ -222,10 +222,10 @@ def test_the_longest_clients_are_begun_first(federation, concurrent, monkeypatch
     grid, work = LocalGrid(concurrent, num_threads=1), []
     solve = grid._clients.solve
 
-    def watched(message):
+    def watched(message, work_of_message):
         task = task_of(message)
         work.append(int(federation.plan.client_sizes[task.client]) * task.num_epochs)
-        return solve(message)
+        return solve(message, work_of_message)
 
     monkeypatch.setattr(grid._clients, "solve", watched)
     grid.send_and_receive(federation.messages(arrays=ArrayRecord(concurrent.model.state_dict())))
@@ -237,9 +237,9 @@ def test_the_threads_stay_from_round_to_round_and_end_with_the_engine(federation
     grid, seen = LocalGrid(concurrent, num_threads=2), []
     solve = grid._clients.solve
 
-    def watched(message):
+    def watched(message, work_of_message):
         seen.append(threading.current_thread())
-        return solve(message)
+        return solve(message, work_of_message)
 
     monkeypatch.setattr(grid._clients, "solve", watched)
     messages = federation.messages(arrays=ArrayRecord(concurrent.model.state_dict()))
@@ -292,7 +292,7 @@ def test_a_process_may_end_as_soon_as_its_threads_have_used_autograd(environment
 def test_after_an_error_no_client_is_computed_behind_the_callers_back(federation, concurrent, monkeypatch):
     grid, begun = LocalGrid(concurrent, num_threads=2), []
 
-    def solve(message):
+    def solve(message, work):
         begun.append(message)
         time.sleep(0.05)
         raise ArithmeticError("no solution")
