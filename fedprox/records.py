@@ -168,6 +168,7 @@ def environment() -> dict[str, Any]:
             "platform": platform.platform(),
             "cpu": _cpu_name(),
             "num_cpus": os.cpu_count(),
+            "num_threads": torch.get_num_threads(),  # of torch, and of engine=local where nothing else is set
             "memory_bytes": os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
             "gpus": [torch.cuda.get_device_name(gpu) for gpu in range(torch.cuda.device_count())],
         },

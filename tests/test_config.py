@@ -151,19 +151,6 @@ def test_the_engine_follows_the_resources_and_the_cohort():
 
 
 @functools.cache
-@pytest.mark.parametrize(("variable", "threads"), [(None, None), ("3", 3), ("1", 1)])
-def test_the_local_engine_has_as_many_threads_as_the_environment_says(monkeypatch, variable, threads):
-    # joblib sets the variable in the processes of a sweep side by side, so that they share the CPUs.
-    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
-    if variable is not None:
-        monkeypatch.setenv("OMP_NUM_THREADS", variable)
-    config = composed("engine=local")
-    check(config)
-    assert config["engine"]["num_threads"] == threads
-    assert composed("engine=local", "engine.num_threads=2")["engine"]["num_threads"] == 2
-    assert composed("engine=local", "engine.num_threads=null")["engine"]["num_threads"] is None
-
-
 def _small() -> dict:
     return composed("dataset=digits", "engine=local", "clients_per_round=1", "num_clients=10")
 

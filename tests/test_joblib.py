@@ -54,7 +54,8 @@ def test_jobs_side_by_side_give_the_files_and_the_status_of_jobs_one_after_anoth
             assert (ours / name).read_bytes() == (theirs / name).read_bytes()
         # As many jobs at once as there are CPUs, so one thread each; and on record is what the user typed.
         facts = json.loads((ours / "run.json").read_text())
-        assert facts["settings"]["engine"]["num_threads"] == 1
+        assert facts["settings"]["engine"]["num_threads"] is None
+        assert facts["hardware"]["num_threads"] == 1
         assert set(JOBLIB) < set(facts["command"])
 
 

@@ -1,10 +1,10 @@
 """All clients in this process."""
 
-import os
 from collections.abc import Callable, Iterable
 from typing import TypeVar
 
 import numpy as np
+import torch
 from flwr.app import Message, MessageType
 
 from fedprox.client_app import Clients, ClientSide
@@ -25,14 +25,15 @@ class LocalGrid:
 
         Args:
             side: What is needed to play clients.
-            num_threads: Clients that are computed at once, where the solver allows it; None for one per CPU.
+            num_threads: Clients that are computed at once, where the solver allows it; None for as
+                many as torch has threads: one per core, or what OMP_NUM_THREADS says.
         """
         if num_threads is not None and num_threads < 1:
-            raise UserError(f"engine.num_threads must be an integer >= 1 or null (one per CPU), got {num_threads}")
+            raise UserError(f"engine.num_threads must be an integer >= 1 or null (one per core), got {num_threads}")
         act_as_server()
         self._solver = side.make_solver()
         self._clients = Clients(side, self._solver)
-        self._pool = Pool((num_threads or os.cpu_count() or 1) if self._solver.is_concurrent else 1)
+        self._pool = Pool((num_threads or torch.get_num_threads()) if self._solver.is_concurrent else 1)
         self._sizes = side.data.train.sizes
         self._num_clients = side.data.num_clients
 
