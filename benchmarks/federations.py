@@ -1,5 +1,7 @@
 """Data of the benchmarks' own, random but of the right shapes and sizes, and a model for them."""
 
+from dataclasses import replace
+
 import numpy as np
 from torch import nn
 
@@ -9,11 +11,13 @@ SIDE, CLASSES = 28, 10
 
 
 def cifar_shaped(num_examples: int = 50_000, num_test: int = 100) -> LabelledData:
-    """Return colour images of random pixels, shape (n, 3, 32, 32), as CIFAR-10 has them, and 10 classes.
+    """Return colour images of random pixels, shape (n, 3, 32, 32), channels last as CIFAR-10 has them, and 10 classes.
 
     So few test images that their evaluation costs nothing.
     """
-    return _random_images((3, 32, 32), num_examples, num_test)
+    data = _random_images((32, 32, 3), num_examples, num_test)
+    images, test_images = (pixels.transpose(0, 3, 1, 2) for pixels in (data.features, data.test_features))
+    return replace(data, features=images, test_features=test_images)
 
 
 def mnist_shaped(num_clients: int = 1_000, clients_hold: int = 62, num_examples: int = 60_000) -> FederatedData:

@@ -6,9 +6,11 @@ import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import count
 from pathlib import Path
 
-_PERIOD_S = 0.1  # reading the process table takes about 2 ms
+_PERIOD_S = 0.1
+_SEARCH_EVERY = 10  # readings: the process table takes 2 ms, which the program would lack where it uses all cores
 
 
 @dataclass(frozen=True)
@@ -36,10 +38,11 @@ def run(command: Sequence[str], folder: Path, environment: Mapping[str, str]) ->
     """Run a command to its end.
 
     The memory is the sum, over all processes of its tree, of each one's own peak resident memory, as last read every
-    0.1 s: VmHWM of /proc, a high-water mark, so nothing is missed in between. (What the kernel tells at a process's end
+    0.1 s: VmHWM of /proc, a high-water mark, so nothing is missed in between; new processes are looked for every
+    second. (What the kernel tells at a process's end
     will not do: it begins with the peak of the parent that started it.) A page that several processes share counts in
     each, and their peaks need not coincide, so the sum is never less than the true peak. Processes that live for less
-    than two readings do not count.
+    than a second may not count.
 
     Args:
         command: The program and its arguments.
@@ -84,8 +87,12 @@ class _Tree:
         self._thread.start()
 
     def _watch(self) -> None:
-        while not self._ended.wait(_PERIOD_S):
-            for pid in (self._root, *descendants(self._root)):
+        for reading in count():
+            if self._ended.wait(_PERIOD_S):
+                return
+            if reading % _SEARCH_EVERY == 0:
+                tree = (self._root, *descendants(self._root))
+            for pid in tree:
                 if mark := _high_water_mark(pid):
                     self._marks.setdefault(pid, []).append(mark)
 

@@ -11,7 +11,8 @@ from torch import nn
 from fedprox.client_gradients import Examples, GradientSums, ModuleGradients
 from fedprox.data.federated import FederatedData
 from fedprox.logistic_metrics import LogisticEvaluator, LogisticGradients
-from fedprox.metrics import Evaluation, FederationMetrics, evaluate
+from fedprox.metrics import Evaluation, FederationMetrics
+from fedprox.module_evaluator import ModuleEvaluator
 from fedprox.solvers.logistic_kernels import has_kernels
 from fedprox.solvers.problem import Params
 
@@ -68,13 +69,7 @@ def evaluator_on_test_set(model: nn.Module, data: FederatedData, device: str) ->
         return lambda models: [Evaluation(math.nan, math.nan)] * len(models)
     if has_kernels(model, device):
         return LogisticEvaluator(features, labels)
-    workspace = copy.deepcopy(model).to(device)
-
-    def evaluate_one(params: Params) -> Evaluation:
-        workspace.load_state_dict(params)
-        return evaluate(workspace, features, labels)
-
-    return lambda models: list(map(evaluate_one, models))
+    return ModuleEvaluator(model, features, labels)
 
 
 def _training_examples(data: FederatedData, device: str) -> Examples:

@@ -21,8 +21,9 @@ from fedprox.data.federated import ClientIndex, FederatedData, LabelledData
 from fedprox.data.synthetic import synthetic
 from fedprox.federation_metrics import FederationEvaluator, evaluator_on_test_set
 from fedprox.logistic_metrics import LogisticEvaluator, LogisticGradients
-from fedprox.metrics import FederationMetrics, evaluate
+from fedprox.metrics import FederationMetrics
 from fedprox.models import cnn, logistic
+from fedprox.module_evaluator import ModuleEvaluator
 
 DATA_DIR = Path(os.environ.get("FEDPROX_DATA_DIR", "data")).absolute()
 GOLDEN = DATA_DIR / "golden" / "synthetic_1_1_fedprox_mu_1_stragglers_0.5_first_25.csv"
@@ -238,7 +239,7 @@ def test_training_loss_and_accuracy_do_not_depend_on_who_holds_an_example(sizes)
     result = measure(
         FederationEvaluator(model, divided(features, labels, sizes, num_classes=3), "cpu"), model.state_dict()
     )
-    together = evaluate(model, torch.from_numpy(features), torch.from_numpy(labels))
+    together = ModuleEvaluator(model, torch.from_numpy(features), torch.from_numpy(labels))([model.state_dict()])[0]
     assert (result.train_loss, result.train_accuracy) == (pytest.approx(together.loss, rel=1e-6), together.accuracy)
 
 
@@ -353,7 +354,7 @@ def test_the_global_test_set_is_taken_where_there_is_one():
     )
     model = initialised(MODELS["logistic"])
     result = measure(FederationEvaluator(model, shared, "cpu"), model.state_dict())
-    expected = evaluate(model, torch.from_numpy((x - 3) / 2), torch.from_numpy(y))
+    expected = ModuleEvaluator(model, torch.from_numpy((x - 3) / 2), torch.from_numpy(y))([model.state_dict()])[0]
     assert (result.test_loss, result.test_accuracy) == (pytest.approx(expected.loss, rel=1e-6), expected.accuracy)
 
 

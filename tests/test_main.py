@@ -23,7 +23,7 @@ from safetensors.torch import load_file
 from fedprox.data.digits import digits
 from fedprox.data.mnist import mnist
 from fedprox.data.synthetic import synthetic
-from fedprox.metrics import evaluate
+from fedprox.module_evaluator import ModuleEvaluator
 
 DIGITS = ("dataset=digits", "engine=local")
 MNIST = ("dataset=mnist", "engine=local")
@@ -201,7 +201,7 @@ def test_the_saved_cnn_fits_the_model_it_was_made_by(run):
     model.load_state_dict(load_file(folder / "model.safetensors"))
     source = digits()
     inputs = torch.from_numpy(source.model_input(source.test_features))
-    accuracy = evaluate(model, inputs, torch.from_numpy(source.test_labels)).accuracy
+    accuracy = ModuleEvaluator(model, inputs, torch.from_numpy(source.test_labels))([model.state_dict()])[0].accuracy
     assert accuracy == pytest.approx(float(metrics(folder)[-1]["test_accuracy"]), abs=1e-9)
 
 

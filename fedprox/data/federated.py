@@ -48,8 +48,18 @@ class LabelledData:
         """Return (features - mean) / std as float32, same shape; tokens as they are, int64."""
         if features.dtype == np.int64:
             return features.astype(np.int64, copy=False)  # (x - 0) / 1, still whole, as embeddings take them
-        model_input: Floats = np.subtract(features, self.mean, dtype=np.float32)
-        model_input /= self.std
+        if features.ndim == 4 and not features.flags.c_contiguous:  # images as decoders give them, with channels last
+            return self._normalised(features.transpose(0, 2, 3, 1), (1, 2, 0)).transpose(0, 3, 1, 2)
+        return self._normalised(features)
+
+    def _normalised(self, features: Features, axes: tuple[int, ...] = ()) -> Floats:
+        """Return (features - mean) / std as float32 for features whose axes but the first come in another order."""
+        mean, std = self.mean, self.std
+        if axes:  # whole images of them, else numpy works on one pixel at a time
+            shape = self.features.shape[1:]
+            mean, std = (np.ascontiguousarray(np.broadcast_to(each, shape).transpose(axes)) for each in (mean, std))
+        model_input: Floats = np.subtract(features, mean, dtype=np.float32)
+        model_input /= std
         return model_input
 
 
@@ -110,8 +120,13 @@ class FederatedData:
 
     def client_examples(self, client: int) -> tuple[Floats | Integers, Integers]:
         """Return one client's training examples as model input (n_k, *input_shape), and labels (n_k,)."""
+        features, labels = self.stored_examples(client)
+        return self.data.model_input(features), labels
+
+    def stored_examples(self, client: int) -> tuple[Features, Integers]:
+        """Return the same as the data set has it, before it is made model input."""
         positions = self.train[client]
-        return self.data.model_input(self.data.features[positions]), self.data.labels[positions]
+        return self.data.features[positions], self.data.labels[positions]
 
     def test_examples(self) -> tuple[Floats | Integers, Integers]:
         """Return the global test set; where there is none, all clients' held-out examples in client order."""

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from fedprox.solvers.problem import LocalSolution, LocalWork, Params, SgdSettings
-from fedprox.solvers.workspace import Workspace, draws_random_numbers, in_fastest_layout
+from fedprox.solvers.workspace import TrainingWorkspace, draws_random_numbers, in_fastest_layout
 
 
 class ReferenceSolver:
@@ -30,10 +30,12 @@ class ReferenceSolver:
                 is used as it is, by one thread at a time.
         """
         self.is_concurrent = False
+        fastest = model
         if examples is not None and device == "cpu":
-            self.is_concurrent = not draws_random_numbers(model, examples)
-            model = in_fastest_layout(model, examples)
-        self._workspace = Workspace(model, device)
+            self.is_concurrent = not draws_random_numbers(model, examples.contiguous())
+            fastest = in_fastest_layout(model, examples)
+        self._takes_channels_last = fastest is not model
+        self._workspace = TrainingWorkspace(fastest, device)
         self._sgd = sgd
 
     def solve(self, global_params: Params, features: Tensor, labels: Tensor, work: LocalWork) -> LocalSolution:
@@ -45,23 +47,25 @@ class ReferenceSolver:
             labels: Their classes, shape (n_k,).
             work: How much, in which order, and mu.
         """
-        model = self._workspace.model
+        model, w, grads = self._workspace.model, self._workspace.vectors, self._workspace.gradients
         model.load_state_dict(global_params)
         model.train()
-        trained = {name: param for name, param in model.named_parameters() if param.requires_grad}
-        params = list(trained.values())
-        correction = None if work.correction is None else [work.correction[name] for name in trained]
-        anchor = [param.detach().clone() for param in params]  # w^t: frozen for every batch of every epoch
-        velocity = [torch.zeros_like(param) for param in params] if self._sgd.momentum else None
+        correction = None if work.correction is None else self._workspace.laid_out(work.correction)
+        anchor = [vector.clone() for vector in w]  # w^t: frozen for every batch of every epoch
+        velocity = list(map(torch.zeros_like, w)) if self._sgd.momentum else None
+        if not self._takes_channels_last:
+            features = features.contiguous()
         loss_sum, num_seen, num_steps = torch.zeros((), device=features.device), 0, 0
         # Where several threads are at work, the model draws nothing, and torch's generator is all of theirs.
         with nullcontext() if self.is_concurrent else _seeded(work.seed, features.device):
             for x, y in _batches(features, labels, work, self._sgd.batch_size):
+                for gradient in grads:
+                    gradient.zero_()
                 loss = functional.cross_entropy(model(x), y)
-                grads = list(torch.autograd.grad(loss, params))
+                loss.backward()  # type: ignore[no-untyped-call]
                 if correction is not None:
                     torch._foreach_add_(grads, correction)
-                step(params, grads, anchor, velocity, work.mu, self._sgd)
+                step(w, grads, anchor, velocity, work.mu, self._sgd)
                 loss_sum.add_(loss.detach(), alpha=len(y))
                 num_seen += len(y)
                 num_steps += 1
@@ -118,11 +122,18 @@ def _seeded(seed: int | tuple[int, ...], device: torch.device) -> Iterator[None]
 
 
 def _batches(features: Tensor, labels: Tensor, work: LocalWork, batch_size: int) -> Iterator[tuple[Tensor, Tensor]]:
-    """Yield the mini-batches: consecutive pieces of each epoch's order, the last, short one kept."""
+    """Yield the mini-batches: consecutive pieces of each epoch's order, the last, short one kept.
+
+    All lie in the same memory, in the layout of the features.
+    """
+    has_channels_last = features.dim() == 4 and not features.is_contiguous()
+    rows = features.permute(0, 2, 3, 1) if has_channels_last else features
+    memory = rows.new_empty(min(batch_size, len(rows)), *rows.shape[1:])
     remaining = work.num_steps
     for order in work.orders:
         for batch in torch.split(torch.from_numpy(order).to(features.device), batch_size):
             if remaining == 0:
                 return
             remaining -= 1
-            yield features.index_select(0, batch), labels.index_select(0, batch)
+            x = torch.index_select(rows, 0, batch, out=memory[: len(batch)])
+            yield x.permute(0, 3, 1, 2) if has_channels_last else x, labels.index_select(0, batch)

@@ -2,9 +2,15 @@
 
 import copy
 import threading
+from collections.abc import Sequence
 
+import numpy as np
 import torch
 from torch import Tensor, nn
+
+from fedprox.solvers.problem import Params
+
+_REGISTER = 16  # numbers; a parameter begins where 64 bytes are aligned
 
 
 class Workspace(threading.local):
@@ -17,6 +23,48 @@ class Workspace(threading.local):
     def __init__(self, model: nn.Module, device: str) -> None:
         """Copy a model, which stays as it is, to a device; called anew in every thread."""
         self.model = copy.deepcopy(model).to(device)
+
+
+class TrainingWorkspace(Workspace):
+    """A copy of a model whose trained parameters and gradients lie in few long vectors: a step is a few operations.
+
+    On a GPU, where one operation takes all parameters, they stay as they are.
+
+    Attributes:
+        vectors: What is trained: on the CPU a vector for each type of numbers, on a GPU the parameters themselves.
+        gradients: Their gradients, same shapes, to which `backward` adds.
+    """
+
+    def __init__(self, model: nn.Module, device: str) -> None:
+        """Copy a model, which stays as it is, to a device; called anew in every thread."""
+        super().__init__(model, device)
+        self._trained = {name: param for name, param in self.model.named_parameters() if param.requires_grad}
+        values = [param.detach() for param in self._trained.values()]
+        gradients = list(map(torch.zeros_like, values))
+        self.vectors, self.gradients = values, gradients
+        if torch.device(device).type == "cpu":
+            (self.vectors, values), (self.gradients, gradients) = _packed(values), _packed(gradients)
+        for param, value, gradient in zip(self._trained.values(), values, gradients, strict=True):
+            param.data, param.grad = value, gradient
+
+    def laid_out(self, tensors: Params) -> list[Tensor]:
+        """Return copies of tensors, one for each trained parameter by its name, laid out like `vectors`."""
+        for name, param in self._trained.items():
+            param.grad.copy_(tensors[name])  # type: ignore[union-attr]  # a part of self.gradients
+        return [gradient.clone() for gradient in self.gradients]
+
+
+def _packed(tensors: Sequence[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
+    """Return vectors, one for each type of numbers, and copies of the tensors that are parts of them."""
+    vectors, parts = [], list(tensors)
+    for dtype in dict.fromkeys(tensor.dtype for tensor in tensors):
+        places = [place for place, tensor in enumerate(tensors) if tensor.dtype == dtype]
+        ends = np.cumsum([-(-tensors[place].numel() // _REGISTER) * _REGISTER for place in places])
+        vectors.append(torch.zeros(int(ends[-1]), dtype=dtype))
+        for place, start in zip(places, [0, *ends], strict=False):
+            dense = torch.empty_like(tensors[place])  # in the same order, such as channels last
+            parts[place] = vectors[-1].as_strided(dense.shape, dense.stride(), int(start)).copy_(tensors[place])
+    return vectors, parts
 
 
 def draws_random_numbers(model: nn.Module, features: Tensor) -> bool:
@@ -42,17 +90,23 @@ def in_fastest_layout(model: nn.Module, features: Tensor) -> nn.Module:
     """Return the model with the weights of its 2-d convolutions in the layout in which the CPU is fastest.
 
     With channels last a step of a CNN takes about a tenth less time; values are the same, their rounding may differ.
-    A model whose forward pass depends on the layout, as by `view`, is returned as it is.
+    A model without convolutions, or whose forward pass depends on the layout, as by `view`, is returned as it is; one
+    that is not takes its inputs with channels last as well.
 
     Args:
         model: On the CPU; not changed.
         features: A few inputs, shape (n, *input_shape), n >= 2.
     """
     changed = copy.deepcopy(model)
-    for module in changed.modules():
-        if isinstance(module, nn.Conv2d):
-            module.weight.data = module.weight.data.contiguous(memory_format=torch.channels_last)
-    return changed if _runs(changed, features) else model
+    convolutions = [module for module in changed.modules() if isinstance(module, nn.Conv2d)]
+    for module in convolutions:
+        module.weight.data = module.weight.data.contiguous(memory_format=torch.channels_last)
+    return changed if convolutions and _runs(changed, with_channels_last(features)) else model
+
+
+def with_channels_last(features: Tensor) -> Tensor:
+    """Return images, shape (n, channels, height, width), laid out with channels last; anything else as it is."""
+    return features.contiguous(memory_format=torch.channels_last) if features.dim() == 4 else features
 
 
 def _runs(model: nn.Module, features: Tensor) -> bool:

@@ -107,3 +107,15 @@ def test_clients_have_names_only_where_they_are_given():
     data = federated(0)
     assert data.client_ids == ()
     assert FederatedData(data.data, data.train, data.held_out, ("x", "y")).client_ids == ("x", "y")
+
+
+def test_images_with_channels_last_become_the_same_input_and_keep_their_order_in_memory():
+    rng = np.random.default_rng(0)
+    images = rng.integers(0, 256, (6, 5, 4, 3), dtype=np.uint8).transpose(0, 3, 1, 2)
+    for shape in ((), (3, 1, 1), (3, 5, 4)):
+        mean, std = (rng.uniform(1, 9, shape).astype(np.float32) for _ in range(2))
+        data = LabelledData(images, np.zeros(6, np.int64), images[:0], np.zeros(0, np.int64), 2, mean, std)
+        model_input = data.model_input(images[[4, 1]])
+        expected = (images[[4, 1]].astype(np.float32) - mean) / std
+        assert np.array_equal(model_input, expected)
+        assert model_input.transpose(0, 2, 3, 1).flags.c_contiguous

@@ -441,3 +441,28 @@ def test_a_parameter_that_is_not_trained_stays_as_it_was():
     assert torch.equal(found["0.weight"], start["0.weight"])
     assert not torch.equal(found["0.bias"], start["0.bias"])
     assert not torch.equal(found["1.weight"], start["1.weight"])
+
+
+def test_images_with_channels_last_give_the_same_solution():
+    generator = torch.Generator().manual_seed(0)
+    model, images = cnn((3, 8, 8), 4), torch.randn(7, 3, 8, 8, generator=generator)
+    labels, some_work = torch.arange(7) % 4, work(orders(2, 7), 10**6, mu=0.5)
+    params, sgd = copy.deepcopy(model.state_dict()), SgdSettings(0.1, 3, 0.9, 0.01)
+    solutions = [
+        ReferenceSolver(model, sgd, "cpu", trial).solve(params, features, labels, some_work).params
+        for features in (images, images.contiguous(memory_format=torch.channels_last))
+        for trial in (None, images)
+    ]
+    for solution in solutions[1:]:
+        for name, value in solutions[0].items():
+            assert torch.allclose(solution[name], value, rtol=1e-4, atol=1e-6), name
+
+
+def test_a_parameter_that_the_loss_does_not_touch_feels_the_proximal_term_alone():
+    model = linear()
+    model.unused = nn.Parameter(torch.ones(2, dtype=torch.float64))
+    start = weights() | {"unused": torch.tensor([1.0, -2.0], dtype=torch.float64)}
+    # At w = w^t its gradient is 0 and the proximal term is 0: only weight decay moves it, by 1 - lr * 0.5 a step.
+    solution = solve(start, mu=0.0, model=model, epochs=orders(1), weight_decay=0.5)
+    assert torch.allclose(solution.params["unused"], start["unused"] * 0.95**3, **EXACT)
+    assert torch.equal(solve(start, mu=1.0, model=model).params["unused"], start["unused"])

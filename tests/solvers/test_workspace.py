@@ -10,7 +10,7 @@ from torch.nn import functional
 
 from fedprox.language_models import lstm_shakespeare
 from fedprox.models import cnn, logistic
-from fedprox.solvers.workspace import Workspace, draws_random_numbers, in_fastest_layout
+from fedprox.solvers.workspace import TrainingWorkspace, Workspace, draws_random_numbers, in_fastest_layout
 
 IMAGES = torch.randn(3, 1, 8, 8, generator=torch.Generator().manual_seed(0))
 TOKENS = torch.tensor([[0, 1, 2], [3, 1, 1], [2, 2, 0]])
@@ -105,3 +105,43 @@ def test_a_model_that_depends_on_the_layout_keeps_its_own():
     assert in_fastest_layout(model, images) is model
     reshaping = nn.Sequential(copy.deepcopy(model.conv), nn.Flatten(), copy.deepcopy(model.linear))
     assert in_fastest_layout(reshaping, images) is not reshaping
+
+
+def mixed() -> nn.Module:
+    """Return parameters in two types of numbers, in both layouts, one tied and one that is not trained."""
+    model = nn.Sequential(nn.Conv2d(3, 2, 3), nn.Linear(3, 3), nn.Linear(3, 3), nn.Linear(3, 3).double())
+    model[0].weight.data = model[0].weight.data.contiguous(memory_format=torch.channels_last)
+    model[2].weight = model[1].weight
+    model[3].bias.requires_grad_(False)
+    return model
+
+
+def test_what_is_trained_lies_in_a_vector_for_each_type_of_numbers_and_so_do_its_gradients():
+    model = mixed()
+    workspace = TrainingWorkspace(model, "cpu")
+    assert [vector.dtype for vector in workspace.vectors] == [torch.float32, torch.float64]
+    # Every parameter fills up whole registers of 16 numbers: 54 -> 64, 2 -> 16, 9 -> 16, 3 -> 16, 3 -> 16.
+    assert [len(vector) for vector in workspace.vectors] == [128, 16]
+    for name, value in model.state_dict().items():
+        assert torch.equal(workspace.model.state_dict()[name], value)
+    assert workspace.model[0].weight.stride() == model[0].weight.stride()
+    before = workspace.model[3].bias.clone()
+    for vector, gradient in zip(workspace.vectors, workspace.gradients, strict=True):
+        vector.fill_(2.0)
+        gradient.fill_(3.0)
+    for param in workspace.model.parameters():
+        if param.requires_grad:
+            assert (param == 2).all()
+            assert (param.grad == 3).all()
+    assert torch.equal(workspace.model[3].bias, before)
+    assert all((param != 2).any() for param in model.parameters())
+
+
+def test_tensors_are_laid_out_as_the_parameters_of_their_names_are():
+    workspace = TrainingWorkspace(mixed(), "cpu")
+    given = {name: torch.randn(param.shape, dtype=param.dtype) for name, param in workspace.model.named_parameters()}
+    laid_out = workspace.laid_out(given)
+    for vector, values in zip(workspace.vectors, laid_out, strict=True):
+        vector.copy_(values)
+    for name, param in workspace.model.named_parameters():
+        assert torch.equal(param, given[name]) is param.requires_grad

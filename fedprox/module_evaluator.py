@@ -1,0 +1,67 @@
+"""Any model on a set of examples: pieces of it side by side in threads."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from fedprox.metrics import Evaluation
+from fedprox.solvers.problem import Params
+from fedprox.solvers.workspace import Workspace, in_fastest_layout, with_channels_last
+from fedprox.threads import Pool
+
+_ON_CPU, _ON_GPU = 50, 10_000  # examples of a piece: activations that fit into a cache; enough work for a GPU
+
+
+class ModuleEvaluator:
+    """Measures state dicts of a model; results do not depend on the number of threads."""
+
+    def __init__(self, model: nn.Module, features: Tensor, labels: Tensor, piece: int | None = None) -> None:
+        """Copy the architecture.
+
+        Args:
+            model: Any; its weights are not used.
+            features: Model input, shape (n, *input_shape), n >= 1, on the device where to compute.
+            labels: Classes, shape (n,).
+            piece: Examples that a thread takes at once; None for what suits the device.
+        """
+        on_cpu = features.device.type == "cpu"
+        fastest = in_fastest_layout(model, features[:3]) if on_cpu else model
+        self._features = features if fastest is model else with_channels_last(features)
+        self._labels = labels
+        self._workspace = _Loaded(fastest, str(features.device))
+        self._pool = Pool(torch.get_num_threads() if on_cpu else 1)
+        self._piece = piece or (_ON_CPU if on_cpu else _ON_GPU)
+
+    def __call__(self, models: Sequence[Params]) -> list[Evaluation]:
+        """Return the mean loss and the accuracy of each state dict."""
+        return list(map(self._evaluate, models))
+
+    def _evaluate(self, params: Params) -> Evaluation:
+        starts = range(0, len(self._labels), self._piece)
+        pieces = self._pool.map(lambda start: self._sums(params, slice(start, start + self._piece)), starts)
+        losses, hits = zip(*(pieces[start] for start in starts), strict=True)
+        return Evaluation(sum(losses) / len(self._labels), sum(hits) / len(self._labels))
+
+    @torch.no_grad()
+    def _sums(self, params: Params, piece: slice) -> tuple[float, int]:
+        """Return the sum of the losses of some examples, and how many of them are classified correctly."""
+        logits, labels = self._workspace.with_params(params)(self._features[piece]).float(), self._labels[piece]
+        loss = functional.cross_entropy(logits, labels, reduction="sum")
+        return float(loss), int((logits.argmax(dim=1) == labels).sum())
+
+
+class _Loaded(Workspace):
+    """Copies in evaluation mode that get their weights once for all pieces that a thread measures."""
+
+    def __init__(self, model: nn.Module, device: str) -> None:
+        super().__init__(model, device)
+        self.model.eval()
+        self._params: Params | None = None
+
+    def with_params(self, params: Params) -> nn.Module:
+        if params is not self._params:
+            self.model.load_state_dict(params)
+            self._params = params
+        return self.model

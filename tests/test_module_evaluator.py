@@ -1,0 +1,82 @@
+"""Losses are true means over examples; accuracy is the share of largest logits that are right."""
+
+import math
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional
+
+from fedprox.metrics import Evaluation
+from fedprox.models import cnn
+from fedprox.module_evaluator import ModuleEvaluator
+
+
+def evaluate(model: nn.Module, features: torch.Tensor, labels: torch.Tensor, piece: int | None = None) -> Evaluation:
+    return ModuleEvaluator(model, features, labels, piece)([model.state_dict()])[0]
+
+
+class Scaled(nn.Module):
+    """Fake model: its input times 1 in evaluation mode, and nonsense in training mode."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return -x if self.training else x
+
+
+# Logits of five examples with two classes; the cross-entropy of logits (0, d) is log(1 + e^d) for class 0.
+DIFFERENCES = [0.0, 2.0, -1.0, 3.0, -1.0]
+LABELS = [0, 0, 0, 1, 1]
+LOGITS = torch.tensor([[0.0, d] for d in DIFFERENCES])
+LOSSES = [math.log1p(math.exp(d if y == 0 else -d)) for d, y in zip(DIFFERENCES, LABELS, strict=True)]
+
+
+@pytest.mark.parametrize("piece", [1, 2, 3, 5, 10_000])
+def test_loss_is_the_mean_over_examples_whatever_the_pieces(piece):
+    # Pieces of 2, 2, 1 and of 3, 2: a mean of their means would weigh the last ones too much.
+    result = evaluate(Scaled(), LOGITS, torch.tensor(LABELS), piece)
+    assert result.loss == pytest.approx(sum(LOSSES) / 5, rel=1e-6)  # float32
+
+
+def test_the_mean_of_their_means_would_be_another_number():
+    means = [(LOSSES[0] + LOSSES[1]) / 2, (LOSSES[2] + LOSSES[3]) / 2, LOSSES[4]]
+    assert abs(sum(means) / 3 - sum(LOSSES) / 5) > 0.05
+
+
+@pytest.mark.parametrize("piece", [1, 2, 10_000])
+def test_accuracy_is_the_share_of_right_largest_logits(piece):
+    # Largest logits: a tie (the first class, as argmax takes it), 1, 0, 1, 0; labels 0 0 0 1 1: 3 of 5.
+    assert evaluate(Scaled(), LOGITS, torch.tensor(LABELS), piece).accuracy == 3 / 5
+
+
+def test_a_zero_model_has_the_loss_of_guessing():
+    model = nn.Linear(4, 10)
+    for param in model.parameters():
+        nn.init.zeros_(param)
+    features, labels = torch.randn(30, 4, generator=torch.Generator().manual_seed(0)), torch.arange(30) % 10
+    result = evaluate(model, features, labels)
+    assert result.loss == pytest.approx(math.log(10), rel=1e-6)
+    assert result.accuracy == 3 / 30  # all logits are equal: class 0 it is
+
+
+def test_one_example():
+    result = evaluate(Scaled(), LOGITS[1:2], torch.tensor([1]))
+    assert (result.loss, result.accuracy) == (pytest.approx(math.log1p(math.exp(-2.0)), rel=1e-6), 1.0)
+
+
+@pytest.mark.parametrize("num_threads", [1, 3])
+def test_threads_and_layouts_change_no_result_beyond_rounding(num_threads):
+    generator = torch.Generator().manual_seed(0)
+    model, other = (cnn((3, 8, 8), 4) for _ in range(2))
+    images, labels = torch.randn(230, 3, 8, 8, generator=generator), torch.arange(230) % 4
+    before = torch.get_num_threads()
+    torch.set_num_threads(num_threads)
+    try:
+        evaluator = ModuleEvaluator(model, images, labels)
+    finally:
+        torch.set_num_threads(before)
+    states = [model.state_dict(), other.state_dict(), model.state_dict()]
+    for each, measured in zip((model, other, model), evaluator(states), strict=True):
+        with torch.no_grad():
+            logits = each(images)
+        assert measured.loss == pytest.approx(float(functional.cross_entropy(logits, labels)), rel=1e-5)
+        assert measured.accuracy == float((logits.argmax(dim=1) == labels).float().mean(dtype=torch.float64))
