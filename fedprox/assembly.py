@@ -4,7 +4,7 @@ import inspect
 import json
 import logging
 import pkgutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
 from typing import Any
 
@@ -19,6 +19,8 @@ from torch import nn
 from fedprox.adaptive_mu import AdaptiveMu
 from fedprox.arrays import to_params
 from fedprox.client_app import ClientSide
+from fedprox.config import client_device
+from fedprox.data.augmentation import PadCropFlip
 from fedprox.data.federated import FederatedData, LabelledData
 from fedprox.data.partition import divide
 from fedprox.errors import UserError, one_line
@@ -26,6 +28,7 @@ from fedprox.federation_metrics import FederationEvaluator, evaluator_on_test_se
 from fedprox.metrics import Evaluation
 from fedprox.plan import CohortPlan, ExperimentProtocol
 from fedprox.rounds import Engine, Evaluate
+from fedprox.schedule import learning_rate_factor
 from fedprox.seeds import Stream, generator
 from fedprox.solvers.problem import SgdSettings
 
@@ -195,15 +198,18 @@ def plan(config: Mapping[str, Any], data: FederatedData, protocol: ExperimentPro
 
 def engine(config: Mapping[str, Any], data: FederatedData, model: nn.Module) -> Engine:
     """Return where the clients compute."""
-    on_ray = "num_gpus" in config["engine"]
-    device = ("cuda" if config["engine"]["num_gpus"] else "cpu") if on_ray else config["server_device"]
+    augmentation = build(config, "augmentation", PadCropFlip | None)
+    if augmentation:
+        augmentation.check(data.data.features.shape[1:])
     sgd = SgdSettings(
         learning_rate=config["learning_rate"],
         batch_size=config["batch_size"],
         momentum=config["momentum"],
         weight_decay=config["weight_decay"],
+        mixed_precision=config["mixed_precision"],
     )
-    return build(config, "engine", Engine, ClientSide(data, model, sgd, device, config["solver"]))  # type: ignore[no-any-return]
+    side = ClientSide(data, model, sgd, client_device(config), config["solver"], augmentation)
+    return build(config, "engine", Engine, side)  # type: ignore[no-any-return]
 
 
 def mu(config: Mapping[str, Any]) -> AdaptiveMu | float:
@@ -213,6 +219,12 @@ def mu(config: Mapping[str, Any]) -> AdaptiveMu | float:
         return float(config["mu"])
     initial = config["mu"] if settings["initial"] is None else settings["initial"]
     return AdaptiveMu(initial, settings["step"], settings["patience"])
+
+
+def schedule(config: Mapping[str, Any]) -> Callable[[int], float]:
+    """Return what the learning rate is multiplied by, by round."""
+    settings = config["schedule"]
+    return lambda round_num: learning_rate_factor(settings["name"], round_num, config["num_rounds"], settings["final"])
 
 
 def evaluation(config: Mapping[str, Any], data: FederatedData, model: nn.Module) -> Evaluate:

@@ -4,15 +4,18 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import cast
 
+import numpy as np
 import torch
 from flwr.app import ArrayRecord, ConfigRecord, Context, Message, MetricRecord, RecordDict
 from flwr.clientapp import ClientApp
 from torch import Tensor, nn
 
 from fedprox.arrays import to_params, to_record
+from fedprox.data.augmentation import PadCropFlip
 from fedprox.data.federated import FederatedData
 from fedprox.messages import task_of
-from fedprox.plan import ClientTask, epoch_orders
+from fedprox.plan import ClientTask, epoch_orders, epoch_shifts
+from fedprox.solvers.batches import PictureInput
 from fedprox.solvers.choice import choose
 from fedprox.solvers.gradients import full_gradients, gamma
 from fedprox.solvers.problem import BatchedSolver, LocalProblem, LocalSolution, LocalWork, Params, SgdSettings, Solver
@@ -29,6 +32,7 @@ class ClientSide:
         sgd: Settings of the local solver.
         device: Where clients compute, such as "cpu" or "cuda".
         solver: "auto", "reference" or "cohort"; see `fedprox.solvers.choice`.
+        augmentation: What is done to pictures in training; None for nothing.
     """
 
     data: FederatedData
@@ -36,12 +40,16 @@ class ClientSide:
     sgd: SgdSettings
     device: str = "cpu"
     solver: str = "auto"
+    augmentation: PadCropFlip | None = None
 
     def make_solver(self) -> Solver:
         """Return a solver of its own for the process that plays clients."""
         shared = self.data.data
         examples = torch.from_numpy(shared.model_input(shared.features[:3]))  # what a model is tried on
-        return choose(self.solver, self.model, self.sgd, self.device, examples)
+        pictures = None
+        if shared.features.dtype == np.uint8 and shared.features.ndim in (3, 4):
+            pictures = PictureInput(shared.mean, shared.std, self.augmentation)
+        return choose(self.solver, self.model, self.sgd, self.device, examples, pictures)
 
 
 class Clients:
@@ -60,17 +68,24 @@ class Clients:
 
     def work(self, message: Message) -> LocalWork:
         """Return how much a train message asks for, in which order, and mu."""
-        task, mu = task_of(message), float(_config(message)["proximal-mu"])  # type: ignore[arg-type]
-        orders = epoch_orders(task, int(self._side.data.train.sizes[task.client]))
-        return LocalWork(orders, task.num_steps, mu, task.batch_key or (task.client, task.epochs_before))
+        task, config, augmentation = task_of(message), _config(message), self._side.augmentation
+        num_examples = int(self._side.data.train.sizes[task.client])
+        return LocalWork(
+            orders=epoch_orders(task, num_examples),
+            num_steps=task.num_steps,
+            mu=float(config["proximal-mu"]),  # type: ignore[arg-type]
+            seed=task.batch_key or (task.client, task.epochs_before),
+            learning_rate_factor=float(config.get("learning-rate-factor", 1.0)),  # type: ignore[arg-type]
+            shifts=epoch_shifts(task, num_examples, augmentation) if augmentation else None,
+        )
 
     def _problem(self, message: Message, work: LocalWork) -> LocalProblem:
         """Return the problem that a train message poses."""
         params = self._decode(_arrays(message, "arrays"))
-        features, labels = self._examples(task_of(message))
+        features, labels = self._examples(task_of(message), as_stored=self._solver.takes_pictures)
         if "gradient" in message.content:  # FedDANE: g_t - grad F_k(w^t)
             global_gradient = self._decode_gradient(_arrays(message, "gradient"))
-            local_gradient = full_gradients(self._workspace.model, [params], features, labels)[0]
+            local_gradient = full_gradients(self._workspace.model, [params], self._input(features), labels)[0]
             correction = {name: global_gradient[name] - local_gradient[name] for name in local_gradient}
             work = replace(work, correction=correction)
         return LocalProblem(params, features, labels, work, bool(_config(message).get("measure-gamma")))
@@ -89,7 +104,7 @@ class Clients:
     def _measured(self, problem: LocalProblem, solution: LocalSolution) -> LocalSolution:
         if not problem.asks_gamma:
             return solution
-        examples = (problem.features, problem.labels)
+        examples = (self._input(problem.features), problem.labels)
         points = (solution.params, problem.global_params)
         return replace(solution, gamma=gamma(self._workspace.model, *points, *examples, problem.work.mu))
 
@@ -113,9 +128,17 @@ class Clients:
         metrics = MetricRecord({"num-examples": len(labels)})
         return Message(RecordDict({"gradient": _record(gradient), "metrics": metrics}), reply_to=message)
 
-    def _examples(self, task: ClientTask) -> tuple[Tensor, Tensor]:
-        x, y = self._side.data.client_examples(task.client)
+    def _examples(self, task: ClientTask, *, as_stored: bool = False) -> tuple[Tensor, Tensor]:
+        data = self._side.data
+        x, y = (data.stored_examples if as_stored else data.client_examples)(task.client)
         return torch.from_numpy(x).to(self._side.device), torch.from_numpy(y).to(self._side.device)
+
+    def _input(self, features: Tensor) -> Tensor:
+        """Return examples as model input, those that are so already as they are."""
+        if not self._solver.takes_pictures:
+            return features
+        model_input = self._side.data.data.model_input(features.cpu().numpy())
+        return torch.from_numpy(model_input).to(self._side.device)
 
 
 def make_client_app(clients: Clients) -> ClientApp:

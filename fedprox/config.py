@@ -49,6 +49,19 @@ class AdaptiveMuSettings:
 
 
 @dataclass
+class ScheduleSettings:
+    """The clients' learning rate over the rounds; see `fedprox.schedule`.
+
+    Attributes:
+        name: "constant" or "cosine".
+        final: The factor that a cosine falls to, 0 .. 1.
+    """
+
+    name: str = "constant"
+    final: float = 0.0
+
+
+@dataclass
 class Config:
     """All settings. The groups (dataset, partition, ...) name a function or class under `_target_`.
 
@@ -63,11 +76,13 @@ class Config:
     clients_per_round: int = MISSING
     stragglers_fraction: float = MISSING
     learning_rate: float = MISSING
+    schedule: ScheduleSettings = field(default_factory=ScheduleSettings)
     mu: float = MISSING
     adaptive_mu: AdaptiveMuSettings = field(default_factory=AdaptiveMuSettings)
     sampling: str = MISSING
     momentum: float = MISSING
     weight_decay: float = MISSING
+    mixed_precision: bool = MISSING
     server_device: str = MISSING
     client_resources: ClientResources = field(default_factory=ClientResources)
     solver: str = MISSING
@@ -81,6 +96,7 @@ class Config:
     protocol: dict[str, Any] = MISSING
     engine: dict[str, Any] = MISSING
     evaluation: dict[str, Any] = MISSING
+    augmentation: dict[str, Any] = MISSING
 
 
 _SETTINGS = [setting.name for setting in fields(Config)]
@@ -137,7 +153,15 @@ def check(config: Mapping[str, Any]) -> None:
         _check_resources(resources)
     init = config["model"].get("init", "default")
     _require(isinstance(init, str), "model.init", "default, zeros or a safetensors file", init)
-    for group in ("dataset", "partition", "model", "strategy", "protocol", "engine"):
+    schedule = config["schedule"]
+    _require(schedule["name"] in ("constant", "cosine"), "schedule.name", "constant or cosine", schedule["name"])
+    _require_finite(schedule, "final", "between 0 and 1", lambda value: 0 <= value <= 1, "", "schedule.")
+    if config["mixed_precision"] and client_device(config) == "cpu":
+        raise UserError(
+            "mixed_precision=true needs clients on a GPU, got clients on the CPU; set server_device=cuda with "
+            "engine=local, or client_resources.num_gpus with engine=ray"
+        )
+    for group in ("dataset", "partition", "model", "strategy", "protocol", "engine", "augmentation"):
         check_target(group, config[group])
 
 
@@ -198,6 +222,13 @@ def _fits(value: Any, hint: Any) -> bool:
     if hint is int:
         return isinstance(value, int) and not isinstance(value, bool)
     return isinstance(value, hint) if hint in (bool, str) else True
+
+
+def client_device(config: Mapping[str, Any]) -> str:
+    """Return where clients compute: engine=ray has GPUs of its own."""
+    if "num_gpus" in config["engine"]:
+        return "cuda" if config["engine"]["num_gpus"] else "cpu"
+    return str(config["server_device"])
 
 
 def _check_device(device: str) -> None:

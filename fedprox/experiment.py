@@ -43,6 +43,7 @@ def run(config: Mapping[str, Any], run_dir: Path) -> Round:
         num_rounds=config["num_rounds"],
         evaluate_every=config["evaluation"]["every"],
         measure_gamma=on_clients,
+        learning_rate_factor=assembly.schedule(config),
     )
     columns = records.METRICS + records.FEDERATION * on_clients + ("mu",) * config["adaptive_mu"]["enabled"]
     setup_s = time.perf_counter() - start

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from fedprox.client_gradients import Examples, GradientSums
 from fedprox.metrics import Evaluation
+from fedprox.solvers.compiling import compiled
 from fedprox.solvers.lanes import NUM_LANES
 from fedprox.solvers.logistic_kernels import (
     FIVE,
@@ -18,7 +19,6 @@ from fedprox.solvers.logistic_kernels import (
     Doubles,
     Floats,
     Integers,
-    compiled,
     exponential,
     full_batch,
     logits,

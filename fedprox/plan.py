@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedprox import legacy
+from fedprox.data.augmentation import PadCropFlip, Shifts
 from fedprox.errors import UserError
 from fedprox.seeds import Stream, generator
 
@@ -198,7 +199,16 @@ def epoch_orders(task: ClientTask, num_examples: int) -> NDArray[np.int64]:
     """
     if not task.batch_key:
         return legacy.epoch_orders(num_examples, task.epochs_before, task.num_epochs)
-    seed, repetition, round_num, client = task.batch_key
-    rng = generator(seed, Stream.BATCHES, round_num, client, repetition=repetition)
+    rng = _of_task(task, Stream.BATCHES)
     # What rng.permutation(num_examples) draws, once per epoch
     return rng.permuted(np.tile(np.arange(num_examples), (task.num_epochs, 1)), axis=1)
+
+
+def epoch_shifts(task: ClientTask, num_examples: int, augmentation: PadCropFlip) -> Shifts:
+    """Return what becomes of a client's pictures in each epoch, shape (num_epochs, num_examples, 3)."""
+    return augmentation.draw(_of_task(task, Stream.AUGMENTATION), task.num_epochs, num_examples)
+
+
+def _of_task(task: ClientTask, stream: Stream) -> np.random.Generator:
+    seed, repetition, round_num, client = task.batch_key or (0, 0, task.epochs_before, task.client)
+    return generator(seed, stream, round_num, client, repetition=repetition)

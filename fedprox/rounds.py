@@ -106,6 +106,7 @@ def run_rounds(
     num_rounds: int,
     evaluate_every: int = 1,
     measure_gamma: bool = False,
+    learning_rate_factor: Callable[[int], float] = lambda round_num: 1.0,
 ) -> Iterator[Round]:
     """Yield round 0, which is the initial model, and then each round of training as it ends.
 
@@ -121,13 +122,16 @@ def run_rounds(
         num_rounds: T.
         evaluate_every: Rounds from one evaluation to the next; the last round is always evaluated.
         measure_gamma: Let clients measure how inexactly they solved their problems.
+        learning_rate_factor: What the clients' learning rate is multiplied by, by round.
     """
     start, measuring = time.perf_counter(), Measuring(evaluate)
     tested: Callable[[], Evaluation] | None = measuring.later(arrays)
     yield Round(0, arrays, tested, (), time.perf_counter() - start, _present(mu, tested))
     for round_num in range(1, num_rounds + 1):
         present_mu = _present(mu)
-        config = ConfigRecord({"proximal-mu": present_mu, "measure-gamma": measure_gamma})
+        factor = learning_rate_factor(round_num)
+        settings = {"proximal-mu": present_mu, "learning-rate-factor": factor, "measure-gamma": measure_gamma}
+        config = ConfigRecord({**settings})
         messages = strategy.configure_train(round_num, arrays, config, cast(Grid, grid))
         replies = grid.send_and_receive(messages)
         new_arrays, _ = strategy.aggregate_train(round_num, replies)

@@ -9,10 +9,11 @@ from flwr.app import ArrayRecord, ConfigRecord, Context, Message, RecordDict
 from torch import nn
 
 from fedprox.client_app import Clients, ClientSide, make_client_app
+from fedprox.data.augmentation import PadCropFlip
 from fedprox.data.federated import ClientIndex, FederatedData, LabelledData
 from fedprox.engines.local import LocalGrid
 from fedprox.messages import node_id, task_record
-from fedprox.models import logistic
+from fedprox.models import cnn, logistic
 from fedprox.plan import ClientTask, PaperProtocol, Plan
 from fedprox.solvers.problem import SgdSettings
 from fedprox.strategy import FedDane, FedProx, Planned
@@ -211,3 +212,94 @@ def test_a_module_with_other_layers_is_corrected_by_autograd():
     special = train(side(), 1, 4, global_gradient, **{"measure-gamma": True})
     np.testing.assert_allclose(joined(general["arrays"]), joined(special["arrays"]), rtol=FLOAT32, atol=FLOAT32)
     assert general["metrics"]["gamma"] == pytest.approx(special["metrics"]["gamma"], rel=1e-5)
+
+
+# Pictures
+
+
+def picture_side(augmentation: PadCropFlip | None = None, momentum: float = 0.5, **settings) -> ClientSide:
+    """Return clients that hold colour pictures, as they are stored; momentum is what the reference solver is for."""
+    rng = np.random.default_rng(0)
+    images = rng.integers(0, 256, (sum(SIZES), 8, 6, 3), dtype=np.uint8).transpose(0, 3, 1, 2)
+    mean, std = (rng.uniform(50, 100, (3, 1, 1)).astype(np.float32) for _ in range(2))
+    labels = rng.integers(NUM_CLASSES, size=len(images))
+    data = LabelledData(images, labels, images[:0], labels[:0], NUM_CLASSES, mean, std)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        model = cnn((3, 8, 6), NUM_CLASSES)
+    sgd = SgdSettings(LR, 3, momentum)
+    return ClientSide(FederatedData(data, DATA.train, DATA.held_out), model, sgd, augmentation=augmentation, **settings)
+
+
+def picture_replies(client_side: ClientSide, round_num: int = 1, **config) -> list[Message]:
+    planned = Planned(FedProx(), Plan(np.array(SIZES), 3, 2, 3, 0.0, PaperProtocol(), seed=0))
+    settings = ConfigRecord({"proximal-mu": MU, **config})
+    grid = LocalGrid(client_side)
+    start = ArrayRecord(client_side.model.state_dict())
+    return grid.send_and_receive(planned.configure_train(round_num, start, settings, grid))
+
+
+def assert_same_models(one: list[Message], other: list[Message], tolerance: float) -> None:
+    for mine, its in zip(one, other, strict=True):
+        for name, array in mine.content["arrays"].items():
+            difference = np.abs(array.numpy() - its.content["arrays"][name].numpy()).max()
+            assert difference <= tolerance, (name, difference)
+
+
+def test_pictures_give_what_their_model_input_gives():
+    side_of_pictures = picture_side()
+    data = side_of_pictures.data
+    floats = replace(
+        data.data,
+        features=data.data.model_input(data.data.features),
+        mean=np.zeros((), np.float32),
+        std=np.ones((), np.float32),
+    )
+    as_floats = replace(side_of_pictures, data=replace(data, data=floats))
+    assert side_of_pictures.make_solver().takes_pictures
+    assert not as_floats.make_solver().takes_pictures
+    assert_same_models(picture_replies(side_of_pictures), picture_replies(as_floats), 1e-5)
+
+
+def test_augmentation_that_moves_nothing_changes_nothing():
+    still = PadCropFlip(pad=0, flip=False)
+    assert_same_models(picture_replies(picture_side(still)), picture_replies(picture_side()), 0.0)
+
+
+def test_augmented_pictures_are_drawn_anew_in_every_round_and_alike_every_time():
+    side_of_pictures = picture_side(PadCropFlip(2))
+    first, again = picture_replies(side_of_pictures), picture_replies(side_of_pictures)
+    assert_same_models(first, again, 0.0)
+    plain = picture_replies(picture_side())
+    with pytest.raises(AssertionError):
+        assert_same_models(first, plain, 1e-3)
+    works = [
+        Clients(side_of_pictures, side_of_pictures.make_solver()).work(message)
+        for round_num in (1, 2)
+        for message in Planned(FedProx(), Plan(np.array(SIZES), 3, 2, 3, 0.0, PaperProtocol(), seed=0)).configure_train(
+            round_num, ArrayRecord(), ConfigRecord({"proximal-mu": MU}), LocalGrid(side_of_pictures)
+        )
+    ]
+    drawn = {work.shifts[epoch].tobytes() for work in works for epoch in range(2)}
+    assert len(drawn) == 2 * 3 * 2  # rounds, clients, epochs
+
+
+def test_gamma_and_fed_danes_correction_take_pictures_as_model_input():
+    for reply in picture_replies(picture_side(), **{"measure-gamma": True}):
+        assert 0 < reply.content["metrics"]["gamma"] < 10
+    grid = LocalGrid(picture_side())
+    planned = Planned(FedDane(), Plan(np.array(SIZES), 3, 1, 10, 0.0, PaperProtocol(), seed=0))
+    start = ArrayRecord(picture_side().model.state_dict())
+    replies = grid.send_and_receive(planned.configure_train(1, start, ConfigRecord({"proximal-mu": 0.0}), grid))
+    assert all(np.isfinite(reply.content["metrics"]["train-loss"]) for reply in replies)
+
+
+@pytest.mark.parametrize("solver", ["logistic", "reference", "cohort"])
+def test_the_learning_rate_is_the_settings_times_the_rounds_factor(solver):
+    # One full-batch step from w^t: it is lr * factor * gradient long.
+    name = "auto" if solver == "logistic" else solver
+    whole = train(side(solver=name), client=1, num_steps=1)
+    half = train(side(solver=name), client=1, num_steps=1, **{"learning-rate-factor": 0.5})
+    steps = [joined(reply["arrays"]) - START.astype(np.float32) for reply in (whole, half)]
+    np.testing.assert_allclose(steps[1], steps[0] / 2, atol=FLOAT32)
+    assert np.abs(steps[0]).max() > 0.01

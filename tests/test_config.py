@@ -36,7 +36,17 @@ def composed(*overrides: str, config_name: str = "config") -> dict:
 
 def test_there_are_options_in_every_group():
     groups = {option.partition("=")[0] for option in OPTIONS}
-    assert groups == {"dataset", "engine", "evaluation", "experiment", "model", "partition", "protocol", "strategy"}
+    assert groups == {
+        "augmentation",
+        "dataset",
+        "engine",
+        "evaluation",
+        "experiment",
+        "model",
+        "partition",
+        "protocol",
+        "strategy",
+    }
 
 
 TEXT = {"shakespeare": ["dataset.path=there"], "sent140": ["dataset.path=there", "dataset.glove=there"]}
@@ -344,3 +354,19 @@ def test_every_group_is_checked(group):
 def test_a_seed_beyond_32_bits_is_refused():
     with pytest.raises(UserError, match=r"^seed"):
         check(base(seed=2**32))
+
+
+def test_mixed_precision_needs_clients_on_a_gpu():
+    with pytest.raises(UserError, match="mixed_precision=true needs clients on a GPU"):
+        check(composed("mixed_precision=true", "engine=local"))
+    with pytest.raises(UserError, match="mixed_precision=true needs clients on a GPU"):
+        check(composed("mixed_precision=true", "engine=ray", "server_device=cpu", "client_resources.num_cpus=1"))
+
+
+@pytest.mark.parametrize(
+    ("override", "rule"),
+    [("schedule.name=step", "constant or cosine"), ("schedule.final=1.1", "between 0 and 1")],
+)
+def test_a_schedule_out_of_its_rules_is_refused(override, rule):
+    with pytest.raises(UserError, match=rule):
+        check(composed(override, "engine=local"))

@@ -17,8 +17,10 @@ ORDER = [
     "errors",
     "startup",
     "seeds",
+    "earlier",
     "legacy",
     "threads",
+    "data.augmentation",
     "plan",
     "authors",
     "data.federated",
@@ -39,6 +41,9 @@ ORDER = [
     "metrics",
     "adaptive_mu",
     "solvers.problem",
+    "solvers.compiling",
+    "solvers.picture_kernels",
+    "solvers.batches",
     "solvers.workspace",
     "solvers.reference",
     "solvers.cohort",
@@ -59,6 +64,7 @@ ORDER = [
     "engines.local",
     "engines.ray",
     "rounds",
+    "schedule",
     "progress",
     "records",
     "report.checks",
@@ -110,7 +116,7 @@ ALLOWED = {
     "sklearn": {"data.digits"},
     "orjson": {"data.leaf_files"},
     "tqdm": {"progress"},
-    "numba": {"solvers.lanes", "solvers.logistic_kernels"},
+    "numba": {"solvers.lanes", "solvers.compiling"},
 }
 
 

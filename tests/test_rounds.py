@@ -51,7 +51,7 @@ def plan(fraction: float, protocol=None, per_round: int = 4) -> Plan:
     return Plan(SIZES, per_round, 3, 2, fraction, protocol or PaperProtocol(), seed=0)
 
 
-def run(strategy, plan: Plan, num_rounds: int = 5, mu: float = 0.5) -> tuple[list[Round], FakeEngine]:
+def run(strategy, plan: Plan, num_rounds: int = 5, mu: float = 0.5, **settings) -> tuple[list[Round], FakeEngine]:
     engine = FakeEngine()
     rounds = run_rounds(
         arrays=ArrayRecord({"w": Array(np.array([10.0]))}),
@@ -60,6 +60,7 @@ def run(strategy, plan: Plan, num_rounds: int = 5, mu: float = 0.5) -> tuple[lis
         evaluate=lambda models: [Evaluation(loss=float(arrays["w"].numpy()[0]), accuracy=0.25) for arrays in models],
         mu=mu,
         num_rounds=num_rounds,
+        **settings,
     )
     return list(rounds), engine
 
@@ -165,6 +166,12 @@ def test_mu_reaches_every_client_in_every_round(mu):
     _, engine = run(FedProx(), plan(0.5), mu=mu)
     sent = [message.content["config"]["proximal-mu"] for messages in engine.rounds for message in messages]
     assert sent == [mu] * 20
+
+
+def test_the_schedule_reaches_every_client_in_every_round():
+    _, engine = run(FedProx(), plan(0.5), learning_rate_factor=lambda round_num: 1 / round_num)
+    sent = [[message.content["config"]["learning-rate-factor"] for message in messages] for messages in engine.rounds]
+    assert sent == [[1 / round_num] * 4 for round_num in range(1, len(sent) + 1)]
 
 
 def test_train_loss_cohort_is_the_mean_weighted_by_examples_over_those_that_count():

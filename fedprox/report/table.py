@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pandas as pd
 
+from fedprox.earlier import completed
 from fedprox.errors import UserError
 from fedprox.report.checks import EXPERIMENT, Facts, distortions, label, percent
 from fedprox.report.directory import identify, read_metrics, read_record
@@ -51,7 +52,7 @@ def read_runs(paths: Iterable[str | Path]) -> pd.DataFrame:
     ]
     if not any(table["test_accuracy"].notna().any() for table in tables):
         raise UserError(f"no tested round yet in {directories[0]} (of {len(runs)} runs); wait for the first")
-    for line in distortions(runs, [record["settings"] for record in records]):
+    for line in distortions(runs, [completed(record["settings"]) for record in records]):
         print(f"warning: {line}", file=sys.stderr)
     frame = pd.concat([table for table in tables if len(table)], ignore_index=True)
     return frame[[*runs[0], *frame.columns.drop(list(runs[0]))]]

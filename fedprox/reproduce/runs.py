@@ -11,6 +11,7 @@ from hydra import compose, initialize_config_dir
 
 from fedprox import config as schema
 from fedprox import main
+from fedprox.earlier import completed
 from fedprox.reproduce.figures import Job
 
 # Settings that may differ between a run that is done and one that would be done now: where and how it computes.
@@ -80,9 +81,14 @@ def is_done(folder: Path, config: Config) -> bool:
     """Return whether a folder holds a finished run with these settings, PLACE left aside."""
     try:
         record = json.loads((folder / "run.json").read_text(encoding="utf-8"))
-        return record["status"] == "finished" and _without_place(record["settings"]) == _without_place(config)
+        return record["status"] == "finished" and _comparable(record["settings"]) == _comparable(config)
     except (OSError, ValueError, KeyError, TypeError):  # no run, or one whose record is damaged
         return False
+
+
+def _comparable(settings: Config) -> Config:
+    """Return settings without those of PLACE, and with those that came later than the run."""
+    return _without_place(completed(settings))
 
 
 def _without_place(settings: Config) -> Config:

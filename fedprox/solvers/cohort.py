@@ -28,7 +28,7 @@ Integers = NDArray[np.int64]
 class CohortSolver:
     """Local SGD of many clients side by side, for any model that `torch.func.vmap` can batch; see `accepts`."""
 
-    is_concurrent = False
+    is_concurrent = takes_pictures = False
 
     def __init__(self, model: nn.Module, sgd: SgdSettings, device: str = "cpu") -> None:
         """Copy the architecture to the device; its weights come with the problems."""
@@ -72,14 +72,18 @@ class CohortSolver:
         solutions: dict[int, LocalSolution] = {}
         batches = [_batches(problem, self._sgd.batch_size) for problem in problems]
         longest_first = sorted(range(len(problems)), key=lambda at: -len(batches[at][0]))
-        for mu in {problem.work.mu for problem in problems}:  # one, unless a strategy gives each client its own
-            stack = [at for at in longest_first if problems[at].work.mu == mu]
+        alike = [(problem.work.mu, problem.work.learning_rate_factor) for problem in problems]
+        for mu, factor in set(alike):  # one, unless a strategy gives each client its own
+            stack = [at for at in longest_first if alike[at] == (mu, factor)]
             of_stack = [problems[at] for at in stack]
-            solved = self._solve_stack(of_stack, _schedule(of_stack, [batches[at] for at in stack]), mu)
+            schedule = _schedule(of_stack, [batches[at] for at in stack])
+            solved = self._solve_stack(of_stack, schedule, mu, self._sgd.scaled(factor))
             solutions.update(zip(stack, solved, strict=True))
         return [solutions[at] for at in range(len(problems))]
 
-    def _solve_stack(self, problems: Sequence[LocalProblem], schedule: "_Schedule", mu: float) -> list[LocalSolution]:
+    def _solve_stack(
+        self, problems: Sequence[LocalProblem], schedule: "_Schedule", mu: float, sgd: SgdSettings
+    ) -> list[LocalSolution]:
         """Return the solutions of problems that are sorted by their numbers of steps, most first."""
         x, y = torch.cat([p.features for p in problems]), torch.cat([p.labels for p in problems])
         names = sorted(set(self._own_names.values()))
@@ -101,7 +105,7 @@ class CohortSolver:
                 grads = list(torch.autograd.grad(means.sum(), w))  # of each mean by its own client's w
                 if correction:
                     torch._foreach_add_(grads, _first(active, correction))
-                step(w, grads, w_t, v, mu, self._sgd)
+                step(w, grads, w_t, v, mu, sgd)
                 loss_sums[:active].addcmul_(means.detach(), sizes[rows])
         return self._solutions(state, schedule, loss_sums.tolist())
 

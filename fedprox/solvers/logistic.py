@@ -6,6 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from fedprox.solvers.compiling import compiled, is_kept
 from fedprox.solvers.lanes import NUM_LANES, load, store
 from fedprox.solvers.logistic_kernels import (
     FIVE,
@@ -14,9 +15,7 @@ from fedprox.solvers.logistic_kernels import (
     Floats,
     Integers,
     batch_gradient,
-    compiled,
     has_kernels,
-    is_kept,
     logits,
     padded,
     softmax_residual,
@@ -31,7 +30,7 @@ _log = logging.getLogger("fedprox")
 class LogisticSolver:
     """Local SGD for `nn.Sequential(nn.Flatten(), nn.Linear(...))` on the CPU, without momentum."""
 
-    is_concurrent = True
+    is_concurrent, takes_pictures = True, False
 
     def __init__(self, sgd: SgdSettings) -> None:
         """Keep the settings; the model's shape comes with the parameters.
@@ -68,7 +67,7 @@ class LogisticSolver:
             len(global_params["1.bias"]),
             work.num_steps,
             self._sgd.batch_size,
-            np.float32(self._sgd.learning_rate),
+            np.float32(self._sgd.scaled(work.learning_rate_factor).learning_rate),
             np.float32(work.mu),
             np.float32(self._sgd.weight_decay),
         )

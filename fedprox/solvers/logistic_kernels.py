@@ -10,24 +10,20 @@ advance at once, for five examples of a batch.
 """
 
 import math
-from collections.abc import Callable, Collection
-from pathlib import Path
-from typing import Any, TypeVar, cast
 
 import numpy as np
 import torch
-from numba import njit
 from numpy.typing import NDArray
 from torch import nn
 
 from fedprox.models import is_logistic
+from fedprox.solvers.compiling import compiled
 from fedprox.solvers.lanes import NUM_LANES, load, spread, store
 from fedprox.solvers.problem import Params
 
 Floats = NDArray[np.float32]
 Doubles = NDArray[np.float64]
 Integers = NDArray[np.int64]
-Function = TypeVar("Function", bound=Callable[..., Any])
 
 ZERO, ONE = np.float32(0), np.float32(1)
 FIVE = 5  # examples whose sums are kept in registers, enough to hide the latency of a multiply-add
@@ -37,28 +33,6 @@ LN_2_HIGH = np.float32(0.693359375)  # 9 bits, so that n * LN_2_HIGH is exact
 LN_2_LOW = np.float32(math.log(2) - 0.693359375)
 LOWEST = np.float32(-87)  # e^-87 is the last that is not denormal
 TAYLOR = tuple(np.float32(1 / math.factorial(k)) for k in range(8))
-
-
-def compiled(function: Function, *, fastmath: Collection[str] = ("contract",)) -> Function:
-    """Return a function compiled at its first call, and kept on disk where a folder for that can be written.
-
-    Args:
-        function: Of numbers and arrays.
-        fastmath: What LLVM may do beyond IEEE 754: "contract" fuses products and sums, "reassoc" reorders sums.
-    """
-    options: dict[str, Any] = {"nogil": True, "boundscheck": False, "error_model": "numpy", "fastmath": set(fastmath)}
-    try:
-        return cast(Function, njit(cache=True, **options)(function))
-    except RuntimeError:  # neither beside the module, nor in the user's cache folder, nor in NUMBA_CACHE_DIR
-        return cast(Function, njit(**options)(function))
-
-
-def is_kept(function: Callable[..., Any]) -> bool:
-    """Return whether a compiled function is on disk, so that its first call will not take seconds."""
-    stats = getattr(function, "stats", None)  # plain Python has none
-    if stats is None or not stats.cache_path:
-        return stats is None
-    return any(Path(stats.cache_path).glob(f"*.{function.__name__}-*.nbi"))
 
 
 def has_kernels(model: nn.Module, device: str | torch.device) -> bool:

@@ -1,12 +1,14 @@
 """The local problem: what every solver is given, and what it gives back."""
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
+
+from fedprox.data.augmentation import Shifts
 
 Params = dict[str, Tensor]
 
@@ -20,12 +22,19 @@ class SgdSettings:
         batch_size: B, in examples, >= 1.
         momentum: Heavy-ball momentum, 0 .. 1; the velocity starts at zero in every round.
         weight_decay: Weight of (1 / 2) * ||w||^2, >= 0.
+        mixed_precision: Whether a model on a GPU computes in bfloat16 where torch.autocast says so; what is trained
+            stays as it is.
     """
 
     learning_rate: float
     batch_size: int
     momentum: float = 0.0
     weight_decay: float = 0.0
+    mixed_precision: bool = False
+
+    def scaled(self, factor: float) -> "SgdSettings":
+        """Return the settings with the learning rate times a factor."""
+        return self if factor == 1 else replace(self, learning_rate=self.learning_rate * factor)
 
 
 @dataclass(frozen=True)
@@ -38,6 +47,9 @@ class LocalWork:
         mu: Weight of the proximal term, >= 0.
         seed: Entropy for layers that draw random numbers, such as dropout.
         correction: Added to every mini-batch gradient, name -> tensor (FedDANE's g_t - grad F_k(w^t)); None for none.
+        learning_rate_factor: The learning rate is the settings' times this, > 0.
+        shifts: What becomes of its pictures in each epoch, shape (num_epochs, n_k, 3); see `PadCropFlip.draw`. None
+            where they stay as they are.
     """
 
     orders: Iterable[NDArray[np.int64]]
@@ -45,6 +57,8 @@ class LocalWork:
     mu: float
     seed: int | tuple[int, ...] = 0
     correction: Params | None = None
+    learning_rate_factor: float = 1.0
+    shifts: Shifts | None = None
 
 
 @dataclass(frozen=True)
@@ -53,7 +67,7 @@ class LocalProblem:
 
     Attributes:
         global_params: w^t, a state dict of the model.
-        features: The client's examples, shape (n_k, *input_shape), n_k >= 1.
+        features: The client's examples as the solver takes them, shape (n_k, *input_shape), n_k >= 1.
         labels: Their classes, shape (n_k,).
         work: How much, in which order, and mu.
         asks_gamma: Whether it is to be measured how inexactly it is solved.
@@ -88,16 +102,19 @@ class Solver(Protocol):
 
     Attributes:
         is_concurrent: Whether `solve` may be called from several threads at once, and gains from it.
+        takes_pictures: Whether it takes pictures as they are stored, uint8, and makes model input of them itself.
     """
 
     is_concurrent: bool
+    takes_pictures: bool
 
     def solve(self, global_params: Params, features: Tensor, labels: Tensor, work: LocalWork) -> LocalSolution:
         """Return the client's solution; nothing that is passed in is changed.
 
         Args:
             global_params: w^t, a state dict of the model.
-            features: The client's examples, shape (n_k, *input_shape).
+            features: The client's examples as model input, shape (n_k, *input_shape); or as they are stored, see
+                `takes_pictures`.
             labels: Their classes, shape (n_k,).
             work: How much, in which order, and mu.
         """

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from fedprox.solvers.batches import Batches, DevicePictureBatches, PictureBatches, PictureInput, TensorBatches
 from fedprox.solvers.problem import LocalSolution, LocalWork, Params, SgdSettings
 from fedprox.solvers.workspace import TrainingWorkspace, draws_random_numbers, in_fastest_layout
 
@@ -18,7 +19,14 @@ from fedprox.solvers.workspace import TrainingWorkspace, draws_random_numbers, i
 class ReferenceSolver:
     """Local SGD on a workspace copy of a model; the model and all arguments stay as they were."""
 
-    def __init__(self, model: nn.Module, sgd: SgdSettings, device: str = "cpu", examples: Tensor | None = None) -> None:
+    def __init__(
+        self,
+        model: nn.Module,
+        sgd: SgdSettings,
+        device: str = "cpu",
+        examples: Tensor | None = None,
+        pictures: PictureInput | None = None,
+    ) -> None:
         """Copy the architecture to the device; its weights come with each call of `solve`.
 
         Args:
@@ -28,7 +36,10 @@ class ReferenceSolver:
             examples: Two or more of the model's inputs, shape (n, *input_shape), for a trial: on the CPU a model that
                 draws no random numbers may be used by several threads, and gets its fastest layout. Without them it
                 is used as it is, by one thread at a time.
+            pictures: How uint8 features become model input; None where none are given.
         """
+        self.takes_pictures = pictures is not None
+        self._pictures = pictures
         self.is_concurrent = False
         fastest = model
         if examples is not None and device == "cpu":
@@ -53,27 +64,33 @@ class ReferenceSolver:
         correction = None if work.correction is None else self._workspace.laid_out(work.correction)
         anchor = [vector.clone() for vector in w]  # w^t: frozen for every batch of every epoch
         velocity = list(map(torch.zeros_like, w)) if self._sgd.momentum else None
-        if not self._takes_channels_last:
-            features = features.contiguous()
-        loss_sum, num_seen, num_steps = torch.zeros((), device=features.device), 0, 0
+        sgd = self._sgd.scaled(work.learning_rate_factor)
+        losses, sizes = [], []
         # Where several threads are at work, the model draws nothing, and torch's generator is all of theirs.
         with nullcontext() if self.is_concurrent else _seeded(work.seed, features.device):
-            for x, y in _batches(features, labels, work, self._sgd.batch_size):
+            for x, y in _batches(self._batches(features), labels, work, sgd.batch_size):
                 for gradient in grads:
                     gradient.zero_()
-                loss = functional.cross_entropy(model(x), y)
+                with torch.autocast(x.device.type, torch.bfloat16) if sgd.mixed_precision else nullcontext():
+                    loss = functional.cross_entropy(model(x if self._takes_channels_last else x.contiguous()), y)
                 loss.backward()  # type: ignore[no-untyped-call]
                 if correction is not None:
                     torch._foreach_add_(grads, correction)
-                step(w, grads, anchor, velocity, work.mu, self._sgd)
-                loss_sum.add_(loss.detach(), alpha=len(y))
-                num_seen += len(y)
-                num_steps += 1
+                step(w, grads, anchor, velocity, work.mu, sgd)
+                losses.append(loss.detach())
+                sizes.append(len(y))
         solution = {
             name: value.detach().clone(memory_format=torch.contiguous_format)
             for name, value in model.state_dict().items()
         }
-        return LocalSolution(solution, float(loss_sum) / max(num_seen, 1), num_steps)
+        return LocalSolution(solution, _weighted_mean(losses, sizes), len(losses))
+
+    def _batches(self, features: Tensor) -> Batches:
+        """Return the examples, of which batches are taken in the layout that the model wants."""
+        if self._pictures and features.dtype == torch.uint8:
+            of_pictures = PictureBatches if features.device.type == "cpu" else DevicePictureBatches
+            return of_pictures(features, self._pictures, self._sgd.batch_size)
+        return TensorBatches(features, self._sgd.batch_size)
 
 
 @torch.no_grad()
@@ -121,19 +138,21 @@ def _seeded(seed: int | tuple[int, ...], device: torch.device) -> Iterator[None]
             yield
 
 
-def _batches(features: Tensor, labels: Tensor, work: LocalWork, batch_size: int) -> Iterator[tuple[Tensor, Tensor]]:
-    """Yield the mini-batches: consecutive pieces of each epoch's order, the last, short one kept.
+def _weighted_mean(losses: list[Tensor], sizes: list[int]) -> float:
+    """Return the mean over examples of the mean losses of batches; 0 for none. The device is waited for here alone."""
+    if not losses:
+        return 0.0
+    all_losses = torch.stack(losses).double()
+    return float(all_losses @ all_losses.new_tensor(sizes)) / sum(sizes)
 
-    All lie in the same memory, in the layout of the features.
-    """
-    has_channels_last = features.dim() == 4 and not features.is_contiguous()
-    rows = features.permute(0, 2, 3, 1) if has_channels_last else features
-    memory = rows.new_empty(min(batch_size, len(rows)), *rows.shape[1:])
+
+def _batches(examples: Batches, labels: Tensor, work: LocalWork, batch_size: int) -> Iterator[tuple[Tensor, Tensor]]:
+    """Yield the mini-batches: consecutive pieces of each epoch's order, the last, short one kept."""
     remaining = work.num_steps
-    for order in work.orders:
-        for batch in torch.split(torch.from_numpy(order).to(features.device), batch_size):
-            if remaining == 0:
-                return
+    for epoch, order in enumerate(work.orders):
+        ordered = labels[torch.from_numpy(order).to(labels.device)]
+        for start in range(0, min(len(order), remaining * batch_size), batch_size):
+            piece = order[start : start + batch_size]
+            shifts = None if work.shifts is None else work.shifts[epoch, piece]
+            yield examples.take(piece, shifts), ordered[start : start + batch_size]
             remaining -= 1
-            x = torch.index_select(rows, 0, batch, out=memory[: len(batch)])
-            yield x.permute(0, 3, 1, 2) if has_channels_last else x, labels.index_select(0, batch)

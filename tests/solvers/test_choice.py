@@ -2,12 +2,15 @@
 
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
 
+from fedprox.data.augmentation import PadCropFlip
 from fedprox.errors import UserError
 from fedprox.models import cnn, logistic
+from fedprox.solvers.batches import PictureInput
 from fedprox.solvers.choice import choose
 from fedprox.solvers.cohort import CohortSolver
 from fedprox.solvers.logistic import LogisticSolver
@@ -73,3 +76,19 @@ def test_on_a_gpu_auto_asks_the_cohort_solver_first(monkeypatch):
         monkeypatch.setattr("fedprox.solvers.choice.CohortSolver", Either)
         monkeypatch.setattr(nn.Module, "to", lambda self, device: self)
         assert type(choose("auto", LOGISTIC, SGD, "cuda:1", EXAMPLES)) is expected
+
+
+def test_what_only_the_reference_solver_can_do_is_its():
+    model, sgd = logistic((4, 4), 3), SgdSettings(0.1, 5)
+    images = torch.zeros(3, 4, 4)
+    plain, augmented = (
+        PictureInput(np.zeros((), np.float32), np.ones((), np.float32), augmentation)
+        for augmentation in (None, PadCropFlip(2))
+    )
+    assert isinstance(choose("auto", model, sgd, "cpu", images, plain), LogisticSolver)
+    assert isinstance(choose("auto", model, sgd, "cpu", images, augmented), ReferenceSolver)
+    assert isinstance(choose("auto", model, replace(sgd, mixed_precision=True), "cpu", images), ReferenceSolver)
+    with pytest.raises(UserError, match="solver=cohort goes without augmentation"):
+        choose("cohort", model, sgd, "cpu", images, augmented)
+    with pytest.raises(UserError, match="solver=cohort goes without mixed_precision"):
+        choose("cohort", model, replace(sgd, mixed_precision=True), "cpu", images, plain)

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from fedprox.models import cnn, logistic
-from fedprox.solvers import logistic_kernels
+from fedprox.solvers import compiling
 from fedprox.solvers.logistic import LogisticSolver
 from fedprox.solvers.logistic_kernels import exponential, padded, unpadded
 from fedprox.solvers.problem import LocalSolution, LocalWork, Params, SgdSettings
@@ -385,8 +385,8 @@ def test_where_no_folder_can_be_written_the_solver_is_compiled_all_the_same(monk
             raise RuntimeError("cannot cache function: no locator available")
         return njit(*args, **options)
 
-    monkeypatch.setattr(logistic_kernels, "njit", refuse)
-    assert logistic_kernels.compiled(lambda a, b: a * b)(3, 4) == 12
+    monkeypatch.setattr(compiling, "njit", refuse)
+    assert compiling.compiled(lambda a, b: a * b)(3, 4) == 12
 
 
 def test_who_waits_for_the_compiler_is_told_so_and_only_then(environment, tmp_path):

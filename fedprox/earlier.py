@@ -1,0 +1,21 @@
+"""Runs that were made before a setting existed: what they did, so that they can be compared with later ones."""
+
+from collections.abc import Mapping
+from typing import Any
+
+Settings = Mapping[str, Any]
+
+_LATER: Settings = {  # settings that came later, with the values that say what runs did before
+    "schedule": {"name": "constant", "final": 0.0},
+    "mixed_precision": False,
+    "augmentation": {"_target_": "fedprox.data.augmentation.none"},
+}
+
+
+def completed(settings: Settings, later: Settings = _LATER) -> dict[str, Any]:
+    """Return the settings of a run of any version with all that the present one has; those it has are kept."""
+    whole = {**later, **settings}
+    for key, value in later.items():
+        if isinstance(value, Mapping) and isinstance(whole[key], Mapping):
+            whole[key] = completed(whole[key], value)
+    return whole

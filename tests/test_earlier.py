@@ -1,0 +1,29 @@
+"""Runs of earlier versions, which lack settings, are what they would be now."""
+
+from hydra import compose, initialize_config_dir
+
+from fedprox.config import plain, register
+from fedprox.earlier import _LATER, completed
+from fedprox.main import CONF
+
+LATER = {"schedule": {"name": "constant", "final": 0.0}, "rate": 1}
+
+
+def test_what_is_lacking_is_added_at_every_depth_and_what_is_there_is_kept():
+    settings = {"mu": 2, "schedule": {"name": "cosine"}}
+    assert completed(settings, LATER) == {"mu": 2, "schedule": {"name": "cosine", "final": 0.0}, "rate": 1}
+    assert settings == {"mu": 2, "schedule": {"name": "cosine"}}
+
+
+def test_a_damaged_record_keeps_what_it_has():
+    assert completed({"schedule": None}, LATER) == {"schedule": None, "rate": 1}
+
+
+def test_every_setting_that_came_later_has_its_default_there():
+    register()
+    with initialize_config_dir(version_base=None, config_dir=str(CONF)):
+        for name in ("config", "fedavg"):
+            config = plain(compose(config_name=name))
+            assert completed(config) == config
+            without = {key: value for key, value in config.items() if key not in _LATER}
+            assert completed(without) == config
