@@ -242,6 +242,26 @@ DATA = {
     ),
     "clients beyond IID": (["partition=iid", "num_clients=1443"], ["num_clients must be at most 1442", "got 1443"]),
     "clients beyond shards": (["partition=shards", "num_clients=722"], ["num_clients must be at most 721", "got 722"]),
+    "clients beyond a Dirichlet minimum": (
+        ["partition=dirichlet", "num_clients=145"],
+        ["num_clients must be at most 144", "got 145", "ask for fewer clients", "lower min_examples=10"],
+    ),
+    "alpha 0": (
+        ["partition=dirichlet", "partition.alpha=0", "num_clients=20"],
+        ["alpha must be between 0.01 and 1000", "got 0", "0.1 is strong label skew"],
+    ),
+    "sizes unknown": (
+        ["partition=iid", "partition.sizes=gamma", "num_clients=20"],
+        ["sizes must be equal, lognormal or zipf", "got gamma"],
+    ),
+    "clients beyond a pathological partition": (
+        ["partition=pathological", "num_clients=722"],
+        ["num_clients must be at most 721", "got 722", "lower classes_per_client"],
+    ),
+    "classes per client beyond all": (
+        ["partition=pathological", "partition.classes_per_client=11", "num_clients=20"],
+        ["classes_per_client must be between 1 and 10", "got 11"],
+    ),
     "partition of divided data": (
         ["dataset=synthetic_1_1", "partition=iid"],
         ["dataset=synthetic_1_1 comes divided into clients", "leave partition= out"],
@@ -411,9 +431,9 @@ def test_a_number_of_threads_below_1_is_told(refused, value):
     assert_says(refused(*SMALL, f"engine.num_threads={value}"), ("num_threads", ">= 1", f"got {value}"))
 
 
-@pytest.mark.parametrize("num_clients", [140, 721, 1442])
+@pytest.mark.parametrize("num_clients", [140, 144, 721, 1442])
 def test_the_largest_number_of_clients_that_an_error_names_is_accepted(fedprox, num_clients):
-    partition = {140: "power_law", 721: "shards", 1442: "iid"}[num_clients]
+    partition = {140: "power_law", 144: "dirichlet", 721: "shards", 1442: "iid"}[num_clients]
     assert fedprox(*SMALL, f"partition={partition}", f"num_clients={num_clients}").status == 0
 
 

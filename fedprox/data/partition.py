@@ -8,9 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedprox.data.federated import ClientIndex, FederatedData, Integers, LabelledData, authors_ids
+from fedprox.data.shares import MAX_SIGMA, apportion, check_num_clients, size_weights
 from fedprox.errors import UserError
-
-MAX_SIGMA = 50.0  # exp(50 * z) overflows float64 beyond z = 14 deviations, which is never drawn
 
 
 def power_law(
@@ -49,7 +48,7 @@ def power_law(
     _check_power_law(num_classes, classes_per_client, sigma, min_examples_per_class)
     largest = _largest_power_law(counts, classes_per_client, min_examples_per_class)
     remedy = "ask for fewer clients, or lower min_examples_per_class or classes_per_client"
-    _check_num_clients(num_clients, largest, remedy)
+    check_num_clients(num_clients, largest, remedy)
 
     clients, slots = np.arange(num_clients)[:, None], np.arange(classes_per_client)
     classes = (clients + slots) % num_classes
@@ -61,19 +60,32 @@ def power_law(
     return _take_in_order(labels, counts, classes, [first, more])
 
 
-def iid(labels: Integers, num_clients: int, rng: np.random.Generator) -> list[Integers]:
-    """Cut a random permutation of all examples into parts whose sizes differ by at most one.
+def iid(
+    labels: Integers,
+    num_clients: int,
+    rng: np.random.Generator,
+    *,
+    sizes: str = "equal",
+    sigma: float = 1.0,
+    exponent: float = 1.0,
+) -> list[Integers]:
+    """Cut a random permutation of all examples into parts, by default of sizes that differ by at most one.
 
     Args:
         labels: Classes, shape (num_examples,); only their number matters.
         num_clients: Number of clients, between 1 and num_examples.
-        rng: Draws the permutation.
+        rng: Draws the permutation, and sizes that are not equal.
+        sizes: "equal", "lognormal" or "zipf": see `fedprox.data.shares.size_weights`. Everybody first gets
+            one example, and the rest follows that law.
+        sigma: Of "lognormal".
+        exponent: Of "zipf".
 
     Raises:
-        UserError: If there are more clients than examples.
+        UserError: If a setting breaks its rule, or there are more clients than examples.
     """
-    _check_num_clients(num_clients, len(labels), "ask for fewer clients")
-    return np.array_split(rng.permutation(len(labels)), num_clients)
+    check_num_clients(num_clients, len(labels), "ask for fewer clients")
+    parts = apportion(len(labels), size_weights(num_clients, rng, sizes, sigma, exponent), smallest=1)
+    return np.split(rng.permutation(len(labels)), np.cumsum(parts)[:-1])
 
 
 def shards(
@@ -93,7 +105,7 @@ def shards(
     if shards_per_client < 1:
         raise UserError(f"shards_per_client must be >= 1, got {shards_per_client}; the FedAvg paper has 2")
     largest = len(labels) // shards_per_client
-    _check_num_clients(num_clients, largest, "ask for fewer clients or lower shards_per_client")
+    check_num_clients(num_clients, largest, "ask for fewer clients or lower shards_per_client")
     num_shards = num_clients * shards_per_client
     cut = np.array_split(np.argsort(labels, kind="stable"), num_shards)
     dealt = rng.permutation(num_shards).reshape(num_clients, shards_per_client).tolist()
@@ -108,7 +120,7 @@ def natural(labels: Integers, num_clients: int, rng: np.random.Generator) -> lis
     """
     raise UserError(
         "partition=natural is for data sets that come divided into clients, and this one does not; "
-        "choose partition=power_law, iid or shards"
+        "choose another, such as partition=power_law, iid or shards"
     )
 
 
@@ -165,14 +177,6 @@ def _check_power_law(num_classes: int, classes_per_client: int, sigma: float, mi
             f"min_examples_per_class must be >= 1, got {min_examples_per_class}; "
             "with less a client could be empty, the paper has 5"
         )
-
-
-def _check_num_clients(num_clients: int, largest: int, remedy: str) -> None:
-    """Raise UserError unless 1 <= num_clients <= largest."""
-    if num_clients < 1:
-        raise UserError(f"num_clients must be >= 1, got {num_clients}; ask for at least one client")
-    if num_clients > largest:
-        raise UserError(f"num_clients must be at most {largest} with this data, got {num_clients}; {remedy}")
 
 
 def _largest_power_law(counts: Integers, classes_per_client: int, min_examples_per_class: int) -> int:
