@@ -63,7 +63,7 @@ def build(config: Mapping[str, Any], group: str, kind: Any, *args: Any, **kwargs
 
 def divided_data(config: Mapping[str, Any]) -> FederatedData:
     """Return the data divided among clients; jobs of one process that agree on it share it."""
-    keys = ("dataset", "partition", "num_clients", "hold_out", "seed")
+    keys = ("dataset", "partition", "feature_skew", "num_clients", "hold_out", "seed")
     data = _load(json.dumps({key: config[key] for key in keys}, sort_keys=True))
     if config["num_clients"] not in (None, data.num_clients):
         raise UserError(
@@ -92,6 +92,10 @@ def divided_data(config: Mapping[str, Any]) -> FederatedData:
 @lru_cache(maxsize=1)
 def _load(key: str) -> FederatedData:
     config = json.loads(key)
+    return build(config, "feature_skew", FederatedData, _divided(config), config["seed"])  # type: ignore[no-any-return]
+
+
+def _divided(config: Mapping[str, Any]) -> FederatedData:
     loaded = build(config, "dataset", LabelledData | FederatedData)
     if isinstance(loaded, FederatedData):
         if config["partition"]["_target_"] != NATURAL:

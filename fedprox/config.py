@@ -91,6 +91,7 @@ class Config:
     hold_out: float = MISSING
     dataset: dict[str, Any] = MISSING
     partition: dict[str, Any] = MISSING
+    feature_skew: dict[str, Any] = MISSING
     model: dict[str, Any] = MISSING
     strategy: dict[str, Any] = MISSING
     protocol: dict[str, Any] = MISSING
@@ -161,7 +162,7 @@ def check(config: Mapping[str, Any]) -> None:
             "mixed_precision=true needs clients on a GPU, got clients on the CPU; set server_device=cuda with "
             "engine=local, or client_resources.num_gpus with engine=ray"
         )
-    for group in ("dataset", "partition", "model", "strategy", "protocol", "engine", "augmentation"):
+    for group in ("dataset", "partition", "feature_skew", "model", "strategy", "protocol", "engine", "augmentation"):
         check_target(group, config[group])
 
 

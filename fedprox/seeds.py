@@ -15,6 +15,7 @@ class Stream(IntEnum):
     STRAGGLERS = 5  # which of them are stragglers, and how much work they do
     BATCHES = 6  # mini-batch order of one client in one round
     GRADIENTS = 7  # the clients whose gradients FedDANE asks for
+    FEATURES = 8  # how one client's features differ from the data set's
     AUGMENTATION = 9  # what becomes of the pictures of one client in one round
 
 

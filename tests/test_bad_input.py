@@ -131,6 +131,12 @@ SETTINGS = {
         ["partition.sigma=large"],
         ["partition.sigma must be of type float", "'large'"],
     ),
+    "strength of letters": (
+        ["feature_skew=noise", "feature_skew.strength=much"],
+        ["feature_skew.strength must be of type float", "'much'"],
+    ),
+    "strength of no skew": (["+feature_skew.strength=1"], ["feature_skew.strength is unknown"]),
+    "sizes a number": (["partition=iid", "partition.sizes=3"], ["partition.sizes must be of type str", "got 3"]),
     "sweep without --multirun": (["mu=0,1"], ["mu=0,1", "--multirun"]),
     "word without a value": (["mu"], ["'mu'", "EQUAL"]),
     "bracket not closed": (["mu=[1"], ["mu=[1"]),
@@ -187,6 +193,7 @@ def test_a_wrong_setting_is_told_in_one_line_before_anything_is_loaded(refused, 
         ("engine", "local"),
         ("strategy", "fedavg"),
         ("partition", "power_law"),
+        ("feature_skew", "rotation"),
         ("protocol", "paper"),
         ("experiment", "paper_mnist"),
         ("evaluation", "clients"),
@@ -261,6 +268,14 @@ DATA = {
     "classes per client beyond all": (
         ["partition=pathological", "partition.classes_per_client=11", "num_clients=20"],
         ["classes_per_client must be between 1 and 10", "got 11"],
+    ),
+    "strength of a rotation": (
+        ["feature_skew=rotation", "feature_skew.strength=181", "partition=iid", "num_clients=20"],
+        ["feature_skew.strength must be between 0 and 180", "got 181", "degrees"],
+    ),
+    "feature skew without images": (
+        ["feature_skew=noise", "dataset=synthetic_1_1"],
+        ["feature_skew must be none unless the data are images as uint8", "(60,)", "set feature_skew=none"],
     ),
     "partition of divided data": (
         ["dataset=synthetic_1_1", "partition=iid"],

@@ -42,6 +42,7 @@ def test_there_are_options_in_every_group():
         "engine",
         "evaluation",
         "experiment",
+        "feature_skew",
         "model",
         "partition",
         "protocol",

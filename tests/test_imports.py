@@ -26,6 +26,7 @@ ORDER = [
     "data.federated",
     "data.shares",
     "data.partition",
+    "data.feature_skew",
     "data.dirichlet",
     "data.pathological",
     "data.digits",
@@ -100,6 +101,7 @@ ALLOWED = {
     "omegaconf": {"main", "config", "sweep"},
     "flwr": {"arrays", "messages", "strategy", "client_app", "engines", "rounds", "assembly", "experiment"},
     "torch": {
+        "data.feature_skew",
         "arrays",
         "logistic_metrics",
         "models",

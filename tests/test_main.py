@@ -364,6 +364,19 @@ def test_the_training_loss_and_accuracy_are_those_of_the_saved_model_on_all_clie
         assert found == pytest.approx(float((logits.argmax(1) == labels).double().mean()), abs=1e-3)
 
 
+@pytest.mark.parametrize("kind", ["rotation", "brightness", "noise"])
+def test_feature_skew_is_seen_wherever_clients_are_trained_or_measured_and_not_on_the_test_set(run, kind):
+    arguments = (*DIGITS, "partition=iid", "num_clients=20", "num_rounds=1", "evaluation=clients")
+    plain, skewed = (run(*arguments, f"feature_skew={name}", into=name) for name in ("none", kind))
+    (first, trained), (skewed_first, skewed_trained) = metrics(plain), metrics(skewed)
+    for name in ("test_loss", "test_accuracy"):
+        assert first[name] == skewed_first[name]  # the same initial model on the same test set
+    for name in ("train_loss", "gradient_variance"):
+        assert first[name] != skewed_first[name]
+    for name in ("train_loss_cohort", "test_loss", "gamma_mean"):
+        assert trained[name] != skewed_trained[name]
+
+
 def test_every_third_round_is_evaluated_and_the_last(run):
     seldom = run(*DIGITS, "num_rounds=7", "evaluation.every=3", into="seldom")
     always = run(*DIGITS, "num_rounds=7", into="always")
@@ -469,8 +482,12 @@ def test_synthetic_data_are_made_for_as_many_clients_as_are_asked_for(run):
         ("protocol=authors", "dataset=synthetic_iid", "num_clients=12"),
         ("strategy=feddane", "dataset=digits"),
         ("sampling=proportional", "dataset=digits"),
+        ("partition=dirichlet", "dataset=digits", "num_clients=20"),
+        ("partition=pathological", "dataset=digits", "num_clients=20"),
+        ("partition=iid", "partition.sizes=zipf", "dataset=digits", "num_clients=20"),
+        ("feature_skew=noise", "dataset=digits", "num_clients=20"),
     ],
-    ids=["authors", "feddane", "proportional"],
+    ids=["authors", "feddane", "proportional", "dirichlet", "pathological", "sizes", "noise"],
 )
 def test_a_run_with_each_new_choice_is_repeatable_and_not_the_default_run(run, arguments):
     data = [argument for argument in arguments if argument.startswith(("dataset", "num_clients"))]

@@ -1,0 +1,152 @@
+"""Feature skew: every client's images turned, brightened or made noisy in a way of its own.
+
+Each function takes divided data and the run's seed and returns the data with other features: what a client
+trains on and what it holds out are changed alike, once and for all, in a copy. The global test set stays as it
+is. Client k's change depends on the seed, on k and, where there is noise, on the order of its examples.
+"""
+
+import math
+from collections.abc import Callable
+from dataclasses import replace
+from functools import cache
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from fedprox.data.federated import Features, FederatedData
+from fedprox.data.shares import check_between
+from fedprox.errors import UserError
+from fedprox.seeds import Stream, generator
+
+_PIECE = 250  # images that are turned at once: they fit the cache, which makes it four times as fast
+Change = Callable[[Features, np.random.Generator], Features]
+
+
+def none(data: FederatedData, seed: int) -> FederatedData:
+    """Return the data as they are."""
+    return data
+
+
+def rotation(data: FederatedData, seed: int, *, strength: float = 30.0) -> FederatedData:
+    """Turn each client's images by an angle of its own, uniform between -strength and strength.
+
+    Args:
+        data: Images as uint8.
+        seed: Of the run.
+        strength: In degrees, between 0 and 180.
+
+    Raises:
+        UserError: If the data are no such images, or strength is out of its range.
+    """
+    check_between("feature_skew.strength", strength, 0, 180, "it is the largest angle in degrees")
+    return _changed(data, seed, lambda images, rng: rotated(images, rng.uniform(-strength, strength)))
+
+
+def brightness(data: FederatedData, seed: int, *, strength: float = 0.5) -> FederatedData:
+    """Multiply each client's pixels by a factor of its own, uniform between 1 - strength and 1 + strength.
+
+    What exceeds the brightest pixel of the data set is cut off.
+
+    Args:
+        data: Images as uint8.
+        seed: Of the run.
+        strength: Between 0 and 1.
+
+    Raises:
+        UserError: If the data are no such images, or strength is out of its range.
+    """
+    check_between("feature_skew.strength", strength, 0, 1, "factors lie between 1 - strength and 1 + strength")
+    white = data.data.features.max(initial=0)
+
+    def change(images: Features, rng: np.random.Generator) -> Features:
+        factor = 1 + rng.uniform(-strength, strength)
+        pixels: Features = np.clip(np.rint(np.arange(256) * factor), 0, white).astype(np.uint8)
+        return pixels[images]
+
+    return _changed(data, seed, change)
+
+
+def noise(data: FederatedData, seed: int, *, strength: float = 0.2) -> FederatedData:
+    """Add normal noise with a deviation of its own, uniform between 0 and strength, to each client's pixels.
+
+    So clients differ in their level of noise, as in NIID-Bench (Li et al. 2022, sec. 4.2), where it grows with
+    the client's number. Pixels stay in the range of the data set.
+
+    Args:
+        data: Images as uint8.
+        seed: Of the run.
+        strength: In parts of the brightest pixel of the data set, between 0 and 1.
+
+    Raises:
+        UserError: If the data are no such images, or strength is out of its range.
+    """
+    check_between("feature_skew.strength", strength, 0, 1, "it is a deviation in parts of the brightest pixel")
+    white = data.data.features.max(initial=0)
+
+    def change(images: Features, rng: np.random.Generator) -> Features:
+        deviation = np.float32(rng.uniform(0, strength) * white)
+        noisy = images + deviation * rng.standard_normal(images.shape, np.float32)
+        return np.clip(np.rint(noisy, out=noisy), 0, white, out=noisy).astype(np.uint8)
+
+    return _changed(data, seed, change)
+
+
+def rotated(images: Features, degrees: float) -> Features:
+    """Return images turned counterclockwise about their centre.
+
+    Pixels are interpolated between the four nearest; what comes from outside is the nearest pixel of the edge,
+    which is background whatever its colour.
+
+    Args:
+        images: uint8, shape (n, height, width) or (n, channels, height, width).
+        degrees: The angle.
+    """
+    height, width = images.shape[-2:]
+    cos, sin = math.cos(math.radians(degrees)), math.sin(math.radians(degrees))
+    # From where a pixel at (x, y) comes, in coordinates from -1 to 1 over each side.
+    grid = _coordinates(height, width) @ torch.tensor([[cos, sin * width / height], [-sin * height / width, cos]])
+    result = np.empty_like(images)
+    for start in range(0, len(images), _PIECE):
+        piece = np.ascontiguousarray(images[start : start + _PIECE])
+        # One image with many channels: where pixels come from is worked out once for all.
+        planes = torch.from_numpy(piece).reshape(1, -1, height, width).float()
+        turned = functional.grid_sample(planes, grid, mode="bilinear", padding_mode="border", align_corners=False)
+        result[start : start + _PIECE] = turned.round_().numpy().reshape(piece.shape)
+    return result
+
+
+@cache
+def _coordinates(height: int, width: int) -> Tensor:
+    """Return x and y of each pixel's centre, shape (1, height, width, 2)."""
+    return functional.affine_grid(torch.eye(2, 3)[None], [1, 1, height, width], align_corners=False)
+
+
+def _changed(data: FederatedData, seed: int, change: Change) -> FederatedData:
+    """Return the data with every client's images changed by a generator of its own, in the same memory order.
+
+    Raises:
+        UserError: If the features are no images as uint8, or an example belongs to two clients.
+    """
+    _check_images(data)
+    features = data.data.features.copy(order="K")  # channels last stay last
+    for client in range(data.num_clients):
+        positions = np.concatenate([data.train[client], data.held_out[client]])
+        features[positions] = change(features[positions], generator(seed, Stream.FEATURES, client))
+    return replace(data, data=replace(data.data, features=features))
+
+
+def _check_images(data: FederatedData) -> None:
+    features = data.data.features
+    if features.dtype != np.uint8 or features.ndim not in (3, 4):
+        raise UserError(
+            "feature_skew must be none unless the data are images as uint8, (height, width) or "
+            f"(channels, height, width), got {features.dtype} of shape {features.shape[1:]}; set feature_skew=none"
+        )
+    owned = np.bincount(np.concatenate([data.train.indices, data.held_out.indices]))
+    if owned.max(initial=0) > 1:
+        raise UserError(
+            "feature_skew needs every example to belong to one client only, got one that belongs to "
+            f"{owned.max()}; divide the data so, or set feature_skew=none"
+        )
