@@ -96,7 +96,7 @@ def _load(key: str) -> FederatedData:
 
 
 def _divided(config: Mapping[str, Any]) -> FederatedData:
-    loaded = build(config, "dataset", LabelledData | FederatedData)
+    loaded = _loaded(json.dumps(config["dataset"], sort_keys=True))
     if isinstance(loaded, FederatedData):
         if config["partition"]["_target_"] != NATURAL:
             raise UserError(f"dataset={data_name(config)} comes divided into clients; leave partition= out")
@@ -109,6 +109,12 @@ def _divided(config: Mapping[str, Any]) -> FederatedData:
     rng = generator(config["seed"], Stream.PARTITION)
     parts = build(config, "partition", list, loaded.labels, config["num_clients"], rng)
     return divide(loaded, parts, rng, hold_out=config["hold_out"])
+
+
+@lru_cache(maxsize=1)
+def _loaded(node: str) -> LabelledData | FederatedData:
+    """Return the data set; jobs of one process that only divide it differently share it."""
+    return build({"dataset": json.loads(node)}, "dataset", LabelledData | FederatedData)  # type: ignore[no-any-return]
 
 
 def data_name(config: Mapping[str, Any]) -> str:

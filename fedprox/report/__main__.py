@@ -1,7 +1,9 @@
-"""`python -m fedprox.report DIR [DIR ...] --out figure.png`: the figure and the table of any set of runs."""
+"""`python -m fedprox.report DIR [DIR ...] --out figure.png`: the figure and the table of any set of runs.
+
+`python -m fedprox.report partition ...` is `fedprox.report.partition`: who holds what data.
+"""
 
 import argparse
-import os
 import sys
 from pathlib import Path
 
@@ -9,10 +11,8 @@ import pandas as pd
 
 from fedprox.errors import UserError
 from fedprox.report.figures import comparison
+from fedprox.report.outputs import FIGURES, TABLES, check_writable
 from fedprox.report.table import read_runs, readable, summarise
-
-FIGURES = (".png", ".pdf", ".svg")
-TABLES = (".md", ".csv")
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -21,7 +21,12 @@ def main(argv: list[str] | None = None) -> int:
     Args:
         argv: The arguments without the program's name; None for those of the process.
     """
-    arguments = _parser().parse_args(argv)
+    given = sys.argv[1:] if argv is None else argv
+    if given[:1] == ["partition"]:
+        from fedprox.report import partition  # here: it imports Hydra, which runs do not need
+
+        return partition.main(given[1:])
+    arguments = _parser().parse_args(given)
     try:
         _report(arguments.directories, arguments.out, arguments.table, arguments.last)
     except UserError as error:
@@ -35,7 +40,9 @@ def _parser() -> argparse.ArgumentParser:
         prog="python -m fedprox.report",
         description="Compare runs: test loss and accuracy by round, a row per straggler level, a line per "
         "algorithm; mean and standard deviation over repetitions. The table goes to standard output.",
-        epilog="example: python -m fedprox.report multirun --out comparison.png --table comparison.csv",
+        epilog="example: python -m fedprox.report multirun --out comparison.png --table comparison.csv; "
+        "python -m fedprox.report partition --help tells how to see who holds what data "
+        "(a folder of runs that is called partition goes as ./partition)",
     )
     parser.add_argument(
         "directories",
@@ -66,9 +73,9 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _report(directories: list[Path], out: Path, tables: list[Path], last: int) -> None:
-    _check_writable(out, FIGURES, "--out")
+    check_writable(out, FIGURES, "--out")
     for table in tables:
-        _check_writable(table, TABLES, "--table")
+        check_writable(table, TABLES, "--table")
     if last < 1:
         raise UserError(f"--last must be >= 1, got {last}")
     frame = read_runs(directories)
@@ -82,17 +89,6 @@ def _report(directories: list[Path], out: Path, tables: list[Path], last: int) -
         raise UserError(f"cannot write {error.filename or out}: {error.strerror}") from error
     print(text)
     print(f"\nfigure: {out}")
-
-
-def _check_writable(file: Path, endings: tuple[str, ...], option: str) -> None:
-    if file.suffix.lower() not in endings:
-        raise UserError(f"{option} must end in {' or '.join(endings)}, got {file}")
-    if file.is_dir():
-        raise UserError(f"{option} must name a file, but {file} is a directory")
-    if not file.parent.is_dir():
-        raise UserError(f"{option} names {file}, but there is no folder {file.parent}; create it first")
-    if not os.access(file if file.exists() else file.parent, os.W_OK):
-        raise UserError(f"{option} names {file}, which may not be written; choose another place")
 
 
 def _write_table(file: Path, summary: pd.DataFrame, text: str) -> None:

@@ -74,7 +74,7 @@ def test_bad_arguments_are_one_line_before_any_run_is_read(tmp_path, monkeypatch
 
 
 def test_a_place_that_may_not_be_written_is_one_line_before_any_run_is_read(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(report.os, "access", lambda path, mode: False)  # root may write everywhere
+    monkeypatch.setattr("os.access", lambda path, mode: False)  # root may write everywhere
     assert report.main(["no-such-folder", "--out", str(tmp_path / "figure.png")]) == 2
     assert capsys.readouterr().err.endswith("figure.png, which may not be written; choose another place\n")
 

@@ -1,0 +1,163 @@
+"""Who holds what: divisions of data among clients -> a figure with a panel for each."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.collections import EllipseCollection
+from matplotlib.colors import LinearSegmentedColormap
+from matplotlib.figure import Figure, SubFigure
+from matplotlib.ticker import MaxNLocator
+from numpy.typing import NDArray
+
+from fedprox.data.federated import Integers
+from fedprox.data.skew import label_distributions
+from fedprox.report.holdings import Division, by_class, heading, merged, size_bins
+from fedprox.report.panels import PALETTE, WIDTH, blank_figure
+
+CELL = 0.22  # inches from class to class between dots, of which the labels of the axis take a tenth
+LABELS = 0.55  # inches left of the dots
+COLUMNS = 500  # of a heat map, at most: about what can be told apart
+SHARES = LinearSegmentedColormap.from_list("shares", ["white", PALETTE[1], PALETTE[2], "#00263F"])
+
+
+@dataclass(frozen=True)
+class _Scale:
+    """What the panels of one kind share, so that they can be compared.
+
+    Attributes:
+        count: The examples that the largest dot stands for.
+        size: The largest client's examples.
+        share: The share with the darkest colour.
+        bins: Edges of the histograms of sizes.
+    """
+
+    count: int
+    size: int
+    share: float
+    bins: NDArray[np.float64]
+
+    @classmethod
+    def of(cls, divisions: Sequence[Division]) -> "_Scale":
+        """Return the scale that holds all of them."""
+        sizes = np.concatenate([division.counts.sum(axis=1) for division in divisions])
+        return cls(
+            count=max(int(division.counts.max()) for division in divisions),
+            size=int(sizes.max()),
+            share=max(float(label_distributions(division.counts).max()) for division in divisions),
+            bins=size_bins(sizes),
+        )
+
+
+def draw(divisions: Sequence[Division]) -> Figure:
+    """Draw a panel for each division, all at one scale, its measures of skew above it.
+
+    Tens of clients get a dot for each class, with an area proportional to the examples, below a bar for all
+    of them. More clients become the columns of a heat map, in the order of `by_class`, next to a histogram
+    of their sizes.
+
+    Args:
+        divisions: At least one.
+    """
+    columns = 2 if len(divisions) > 1 and all(division.is_narrow for division in divisions) else 1
+    heights = [max(map(_height, divisions[place : place + columns])) for place in range(0, len(divisions), columns)]
+    figure = blank_figure(height=sum(heights))
+    figure.set_figwidth(WIDTH / 2 if len(divisions) == 1 and divisions[0].is_narrow else WIDTH)
+    figure.set_layout_engine("constrained")
+    panels = figure.subfigures(len(heights), columns, squeeze=False, height_ratios=heights)
+    kinds = {division.is_dotted for division in divisions}
+    scales = {kind: _Scale.of([division for division in divisions if division.is_dotted == kind]) for kind in kinds}
+    for panel, division in zip(panels.flat, divisions, strict=False):  # the last row may have one panel to spare
+        panel.suptitle(heading(division), fontsize=8, x=0.02, ha="left", linespacing=1.4)
+        (_draw_dots if division.is_dotted else _draw_map)(panel, division.counts, scales[division.is_dotted])
+    return figure
+
+
+def _height(division: Division) -> float:
+    """Return the height of a division's panel in inches."""
+    return 1.65 + CELL * division.counts.shape[1] if division.is_dotted else 3.0
+
+
+def _draw_dots(panel: SubFigure, counts: Integers, scale: _Scale) -> None:
+    """Draw a dot per client and class below a bar per client."""
+    num_clients, num_classes = counts.shape
+    bars, dots = panel.subplots(2, 1, sharex=True, height_ratios=[0.6, CELL * num_classes])
+    bars.bar(np.arange(num_clients), counts.sum(axis=1), color=PALETTE[1], width=0.8)
+    bars.set_ylim(0, 1.05 * scale.size)
+    bars.set_ylabel("examples", fontsize=8)
+    bars.yaxis.set_major_locator(MaxNLocator(nbins=2, integer=True))
+    width = (panel.bbox.width / panel.dpi - LABELS) / num_clients
+    _add_circles(dots, counts, scale.count, is_tall=width < 0.9 * CELL)
+    dots.set_xlim(-0.6, num_clients - 0.4)
+    dots.set_ylim(-0.6, num_classes - 0.4)
+    dots.set_xlabel(f"client  (largest dot: {scale.count} examples)", fontsize=8)
+    dots.grid(color="0.93", lw=0.7)
+    _finish(bars)
+    _finish_classes(dots)
+    dots.xaxis.set_major_locator(MaxNLocator(nbins=20, integer=True))
+
+
+def _add_circles(axes: Axes, counts: Integers, largest: int, is_tall: bool) -> None:
+    """Add a circle per client and class with an area proportional to the count.
+
+    Args:
+        axes: x is the client, y the class; a cell of it is one client and one class.
+        counts: Shape (num_clients, num_classes).
+        largest: The count whose circle fills the cell.
+        is_tall: Whether a cell is higher than wide.
+    """
+    clients, classes = np.nonzero(counts)
+    diameters = 0.95 * np.sqrt(counts[clients, classes] / largest)
+    circles = EllipseCollection(
+        diameters,
+        diameters,
+        np.zeros(len(diameters)),
+        units="x" if is_tall else "y",  # the shorter side of a cell is 1
+        offsets=np.stack([clients, classes], axis=1),
+        offset_transform=axes.transData,
+        facecolor=PALETTE[2],
+        lw=0,
+    )
+    axes.add_collection(circles)
+
+
+def _draw_map(panel: SubFigure, counts: Integers, scale: _Scale) -> None:
+    """Draw the classes of the sorted clients as a heat map, and next to it how many clients are how large."""
+    heat, histogram = panel.subplots(1, 2, width_ratios=[3.2, 1])
+    shares = label_distributions(counts)
+    image = heat.imshow(
+        merged(shares[by_class(shares)], COLUMNS).T,
+        aspect="auto",
+        origin="lower",
+        extent=(0, len(counts), -0.5, counts.shape[1] - 0.5),
+        interpolation="nearest",
+        cmap=SHARES,
+        vmin=0,
+        vmax=scale.share,
+    )
+    bar = panel.colorbar(image, ax=heat, pad=0.01, fraction=0.04)
+    bar.set_label("share of client's examples", fontsize=8)
+    bar.ax.tick_params(labelsize=8, color="0.6")
+    bar.outline.set_visible(False)
+    heat.set_xlabel("clients, by the class they hold most of", fontsize=8)
+    histogram.hist(counts.sum(axis=1), bins=scale.bins.tolist(), color=PALETTE[1])
+    histogram.set_xscale("log" if np.ptp(np.diff(scale.bins)) else "linear")
+    histogram.set_xlabel("examples", fontsize=8)
+    histogram.set_ylabel("clients", fontsize=8)
+    histogram.yaxis.set_major_locator(MaxNLocator(nbins=4, integer=True))
+    _finish(histogram)
+    _finish_classes(heat)
+
+
+def _finish_classes(axes: Axes) -> None:
+    axes.set_ylabel("class", fontsize=8)
+    axes.yaxis.set_major_locator(MaxNLocator(nbins=11, integer=True))
+    _finish(axes)
+
+
+def _finish(axes: Axes) -> None:
+    axes.set_axisbelow(True)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.spines[["bottom", "left"]].set_color("0.6")
+    axes.tick_params(color="0.6", labelsize=8)

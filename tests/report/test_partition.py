@@ -1,0 +1,80 @@
+"""The command that draws who holds what."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from fedprox.report import __main__ as report
+
+ROOT = Path(__file__).parents[2]
+DIGITS = ["partition", "dataset=digits", "num_clients=8"]
+
+
+@pytest.fixture
+def call(tmp_path, monkeypatch, capsys):
+    """Return a function that calls the report in tmp_path and returns status, output and errors."""
+    monkeypatch.chdir(tmp_path)
+
+    def run(*arguments: str) -> tuple[int, str, str]:
+        status = report.main(list(arguments))
+        return (status, *capsys.readouterr())
+
+    return run
+
+
+@pytest.mark.parametrize(("ending", "magic"), [("png", b"\x89PNG"), ("pdf", b"%PDF"), ("svg", b"<?xml")])
+def test_the_figure_is_written_and_the_measures_are_printed(call, tmp_path, ending, magic):
+    status, out, err = call(*DIGITS, "--out", f"f.{ending}", "--compare", "partition=iid,shards")
+    assert (status, err) == (0, "")
+    assert (tmp_path / f"f.{ending}").read_bytes().startswith(magic)
+    header, _, iid, shards, *_, last = out.splitlines()
+    assert "Jensen-Shannon distance" in header
+    # 1442 examples in eight parts of 180 or 181, of which int(0.9 n) = 162 are trained on.
+    for row, name in ((iid, "iid"), (shards, "shards")):
+        words = [word.strip() for word in row.strip("|").split("|")]
+        assert words[:7] == [f"partition={name}", "8", "1296", "162", "162", "162", "0.000"]
+    assert last == f"figure: f.{ending}"
+
+
+def test_options_may_stand_anywhere_and_the_figure_has_a_name_of_its_own(call, tmp_path):
+    assert call("partition", "dataset=digits", "--compare", "seed=1,2", "num_clients=8", "partition=iid")[0] == 0
+    assert (tmp_path / "partition.png").is_file()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--out", "f.gif"], "--out must end in .png or .pdf or .svg, got f.gif"),
+        (["--out", "no/f.png"], "--out names no/f.png, but there is no folder no; create it first"),
+        (["num_client=3"], "num_client is no setting; did you mean num_clients?"),
+    ],
+)
+def test_a_mistake_is_one_line_and_status_2(call, tmp_path, arguments, message):
+    assert call(*DIGITS, *arguments) == (2, "", f"error: {message}\n")
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="/dev/full stands for a full disk")
+def test_a_full_disk_is_one_line(call, tmp_path):
+    (tmp_path / "full.png").symlink_to("/dev/full")
+    status, _, err = call(*DIGITS, "--out", "full.png")
+    assert (status, err) == (2, "error: cannot read or write full.png: No space left on device\n")
+
+
+def test_a_folder_of_runs_called_partition_is_still_reported_on(call, write_run, tmp_path):
+    write_run(tmp_path / "partition" / "0", [0.1, 0.6])
+    status, out, _ = call("./partition", "--out", "f.png", "--last", "1")
+    assert status == 0
+    assert "0.6" in out.splitlines()[2]
+
+
+def test_the_help_loads_neither_torch_nor_flower():
+    code = (
+        "import sys\nfrom fedprox.report.__main__ import main\n"
+        "try:\n    main(['partition', '--help'])\nfinally:\n    assert not {'torch', 'flwr', 'ray'} & set(sys.modules)"
+    )
+    ended = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert ended.returncode == 0, ended.stderr
+    assert [word for word in ("SETTING=VALUE", "--compare", "--out", "example:") if word not in ended.stdout] == []
