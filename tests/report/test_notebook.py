@@ -1,4 +1,4 @@
-"""The notebook shows what fedprox.report computes."""
+"""The notebooks show what fedprox.report computes."""
 
 import base64
 import json
@@ -11,10 +11,13 @@ import nbformat
 import pytest
 from nbclient import NotebookClient
 
+from fedprox.report.divisions import divisions
+from fedprox.report.holdings import table
 from fedprox.report.table import read_runs
 
 ROOT = Path(__file__).parents[2]
 NOTEBOOK = ROOT / "notebooks" / "plot_results.ipynb"
+EXPLORE = ROOT / "notebooks" / "explore_partition.ipynb"
 
 
 @pytest.fixture
@@ -37,8 +40,9 @@ def outputs(notebook):
     return [dict(output.data) for output in shown if "data" in output]
 
 
-def test_the_notebook_is_stored_without_outputs():
-    notebook = nbformat.read(NOTEBOOK, as_version=4)
+@pytest.mark.parametrize("file", [NOTEBOOK, EXPLORE], ids=lambda file: file.stem)
+def test_the_notebook_is_stored_without_outputs(file):
+    notebook = nbformat.read(file, as_version=4)
     nbformat.validate(notebook)
     cells = [cell for cell in notebook.cells if cell.cell_type == "code"]
     assert [cell for cell in cells if cell.outputs or cell.execution_count is not None] == []
@@ -73,3 +77,18 @@ def test_the_notebook_reads_a_sweep_that_was_really_run(tmp_path, fedprox, monke
         final = runs[(runs["algorithm"] == algorithm) & (runs["round"] == 3)]["test_accuracy"]
         assert len(final) == 2
         assert f"{final.mean():.3f} ± {final.std():.3f}" in table
+
+
+def test_the_notebook_on_partitions_shows_figures_and_tables_of_several_alphas(kernel_name):
+    notebook = nbformat.read(EXPLORE, as_version=4)
+    NotebookClient(notebook, kernel_name=kernel_name, timeout=120).execute(cwd=str(EXPLORE.parent))
+    dots, measures, heat, against = outputs(notebook)
+    for figure in (dots, heat):
+        width, height = struct.unpack(">II", base64.b64decode(figure["image/png"])[16:24])
+        assert width > height > 300
+    shown = table(
+        divisions(["dataset=digits", "num_clients=20", "partition=dirichlet"], "partition.alpha=0.1,0.3,1,100")
+    )
+    assert len(shown) == 4
+    assert measures["text/html"] == shown._repr_html_()
+    assert [f"num_clients={clients}" in against["text/html"] for clients in (5, 20, 100)] == [True] * 3
