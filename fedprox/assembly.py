@@ -4,8 +4,10 @@ import inspect
 import json
 import logging
 import pkgutil
+import traceback
 from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -26,6 +28,7 @@ from fedprox.data.partition import divide
 from fedprox.errors import UserError, one_line
 from fedprox.federation_metrics import FederationEvaluator, evaluator_on_test_set
 from fedprox.metrics import Evaluation
+from fedprox.model_checks import check_smallest_batch, check_takes_data
 from fedprox.plan import CohortPlan, ExperimentProtocol
 from fedprox.rounds import Engine, Evaluate
 from fedprox.schedule import learning_rate_factor
@@ -49,16 +52,26 @@ def build(config: Mapping[str, Any], group: str, kind: Any, *args: Any, **kwargs
         inspect.signature(pkgutil.resolve_name(node["_target_"])).bind(*args, **given, **kwargs)
         made = instantiate(node, *args, **kwargs, _convert_="all")
     except TypeError as error:
-        raise UserError(f"{name} cannot be called as it must be: {error}; the README shows what is expected") from None
+        raise _not_callable(name, kwargs, str(error)) from None
     except InstantiationException as error:
-        if isinstance(error.__cause__, UserError):
-            raise error.__cause__ from None
+        cause = error.__cause__
+        if isinstance(cause, UserError):
+            raise cause from None
+        if isinstance(cause, TypeError):  # of one that takes *args and **kwargs, it is found out only inside
+            place = traceback.extract_tb(cause.__traceback__)[-1]
+            told = f"{one_line(cause)} ({Path(place.filename).name}, line {place.lineno})"
+            raise _not_callable(name, kwargs, told) from error
         raise
     if not isinstance(made, kind):
         expected = getattr(kind, "__name__", str(kind))
         article = "an" if expected[0] in "AEIOU" else "a"
         raise UserError(f"{name} must make {article} {expected}, but made a {type(made).__name__}")
     return made
+
+
+def _not_callable(name: str, kwargs: Mapping[str, Any], why: str) -> UserError:
+    asked = f", with {' and '.join(kwargs)}" if kwargs else ""
+    return UserError(f"{name} cannot be called as it must be{asked}: {why}; the README shows what is expected")
 
 
 def divided_data(config: Mapping[str, Any]) -> FederatedData:
@@ -153,27 +166,9 @@ def initial_model(config: Mapping[str, Any], data: FederatedData) -> nn.Module:
             nn.init.zeros_(parameter)
     elif init != "default":
         _load_weights(model, init)
-    _check_fit(model, config, data.data)
+    check_takes_data(model, config["model"]["_target_"], data.data)
+    check_smallest_batch(model, config["batch_size"], data)
     return model
-
-
-def _check_fit(model: nn.Module, config: Mapping[str, Any], data: LabelledData) -> None:
-    """Raise UserError unless the model takes the data's examples and tells their classes apart."""
-    example = torch.from_numpy(data.model_input(data.features[:1]))
-    said = f"{str(example.dtype).removeprefix('torch.')} of shape {tuple(example.shape[1:])}"
-    remedy = f"choose another model than {config['model']['_target_']}"
-    was_training = model.training
-    try:
-        with torch.no_grad():
-            logits = model.eval()(example)
-    except (RuntimeError, IndexError, ValueError) as error:
-        raise UserError(f"model does not take the data's inputs, {said}: {one_line(error)}; {remedy}") from error
-    model.train(was_training)
-    if tuple(logits.shape) != (1, data.num_classes):
-        raise UserError(
-            f"model must give {data.num_classes} logits for an input, {said}, "
-            f"but gave shape {tuple(logits.shape)}; {remedy}"
-        )
 
 
 def _load_weights(model: nn.Module, file: str) -> None:

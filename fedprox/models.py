@@ -36,15 +36,9 @@ def cnn(input_shape: tuple[int, ...], num_classes: int) -> nn.Module:
     Raises:
         UserError: If the inputs are no images.
     """
-    if len(input_shape) not in (2, 3) or min(input_shape[-2:]) < 4:
-        raise UserError(
-            f"model=cnn needs images of at least 4 x 4 pixels, got inputs of shape {tuple(input_shape)}; "
-            "use model=logistic"
-        )
-    channels = input_shape[0] if len(input_shape) == 3 else 1
-    height, width = (side // 4 for side in input_shape[-2:])
+    channels, height, width = image_shape("cnn", input_shape, at_least=4)
     return nn.Sequential(
-        nn.Unflatten(1, (1, input_shape[0])) if len(input_shape) == 2 else nn.Identity(),
+        with_channels(input_shape),
         nn.Conv2d(channels, 32, kernel_size=5, padding=2),
         nn.ReLU(),
         nn.MaxPool2d(2),
@@ -52,7 +46,32 @@ def cnn(input_shape: tuple[int, ...], num_classes: int) -> nn.Module:
         nn.ReLU(),
         nn.MaxPool2d(2),
         nn.Flatten(),
-        nn.Linear(64 * height * width, 512),
+        nn.Linear(64 * (height // 4) * (width // 4), 512),
         nn.ReLU(),
         nn.Linear(512, num_classes),
     )
+
+
+def image_shape(name: str, input_shape: tuple[int, ...], at_least: int) -> tuple[int, int, int]:
+    """Return (channels, height, width) of what a model takes; one channel where the data have no such dimension.
+
+    Args:
+        name: The model's, for the error.
+        input_shape: (height, width) or (channels, height, width).
+        at_least: The least number of pixels on a side that leaves something after the model's poolings.
+
+    Raises:
+        UserError: If the inputs are no images, or smaller.
+    """
+    if len(input_shape) not in (2, 3) or min(input_shape[-2:]) < at_least:
+        raise UserError(
+            f"model={name} needs images of at least {at_least} x {at_least} pixels, got inputs of shape "
+            f"{tuple(input_shape)}; use model=logistic"
+        )
+    height, width = input_shape[-2:]
+    return (input_shape[0] if len(input_shape) == 3 else 1), height, width
+
+
+def with_channels(input_shape: tuple[int, ...]) -> nn.Module:
+    """Return the layer that gives (height, width) images their one channel, and others as they are."""
+    return nn.Unflatten(1, (1, input_shape[0])) if len(input_shape) == 2 else nn.Identity()

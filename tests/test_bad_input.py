@@ -293,6 +293,26 @@ DATA = {
     "strategy that is none": (["strategy._target_=os.getcwd"], ["strategy._target_=os.getcwd"]),
     "dataset that is none": (["dataset._target_=os.getcwd"], ["dataset._target_=os.getcwd"]),
     "protocol that is none": (["protocol._target_=os.getcwd"], ["protocol._target_=os.getcwd"]),
+    "small images for the tutorial's CNN": (["model=cnn_tutorial"], ["16 x 16 pixels", "(8, 8)", "model=logistic"]),
+    "groups that do not divide": (["model=resnet18_gn", "model.groups=3"], ["model.groups must divide", "got 3"]),
+    "batch norm with a batch of one": (
+        # 8 x 8 images are one pixel when they reach the last layers.
+        ["model=resnet18_bn", "batch_size=1"],
+        [
+            "batch_size=1 leaves one example",
+            "clients, the first of them client 0",
+            "choose another batch_size",
+            "resnet18_gn",
+        ],
+    ),
+    "model without our arguments": (
+        ["model._target_=torch.nn.Linear"],
+        ["model._target_=torch.nn.Linear", "with input_shape and num_classes", "in_features", "README"],
+    ),
+    "model of any arguments that refuses ours": (
+        ["model._target_=torch.nn.LSTM"],
+        ["model._target_=torch.nn.LSTM", "with input_shape and num_classes", "'input_shape'", "rnn.py, line", "README"],
+    ),
     "model that is none": (
         ["model._target_=collections.UserDict"],
         ["model._target_=collections.UserDict", "must make a Module"],

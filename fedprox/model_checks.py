@@ -1,0 +1,65 @@
+"""Whether a model can be trained on the data: tried before the first round, so that it is told in one line."""
+
+import copy
+
+import torch
+from torch import nn
+
+from fedprox.data.federated import FederatedData, LabelledData
+from fedprox.errors import UserError, one_line
+
+
+def check_takes_data(model: nn.Module, target: str, data: LabelledData) -> None:
+    """Raise UserError unless a model takes the data's examples and tells their classes apart.
+
+    Args:
+        model: Left as it was.
+        target: What made it, for the error.
+        data: With at least one training example.
+    """
+    example = _one_example(data)
+    said = f"{str(example.dtype).removeprefix('torch.')} of shape {tuple(example.shape[1:])}"
+    remedy = f"choose another model than {target}"
+    was_training = model.training
+    try:
+        with torch.no_grad():
+            logits = model.eval()(example)
+    except (RuntimeError, IndexError, ValueError, TypeError) as error:
+        raise UserError(f"model does not take the data's inputs, {said}: {one_line(error)}; {remedy}") from error
+    finally:
+        model.train(was_training)
+    is_tensor = isinstance(logits, torch.Tensor)
+    if not is_tensor or tuple(logits.shape) != (1, data.num_classes):
+        gave = f"shape {tuple(logits.shape)}" if is_tensor else f"a {type(logits).__name__}"
+        raise UserError(
+            f"model must give {data.num_classes} logits for an input, {said}, so shape {(1, data.num_classes)}, "
+            f"but gave {gave}; {remedy}"
+        )
+
+
+def check_smallest_batch(model: nn.Module, batch_size: int, data: FederatedData) -> None:
+    """Raise UserError where a client has a batch of one example and the model cannot be trained on one.
+
+    That is batch norm where an example gives one number per channel, which has no variance.
+
+    Args:
+        model: It takes the data; left as it was, and so is the global generator.
+        batch_size: B.
+        data: Whose last batch of an epoch has n_k mod B examples.
+    """
+    is_alone = data.train.sizes % batch_size == (1 if batch_size > 1 else 0)
+    if not is_alone.any():
+        return
+    try:
+        with torch.no_grad(), torch.random.fork_rng(devices=[]):
+            copy.deepcopy(model).train()(_one_example(data.data))
+    except ValueError as error:
+        raise UserError(
+            f"batch_size={batch_size} leaves one example to the last batch of {int(is_alone.sum())} clients, the first "
+            f"of them client {int(is_alone.argmax())}, and the model cannot be trained on one: {one_line(error)}; "
+            "choose another batch_size, or a model without batch norm such as resnet18_gn"
+        ) from error
+
+
+def _one_example(data: LabelledData) -> torch.Tensor:
+    return torch.from_numpy(data.model_input(data.features[:1]))
