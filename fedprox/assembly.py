@@ -20,6 +20,7 @@ from torch import nn
 
 from fedprox.adaptive_mu import AdaptiveMu
 from fedprox.arrays import to_params
+from fedprox.batch_statistics import LocalStatistics
 from fedprox.client_app import ClientSide
 from fedprox.config import client_device
 from fedprox.data.augmentation import PadCropFlip
@@ -199,6 +200,16 @@ def plan(config: Mapping[str, Any], data: FederatedData, protocol: ExperimentPro
         seed=config["seed"],
         repetition=config.get("repeat_num", 0),
     )
+
+
+def local_statistics(config: Mapping[str, Any], arrays: ArrayRecord) -> LocalStatistics | None:
+    """Return the clients' own batch statistics, None where they are averaged; a model without any is only told of."""
+    if config["batch_statistics"] == "averaged":
+        return None
+    statistics = LocalStatistics(arrays)
+    if not statistics:
+        _log.warning("batch_statistics=local changes nothing: this model has no batch norm with running statistics")
+    return statistics
 
 
 def engine(config: Mapping[str, Any], data: FederatedData, model: nn.Module) -> Engine:

@@ -81,7 +81,7 @@ class Clients:
 
     def _problem(self, message: Message, work: LocalWork) -> LocalProblem:
         """Return the problem that a train message poses."""
-        params = self._decode(_arrays(message, "arrays"))
+        params = self._params(message)
         features, labels = self._examples(task_of(message), as_stored=self._solver.takes_pictures)
         if "gradient" in message.content:  # FedDANE: g_t - grad F_k(w^t)
             global_gradient = self._decode_gradient(_arrays(message, "gradient"))
@@ -122,11 +122,19 @@ class Clients:
 
     def gradient(self, message: Message) -> Message:
         """Return the reply to a question for the client's full gradient at the global model."""
-        params = self._decode(_arrays(message, "arrays"))
+        params = self._params(message)
         features, labels = self._examples(task_of(message))
         gradient = full_gradients(self._workspace.model, [params], features, labels)[0]
         metrics = MetricRecord({"num-examples": len(labels)})
         return Message(RecordDict({"gradient": _record(gradient), "metrics": metrics}), reply_to=message)
+
+    def _params(self, message: Message) -> Params:
+        """Return the global model, with the client's own batch statistics where it has any."""
+        params = self._decode(_arrays(message, "arrays"))
+        if "statistics" not in message.content:
+            return params
+        own = to_params(_arrays(message, "statistics"))
+        return params | {name: value.to(self._side.device) for name, value in own.items()}
 
     def _examples(self, task: ClientTask, *, as_stored: bool = False) -> tuple[Tensor, Tensor]:
         data = self._side.data

@@ -86,6 +86,7 @@ class Config:
     server_device: str = MISSING
     client_resources: ClientResources = field(default_factory=ClientResources)
     solver: str = MISSING
+    batch_statistics: str = MISSING
     seed: int = MISSING
     data_dir: str = MISSING
     hold_out: float = MISSING
@@ -149,6 +150,8 @@ def check(config: Mapping[str, Any]) -> None:
     _check_evaluation(config["evaluation"], config["adaptive_mu"])
     solvers = ("auto", "reference", "cohort")
     _require(config["solver"] in solvers, "solver", "auto, reference or cohort", config["solver"])
+    statistics = config["batch_statistics"]
+    _require(statistics in ("averaged", "local"), "batch_statistics", "averaged or local", statistics)
     _check_device(config["server_device"])
     if config["engine"].get("address", "") is None:  # Ray on this machine
         _check_resources(resources)

@@ -31,11 +31,16 @@ def run(config: Mapping[str, Any], run_dir: Path) -> Round:
     protocol = check_settings(config)
     data = assembly.divided_data(config)
     model = assembly.initial_model(config, data)
-    strategy = Planned(assembly.build(config, "strategy", Strategy), assembly.plan(config, data, protocol))
+    arrays = to_record(model.state_dict())
+    strategy = Planned(
+        assembly.build(config, "strategy", Strategy),
+        assembly.plan(config, data, protocol),
+        assembly.local_statistics(config, arrays),
+    )
     grid = assembly.engine(config, data, model)
     on_clients = config["evaluation"]["name"] == "clients"
     rounds = run_rounds(
-        arrays=to_record(model.state_dict()),
+        arrays=arrays,
         strategy=strategy,
         grid=grid,
         evaluate=assembly.evaluation(config, data, model),

@@ -22,6 +22,11 @@ def node_id(client: int) -> int:
     return client + FIRST_NODE_ID
 
 
+def client_of(reply: Message) -> int:
+    """Return the client that sent a reply in a simulation."""
+    return reply.metadata.src_node_id - FIRST_NODE_ID
+
+
 def task_record(task: ClientTask) -> ConfigRecord:
     """Return a task as it travels in a message, under the key "task"."""
     return ConfigRecord(

@@ -14,6 +14,7 @@ from flwr.serverapp import Grid
 from flwr.serverapp.strategy import FedAvg, Strategy
 
 from fedprox.arrays import to_numpy, to_record
+from fedprox.batch_statistics import LocalStatistics
 from fedprox.errors import UserError
 from fedprox.messages import node_id, only, task_record
 from fedprox.plan import ClientTask, CohortPlan
@@ -64,6 +65,8 @@ class FedDane(FedProx):
 def weighted_average(replies: Sequence[RecordDict], weighted_by: str | None = "num-examples") -> ArrayRecord:
     """Return sum n_k w_k / sum n_k, accumulated in float64 in the order given, in the arrays' own types.
 
+    Integers, such as batch norm's number of batches, are rounded to the nearest.
+
     Args:
         replies: At least one reply, each with one ArrayRecord of the same names and shapes and one MetricRecord.
         weighted_by: The metric that holds n_k, the number of examples; None for equal weights.
@@ -75,7 +78,8 @@ def weighted_average(replies: Sequence[RecordDict], weighted_by: str | None = "n
         total = np.zeros(first.shape, dtype=np.float64)
         for model, weight in zip(models, weights, strict=True):
             total += weight * to_numpy(model[name]).astype(np.float64)
-        average[name] = np.asarray(total / sum(weights), dtype=first.dtype)
+        mean = total / sum(weights)
+        average[name] = np.asarray(mean if np.dtype(first.dtype).kind == "f" else np.rint(mean), dtype=first.dtype)
     return to_record(average)
 
 
@@ -108,13 +112,19 @@ class Planned(Strategy):
     first phase.
     """
 
-    def __init__(self, strategy: Strategy, plan: CohortPlan) -> None:
+    def __init__(self, strategy: Strategy, plan: CohortPlan, statistics: LocalStatistics | None = None) -> None:
         """Wrap a strategy; its own sampling is switched off, because the plan has sampled already.
+
+        Args:
+            strategy: Any.
+            plan: Who takes part in which round, and with how much work.
+            statistics: Each client's own batch statistics; None where they are averaged like weights.
 
         Raises:
             UserError: If the strategy and the plan do not go together.
         """
         self.strategy = strategy
+        self._statistics = statistics
         self.plan = replace(plan, drops_stragglers=self._has("drops_stragglers"))  # type: ignore[type-var]
         for layer in _layers(strategy):
             for name, value in _TAKE_ALL.items():
@@ -149,14 +159,14 @@ class Planned(Strategy):
         if self._has("corrects_gradients"):
             correction = {"gradient": self._mean_gradient(server_round, arrays, grid)}
         for message, task in planned:
-            message.content = RecordDict({**message.content, **correction, "task": task_record(task)})
+            message.content = RecordDict({**message.content, **correction, **self._with_task(task)})
         return [message for message, _ in planned]
 
     def _mean_gradient(self, round_num: int, arrays: ArrayRecord, grid: Grid) -> ArrayRecord:
         """Return g_t: the mean of a second cohort's full gradients at w^t, weighted as the models are."""
         messages = [
             Message(
-                RecordDict({"arrays": arrays, "task": task_record(ClientTask(client, 1, 0, False, batch_key=()))}),
+                RecordDict({"arrays": arrays, **self._with_task(ClientTask(client, 1, 0, False, batch_key=()))}),
                 dst_node_id=node_id(client),
                 message_type="query.gradient",
             )
@@ -164,6 +174,11 @@ class Planned(Strategy):
         ]
         weighted_by = "num-examples" if self.plan.sampling == "uniform" else None
         return weighted_average([reply.content for reply in grid.send_and_receive(messages)], weighted_by)
+
+    def _with_task(self, task: ClientTask) -> dict[str, ArrayRecord | ConfigRecord]:
+        """Return what a message carries beside the round's: the task, and the client's own batch statistics."""
+        own = {"statistics": self._statistics.of(task.client)} if self._statistics else {}
+        return {"task": task_record(task), **own}
 
     def _has(self, fact: str) -> bool:
         return any(getattr(layer, fact, False) for layer in _layers(self.strategy))
@@ -173,6 +188,8 @@ class Planned(Strategy):
     ) -> tuple[ArrayRecord | None, MetricRecord | None]:
         """Aggregate as the wrapped strategy does; without replies the model stays."""
         replies = list(replies)
+        if self._statistics:
+            self._statistics.keep(replies)
         return self.strategy.aggregate_train(server_round, replies) if replies else (None, None)
 
     def configure_evaluate(

@@ -147,6 +147,10 @@ SETTINGS = {
     "reference of a wrong type": (["num_rounds=${mu}"], ["num_rounds", "Integer"]),
     "two values of one group": (["+experiment=digits"], ["experiment"]),
     "sampling unknown": (["sampling=nope"], ["sampling must be uniform or proportional", "got nope"]),
+    "batch statistics unknown": (
+        ["batch_statistics=own"],
+        ["batch_statistics must be averaged or local", "got own"],
+    ),
     "solver unknown": (["solver=nope"], ["solver must be auto, reference or cohort", "got nope"]),
     "evaluated every 0 rounds": (["evaluation.every=0"], ["evaluation.every must be an integer >= 1", "got 0"]),
     "evaluated every half": (["evaluation.every=0.5"], ["evaluation.every must be an integer >= 1", "got 0.5"]),

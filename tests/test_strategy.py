@@ -161,6 +161,17 @@ def test_arrays_without_dimensions_are_averaged_too(dtype):
     assert (average.shape, average.dtype, average.item()) == ((), dtype, 7)
 
 
+def test_the_average_of_integers_is_rounded_to_the_nearest_and_equal_ones_stay_what_they_are():
+    # Batch norm's number of batches: (1 * 4 + 3 * 7) / 4 = 6.25, (1 * 4 + 3 * 8) / 4 = 7, (3 * 4 + 1 * 7) / 4 = 4.75.
+    for sizes, counts, expected in (((1, 3), (4, 7), 6), ((1, 3), (4, 8), 7), ((3, 1), (4, 7), 5)):
+        models = [content(n, w=np.array(count)) for n, count in zip(sizes, counts, strict=True)]
+        assert weighted_average(models)["w"].numpy().item() == expected
+    # What a float64 sum of products leaves of a mean of equal numbers must not be cut off.
+    for count in (1, 7, 49, 10**6 + 1):
+        models = [content(n, w=np.array(count)) for n in (3, 11, 1021)]
+        assert weighted_average(models)["w"].numpy().item() == count
+
+
 def test_averaging_leaves_the_replies_as_they_were():
     models = [content(1, w=np.array([1.0])), content(3, w=np.array([5.0]))]
     weighted_average(models)

@@ -1,0 +1,53 @@
+"""Batch norm's running means and variances, averaged like weights or kept by each client for itself.
+
+They are buffers of the state dict. Averaged, which is the default, they are what any other array is: the strategy
+averages them, weighted by n_k, and every client goes on from the average. Kept local, each client goes on from its own
+last ones, as in SiloBN (Andreux et al. 2020): scale and shift of batch norm are averaged like all weights, unlike in
+FedBN (Li et al. 2021), which keeps those local too. The global model, which is measured and saved, has the average of
+the cohort's statistics either way.
+
+Batch norm normalises by the batch while it trains, so no step of training reads running statistics; they matter where
+a model is in evaluation mode: in tests, in gamma and in FedDANE's gradients.
+"""
+
+from collections.abc import Iterable
+
+from flwr.app import ArrayRecord, Message
+
+from fedprox.messages import client_of, only
+
+_NAMES = ("running_mean", "running_var", "num_batches_tracked")  # of torch's batch norm, and of instance norm
+
+
+class LocalStatistics:
+    """Every client's own statistics, which the server holds for simulated clients: those keep nothing between rounds.
+
+    They go along with a client's message under the key "statistics", and come back in the model that it sends.
+    """
+
+    def __init__(self, arrays: ArrayRecord) -> None:
+        """Let every client start with the statistics of the initial model; those of others never reach it."""
+        self._initial = _statistics(arrays)
+        self._own: dict[int, ArrayRecord] = {}
+
+    def __bool__(self) -> bool:
+        """Return whether the model has any."""
+        return bool(self._initial)
+
+    def of(self, client: int) -> ArrayRecord:
+        """Return a client's own statistics, as its last round left them."""
+        return self._own.get(client, self._initial)
+
+    def keep(self, replies: Iterable[Message]) -> None:
+        """Take over the statistics of the clients that have trained."""
+        for reply in replies:
+            if reply.has_content():
+                self._own[client_of(reply)] = _statistics(only(ArrayRecord, reply.content))
+
+
+def _statistics(arrays: ArrayRecord) -> ArrayRecord:
+    own = ArrayRecord()
+    for name, array in arrays.items():
+        if name.rpartition(".")[2] in _NAMES:
+            own[name] = array
+    return own

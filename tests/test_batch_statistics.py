@@ -1,0 +1,252 @@
+"""Batch norm's statistics: averaged like weights, or each client's own, whatever computes the clients."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from flwr.app import ArrayRecord, ConfigRecord, Error, Message, RecordDict
+from safetensors.torch import load_file
+from torch import nn
+from torch.nn import functional
+
+from fedprox import assembly, experiment
+from fedprox.arrays import to_params, to_record
+from fedprox.batch_statistics import LocalStatistics
+from fedprox.client_app import Clients, ClientSide
+from fedprox.engines.identity import act_as_server
+from fedprox.messages import client_of, node_id, task_of
+from fedprox.plan import ClientTask, PaperProtocol, epoch_orders
+from fedprox.solvers.problem import SgdSettings
+from fedprox.strategy import FedDane, FedProx, Planned
+
+MU, LR, BATCH, ROUNDS = 0.3, 0.05, 4, 4
+STATISTICS = ("running_mean", "running_var", "num_batches_tracked")
+
+
+def normalised(input_shape: tuple[int, ...], num_classes: int) -> nn.Module:
+    """Return a small model with batch norm after a convolution and before the last layer."""
+    return nn.Sequential(
+        nn.Unflatten(1, (1, input_shape[0])),
+        nn.Conv2d(1, 3, kernel_size=3, stride=2),
+        nn.BatchNorm2d(3),
+        nn.ReLU(),
+        nn.BatchNorm2d(3, momentum=None),  # the mean over all batches, so the number of batches matters
+        nn.Flatten(),
+        nn.Linear(27, num_classes),
+    )
+
+
+def plain(input_shape: tuple[int, ...], num_classes: int) -> nn.Module:
+    """Return a model without buffers that no compiled solver accepts."""
+    return nn.Sequential(nn.Flatten(), nn.Linear(64, num_classes), nn.Tanh())
+
+
+def config(**changes) -> dict:
+    return {
+        "num_clients": 5,
+        "num_epochs": 2,
+        "batch_size": BATCH,
+        "num_rounds": ROUNDS,
+        "clients_per_round": 3,
+        "stragglers_fraction": 0.5,
+        "learning_rate": LR,
+        "mu": MU,
+        "adaptive_mu": {"enabled": False, "initial": None, "step": 0.1, "patience": 5},
+        "sampling": "uniform",
+        "momentum": 0.0,
+        "weight_decay": 0.0,
+        "server_device": "cpu",
+        "client_resources": {"num_cpus": 1.0, "num_gpus": 0.0},
+        "solver": "auto",
+        "batch_statistics": "local",
+        "seed": 3,
+        "data_dir": "data",
+        "hold_out": 0.1,
+        "dataset": {"_target_": "fedprox.data.digits.digits"},
+        "partition": {"_target_": "fedprox.data.partition.power_law"},
+        "model": {"_target_": f"{__name__}.normalised"},
+        "protocol": {"_target_": "fedprox.plan.PaperProtocol"},
+        "evaluation": {"name": "clients", "every": 1},
+        "strategy": {"_target_": "fedprox.strategy.FedProx"},
+        "engine": {"_target_": "fedprox.engines.local.LocalGrid", "num_threads": 2},
+    } | changes
+
+
+def run(folder: Path, **changes) -> dict[str, torch.Tensor]:
+    """Return the last global model."""
+    folder.mkdir()
+    experiment.run(config(**changes), folder)
+    return load_file(folder / "model.safetensors")
+
+
+def is_statistic(name: str) -> bool:
+    return name.endswith(STATISTICS)
+
+
+def by_hand(settings: dict) -> dict[str, torch.Tensor]:
+    """Return the last global model of the same experiment, as a loop over rounds, clients and batches.
+
+    Running statistics are each client's own: they start at the initial model's, and go on from its last round.
+    """
+    data = assembly.divided_data(settings)
+    model = assembly.initial_model(settings, data)
+    plan = assembly.plan(settings, data, PaperProtocol())
+    state = {name: value.clone() for name, value in model.state_dict().items()}
+    own = {client: {n: v for n, v in state.items() if is_statistic(n)} for client in range(5)}
+    for round_num in range(1, ROUNDS + 1):
+        replies, weights = [], []
+        for task in plan.tasks(round_num):
+            x, y = map(torch.from_numpy, data.client_examples(task.client))
+            model.load_state_dict(state | own[task.client])
+            train(model.train(), state, x, y, task)
+            reply = {name: value.clone() for name, value in model.state_dict().items()}
+            own[task.client] = {name: value for name, value in reply.items() if is_statistic(name)}
+            replies.append(reply)
+            weights.append(len(y))
+        for name, value in state.items():
+            mean = sum(n * reply[name].double() for n, reply in zip(weights, replies, strict=True)) / sum(weights)
+            state[name] = (mean if value.is_floating_point() else mean.round()).to(value.dtype)
+    return state
+
+
+def train(model: nn.Module, start: dict[str, torch.Tensor], x: torch.Tensor, y: torch.Tensor, task: ClientTask) -> None:
+    """Do a client's steps of w <- w - lr * (grad F_B(w) + mu * (w - w^t))."""
+    steps = 0
+    for order in epoch_orders(task, len(y)):
+        for batch in torch.split(torch.from_numpy(order), BATCH):
+            if steps == task.num_steps:
+                return
+            steps += 1
+            model.zero_grad()
+            functional.cross_entropy(model(x[batch]), y[batch]).backward()
+            with torch.no_grad():
+                for name, param in model.named_parameters():
+                    param -= LR * (param.grad + MU * (param - start[name]))
+
+
+def test_local_statistics_are_those_of_a_hand_written_loop(tmp_path):
+    # Three of five clients in each of four rounds: some take part again and go on from their own statistics.
+    ours, expected = run(tmp_path / "run"), by_hand(config())
+    assert ours.keys() == expected.keys()
+    for name, value in expected.items():
+        # Four rounds of some dozen steps in float32, whose sums are taken in another order.
+        torch.testing.assert_close(ours[name], value, rtol=1e-4, atol=1e-5)
+        assert ours[name].dtype == value.dtype
+
+
+def test_averaged_statistics_are_others_and_the_weights_are_the_same_bit_for_bit(tmp_path):
+    # While batch norm trains, it normalises by the batch: no step reads running statistics.
+    local, averaged = (run(tmp_path / name, batch_statistics=name) for name in ("local", "averaged"))
+    assert local.keys() == averaged.keys()
+    for name, value in local.items():
+        assert torch.equal(value, averaged[name]) != is_statistic(name), name
+
+
+@pytest.mark.parametrize("solver", ["reference", "cohort"])
+def test_without_batch_norm_both_settings_give_the_same_bits(tmp_path, caplog, solver):
+    model = {"_target_": f"{__name__}.plain"}
+    local, averaged = (
+        run(tmp_path / name, batch_statistics=name, model=model, solver=solver) for name in ("local", "averaged")
+    )
+    assert [record.getMessage() for record in caplog.records if record.levelname == "WARNING"] == [
+        "batch_statistics=local changes nothing: this model has no batch norm with running statistics"
+    ]
+    assert local.keys() == averaged.keys()
+    assert all(torch.equal(value, averaged[name]) for name, value in local.items())
+
+
+# What the server holds
+
+
+@pytest.fixture
+def start() -> ArrayRecord:
+    act_as_server()
+    return to_record(normalised((8, 8), 10).state_dict())
+
+
+def reply(client: int, arrays: ArrayRecord) -> Message:
+    message = Message(RecordDict({}), node_id(client), "train")
+    return Message(RecordDict({"arrays": arrays}), reply_to=message)
+
+
+def test_a_clients_statistics_are_its_own_last_ones_and_before_that_the_initial_models(start):
+    statistics = LocalStatistics(start)
+    trained = to_params(start)
+    trained["2.running_mean"] += 5.0
+    answer = reply(7, to_record(trained))
+    assert client_of(answer) == 7
+    statistics.keep([answer])
+    of_the_model = {f"{layer}.{name}" for layer in (2, 4) for name in STATISTICS}
+    for client, mean in ((7, 5.0), (6, 0.0), (0, 0.0)):
+        own = to_params(statistics.of(client))
+        assert own.keys() == of_the_model
+        assert own["2.running_mean"].tolist() == [mean] * 3
+    statistics.keep([reply(7, start)])
+    assert to_params(statistics.of(7))["2.running_mean"].tolist() == [0.0] * 3
+
+
+def test_a_client_that_fails_keeps_the_statistics_it_had(start):
+    statistics = LocalStatistics(start)
+    failed = Message(Error(0), reply_to=Message(RecordDict({}), node_id(1), "train"))
+    statistics.keep([failed])
+    assert to_params(statistics.of(1)).keys() == to_params(statistics.of(0)).keys()
+
+
+def test_only_a_model_with_running_statistics_has_any(start):
+    assert LocalStatistics(start)
+    assert LocalStatistics(to_record(nn.BatchNorm1d(4).state_dict()))  # whose names have no layer
+    for model in (plain((8, 8), 10), nn.GroupNorm(2, 4), nn.BatchNorm1d(4, track_running_stats=False)):
+        assert not LocalStatistics(to_record(model.state_dict()))
+
+
+# FedDANE asks for gradients in evaluation mode, where running statistics are what normalises.
+
+
+def test_feddanes_gradients_are_taken_with_the_clients_own_statistics(start):
+    settings = config()
+    data = assembly.divided_data(settings)
+    side = ClientSide(data, normalised((8, 8), 10), SgdSettings(LR, BATCH))
+    clients = Clients(side, side.make_solver())
+    shifted = to_params(start)
+    shifted["2.running_mean"] += 1.0
+    statistics = LocalStatistics(start)
+    statistics.keep([reply(0, to_record(shifted))])
+    asked: list[Message] = []
+
+    class Grid:
+        def send_and_receive(self, messages):
+            asked.extend(messages)
+            return [clients.gradient(message) for message in messages]
+
+    plan = assembly.plan(settings | {"clients_per_round": 5}, data, PaperProtocol())
+    Planned(FedDane(), plan, statistics)._mean_gradient(1, start, Grid())
+    by_client = {int(message.content["task"]["client"]): message for message in asked}
+    for client, shift in ((0, 1.0), (1, 0.0)):
+        own = {**to_params(start), "2.running_mean": to_params(start)["2.running_mean"] + shift}
+        expected = _gradient(own, data, client)
+        found = clients.gradient(by_client[client]).content["gradient"]["6.weight"].numpy()
+        np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-6)
+    assert np.abs(_gradient(to_params(start), data, 0) - _gradient(shifted, data, 0)).max() > 1e-3
+
+
+def _gradient(params: dict[str, torch.Tensor], data, client: int) -> np.ndarray:
+    """Return the last layer's gradient of the mean loss on a client's examples, in evaluation mode."""
+    model = normalised((8, 8), 10)
+    model.load_state_dict(params)
+    x, y = map(torch.from_numpy, data.client_examples(client))
+    functional.cross_entropy(model.eval()(x), y).backward()
+    return model[6].weight.grad.numpy()
+
+
+def test_a_train_message_carries_them_and_the_shared_global_model_as_it_was(start):
+    settings = config()
+    data = assembly.divided_data(settings)
+    plan = assembly.plan(settings, data, PaperProtocol())
+    local = Planned(FedProx(), plan, LocalStatistics(start))
+    for planned, carries in ((local, True), (Planned(FedProx(), plan), False)):
+        messages = planned.configure_train(1, start, ConfigRecord({"proximal-mu": MU}), None)
+        assert [task_of(message) for message in messages] == list(plan.tasks(1))
+        for message in messages:
+            assert ("statistics" in message.content) == carries
+            assert message.content["arrays"] is messages[0].content["arrays"]  # decoded once for all
