@@ -12,6 +12,7 @@ import numpy as np
 from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
 from flwr.serverapp import Grid
 from flwr.serverapp.strategy import FedAvg, Strategy
+from numpy.typing import NDArray
 
 from fedprox.arrays import to_numpy, to_record
 from fedprox.batch_statistics import LocalStatistics
@@ -78,9 +79,19 @@ def weighted_average(replies: Sequence[RecordDict], weighted_by: str | None = "n
         total = np.zeros(first.shape, dtype=np.float64)
         for model, weight in zip(models, weights, strict=True):
             total += weight * to_numpy(model[name]).astype(np.float64)
-        mean = total / sum(weights)
-        average[name] = np.asarray(mean if np.dtype(first.dtype).kind == "f" else np.rint(mean), dtype=first.dtype)
+        average[name] = _in_type(total / sum(weights), first.dtype)
     return to_record(average)
+
+
+def _in_type(numbers: Any, dtype: str) -> NDArray[np.generic]:
+    """Return numbers in a type of arrays; where that is of integers, the nearest ones."""
+    return np.asarray(numbers if np.dtype(dtype).kind == "f" else np.rint(numbers), dtype=dtype)
+
+
+def _integers(replies: Iterable[Message]) -> dict[str, str]:
+    """Return the types of the arrays that hold integers in the clients' models, by name."""
+    sent = next((only(ArrayRecord, reply.content) for reply in replies if reply.has_content()), ArrayRecord())
+    return {name: array.dtype for name, array in sent.items() if np.dtype(array.dtype).kind != "f"}
 
 
 def weighted_metrics(replies: Sequence[RecordDict], weighted_by: str) -> MetricRecord:
@@ -186,11 +197,18 @@ class Planned(Strategy):
     def aggregate_train(
         self, server_round: int, replies: Iterable[Message]
     ) -> tuple[ArrayRecord | None, MetricRecord | None]:
-        """Aggregate as the wrapped strategy does; without replies the model stays."""
+        """Aggregate as the wrapped strategy does, integers to integers; without replies the model stays."""
         replies = list(replies)
         if self._statistics:
             self._statistics.keep(replies)
-        return self.strategy.aggregate_train(server_round, replies) if replies else (None, None)
+        if not replies:
+            return None, None
+        integers = _integers(replies)  # now: FedMedian takes the arrays out of the replies
+        arrays, metrics = self.strategy.aggregate_train(server_round, replies)
+        if arrays is not None and integers:  # of which Flower's strategies make float64
+            nearest = {name: _in_type(to_numpy(arrays[name]), dtype) for name, dtype in integers.items()}
+            arrays = ArrayRecord({**arrays, **to_record(nearest)})
+        return arrays, metrics
 
     def configure_evaluate(
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid

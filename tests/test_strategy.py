@@ -266,6 +266,32 @@ def test_any_flower_strategy_with_its_defaults_trains_the_planned_cohort(make, p
         assert np.isfinite(arrays["w"].numpy()).all()
 
 
+@pytest.mark.parametrize(
+    ("make", "expected"),
+    # n_k is k + 1, and the counts are 4, 7, 9 and 30; a median of four is the mean of the middle two: 8.
+    [(FedProx, None), (FedAvg, None), (FedAvgM, None), (FedMedian, 8), (FedAdam, ...), (FedYogi, ...), (Krum, ...)],
+)
+def test_integers_stay_integers_the_nearest_with_any_strategy(make, expected):
+    planned, counts = Planned(make(), plan()), [4, 7, 9, 30]
+    start = {"w": np.zeros(2, dtype=np.float32), "batches": np.array(0)}
+    messages = configure(planned, **start)
+    answers = [
+        Message(
+            content(task_of(message).client + 1, w=np.ones(2, np.float32), batches=np.array(count)), reply_to=message
+        )
+        for message, count in zip(messages, counts, strict=True)
+    ]
+    arrays, _ = planned.aggregate_train(1, answers)
+    assert (arrays["batches"].dtype, arrays["batches"].numpy().dtype) == ("int64", np.int64)
+    assert arrays["batches"].numpy().shape == ()
+    assert list(arrays) == ["w", "batches"]
+    if expected is None:
+        n = np.array(clients(messages)) + 1
+        expected = round(float((n * counts).sum() / n.sum()))
+    if expected is not ...:  # that of adaptive strategies is a step of theirs, Krum's one of the four
+        assert arrays["batches"].numpy().item() == expected
+
+
 def aggregated(strategy: Strategy, models: list[list[float]]) -> tuple[np.ndarray, np.ndarray]:
     """Return the model after one round from (0, 0), and the weights n_k of the replies."""
     planned = Planned(strategy, plan())
