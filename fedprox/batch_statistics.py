@@ -8,7 +8,7 @@ the cohort's statistics either way.
 
 Batch norm normalises by the batch while it trains, so no step of training reads running statistics; they matter where
 a model is in evaluation mode: in tests, in gamma and in FedDANE's gradients. So kept local they suit clients that take
-part often: one that has done few steps has statistics near the initial 0 and 1, and so has the average that is measured.
+part often: one that has done few steps has statistics near the initial 0 and 1, and so has the average of them.
 A strategy that does not average, such as FedAdam, treats statistics as it treats weights, whichever is chosen.
 """
 

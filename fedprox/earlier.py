@@ -9,6 +9,7 @@ _LATER: Settings = {  # settings that came later, with the values that say what 
     "schedule": {"name": "constant", "final": 0.0},
     "mixed_precision": False,
     "augmentation": {"_target_": "fedprox.data.augmentation.none"},
+    "batch_statistics": "averaged",
     "feature_skew": {"_target_": "fedprox.data.feature_skew.none"},
 }
 
