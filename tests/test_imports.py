@@ -34,6 +34,7 @@ ORDER = [
     "data.mnist",
     "data.femnist",
     "data.synthetic",
+    "data.array_cache",
     "data.leaf_cache",
     "data.leaf_files",
     "data.leaf_arrays",

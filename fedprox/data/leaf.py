@@ -6,9 +6,10 @@ from pathlib import Path
 
 import numpy as np
 
+from fedprox.data.array_cache import Arrays
 from fedprox.data.federated import ClientIndex, FederatedData, LabelledData
 from fedprox.data.leaf_arrays import ClientArrays, client_arrays, joined_features
-from fedprox.data.leaf_cache import Arrays, cached
+from fedprox.data.leaf_cache import cached
 from fedprox.data.leaf_files import LeafExamples, LeafUsers, data_folder, json_files, read, read_leaf
 from fedprox.errors import UserError
 
