@@ -31,6 +31,8 @@ ORDER = [
     "data.pathological",
     "data.digits",
     "data.download",
+    "data.channels",
+    "data.cifar10",
     "data.mnist",
     "data.femnist",
     "data.synthetic",

@@ -12,8 +12,8 @@ from fedprox.errors import UserError
 SILENCE_S = 10.0  # how long a server may say nothing before the download is given up
 
 
-def torchvision_mnist(dataset: str) -> ModuleType:
-    """Return torchvision.datasets.mnist, imported here because it takes as long as torch itself.
+def torchvision_datasets(dataset: str) -> ModuleType:
+    """Return torchvision.datasets, imported here because it takes as long as torch itself.
 
     Args:
         dataset: Who needs it, such as "MNIST".
@@ -22,7 +22,7 @@ def torchvision_mnist(dataset: str) -> ModuleType:
         UserError: If the import fails, as it does where torchvision was built for another torch.
     """
     try:
-        return import_module("torchvision.datasets.mnist")
+        return import_module("torchvision.datasets")
     except (ImportError, RuntimeError, AttributeError, OSError) as error:
         raise UserError(
             f"{dataset} needs torchvision, whose import failed: {what_failed(error)}; install the torch and "
@@ -41,20 +41,23 @@ def give_up_after(timeout_s: float) -> Iterator[None]:
         socket.setdefaulttimeout(before)
 
 
-def cannot_download(dataset: str, raw: Path, name: str, files: Iterable[str], error: Exception) -> UserError:
+def cannot_download(
+    dataset: str, folder: Path, name: str, files: Iterable[str], archives: str, error: Exception
+) -> UserError:
     """Return the error for a file that no server gives, with the three ways out.
 
     Args:
-        dataset: "MNIST" or "EMNIST", which is also its folder in data_dir.
-        raw: The folder that should hold the file.
+        dataset: What the data set is called.
+        folder: The folder below data_dir that should hold the file.
         name: The file.
-        files: The four files of the data set.
+        files: All files of the data set.
+        archives: What would do instead, such as "their .gz archives".
         error: What went wrong.
     """
     return UserError(
-        f"{dataset}: {name} is not in {raw} and cannot be downloaded ({what_failed(error)}); put the four "
-        f"files {', '.join(files)} (or their .gz archives) there, or set data_dir= to a folder with "
-        f"them in {dataset}/raw, or use an embedded data set: dataset=digits or dataset=synthetic_1_1"
+        f"{dataset}: {name} is not in {folder} and cannot be downloaded ({what_failed(error)}); put the files "
+        f"{', '.join(files)} there (or {archives}), or set data_dir= to a folder that has them in the same "
+        "place, or use an embedded data set: dataset=digits or dataset=synthetic_1_1"
     )
 
 

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fedprox.data.download import SILENCE_S, cannot_download, give_up_after, torchvision_mnist, what_failed
+from fedprox.data.download import SILENCE_S, cannot_download, give_up_after, torchvision_datasets, what_failed
 from fedprox.data.federated import FederatedData, Integers, LabelledData
 from fedprox.data.partition import divide
 from fedprox.errors import UserError
@@ -122,7 +122,7 @@ def _deal(labels: Integers, amounts: Integers, classes_per_client: int, rng: np.
 def _load(data_dir: str) -> tuple[Bytes, Integers]:
     """Return the upright images of a .. j, those for training first, and their letters 0 .. 9."""
     raw = Path(data_dir).expanduser() / "EMNIST" / "raw"
-    source = torchvision_mnist("EMNIST")
+    source = torchvision_datasets("EMNIST").mnist
     missing = [name for name in FILES if not (raw / name).exists()]
     if missing:
         _fetch(source, raw, missing)
@@ -176,7 +176,7 @@ def _fetch(source: ModuleType, raw: Path, missing: list[str]) -> None:
         for name in missing:
             _unpack(folder / f"{name}.gz", raw / name)
     except (RuntimeError, OSError, EOFError, zlib.error, HTTPException) as error:
-        raise cannot_download("EMNIST", raw, missing[0], FILES, error) from error
+        raise cannot_download("EMNIST", raw, missing[0], FILES, "their .gz archives", error) from error
     if folder != raw:
         shutil.rmtree(folder)  # archives of all six splits; the zip file stays
 

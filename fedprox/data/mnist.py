@@ -9,7 +9,7 @@ from types import ModuleType
 import numpy as np
 from numpy.typing import NDArray
 
-from fedprox.data.download import SILENCE_S, cannot_download, give_up_after, torchvision_mnist, what_failed
+from fedprox.data.download import SILENCE_S, cannot_download, give_up_after, torchvision_datasets, what_failed
 from fedprox.data.federated import Integers, LabelledData
 from fedprox.errors import UserError
 
@@ -85,7 +85,7 @@ def _load(data_dir: str) -> tuple[Bytes, Integers, Bytes, Integers]:
     contents = {name: _original(raw / name) for name in MD5 if (raw / name).exists()}
     missing = [name for name in MD5 if name not in contents]
     if missing:
-        _download(torchvision_mnist("MNIST"), raw, missing)
+        _download(torchvision_datasets("MNIST").mnist, raw, missing)
         contents |= {name: _original(raw / name) for name in missing}
     train_images, train_labels, test_images, test_labels = (contents[name] for name in MD5)
     return _images(train_images), _labels(train_labels), _images(test_images), _labels(test_labels)
@@ -133,7 +133,7 @@ def _download(source: ModuleType, raw: Path, missing: list[str]) -> None:
             with give_up_after(SILENCE_S):
                 _download_one(source, raw, name)
         except (RuntimeError, OSError, HTTPException) as error:
-            raise cannot_download("MNIST", raw, name, MD5, error) from error
+            raise cannot_download("MNIST", raw, name, MD5, "their .gz archives", error) from error
 
 
 def _download_one(source: ModuleType, raw: Path, name: str) -> None:

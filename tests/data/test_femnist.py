@@ -213,7 +213,7 @@ def test_without_files_and_network_one_line_names_the_three_ways_out(tmp_path, n
     line = error_line(tmp_path)
     assert str(tmp_path / "EMNIST" / "raw") in line
     assert all(name in line for name in FILES)
-    for way_out in ("data_dir= to a folder with them in EMNIST/raw", "dataset=digits", "dataset=synthetic_1_1"):
+    for way_out in ("data_dir= to a folder that has them in the same place", "dataset=digits", "dataset=synthetic_1_1"):
         assert way_out in line
 
 

@@ -1,0 +1,55 @@
+"""Pictures in memory: channels last below, channels first above, and exact statistics."""
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from fedprox.data import channels
+from fedprox.data.channels import channel_sums, channels_first, mean_and_std
+
+
+def pictures(seed: int, num: int, height: int, width: int, num_channels: int) -> np.ndarray:
+    return np.random.default_rng(seed).integers(0, 256, (num, height, width, num_channels), dtype=np.uint8)
+
+
+def test_channels_first_is_a_view_of_what_lies_channels_last():
+    made = pictures(0, 4, 2, 3, 3)
+    seen = channels_first(made)
+    assert seen.shape == (4, 3, 2, 3)
+    assert np.shares_memory(seen, made)
+    assert seen[1, 2, 0, 1] == made[1, 0, 1, 2]
+    assert seen.transpose(0, 2, 3, 1).flags.c_contiguous
+
+
+@given(st.integers(0, 2**32 - 1), st.integers(1, 7), st.integers(1, 5), st.integers(1, 5), st.sampled_from([1, 3]))
+def test_sums_and_statistics_are_those_of_all_pixels(seed, num, height, width, num_channels):
+    made = pictures(seed, num, height, width, num_channels)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(channels, "CHUNK", 3)  # whole chunks, and one that is not
+        sums = channel_sums(made)
+    assert (sums[:, 0] == made.sum(axis=(1, 2), dtype=np.int64)).all()
+    assert (sums[:, 1] == np.square(made, dtype=np.int64).sum(axis=(1, 2))).all()
+    mean, std = mean_and_std(sums, height * width)
+    flat = made.reshape(-1, num_channels).astype(np.float64)
+    expected = flat.std(axis=0)
+    assert mean.shape == std.shape == (num_channels, 1, 1)
+    assert mean.dtype == std.dtype == np.float32
+    np.testing.assert_allclose(mean.ravel(), flat.mean(axis=0), rtol=1e-6)  # float32 has seven digits
+    np.testing.assert_allclose(std.ravel(), np.where(expected == 0, 1, expected), rtol=1e-6)
+
+
+def test_the_deviation_is_exact_where_nearly_all_pixels_are_alike():
+    # One pixel of 10^6 is 254, the others 255: variance p (1 - p) with p = 10^-6, where E[x^2] - E[x]^2 would cancel.
+    made = np.full((100, 100, 100, 1), 255, dtype=np.uint8)
+    made[3, 4, 5, 0] = 254
+    _, std = mean_and_std(channel_sums(made), 10_000)
+    assert std.item() == pytest.approx(np.sqrt(1e-6 * (1 - 1e-6)), rel=1e-6)
+
+
+def test_a_channel_that_never_changes_has_the_deviation_1():
+    made = pictures(0, 3, 4, 4, 3)
+    made[..., 1] = 7
+    mean, std = mean_and_std(channel_sums(made), 16)
+    assert (mean[1].item(), std[1].item()) == (7, 1)
+    assert std[0] > 1
