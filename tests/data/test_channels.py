@@ -40,11 +40,11 @@ def test_sums_and_statistics_are_those_of_all_pixels(seed, num, height, width, n
 
 
 def test_the_deviation_is_exact_where_nearly_all_pixels_are_alike():
-    # One pixel of 10^6 is 254, the others 255: variance p (1 - p) with p = 10^-6, where E[x^2] - E[x]^2 would cancel.
-    made = np.full((100, 100, 100, 1), 255, dtype=np.uint8)
-    made[3, 4, 5, 0] = 254
-    _, std = mean_and_std(channel_sums(made), 10_000)
-    assert std.item() == pytest.approx(np.sqrt(1e-6 * (1 - 1e-6)), rel=1e-6)
+    # One pixel of n = 10^9 is 254, the others 255: variance p (1 - p) with p = 1 / n. n times the sum of squares is
+    # 6.5 * 10^22, of which float64 keeps 16 digits, and what is left of it after the subtraction is n - 1.
+    n = 10**9
+    _, std = mean_and_std(np.array([[[255 * n - 1], [255**2 * n - 255**2 + 254**2]]]), n)
+    assert std.item() == pytest.approx(np.sqrt(1 / n * (1 - 1 / n)), rel=1e-6)  # float32 has seven digits
 
 
 def test_a_channel_that_never_changes_has_the_deviation_1():

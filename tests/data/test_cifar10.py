@@ -2,6 +2,7 @@
 
 import hashlib
 import io
+import json
 import pickle
 import socket
 import tarfile
@@ -90,6 +91,7 @@ def test_the_images_lie_in_memory_with_channels_last(small):
     data = cifar10(str(small))
     for features in (data.features, data.test_features):
         assert features.transpose(0, 2, 3, 1).flags.c_contiguous
+    assert np.shares_memory(data.features, cifar10(str(small)).features)  # one copy for all jobs of a sweep
 
 
 def test_model_input_has_mean_0_and_deviation_1_in_each_channel_of_the_training_set(small):
@@ -179,3 +181,21 @@ def test_the_layout_is_torchvisions():
     assert [name for name, _ in CIFAR10.train_list] == TRAIN
     assert [name for name, _ in CIFAR10.test_list] == ["test_batch"]
     assert (CIFAR10.base_folder, CIFAR10.filename, CIFAR10.meta["filename"]) == (FOLDER, ARCHIVE, "batches.meta")
+
+
+RUN = ("dataset=cifar10", "partition=iid", "num_clients=2", "clients_per_round=2", "engine=local", "num_rounds=1")
+
+
+def test_a_run_trains_on_it(fedprox, small, tmp_path):
+    ended = fedprox(*RUN, f"data_dir={small}", "hold_out=0")
+    assert ended.status == 0, ended.err
+    told = json.loads((tmp_path / "run" / "run.json").read_text())
+    assert told["name"] == "cifar10"
+    assert told["data"].startswith("2 clients with 20 training examples (min 10")
+
+
+@pytest.mark.usefixtures("files")
+def test_a_run_without_files_and_network_ends_in_one_line(fedprox, tmp_path):
+    ended = fedprox(*RUN, f"data_dir={tmp_path}")
+    assert ended.status == 2
+    assert ended.err.splitlines()[-1].startswith("error: CIFAR-10: data_batch_1 is not in")
