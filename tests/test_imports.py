@@ -37,6 +37,8 @@ ORDER = [
     "data.femnist",
     "data.synthetic",
     "data.array_cache",
+    "data.picture_files",
+    "data.picture_decoding",
     "data.leaf_cache",
     "data.leaf_files",
     "data.leaf_arrays",
@@ -144,7 +146,8 @@ ALLOWED = {
     "torchvision": {"data.download", "vision_models"},
     "sklearn": {"data.digits"},
     "orjson": {"data.leaf_files"},
-    "tqdm": {"progress"},
+    "tqdm": {"progress", "data.picture_decoding"},
+    "PIL": {"data.picture_decoding"},
     "numba": {"solvers.lanes", "solvers.compiling"},
 }
 
