@@ -23,6 +23,7 @@ from fedprox.arrays import to_params
 from fedprox.batch_statistics import LocalStatistics
 from fedprox.client_app import ClientSide
 from fedprox.config import client_device
+from fedprox.data import image_folder
 from fedprox.data.augmentation import PadCropFlip
 from fedprox.data.federated import FederatedData, LabelledData
 from fedprox.data.partition import divide
@@ -132,9 +133,11 @@ def _loaded(node: str) -> LabelledData | FederatedData:
 
 
 def data_name(config: Mapping[str, Any]) -> str:
-    """Return the data set's name: that of the function that makes it, with alpha and beta where it has them."""
+    """Return the data set's name: that of the function that makes it, with alpha and beta or the folder's name."""
     node = config["dataset"]
     name = str(node["_target_"].rsplit(".", 1)[-1])
+    if name == "image_folder":  # a re-encoded copy of a known data set must not be taken for it
+        return f"{name}:{image_folder.name_of(node['path'])}"
     if name != "synthetic":
         return name
     return "synthetic_iid" if node.get("iid") else f"synthetic_{node['alpha']:g}_{node['beta']:g}"

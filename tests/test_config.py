@@ -54,6 +54,7 @@ TEXT = {"shakespeare": ["dataset.path=there"], "sent140": ["dataset.path=there",
 MANDATORY = {
     "dataset=custom": ["dataset._target_=fedprox.data.digits.digits"],
     "dataset=leaf": ["dataset.path=there"],
+    "dataset=image_folder": ["dataset.path=there"],
     "model=lstm_sent140": ["dataset=sent140", *TEXT["sent140"]],
     **{f"dataset={name}": given for name, given in TEXT.items()},
     **{f"experiment=paper_{name}": given for name, given in TEXT.items()},

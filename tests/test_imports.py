@@ -39,6 +39,7 @@ ORDER = [
     "data.array_cache",
     "data.picture_files",
     "data.picture_decoding",
+    "data.image_folder",
     "data.leaf_cache",
     "data.leaf_files",
     "data.leaf_arrays",
