@@ -17,7 +17,7 @@ from fedprox.messages import task_of
 from fedprox.plan import ClientTask, epoch_orders, epoch_shifts
 from fedprox.solvers.batches import PictureInput
 from fedprox.solvers.choice import choose
-from fedprox.solvers.gradients import full_gradients, gamma
+from fedprox.solvers.gradients import drift, full_gradients, gamma
 from fedprox.solvers.problem import BatchedSolver, LocalProblem, LocalSolution, LocalWork, Params, SgdSettings, Solver
 from fedprox.solvers.workspace import Workspace
 
@@ -60,6 +60,7 @@ class Clients:
         self._side = side
         self._solver = solver
         self._workspace = Workspace(side.model, side.device)
+        self._parameters = [name for name, _ in side.model.named_parameters()]  # without buffers
         self._decode, self._decode_gradient = _Decoder(side.device), _Decoder(side.device)
 
     def train(self, message: Message) -> Message:
@@ -91,7 +92,7 @@ class Clients:
         return LocalProblem(params, features, labels, work, bool(_config(message).get("measure-gamma")))
 
     def solve(self, message: Message, work: LocalWork) -> LocalSolution:
-        """Return the solution of the problem that a message poses, with its gamma where that is asked."""
+        """Return the solution of the problem that a message poses, with its drift, and gamma where that is asked."""
         problem = self._problem(message, work)
         solution = self._solver.solve(problem.global_params, problem.features, problem.labels, problem.work)
         return self._measured(problem, solution)
@@ -102,6 +103,8 @@ class Clients:
         return list(map(self._measured, problems, solver.solve_all(problems)))
 
     def _measured(self, problem: LocalProblem, solution: LocalSolution) -> LocalSolution:
+        if solution.drift is None:
+            solution = replace(solution, drift=drift(solution.params, problem.global_params, self._parameters))
         if not problem.asks_gamma:
             return solution
         examples = (self._input(problem.features), problem.labels)
@@ -115,8 +118,9 @@ class Clients:
             "train-loss": solution.train_loss,
             "num-steps": solution.num_steps,
         }
-        if solution.gamma is not None:
-            metrics["gamma"] = solution.gamma
+        for name, value in (("drift", solution.drift), ("gamma", solution.gamma)):
+            if value is not None:
+                metrics[name] = value
         content = RecordDict({"arrays": _record(solution.params), "metrics": MetricRecord(metrics)})
         return Message(content, reply_to=message)
 

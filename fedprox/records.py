@@ -30,7 +30,7 @@ from safetensors.torch import save_file
 from fedprox.metrics import Evaluation
 from fedprox.rounds import Round
 
-METRICS = ("round", "test_loss", "test_accuracy", "train_loss_cohort", "num_clients_counted", "time_s")
+METRICS = ("round", "test_loss", "test_accuracy", "train_loss_cohort", "num_clients_counted", "time_s", "drift")
 FEDERATION = (  # more columns with evaluation=clients
     "train_loss",
     "train_accuracy",
@@ -49,6 +49,7 @@ CLIENTS = (
     "num_steps",
     "counted",
     "train_loss",
+    "drift",
 )
 PACKAGES = ("flwr", "torch", "torchvision", "ray", "numpy", "hydra-core")
 
@@ -93,6 +94,7 @@ class RunRecord:
                     client.num_steps,
                     client.counted,
                     client.train_loss,
+                    client.drift,
                 )
             )
         self._flush()
@@ -149,6 +151,7 @@ def _values(outcome: Round, test: Evaluation) -> dict[str, Any]:
         "time_s": round(outcome.time_s, 6),
         "gamma_mean": fmean(gammas) if gammas else None,
         "gamma_max": max(gammas) if gammas else None,
+        "drift": outcome.drift,
         "mu": outcome.mu,
     }
 

@@ -43,6 +43,7 @@ class ClientOutcome:
         train_loss: Mean cross-entropy over the examples as they were processed; None if it was dropped.
         counted: Whether its model is part of the average.
         gamma: How inexactly it solved its problem (Definition 2), where that is measured.
+        drift: ||w_k - w^t|| over the trained parameters; None if it was dropped, or its app does not tell.
     """
 
     task: ClientTask
@@ -51,6 +52,7 @@ class ClientOutcome:
     train_loss: float | None
     counted: bool
     gamma: float | None = None
+    drift: float | None = None
 
 
 @dataclass(frozen=True)
@@ -91,9 +93,24 @@ class Round:
     @property
     def train_loss_cohort(self) -> float | None:
         """Mean training loss of the clients that count, weighted by n_k; None if there are none."""
-        counted = [client for client in self.clients if client.counted and client.train_loss is not None]
-        total = sum(client.num_examples for client in counted)
-        return sum(client.num_examples * (client.train_loss or 0.0) for client in counted) / total if total else None
+        return self._cohort_mean([client.train_loss for client in self.clients])
+
+    @property
+    def drift(self) -> float | None:
+        """Mean ||w_k - w^t|| of the clients that count, weighted by n_k; None if there are none.
+
+        With the weights of the average, it is the largest distance that the averaged model can have moved.
+        """
+        return self._cohort_mean([client.drift for client in self.clients])
+
+    def _cohort_mean(self, values: Sequence[float | None]) -> float | None:
+        known = [
+            (client.num_examples, value)
+            for client, value in zip(self.clients, values, strict=True)
+            if client.counted and value is not None
+        ]
+        total = sum(num_examples for num_examples, _ in known)
+        return sum(num_examples * value for num_examples, value in known) / total if total else None
 
 
 def run_rounds(
@@ -218,11 +235,12 @@ def _outcomes(
             num_steps=int(metrics[task.client]["num-steps"]) if task.client in metrics else 0,  # type: ignore[arg-type]
             train_loss=float(metrics[task.client]["train-loss"]) if task.client in metrics else None,  # type: ignore[arg-type]
             counted=task.client in metrics,
-            gamma=_gamma(metrics.get(task.client)),
+            gamma=_metric(metrics.get(task.client), "gamma"),
+            drift=_metric(metrics.get(task.client), "drift"),
         )
         for task in plan.tasks(round_num)
     )
 
 
-def _gamma(metrics: MetricRecord | None) -> float | None:
-    return float(metrics["gamma"]) if metrics and "gamma" in metrics else None  # type: ignore[arg-type]
+def _metric(metrics: MetricRecord | None, name: str) -> float | None:
+    return float(metrics[name]) if metrics and name in metrics else None  # type: ignore[arg-type]

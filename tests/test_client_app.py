@@ -303,3 +303,45 @@ def test_the_learning_rate_is_the_settings_times_the_rounds_factor(solver):
     steps = [joined(reply["arrays"]) - START.astype(np.float32) for reply in (whole, half)]
     np.testing.assert_allclose(steps[1], steps[0] / 2, atol=FLOAT32)
     assert np.abs(steps[0]).max() > 0.01
+
+
+# Drift
+
+
+@pytest.mark.parametrize("solver", ["auto", "reference", "cohort"])
+def test_the_drift_is_the_distance_of_the_model_sent_back_from_the_global_one(solver):
+    for client in range(3):
+        content = train(side(solver=solver), client, 3)
+        distance = np.linalg.norm(joined(content["arrays"]) - joined(arrays()))
+        assert content["metrics"]["drift"] == pytest.approx(distance, rel=FLOAT32)
+        assert distance > 0.1
+
+
+@pytest.mark.parametrize("solver", ["auto", "reference", "cohort"])
+def test_a_client_without_work_has_not_drifted(solver):
+    assert train(side(solver=solver), 0, 0)["metrics"]["drift"] == 0.0
+
+
+def test_only_what_is_trained_drifts():
+    # The second layer is frozen; batch norm's mean, variance and count change, and are no parameters.
+    model = nn.Sequential(
+        nn.Flatten(), nn.Linear(NUM_FEATURES, 5), nn.BatchNorm1d(5), nn.Linear(5, NUM_CLASSES).requires_grad_(False)
+    )
+    start = {name: value.clone() for name, value in model.state_dict().items()}
+    task = ClientTask(1, 2, 2, False, (0, 0, 1, 1))
+    config = ConfigRecord({"proximal-mu": 0.0})
+    content = RecordDict({"arrays": ArrayRecord(start), "config": config, "task": task_record(task)})
+    (reply,) = LocalGrid(replace(side(), model=model)).send_and_receive([Message(content, node_id(1), "train")])
+    moved = {name: array.numpy() - start[name].numpy() for name, array in reply.content["arrays"].items()}
+    changed = {name for name, change in moved.items() if np.any(change)}
+    assert {"1.weight", "2.running_mean", "2.num_batches_tracked"} <= changed
+    assert not {"3.weight", "3.bias"} & changed
+    trained = np.concatenate([moved[name].ravel() for name in ("1.weight", "1.bias", "2.weight", "2.bias")])
+    assert reply.content["metrics"]["drift"] == pytest.approx(np.linalg.norm(trained.astype(np.float64)), rel=1e-12)
+
+
+def test_the_averaged_model_has_moved_at_most_by_the_mean_drift():
+    # The triangle inequality for sum n_k (w_k - w^t) / n; equality would need clients that all go the same way.
+    drifts = [train(side(), client, 3)["metrics"]["drift"] for client in range(3)]
+    moved = np.linalg.norm(one_round(FedProx(), side(), SIZES) - joined(arrays()))
+    assert 0 < moved < np.average(drifts, weights=SIZES)

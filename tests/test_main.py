@@ -27,7 +27,7 @@ from fedprox.module_evaluator import ModuleEvaluator
 
 DIGITS = ("dataset=digits", "engine=local")
 MNIST = ("dataset=mnist", "engine=local")
-COLUMNS = ["round", "test_loss", "test_accuracy", "train_loss_cohort", "num_clients_counted", "time_s"]
+COLUMNS = ["round", "test_loss", "test_accuracy", "train_loss_cohort", "num_clients_counted", "time_s", "drift"]
 FEDERATION_COLUMNS = [
     "train_loss",
     "train_accuracy",
@@ -37,7 +37,10 @@ FEDERATION_COLUMNS = [
     "gamma_mean",
     "gamma_max",
 ]
-CLIENT_COLUMNS = ["round", "client", "num_examples", "is_straggler", "num_epochs", "num_steps", "counted", "train_loss"]
+CLIENT_COLUMNS = [
+    *("round", "client", "num_examples", "is_straggler", "num_epochs", "num_steps", "counted"),
+    *("train_loss", "drift"),
+]
 # A run between two others, after which the data of the first are divided anew and not taken from memory.
 OTHER_DATA = ("dataset=digits", "engine=local", "partition=iid", "num_rounds=1", "clients_per_round=1")
 
@@ -123,13 +126,15 @@ def test_full_work_is_all_epochs_and_a_stragglers_is_less_in_whole_epochs(run):
     assert {row["is_straggler"] for row in rows} == {"True", "False"}
 
 
-def test_train_loss_cohort_is_the_clients_mean_weighted_by_their_examples(run):
+def test_train_loss_and_drift_of_the_cohort_are_the_clients_means_weighted_by_their_examples(run):
     folder = run(*DIGITS, "num_rounds=2")
     for round_num in (1, 2):
         rows = [row for row in clients(folder) if int(row["round"]) == round_num]
         weights = [int(row["num_examples"]) for row in rows]
         expected = np.average([float(row["train_loss"]) for row in rows], weights=weights)
         assert float(metrics(folder)[round_num]["train_loss_cohort"]) == pytest.approx(expected, rel=1e-12)
+        expected = np.average([float(row["drift"]) for row in rows], weights=weights)
+        assert float(metrics(folder)[round_num]["drift"]) == pytest.approx(expected, rel=1e-12)
 
 
 def test_run_json_says_what_the_result_depends_on(run):
@@ -375,6 +380,15 @@ def test_feature_skew_is_seen_wherever_clients_are_trained_or_measured_and_not_o
         assert first[name] != skewed_first[name]
     for name in ("train_loss_cohort", "test_loss", "gamma_mean"):
         assert trained[name] != skewed_trained[name]
+
+
+def test_a_client_of_one_step_has_drifted_by_the_learning_rate_times_its_gradient(run):
+    # One client, one full batch, no weight decay: w_1 = w_0 - lr * g, so its drift is proportional to lr.
+    one = (*DIGITS, "num_clients=1", "clients_per_round=1", "partition=iid", "stragglers_fraction=0", "protocol=paper")
+    one = (*one, "num_epochs=1", "batch_size=2000", "num_rounds=1")
+    drifts = [float(clients(run(*one, f"learning_rate={lr}", into=f"lr{lr}"))[0]["drift"]) for lr in (0.01, 0.04)]
+    assert drifts[1] == pytest.approx(4 * drifts[0], rel=1e-4)  # float32 weights of order 0.1, moved by 0.01
+    assert drifts[0] > 1e-4
 
 
 def test_every_third_round_is_evaluated_and_the_last(run):

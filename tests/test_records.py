@@ -21,7 +21,7 @@ from fedprox.rounds import ClientOutcome, Round
 def outcome(round_num: int, accuracy: float = 0.5, loss: float = 1.5) -> Round:
     """Return a round with one client that counts and one that was dropped; round 0 has none."""
     clients = (
-        ClientOutcome(ClientTask(7, 2, 6, False, (0, 0, round_num, 7)), 30, 6, 0.25, True),
+        ClientOutcome(ClientTask(7, 2, 6, False, (0, 0, round_num, 7)), 30, 6, 0.25, True, drift=0.5),
         ClientOutcome(ClientTask(3, 1, 3, True, (0, 0, round_num, 3)), 28, 0, None, False),
     )
     test = Evaluation(loss, accuracy)
@@ -73,8 +73,9 @@ def test_metrics_csv_says_what_was_measured(tmp_path):
         "train_loss_cohort": "",
         "num_clients_counted": "0",
         "time_s": "0.123457",
+        "drift": "",
     }
-    assert (second["train_loss_cohort"], second["num_clients_counted"]) == ("0.25", "1")
+    assert (second["train_loss_cohort"], second["num_clients_counted"], second["drift"]) == ("0.25", "1", "0.5")
 
 
 def test_clients_csv_has_one_row_per_client_of_the_cohort_the_dropped_one_too(tmp_path):
@@ -83,8 +84,8 @@ def test_clients_csv_has_one_row_per_client_of_the_cohort_the_dropped_one_too(tm
     table = rows(tmp_path / "clients.csv")
     assert tuple(table[0]) == CLIENTS
     assert [list(row.values()) for row in table] == [
-        ["1", "7", "30", "False", "2", "6", "True", "0.25"],
-        ["1", "3", "28", "True", "1", "0", "False", ""],
+        ["1", "7", "30", "False", "2", "6", "True", "0.25", "0.5"],
+        ["1", "3", "28", "True", "1", "0", "False", "", ""],
     ]
 
 
@@ -118,6 +119,7 @@ def test_evaluation_on_clients_has_more_columns_behind_the_others(tmp_path):
         "train_loss_cohort": "0.25",
         "num_clients_counted": "3",
         "time_s": "2.0",
+        "drift": "",
         "train_loss": "1.25",
         "train_accuracy": "0.5",
         "gradient_variance": "7.0",

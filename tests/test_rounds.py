@@ -41,6 +41,8 @@ class FakeEngine:
         }
         if message.content["config"]["measure-gamma"]:
             metrics["gamma"] = task.client / 100
+        if message.content["config"]["proximal-mu"] > 0:
+            metrics["drift"] = float(task.client + 1)
         return Message(
             RecordDict({"arrays": ArrayRecord({"w": Array(w)}), "metrics": MetricRecord(metrics)}),
             reply_to=message,
@@ -69,9 +71,9 @@ def model(outcome: Round) -> float:
     return float(outcome.arrays["w"].numpy()[0])
 
 
-def outcome(num_examples: int, train_loss: float | None, counted: bool) -> ClientOutcome:
+def outcome(num_examples: int, train_loss: float | None, counted: bool, drift: float | None = None) -> ClientOutcome:
     task = ClientTask(0, 1, 1, not counted, (0, 0, 1, 0))
-    return ClientOutcome(task, num_examples, 1, train_loss, counted)
+    return ClientOutcome(task, num_examples, 1, train_loss, counted, drift=drift)
 
 
 @pytest.mark.parametrize("num_rounds", [1, 5])
@@ -193,6 +195,26 @@ def test_train_loss_cohort_follows_from_the_replies():
         clients = [client.task.client for client in each.clients]
         expected = sum(SIZES[k] * k / 10 for k in clients) / sum(SIZES[k] for k in clients)
         assert each.train_loss_cohort == pytest.approx(expected, rel=1e-12)
+
+
+def test_the_drift_of_a_round_is_the_mean_weighted_by_examples_over_those_that_count():
+    # (1 * 2.0 + 3 * 6.0) / 4 = 5, not the plain mean 4; a client that stayed where it was counts with 0.
+    clients = (outcome(1, 0.0, True, 2.0), outcome(100, None, False), outcome(3, 0.0, True, 6.0))
+    done = Round(1, ArrayRecord(), lambda: Evaluation(0.0, 0.0), clients, 0.0)
+    assert done.drift == 5.0
+    assert replace(done, clients=(*clients, outcome(4, 0.0, True, 0.0))).drift == 2.5
+    assert replace(done, clients=clients[1:2]).drift is None
+
+
+def test_drifts_follow_from_the_replies_and_clients_that_do_not_tell_have_none():
+    for mu in (0.5, 0.0):  # the fake clients tell where mu > 0
+        rounds, _ = run(FedAvgWithStragglerDrop(), plan(0.5), mu=mu)
+        assert rounds[0].drift is None
+        for each in rounds[1:]:
+            tell = [mu > 0 and client.counted for client in each.clients]
+            expected = [client.task.client + 1 if t else None for client, t in zip(each.clients, tell, strict=True)]
+            assert [client.drift for client in each.clients] == expected
+            assert (each.drift is not None) == (mu > 0)
 
 
 def test_time_never_goes_back():

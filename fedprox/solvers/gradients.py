@@ -1,7 +1,7 @@
-"""Full-batch gradients of a client's F_k, and how exactly a local problem was solved: gamma."""
+"""Full-batch gradients of a client's F_k; how exactly its problem was solved, gamma; how far its model moved, drift."""
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 
 import numpy as np
@@ -39,6 +39,20 @@ def gamma(
     if start == 0:
         return 0.0 if residual == 0 else math.inf
     return residual / start
+
+
+def drift(params: Params, global_params: Params, names: Collection[str]) -> float:
+    """Return ||w_k - w^t||, how far a client's model has moved, summed in float64.
+
+    The proximal term is mu / 2 times its square (Li et al. 2020, eq. 2).
+
+    Args:
+        params: w_k, a state dict of the model.
+        global_params: w^t, likewise; neither is changed.
+        names: Those that count: the parameters, without buffers and a tied one once; at least one.
+    """
+    moved = torch.cat([(params[name] - global_params[name]).flatten() for name in names])  # one wait for a GPU
+    return float(torch.linalg.vector_norm(moved, dtype=torch.float64))
 
 
 def full_gradients(model: nn.Module, points: Sequence[Params], features: Tensor, labels: Tensor) -> list[Params]:

@@ -89,12 +89,14 @@ class LocalSolution:
         train_loss: Mean cross-entropy F over the examples as they were processed, without the proximal term.
         num_steps: Mini-batch steps done.
         gamma: How inexactly the problem is solved (Li et al. 2020, Definition 2), where that is asked.
+        drift: ||w_k^{t+1} - w^t|| over the trained parameters; None until it is measured.
     """
 
     params: Params
     train_loss: float
     num_steps: int
     gamma: float | None = None
+    drift: float | None = None
 
 
 class Solver(Protocol):

@@ -1,4 +1,4 @@
-"""Full-batch gradients, and gamma = ||grad F_k(w_k) + mu * (w_k - w^t)|| / ||grad F_k(w^t)||."""
+"""Full-batch gradients; gamma = ||grad F_k(w_k) + mu * (w_k - w^t)|| / ||grad F_k(w^t)||; drift = ||w_k - w^t||."""
 
 import copy
 import math
@@ -9,7 +9,7 @@ from torch import nn
 from torch.nn import functional
 
 from fedprox.models import logistic
-from fedprox.solvers.gradients import full_gradients, gamma
+from fedprox.solvers.gradients import drift, full_gradients, gamma
 
 Params = dict[str, torch.Tensor]
 
@@ -199,3 +199,28 @@ def test_a_parameter_that_the_loss_does_not_depend_on_has_gradient_0():
         model, [model.state_dict()], *(t.float() if i == 0 else t for i, t in enumerate(examples(3)))
     )
     assert torch.equal(gradient[0]["spare.alone"], torch.zeros(2))
+
+
+# Drift
+
+
+def test_drift_is_the_norm_over_all_tensors_together():
+    # Differences (1, -2), (2) and (-4): sqrt(1 + 4 + 4 + 16) = 5; the sum of the tensors' own norms is sqrt(5) + 2 + 4.
+    start = {"a": torch.tensor([[1.0, 5.0]]), "b": torch.tensor([0.0]), "c": torch.tensor(4.0)}
+    moved = {"a": torch.tensor([[2.0, 3.0]]), "b": torch.tensor([2.0]), "c": torch.tensor(0.0)}
+    assert drift(moved, start, ["a", "b", "c"]) == 5.0
+    assert drift(start, start, ["a", "b", "c"]) == 0.0
+    assert drift(moved, start, ["b"]) == 2.0
+
+
+def test_the_squares_of_a_drift_are_summed_in_float64():
+    # 2^24 + 1 has no float32: there the sum of 4096^2 and two halves would lose the halves.
+    start = {"w": torch.zeros(3)}
+    assert drift({"w": torch.tensor([4096.0, 0.5**0.5, 0.5**0.5])}, start, ["w"]) ** 2 == pytest.approx(
+        2**24 + 1, abs=1e-6
+    )
+
+
+def test_a_model_that_diverged_has_no_finite_drift():
+    assert math.isnan(drift({"w": torch.tensor([math.nan, 1.0])}, {"w": torch.zeros(2)}, ["w"]))
+    assert drift({"w": torch.tensor([math.inf, 1.0])}, {"w": torch.zeros(2)}, ["w"]) == math.inf
