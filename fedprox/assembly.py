@@ -5,7 +5,7 @@ import json
 import logging
 import pkgutil
 import traceback
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -29,7 +29,6 @@ from fedprox.data.federated import FederatedData, LabelledData
 from fedprox.data.partition import divide
 from fedprox.errors import UserError, one_line
 from fedprox.federation_metrics import FederationEvaluator, evaluator_on_test_set
-from fedprox.metrics import Evaluation
 from fedprox.model_checks import check_smallest_batch, check_takes_data
 from fedprox.plan import CohortPlan, ExperimentProtocol
 from fedprox.rounds import Engine, Evaluate
@@ -248,14 +247,14 @@ def schedule(config: Mapping[str, Any]) -> Callable[[int], float]:
 
 def evaluation(config: Mapping[str, Any], data: FederatedData, model: nn.Module) -> Evaluate:
     """Return the function that measures global models, on server_device."""
-    device = config["server_device"]
-    if config["evaluation"]["name"] == "server":
-        on_test_set = evaluator_on_test_set(model, data, device)
-        return lambda models: on_test_set(list(map(to_params, models)))
-    on_clients = FederationEvaluator(model, data, device)
-
-    def evaluate_on_clients(models: Sequence[ArrayRecord]) -> list[Evaluation]:
-        federations = on_clients(list(map(to_params, models)))
-        return [Evaluation(each.test_loss, each.test_accuracy, each) for each in federations]
-
-    return evaluate_on_clients
+    device, settings = config["server_device"], config["evaluation"]
+    details = {name: settings.get(name, False) for name in ("per_class", "per_client")}
+    if details["per_client"] and not len(data.held_out.indices):
+        raise UserError(
+            "evaluation.per_client=true measures every client on its own held-out examples, and no client of "
+            f"dataset={data_name(config)} has any with hold_out={config['hold_out']:g}; raise hold_out"
+        )
+    measure = evaluator_on_test_set(model, data, device, **details)
+    if settings["name"] == "clients":
+        measure = FederationEvaluator(model, data, device, test=measure)
+    return lambda models: measure(list(map(to_params, models)))

@@ -251,12 +251,16 @@ def _check_device(device: str) -> None:
 
 
 def _check_evaluation(evaluation: Mapping[str, Any], adaptive_mu: Mapping[str, Any]) -> None:
-    unknown_keys = set(evaluation) - {"name", "every"}
+    unknown_keys = set(evaluation) - {"name", "every", "per_class", "per_client"}
     if unknown_keys:
-        raise UserError(f"evaluation.{min(unknown_keys)} is unknown: evaluation takes name and every")
+        known = "name, every, per_class and per_client"
+        raise UserError(f"evaluation.{min(unknown_keys)} is unknown: evaluation takes {known}")
     name, every = evaluation.get("name"), evaluation.get("every")
     _require(name in ("server", "clients"), "evaluation.name", "server or clients", name)
     _require(type(every) is int and every >= 1, "evaluation.every", "an integer >= 1", every)
+    for detail in ("per_class", "per_client"):
+        value = evaluation.get(detail, False)
+        _require(type(value) is bool, f"evaluation.{detail}", "true or false", value)
     if adaptive_mu["initial"] is not None:
         _require_finite(adaptive_mu, "initial", ">= 0", lambda value: value >= 0, "", "adaptive_mu.")
     _require_finite(adaptive_mu, "step", "> 0", lambda value: value > 0, "", "adaptive_mu.")

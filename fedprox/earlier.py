@@ -11,6 +11,7 @@ _LATER: Settings = {  # settings that came later, with the values that say what 
     "augmentation": {"_target_": "fedprox.data.augmentation.none"},
     "batch_statistics": "averaged",
     "feature_skew": {"_target_": "fedprox.data.feature_skew.none"},
+    "evaluation": {"per_class": False, "per_client": False},
 }
 
 

@@ -38,7 +38,8 @@ def run(config: Mapping[str, Any], run_dir: Path) -> Round:
         assembly.local_statistics(config, arrays),
     )
     grid = assembly.engine(config, data, model)
-    on_clients = config["evaluation"]["name"] == "clients"
+    evaluation = config["evaluation"]
+    on_clients = evaluation["name"] == "clients"
     rounds = run_rounds(
         arrays=arrays,
         strategy=strategy,
@@ -46,13 +47,15 @@ def run(config: Mapping[str, Any], run_dir: Path) -> Round:
         evaluate=assembly.evaluation(config, data, model),
         mu=assembly.mu(config),
         num_rounds=config["num_rounds"],
-        evaluate_every=config["evaluation"]["every"],
+        evaluate_every=evaluation["every"],
         measure_gamma=on_clients,
         learning_rate_factor=assembly.schedule(config),
     )
-    columns = records.METRICS + records.FEDERATION * on_clients + ("mu",) * config["adaptive_mu"]["enabled"]
+    columns = records.METRICS + records.FEDERATION * on_clients
+    columns += records.SPREAD * evaluation.get("per_client", False) + ("mu",) * config["adaptive_mu"]["enabled"]
+    per_class = evaluation.get("per_class", False)
     setup_s = time.perf_counter() - start
-    with records.RunRecord(run_dir, _facts(config, data), columns) as record:
+    with records.RunRecord(run_dir, _facts(config, data), columns, per_class=per_class) as record:
         rounds_start = time.perf_counter()
         for outcome in watched(several_at_once(rounds), config["num_rounds"], algorithm(config)):
             record.add(outcome)

@@ -3,13 +3,15 @@
 import copy
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 import numpy as np
 import torch
 from torch import nn
 
+from fedprox.accuracies import among_clients, by_class
 from fedprox.client_gradients import Examples, GradientSums, ModuleGradients
-from fedprox.data.federated import FederatedData
+from fedprox.data.federated import FederatedData, Floats, Integers
 from fedprox.logistic_metrics import LogisticEvaluator, LogisticGradients
 from fedprox.metrics import Evaluation, FederationMetrics
 from fedprox.module_evaluator import ModuleEvaluator
@@ -23,7 +25,14 @@ TestEvaluator = Callable[[Sequence[Params]], list[Evaluation]]
 class FederationEvaluator:
     """Measures global models on all clients, whose model inputs it holds on the device."""
 
-    def __init__(self, model: nn.Module, data: FederatedData, device: str, memory_bytes: int = 2**28) -> None:
+    def __init__(
+        self,
+        model: nn.Module,
+        data: FederatedData,
+        device: str,
+        memory_bytes: int = 2**28,
+        test: TestEvaluator | None = None,
+    ) -> None:
         """Prepare all clients' examples.
 
         Args:
@@ -32,19 +41,21 @@ class FederationEvaluator:
             data: All clients' examples. A client without training examples has no F_k and does not count.
             device: Where to compute, such as "cpu" or "cuda".
             memory_bytes: About how much activations and gradients may use, besides the inputs.
+            test: Measures them on the test examples; None for `evaluator_on_test_set` without details.
         """
         examples = _training_examples(data, device)
         self._num_examples = len(examples.labels)
-        self._test = evaluator_on_test_set(model, data, device)
+        self._test = test or evaluator_on_test_set(model, data, device)
         self._gradients: LogisticGradients | ModuleGradients
         if has_kernels(model, device):
             self._gradients = LogisticGradients(examples)
         else:
             self._gradients = ModuleGradients(copy.deepcopy(model).to(device).eval(), examples, memory_bytes)
 
-    def __call__(self, models: Sequence[Params]) -> list[FederationMetrics]:
-        """Return the metrics of each w, a state dict of the model."""
-        return list(map(self._metrics, map(self._gradients.sums, models), self._test(models)))
+    def __call__(self, models: Sequence[Params]) -> list[Evaluation]:
+        """Return each w, a state dict of the model, as measured on the test examples and on all clients."""
+        measured = zip(map(self._gradients.sums, models), self._test(models), strict=True)
+        return [replace(test, federation=self._metrics(sums, test)) for sums, test in measured]
 
     def _metrics(self, sums: GradientSums, test: Evaluation) -> FederationMetrics:
         variance, variance_unweighted, dissimilarity_b = sums.moments()
@@ -59,17 +70,48 @@ class FederationEvaluator:
         )
 
 
-def evaluator_on_test_set(model: nn.Module, data: FederatedData, device: str) -> TestEvaluator:
+def evaluator_on_test_set(
+    model: nn.Module, data: FederatedData, device: str, *, per_class: bool = False, per_client: bool = False
+) -> TestEvaluator:
     """Return the function that measures state dicts of a model on the test examples, which it holds on the device.
 
-    Without test examples loss and accuracy are nan.
+    Without test examples loss and accuracy are nan, and there is nothing else.
+
+    Args:
+        model: The architecture; its weights are not used.
+        data: Gives the test examples.
+        device: Where to compute.
+        per_class: Also measure each class apart.
+        per_client: Also measure how accuracy differs among clients, on all held-out examples: at least one.
     """
-    features, labels = (torch.from_numpy(array).to(device) for array in data.test_examples())
+    features, labels = data.test_examples()
     if len(labels) == 0:
         return lambda models: [Evaluation(math.nan, math.nan)] * len(models)
-    if has_kernels(model, device):
-        return LogisticEvaluator(features, labels)
-    return ModuleEvaluator(model, features, labels)
+    test = _evaluator(model, features, labels, device)
+    has_own_test_set = len(data.data.test_labels) > 0
+    held_out = _evaluator(model, *data.held_out_examples(), device) if per_client and has_own_test_set else test
+
+    def in_detail(models: Sequence[Params]) -> list[Evaluation]:
+        evaluations, is_right = test.in_detail(models)
+        own = is_right if held_out is test else held_out.in_detail(models)[1]
+        return [
+            replace(
+                evaluation,
+                classes=by_class(of_test, labels, data.data.num_classes) if per_class else (),
+                spread=among_clients(of_clients, data.held_out.sizes) if per_client else None,
+            )
+            for evaluation, of_test, of_clients in zip(evaluations, is_right, own, strict=True)
+        ]
+
+    return in_detail if per_class or per_client else test
+
+
+def _evaluator(
+    model: nn.Module, features: Floats | Integers, labels: Integers, device: str
+) -> LogisticEvaluator | ModuleEvaluator:
+    """Return the fastest evaluator of a model on some examples."""
+    examples = torch.from_numpy(features).to(device), torch.from_numpy(labels).to(device)
+    return LogisticEvaluator(*examples) if has_kernels(model, device) else ModuleEvaluator(model, *examples)
 
 
 def _training_examples(data: FederatedData, device: str) -> Examples:

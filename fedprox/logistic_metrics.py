@@ -7,6 +7,7 @@ from typing import TypeVar
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from fedprox.client_gradients import Examples, GradientSums
@@ -39,20 +40,26 @@ class LogisticEvaluator:
         """Keep a test set: float32 model input of shape (n, *input_shape), classes of shape (n,), n >= 1."""
         self._features, self._labels = features.flatten(1).numpy(), labels.numpy()
         self._threads = _Threads()
-        _measure(np.zeros((2, NUM_LANES), np.float32), _NO_FEATURES, _NO_LABELS, 1, 1)  # loads or compiles it
+        none, is_right = np.zeros((2, NUM_LANES), np.float32), np.zeros((0, 1), np.bool_)
+        _measure(none, _NO_FEATURES, _NO_LABELS, is_right, 1)  # loads or compiles it
 
     def __call__(self, models: Sequence[Params]) -> list[Evaluation]:
         """Return the loss and accuracy of each state dict."""
+        return self.in_detail(models)[0]
+
+    def in_detail(self, models: Sequence[Params]) -> tuple[list[Evaluation], NDArray[np.bool_]]:
+        """Return that, and whether each example is classified rightly, shape (n,) for each state dict."""
         num_classes = len(models[0]["1.bias"])
         weights = padded({name: torch.cat([params[name] for params in models]) for name in ("1.weight", "1.bias")})
+        is_right = np.empty((len(self._labels), len(models)), np.bool_)
 
         def of_share(start: int) -> Doubles:
             share = slice(start, start + _SHARE)
-            return _measure(weights, self._features[share], self._labels[share], len(models), num_classes)
+            return _measure(weights, self._features[share], self._labels[share], is_right[share], num_classes)
 
         parts = self._threads.map(of_share, range(0, len(self._labels), _SHARE))
         losses, hits = np.sum(parts, axis=0) / len(self._labels)
-        return [Evaluation(loss, accuracy) for loss, accuracy in zip(losses.tolist(), hits.tolist(), strict=True)]
+        return list(map(Evaluation, losses.tolist(), hits.tolist())), is_right.T
 
 
 class LogisticGradients:
@@ -109,16 +116,19 @@ class _Threads:
 
 
 @compiled
-def _measure(weights: Floats, features: Floats, labels: Integers, num_models: int, num_classes: int) -> Doubles:
+def _measure(
+    weights: Floats, features: Floats, labels: Integers, is_right: NDArray[np.bool_], num_classes: int
+) -> Doubles:
     """Return the sum of losses and the number of hits of each model, shape (2, num_models).
 
     Args:
         weights: All models' classes side by side, in the layout of `fedprox.solvers.logistic_kernels.padded`.
         features: Shape (n, num_features).
         labels: Shape (n,).
-        num_models: Of equal shape.
-        num_classes: Of each.
+        is_right: Written: whether each model classifies each example rightly, shape (n, num_models).
+        num_classes: Of each model.
     """
+    num_models = is_right.shape[1]
     outputs = np.empty((PIECE, weights.shape[1]), np.float32)
     at_label, sums = np.empty((PIECE, num_models)), np.zeros((2, num_models))
     for start in range(0, len(labels), PIECE):
@@ -133,6 +143,7 @@ def _measure(weights: Floats, features: Floats, labels: Integers, num_models: in
                     if own[other] > own[largest]:
                         largest = other
                 label = labels[start + example]
+                is_right[start + example, model] = largest == label
                 sums[1, model] += largest == label
                 highest = own[largest]
                 for other in range(num_classes):

@@ -27,6 +27,36 @@ class FederationMetrics:
 
 
 @dataclass(frozen=True)
+class ClassAccuracy:
+    """A model on the test examples of one class.
+
+    Attributes:
+        label: 0 .. num_classes - 1.
+        num_examples: How many there are.
+        accuracy: Share of them classified rightly; None if there are none.
+    """
+
+    label: int
+    num_examples: int
+    accuracy: float | None
+
+
+@dataclass(frozen=True)
+class ClientSpread:
+    """How a model's accuracy on a client's own held-out examples differs among clients; each counts the same.
+
+    Attributes:
+        std: Standard deviation over all clients, which are no sample: the sum of squares is divided by their number.
+        worst: Mean over the tenth of them with the lowest accuracies, rounded up.
+        best: Mean over the tenth with the highest, likewise.
+    """
+
+    std: float
+    worst: float
+    best: float
+
+
+@dataclass(frozen=True)
 class Evaluation:
     """A model on a set of examples.
 
@@ -34,8 +64,12 @@ class Evaluation:
         loss: Mean cross-entropy over examples, in nats.
         accuracy: Share of examples whose largest logit is the label's, 0 .. 1.
         federation: More on all clients, where that is measured.
+        classes: Each class apart, where that is measured.
+        spread: How accuracy differs among clients, where that is measured.
     """
 
     loss: float
     accuracy: float
     federation: FederationMetrics | None = None
+    classes: tuple[ClassAccuracy, ...] = ()
+    spread: ClientSpread | None = None

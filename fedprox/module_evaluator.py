@@ -2,7 +2,9 @@
 
 from collections.abc import Sequence
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -36,20 +38,26 @@ class ModuleEvaluator:
 
     def __call__(self, models: Sequence[Params]) -> list[Evaluation]:
         """Return the mean loss and the accuracy of each state dict."""
-        return list(map(self._evaluate, models))
+        return self.in_detail(models)[0]
 
-    def _evaluate(self, params: Params) -> Evaluation:
+    def in_detail(self, models: Sequence[Params]) -> tuple[list[Evaluation], Sequence[NDArray[np.bool_]]]:
+        """Return that, and whether each example is classified rightly, shape (n,) for each state dict."""
+        evaluations, is_right = zip(*map(self._evaluate, models), strict=True)
+        return list(evaluations), is_right
+
+    def _evaluate(self, params: Params) -> tuple[Evaluation, NDArray[np.bool_]]:
         starts = range(0, len(self._labels), self._piece)
-        pieces = self._pool.map(lambda start: self._sums(params, slice(start, start + self._piece)), starts)
-        losses, hits = zip(*(pieces[start] for start in starts), strict=True)
-        return Evaluation(sum(losses) / len(self._labels), sum(hits) / len(self._labels))
+        pieces = self._pool.map(lambda start: self._measure(params, slice(start, start + self._piece)), starts)
+        losses, parts = zip(*(pieces[start] for start in starts), strict=True)
+        is_right = np.concatenate(parts)
+        return Evaluation(sum(losses) / len(is_right), int(is_right.sum()) / len(is_right)), is_right
 
     @torch.no_grad()
-    def _sums(self, params: Params, piece: slice) -> tuple[float, int]:
-        """Return the sum of the losses of some examples, and how many of them are classified correctly."""
+    def _measure(self, params: Params, piece: slice) -> tuple[float, NDArray[np.bool_]]:
+        """Return the sum of the losses of some examples, and whether each is classified rightly."""
         logits, labels = self._workspace.with_params(params)(self._features[piece]).float(), self._labels[piece]
         loss = functional.cross_entropy(logits, labels, reduction="sum")
-        return float(loss), int((logits.argmax(dim=1) == labels).sum())
+        return float(loss), (logits.argmax(dim=1) == labels).cpu().numpy()
 
 
 class _Loaded(Workspace):

@@ -2,6 +2,7 @@
 
 metrics.csv         one row per round, round 0 (the initial model) included
 clients.csv         one row per client of each cohort
+classes.csv         with evaluation.per_class, one row per class of each evaluated round
 run.json            settings, seed, versions, git commit, hardware, timings, memory, result, status
 model.safetensors   the last global model
 
@@ -16,7 +17,7 @@ import resource
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, astuple
 from functools import cache
 from importlib.metadata import version
 from math import isfinite
@@ -40,6 +41,8 @@ FEDERATION = (  # more columns with evaluation=clients
     "gamma_mean",
     "gamma_max",
 )
+SPREAD = ("client_accuracy_std", "client_accuracy_worst", "client_accuracy_best")  # with evaluation.per_client
+CLASSES = ("round", "class", "num_examples", "accuracy")
 CLIENTS = (
     "round",
     "client",
@@ -57,32 +60,40 @@ PACKAGES = ("flwr", "torch", "torchvision", "ray", "numpy", "hydra-core")
 class RunRecord:
     """Writes one run directory; every row is on disk as soon as it is added."""
 
-    def __init__(self, path: Path, facts: Mapping[str, Any], columns: Sequence[str] = METRICS) -> None:
+    def __init__(
+        self, path: Path, facts: Mapping[str, Any], columns: Sequence[str] = METRICS, *, per_class: bool = False
+    ) -> None:
         """Begin a run: status "running" and what is known beforehand.
 
         Args:
             path: The run directory, which exists.
             facts: Entries of run.json, such as settings and seed.
-            columns: Of metrics.csv: METRICS, also FEDERATION, also "mu".
+            columns: Of metrics.csv: METRICS, also FEDERATION, SPREAD, "mu".
+            per_class: Whether there is a classes.csv.
         """
         self._columns = tuple(columns)
         self.path = path
         self._rows: list[dict[str, Any]] = []
         self._facts = dict(facts)
-        self._files = [(path / name).open("w", newline="") for name in ("metrics.csv", "clients.csv")]
-        self._metrics, self._clients = (csv.writer(file) for file in self._files)
-        self._metrics.writerow(self._columns)
-        self._clients.writerow(CLIENTS)
+        tables = {"metrics.csv": self._columns, "clients.csv": CLIENTS}
+        if per_class:
+            tables["classes.csv"] = CLASSES
+        self._files = [(path / name).open("w", newline="") for name in tables]
+        self._metrics, self._clients, *self._classes = writers = [csv.writer(file) for file in self._files]
+        for writer, header in zip(writers, tables.values(), strict=True):
+            writer.writerow(header)
         self._flush()
         self._save("running")
 
     def add(self, outcome: Round) -> None:
-        """Append a round to metrics.csv, if it was evaluated, and its cohort to clients.csv."""
+        """Append a round to metrics.csv and classes.csv, if it was evaluated, and its cohort to clients.csv."""
         if outcome.test is not None:
             values = _values(outcome, outcome.test)
             row = {column: values[column] for column in self._columns}
             self._rows.append(row)
             self._metrics.writerow(row.values())
+            for writer in self._classes:
+                writer.writerows((outcome.round_num, *astuple(each)) for each in outcome.test.classes)
         for client in outcome.clients:
             self._clients.writerow(
                 (
@@ -153,6 +164,7 @@ def _values(outcome: Round, test: Evaluation) -> dict[str, Any]:
         "gamma_max": max(gammas) if gammas else None,
         "drift": outcome.drift,
         "mu": outcome.mu,
+        **dict(zip(SPREAD, astuple(test.spread) if test.spread else [None] * len(SPREAD), strict=True)),
     }
 
 

@@ -156,7 +156,12 @@ SETTINGS = {
     "evaluated every half": (["evaluation.every=0.5"], ["evaluation.every must be an integer >= 1", "got 0.5"]),
     "evaluation a word": (["evaluation.every=often"], ["evaluation.every must be an integer >= 1", "got often"]),
     "evaluation's name": (["evaluation.name=nope"], ["evaluation.name must be server or clients", "got nope"]),
-    "unknown in evaluation": (["+evaluation.often=1"], ["evaluation.often is unknown", "name and every"]),
+    "unknown in evaluation": (
+        ["+evaluation.often=1"],
+        ["evaluation.often is unknown", "name, every, per_class and per_client"],
+    ),
+    "per class a number": (["evaluation.per_class=1"], ["evaluation.per_class must be true or false", "got 1"]),
+    "per client null": (["evaluation.per_client=null"], ["evaluation.per_client must be true or false", "got None"]),
     "adaptive mu without the loss": (
         ["adaptive_mu.enabled=true"],
         ["adaptive_mu.enabled=true", "training loss of all clients", "evaluation=server", "use evaluation=clients"],
@@ -292,6 +297,10 @@ DATA = {
     "convolutions on vectors": (
         ["dataset=synthetic_1_1", "model=cnn"],
         ["model=cnn needs images", "(60,)", "model=logistic"],
+    ),
+    "per client without their own examples": (
+        ["evaluation.per_client=true", "hold_out=0"],
+        ["evaluation.per_client=true", "held-out", "dataset=digits", "hold_out=0", "raise hold_out"],
     ),
     "target's argument out of range": (["partition.sigma=-1"], ["sigma must be between 0 and", "got -1"]),
     "strategy that is none": (["strategy._target_=os.getcwd"], ["strategy._target_=os.getcwd"]),

@@ -21,7 +21,7 @@ from fedprox.data.federated import ClientIndex, FederatedData, LabelledData
 from fedprox.data.synthetic import synthetic
 from fedprox.federation_metrics import FederationEvaluator, evaluator_on_test_set
 from fedprox.logistic_metrics import LogisticEvaluator, LogisticGradients
-from fedprox.metrics import FederationMetrics
+from fedprox.metrics import ClassAccuracy, ClientSpread, Evaluation, FederationMetrics
 from fedprox.models import cnn, logistic
 from fedprox.module_evaluator import ModuleEvaluator
 
@@ -193,7 +193,10 @@ def general(model: nn.Module, data: FederatedData) -> FederationEvaluator:
 def measure(evaluator: FederationEvaluator, params: dict[str, torch.Tensor]) -> FederationMetrics:
     """Return the metrics of one model."""
     (result,) = evaluator([params])
-    return result
+    assert (result.loss, result.accuracy) == pytest.approx(
+        (result.federation.test_loss, result.federation.test_accuracy), nan_ok=True
+    )
+    return result.federation
 
 
 def shifted(params: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
@@ -358,6 +361,109 @@ def test_the_global_test_set_is_taken_where_there_is_one():
     assert (result.test_loss, result.test_accuracy) == (pytest.approx(expected.loss, rel=1e-6), expected.accuracy)
 
 
+# Classes and clients
+
+
+def with_test_set(own: FederatedData, x, y) -> FederatedData:
+    return replace(own, data=replace(own.data, test_features=np.asarray(x), test_labels=np.asarray(y)))
+
+
+def in_detail(model, data: FederatedData, params, **asked: bool) -> Evaluation:
+    (result,) = evaluator_on_test_set(model, data, "cpu", **asked)([params])
+    return result
+
+
+def test_the_zero_model_is_right_on_class_0_alone():
+    # All logits are 0 and the first class wins. Held out: class 0, class 1 of one client, classes 0, 0, 1 of the next:
+    # accuracies 1/2 and 2/3, their distance 1/6. The global test set holds one example of class 1.
+    own = divided(np.ones((8, 1)), [0, 1, 1, 0, 1, 0, 0, 1], [1, 1, 1], held_out=[2, 0, 3], num_classes=3)
+    spread = ClientSpread(std=pytest.approx(1 / 12), worst=pytest.approx(1 / 2), best=pytest.approx(2 / 3))
+    plain = logistic((1,), 3)
+    for model, params in ((plain, zero(plain)), (nn.Sequential(nn.Identity(), *plain), shifted(zero(plain)))):
+        found = in_detail(model, own, params, per_class=True, per_client=True)
+        assert found.classes == (ClassAccuracy(0, 3, 1.0), ClassAccuracy(1, 2, 0.0), ClassAccuracy(2, 0, None))
+        assert (found.accuracy, found.spread) == (3 / 5, spread)
+        found = in_detail(model, with_test_set(own, [[1.0]], [1]), params, per_class=True, per_client=True)
+        assert found.classes == (ClassAccuracy(0, 0, None), ClassAccuracy(1, 1, 0.0), ClassAccuracy(2, 0, None))
+        assert (found.accuracy, found.spread) == (
+            0.0,
+            spread,
+        )  # clients are measured on their own examples all the same
+
+
+@pytest.mark.parametrize("name", ["logistic", "cnn", "lstm"])
+def test_details_are_those_of_each_class_and_each_client_measured_alone(name):
+    model, own = initialised(MODELS[name]), drawn([5] * 30, tokens=name == "lstm")
+    x, y = own.data.features[:70], own.data.labels[:70]
+    found = in_detail(model, with_test_set(own, x, y), model.state_dict(), per_class=True, per_client=True)
+
+    def accuracy(x, y) -> float:
+        return in_detail(model, with_test_set(own, x, y), model.state_dict()).accuracy
+
+    assert [each.num_examples for each in found.classes] == np.bincount(y, minlength=NUM_CLASSES).tolist()
+    assert [each.accuracy for each in found.classes] == [accuracy(x[y == k], y[y == k]) for k in range(NUM_CLASSES)]
+    parts = [own.held_out[client] for client in range(30)]
+    alone = sorted(accuracy(own.data.features[part], own.data.labels[part]) for part in parts)
+    expected = (np.std(alone), np.mean(alone[:3]), np.mean(alone[-3:]))
+    assert astuple(found.spread) == pytest.approx(expected, abs=1e-12)
+    assert found.spread.std > 0
+
+
+@pytest.mark.parametrize("name", ["logistic", "two layers"])
+def test_details_change_neither_loss_nor_accuracy_and_are_not_there_unless_asked_for(name):
+    model, data = initialised(MODELS[name]), drawn([700, 1, 1999, 600, 1000])
+    plain = in_detail(model, data, model.state_dict())
+    assert (plain.classes, plain.spread) == ((), None)
+    for per_class, per_client in ((True, False), (False, True), (True, True)):
+        found = in_detail(model, data, model.state_dict(), per_class=per_class, per_client=per_client)
+        assert (found.loss, found.accuracy) == (plain.loss, plain.accuracy)
+        assert (found.classes != (), found.spread is not None) == (per_class, per_client)
+
+
+@pytest.mark.parametrize("name", ["logistic", "two layers"])
+def test_each_of_several_models_has_its_own_details(name):
+    # 2,500 examples are several shares; whatever these models are shown, they say class 0, class 1 and class 3.
+    model = initialised(MODELS[name])
+    data = with_test_set(drawn([1]), np.ones((2500, 6, 6), dtype=np.float32), np.tile([0, 1], 1250))
+    last = [key for key in model.state_dict() if key.endswith("bias")][-1]
+
+    def constant(klass: int):
+        params = {key: torch.zeros_like(value) for key, value in model.state_dict().items()}
+        params[last][klass] = 1.0
+        return params
+
+    models = [constant(0), constant(1), constant(3)]
+    found = evaluator_on_test_set(model, data, "cpu", per_class=True)(models)
+    accuracies = [[each.accuracy for each in one.classes[:2]] for one in found]
+    assert accuracies == [[1.0, 0.0], [0.0, 1.0], [0.0, 0.0]]
+    assert [one.accuracy for one in found] == [0.5, 0.5, 0.0]
+
+
+@pytest.mark.parametrize("num_threads", [1, 3])
+@pytest.mark.parametrize("scale", [0.1, 1.0])
+def test_the_compiled_and_the_general_way_find_the_same_examples_right(num_threads, scale):
+    rng = np.random.default_rng(2)
+    x, y = rng.normal(size=(2345, 36)).astype(np.float32), rng.integers(NUM_CLASSES, size=2345)
+    model = initialised(MODELS["logistic"])
+    params = {key: scale * value for key, value in model.state_dict().items()}
+    before = torch.get_num_threads()
+    torch.set_num_threads(num_threads)
+    try:
+        compiled, general = (
+            evaluator.in_detail([params])[1][0]
+            for evaluator in (
+                LogisticEvaluator(torch.from_numpy(x), torch.from_numpy(y)),
+                ModuleEvaluator(model, torch.from_numpy(x), torch.from_numpy(y)),
+            )
+        )
+    finally:
+        torch.set_num_threads(before)
+    assert compiled.shape == general.shape == (2345,)
+    assert 0 < compiled.sum() < 2345
+    # Where two logits differ by float32's last digit the ways may part; that is no more than an example here.
+    assert np.sum(compiled != general) <= 1
+
+
 # What an evaluator keeps
 
 
@@ -424,8 +530,8 @@ def test_models_measured_at_once_have_the_result_that_each_has_alone(num_models,
     models = [initialised(lambda: logistic((6, 6), num_classes)).state_dict() for _ in range(num_models)]
     models = [{name: (at + 1) * tensor for name, tensor in params.items()} for at, params in enumerate(models)]
     evaluator = FederationEvaluator(logistic((6, 6), num_classes), data, "cpu")
-    assert evaluator(models) == [measure(evaluator, params) for params in models]
-    assert len({result.test_loss for result in evaluator(models)}) == num_models
+    assert [result.federation for result in evaluator(models)] == [measure(evaluator, params) for params in models]
+    assert len({result.loss for result in evaluator(models)}) == num_models
 
 
 @pytest.mark.parametrize("num_threads", [1, 2, 5])

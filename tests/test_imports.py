@@ -51,6 +51,7 @@ ORDER = [
     "vision_models",
     "language_models",
     "metrics",
+    "accuracies",
     "adaptive_mu",
     "solvers.problem",
     "solvers.compiling",

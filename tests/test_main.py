@@ -354,6 +354,53 @@ def test_evaluation_on_clients_adds_columns_and_changes_no_other_number(run):
         assert float(row["dissimilarity_b"]) >= 1  # E ||g_k||^2 >= ||E g_k||^2
 
 
+def table(file: Path) -> list[dict[str, str]]:
+    with file.open() as lines:
+        return list(csv.DictReader(lines))
+
+
+@pytest.mark.parametrize("evaluation", ["server", "clients"])
+def test_details_are_added_where_they_are_asked_for_and_change_no_other_number(run, evaluation):
+    arguments = (*DIGITS, "num_rounds=5", "evaluation.every=2", "num_clients=50", f"evaluation={evaluation}")
+    more = run(*arguments, "evaluation.per_class=true", "evaluation.per_client=true", into="more")
+    less = run(*arguments, into="less")
+    spread = ["client_accuracy_std", "client_accuracy_worst", "client_accuracy_best"]
+    columns = COLUMNS + FEDERATION_COLUMNS * (evaluation == "clients")
+    assert list(metrics(more)[0]) == columns + spread
+    kept = [{name: row[name] for name in columns if name != "time_s"} for row in metrics(more)]
+    assert kept == untimed(less)
+    assert clients(more) == clients(less)
+    assert not (less / "classes.csv").exists()
+    labels = digits().test_labels
+    rows = table(more / "classes.csv")
+    assert [(row["round"], row["class"]) for row in rows] == [(t, str(k)) for t in "0245" for k in range(10)]
+    for row in metrics(more):
+        of_round = [each for each in rows if each["round"] == row["round"]]
+        assert [int(each["num_examples"]) for each in of_round] == np.bincount(labels).tolist()
+        hits = [float(each["accuracy"]) * int(each["num_examples"]) for each in of_round]
+        assert sum(hits) / len(labels) == pytest.approx(float(row["test_accuracy"]), rel=1e-12)
+        worst, best = float(row["client_accuracy_worst"]), float(row["client_accuracy_best"])
+        assert 0 <= worst < best <= 1
+        assert 0 < float(row["client_accuracy_std"]) <= (best - worst) / 2 + 1e-12
+    final = record(more)["result"]["final"]
+    assert [final[name] for name in spread] == [float(metrics(more)[-1][name]) for name in spread]
+
+
+def test_the_spread_is_that_of_the_saved_model_on_the_clients_own_examples(run):
+    folder = run("dataset=synthetic_1_1", "engine=local", "num_rounds=2", "evaluation.per_client=true")
+    params, data, last = load_file(folder / "model.safetensors"), synthetic(30, 0), metrics(folder)[-1]
+    accuracies = []
+    for client in range(30):
+        features = torch.from_numpy(data.data.features[data.held_out[client]])
+        logits = features @ params["1.weight"].T + params["1.bias"]
+        labels = torch.from_numpy(data.data.labels[data.held_out[client]])
+        accuracies.append(float((logits.argmax(1) == labels).double().mean()))
+    accuracies.sort()
+    for name, expected in (("std", np.std(accuracies)), ("worst", sum(accuracies[:3]) / 3)):
+        assert float(last[f"client_accuracy_{name}"]) == pytest.approx(expected, abs=0.02)  # a tie may go either way
+    assert float(last["client_accuracy_best"]) == pytest.approx(sum(accuracies[-3:]) / 3, abs=0.02)
+
+
 def test_the_training_loss_and_accuracy_are_those_of_the_saved_model_on_all_clients(run):
     arguments = ("engine=local", "num_rounds=2", "num_epochs=2", "evaluation=clients")
     folder = run("dataset=synthetic_1_1", *arguments)

@@ -12,9 +12,9 @@ import torch
 from flwr.app import ArrayRecord
 from safetensors.torch import load_file
 
-from fedprox.metrics import Evaluation, FederationMetrics
+from fedprox.metrics import ClassAccuracy, ClientSpread, Evaluation, FederationMetrics
 from fedprox.plan import ClientTask
-from fedprox.records import CLIENTS, FEDERATION, METRICS, RunRecord, environment
+from fedprox.records import CLIENTS, FEDERATION, METRICS, SPREAD, RunRecord, environment
 from fedprox.rounds import ClientOutcome, Round
 
 
@@ -139,6 +139,30 @@ def test_adaptive_mu_has_a_column_of_its_own(tmp_path):
     assert [list(row)[-1] for row in rows(tmp_path / "metrics.csv")] == ["mu", "mu"]
     assert [row["mu"] for row in rows(tmp_path / "metrics.csv")] == ["0.3", "0.4"]
     assert run_json(tmp_path)["result"]["final"]["mu"] == 0.4
+
+
+def test_the_spread_among_clients_has_columns_and_is_in_the_result(tmp_path):
+    test = Evaluation(1.5, 0.625, spread=ClientSpread(0.25, 0.125, 1.0))
+    with RunRecord(tmp_path, {}, METRICS + SPREAD) as record:
+        record.add(replace(outcome(1), tested=lambda: test))
+        record.add(outcome(2))
+        finish(record)
+    assert tuple(rows(tmp_path / "metrics.csv")[0])[len(METRICS) :] == SPREAD
+    first, second = ([row[name] for name in SPREAD] for row in rows(tmp_path / "metrics.csv"))
+    assert (first, second) == (["0.25", "0.125", "1.0"], ["", "", ""])
+    assert run_json(tmp_path)["result"]["best"]["round"] == 1
+    assert run_json(tmp_path)["result"]["best"]["client_accuracy_worst"] == 0.125
+
+
+def test_classes_csv_has_a_row_per_class_of_each_evaluated_round(tmp_path):
+    test = Evaluation(1.5, 0.75, classes=(ClassAccuracy(0, 4, 0.75), ClassAccuracy(1, 0, None)))
+    with RunRecord(tmp_path, {}, per_class=True) as record:
+        assert (tmp_path / "classes.csv").read_text().splitlines() == ["round,class,num_examples,accuracy"]
+        for round_num in range(3):
+            record.add(replace(outcome(round_num), tested=None if round_num == 1 else lambda: test))
+            assert len(rows(tmp_path / "classes.csv")) == (2, 2, 4)[round_num]  # on disk at once
+    assert (tmp_path / "classes.csv").read_text().splitlines()[1:] == ["0,0,4,0.75", "0,1,0,", "2,0,4,0.75", "2,1,0,"]
+    assert list(rows(tmp_path / "metrics.csv")[0]) == list(METRICS)
 
 
 def test_only_rounds_that_were_evaluated_have_a_row_and_all_have_their_clients(tmp_path):

@@ -132,6 +132,10 @@ class FederatedData:
         """Return the global test set; where there is none, all clients' held-out examples in client order."""
         if len(self.data.test_labels):
             return self.data.model_input(self.data.test_features), self.data.test_labels
+        return self.held_out_examples()
+
+    def held_out_examples(self) -> tuple[Floats | Integers, Integers]:
+        """Return all clients' held-out examples in client order as model input (n, *input_shape), and labels (n,)."""
         positions = self.held_out.indices
         return self.data.model_input(self.data.features[positions]), self.data.labels[positions]
 
