@@ -1,9 +1,11 @@
 """Runs of earlier versions, which lack settings, are what they would be now."""
 
+from collections.abc import Mapping
+
 from hydra import compose, initialize_config_dir
 
 from fedprox.config import plain, register
-from fedprox.earlier import _LATER, completed
+from fedprox.earlier import _LATER, Settings, completed
 from fedprox.main import CONF
 
 LATER = {"schedule": {"name": "constant", "final": 0.0}, "rate": 1}
@@ -25,5 +27,14 @@ def test_every_setting_that_came_later_has_its_default_there():
         for name in ("config", "fedavg"):
             config = plain(compose(config_name=name))
             assert completed(config) == config
-            without = {key: value for key, value in config.items() if key not in _LATER}
-            assert completed(without) == config
+            assert completed(as_before(config, _LATER)) == config
+
+
+def as_before(config: Settings, later: Settings) -> Settings:
+    """Return the settings without those that came later; a group is there if it had others."""
+    added = {key for key in later if not isinstance(config[key], Mapping) or set(config[key]) == set(later[key])}
+    return {
+        key: as_before(value, later[key]) if isinstance(later.get(key), Mapping) else value
+        for key, value in config.items()
+        if key not in added
+    }
