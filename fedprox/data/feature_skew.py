@@ -127,7 +127,8 @@ def _changed(data: FederatedData, seed: int, change: Change) -> FederatedData:
     """Return the data with every client's images changed by a generator of its own, in the same memory order.
 
     Raises:
-        UserError: If the features are no images as uint8, or an example belongs to two clients.
+        UserError: If the features are no images as uint8 or normalised pixel by pixel, or an example belongs to
+            two clients.
     """
     _check_images(data)
     features = data.data.features.copy(order="K")  # channels last stay last
@@ -143,6 +144,11 @@ def _check_images(data: FederatedData) -> None:
         raise UserError(
             "feature_skew must be none unless the data are images as uint8, (height, width) or "
             f"(channels, height, width), got {features.dtype} of shape {features.shape[1:]}; set feature_skew=none"
+        )
+    if data.data.std.shape[-2:] not in ((), (1,), (1, 1)):  # a pixel that never varied would be divided by nearly 0
+        raise UserError(
+            "feature_skew needs one mean and one std for a whole image or channel, and these data have them for "
+            "every pixel; choose another data set, such as mnist, or set feature_skew=none"
         )
     owned = np.bincount(np.concatenate([data.train.indices, data.held_out.indices]))
     if owned.max(initial=0) > 1:

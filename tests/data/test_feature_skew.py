@@ -1,6 +1,7 @@
 """Feature skew: what becomes of pixels, by formula, and whose pixels they are."""
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -159,6 +160,18 @@ def test_what_is_no_image_is_told(kind):
         kind(federated(random_images(10, 6, 5).astype(np.float32), 2), 7)
     with pytest.raises(UserError, match=r"got uint8 of shape \(5,\)"):
         kind(federated(random_images(10, 5), 2), 7)
+
+
+@pytest.mark.parametrize(("shape", "is_told"), [((), False), ((1,), False), ((3, 1, 1), False), ((6, 5), True)])
+def test_images_that_are_normalised_pixel_by_pixel_are_told(shape, is_told):
+    # Where a pixel is the same in all images its deviation is about 0, and ink that is moved there would be thousands.
+    data = federated(random_images(10, 3, 6, 5), 2)
+    data = replace(data, data=replace(data.data, std=np.ones(shape, np.float32)))
+    if is_told:
+        with pytest.raises(UserError, match="these data have them for every pixel; choose another data set"):
+            rotation(data, 7)
+    else:
+        rotation(data, 7)
 
 
 def test_an_example_of_two_clients_cannot_have_the_features_of_both():
