@@ -102,7 +102,7 @@ SWEEP = ("--multirun", LOCAL, "stragglers_fraction=0.0,0.5,0.9", "+repeat_num=ra
 CIFAR = (
     "dataset=custom",
     "dataset._target_=benchmarks.federations.cifar_shaped",
-    "partition=iid",
+    "partition=custom",
     "partition._target_=benchmarks.federations.dirichlet",
     "+partition.alpha=0.3",
     "model._target_=benchmarks.federations.small_cnn",

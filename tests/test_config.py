@@ -52,6 +52,7 @@ def test_there_are_options_in_every_group():
 
 TEXT = {"shakespeare": ["dataset.path=there"], "sent140": ["dataset.path=there", "dataset.glove=there"]}
 MANDATORY = {
+    "partition=custom": ["partition._target_=fedprox.data.partition.shards"],
     "dataset=custom": ["dataset._target_=fedprox.data.digits.digits"],
     "dataset=leaf": ["dataset.path=there"],
     "dataset=image_folder": ["dataset.path=there"],
