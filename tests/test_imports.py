@@ -85,6 +85,7 @@ ORDER = [
     "report.directory",
     "report.panels",
     "report.curves",
+    "report.measures",
     "report.table",
     "report.figures",
     "report.outputs",

@@ -28,7 +28,7 @@ def main(argv: list[str] | None = None) -> int:
         return partition.main(given[1:])
     arguments = _parser().parse_args(given)
     try:
-        _report(arguments.directories, arguments.out, arguments.table, arguments.last)
+        _report(arguments)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
@@ -69,20 +69,27 @@ def _parser() -> argparse.ArgumentParser:
         metavar="N",
         help="average each run's last N rounds (default: %(default)s)",
     )
+    parser.add_argument(
+        "--level", type=float, metavar="A", help="also count the rounds to a test accuracy of A, such as 0.6"
+    )
+    parser.add_argument("--drift", action="store_true", help="also draw how far the clients' models drift")
     return parser
 
 
-def _report(directories: list[Path], out: Path, tables: list[Path], last: int) -> None:
+def _report(arguments: argparse.Namespace) -> None:
+    out, tables, last, level = arguments.out, arguments.table, arguments.last, arguments.level
     check_writable(out, FIGURES, "--out")
     for table in tables:
         check_writable(table, TABLES, "--table")
     if last < 1:
         raise UserError(f"--last must be >= 1, got {last}")
-    frame = read_runs(directories)
-    summary = summarise(frame, last)
+    if level is not None and not 0 < level <= 1:
+        raise UserError(f"--level must be above 0 and at most 1, got {level:g}; it is a share of the test examples")
+    frame = read_runs(arguments.directories)
+    summary = summarise(frame, last, level)
     text = readable(summary, last).to_markdown(index=False)
     try:
-        comparison(frame).savefig(out, dpi=200)
+        comparison(frame, drift=arguments.drift).savefig(out, dpi=200)
         for table in tables:
             _write_table(table, summary, text)
     except OSError as error:

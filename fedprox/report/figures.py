@@ -6,13 +6,14 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
+from fedprox.errors import UserError
 from fedprox.report.checks import label, percent
 from fedprox.report.curves import draw
-from fedprox.report.panels import PALETTE, Curve, blank_figure, finish_accuracy, finish_loss, loss_limit
+from fedprox.report.panels import PALETTE, Curve, blank_figure, finish_accuracy, finish_drift, finish_loss, loss_limit
 from fedprox.report.table import algorithm_order, mean_by_round
 
 
-def comparison(frame: pd.DataFrame) -> Figure:
+def comparison(frame: pd.DataFrame, *, drift: bool = False) -> Figure:
     """Draw test loss and test accuracy by round: a row per straggler level, a line per algorithm.
 
     A line is the mean over an experiment's runs, its band one sample standard deviation to each side. Where
@@ -21,15 +22,21 @@ def comparison(frame: pd.DataFrame) -> Figure:
 
     Args:
         frame: From `fedprox.report.table.read_runs`. Several data sets give a group of rows each.
+        drift: Also draw the cohorts' mean drift.
+
+    Raises:
+        UserError: If drift is to be drawn, and no run has recorded it.
     """
     means = mean_by_round(frame)
+    if drift and "drift_mean" not in means:
+        raise UserError("no run has recorded its drift, as those of earlier versions did not; leave --drift out")
     several = means["dataset"].nunique() > 1
     levels = means[["dataset", "stragglers_fraction"]].drop_duplicates().itertuples(index=False)
     panels = [(str(dataset), float(fraction)) for dataset, fraction in levels]
     figure = blank_figure(height=0.8 + 2.5 * len(panels))
     figure.set_layout_engine("constrained")
-    grid = figure.subplots(len(panels), 2, sharex=True, squeeze=False)
-    for (left, right), (dataset, fraction) in zip(grid, panels, strict=True):
+    grid = figure.subplots(len(panels), 2 + drift, sharex=True, squeeze=False)
+    for (left, right, *further), (dataset, fraction) in zip(grid, panels, strict=True):
         panel = means[(means["dataset"] == dataset) & (means["stragglers_fraction"] == fraction)]
         title = (f"{dataset}, " if several else "") + f"{percent(fraction)} stragglers"
         limit = loss_limit(_upper_edges(means[means["dataset"] == dataset]))
@@ -37,8 +44,12 @@ def comparison(frame: pd.DataFrame) -> Figure:
             experiment = panel[panel["algorithm"] == algorithm]
             _draw_experiment(left, experiment, "test_loss", algorithm, colour)
             _draw_experiment(right, experiment, "test_accuracy", algorithm, colour)
+            for axes in further:
+                _draw_experiment(axes, experiment, "drift", algorithm, colour)
         finish_loss(left, title, "test loss", limit)
         finish_accuracy(right, title)
+        for axes in further:
+            finish_drift(axes, title)
     for axes in grid[-1]:
         axes.set_xlabel("round")
     _add_legend(figure, means, algorithm_colours(frame))

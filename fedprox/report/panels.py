@@ -60,6 +60,12 @@ def finish_accuracy(axes: Axes, title: str) -> None:
     axes.set_yticks(np.linspace(0.0, 1.0, 6))
 
 
+def finish_drift(axes: Axes, title: str) -> None:
+    """Begin the view at 0."""
+    _finish(axes, title, "drift")
+    axes.set_ylim(bottom=0.0)
+
+
 def _finish(axes: Axes, title: str, name: str) -> None:
     axes.set_title(title, fontsize=11, loc="left")
     axes.set_ylabel(name)

@@ -10,6 +10,7 @@ from fedprox.earlier import completed
 from fedprox.errors import UserError
 from fedprox.report.checks import EXPERIMENT, Facts, distortions, label, percent
 from fedprox.report.directory import identify, read_metrics, read_record
+from fedprox.report.measures import ALWAYS, per_run, recorded
 
 
 def find_runs(paths: Iterable[str | Path]) -> list[Path]:
@@ -38,7 +39,8 @@ def read_runs(paths: Iterable[str | Path]) -> pd.DataFrame:
     Returns:
         One row per run and round with the columns run (the directory), status, algorithm, mu (NaN where
         the algorithm has none), stragglers_fraction (0 .. 1), seed, repetition, dataset, and those of
-        metrics.csv: round, test_loss, test_accuracy (0 .. 1), train_loss_cohort, num_clients_counted, time_s.
+        metrics.csv: round, test_loss, test_accuracy (0 .. 1), train_loss_cohort, num_clients_counted, time_s, and
+        what else it has, NaN for runs that lack it.
 
     Raises:
         UserError: If there is no run, no round in any run, or a run.json or metrics.csv is broken.
@@ -63,7 +65,7 @@ def rounds_of(run: Path, finished: bool) -> pd.DataFrame:
     return pd.DataFrame(read_metrics(run / "metrics.csv", finished)).astype({"round": int})
 
 
-def summarise(frame: pd.DataFrame, last: int = 10) -> pd.DataFrame:
+def summarise(frame: pd.DataFrame, last: int = 10, level: float | None = None) -> pd.DataFrame:
     """Return mean and sample standard deviation over the runs of each experiment.
 
     Only finished runs count; where an experiment has none, its unfinished runs do, and a warning line on
@@ -72,28 +74,37 @@ def summarise(frame: pd.DataFrame, last: int = 10) -> pd.DataFrame:
     Args:
         frame: From `read_runs`.
         last: A run's test_accuracy and test_loss are its means over this many last rounds, >= 1.
+        level: A test accuracy, above 0 and at most 1, the way to which is counted in rounds; None for none.
 
     Returns:
         One row per (dataset, stragglers_fraction, algorithm), algorithms in `algorithm_order`, with runs
         (how many count), used ("finished" or "unfinished": which count), unfinished (how many there are),
-        and X_mean and X_std for X = test_accuracy, test_loss, final_accuracy (last round) and best_accuracy
-        (best round). X_std is NaN for a single run.
+        and X_mean and X_std for X = test_accuracy, test_loss, final_accuracy, best_accuracy, volatility and the
+        other columns of `fedprox.report.measures.per_run`. X_std is NaN for a single run, both are NaN where a run
+        lacks X. With a level also level, reached (how many of the runs get there) and rounds_to_level_mean and
+        _std over those.
 
     Raises:
-        UserError: If last < 1.
+        UserError: If last < 1, or level is out of range.
     """
     if last < 1:
         raise UserError(f"last must be >= 1, got {last}; it is how many last rounds of a run are averaged")
-    per_run = _per_run(frame, last)
-    per_run["unfinished"] = per_run["status"] != "finished"
-    experiments = per_run.groupby(EXPERIMENT, sort=False)
-    used = per_run[~per_run["unfinished"] | experiments["unfinished"].transform("all")].groupby(EXPERIMENT)
+    if level is not None and not 0 < level <= 1:
+        raise UserError(f"level must be above 0 and at most 1, got {level:g}; it is a share of the test examples")
+    runs = per_run(frame, last, level)
+    runs["unfinished"] = runs["status"] != "finished"
+    experiments = runs.groupby(EXPERIMENT, sort=False)
+    used = runs[~runs["unfinished"] | experiments["unfinished"].transform("all")].groupby(EXPERIMENT)
     summary = pd.DataFrame({"runs": used.size()})
     summary["used"] = used["unfinished"].any().map({False: "finished", True: "unfinished"})
     summary["unfinished"] = experiments["unfinished"].sum()
-    for column in ("test_accuracy", "test_loss", "final_accuracy", "best_accuracy"):
+    for column in (*ALWAYS, *recorded(frame)):
         summary[f"{column}_mean"] = used[column].mean(skipna=False)
         summary[f"{column}_std"] = used[column].std(skipna=False)
+    if level is not None:
+        rounds = used["rounds_to_level"]
+        summary["level"], summary["reached"] = level, rounds.count()
+        summary["rounds_to_level_mean"], summary["rounds_to_level_std"] = rounds.mean(), rounds.std()
     summary = in_order(summary.reset_index(), algorithm_order(frame))
     for row in summary[summary["used"] == "unfinished"].to_dict("records"):
         print(f"warning: no finished run of {label(row)}; its unfinished ones are used", file=sys.stderr)
@@ -109,11 +120,12 @@ def mean_by_round(frame: pd.DataFrame) -> pd.DataFrame:
 
     Returns:
         One row per (dataset, stragglers_fraction, algorithm, round) with n (runs that have this round),
-        test_loss_mean, test_loss_std, test_accuracy_mean and test_accuracy_std (std NaN where n = 1).
+        test_loss_mean, test_loss_std, test_accuracy_mean and test_accuracy_std (std NaN where n = 1), and the same
+        of drift where any run has it.
     """
     groups = frame.dropna(subset=["test_accuracy"]).groupby([*EXPERIMENT, "round"])
     means = pd.DataFrame({"n": groups.size()})
-    for column in ("test_loss", "test_accuracy"):
+    for column in ("test_loss", "test_accuracy", *(name for name in recorded(frame) if name == "drift")):
         means[f"{column}_mean"] = groups[column].mean(skipna=False)
         means[f"{column}_std"] = groups[column].std(skipna=False)
     return in_order(means.reset_index(), algorithm_order(frame))
@@ -151,20 +163,38 @@ def readable(summary: pd.DataFrame, last: int = 10) -> pd.DataFrame:
         f"loss (last {last})": "test_loss",
         "final accuracy": "final_accuracy",
         "best accuracy": "best_accuracy",
+        "volatility": "volatility",
+        f"drift (last {last})": "drift",
+        f"deviation among clients (last {last})": "client_accuracy_std",
+        f"worst clients (last {last})": "client_accuracy_worst",
+        f"best clients (last {last})": "client_accuracy_best",
     }
     table = pd.DataFrame({"data set": summary["dataset"]})
     table["stragglers"] = [percent(fraction) for fraction in summary["stragglers_fraction"]]
     table["algorithm"] = summary["algorithm"]
     table["runs"] = [_counted(row) for row in summary.to_dict("records")]
     for heading, name in values.items():
-        pairs = zip(summary[f"{name}_mean"], summary[f"{name}_std"], strict=True)
-        table[heading] = [_plus_minus(mean, std) for mean, std in pairs]
+        if f"{name}_mean" in summary:
+            pairs = zip(summary[f"{name}_mean"], summary[f"{name}_std"], strict=True)
+            missing = "diverged" if name in ALWAYS[:4] else "-"
+            table[heading] = [_plus_minus(mean, std, missing) for mean, std in pairs]
+    if "level" in summary:
+        table[f"rounds to {summary['level'].iloc[0]:g}"] = [_rounds(row) for row in summary.to_dict("records")]
     return table
 
 
-def _plus_minus(mean: float, std: float) -> str:
+def _rounds(row: Facts) -> str:
+    """Return the rounds to the level; a mean over some of the runs says over how many."""
+    if not row["reached"]:
+        return "not reached"
+    mean, std = row["rounds_to_level_mean"], row["rounds_to_level_std"]
+    text: str = f"{mean:.1f}" if pd.isna(std) else f"{mean:.1f} ± {std:.1f}"
+    return text if row["reached"] == row["runs"] else f"{text} ({row['reached']} of {row['runs']} runs)"
+
+
+def _plus_minus(mean: float, std: float, missing: str) -> str:
     if pd.isna(mean) or mean == float("inf"):
-        return "diverged"
+        return "diverged" if mean == float("inf") else missing
     digits = ".3f" if mean < 1e4 else ".3g"
     return f"{mean:{digits}}" if pd.isna(std) else f"{mean:{digits}} ± {std:{digits}}"
 
@@ -173,14 +203,3 @@ def _counted(row: Facts) -> str:
     if row["used"] == "unfinished":
         return f"{row['runs']} unfinished"
     return f"{row['runs']} (+ {row['unfinished']} unfinished)" if row["unfinished"] else str(row["runs"])
-
-
-def _per_run(frame: pd.DataFrame, last: int) -> pd.DataFrame:
-    runs = frame.dropna(subset=["test_accuracy"]).groupby("run", sort=False)
-    table = runs[[*EXPERIMENT, "status"]].first()
-    tails = runs.tail(last).groupby("run", sort=False)
-    table["test_accuracy"] = tails["test_accuracy"].mean()
-    table["test_loss"] = tails["test_loss"].mean(skipna=False)
-    table["final_accuracy"] = runs["test_accuracy"].last()
-    table["best_accuracy"] = runs["test_accuracy"].max()
-    return table

@@ -23,16 +23,23 @@ def write(
     repetition: int = 0,
     status: str = "finished",
     dataset: str = "mnist",
+    more: dict[str, Sequence[float | None]] | None = None,
     **settings: Any,
 ) -> Path:
-    """Write run.json and metrics.csv, a row per accuracy from round 0 on; losses default to 1 - accuracy."""
+    """Write run.json and metrics.csv, a row per accuracy from round 0 on; losses default to 1 - accuracy.
+
+    `more` holds further columns by name, None where there is no value.
+    """
     directory.mkdir(parents=True)
     losses = [1 - accuracy for accuracy in accuracies] if losses is None else losses
-    lines = [HEADER]
+    more = more or {}
+    lines = [",".join([HEADER, *more])]
     for round_num, (loss, accuracy) in enumerate(zip(losses, accuracies, strict=True)):
         train = "" if round_num == 0 else (loss if math.isnan(loss) else loss + 0.1)
         counted = 0 if round_num == 0 else 10
-        lines.append(f"{round_num},{loss},{accuracy},{train},{counted},{0.5 * round_num}")
+        further = [values[round_num] for values in more.values()]
+        row = (round_num, loss, accuracy, train, counted, 0.5 * round_num, *further)
+        lines.append(",".join("" if value is None else str(value) for value in row))
     (directory / "metrics.csv").write_text("\n".join(lines) + "\n", encoding="utf-8")
     record = {
         "status": status,

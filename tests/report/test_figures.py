@@ -29,6 +29,18 @@ def test_there_is_a_row_per_straggler_level_ascending_and_a_column_for_loss_and_
     assert [axes.get_xlabel() for axes in panels] == [""] * 4 + ["round"] * 2
 
 
+def test_drift_is_a_third_column_where_it_is_asked_for(tmp_path, write_run):
+    for index, drift in enumerate((1.0, 3.0)):
+        more = {"drift": [None, drift, 2 * drift]}
+        write_run(tmp_path / str(index), [0.1, 0.5, 0.6], repetition=index, more=more)
+    frame = read_runs([tmp_path])
+    assert len(comparison(frame).axes) == 2
+    axes = comparison(frame, drift=True).axes[2]
+    (line,) = named_lines(axes).values()
+    np.testing.assert_array_equal(line.get_ydata(), [np.nan, 2.0, 4.0])
+    assert (axes.get_ylabel(), axes.get_xlabel(), axes.get_ylim()[0]) == ("drift", "round", 0.0)
+
+
 def test_several_data_sets_are_named_in_the_titles(tmp_path, write_run):
     write_run(tmp_path / "0", [0.1], dataset="mnist")
     write_run(tmp_path / "1", [0.1], dataset="femnist")

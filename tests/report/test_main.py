@@ -53,6 +53,20 @@ def test_tables_are_written_as_printed_and_with_all_digits(sweep, tmp_path, caps
     assert row["test_accuracy_std"] == pytest.approx(0.2 / 2**0.5)
 
 
+def test_a_level_adds_the_rounds_to_it(sweep, tmp_path, capsys):
+    assert report.main([str(sweep), "--out", str(tmp_path / "figure.png"), "--level", "0.7"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].rstrip("| ").endswith("rounds to 0.7")
+    assert lines[2].rstrip("| ").endswith("1.0 (1 of 2 runs)")
+
+
+def test_drift_that_nobody_recorded_is_one_line(sweep, tmp_path, capsys):
+    assert report.main([str(sweep), "--out", str(tmp_path / "figure.png"), "--drift"]) == 2
+    error = capsys.readouterr().err
+    assert error == "error: no run has recorded its drift, as those of earlier versions did not; leave --drift out\n"
+    assert not (tmp_path / "figure.png").exists()
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -64,6 +78,10 @@ def test_tables_are_written_as_printed_and_with_all_digits(sweep, tmp_path, caps
         ),
         (["--out", "taken.png"], "error: --out must name a file, but taken.png is a directory"),
         (["--out", "figure.png", "--last", "0"], "error: --last must be >= 1, got 0"),
+        (
+            ["--out", "figure.png", "--level", "60"],
+            "error: --level must be above 0 and at most 1, got 60; it is a share of the test examples",
+        ),
     ],
 )
 def test_bad_arguments_are_one_line_before_any_run_is_read(tmp_path, monkeypatch, capsys, arguments, message):
@@ -103,4 +121,8 @@ def test_the_help_names_every_option(capsys):
     with pytest.raises(SystemExit, match="0"):
         report.main(["--help"])
     text = capsys.readouterr().out
-    assert [option for option in ("DIR", "--out", "--table", "--last", "example:") if option not in text] == []
+    assert [
+        option
+        for option in ("DIR", "--out", "--table", "--last", "--level", "--drift", "example:")
+        if option not in text
+    ] == []

@@ -177,6 +177,7 @@ def test_the_summary_uses_finished_runs_and_counts_the_others(tmp_path, write_ru
         "loss (last 1)": "0.200",
         "final accuracy": "0.800",
         "best accuracy": "0.800",
+        "volatility": "-",  # a single change
     }
 
 
@@ -244,6 +245,44 @@ def test_algorithms_come_as_fedavg_then_fedprox_by_mu_then_the_others(tmp_path, 
     summary = summarise(frame)
     assert summary["algorithm"].tolist() == names * 2
     assert summary["stragglers_fraction"].tolist() == [0.0] * 6 + [0.9] * 6
+
+
+def test_rounds_to_a_level_are_a_mean_over_the_runs_that_get_there_and_say_how_many_do(tmp_path, write_run):
+    for index, accuracies in enumerate(([0.1, 0.6, 0.7], [0.1, 0.2, 0.65], [0.1, 0.2, 0.3])):
+        for algorithm, count in (("FedAvg", 3), ("FedProx (mu = 1)", 2)):
+            if index < count:
+                write_run(tmp_path / f"{algorithm}{index}", accuracies, algorithm=algorithm, repetition=index)
+    write_run(tmp_path / "never", [0.1, 0.2, 0.3], algorithm="Krum")
+    summary = summarise(read_runs([tmp_path]), level=0.6)
+    assert summary["reached"].tolist() == [2, 2, 0]
+    assert summary["rounds_to_level_mean"].tolist()[:2] == [1.5, 1.5]  # rounds 1 and 2
+    expected = ["1.5 ± 0.7 (2 of 3 runs)", "1.5 ± 0.7", "not reached"]  # 1 / sqrt(2)
+    assert readable(summary)["rounds to 0.6"].tolist() == expected
+
+
+def test_what_was_recorded_has_columns_with_a_mean_over_all_runs_or_none(tmp_path, write_run):
+    for index, drift in enumerate((1.0, 3.0)):
+        write_run(tmp_path / f"a{index}", [0.1, 0.5], repetition=index, more={"drift": [None, drift]})
+        more = {"drift": [None, drift]} if index else {}
+        write_run(tmp_path / f"b{index}", [0.1, 0.5], repetition=index, algorithm="Krum", more=more)
+    table = readable(summarise(read_runs([tmp_path]), last=1), last=1)
+    assert table["drift (last 1)"].tolist() == ["2.000 ± 1.414", "-"]
+    assert not [heading for heading in table if "clients" in heading]
+
+
+def test_how_clients_differ_has_three_columns(tmp_path, write_run):
+    spread = {"client_accuracy_std": [0.4, 0.3], "client_accuracy_worst": [0.0, 0.2], "client_accuracy_best": [0.9, 1]}
+    run = write_run(tmp_path / "0", [0.1, 0.5], more=spread)
+    row = readable(summarise(read_runs([run]), last=2), last=2).iloc[0]
+    headings = ("deviation among clients (last 2)", "worst clients (last 2)", "best clients (last 2)")
+    assert [row[heading] for heading in headings] == ["0.350", "0.100", "0.950"]
+
+
+@pytest.mark.parametrize("level", [0.0, -0.1, 1.01, 60, math.nan])
+def test_a_level_that_is_no_share_is_an_error(tmp_path, write_run, level):
+    frame = read_runs([write_run(tmp_path / "0", [0.1])])
+    with pytest.raises(UserError, match=r"level must be above 0 and at most 1, got .*; it is a share"):
+        summarise(frame, level=level)
 
 
 def test_a_summary_over_no_round_is_an_error(tmp_path, write_run):
