@@ -10,7 +10,7 @@ from torch.nn import functional
 
 from fedprox.metrics import Evaluation
 from fedprox.solvers.problem import Params
-from fedprox.solvers.workspace import Workspace, in_fastest_layout, with_channels_last
+from fedprox.solvers.workspace import Workspace, tuned_for_cpu, with_channels_last
 from fedprox.threads import Pool
 
 _ON_CPU, _ON_GPU = 50, 10_000  # examples of a piece: activations that fit into a cache; enough work for a GPU
@@ -29,7 +29,7 @@ class ModuleEvaluator:
             piece: Examples that a thread takes at once; None for what suits the device.
         """
         on_cpu = features.device.type == "cpu"
-        fastest = in_fastest_layout(model, features[:3]) if on_cpu else model
+        fastest = tuned_for_cpu(model, features[:3]) if on_cpu else model
         self._features = features if fastest is model else with_channels_last(features)
         self._labels = labels
         self._workspace = _Loaded(fastest, str(features.device))

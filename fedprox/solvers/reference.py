@@ -13,7 +13,7 @@ from torch.nn import functional
 
 from fedprox.solvers.batches import Batches, DevicePictureBatches, PictureBatches, PictureInput, TensorBatches
 from fedprox.solvers.problem import LocalSolution, LocalWork, Params, SgdSettings
-from fedprox.solvers.workspace import TrainingWorkspace, draws_random_numbers, in_fastest_layout
+from fedprox.solvers.workspace import TrainingWorkspace, draws_random_numbers, tuned_for_cpu
 
 
 class ReferenceSolver:
@@ -44,7 +44,7 @@ class ReferenceSolver:
         fastest = model
         if examples is not None and device == "cpu":
             self.is_concurrent = not draws_random_numbers(model, examples.contiguous())
-            fastest = in_fastest_layout(model, examples)
+            fastest = tuned_for_cpu(model, examples)
         self._takes_channels_last = fastest is not model
         self._workspace = TrainingWorkspace(fastest, device)
         self._sgd = sgd

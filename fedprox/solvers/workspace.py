@@ -86,12 +86,14 @@ def draws_random_numbers(model: nn.Module, features: Tensor) -> bool:
         return not torch.equal(torch.get_rng_state(), before)
 
 
-def in_fastest_layout(model: nn.Module, features: Tensor) -> nn.Module:
-    """Return the model with the weights of its 2-d convolutions in the layout in which the CPU is fastest.
+def tuned_for_cpu(model: nn.Module, features: Tensor) -> nn.Module:
+    """Return a copy of a CNN that computes the same in less time on a CPU; any other model as it is.
 
-    With channels last a step of a CNN takes about a tenth less time; values are the same, their rounding may differ.
-    A model without convolutions, or whose forward pass depends on the layout, as by `view`, is returned as it is; one
-    that is not takes its inputs with channels last as well.
+    Weights of 2-d convolutions are laid out with channels last, as its inputs then may be too: a tenth of a step. In
+    an `nn.Sequential` a ReLU that stands before max-pooling moves behind it, where it has a quarter of the numbers:
+    another twentieth. Neither changes the result: the largest of some numbers and 0 is the same in either order, and
+    so is its gradient; with the other layout its rounding may differ. A model that depends on the layout, as by
+    `view`, or on what is between its layers, fails the trial and is returned as it is.
 
     Args:
         model: On the CPU; not changed.
@@ -101,7 +103,17 @@ def in_fastest_layout(model: nn.Module, features: Tensor) -> nn.Module:
     convolutions = [module for module in changed.modules() if isinstance(module, nn.Conv2d)]
     for module in convolutions:
         module.weight.data = module.weight.data.contiguous(memory_format=torch.channels_last)
-    return changed if convolutions and _runs(changed, with_channels_last(features)) else model
+    for layers in changed.modules():
+        if type(layers) is nn.Sequential:
+            _pool_first(layers)
+    return changed if convolutions and _agree(changed, model, features) else model
+
+
+def _pool_first(layers: nn.Sequential) -> None:
+    for place in range(len(layers) - 1):
+        first, second = layers[place], layers[place + 1]
+        if type(first) is nn.ReLU and type(second) is nn.MaxPool2d and not second.return_indices:
+            layers[place], layers[place + 1] = second, first
 
 
 def with_channels_last(features: Tensor) -> Tensor:
@@ -109,11 +121,13 @@ def with_channels_last(features: Tensor) -> Tensor:
     return features.contiguous(memory_format=torch.channels_last) if features.dim() == 4 else features
 
 
-def _runs(model: nn.Module, features: Tensor) -> bool:
-    """Return whether a forward pass in training mode succeeds; it leaves no trace."""
+def _agree(changed: nn.Module, model: nn.Module, features: Tensor) -> bool:
+    """Return whether a changed model takes inputs with channels last and gives the same; neither is left changed."""
     with torch.random.fork_rng(devices=[]), torch.no_grad():
         try:
-            copy.deepcopy(model).train()(features)
+            copy.deepcopy(changed).train()(with_channels_last(features))
+            result = copy.deepcopy(changed).eval()(with_channels_last(features))
+            expected = copy.deepcopy(model).eval()(features.contiguous())
+            return torch.allclose(result, expected, rtol=1e-3, atol=1e-4, equal_nan=True)
         except Exception:
             return False
-        return True

@@ -10,7 +10,7 @@ from torch.nn import functional
 
 from fedprox.language_models import lstm_shakespeare
 from fedprox.models import cnn, logistic
-from fedprox.solvers.workspace import TrainingWorkspace, Workspace, draws_random_numbers, in_fastest_layout
+from fedprox.solvers.workspace import TrainingWorkspace, Workspace, draws_random_numbers, tuned_for_cpu
 
 IMAGES = torch.randn(3, 1, 8, 8, generator=torch.Generator().manual_seed(0))
 TOKENS = torch.tensor([[0, 1, 2], [3, 1, 1], [2, 2, 0]])
@@ -91,9 +91,9 @@ def test_who_draws_random_numbers_is_found_out_without_a_trace(model, features, 
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
 
 
-def test_convolutions_get_the_fastest_layout_with_the_same_weights():
+def test_convolutions_get_channels_last_with_the_same_weights():
     model = cnn((1, 8, 8), 4)
-    changed = in_fastest_layout(model, IMAGES)
+    changed = tuned_for_cpu(model, IMAGES)
     assert changed[4].weight.is_contiguous(memory_format=torch.channels_last)
     assert model[4].weight.is_contiguous()  # the argument stays as it was
     for name, value in model.state_dict().items():
@@ -102,9 +102,9 @@ def test_convolutions_get_the_fastest_layout_with_the_same_weights():
 
 def test_a_model_that_depends_on_the_layout_keeps_its_own():
     model, images = Viewing(), IMAGES.repeat(1, 3, 1, 1)
-    assert in_fastest_layout(model, images) is model
+    assert tuned_for_cpu(model, images) is model
     reshaping = nn.Sequential(copy.deepcopy(model.conv), nn.Flatten(), copy.deepcopy(model.linear))
-    assert in_fastest_layout(reshaping, images) is not reshaping
+    assert tuned_for_cpu(reshaping, images) is not reshaping
 
 
 def mixed() -> nn.Module:
@@ -145,3 +145,50 @@ def test_tensors_are_laid_out_as_the_parameters_of_their_names_are():
         vector.copy_(values)
     for name, param in workspace.model.named_parameters():
         assert torch.equal(param, given[name]) is param.requires_grad
+
+
+class BetweenLayers(nn.Module):
+    """A model that takes what is between the layers of an nn.Sequential."""
+
+    def __init__(self):
+        super().__init__()
+        self.layers = nn.Sequential(nn.Conv2d(3, 2, 3), nn.ReLU(), nn.MaxPool2d(2), nn.Flatten(), nn.Linear(18, 4))
+
+    def forward(self, x):
+        between = self.layers[1](self.layers[0](x))
+        return self.layers[4](self.layers[3](self.layers[2](between))) + between.mean()
+
+
+def test_a_relu_before_max_pooling_moves_behind_it_and_gradients_are_the_same_to_the_bit():
+    model, images = cnn((3, 8, 8), 4), torch.randn(5, 3, 8, 8, generator=torch.Generator().manual_seed(1))
+    images[0] = -images[0].abs()  # windows that are below 0 throughout, and, after a zero weight, ties
+    model[1].weight.data[0] = 0
+    tuned = tuned_for_cpu(model, images)
+    kinds = [type(layer) for layer in tuned]
+    assert kinds.index(nn.MaxPool2d) + 1 == kinds.index(nn.ReLU)
+    assert [name for name, _ in tuned.named_parameters()] == [name for name, _ in model.named_parameters()]
+    laid_out = copy.deepcopy(model)  # the same layout, so that nothing is rounded otherwise
+    for layer in laid_out:
+        if isinstance(layer, nn.Conv2d):
+            layer.weight.data = layer.weight.data.contiguous(memory_format=torch.channels_last)
+    labels = torch.arange(5) % 4
+    gradients = [
+        torch.autograd.grad(functional.cross_entropy(each(images), labels), list(each.parameters()))
+        for each in (tuned, laid_out)
+    ]
+    assert all(torch.equal(one, other) for one, other in zip(*gradients, strict=True))
+
+
+def test_a_model_that_takes_what_is_between_its_layers_keeps_their_order():
+    model = BetweenLayers()
+    assert tuned_for_cpu(model, IMAGES.repeat(1, 3, 1, 1)) is model
+
+
+def test_pooling_that_returns_its_indices_stays_where_it_is():
+    layers = nn.Sequential(nn.Conv2d(3, 2, 3), nn.ReLU(), nn.MaxPool2d(2, return_indices=True))
+    assert tuned_for_cpu(layers, IMAGES.repeat(1, 3, 1, 1)) is layers  # its result is no tensor: nothing is known
+
+
+def test_a_model_without_convolutions_is_left_alone():
+    model = logistic((1, 8, 8), 4)
+    assert tuned_for_cpu(model, IMAGES) is model
