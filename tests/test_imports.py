@@ -75,6 +75,7 @@ ORDER = [
     "strategy",
     "client_app",
     "engines.identity",
+    "engines.balance",
     "engines.local",
     "engines.ray",
     "rounds",

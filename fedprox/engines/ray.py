@@ -3,7 +3,6 @@
 Ray is imported here alone, and only when this engine is chosen.
 """
 
-import heapq
 import logging
 import os
 import resource
@@ -20,6 +19,7 @@ os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
 import ray
 
 from fedprox.client_app import ClientSide
+from fedprox.engines.balance import balance
 from fedprox.engines.identity import act_as_server
 from fedprox.engines.local import LocalGrid
 from fedprox.errors import UserError, one_line
@@ -94,17 +94,6 @@ class RayGrid:
     def peak_memory_bytes(self) -> int:
         """Return the sum of the actors' peak resident memory."""
         return sum(ray.get([actor.peak_memory_bytes.remote() for actor in self._actors]))
-
-
-def balance(work: Sequence[int], num_shares: int) -> list[list[int]]:
-    """Return positions of `work` in `num_shares` lists of about equal sums: longest first, to the least loaded."""
-    loads = [(0, share) for share in range(num_shares)]
-    shares: list[list[int]] = [[] for _ in range(num_shares)]
-    for position in sorted(range(len(work)), key=lambda position: -work[position]):
-        load, share = heapq.heappop(loads)
-        shares[share].append(position)
-        heapq.heappush(loads, (load + work[position], share))
-    return shares
 
 
 class _Worker:

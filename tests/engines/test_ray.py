@@ -1,59 +1,17 @@
 """The engine on Ray actors: the local engine's results, to the bit, whatever happens to an actor."""
 
-import itertools
 import os
 import time
 
 import pytest
 import ray
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from fedprox.engines import ray as engine
+from fedprox.engines.balance import balance
 from fedprox.engines.local import LocalGrid
-from fedprox.engines.ray import RayGrid, balance
+from fedprox.engines.ray import RayGrid
 from fedprox.errors import UserError
 from fedprox.messages import node_id, task_of
-
-WORK = st.lists(st.integers(0, 10_000), max_size=30)
-
-# How work is split
-
-
-@given(work=WORK, num_shares=st.integers(1, 8))
-def test_every_piece_of_work_is_in_exactly_one_share(work, num_shares):
-    shares = balance(work, num_shares)
-    assert len(shares) == num_shares
-    assert sorted(position for share in shares for position in share) == list(range(len(work)))
-
-
-@given(work=WORK.filter(bool), num_shares=st.integers(1, 8))
-def test_no_share_is_above_the_mean_by_more_than_the_longest_piece(work, num_shares):
-    # The share that ends as the largest was the least loaded, so at most the mean, before its last piece.
-    loads = [sum(work[position] for position in share) for share in balance(work, num_shares)]
-    assert max(loads) <= sum(work) / num_shares + max(work)
-
-
-@settings(max_examples=30, deadline=None)
-@given(work=st.lists(st.integers(1, 100), min_size=1, max_size=6), num_shares=st.integers(1, 3))
-def test_longest_first_takes_at_most_four_thirds_of_the_best_split(work, num_shares):
-    # Graham (1969): at most 4/3 - 1/(3 m) of the best for m shares; the best is found by trying all.
-    best = min(
-        max(sum(piece for piece, at in zip(work, places, strict=True) if at == share) for share in range(num_shares))
-        for places in itertools.product(range(num_shares), repeat=len(work))
-    )
-    loads = [sum(work[position] for position in share) for share in balance(work, num_shares)]
-    assert 3 * num_shares * max(loads) <= (4 * num_shares - 1) * best
-
-
-def test_balance_by_hand():
-    # Longest first, each to the least loaded: 7 | 5 | 4 -> 4, 3 to the third (7), 2 to the second (7), 1 anywhere.
-    assert balance([1, 2, 3, 4, 5, 7], 3) == [[5, 0], [4, 1], [3, 2]]
-
-
-def test_equal_work_is_dealt_in_turn():
-    assert balance([5, 5, 5, 5], 2) == [[0, 2], [1, 3]]
-
 
 # On actors; this one first, because Ray is not running yet
 
