@@ -56,6 +56,7 @@ ORDER = [
     "solvers.problem",
     "solvers.compiling",
     "solvers.picture_kernels",
+    "solvers.pooling",
     "solvers.batches",
     "solvers.workspace",
     "solvers.reference",

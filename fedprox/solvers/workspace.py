@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from fedprox.solvers.pooling import RectifiedMaxPool2d
 from fedprox.solvers.problem import Params
 
 _REGISTER = 16  # numbers; a parameter begins where 64 bytes are aligned
@@ -89,11 +90,10 @@ def draws_random_numbers(model: nn.Module, features: Tensor) -> bool:
 def tuned_for_cpu(model: nn.Module, features: Tensor) -> nn.Module:
     """Return a copy of a CNN that computes the same in less time on a CPU; any other model as it is.
 
-    Weights of 2-d convolutions are laid out with channels last, as its inputs then may be too: a tenth of a step. In
-    an `nn.Sequential` a ReLU that stands before max-pooling moves behind it, where it has a quarter of the numbers:
-    another twentieth. Neither changes the result: the largest of some numbers and 0 is the same in either order, and
-    so is its gradient; with the other layout its rounding may differ. A model that depends on the layout, as by
-    `view`, or on what is between its layers, fails the trial and is returned as it is.
+    Weights of 2-d convolutions are laid out with channels last, as its inputs then may be too, and in an
+    `nn.Sequential` a ReLU and the max-pooling behind it become one layer. Values are the same, only that their rounding
+    may differ with the layout. A model that depends on the layout, as by `view`, or on what is between its layers,
+    fails the trial and is returned as it is.
 
     Args:
         model: On the CPU; not changed.
@@ -105,15 +105,15 @@ def tuned_for_cpu(model: nn.Module, features: Tensor) -> nn.Module:
         module.weight.data = module.weight.data.contiguous(memory_format=torch.channels_last)
     for layers in changed.modules():
         if type(layers) is nn.Sequential:
-            _pool_first(layers)
+            _join_pooling(layers)
     return changed if convolutions and _agree(changed, model, features) else model
 
 
-def _pool_first(layers: nn.Sequential) -> None:
+def _join_pooling(layers: nn.Sequential) -> None:
+    """Let one layer do what a ReLU and the max-pooling behind it do; all others keep their places and names."""
     for place in range(len(layers) - 1):
-        first, second = layers[place], layers[place + 1]
-        if type(first) is nn.ReLU and type(second) is nn.MaxPool2d and not second.return_indices:
-            layers[place], layers[place + 1] = second, first
+        if RectifiedMaxPool2d.can_replace(layers[place], layers[place + 1]):
+            layers[place], layers[place + 1] = RectifiedMaxPool2d(), nn.Identity()
 
 
 def with_channels_last(features: Tensor) -> Tensor:

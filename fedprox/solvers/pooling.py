@@ -1,0 +1,121 @@
+"""ReLU and max-pooling of 2 x 2 pixels in one pass on the CPU: to the bit what torch does in two, in half the time."""
+
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.nn import functional
+
+from fedprox.solvers.compiling import compiled
+
+Floats = NDArray[np.float32]
+Places = NDArray[np.uint8]
+ZERO = np.float32(0)
+
+
+class RectifiedMaxPool2d(nn.Module):
+    """ReLU and then `nn.MaxPool2d(2)`: compiled for float32 images with channels last, by torch for all others."""
+
+    @staticmethod
+    def can_replace(first: nn.Module, second: nn.Module) -> bool:
+        """Return whether two modules, one after the other, compute the same."""
+        if type(first) is not nn.ReLU or type(second) is not nn.MaxPool2d:
+            return False
+        sizes = (second.kernel_size, second.stride, second.padding, second.dilation)
+        are_pairs = all(size in (wanted, (wanted, wanted)) for size, wanted in zip(sizes, (2, 2, 0, 1), strict=True))
+        return are_pairs and not second.ceil_mode and not second.return_indices
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return the largest of every 2 x 2 pixels, or 0 where none is above it.
+
+        Args:
+            x: Shape (n, channels, height, width); the result's is (n, channels, height // 2, width // 2).
+        """
+        is_plain = x.dim() == 4 and x.dtype == torch.float32 and x.device.type == "cpu" and min(x.shape[2:]) >= 2
+        if is_plain and x.is_contiguous(memory_format=torch.channels_last):
+            return _Pool.apply(x)  # type: ignore[no-any-return,no-untyped-call]
+        return functional.relu(functional.max_pool2d(x, 2))
+
+
+class _Pool(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        num, channels, height, width = x.shape
+        largest = x.new_empty(num, height // 2, width // 2, channels)
+        ctx.places, ctx.shape = np.empty(largest.shape, np.uint8), (num, height, width, channels)
+        pool(x.permute(0, 2, 3, 1).numpy(), largest.numpy(), ctx.places)
+        return largest.permute(0, 3, 1, 2)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> Tensor:  # type: ignore[override]
+        rows = grad.permute(0, 2, 3, 1).contiguous()
+        whole = rows.new_empty(ctx.shape)
+        unpool(rows.numpy(), ctx.places, whole.numpy())
+        return whole.permute(0, 3, 1, 2)
+
+
+@compiled
+def pool(x: Floats, largest: Floats, places: Places) -> None:
+    """Write the largest of 0 and every 2 x 2 pixels, and its place: 0 to 3 by rows, the first of equals; 4 for none.
+
+    Args:
+        x: Shape (n, height, width, channels).
+        largest: Shape (n, height // 2, width // 2, channels), written.
+        places: Likewise, written.
+    """
+    num, height, width, channels = largest.shape
+    for image in range(num):
+        for line in range(height):
+            top, low = x[image, 2 * line], x[image, 2 * line + 1]
+            for column in range(width):
+                left, right = 2 * column, 2 * column + 1
+                for channel in range(channels):
+                    best, place = ZERO, 4
+                    value = top[left, channel]
+                    if value > best or value != value:  # nan is the largest
+                        best, place = value, 0
+                    value = top[right, channel]
+                    if value > best or value != value:
+                        best, place = value, 1
+                    value = low[left, channel]
+                    if value > best or value != value:
+                        best, place = value, 2
+                    value = low[right, channel]
+                    if value > best or value != value:
+                        best, place = value, 3
+                    largest[image, line, column, channel] = best
+                    places[image, line, column, channel] = place
+
+
+@compiled
+def unpool(grad: Floats, places: Places, whole: Floats) -> None:
+    """Write the gradient of `pool`'s input: its result's where an element was the largest, 0 elsewhere.
+
+    Args:
+        grad: Gradient of the result, shape (n, height // 2, width // 2, channels).
+        places: From `pool`.
+        whole: Shape (n, height, width, channels), written.
+    """
+    num, height, width, channels = grad.shape
+    if whole.shape[1] % 2 or whole.shape[2] % 2:
+        whole[:] = ZERO  # a last line or column that no window has
+    for image in range(num):
+        for line in range(height):
+            top, low = whole[image, 2 * line], whole[image, 2 * line + 1]
+            for column in range(width):
+                left, right = 2 * column, 2 * column + 1
+                # A loop for each place, and both values read before the choice: so LLVM makes vectors of them.
+                for channel in range(channels):
+                    slope, place = grad[image, line, column, channel], places[image, line, column, channel]
+                    top[left, channel] = slope if place == 0 else ZERO
+                for channel in range(channels):
+                    slope, place = grad[image, line, column, channel], places[image, line, column, channel]
+                    top[right, channel] = slope if place == 1 else ZERO
+                for channel in range(channels):
+                    slope, place = grad[image, line, column, channel], places[image, line, column, channel]
+                    low[left, channel] = slope if place == 2 else ZERO
+                for channel in range(channels):
+                    slope, place = grad[image, line, column, channel], places[image, line, column, channel]
+                    low[right, channel] = slope if place == 3 else ZERO
