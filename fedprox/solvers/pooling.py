@@ -49,7 +49,7 @@ class _Pool(torch.autograd.Function):
         return largest.permute(0, 3, 1, 2)
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> Tensor:  # type: ignore[override]
+    def backward(ctx: Any, grad: Tensor) -> Tensor:
         rows = grad.permute(0, 2, 3, 1).contiguous()
         whole = rows.new_empty(ctx.shape)
         unpool(rows.numpy(), ctx.places, whole.numpy())
