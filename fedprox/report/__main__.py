@@ -72,6 +72,13 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--level", type=float, metavar="A", help="also count the rounds to a test accuracy of A, such as 0.6"
     )
+    parser.add_argument(
+        "--by",
+        action="append",
+        default=[],
+        metavar="SETTING",
+        help="tell runs apart by this setting too, such as partition.alpha; may be given several times",
+    )
     parser.add_argument("--drift", action="store_true", help="also draw how far the clients' models drift")
     return parser
 
@@ -85,7 +92,7 @@ def _report(arguments: argparse.Namespace) -> None:
         raise UserError(f"--last must be >= 1, got {last}")
     if level is not None and not 0 < level <= 1:
         raise UserError(f"--level must be above 0 and at most 1, got {level:g}; it is a share of the test examples")
-    frame = read_runs(arguments.directories)
+    frame = read_runs(arguments.directories, arguments.by)
     summary = summarise(frame, last, level)
     text = readable(summary, last).to_markdown(index=False)
     try:

@@ -2,12 +2,14 @@
 
 import csv
 import json
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from fedprox.earlier import completed
 from fedprox.errors import UserError
 
 RECORD = ("status", "algorithm", "settings", "seed", "name")
@@ -30,12 +32,18 @@ def read_record(file: Path) -> dict[str, Any]:
         raise _broken(file, error) from error
 
 
-def identify(run: Path, record: dict[str, Any]) -> dict[str, Any]:
+def identify(run: Path, record: dict[str, Any], by: Sequence[str] = ()) -> dict[str, Any]:
     """Return the columns that tell a run from others: run, status, algorithm, mu, ..., dataset.
 
+    Args:
+        run: The run directory.
+        record: Its run.json.
+        by: Settings whose values join the data set's name, as in "cifar10, alpha = 0.1".
+
     Raises:
-        UserError: If mu, stragglers_fraction, seed or repetition is not a number or is missing.
+        UserError: If mu, stragglers_fraction, seed or repetition is not a number or is missing, or a setting is.
     """
+    values = [f", {name.rpartition('.')[2]} = {_setting(run, record, name)}" for name in by]
     try:
         mu = record["settings"].get("mu")
         return {
@@ -46,12 +54,21 @@ def identify(run: Path, record: dict[str, Any]) -> dict[str, Any]:
             "stragglers_fraction": float(record["settings"]["stragglers_fraction"]),
             "seed": int(record["seed"]),
             "repetition": int(record.get("repetition") or 0),
-            "dataset": str(record["name"]),
+            "dataset": str(record["name"]) + "".join(values),
         }
     except KeyError as error:
         raise _broken(run / "run.json", f"settings lack {error.args[0]}") from error
     except (AttributeError, TypeError, ValueError) as error:
         raise _broken(run / "run.json", error) from error
+
+
+def _setting(run: Path, record: dict[str, Any], name: str) -> Any:
+    value: Any = completed(record["settings"])
+    for key in name.split("."):
+        if not isinstance(value, Mapping) or key not in value:
+            raise UserError(f"{run} has no setting {name}; .hydra/config.yaml there shows those it has")
+        value = value[key]
+    return value
 
 
 def read_metrics(file: Path, finished: bool) -> dict[str, NDArray[np.float64]]:

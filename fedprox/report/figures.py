@@ -46,10 +46,10 @@ def comparison(frame: pd.DataFrame, *, drift: bool = False) -> Figure:
             _draw_experiment(right, experiment, "test_accuracy", algorithm, colour)
             for axes in further:
                 _draw_experiment(axes, experiment, "drift", algorithm, colour)
-        finish_loss(left, title, "test loss", limit)
-        finish_accuracy(right, title)
+        finish_loss(left, title, "test loss", limit)  # the row's title; it may be as wide as all its panels
+        finish_accuracy(right, "")
         for axes in further:
-            finish_drift(axes, title)
+            finish_drift(axes, "")
     for axes in grid[-1]:
         axes.set_xlabel("round")
     _add_legend(figure, means, algorithm_colours(frame))

@@ -30,11 +30,16 @@ def find_runs(paths: Iterable[str | Path]) -> list[Path]:
     return sorted(runs.values())
 
 
-def read_runs(paths: Iterable[str | Path]) -> pd.DataFrame:
+def read_runs(paths: Iterable[str | Path], by: Sequence[str] = ()) -> pd.DataFrame:
     """Return the rounds of all runs among and below `paths` as one tidy table.
 
     Whatever would distort a mean over these runs is told in warning lines on stderr: runs that are not
     finished, runs given twice, and runs of one experiment whose settings differ.
+
+    Args:
+        paths: Run directories, or folders of them.
+        by: Settings, such as partition.alpha, by whose values runs are told apart besides; they join the data set's
+            name.
 
     Returns:
         One row per run and round with the columns run (the directory), status, algorithm, mu (NaN where
@@ -43,11 +48,12 @@ def read_runs(paths: Iterable[str | Path]) -> pd.DataFrame:
         what else it has, NaN for runs that lack it.
 
     Raises:
-        UserError: If there is no run, no round in any run, or a run.json or metrics.csv is broken.
+        UserError: If there is no run, no round in any run, or a run.json or metrics.csv is broken, or a run lacks a
+            setting of `by`.
     """
     directories = find_runs(paths)
     records = [read_record(directory / "run.json") for directory in directories]
-    runs = [identify(directory, record) for directory, record in zip(directories, records, strict=True)]
+    runs = [identify(directory, record, by) for directory, record in zip(directories, records, strict=True)]
     tables = [
         rounds_of(directory, finished=run["status"] == "finished").assign(**run)
         for directory, run in zip(directories, runs, strict=True)

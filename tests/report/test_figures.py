@@ -23,7 +23,7 @@ def test_there_is_a_row_per_straggler_level_ascending_and_a_column_for_loss_and_
         write_run(tmp_path / str(fraction), [0.1, 0.5], stragglers_fraction=fraction)
     panels = comparison(read_runs([tmp_path])).axes
     names = ["test loss", "test accuracy"] * 3
-    levels = ["0 % stragglers"] * 2 + ["50 % stragglers"] * 2 + ["90 % stragglers"] * 2
+    levels = ["0 % stragglers", "", "50 % stragglers", "", "90 % stragglers", ""]  # a title for each row
     assert [axes.get_title(loc="left") for axes in panels] == levels
     assert [axes.get_ylabel() for axes in panels] == names
     assert [axes.get_xlabel() for axes in panels] == [""] * 4 + ["round"] * 2

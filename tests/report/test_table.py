@@ -289,3 +289,28 @@ def test_a_summary_over_no_round_is_an_error(tmp_path, write_run):
     frame = read_runs([write_run(tmp_path / "0", [0.1])])
     with pytest.raises(UserError, match="last must be >= 1, got 0"):
         summarise(frame, last=0)
+
+
+def test_runs_that_differ_in_a_setting_are_told_apart_where_that_is_asked(tmp_path, write_run, capsys):
+    for index, alpha in enumerate((0.1, 0.1, 1.0)):
+        settings = {"repetition": index % 2, "partition": {"alpha": alpha}}
+        write_run(tmp_path / str(index), [0.1, alpha / 2], **settings)
+    table = summarise(read_runs([tmp_path], by=["partition.alpha"]), last=1)
+    assert table["dataset"].tolist() == ["mnist, alpha = 0.1", "mnist, alpha = 1.0"]
+    assert table["runs"].tolist() == [2, 1]
+    assert table["final_accuracy_mean"].tolist() == [0.05, 0.5]
+    assert capsys.readouterr().err == ""
+    read_runs([tmp_path])
+    assert "differ in partition.alpha" in capsys.readouterr().err
+
+
+def test_a_setting_that_came_later_has_the_value_that_runs_had_before(tmp_path, write_run):
+    frame = read_runs([write_run(tmp_path / "0", [0.1])], by=["schedule.name", "batch_statistics"])
+    assert set(frame["dataset"]) == {"mnist, name = constant, batch_statistics = averaged"}
+
+
+@pytest.mark.parametrize("name", ["partition.beta", "alpha", "mu.alpha", ""])
+def test_a_setting_that_a_run_lacks_is_an_error(tmp_path, write_run, name):
+    run = write_run(tmp_path / "0", [0.1], partition={"alpha": 1.0})
+    with pytest.raises(UserError, match=rf"0 has no setting {name}; .hydra/config.yaml"):
+        read_runs([run], by=[name])
