@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from hydra import compose, initialize_config_dir
 
-from fedprox import assembly, experiment, main
+from fedprox import assembly, data_assembly, experiment, main
 from fedprox import config as schema
 from fedprox.data.federated import FederatedData
 from fedprox.plan import CohortPlan
@@ -30,7 +30,7 @@ def composed(overrides: Sequence[str]) -> dict[str, Any]:
 
 def prepared(config: dict[str, Any]) -> tuple[FederatedData, CohortPlan]:
     """Return a configuration's data divided among clients, and who takes part in which round."""
-    data = assembly.divided_data(config)
+    data = data_assembly.divided_data(config)
     return data, assembly.plan(config, data, experiment.check_settings(config))
 
 

@@ -18,7 +18,14 @@ PACKAGE = Path(fedprox.__file__).parent
 PARTS = {  # of the table -> modules below `fedprox`; a name stands for itself and all below it
     "training": ("solvers",),
     "examples of a client": ("data",),
-    "evaluation": ("metrics", "logistic_metrics", "federation_metrics", "client_gradients", "assembly"),
+    "evaluation": (
+        "metrics",
+        "logistic_metrics",
+        "module_evaluator",
+        "federation_metrics",
+        "client_gradients",
+        "assembly",
+    ),
     "plan and batch order": ("plan", "authors", "legacy", "seeds"),
     "messages and strategy": ("strategy", "messages", "arrays", "client_app", "engines", "rounds"),
     "records": ("records", "progress", "experiment"),

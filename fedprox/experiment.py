@@ -7,9 +7,10 @@ from typing import Any
 
 from flwr.serverapp.strategy import Strategy
 
-from fedprox import assembly, records
+from fedprox import assembly, data_assembly, records
 from fedprox.arrays import to_params, to_record
-from fedprox.config import check
+from fedprox.building import build
+from fedprox.config_checks import check
 from fedprox.data.federated import FederatedData
 from fedprox.plan import ExperimentProtocol
 from fedprox.progress import watched
@@ -29,11 +30,11 @@ def run(config: Mapping[str, Any], run_dir: Path) -> Round:
     """
     start = time.perf_counter()
     protocol = check_settings(config)
-    data = assembly.divided_data(config)
+    data = data_assembly.divided_data(config)
     model = assembly.initial_model(config, data)
     arrays = to_record(model.state_dict())
     strategy = Planned(
-        assembly.build(config, "strategy", Strategy),
+        build(config, "strategy", Strategy),
         assembly.plan(config, data, protocol),
         assembly.local_statistics(config, arrays),
     )
@@ -73,7 +74,7 @@ def check_settings(config: Mapping[str, Any]) -> ExperimentProtocol:
         UserError: If a setting is wrong.
     """
     check(config)
-    protocol: ExperimentProtocol = assembly.build(config, "protocol", ExperimentProtocol)
+    protocol: ExperimentProtocol = build(config, "protocol", ExperimentProtocol)
     protocol.check(config["num_epochs"], config["stragglers_fraction"], config["sampling"])
     return protocol
 
@@ -97,8 +98,8 @@ def _facts(config: Mapping[str, Any], data: FederatedData) -> dict[str, Any]:
     """Return what run.json says before the first round."""
     return {
         "algorithm": algorithm(config),
-        "name": assembly.data_name(config),
-        "data": assembly.summary(data),
+        "name": data_assembly.data_name(config),
+        "data": data_assembly.summary(data),
         "seed": config["seed"],
         "repetition": config.get("repeat_num", 0),
         "settings": dict(config),

@@ -10,10 +10,11 @@ from safetensors.torch import load_file
 from torch import nn
 from torch.nn import functional
 
-from fedprox import assembly, experiment
+from fedprox import assembly, data_assembly, experiment
 from fedprox.arrays import to_params, to_record
 from fedprox.batch_statistics import LocalStatistics
 from fedprox.client_app import Clients, ClientSide
+from fedprox.earlier import completed
 from fedprox.engines.identity import act_as_server
 from fedprox.messages import client_of, node_id, task_of
 from fedprox.plan import ClientTask, PaperProtocol, epoch_orders
@@ -43,7 +44,7 @@ def plain(input_shape: tuple[int, ...], num_classes: int) -> nn.Module:
 
 
 def config(**changes) -> dict:
-    return {
+    settings = {
         "num_clients": 5,
         "num_epochs": 2,
         "batch_size": BATCH,
@@ -71,6 +72,7 @@ def config(**changes) -> dict:
         "strategy": {"_target_": "fedprox.strategy.FedProx"},
         "engine": {"_target_": "fedprox.engines.local.LocalGrid", "num_threads": 2},
     } | changes
+    return completed(settings)
 
 
 def run(folder: Path, **changes) -> dict[str, torch.Tensor]:
@@ -89,7 +91,7 @@ def by_hand(settings: dict) -> dict[str, torch.Tensor]:
 
     Running statistics are each client's own: they start at the initial model's, and go on from its last round.
     """
-    data = assembly.divided_data(settings)
+    data = data_assembly.divided_data(settings)
     model = assembly.initial_model(settings, data)
     plan = assembly.plan(settings, data, PaperProtocol())
     state = {name: value.clone() for name, value in model.state_dict().items()}
@@ -205,7 +207,7 @@ def test_only_a_model_with_running_statistics_has_any(start):
 
 def test_feddanes_gradients_are_taken_with_the_clients_own_statistics(start):
     settings = config()
-    data = assembly.divided_data(settings)
+    data = data_assembly.divided_data(settings)
     side = ClientSide(data, normalised((8, 8), 10), SgdSettings(LR, BATCH))
     clients = Clients(side, side.make_solver())
     shifted = to_params(start)
@@ -241,7 +243,7 @@ def _gradient(params: dict[str, torch.Tensor], data, client: int) -> np.ndarray:
 
 def test_a_train_message_carries_them_and_the_shared_global_model_as_it_was(start):
     settings = config()
-    data = assembly.divided_data(settings)
+    data = data_assembly.divided_data(settings)
     plan = assembly.plan(settings, data, PaperProtocol())
     local = Planned(FedProx(), plan, LocalStatistics(start))
     for planned, carries in ((local, True), (Planned(FedProx(), plan), False)):

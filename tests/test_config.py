@@ -12,7 +12,8 @@ from hydra import compose, initialize_config_dir
 from omegaconf import MissingMandatoryValue
 
 import fedprox
-from fedprox.config import check, check_target, plain, register, unknown
+from fedprox.config import plain, register, unknown
+from fedprox.config_checks import check, check_target
 from fedprox.errors import UserError
 
 ROOT = Path(fedprox.__file__).parent

@@ -8,6 +8,7 @@ from hydra.errors import HydraException
 from omegaconf.errors import OmegaConfBaseException
 
 from fedprox import config as schema
+from fedprox.config_checks import check
 from fedprox.data.skew import class_counts, measure
 from fedprox.errors import UserError
 from fedprox.main import CONF
@@ -66,17 +67,17 @@ def _checked(overrides: list[str]) -> Config:
         UserError: If a setting is wrong.
     """
     config = {**schema.plain(compose("config", overrides)), **NO_TRAINING}
-    schema.check(config)
+    check(config)
     return config
 
 
 def _division(name: str, config: Mapping[str, Any]) -> Division:
     """Load the data, divide them and measure the skew of what the clients train on."""
     with without_garbage_collection():
-        from fedprox import assembly  # here: it imports torch, which --help does not need
+        from fedprox import data_assembly  # here: it imports torch, which --help does not need
 
-    data = assembly.divided_data(config)
+    data = data_assembly.divided_data(config)
     counts = class_counts(data.data.labels, data.train, data.data.num_classes)
     partition = config["partition"]["_target_"].rsplit(".", 1)[-1]
-    name = name or f"{assembly.data_name(config)}, {partition}"
+    name = name or f"{data_assembly.data_name(config)}, {partition}"
     return Division(name, counts, measure(counts, generator(config["seed"], Stream.PAIRS)))

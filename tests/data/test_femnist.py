@@ -12,7 +12,8 @@ import pytest
 from hydra import compose, initialize_config_dir
 
 import fedprox
-from fedprox.config import check, plain, register
+from fedprox.config import plain, register
+from fedprox.config_checks import check
 from fedprox.data.femnist import FILES, femnist, images_per_letter
 from fedprox.errors import UserError
 

@@ -10,6 +10,7 @@ import torch
 from safetensors.torch import load_file
 
 from fedprox import experiment
+from fedprox.earlier import completed
 from fedprox.engines import ray as ray_engine
 
 ENGINES = {
@@ -61,7 +62,7 @@ def _ray_ends_with_this_module():
 def run(engine: str, strategy: str, folder: Path, **changes) -> Path:
     folder.mkdir()
     chosen = {"strategy": {"_target_": f"fedprox.strategy.{strategy}"}, "engine": ENGINES[engine]}
-    experiment.run(copy.deepcopy(CONFIG | chosen | changes), folder)
+    experiment.run(completed(copy.deepcopy(CONFIG | chosen | changes)), folder)
     return folder
 
 

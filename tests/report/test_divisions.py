@@ -5,7 +5,7 @@ import csv
 import numpy as np
 import pytest
 
-from fedprox import assembly
+from fedprox import data_assembly
 from fedprox.data.digits import digits
 from fedprox.data.federated import LabelledData
 from fedprox.errors import UserError
@@ -73,10 +73,10 @@ def test_a_data_set_that_is_divided_in_several_ways_is_loaded_once(monkeypatch):
         return made[-1]
 
     monkeypatch.setattr("fedprox.data.digits.digits", counted)
-    assembly._loaded.cache_clear()
+    data_assembly._loaded.cache_clear()
     divisions(DIGITS, "partition.shards_per_client=2,4,5")
     assert len(made) == 1
-    assembly._loaded.cache_clear()
+    data_assembly._loaded.cache_clear()
 
 
 @pytest.mark.parametrize(

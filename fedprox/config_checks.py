@@ -1,0 +1,172 @@
+"""Every check of the configuration that needs no data."""
+
+import inspect
+import math
+import os
+import pkgutil
+import types
+import typing
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from fedprox.config import SETTINGS, client_device, unknown
+from fedprox.errors import UserError, one_line
+
+
+def check(config: Mapping[str, Any]) -> None:
+    """Raise UserError at the first setting that is out of its range; nothing is loaded.
+
+    Args:
+        config: The resolved configuration, as plain containers.
+    """
+    for name in config:
+        if name not in SETTINGS and name != "repeat_num":
+            raise unknown(name)
+    for name in SETTINGS:
+        if name not in config:
+            raise UserError(f"{name} is missing; leave ~{name} out")
+    for name in ("num_clients", "num_epochs", "batch_size", "num_rounds", "clients_per_round"):
+        _require(config[name] is None or config[name] >= 1, name, "an integer >= 1", config[name])
+    _require_finite(config, "learning_rate", "> 0", lambda value: value > 0)
+    _require_finite(config, "mu", ">= 0", lambda value: value >= 0, "; for no proximal term use --config-name fedavg")
+    _require_finite(config, "momentum", "at least 0 and below 1", lambda value: 0 <= value < 1)
+    _require_finite(config, "weight_decay", ">= 0", lambda value: value >= 0)
+    _require_finite(config, "stragglers_fraction", "between 0 and 1", lambda value: 0 <= value <= 1)
+    _require_finite(config, "hold_out", "at least 0 and below 1", lambda value: 0 <= value < 1)
+    for name, value in (("seed", config["seed"]), ("repeat_num", config.get("repeat_num", 0))):
+        _require(type(value) is int and 0 <= value < 2**32, name, "an integer >= 0 and below 2^32", value)
+    resources = config["client_resources"]
+    _require_finite(resources, "num_cpus", "> 0", lambda value: value > 0, "", "client_resources.")
+    _require_finite(resources, "num_gpus", ">= 0", lambda value: value >= 0, "", "client_resources.")
+    if config["num_clients"] is not None and config["clients_per_round"] > config["num_clients"]:
+        raise UserError(
+            f"clients_per_round must be at most num_clients={config['num_clients']}, "
+            f"got {config['clients_per_round']}; lower it or raise num_clients"
+        )
+    _require(
+        config["sampling"] in ("uniform", "proportional"), "sampling", "uniform or proportional", config["sampling"]
+    )
+    _check_evaluation(config["evaluation"], config["adaptive_mu"])
+    solvers = ("auto", "reference", "cohort")
+    _require(config["solver"] in solvers, "solver", "auto, reference or cohort", config["solver"])
+    statistics = config["batch_statistics"]
+    _require(statistics in ("averaged", "local"), "batch_statistics", "averaged or local", statistics)
+    _check_device(config["server_device"])
+    if config["engine"].get("address", "") is None:  # Ray on this machine
+        _check_resources(resources)
+    init = config["model"].get("init", "default")
+    _require(isinstance(init, str), "model.init", "default, zeros or a safetensors file", init)
+    schedule = config["schedule"]
+    _require(schedule["name"] in ("constant", "cosine"), "schedule.name", "constant or cosine", schedule["name"])
+    _require_finite(schedule, "final", "between 0 and 1", lambda value: 0 <= value <= 1, "", "schedule.")
+    if config["mixed_precision"] and client_device(config) == "cpu":
+        raise UserError(
+            "mixed_precision=true needs clients on a GPU, got clients on the CPU; set server_device=cuda with "
+            "engine=local, or client_resources.num_gpus with engine=ray"
+        )
+    for group in ("dataset", "partition", "feature_skew", "model", "strategy", "protocol", "engine", "augmentation"):
+        check_target(group, config[group])
+
+
+def check_target(group: str, node: Mapping[str, Any]) -> None:
+    """Raise UserError unless node["_target_"] can be called with the node's other keys.
+
+    A callable's signature is the schema of its group: names must be parameters, and values of plain types
+    (int, float, bool, str, or one of them or None) must fit the annotations.
+    """
+    path = node.get("_target_")
+    if not isinstance(path, str):
+        raise UserError(f"{group}._target_ must name a function or class as module.name, got {path!r}")
+    try:
+        target: Callable[..., Any] = pkgutil.resolve_name(path)
+        parameters = inspect.signature(target).parameters
+        hints = typing.get_type_hints(target.__init__ if inspect.isclass(target) else target)
+    except Exception as error:  # an import may fail in any way
+        raise UserError(f"{group}._target_={path} cannot be loaded: {one_line(error)}") from error
+    takes_any = any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values())
+    for name, value in node.items():
+        if name.startswith("_") or (group, name) == ("model", "init"):
+            continue
+        if name not in parameters and not takes_any:
+            raise UserError(f"{group}.{name} is unknown: {path} takes {', '.join(parameters) or 'nothing'}")
+        if name in hints and not _fits(value, hints[name]):
+            expected = getattr(hints[name], "__name__", str(hints[name]))
+            raise UserError(f"{group}.{name} must be of type {expected}, got {value!r}")
+
+
+def _fits(value: Any, hint: Any) -> bool:
+    """Return whether a value read from YAML fits an annotation; annotations that are not plain fit all."""
+    if typing.get_origin(hint) in (typing.Union, types.UnionType):
+        return any(_fits(value, option) for option in typing.get_args(hint))
+    if hint is type(None):
+        return value is None
+    if hint is float:
+        return isinstance(value, (int, float)) and not isinstance(value, bool)
+    if hint is int:
+        return isinstance(value, int) and not isinstance(value, bool)
+    return isinstance(value, hint) if hint in (bool, str) else True
+
+
+def _check_device(device: str) -> None:
+    import torch  # not before the cheaper checks have passed
+
+    try:
+        kind = torch.device(device).type
+    except RuntimeError:
+        kind = "unknown"
+    if kind not in ("cpu", "cuda"):
+        raise UserError(f"server_device must be cpu, cuda or cuda:<number>, got {device!r}")
+    if kind == "cuda" and not torch.cuda.is_available():
+        raise UserError(f"server_device={device} needs a GPU, and torch finds none here; use server_device=cpu")
+    if kind == "cuda" and (torch.device(device).index or 0) >= torch.cuda.device_count():
+        raise UserError(f"server_device={device} is not there: torch finds {torch.cuda.device_count()} GPUs")
+
+
+def _check_evaluation(evaluation: Mapping[str, Any], adaptive_mu: Mapping[str, Any]) -> None:
+    unknown_keys = set(evaluation) - {"name", "every", "per_class", "per_client"}
+    if unknown_keys:
+        known = "name, every, per_class and per_client"
+        raise UserError(f"evaluation.{min(unknown_keys)} is unknown: evaluation takes {known}")
+    name, every = evaluation.get("name"), evaluation.get("every")
+    _require(name in ("server", "clients"), "evaluation.name", "server or clients", name)
+    _require(type(every) is int and every >= 1, "evaluation.every", "an integer >= 1", every)
+    for detail in ("per_class", "per_client"):
+        value = evaluation.get(detail, False)
+        _require(type(value) is bool, f"evaluation.{detail}", "true or false", value)
+    if adaptive_mu["initial"] is not None:
+        _require_finite(adaptive_mu, "initial", ">= 0", lambda value: value >= 0, "", "adaptive_mu.")
+    _require_finite(adaptive_mu, "step", "> 0", lambda value: value > 0, "", "adaptive_mu.")
+    _require(adaptive_mu["patience"] >= 1, "adaptive_mu.patience", "an integer >= 1", adaptive_mu["patience"])
+    if adaptive_mu["enabled"] and (name != "clients" or every != 1):
+        raise UserError(
+            "adaptive_mu.enabled=true follows the training loss of all clients after every round, got "
+            f"evaluation={name} with evaluation.every={every}; use evaluation=clients with evaluation.every=1"
+        )
+
+
+def _check_resources(resources: Mapping[str, float]) -> None:
+    import torch
+
+    for name, available in (("num_cpus", os.cpu_count() or 1), ("num_gpus", torch.cuda.device_count())):
+        if resources[name] > available:
+            raise UserError(
+                f"client_resources.{name} must be at most {available}, which is what this machine has, "
+                f"got {resources[name]:g}; lower it, or use engine=local"
+            )
+
+
+def _require_finite(
+    config: Mapping[str, Any],
+    name: str,
+    rule: str,
+    holds: Callable[[float], bool],
+    remedy: str = "",
+    prefix: str = "",
+) -> None:
+    value = config[name]
+    _require(math.isfinite(value) and holds(value), prefix + name, "finite and " + rule, value, remedy)
+
+
+def _require(holds: bool, name: str, rule: str, value: object, remedy: str = "") -> None:
+    if not holds:
+        raise UserError(f"{name} must be {rule}, got {value}{remedy}")
