@@ -167,6 +167,16 @@ WORKLOADS = {
             tuple(Ratio("W5", "images_per_s", engine, RAW, True, _CORES) for engine in (LOCAL, RAY)),
         ),
         Workload(
+            "W5aug",
+            "W5 with pictures that are padded, cropped and mirrored; the raw training has them ready",
+            (
+                _ours("W5aug", LOCAL, *CIFAR, "augmentation=crop_flip", shown=_SPEED),
+                _ours("W5aug", RAY, *CIFAR, "augmentation=crop_flip", "client_resources.num_cpus=1", shown=_SPEED),
+                Case("W5aug", RAW, program=("{python}", "-m", "benchmarks.raw_torch"), shown=("images_per_s",)),
+            ),
+            tuple(Ratio("W5aug", "images_per_s", engine, RAW, True, _CORES) for engine in (LOCAL, RAY)),
+        ),
+        Workload(
             "W6",
             "W1's model and clients of 62 examples each, as many as the case says",
             tuple(

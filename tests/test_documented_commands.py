@@ -99,12 +99,19 @@ def made_small(arguments: list[str], data_dir: Path) -> list[str]:
         return arguments
     sweeps = bool({"--multirun", "-m"} & set(arguments))
     kept = [re.sub(r"range\((\d+)\)", _at_most_two, word) for word in arguments if not word.startswith("num_rounds=")]
-    kept = [
-        f"data_dir={data_dir}" if word.startswith("data_dir=") and not Path(word[9:]).is_absolute() else word
-        for word in kept
-    ]
+    kept = [_placed(word, data_dir) for word in kept]
     cheap = ["num_epochs=2", "clients_per_round=2"] if "model=cnn" in kept else []  # minutes otherwise
+    if any(word.startswith("experiment=") and "cifar10" in word for word in kept):
+        cheap = ["num_epochs=1", "clients_per_round=1"]
     return [*kept, *cheap, f"num_rounds={1 if sweeps else 2}"]
+
+
+def _placed(word: str, data_dir: Path) -> str:
+    """Return an argument with a relative place of data in this machine's data folder."""
+    name, _, place = word.partition("=")
+    if name not in ("data_dir", "dataset.path") or Path(place).is_absolute():
+        return word
+    return f"{name}={data_dir if name == 'data_dir' else data_dir / place}"
 
 
 def figure_made_small(arguments: list[str]) -> list[str]:
@@ -188,18 +195,22 @@ def test_a_documented_command_works(folders, environment, request, document, com
         line = [sys.executable, "-m", program, *arguments]
         return subprocess.run(line, cwd=folder, env=variables, capture_output=True, text=True, timeout=300)
 
-    if program != "fedprox.reproduce" and needs_mnist(words):
+    if program != "fedprox.reproduce" and needs_data(words):
         request.getfixturevalue("data_dir")  # skips, or fails under CI
     if program == "fedprox.report":
-        assert_reports(call, folder, filled_in(arguments_of(words), sweeps_in(folder)))
+        data_dir = Path(environment()["FEDPROX_DATA_DIR"])
+        arguments = [_placed(word, data_dir) for word in filled_in(arguments_of(words), sweeps_in(folder))]
+        assert_reports(call, folder, arguments)
     elif program == "fedprox.reproduce":
         assert_reproduces(call, folder, figure_made_small(arguments_of(words)))
     else:
         assert_runs(call, folder, made_small(arguments_of(words), Path(environment()["FEDPROX_DATA_DIR"])))
 
 
-def needs_mnist(words: list[str]) -> bool:
-    """Return whether a command reads MNIST, or reports on sweeps that did."""
+def needs_data(words: list[str]) -> bool:
+    """Return whether a command reads MNIST or the pictures, or reports on sweeps that did."""
+    if "dataset=image_folder" in words:
+        return True
     data = [word for word in words if word.startswith(("dataset=", "dataset._target_=", "experiment="))]
     return not any("mnist" not in word for word in data) and "--help" not in words
 

@@ -1,5 +1,6 @@
 """The jobs of a sweep side by side: `hydra/launcher=joblib`."""
 
+import csv
 import json
 import signal
 import subprocess
@@ -29,9 +30,10 @@ def finished(sweep: Path) -> list[str]:
     return sorted(file.parent.name for file in sweep.glob("*/model.safetensors"))
 
 
-def untimed(file: Path) -> list[list[str]]:
-    """Return metrics.csv without its last column, the seconds."""
-    return [line.split(",")[:-1] for line in file.read_text().splitlines()]
+def untimed(file: Path) -> list[dict[str, str]]:
+    """Return the rows of metrics.csv without the time."""
+    with file.open(newline="") as lines:
+        return [{name: value for name, value in row.items() if name != "time_s"} for row in csv.DictReader(lines)]
 
 
 @pytest.fixture
