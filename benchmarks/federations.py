@@ -1,9 +1,8 @@
-"""Data of the benchmarks' own, random but of the right shapes and sizes, and a model for them."""
+"""Data of the benchmarks' own, random but of the right shapes and sizes."""
 
 from dataclasses import replace
 
 import numpy as np
-from torch import nn
 
 from fedprox.data.federated import ClientIndex, FederatedData, Integers, LabelledData
 
@@ -58,21 +57,3 @@ def dirichlet(labels: Integers, num_clients: int, rng: np.random.Generator, *, a
         for part, piece in zip(parts, np.split(members, cuts), strict=True):
             part.append(piece)
     return [np.concatenate(part) for part in parts]
-
-
-def small_cnn(input_shape: tuple[int, ...], num_classes: int) -> nn.Module:
-    """Return LeNet-5 for 3 x 32 x 32 images with ReLU and max-pooling: 62,006 parameters with 10 classes."""
-    return nn.Sequential(
-        nn.Conv2d(input_shape[0], 6, kernel_size=5),
-        nn.ReLU(),
-        nn.MaxPool2d(2),
-        nn.Conv2d(6, 16, kernel_size=5),
-        nn.ReLU(),
-        nn.MaxPool2d(2),
-        nn.Flatten(),
-        nn.Linear(16 * 5 * 5, 120),
-        nn.ReLU(),
-        nn.Linear(120, 84),
-        nn.ReLU(),
-        nn.Linear(84, num_classes),
-    )

@@ -6,7 +6,7 @@ import time
 import torch
 from torch.nn import functional
 
-from benchmarks.federations import small_cnn
+from fedprox.vision_models import cnn_tutorial
 
 BATCH_SIZE, LEARNING_RATE = 32, 0.03
 
@@ -14,7 +14,7 @@ BATCH_SIZE, LEARNING_RATE = 32, 0.03
 def images_per_s(memory_format: torch.memory_format, num_steps: int = 1000) -> float:
     """Return the speed of SGD on batches that lie ready in memory, after a hundred steps of warming up."""
     torch.manual_seed(0)
-    model = small_cnn((3, 32, 32), 10)
+    model = cnn_tutorial((3, 32, 32), 10)
     model.to(memory_format=memory_format)  # type: ignore[call-overload]  # known to torch, not to its stubs
     features = torch.randn(64 * BATCH_SIZE, 3, 32, 32).to(memory_format=memory_format)
     labels = torch.randint(0, 10, (len(features),))
