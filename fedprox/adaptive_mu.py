@@ -1,6 +1,8 @@
 """Adapting mu to the training loss (Li et al. 2020, sec. 5.3.2 and app. C.3.3; figures 3 and 11)."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 
 @dataclass
@@ -18,6 +20,14 @@ class AdaptiveMu:
     patience: int = 5
     _last_loss: float | None = field(default=None, init=False, repr=False)
     _falls: int = field(default=0, init=False, repr=False)
+
+    def state(self) -> dict[str, float | int | None]:
+        """Return what later values depend on besides step and patience."""
+        return {"mu": self.mu, "last_loss": self._last_loss, "falls": self._falls}
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Go on from such a state."""
+        self.mu, self._last_loss, self._falls = state["mu"], state["last_loss"], state["falls"]
 
     def observe(self, loss: float) -> None:
         """Take note of the global training loss after a round, or of the initial model."""

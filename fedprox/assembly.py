@@ -21,9 +21,10 @@ from fedprox.data.federated import FederatedData
 from fedprox.data_assembly import data_name
 from fedprox.errors import UserError, one_line
 from fedprox.federation_metrics import FederationEvaluator, evaluator_on_test_set
+from fedprox.measuring import Evaluate
 from fedprox.model_checks import check_smallest_batch, check_takes_data
 from fedprox.plan import CohortPlan, ExperimentProtocol
-from fedprox.rounds import Engine, Evaluate
+from fedprox.rounds import Engine
 from fedprox.schedule import learning_rate_factor
 from fedprox.seeds import Stream, generator
 from fedprox.solvers.problem import SgdSettings

@@ -12,7 +12,7 @@ part often: one that has done few steps has statistics near the initial 0 and 1,
 A strategy that does not average, such as FedAdam, treats statistics as it treats weights, whichever is chosen.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 from flwr.app import ArrayRecord, Message
 
@@ -39,6 +39,14 @@ class LocalStatistics:
     def of(self, client: int) -> ArrayRecord:
         """Return a client's own statistics, as its last round left them."""
         return self._own.get(client, self._initial)
+
+    def state(self) -> dict[int, ArrayRecord]:
+        """Return the statistics of all clients that have trained."""
+        return dict(self._own)
+
+    def restore(self, state: Mapping[int, ArrayRecord]) -> None:
+        """Go on from such a state."""
+        self._own = dict(state)
 
     def keep(self, replies: Iterable[Message]) -> None:
         """Take over the statistics of the clients that have trained."""

@@ -12,9 +12,11 @@ from fedprox.arrays import to_params, to_record
 from fedprox.building import build
 from fedprox.config_checks import check
 from fedprox.data.federated import FederatedData
+from fedprox.measuring import several_at_once
+from fedprox.outcomes import Round
 from fedprox.plan import ExperimentProtocol
 from fedprox.progress import watched
-from fedprox.rounds import Round, run_rounds, several_at_once
+from fedprox.rounds import run_rounds
 from fedprox.strategy import Planned
 
 

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 from tqdm import tqdm
 
-from fedprox.rounds import Round
+from fedprox.outcomes import Round
 
 LINE_EVERY_S = 5.0
 _log = logging.getLogger("fedprox")

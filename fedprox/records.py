@@ -29,7 +29,7 @@ import torch
 from safetensors.torch import save_file
 
 from fedprox.metrics import Evaluation
-from fedprox.rounds import Round
+from fedprox.outcomes import Round
 
 METRICS = ("round", "test_loss", "test_accuracy", "train_loss_cohort", "num_clients_counted", "time_s", "drift")
 FEDERATION = (  # more columns with evaluation=clients

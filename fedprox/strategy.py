@@ -4,7 +4,7 @@ Every Flower strategy runs here with the same cohort: `Planned` lets it see the 
 only, and puts its messages into the order of the plan.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, cast
 
@@ -19,6 +19,7 @@ from fedprox.batch_statistics import LocalStatistics
 from fedprox.errors import UserError
 from fedprox.messages import node_id, only, task_record
 from fedprox.plan import ClientTask, CohortPlan
+from fedprox.strategy_state import StrategyState, layers
 
 _FLOWERS_METRICS = FedAvg().train_metrics_aggr_fn
 
@@ -137,7 +138,7 @@ class Planned(Strategy):
         self.strategy = strategy
         self._statistics = statistics
         self.plan = replace(plan, drops_stragglers=self._has("drops_stragglers"))  # type: ignore[type-var]
-        for layer in _layers(strategy):
+        for layer in layers(strategy):
             for name, value in _TAKE_ALL.items():
                 if hasattr(layer, name):
                     setattr(layer, name, value)
@@ -150,6 +151,17 @@ class Planned(Strategy):
             strategy.weighting = "equal"
         if self._has("corrects_gradients") and not hasattr(plan, "gradient_clients"):
             raise UserError("strategy=feddane samples two cohorts a round; use protocol=paper or flower")
+        self._state = StrategyState(strategy)
+
+    def state(self) -> dict[str, Any]:
+        """Return what later rounds depend on besides the model."""
+        return {"layers": self._state.take(), "statistics": self._statistics.state() if self._statistics else None}
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Go on from a state; batch statistics are taken over where this run and the earlier one keep them."""
+        self._state.restore(state["layers"])
+        if self._statistics and state["statistics"]:
+            self._statistics.restore(state["statistics"])
 
     def tasks(self, round_num: int) -> tuple[ClientTask, ...]:
         """Return the tasks of the clients that will be asked to train in this round."""
@@ -192,7 +204,7 @@ class Planned(Strategy):
         return {"task": task_record(task), **own}
 
     def _has(self, fact: str) -> bool:
-        return any(getattr(layer, fact, False) for layer in _layers(self.strategy))
+        return any(getattr(layer, fact, False) for layer in layers(self.strategy))
 
     def aggregate_train(
         self, server_round: int, replies: Iterable[Message]
@@ -236,10 +248,3 @@ class _Cohort:
 
     def get_node_ids(self) -> Iterable[int]:
         return self._node_ids
-
-
-def _layers(strategy: Any) -> Iterable[Any]:
-    """Yield a strategy and those it wraps, such as the one inside a differential-privacy wrapper."""
-    while strategy is not None:
-        yield strategy
-        strategy = getattr(strategy, "strategy", None)

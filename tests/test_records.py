@@ -13,9 +13,9 @@ from flwr.app import ArrayRecord
 from safetensors.torch import load_file
 
 from fedprox.metrics import ClassAccuracy, ClientSpread, Evaluation, FederationMetrics
+from fedprox.outcomes import ClientOutcome, Round
 from fedprox.plan import ClientTask
 from fedprox.records import CLIENTS, FEDERATION, METRICS, SPREAD, RunRecord, environment
-from fedprox.rounds import ClientOutcome, Round
 
 
 def outcome(round_num: int, accuracy: float = 0.5, loss: float = 1.5) -> Round:

@@ -8,10 +8,12 @@ from flwr.app import Array, ArrayRecord, Message, MetricRecord, RecordDict
 
 from fedprox.adaptive_mu import AdaptiveMu
 from fedprox.engines.identity import act_as_server
+from fedprox.measuring import several_at_once
 from fedprox.messages import task_of
 from fedprox.metrics import Evaluation, FederationMetrics
+from fedprox.outcomes import ClientOutcome, Round
 from fedprox.plan import ClientTask, FlowerProtocol, PaperProtocol, Plan
-from fedprox.rounds import ClientOutcome, Round, run_rounds, several_at_once
+from fedprox.rounds import run_rounds
 from fedprox.strategy import FedAvgWithStragglerDrop, FedProx, Planned
 
 SIZES = np.array([1, 4, 2, 8, 3, 5])
