@@ -7,10 +7,11 @@ from typing import Any
 import numpy as np
 from hydra import compose, initialize_config_dir
 
-from fedprox import assembly, data_assembly, experiment, main
+from fedprox import assembly, data_assembly, main
 from fedprox import config as schema
 from fedprox.data.federated import FederatedData
 from fedprox.plan import CohortPlan
+from fedprox.prepared import check_settings
 
 SETTINGS = ("num_rounds", "num_epochs", "batch_size", "learning_rate", "mu", "weight_decay")
 
@@ -24,14 +25,14 @@ def composed(overrides: Sequence[str]) -> dict[str, Any]:
     schema.register()
     with initialize_config_dir(version_base=None, config_dir=str(main.CONF)):
         config = schema.plain(compose("config", list(overrides)))
-    experiment.check_settings(config)
+    check_settings(config)
     return config
 
 
 def prepared(config: dict[str, Any]) -> tuple[FederatedData, CohortPlan]:
     """Return a configuration's data divided among clients, and who takes part in which round."""
     data = data_assembly.divided_data(config)
-    return data, assembly.plan(config, data, experiment.check_settings(config))
+    return data, assembly.plan(config, data, check_settings(config))
 
 
 def write(overrides: Sequence[str], file: Path) -> None:

@@ -56,6 +56,19 @@ class ScheduleSettings:
 
 
 @dataclass
+class CheckpointSettings:
+    """Which rounds a run can be resumed from; see `fedprox.checkpoint`.
+
+    Attributes:
+        every: Rounds from one checkpoint to the next; None for none at all.
+        keep: How many of the last are kept, besides the best; None for all.
+    """
+
+    every: int | None = 10
+    keep: int | None = 2
+
+
+@dataclass
 class Config:
     """All settings. The groups (dataset, partition, ...) name a function or class under `_target_`.
 
@@ -93,6 +106,10 @@ class Config:
     engine: dict[str, Any] = MISSING
     evaluation: dict[str, Any] = MISSING
     augmentation: dict[str, Any] = MISSING
+    checkpoint: CheckpointSettings = field(default_factory=CheckpointSettings)
+    resume: str | None = None
+    branch_from: str | None = None
+    branch_round: int | None = None
 
 
 SETTINGS = [setting.name for setting in fields(Config)]

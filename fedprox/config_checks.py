@@ -27,6 +27,9 @@ def check(config: Mapping[str, Any]) -> None:
             raise UserError(f"{name} is missing; leave ~{name} out")
     for name in ("num_clients", "num_epochs", "batch_size", "num_rounds", "clients_per_round"):
         _require(config[name] is None or config[name] >= 1, name, "an integer >= 1", config[name])
+    for name, value in config["checkpoint"].items():
+        _require(value is None or value >= 1, f"checkpoint.{name}", "an integer >= 1 or null", value)
+    _check_branch(config["branch_from"], config["branch_round"])
     _require_finite(config, "learning_rate", "> 0", lambda value: value > 0)
     _require_finite(config, "mu", ">= 0", lambda value: value >= 0, "; for no proximal term use --config-name fedavg")
     _require_finite(config, "momentum", "at least 0 and below 1", lambda value: 0 <= value < 1)
@@ -142,6 +145,15 @@ def _check_evaluation(evaluation: Mapping[str, Any], adaptive_mu: Mapping[str, A
             "adaptive_mu.enabled=true follows the training loss of all clients after every round, got "
             f"evaluation={name} with evaluation.every={every}; use evaluation=clients with evaluation.every=1"
         )
+
+
+def _check_branch(branch_from: str | None, branch_round: int | None) -> None:
+    if (branch_from is None) != (branch_round is None):
+        raise UserError(
+            "branch_from and branch_round go together: the directory of an earlier run, and one of its rounds, got "
+            f"branch_from={branch_from} and branch_round={branch_round}"
+        )
+    _require(branch_round is None or branch_round >= 1, "branch_round", "an integer >= 1", branch_round)
 
 
 def _check_resources(resources: Mapping[str, float]) -> None:

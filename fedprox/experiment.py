@@ -1,84 +1,78 @@
-"""From the checked configuration to a finished run directory; configuration goes no further down than here."""
+"""From the configuration to a finished run directory."""
 
+import logging
 import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from flwr.serverapp.strategy import Strategy
-
-from fedprox import assembly, data_assembly, records
-from fedprox.arrays import to_params, to_record
-from fedprox.building import build
-from fedprox.config_checks import check
-from fedprox.data.federated import FederatedData
+from fedprox import data_assembly
+from fedprox.arrays import to_params
+from fedprox.branching import adopt_rows, branch_point, lineage
+from fedprox.checkpoint import Checkpoint, Checkpoints, forget_after, latest
+from fedprox.environment import environment
+from fedprox.files import alone_in
 from fedprox.measuring import several_at_once
-from fedprox.outcomes import Round
-from fedprox.plan import ExperimentProtocol
+from fedprox.prepared import Experiment
 from fedprox.progress import watched
-from fedprox.rounds import run_rounds
-from fedprox.strategy import Planned
+from fedprox.recorded import read_record
+from fedprox.records import RunRecord
+
+_log = logging.getLogger("fedprox")
 
 
-def run(config: Mapping[str, Any], run_dir: Path) -> Round:
-    """Run one experiment and return its last round.
+def run(
+    config: Mapping[str, Any], run_dir: Path, *, resume: bool = False, origin: Mapping[str, Any] | None = None
+) -> Mapping[str, Any] | None:
+    """Run one experiment and return the last row of its metrics.csv.
 
     Args:
         config: The resolved configuration as plain containers.
         run_dir: An existing directory, which receives what `fedprox.records` describes.
+        resume: Go on from the directory's last checkpoint, if it has one; it is of a run with this configuration.
+        origin: More entries of run.json: how the configuration came about.
 
     Raises:
         UserError: If a setting or a data file is wrong; nothing is computed then.
     """
-    start = time.perf_counter()
-    protocol = check_settings(config)
-    data = data_assembly.divided_data(config)
-    model = assembly.initial_model(config, data)
-    arrays = to_record(model.state_dict())
-    strategy = Planned(
-        build(config, "strategy", Strategy),
-        assembly.plan(config, data, protocol),
-        assembly.local_statistics(config, arrays),
-    )
-    grid = assembly.engine(config, data, model)
-    evaluation = config["evaluation"]
-    on_clients = evaluation["name"] == "clients"
-    rounds = run_rounds(
-        arrays=arrays,
-        strategy=strategy,
-        grid=grid,
-        evaluate=assembly.evaluation(config, data, model),
-        mu=assembly.mu(config),
-        num_rounds=config["num_rounds"],
-        evaluate_every=evaluation["every"],
-        measure_gamma=on_clients,
-        learning_rate_factor=assembly.schedule(config),
-    )
-    columns = records.METRICS + records.FEDERATION * on_clients
-    columns += records.SPREAD * evaluation.get("per_client", False) + ("mu",) * config["adaptive_mu"]["enabled"]
-    per_class = evaluation.get("per_class", False)
-    setup_s = time.perf_counter() - start
-    with records.RunRecord(run_dir, _facts(config, data), columns, per_class=per_class) as record:
-        rounds_start = time.perf_counter()
-        for outcome in watched(several_at_once(rounds), config["num_rounds"], algorithm(config)):
+    begin = time.perf_counter()
+    if resume and (row := _final_row(config, run_dir)):
+        _log.info("%s is finished already", run_dir)
+        return row
+    experiment = Experiment.of(config)
+    with alone_in(run_dir):
+        facts = {**_facts(experiment), **(origin or {})}
+        start = latest(run_dir) if resume else None
+        if start:
+            facts = _continued(facts, run_dir, start)
+        state = start.record if start else None
+        if start is None and config["branch_from"]:
+            start, facts = branch_point(config), {**facts, "branched_from": lineage(config)}
+        if start:
+            experiment.check_start(start, run_dir if state else Path(config["branch_from"]))
+        forget_after(run_dir, start.round_num if state and start else 0)
+        with RunRecord(run_dir, facts, experiment.columns, **experiment.tables, state=state) as record:
+            if start and not state:
+                adopt_rows(record, config)
+            _record_rounds(experiment, start, record, begin)
+    return record.final
+
+
+def _record_rounds(experiment: Experiment, start: Checkpoint | None, record: RunRecord, begin: float) -> None:
+    """Run the rounds that are left, and finish the record."""
+    config, rounds_begin = experiment.config, time.perf_counter()
+    arrays, earlier_s = (start.arrays, start.time_s) if start else (experiment.arrays, 0.0)
+    with Checkpoints(record, **config["checkpoint"]) as checkpoints:
+        rounds = several_at_once(experiment.rounds(start))
+        for outcome in watched(rounds, config["num_rounds"], algorithm(config)):
             record.add(outcome)
-        now = time.perf_counter()
-        timings = {"setup_s": setup_s, "rounds_s": now - rounds_start, "total_s": now - start}
-        record.finish(to_params(outcome.arrays), timings, grid.peak_memory_bytes())
-    _draw_curves(run_dir)
-    return outcome
-
-
-def check_settings(config: Mapping[str, Any]) -> ExperimentProtocol:
-    """Return the protocol, after every check that needs no data.
-
-    Raises:
-        UserError: If a setting is wrong.
-    """
-    check(config)
-    protocol: ExperimentProtocol = build(config, "protocol", ExperimentProtocol)
-    protocol.check(config["num_epochs"], config["stragglers_fraction"], config["sampling"])
-    return protocol
+            checkpoints.after(outcome)
+            arrays = outcome.arrays
+    now = time.perf_counter()
+    timings = {"setup_s": rounds_begin - begin, "rounds_s": now - rounds_begin, "total_s": now - begin}
+    timings |= {name: timings[name] + earlier_s for name in ("rounds_s", "total_s")}
+    _draw_curves(record.path)
+    record.finish(to_params(arrays), timings, experiment.grid.peak_memory_bytes())
 
 
 def _draw_curves(run_dir: Path) -> None:
@@ -96,14 +90,34 @@ def algorithm(config: Mapping[str, Any]) -> str:
     return f"{name} (mu = {config['mu']:g})"
 
 
-def _facts(config: Mapping[str, Any], data: FederatedData) -> dict[str, Any]:
+def _facts(experiment: Experiment) -> dict[str, Any]:
     """Return what run.json says before the first round."""
+    config = experiment.config
     return {
         "algorithm": algorithm(config),
         "name": data_assembly.data_name(config),
-        "data": data_assembly.summary(data),
+        "data": data_assembly.summary(experiment.data),
         "seed": config["seed"],
         "repetition": config.get("repeat_num", 0),
-        "settings": dict(config),
-        **records.environment(),
+        "settings": {name: value for name, value in config.items() if name != "resume"},
+        **environment(),
     }
+
+
+def _final_row(config: Mapping[str, Any], run_dir: Path) -> Mapping[str, Any] | None:
+    """Return the last row of a run that has finished, with as many rounds as are wanted now; else None."""
+    if not (run_dir / "run.json").exists():
+        return None
+    record = read_record(run_dir / "run.json")
+    is_finished = record["status"] == "finished" and record["settings"]["num_rounds"] == config["num_rounds"]
+    return record["result"]["final"] if is_finished else None
+
+
+def _continued(facts: Mapping[str, Any], run_dir: Path, start: Checkpoint) -> dict[str, Any]:
+    """Return the facts of a resumed run: those of its first process, and when which other one took over."""
+    earlier = read_record(run_dir / "run.json")
+    present = {name: facts[name] for name in ("command", "versions", "git_commit", "hardware")}
+    if any(earlier.get(name) != present[name] for name in ("versions", "git_commit")):
+        _log.warning("%s was begun by another version of the program; its numbers may differ from now on", run_dir)
+    resumed = [*earlier.get("resumed", []), {"after_round": start.round_num, **present}]
+    return {**facts, **{name: earlier[name] for name in present if name in earlier}, "resumed": resumed}

@@ -8,6 +8,7 @@ import tempfile
 import traceback
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 # What others switch on by default; to be set before the imports that read it.
 os.environ.setdefault("FLWR_TELEMETRY_ENABLED", "0")
@@ -16,11 +17,13 @@ os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from fedprox import config as schema
 from fedprox.errors import UserError
+from fedprox.resuming import whole_command, without_resume
+from fedprox.signals import Terminated, terminated_like_interrupted
 from fedprox.startup import without_garbage_collection
 from fedprox.sweep import each_job_composed_once
 
@@ -38,10 +41,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         The exit status: 0; 2 after a mistake in the settings or the user's files, told in one line; 1 after
         an error in the code.
     """
-    given = sys.argv[1:] if argv is None else argv
-    sys.argv[1:] = sorted(given, key=_is_override)  # Hydra takes overrides on one side of its options only
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra's own handling prints many lines and exits with 1
     schema.register()
+    try:
+        given = whole_command(sys.argv[1:] if argv is None else argv, CONF)
+    except Exception as error:  # from composing the configuration of an earlier run
+        _tell(error)
+        return 2
+    sys.argv[1:] = sorted(given, key=_is_override)  # Hydra takes overrides on one side of its options only
     with tempfile.TemporaryDirectory(prefix="fedprox-") as folder:
         failures = Path(folder)
 
@@ -50,11 +57,11 @@ def main(argv: Sequence[str] | None = None) -> int:
             return _run(config, failures)
 
         try:
-            with each_job_composed_once():
+            with each_job_composed_once(), terminated_like_interrupted():
                 job()
-        except KeyboardInterrupt:
-            print("interrupted; what was measured is in the run directory", file=sys.stderr)
-            return 130
+        except KeyboardInterrupt as interrupt:
+            print("interrupted; what was measured is in the run directory, and resume=<it> goes on", file=sys.stderr)
+            return 143 if isinstance(interrupt, Terminated) else 130
         except SystemExit as end:  # --help, an option that Hydra does not know, or a sweep with a wrong value
             return int(end.code or 0)
         except Exception as error:  # from composing the configuration or making the run directory; jobs keep theirs
@@ -75,9 +82,13 @@ def _run(config: DictConfig, failures: Path) -> float | None:
         from fedprox import experiment  # here: it imports torch, which --help does not need
 
     logging.getLogger("flwr").setLevel(logging.ERROR)  # its per-round lines repeat what metrics.csv says
-    run_dir = Path(HydraConfig.get().runtime.output_dir)
+    hydra_config = HydraConfig.get()
+    run_dir = Path(hydra_config.runtime.output_dir)
+    overrides: Any = OmegaConf.to_container(hydra_config.overrides.task, resolve=False)  # "mu=${...}" is only text
+    origin = {"config_name": hydra_config.job.config_name, "overrides": without_resume(overrides)}
     try:
-        last = experiment.run(schema.plain(config), run_dir)
+        settings = schema.plain(config)
+        last = experiment.run(settings, run_dir, resume=bool(settings["resume"]), origin=origin)
     except (UserError, OmegaConfBaseException, OSError) as error:
         _tell(error)
         (failures / "2").touch()
@@ -87,7 +98,7 @@ def _run(config: DictConfig, failures: Path) -> float | None:
         (failures / "1").touch()
         return None
     logging.getLogger("fedprox").info("results: %s", os.path.relpath(run_dir))
-    return last.test.accuracy if last.test else None
+    return float(last["test_accuracy"]) if last else None
 
 
 def _tell(error: Exception) -> None:

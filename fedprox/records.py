@@ -5,29 +5,25 @@ clients.csv         one row per client of each cohort
 classes.csv         with evaluation.per_class, one row per class of each evaluated round
 run.json            settings, seed, versions, git commit, hardware, timings, memory, result, status
 model.safetensors   the last global model
+checkpoint/         what a resumed run goes on from; see `fedprox.checkpoint`
 
 `fedprox.experiment` adds curves.png, and Hydra its .hydra/ and main.log.
 """
 
-import csv
 import json
-import os
-import platform
 import resource
-import subprocess
-import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, astuple
-from functools import cache
-from importlib.metadata import version
 from math import isfinite
 from pathlib import Path
 from statistics import fmean
 from typing import Any, Self
 
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import save
 
+from fedprox.csv_table import CsvTable
+from fedprox.files import write_whole
 from fedprox.metrics import Evaluation
 from fedprox.outcomes import Round
 
@@ -54,65 +50,92 @@ CLIENTS = (
     "train_loss",
     "drift",
 )
-PACKAGES = ("flwr", "torch", "torchvision", "ray", "numpy", "hydra-core")
 
 
 class RunRecord:
-    """Writes one run directory; every row is on disk as soon as it is added."""
+    """Writes one run directory; every row is in its file as soon as it is added.
+
+    Attributes:
+        path: The run directory.
+        final: The last row of metrics.csv, by column.
+    """
 
     def __init__(
-        self, path: Path, facts: Mapping[str, Any], columns: Sequence[str] = METRICS, *, per_class: bool = False
+        self,
+        path: Path,
+        facts: Mapping[str, Any],
+        columns: Sequence[str] = METRICS,
+        *,
+        per_class: bool = False,
+        state: Mapping[str, Any] | None = None,
     ) -> None:
-        """Begin a run: status "running" and what is known beforehand.
+        """Begin a run, or go on with one: status "running" and what is known beforehand.
 
         Args:
             path: The run directory, which exists.
             facts: Entries of run.json, such as settings and seed.
             columns: Of metrics.csv: METRICS, also FEDERATION, SPREAD, "mu".
             per_class: Whether there is a classes.csv.
+            state: How far an earlier process had come with this directory; what it wrote after that goes.
+
+        Raises:
+            UserError: If its tables are not what they were then.
         """
         self._columns = tuple(columns)
         self.path = path
-        self._rows: list[dict[str, Any]] = []
+        self.final: Mapping[str, Any] | None = state["final"] if state else None
+        self._best: Mapping[str, Any] | None = state["best"] if state else None
         self._facts = dict(facts)
-        tables = {"metrics.csv": self._columns, "clients.csv": CLIENTS}
+        headers = {"metrics.csv": self._columns, "clients.csv": CLIENTS}
         if per_class:
-            tables["classes.csv"] = CLASSES
-        self._files = [(path / name).open("w", newline="") for name in tables]
-        self._metrics, self._clients, *self._classes = writers = [csv.writer(file) for file in self._files]
-        for writer, header in zip(writers, tables.values(), strict=True):
-            writer.writerow(header)
-        self._flush()
+            headers["classes.csv"] = CLASSES
+        marks = state["tables"] if state else {}
+        self._tables = {name: CsvTable(path / name, header, marks.get(name)) for name, header in headers.items()}
         self._save("running")
 
-    def add(self, outcome: Round) -> None:
-        """Append a round to metrics.csv and classes.csv, if it was evaluated, and its cohort to clients.csv."""
+    def add(self, outcome: Round) -> Mapping[str, Any] | None:
+        """Append a round to metrics.csv and classes.csv, if it was evaluated, and its cohort to clients.csv.
+
+        Returns:
+            The row of metrics.csv, if it has one.
+        """
+        row = None
         if outcome.test is not None:
             values = _values(outcome, outcome.test)
             row = {column: values[column] for column in self._columns}
-            self._rows.append(row)
-            self._metrics.writerow(row.values())
-            for writer in self._classes:
-                writer.writerows((outcome.round_num, *astuple(each)) for each in outcome.test.classes)
-        for client in outcome.clients:
-            self._clients.writerow(
-                (
-                    outcome.round_num,
-                    client.task.client,
-                    client.num_examples,
-                    client.task.is_straggler,
-                    client.task.num_epochs,
-                    client.num_steps,
-                    client.counted,
-                    client.train_loss,
-                    client.drift,
-                )
-            )
-        self._flush()
+            self._tables["metrics.csv"].add([row.values()])
+            if "classes.csv" in self._tables:
+                each_class = ((outcome.round_num, *astuple(each)) for each in outcome.test.classes)
+                self._tables["classes.csv"].add(each_class)
+            self._note(row)
+        self._tables["clients.csv"].add(_client_rows(outcome))
+        for table in self._tables.values():
+            table.set_mark()
+        return row
 
-    def _flush(self) -> None:
-        for file in self._files:
-            file.flush()
+    def adopt(self, rows: Mapping[str, Sequence[Mapping[str, str]]]) -> None:
+        """Begin with rows of an earlier run, by table and column; what that had no column for stays empty."""
+        for name, table in self._tables.items():
+            table.add([row.get(column, "") for column in table.columns] for row in rows[name])
+            table.set_mark()
+        for row in rows["metrics.csv"]:
+            self._note({column: _number(row.get(column, "")) for column in self._columns})
+
+    def _note(self, row: Mapping[str, Any]) -> None:
+        """Remember a row of metrics.csv for the result."""
+        self.final = row
+        if self._best is None or row["test_accuracy"] > self._best["test_accuracy"]:
+            self._best = row
+
+    def state(self) -> dict[str, Any]:
+        """Return how far the tables have come, for a process that goes on from here."""
+        marks = {name: table.mark for name, table in self._tables.items()}
+        return {"tables": marks, "final": self.final, "best": self._best}
+
+    def sync(self) -> None:
+        """Return once all rows are on the disk, and not only with the operating system."""
+        for table in self._tables.values():
+            table.sync()
 
     def finish(self, params: Mapping[str, torch.Tensor], timings: Mapping[str, float], peak_memory_bytes: int) -> None:
         """Complete the run: its last global model, what it took, and status "finished".
@@ -122,8 +145,7 @@ class RunRecord:
             timings: Seconds for setup_s, rounds_s and total_s.
             peak_memory_bytes: Of processes other than this one; this one's is added.
         """
-        tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in params.items()}
-        save_file(tensors, self.path / "model.safetensors")
+        write_whole(self.path / "model.safetensors", save({name: _plain(tensor) for name, tensor in params.items()}))
         own = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
         self._facts |= {"timings": dict(timings), "peak_memory_bytes": own + peak_memory_bytes}
         self._save("finished")
@@ -133,20 +155,42 @@ class RunRecord:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        """Keep what was measured, whatever happened."""
-        for file in self._files:
-            file.close()
-        if kind is not None:
-            self._save("interrupted" if issubclass(kind, KeyboardInterrupt) else "failed")
+        """Keep what was measured, whatever happened; half of a round is not."""
+        try:
+            for table in self._tables.values():
+                table.back_to_mark()
+                table.close()
+            if kind is not None:
+                self._save("interrupted" if issubclass(kind, KeyboardInterrupt) else "failed")
+        except OSError:
+            if kind is None or not issubclass(kind, OSError):  # else the disk is what failed
+                raise
 
     def _save(self, status: str) -> None:
         """Rewrite run.json, whole or not at all."""
-        best = max(self._rows, key=lambda row: float(row["test_accuracy"]), default=None)
-        result = {"final": _valid(self._rows[-1]), "best": _valid(best)} if best else None
+        result = {"final": _valid(self.final), "best": _valid(self._best)} if self.final and self._best else None
         facts = {"status": status, **self._facts, "result": result}
-        temporary = self.path / "run.json.part"
-        temporary.write_text(json.dumps(facts, indent=2, allow_nan=False) + "\n")
-        temporary.replace(self.path / "run.json")
+        write_whole(self.path / "run.json", (json.dumps(facts, indent=2, allow_nan=False) + "\n").encode())
+
+
+def _client_rows(outcome: Round) -> Iterator[tuple[object, ...]]:
+    """Yield a row per client of the cohort, as CLIENTS has it."""
+    for client in outcome.clients:
+        task = client.task
+        yield (
+            *(outcome.round_num, task.client, client.num_examples, task.is_straggler, task.num_epochs),
+            *(client.num_steps, client.counted, client.train_loss, client.drift),
+        )
+
+
+def _number(text: str) -> int | float | None:
+    if not text:
+        return None
+    return int(text) if text.isdigit() else float(text)
+
+
+def _plain(tensor: torch.Tensor) -> torch.Tensor:
+    return tensor.detach().cpu().contiguous()
 
 
 def _values(outcome: Round, test: Evaluation) -> dict[str, Any]:
@@ -171,49 +215,3 @@ def _values(outcome: Round, test: Evaluation) -> dict[str, Any]:
 def _valid(row: Mapping[str, Any]) -> dict[str, Any]:
     """Return a row for JSON, which has no nan and no infinity: null for them."""
     return {name: None if isinstance(value, float) and not isfinite(value) else value for name, value in row.items()}
-
-
-def environment() -> dict[str, Any]:
-    """Return what a result may depend on besides the settings: command, versions, commit, hardware."""
-    return {
-        "command": [Path(sys.argv[0]).name, *sys.argv[1:]],
-        "versions": {"python": platform.python_version(), **_versions()},
-        "git_commit": _git_commit(),
-        "hardware": {
-            "platform": platform.platform(),
-            "cpu": _cpu_name(),
-            "num_cpus": os.cpu_count(),
-            "num_threads": torch.get_num_threads(),  # of torch, and of engine=local where nothing else is set
-            "memory_bytes": os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
-            "gpus": [torch.cuda.get_device_name(gpu) for gpu in range(torch.cuda.device_count())],
-        },
-    }
-
-
-@cache
-def _versions() -> dict[str, str]:
-    return {name: version(name) for name in PACKAGES}
-
-
-@cache  # the code that this process runs was read once, too
-def _git_commit() -> str | None:
-    """Return the commit of this code, with "-dirty" after it where files were changed; None outside a checkout."""
-    command = ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
-    try:
-        done = subprocess.run(command, cwd=Path(__file__).parent, capture_output=True, text=True, timeout=10)
-    except (OSError, subprocess.TimeoutExpired):
-        return None
-    return done.stdout.strip() or None
-
-
-@cache
-def _cpu_name() -> str:
-    """Return the processor's name, from /proc where there is one."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        return platform.processor()
-    return next(
-        (line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")),
-        platform.processor(),
-    )

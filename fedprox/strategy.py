@@ -159,7 +159,8 @@ class Planned(Strategy):
 
     def restore(self, state: Mapping[str, Any]) -> None:
         """Go on from a state; batch statistics are taken over where this run and the earlier one keep them."""
-        self._state.restore(state["layers"])
+        if state["layers"]:  # not those of another strategy
+            self._state.restore(state["layers"])
         if self._statistics and state["statistics"]:
             self._statistics.restore(state["statistics"])
 

@@ -23,7 +23,7 @@ class CheckFirst(Callback):
     def on_multirun_start(self, config: DictConfig, **_: Any) -> None:
         """Compose and check a configuration for each value of each swept setting."""
         with without_garbage_collection():
-            from fedprox.experiment import check_settings  # here: it imports torch, which --help does not need
+            from fedprox.prepared import check_settings  # here: it imports torch, which --help does not need
 
         try:
             for overrides in each_value_once(config.hydra.overrides.task):

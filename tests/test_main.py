@@ -92,7 +92,7 @@ def test_the_run_directory_holds_what_is_promised_and_nothing_else(run):
     files = {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
     ours = {"metrics.csv", "clients.csv", "run.json", "model.safetensors", "curves.png"}
     hydras = {"main.log", ".hydra/config.yaml", ".hydra/hydra.yaml", ".hydra/overrides.yaml"}
-    assert files == ours | hydras
+    assert files == ours | hydras | {"checkpoint/round_000002.safetensors"}
     assert (folder / "curves.png").read_bytes().startswith(b"\x89PNG")
 
 

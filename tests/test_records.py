@@ -2,9 +2,7 @@
 
 import csv
 import json
-import platform
 from dataclasses import replace
-from importlib.metadata import version
 from pathlib import Path
 
 import pytest
@@ -15,7 +13,7 @@ from safetensors.torch import load_file
 from fedprox.metrics import ClassAccuracy, ClientSpread, Evaluation, FederationMetrics
 from fedprox.outcomes import ClientOutcome, Round
 from fedprox.plan import ClientTask
-from fedprox.records import CLIENTS, FEDERATION, METRICS, SPREAD, RunRecord, environment
+from fedprox.records import CLIENTS, FEDERATION, METRICS, SPREAD, RunRecord
 
 
 def outcome(round_num: int, accuracy: float = 0.5, loss: float = 1.5) -> Round:
@@ -264,12 +262,3 @@ def test_run_json_stays_valid_json_when_a_run_diverges(tmp_path):
         record.add(outcome(2, loss=float("inf")))
         finish(record)
     assert run_json(tmp_path)["status"] == "finished"
-
-
-def test_the_environment_names_what_a_result_depends_on():
-    facts = environment()
-    assert json.loads(json.dumps(facts)) == facts
-    for package in ("flwr", "torch", "ray", "numpy"):
-        assert facts["versions"][package] == version(package)
-    assert facts["versions"]["python"] == platform.python_version()
-    assert facts["hardware"]["num_cpus"] >= 1

@@ -1,13 +1,14 @@
 """What would silently distort a mean over runs, told in one line each."""
 
-import json
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from fedprox.recorded import FREE, flattened
+
 EXPERIMENT = ["dataset", "stragglers_fraction", "algorithm"]  # runs that agree here are repetitions
 # Settings in which repetitions may differ: they choose the draws, or where and how fast a run computes.
-NUMBERLESS = ("seed", "repeat_num", "engine", "client_resources", "server_device", "data_dir")
+NUMBERLESS = ("seed", "repeat_num", *FREE)
 
 Facts = Mapping[Any, Any]
 
@@ -52,7 +53,7 @@ def _unfinished(statuses: Sequence[str]) -> list[str]:
 
 def _mixed(runs: Sequence[Facts], settings: Sequence[Facts]) -> list[str]:
     """Return a line where the runs of one experiment are no repetitions of each other."""
-    flat = [_flatten(nested) for nested in settings]
+    flat = [flattened(nested, NUMBERLESS) for nested in settings]
     names = sorted({name for each in flat for name in each})
     differing = [name for name in names if len({each.get(name) for each in flat}) > 1]
     if differing:
@@ -61,16 +62,3 @@ def _mixed(runs: Sequence[Facts], settings: Sequence[Facts]) -> list[str]:
     if copies:
         return [f"{copies} of {len(runs)} runs of {label(runs[0])} repeat another's seed; give each once"]
     return []
-
-
-def _flatten(settings: Facts, prefix: str = "") -> dict[str, str]:
-    """Return the settings that make an experiment as dotted name -> JSON text."""
-    flat: dict[str, str] = {}
-    for key, value in settings.items():
-        if key in NUMBERLESS:
-            continue
-        if isinstance(value, Mapping):
-            flat |= _flatten(value, f"{prefix}{key}.")
-        else:
-            flat[f"{prefix}{key}"] = json.dumps(value)
-    return flat

@@ -1,7 +1,6 @@
 """One run directory -> who the run is (run.json) and what it measured (metrics.csv)."""
 
 import csv
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,25 +10,9 @@ from numpy.typing import NDArray
 
 from fedprox.earlier import completed
 from fedprox.errors import UserError
+from fedprox.recorded import broken
 
-RECORD = ("status", "algorithm", "settings", "seed", "name")
 METRICS = ("round", "test_loss", "test_accuracy", "train_loss_cohort", "num_clients_counted", "time_s")
-
-
-def read_record(file: Path) -> dict[str, Any]:
-    """Return run.json.
-
-    Raises:
-        UserError: If it cannot be read or lacks a key of RECORD.
-    """
-    try:
-        record = json.loads(file.read_text(encoding="utf-8"))
-        lacking = [key for key in RECORD if key not in record]
-        if lacking:
-            raise ValueError(f"it lacks {', '.join(lacking)}")
-        return dict(record)
-    except (OSError, TypeError, ValueError) as error:
-        raise _broken(file, error) from error
 
 
 def identify(run: Path, record: dict[str, Any], by: Sequence[str] = ()) -> dict[str, Any]:
@@ -57,9 +40,9 @@ def identify(run: Path, record: dict[str, Any], by: Sequence[str] = ()) -> dict[
             "dataset": str(record["name"]) + "".join(values),
         }
     except KeyError as error:
-        raise _broken(run / "run.json", f"settings lack {error.args[0]}") from error
+        raise broken(run / "run.json", f"settings lack {error.args[0]}") from error
     except (AttributeError, TypeError, ValueError) as error:
-        raise _broken(run / "run.json", error) from error
+        raise broken(run / "run.json", error) from error
 
 
 def _setting(run: Path, record: dict[str, Any], name: str) -> Any:
@@ -97,7 +80,7 @@ def read_metrics(file: Path, finished: bool) -> dict[str, NDArray[np.float64]]:
             raise ValueError("the rounds do not increase from 0 on")
         return columns
     except (OSError, ValueError) as error:
-        raise _broken(file, error) from error
+        raise broken(file, error) from error
 
 
 def _check_table(header: list[str], rows: list[list[str]]) -> None:
@@ -107,7 +90,3 @@ def _check_table(header: list[str], rows: list[list[str]]) -> None:
     for line, row in enumerate(rows, start=2):
         if len(row) != len(header):
             raise ValueError(f"line {line} has {len(row)} values for {len(header)} columns")
-
-
-def _broken(file: Path, reason: object) -> UserError:
-    return UserError(f"{file} cannot be used: {reason}; mend it or move this run away")

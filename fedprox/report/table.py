@@ -8,8 +8,9 @@ import pandas as pd
 
 from fedprox.earlier import completed
 from fedprox.errors import UserError
+from fedprox.recorded import read_record
 from fedprox.report.checks import EXPERIMENT, Facts, distortions, label, percent
-from fedprox.report.directory import identify, read_metrics, read_record
+from fedprox.report.directory import identify, read_metrics
 from fedprox.report.measures import ALWAYS, per_run, recorded
 
 

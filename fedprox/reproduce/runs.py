@@ -1,9 +1,9 @@
 """Run what is missing, and keep what is done."""
 
-import json
 import logging
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,11 +11,8 @@ from hydra import compose, initialize_config_dir
 
 from fedprox import config as schema
 from fedprox import main
-from fedprox.earlier import completed
+from fedprox.recorded import status_of
 from fedprox.reproduce.figures import Job
-
-# Settings that may differ between a run that is done and one that would be done now: where and how it computes.
-PLACE = ("engine", "client_resources", "server_device", "data_dir")
 
 Config = dict[str, Any]
 Run = Callable[[Mapping[str, Any], Path], object]
@@ -40,20 +37,21 @@ def run_missing(
     Raises:
         UserError: If a setting or a data file is wrong.
     """
-    from fedprox import experiment  # here: it imports torch, which --help does not need
+    from fedprox import experiment, prepared  # here: they import torch, which --help does not need
 
     logging.getLogger("flwr").setLevel(logging.ERROR)  # its per-round lines repeat what metrics.csv says
     configs = settings_of({folder_of(job, out): job for job in jobs}, place or {})
     for config in configs.values():
-        experiment.check_settings(config)
-    missing = {folder: config for folder, config in configs.items() if not is_done(folder, config)}
+        prepared.check_settings(config)
+    states = {folder: status_of(folder, config) for folder, config in configs.items()}
+    missing = {folder: config for folder, config in configs.items() if states[folder] != "finished"}
     print(f"{len(configs)} runs, {len(configs) - len(missing)} of them done already", flush=True)
     start = time.perf_counter()
     for number, (folder, config) in enumerate(missing.items()):
         left_s = (time.perf_counter() - start) / number * (len(missing) - number) if number else None
         print(f"run {number + 1} of {len(missing)}{_left(left_s)}: {folder.name}", flush=True)
         folder.mkdir(parents=True, exist_ok=True)
-        (run or experiment.run)(config, folder)
+        (run or partial(experiment.run, resume=states[folder] is not None))(config, folder)
     return len(missing)
 
 
@@ -75,28 +73,6 @@ def settings_of(jobs: Mapping[Path, Job], place: Mapping[str, Sequence[str]]) ->
             repetition = {"repeat_num": job.repetition} if job.repetition else {}
             configs[folder] = {**composed[overrides], **repetition}
     return configs
-
-
-def is_done(folder: Path, config: Config) -> bool:
-    """Return whether a folder holds a finished run with these settings, PLACE left aside."""
-    try:
-        record = json.loads((folder / "run.json").read_text(encoding="utf-8"))
-        return record["status"] == "finished" and _comparable(record["settings"]) == _comparable(config)
-    except (OSError, ValueError, KeyError, TypeError):  # no run, or one whose record is damaged
-        return False
-
-
-def _comparable(settings: Config) -> Config:
-    """Return settings without those of PLACE, and with those that came later than the run."""
-    return _without_place(completed(settings))
-
-
-def _without_place(settings: Config) -> Config:
-    return {
-        key: _without_place(value) if isinstance(value, dict) else value
-        for key, value in settings.items()
-        if key not in PLACE
-    }
 
 
 def _left(time_s: float | None) -> str:

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pandas as pd
 
+from fedprox.recorded import read_record
 from fedprox.report.checks import percent
-from fedprox.report.directory import read_record
 from fedprox.report.table import rounds_of
 from fedprox.reproduce.figures import DATASETS, Figure, Job
 from fedprox.reproduce.runs import folder_of

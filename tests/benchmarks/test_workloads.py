@@ -13,7 +13,7 @@ from benchmarks.summary import UNITS
 from benchmarks.workloads import WORKLOADS, against, changed, of_engine, shown_of
 from fedprox import config as schema
 from fedprox import main
-from fedprox.experiment import check_settings
+from fedprox.prepared import check_settings
 from fedprox.sweep import each_value_once
 
 ROOT = Path(__file__).parents[2]

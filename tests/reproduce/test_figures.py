@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from fedprox.experiment import check_settings
+from fedprox.prepared import check_settings
 from fedprox.reproduce.figures import DATASETS, FIGURES, FIVE, SYNTHETIC, jobs_of
 from fedprox.reproduce.runs import folder_of, settings_of
 

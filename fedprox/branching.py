@@ -1,0 +1,78 @@
+"""A new run that begins at a round of an earlier one: `branch_from` and `branch_round`."""
+
+import csv
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from fedprox.checkpoint import Checkpoint, latest
+from fedprox.earlier import completed
+from fedprox.errors import UserError
+from fedprox.prepared import Experiment
+from fedprox.recorded import FREE, broken, differences, read_record
+from fedprox.records import RunRecord
+
+_MU = ("mu", "adaptive_mu")
+_TABLES = ("metrics.csv", "clients.csv", "classes.csv")
+
+
+def branch_point(config: Mapping[str, Any]) -> Checkpoint:
+    """Return the state after round `branch_round` of the run `branch_from`, for a run with other settings.
+
+    Where no checkpoint of that round is left, the run is done again from the one before it, as it was then. The
+    strategy's state goes along where the strategy is the same, and that of adaptive mu where its settings are.
+
+    Raises:
+        UserError: If there is no such run, or it has not come to that round.
+    """
+    run_dir, round_num = Path(config["branch_from"]), config["branch_round"]
+    settings = completed(read_record(run_dir / "run.json")["settings"])
+    rounds = [int(row["round"]) for row in _rows(run_dir / "clients.csv")]
+    if round_num > max(rounds, default=0):
+        raise UserError(
+            f"branch_round must be at most {max(rounds, default=0)}, the rounds that {run_dir} has done, "
+            f"got {round_num}"
+        )
+    point = latest(run_dir, up_to=round_num)
+    if point is None or point.round_num != round_num:
+        point = _done_again({**settings, **{name: config[name] for name in FREE if name in config}}, point, round_num)
+    carried = dict(point.carried)
+    if settings["strategy"]["_target_"] != config["strategy"]["_target_"]:
+        carried["strategy"] = {**carried["strategy"], "layers": []}
+    if any(settings[name] != config[name] for name in _MU):
+        carried["mu"] = None
+    return Checkpoint(round_num, point.arrays, carried, point.time_s, {}, None)
+
+
+def _done_again(settings: Mapping[str, Any], start: Checkpoint | None, round_num: int) -> Checkpoint:
+    for outcome in Experiment.of(settings).rounds(start):
+        if outcome.round_num == round_num:
+            break
+    return Checkpoint(round_num, outcome.arrays, outcome.carried, outcome.time_s, {}, None)
+
+
+def adopt_rows(record: RunRecord, config: Mapping[str, Any]) -> None:
+    """Begin a record with the rows of the earlier run, up to the round at which it is left."""
+    run_dir, round_num = Path(config["branch_from"]), config["branch_round"]
+    tables = {name: _rows(run_dir / name) for name in _TABLES}
+    record.adopt({name: [row for row in rows if int(row["round"]) <= round_num] for name, rows in tables.items()})
+
+
+def _rows(file: Path) -> list[dict[str, str]]:
+    """Return the rows of a table that are whole; none where there is no file."""
+    if not file.exists():
+        return []
+    with file.open(newline="", encoding="utf-8") as opened:
+        lines = [line for line in opened if line.endswith("\n")]
+    rows = list(csv.DictReader(lines))
+    if any(None in row or None in row.values() or not row.get("round", "").isdigit() for row in rows):
+        raise broken(file, "it has rows that are not whole")
+    return rows
+
+
+def lineage(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what run.json says of where a run comes from."""
+    run_dir = Path(config["branch_from"])
+    settings = read_record(run_dir / "run.json")["settings"]
+    changed = differences(settings, config, (*FREE, "branch_from", "branch_round"))
+    return {"run": str(run_dir.resolve()), "round": config["branch_round"], "changed": changed}

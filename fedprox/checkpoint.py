@@ -1,0 +1,216 @@
+"""Checkpoints: everything that later rounds depend on, one safetensors file each, which holds no code.
+
+A file is written whole or not at all, and has a checksum over all that it says. The last ones and the one with the
+best test accuracy are kept.
+"""
+
+import hashlib
+import json
+import logging
+from collections.abc import Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+from flwr.app import ArrayRecord
+from numpy.typing import NDArray
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save
+
+from fedprox.errors import UserError
+from fedprox.files import write_whole
+from fedprox.outcomes import Round
+from fedprox.plain import decoded, encoded
+from fedprox.records import RunRecord
+
+_log = logging.getLogger("fedprox")
+FOLDER = "checkpoint"
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A run after one of its rounds.
+
+    Attributes:
+        round_num: The round.
+        arrays: The global model.
+        carried: See `fedprox.outcomes.Round`.
+        time_s: Seconds since the first round began, without those in which the run was interrupted.
+        record: How far the run directory's tables were; see `fedprox.records.RunRecord.state`.
+        accuracy: On the test set; None if the round was not evaluated.
+    """
+
+    round_num: int
+    arrays: ArrayRecord
+    carried: Mapping[str, Any]
+    time_s: float
+    record: Mapping[str, Any]
+    accuracy: float | None
+
+
+class Checkpoints:
+    """Writes the checkpoints of one run, beside its rounds; that of its last one also when it ends or is interrupted.
+
+    Where a round is due while the disk is still busy with an earlier one, it is passed over.
+    """
+
+    def __init__(self, record: RunRecord, *, every: int | None, keep: int | None) -> None:
+        """Go on with those that the run directory has.
+
+        Args:
+            record: The run's tables.
+            every: Rounds from one checkpoint to the next; None for none at all.
+            keep: How many of the last ones are kept, besides the best; None for all.
+        """
+        self._record, self._folder, self._every, self._keep = record, record.path / FOLDER, every, keep
+        headers = filter(None, map(_header, self._folder.glob("*")))
+        self._written = {header.round_num: header.accuracy for header in headers}
+        self._latest: Checkpoint | None = None
+        self._disk = ThreadPoolExecutor(max_workers=1)
+        self._writing: Future[None] | None = None
+
+    def after(self, outcome: Round) -> None:
+        """Take note of a round whose rows are written, and write its checkpoint if one is due."""
+        accuracy = outcome.test.accuracy if outcome.test else None
+        self._latest = Checkpoint(
+            *(outcome.round_num, outcome.arrays, outcome.carried, outcome.time_s),
+            *(self._record.state(), accuracy),
+        )
+        is_due = self._every and outcome.round_num and outcome.round_num % self._every == 0
+        if is_due and (self._writing is None or self._writing.done()):
+            self._wait()
+            self._writing = self._disk.submit(self._write, self._latest)
+
+    def _wait(self) -> None:
+        """Return once nothing is being written; raise what went wrong."""
+        if self._writing:
+            self._writing.result()
+
+    def _write(self, checkpoint: Checkpoint) -> None:
+        self._record.sync()
+        self._folder.mkdir(exist_ok=True)
+        write_whole(self._file(checkpoint.round_num), _content(checkpoint))
+        self._written[checkpoint.round_num] = checkpoint.accuracy
+        for round_num in self._superfluous():
+            self._file(round_num).unlink(missing_ok=True)
+            del self._written[round_num]
+
+    def _superfluous(self) -> list[int]:
+        if self._keep is None:
+            return []
+        measured = {num: accuracy for num, accuracy in sorted(self._written.items()) if accuracy is not None}
+        best = max(measured, key=measured.__getitem__, default=None)
+        return [round_num for round_num in sorted(self._written)[: -self._keep] if round_num != best]
+
+    def _file(self, round_num: int) -> Path:
+        return self._folder / f"round_{round_num:06d}.safetensors"
+
+    def __enter__(self) -> Self:
+        """Return the checkpoints, whose last one is written at the end."""
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        """Write the last round's checkpoint; where the disk is what failed, those before it stay."""
+        try:
+            self._wait()
+            if self._every and self._latest and self._latest.round_num not in self._written:
+                self._write(self._latest)
+        except OSError:
+            if kind is None:
+                raise
+        finally:
+            self._disk.shutdown()
+
+
+def forget_after(run_dir: Path, rounds_done: int) -> None:
+    """Remove the checkpoints of later rounds, which are another run's or damaged, and what was half written."""
+    for file in list((run_dir / FOLDER).glob("*")):
+        header = _header(file)
+        if not header or header.round_num > rounds_done:
+            file.unlink()
+
+
+def latest(run_dir: Path, up_to: int | None = None) -> Checkpoint | None:
+    """Return the latest checkpoint of a run that is whole; None if it has not come to its first.
+
+    Damaged ones are told of in a warning line each and passed over.
+
+    Args:
+        run_dir: The run directory.
+        up_to: The last round that is of use; None for any.
+
+    Raises:
+        UserError: If there are checkpoints, and all are damaged.
+    """
+    files = list((run_dir / FOLDER).glob("*.safetensors"))
+    headers = {file: _header(file) for file in files}
+    damaged = [f"{file} is no whole checkpoint" for file, header in headers.items() if header is None]
+    by_round = sorted((header.round_num, file) for file, header in headers.items() if header)
+    for round_num, file in reversed(by_round):
+        if up_to is not None and round_num > up_to:
+            continue
+        try:
+            return _told_of(damaged, read(file))
+        except UserError as error:
+            damaged.append(str(error))
+    if damaged and len(damaged) == len(files):
+        raise UserError(f"{damaged[0]}, and no other is left; start the run anew")
+    return _told_of(damaged, None)
+
+
+def _told_of(damaged: Sequence[str], checkpoint: Checkpoint | None) -> Checkpoint | None:
+    for line in damaged:
+        _log.warning("%s; an earlier one is taken", line)
+    return checkpoint
+
+
+def read(file: Path) -> Checkpoint:
+    """Return what a file holds.
+
+    Raises:
+        UserError: If it cannot be read, or is not what was written.
+    """
+    try:
+        with safe_open(file, "np") as opened:
+            metadata = opened.metadata() or {}
+            arrays = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118
+        if metadata["checksum"] != _checksum(metadata["state"], arrays):
+            raise ValueError("its checksum does not fit")
+        return Checkpoint(**decoded(metadata["state"], arrays))
+    except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
+        raise UserError(f"{file} is no whole checkpoint: {error}") from error
+
+
+@dataclass(frozen=True)
+class _Header:
+    round_num: int
+    accuracy: float | None
+
+
+def _header(file: Path) -> _Header | None:
+    """Return what the beginning of a file says, without its arrays and not checked; None if it cannot be read."""
+    try:
+        with safe_open(file, "np") as opened:
+            metadata = opened.metadata() or {}
+        state = dict(json.loads(metadata["state"])["dict"])
+        return _Header(int(state["round_num"]), state["accuracy"])
+    except (OSError, SafetensorError, KeyError, TypeError, ValueError):
+        return None
+
+
+def _content(checkpoint: Checkpoint) -> bytes:
+    text, arrays = encoded({name: getattr(checkpoint, name) for name in Checkpoint.__dataclass_fields__})
+    arrays = {name: np.ascontiguousarray(array).reshape(array.shape) for name, array in arrays.items()}
+    return save(arrays, {"state": text, "checksum": _checksum(text, arrays)})
+
+
+def _checksum(text: str, arrays: Mapping[str, NDArray[np.generic]]) -> str:
+    """Return the SHA-256 of the text and of each array's name, type, shape and numbers."""
+    digest = hashlib.sha256(text.encode())
+    for name in sorted(arrays):
+        array = arrays[name]
+        digest.update(f"\n{name} {array.dtype} {array.shape}\n".encode())
+        digest.update(np.ascontiguousarray(array).data if array.size else b"")
+    return digest.hexdigest()

@@ -1,0 +1,73 @@
+"""A CSV file that grows by whole rows, and that an interrupted run can go on with."""
+
+import csv
+import errno
+import hashlib
+import io
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from fedprox.errors import UserError
+
+Mark = Mapping[str, Any]
+
+
+class CsvTable:
+    """Appends rows; what stands after the last mark can be taken back.
+
+    Attributes:
+        columns: The header.
+        mark: How far the file is kept.
+    """
+
+    def __init__(self, file: Path, columns: Sequence[str], mark: Mark | None = None) -> None:
+        """Begin a file with its header, or go on where it was marked: what stands after that goes.
+
+        Raises:
+            UserError: If what stands before the mark is not what stood there.
+        """
+        self.columns = tuple(columns)
+        self._digest = hashlib.sha256()
+        if mark is None:
+            self._file = file.open("wb", buffering=0)
+            self._num_bytes = 0
+            self.add([columns])
+        else:
+            self._file = file.open("r+b", buffering=0)
+            kept = self._file.read(mark["num_bytes"])
+            self._digest.update(kept)
+            if self._digest.hexdigest() != mark["sha256"]:
+                self._file.close()
+                raise UserError(f"{file} was changed since the last checkpoint; bring it back, or start the run anew")
+            self._num_bytes = len(kept)
+        self.set_mark()
+        self.back_to_mark()
+
+    def add(self, rows: Iterable[Iterable[object]]) -> None:
+        """Append rows."""
+        text = io.StringIO()
+        csv.writer(text).writerows(rows)
+        content = text.getvalue().encode()
+        if self._file.write(content) != len(content):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), self._file.name)
+        self._digest.update(content)
+        self._num_bytes += len(content)
+
+    def set_mark(self) -> None:
+        """Keep the file as far as it has come now."""
+        self.mark: Mark = {"num_bytes": self._num_bytes, "sha256": self._digest.hexdigest()}
+
+    def back_to_mark(self) -> None:
+        """Take away what came after the last mark."""
+        self._file.seek(self.mark["num_bytes"])
+        self._file.truncate()
+
+    def sync(self) -> None:
+        """Return once the rows are on the disk."""
+        os.fsync(self._file.fileno())
+
+    def close(self) -> None:
+        """Close the file."""
+        self._file.close()

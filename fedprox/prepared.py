@@ -1,0 +1,123 @@
+"""A configuration made ready to run: data, model, plan, strategy, engine, evaluation; it goes no further than here."""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Self
+
+from flwr.app import ArrayRecord
+from flwr.serverapp.strategy import Strategy
+
+from fedprox import assembly, data_assembly
+from fedprox.adaptive_mu import AdaptiveMu
+from fedprox.arrays import to_record
+from fedprox.building import build
+from fedprox.checkpoint import Checkpoint
+from fedprox.config_checks import check
+from fedprox.data.federated import FederatedData
+from fedprox.errors import UserError
+from fedprox.measuring import Evaluate
+from fedprox.outcomes import Round
+from fedprox.plan import ExperimentProtocol
+from fedprox.records import FEDERATION, METRICS, SPREAD
+from fedprox.rounds import Engine, run_rounds
+from fedprox.strategy import Planned
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """Everything that a configuration describes, ready to run.
+
+    Attributes:
+        config: The resolved configuration as plain containers.
+        data: All clients' examples.
+        arrays: The initial model.
+        strategy: On the planned cohorts.
+        grid: Where clients compute.
+        evaluate: Measures global models.
+        mu: Weight of the proximal term.
+    """
+
+    config: Mapping[str, Any]
+    data: FederatedData
+    arrays: ArrayRecord
+    strategy: Planned
+    grid: Engine
+    evaluate: Evaluate
+    mu: AdaptiveMu | float
+
+    @classmethod
+    def of(cls, config: Mapping[str, Any]) -> Self:
+        """Return what a configuration describes.
+
+        Raises:
+            UserError: If a setting or a data file is wrong; nothing is computed then.
+        """
+        protocol = check_settings(config)
+        data = data_assembly.divided_data(config)
+        model = assembly.initial_model(config, data)
+        arrays = to_record(model.state_dict())
+        plan = assembly.plan(config, data, protocol)
+        strategy = build(config, "strategy", Strategy)
+        planned = Planned(strategy, plan, assembly.local_statistics(config, arrays))
+        grid = assembly.engine(config, data, model)
+        return cls(config, data, arrays, planned, grid, assembly.evaluation(config, data, model), assembly.mu(config))
+
+    def rounds(self, start: Checkpoint | None = None) -> Iterator[Round]:
+        """Yield the rounds from 0 on, or those after a checkpoint, whose state this experiment takes over."""
+        if start:
+            self.strategy.restore(start.carried["strategy"])
+            if isinstance(self.mu, AdaptiveMu) and start.carried["mu"]:
+                self.mu.restore(start.carried["mu"])
+        return run_rounds(
+            arrays=start.arrays if start else self.arrays,
+            strategy=self.strategy,
+            grid=self.grid,
+            evaluate=self.evaluate,
+            mu=self.mu,
+            num_rounds=self.config["num_rounds"],
+            evaluate_every=self.config["evaluation"]["every"],
+            measure_gamma=self.config["evaluation"]["name"] == "clients",
+            learning_rate_factor=assembly.schedule(self.config),
+            rounds_done=start.round_num if start else 0,
+            time_s=start.time_s if start else 0.0,
+        )
+
+    def check_start(self, start: Checkpoint, run_dir: Path) -> None:
+        """Raise UserError unless a checkpoint is of this experiment's model and has no more rounds than that."""
+        own, given = (
+            {name: (array.shape, array.dtype) for name, array in arrays.items()}
+            for arrays in (self.arrays, start.arrays)
+        )
+        if own != given:
+            raise UserError(f"{run_dir} holds a checkpoint of another model; bring its own back, or start the run anew")
+        if start.round_num > self.config["num_rounds"]:
+            raise UserError(
+                f"num_rounds must be at least {start.round_num}, which {run_dir} has done, "
+                f"got {self.config['num_rounds']}"
+            )
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """The columns of metrics.csv."""
+        evaluation = self.config["evaluation"]
+        on_clients, per_client = evaluation["name"] == "clients", evaluation.get("per_client", False)
+        mu = ("mu",) if self.config["adaptive_mu"]["enabled"] else ()
+        return (*METRICS, *(FEDERATION if on_clients else ()), *(SPREAD if per_client else ()), *mu)
+
+    @property
+    def tables(self) -> dict[str, bool]:
+        """Which further tables there are."""
+        return {"per_class": self.config["evaluation"].get("per_class", False)}
+
+
+def check_settings(config: Mapping[str, Any]) -> ExperimentProtocol:
+    """Return the protocol, after every check that needs no data.
+
+    Raises:
+        UserError: If a setting is wrong.
+    """
+    check(config)
+    protocol: ExperimentProtocol = build(config, "protocol", ExperimentProtocol)
+    protocol.check(config["num_epochs"], config["stragglers_fraction"], config["sampling"])
+    return protocol
