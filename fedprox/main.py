@@ -23,7 +23,7 @@ from omegaconf.errors import OmegaConfBaseException
 from fedprox import config as schema
 from fedprox.errors import UserError
 from fedprox.resuming import whole_command, without_resume
-from fedprox.signals import Terminated, terminated_like_interrupted
+from fedprox.signals import exit_status, terminated_like_interrupted
 from fedprox.startup import without_garbage_collection
 from fedprox.sweep import each_job_composed_once
 
@@ -61,7 +61,7 @@ def main(argv: Sequence[str] | None = None) -> int:
                 job()
         except KeyboardInterrupt as interrupt:
             print("interrupted; what was measured is in the run directory, and resume=<it> goes on", file=sys.stderr)
-            return 143 if isinstance(interrupt, Terminated) else 130
+            return exit_status(interrupt)
         except SystemExit as end:  # --help, an option that Hydra does not know, or a sweep with a wrong value
             return int(end.code or 0)
         except Exception as error:  # from composing the configuration or making the run directory; jobs keep theirs

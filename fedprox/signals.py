@@ -11,6 +11,11 @@ class Terminated(KeyboardInterrupt):
     """What SIGTERM raises."""
 
 
+def exit_status(interrupt: KeyboardInterrupt) -> int:
+    """Return what a shell expects of a program that such a signal has ended: 128 and the signal's number."""
+    return 128 + (signal.SIGTERM if isinstance(interrupt, Terminated) else signal.SIGINT)
+
+
 @contextmanager
 def terminated_like_interrupted() -> Iterator[None]:
     """Let SIGTERM raise Terminated while this lasts."""

@@ -12,26 +12,28 @@ from fedprox.reproduce import datasets, headline, tables
 from fedprox.reproduce.drawing import draw
 from fedprox.reproduce.figures import DATASETS, FIGURES, jobs_of
 from fedprox.reproduce.runs import run_missing
+from fedprox.signals import exit_status, terminated_like_interrupted
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Reproduce a figure and return the exit status: 0; 2 for a user's mistake, told in one line; 130 if interrupted.
+    """Reproduce a figure and return the exit status: 0; 2 for a user's mistake, told in one line; 130 or 143 if interrupted.
 
     Args:
         argv: The arguments without the program's name; None for those of the process.
     """
     arguments = _parser().parse_args(argv)
     try:
-        _reproduce(arguments)
+        with terminated_like_interrupted():
+            _reproduce(arguments)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     except OSError as error:
         print(f"error: {error.filename}: {error.strerror}; choose another place with --out", file=sys.stderr)
         return 2
-    except KeyboardInterrupt:
-        print("interrupted; the runs that are done are kept, the same command does the others", file=sys.stderr)
-        return 130
+    except KeyboardInterrupt as interrupt:
+        print("interrupted; what is done is kept, and the same command goes on from there", file=sys.stderr)
+        return exit_status(interrupt)
     return 0
 
 
