@@ -16,7 +16,7 @@ from fedprox.signals import exit_status, terminated_like_interrupted
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Reproduce a figure and return the exit status: 0; 2 for a user's mistake, told in one line; 130 or 143 if interrupted.
+    """Reproduce a figure and return the exit status: 0; 2 for a user's mistake, told in one line; 130, 143 by a signal.
 
     Args:
         argv: The arguments without the program's name; None for those of the process.

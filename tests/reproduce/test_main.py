@@ -133,4 +133,4 @@ def test_an_interruption_says_that_what_is_done_is_kept(reproduce, monkeypatch):
     monkeypatch.setattr(command, "run_missing", interrupted)
     status, _, err = reproduce("fig2")
     assert status == 130
-    assert err == "interrupted; the runs that are done are kept, the same command does the others\n"
+    assert err == "interrupted; what is done is kept, and the same command goes on from there\n"
