@@ -29,7 +29,7 @@ PARTS = {  # of the table -> modules below `fedprox`; a name stands for itself a
     ),
     "plan and batch order": ("plan", "authors", "legacy", "seeds"),
     "messages and strategy": ("strategy", "messages", "arrays", "client_app", "engines", "rounds", "strategy_state"),
-    "records": ("records", "csv_table", "checkpoint", "plain", "files", "progress", "experiment"),
+    "records": ("records", "csv_table", "checkpoint", "plain", "files", "progress", "loggers", "experiment"),
 }
 REST = "rest"
 _LONGEST_CHAIN = 30  # of calls from one library function to the next

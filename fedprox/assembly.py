@@ -21,6 +21,7 @@ from fedprox.data.federated import FederatedData
 from fedprox.data_assembly import data_name
 from fedprox.errors import UserError, one_line
 from fedprox.federation_metrics import FederationEvaluator, evaluator_on_test_set
+from fedprox.loggers.interface import Logger
 from fedprox.measuring import Evaluate
 from fedprox.model_checks import check_smallest_batch, check_takes_data
 from fedprox.plan import CohortPlan, ExperimentProtocol
@@ -137,3 +138,9 @@ def evaluation(config: Mapping[str, Any], data: FederatedData, model: nn.Module)
     if settings["name"] == "clients":
         measure = FederationEvaluator(model, data, device, test=measure)
     return lambda models: measure(list(map(to_params, models)))
+
+
+def loggers(config: Mapping[str, Any]) -> dict[str, Logger]:
+    """Return the run's loggers by name; nothing is written before they begin."""
+    groups = {name: f"logger.{name}" for name in config["logger"]}
+    return {name: build({group: config["logger"][name]}, group, Logger) for name, group in groups.items()}

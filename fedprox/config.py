@@ -106,6 +106,7 @@ class Config:
     engine: dict[str, Any] = MISSING
     evaluation: dict[str, Any] = MISSING
     augmentation: dict[str, Any] = MISSING
+    logger: dict[str, Any] = field(default_factory=dict)  # name -> its settings, any number
     checkpoint: CheckpointSettings = field(default_factory=CheckpointSettings)
     resume: str | None = None
     branch_from: str | None = None

@@ -69,6 +69,9 @@ def check(config: Mapping[str, Any]) -> None:
         )
     for group in ("dataset", "partition", "feature_skew", "model", "strategy", "protocol", "engine", "augmentation"):
         check_target(group, config[group])
+    for name, node in config["logger"].items():
+        _require(isinstance(node, Mapping), f"logger.{name}", "the settings of a logger", node, "; set logger=<name>")
+        check_target(f"logger.{name}", node)
 
 
 def check_target(group: str, node: Mapping[str, Any]) -> None:

@@ -12,6 +12,7 @@ _LATER: Settings = {  # settings that came later, with the values that say what 
     "batch_statistics": "averaged",
     "feature_skew": {"_target_": "fedprox.data.feature_skew.none"},
     "evaluation": {"per_class": False, "per_client": False},
+    "logger": {},
     "checkpoint": {"every": 10, "keep": 2},
     "resume": None,
     "branch_from": None,

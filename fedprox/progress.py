@@ -14,16 +14,24 @@ LINE_EVERY_S = 5.0
 _log = logging.getLogger("fedprox")
 
 
-def watched(rounds: Iterator[Round], num_rounds: int, name: str) -> Iterator[Round]:
-    """Yield the rounds as they come and show the current test accuracy, under a name such as "FedAvg"."""
+def watched(rounds: Iterator[Round], num_rounds: int, name: str, first_round: int = 0) -> Iterator[Round]:
+    """Yield the rounds as they come and show how far they are, the test accuracy, the rate and the time left.
+
+    Args:
+        rounds: From `first_round` on, which is > 0 in a run that is resumed.
+        num_rounds: T.
+        name: Such as "FedAvg".
+        first_round: Rounds before it count as done, but not for the rate.
+    """
+    done_before = max(first_round - 1, 0)
     if sys.stderr.isatty() and multiprocessing.parent_process() is None:  # joblib's workers would share the line
-        yield from _with_bar(rounds, num_rounds, name)
+        yield from _with_bar(rounds, num_rounds, name, done_before)
     else:
-        yield from _with_lines(rounds, num_rounds, name)
+        yield from _with_lines(rounds, num_rounds, name, done_before)
 
 
-def _with_bar(rounds: Iterator[Round], num_rounds: int, name: str) -> Iterator[Round]:
-    with tqdm(total=num_rounds, unit="round", desc=name) as bar:
+def _with_bar(rounds: Iterator[Round], num_rounds: int, name: str, done_before: int) -> Iterator[Round]:
+    with tqdm(total=num_rounds, initial=done_before, unit="round", desc=name) as bar:
         for outcome in rounds:
             yield outcome
             if outcome.test is not None:
@@ -32,20 +40,32 @@ def _with_bar(rounds: Iterator[Round], num_rounds: int, name: str) -> Iterator[R
             bar.update(outcome.round_num - bar.n)
 
 
-def _with_lines(rounds: Iterator[Round], num_rounds: int, name: str) -> Iterator[Round]:
-    last_line = time.monotonic()
+def _with_lines(rounds: Iterator[Round], num_rounds: int, name: str, done_before: int) -> Iterator[Round]:
+    start = last_line = time.monotonic()
     for outcome in rounds:
         yield outcome
         if outcome.test is None:
             continue
         if outcome.round_num in (0, num_rounds) or time.monotonic() - last_line >= LINE_EVERY_S:
             last_line = time.monotonic()
+            num_done, num_left = outcome.round_num - done_before, num_rounds - outcome.round_num
             _log.info(
-                "%s, round %d/%d: accuracy %.4f, loss %.4f, %.1f s",
+                "%s, round %d/%d: accuracy %.4f, loss %.4f, %.1f s%s",
                 name,
                 outcome.round_num,
                 num_rounds,
                 outcome.test.accuracy,
                 outcome.test.loss,
                 outcome.time_s,
+                pace(num_done, num_left, last_line - start),
             )
+
+
+def pace(num_done: int, num_left: int, time_s: float) -> str:
+    """Return the rate and the time left, such as ", 2.5 rounds/s, 01:20 left"; "" where no round is done yet."""
+    if num_done <= 0 or time_s <= 0:
+        return ""
+    each_s = time_s / num_done
+    rate = f"{1 / each_s:.1f} rounds/s" if each_s < 1 else f"{each_s:.1f} s/round"
+    left = f", {tqdm.format_interval(num_left * each_s)} left" if num_left else ""
+    return f", {rate}{left}"

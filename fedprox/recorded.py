@@ -10,7 +10,7 @@ from fedprox.errors import UserError
 
 RECORD = ("status", "algorithm", "settings", "seed", "name")
 # Settings that change no number of a run: where and how it computes, and what happens when something goes wrong.
-FREE = ("engine", "client_resources", "server_device", "data_dir", "checkpoint", "resume")
+FREE = ("engine", "client_resources", "server_device", "data_dir", "checkpoint", "resume", "logger")
 
 Settings = Mapping[str, Any]
 

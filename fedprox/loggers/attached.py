@@ -1,0 +1,69 @@
+"""A run's loggers together: one that fails is left out, and the run goes on."""
+
+import logging
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Self
+
+from fedprox.errors import UserError, one_line
+from fedprox.loggers.interface import Logger, Row
+
+_log = logging.getLogger("fedprox")
+
+
+class Attached:
+    """Tells all loggers of a run what happens in it, from its first round to its end."""
+
+    def __init__(
+        self, loggers: Mapping[str, Logger], run_dir: Path, facts: Mapping[str, Any], first_round: int = 0
+    ) -> None:
+        """Take the loggers by name; the rest is what `Logger.begin` is given."""
+        self._waiting = dict(loggers)
+        self._facts = (run_dir, facts, first_round)
+        self._loggers: dict[str, Logger] = {}
+
+    def __enter__(self) -> Self:
+        """Set all loggers up.
+
+        Raises:
+            UserError: If one of them cannot be; the others are closed again.
+        """
+        for name, logger in self._waiting.items():
+            try:
+                logger.begin(*self._facts)
+            except Exception as error:  # a library and a network may fail in any way
+                self._end("failed")
+                if isinstance(error, UserError):
+                    raise
+                raise UserError(
+                    f"logger={name} cannot be set up: {one_line(error)}; mend that or leave the logger out"
+                ) from error
+            self._loggers[name] = logger
+        return self
+
+    def log(self, row: Row | None) -> None:
+        """Pass on a row of metrics.csv; None, of a round that was not evaluated, is ignored."""
+        if row is None:
+            return
+        for name, logger in list(self._loggers.items()):
+            try:
+                logger.log(row)
+            except Exception as error:
+                del self._loggers[name]
+                _log.warning(
+                    "logger=%s failed in round %s, the run goes on without: %s", name, row["round"], one_line(error)
+                )
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        """Close all loggers that are left."""
+        if kind is None:
+            self._end("finished")
+        else:
+            self._end("interrupted" if issubclass(kind, KeyboardInterrupt) else "failed")
+
+    def _end(self, status: str) -> None:
+        for name, logger in self._loggers.items():
+            try:
+                logger.end(status)
+            except Exception as error:
+                _log.warning("logger=%s could not be closed: %s", name, one_line(error))

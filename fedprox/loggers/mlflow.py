@@ -1,0 +1,98 @@
+"""MLflow: a run in a local folder that runs share, in a database or on a server."""
+
+import fcntl
+import os
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from fedprox.loggers.interface import Row, hyperparameters, measured, require, title
+
+FOLDER = "mlruns"  # in the working directory, where MLflow's own programs look for it
+MAX_PARAMS = 100  # in one request
+STATUS = {"finished": "FINISHED", "failed": "FAILED", "interrupted": "KILLED"}
+
+
+class MlflowLogger:
+    """Logs through MLflow's client, without its global "active run"."""
+
+    def __init__(self, tracking_uri: str | None = None, experiment: str = "fedprox") -> None:
+        """Check that MLflow is there.
+
+        Args:
+            tracking_uri: A folder, sqlite:///<file> or a server's address; None for what MLFLOW_TRACKING_URI says,
+                and else FOLDER.
+            experiment: Under which name the run is listed.
+        """
+        require("mlflow", extra="mlflow")
+        self._uri = tracking_uri
+        self._experiment = experiment
+
+    def begin(self, run_dir: Path, facts: Mapping[str, Any], first_round: int) -> None:
+        """Start a run, or, with first_round > 0, go on with the one whose id is in <run>/mlflow_run_id.
+
+        Of that one, what it has already been told of a round is not told again: MLflow would keep both. A resumed run
+        repeats its rounds bit for bit, so nothing is lost by that.
+        """
+        os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+        os.environ.setdefault("MLFLOW_ALLOW_FILE_STORE", "true")  # or else it refuses folders
+        from mlflow import MlflowClient
+
+        self._client = MlflowClient(tracking_uri=self._uri or os.environ.get("MLFLOW_TRACKING_URI") or FOLDER)
+        id_file = run_dir / "mlflow_run_id"
+        if first_round and id_file.exists():
+            self._resume(id_file.read_text().strip())
+        else:
+            self._start(title(run_dir, facts), str(run_dir), hyperparameters(facts))
+            id_file.write_text(f"{self._id}\n")
+
+    def log(self, row: Row) -> None:
+        """Write a row, except for what the run has been told before."""
+        from mlflow.entities import Metric
+
+        step, values = measured(row)
+        now_ms = int(time.time() * 1000)
+        new = [Metric(name, value, now_ms, step) for name, value in values.items() if (name, step) not in self._told]
+        self._client.log_batch(self._id, metrics=new)
+
+    def end(self, status: str) -> None:
+        """Say how the run ended."""
+        self._client.set_terminated(self._id, STATUS[status])
+
+    def _start(self, name: str, run_dir: str, params: Mapping[str, object]) -> None:
+        from mlflow.entities import Param
+
+        run = self._client.create_run(self._experiment_id(), run_name=name, tags={"run_dir": run_dir})
+        self._id = run.info.run_id
+        self._told: set[tuple[str, int]] = set()
+        left = iter([Param(key, str(value)) for key, value in params.items()])
+        while some := list(islice(left, MAX_PARAMS)):
+            self._client.log_batch(self._id, params=some)
+
+    def _resume(self, run_id: str) -> None:
+        run = self._client.get_run(run_id)
+        self._id = run_id
+        self._told = {
+            (name, metric.step) for name in run.data.metrics for metric in self._client.get_metric_history(run_id, name)
+        }
+        self._client.update_run(run_id, status="RUNNING")
+
+    def _experiment_id(self) -> str:
+        """Return the experiment of that name, made if there is none."""
+        with _one_at_a_time():
+            found = self._client.get_experiment_by_name(self._experiment)
+            return str(found.experiment_id if found else self._client.create_experiment(self._experiment))
+
+
+@contextmanager
+def _one_at_a_time() -> Iterator[None]:
+    """Wait until no other process of this installation is in here: jobs side by side would make all the same folder."""
+    here = os.open(Path(__file__).parent, os.O_RDONLY)
+    try:
+        fcntl.flock(here, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(here)

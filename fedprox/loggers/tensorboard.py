@@ -1,0 +1,39 @@
+"""TensorBoard: scalars by round in <run>/tensorboard, the settings as hyperparameters."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from fedprox.loggers.interface import Row, hyperparameters, measured, require
+
+
+class TensorBoardLogger:
+    """Writes event files; `tensorboard --logdir <folder>` shows all runs below a folder."""
+
+    def __init__(self) -> None:
+        """Check that TensorBoard is there."""
+        require("tensorboard", extra="tensorboard")
+
+    def begin(self, run_dir: Path, facts: Mapping[str, Any], first_round: int) -> None:
+        """Open an event file of its own; what older ones tell of `first_round` and later is taken back."""
+        from torch.utils.tensorboard import SummaryWriter
+        from torch.utils.tensorboard.summary import hparams
+
+        self._writer = SummaryWriter(str(run_dir / "tensorboard"), purge_step=first_round)
+        # Not add_hparams, which writes a second event file.
+        metrics = {"test_loss": 0, "test_accuracy": 0}  # the scalars that stand beside them
+        experiment, session, _ = hparams(hyperparameters(facts), metrics)  # type: ignore[no-untyped-call]
+        for summary in (experiment, session):
+            self._writer.file_writer.add_summary(summary)  # type: ignore[attr-defined]
+
+    def log(self, row: Row) -> None:
+        """Write a row, on disk before the next round."""
+        step, values = measured(row)
+        for name, value in values.items():
+            self._writer.add_scalar(name, value, step)
+        self._writer.flush()
+
+    def end(self, status: str) -> None:
+        """Close the file."""
+        self._writer.add_text("status", status)
+        self._writer.close()

@@ -1,0 +1,71 @@
+"""Weights & Biases: a run of its own, online, or offline in <run>/wandb until `wandb sync` sends it."""
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from fedprox.errors import UserError
+from fedprox.loggers.interface import Row, hyperparameters, measured, require, title
+
+MODES = ("online", "offline", "disabled")
+QUIET: Mapping[str, Any] = {
+    "silent": True,
+    "console": "off",  # or else it takes over standard output
+    "disable_git": True,  # run.json's facts are sent as the run's config
+    "save_code": False,
+    "x_disable_meta": True,
+    "x_disable_stats": True,  # a process of its own that looks at CPUs and GPUs while they are being measured
+    "x_save_requirements": False,
+    "finish_timeout": 60.0,  # seconds to wait for a network that has gone; the files stay for `wandb sync`
+}
+
+
+class WandbLogger:
+    """Sends a run to Weights & Biases, or keeps it for later."""
+
+    def __init__(self, project: str = "fedprox", entity: str | None = None, mode: str | None = None) -> None:
+        """Check the settings, and that the library is there.
+
+        Args:
+            project: Where the run is listed.
+            entity: Whose project that is; None for the user's default.
+            mode: One of MODES; None for what WANDB_MODE says, and else online.
+        """
+        if mode not in (None, *MODES):
+            raise UserError(f"logger.wandb.mode must be online, offline, disabled or null, got {mode}")
+        require("wandb", extra="wandb")
+        self._settings: Mapping[str, Any] = {"project": project, "entity": entity, "mode": mode}
+
+    def begin(self, run_dir: Path, facts: Mapping[str, Any], first_round: int) -> None:
+        """Start a run, or, with first_round > 0, go on with the one whose id is in <run>/wandb_run_id.
+
+        The service keeps the first value of a step that it is told twice; a resumed run repeats its rounds bit for
+        bit, so nothing is lost by that. Offline runs resume as a second folder with the same id.
+        """
+        os.environ.setdefault("WANDB_ERROR_REPORTING", "false")
+        import wandb
+
+        id_file = run_dir / "wandb_run_id"
+        known = id_file.read_text().strip() if first_round and id_file.exists() else None
+        offline = (self._settings["mode"] or os.environ.get("WANDB_MODE")) == "offline"
+        self._run = wandb.init(
+            **self._settings,
+            id=known,
+            resume="allow" if known and not offline else None,  # offline, it only warns that it does nothing
+            name=title(run_dir, facts),
+            config=hyperparameters(facts),
+            dir=run_dir,
+            reinit="create_new",  # one of several in this process
+            settings=wandb.Settings(**QUIET),
+        )
+        id_file.write_text(f"{self._run.id}\n")
+
+    def log(self, row: Row) -> None:
+        """Hand a row to the library's own process."""
+        step, values = measured(row)
+        self._run.log(values, step=step)
+
+    def end(self, status: str) -> None:
+        """Send what is left."""
+        self._run.finish(exit_code=0 if status == "finished" else 1)
