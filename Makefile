@@ -49,4 +49,4 @@ lint: install
 # Poetry and its export plugin live in an environment of their own (poetry.lock, then the same lock for pip).
 lock:
 	poetry lock
-	poetry export --with dev --output requirements.txt
+	poetry export --with dev --all-extras --output requirements.txt

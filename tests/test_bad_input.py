@@ -184,6 +184,18 @@ SETTINGS = {
         ["protocol=authors needs num_epochs >= 2", "got num_epochs=1", "protocol=paper", "stragglers_fraction=0"],
     ),
     "threads of letters": (["engine.num_threads=all"], ["engine.num_threads must be of type int", "'all'"]),
+    "logger with a wrong mode": (
+        ["logger=wandb", "logger.wandb.mode=often"],
+        ["logger.wandb.mode must be online, offline, disabled or null", "got often"],
+    ),
+    "logger's setting of a wrong type": (
+        ["logger=mlflow", "logger.mlflow.experiment=5"],
+        ["logger.mlflow.experiment must be of type str", "got 5"],
+    ),
+    "unknown for a logger": (["logger=tensorboard", "+logger.tensorboard.flush=1"], ["logger.tensorboard.flush is"]),
+    "logger's setting without the logger": (["logger.wandb.mode=offline"], ["logger.wandb"]),
+    "logger a number": (["+logger.mine=3"], ["logger.mine must be the settings of a logger", "got 3"]),
+    "logger not there": (["+logger.mine._target_=no_such.Logger"], ["logger.mine._target_=no_such.Logger", "loaded"]),
     "evaluation.every taken away": (["~evaluation.every"], ["evaluation.every"]),
 }
 
@@ -206,6 +218,7 @@ def test_a_wrong_setting_is_told_in_one_line_before_anything_is_loaded(refused, 
         ("protocol", "paper"),
         ("experiment", "paper_mnist"),
         ("evaluation", "clients"),
+        ("logger", "tensorboard"),
     ],
 )
 def test_an_unknown_choice_is_told_with_all_there_are(refused, group, one_of_them):

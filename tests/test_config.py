@@ -44,6 +44,7 @@ def test_there_are_options_in_every_group():
         "evaluation",
         "experiment",
         "feature_skew",
+        "logger",
         "model",
         "partition",
         "protocol",

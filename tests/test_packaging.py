@@ -78,13 +78,23 @@ def marker_of(package: dict) -> str:
     return "" if "" in each else " or ".join(f"({marker})" for marker in each)
 
 
+def extras() -> dict[str, list[str]]:
+    return tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+
+
+def is_installed(package: dict, machine: dict[str, str]) -> bool:
+    """Return whether a package of the lock belongs on a machine that gets all extras, as requirements.txt has them."""
+    marker = marker_of(package)
+    return not marker or any(Marker(marker).evaluate({**machine, "extra": extra}) for extra in extras())
+
+
 def test_requirements_are_the_packages_versions_and_hashes_of_the_lock():
     packages = [package for package in locked() if {"main", "dev"} & set(package["groups"])]
     for machine in machines():
         expected = {
             canonicalize_name(package["name"]): (package["version"], {file["hash"] for file in package["files"]})
             for package in packages
-            if not marker_of(package) or Marker(marker_of(package)).evaluate(machine)
+            if is_installed(package, machine)
         }
         written = {
             canonicalize_name(requirement.name): (str(requirement.specifier).removeprefix("=="), set(hashes))
@@ -93,6 +103,15 @@ def test_requirements_are_the_packages_versions_and_hashes_of_the_lock():
         }
         assert {name for name in expected.keys() | written.keys() if expected.get(name) != written.get(name)} == set()
         assert len(written) > 100
+
+
+def test_what_the_extras_bring_is_there_for_the_tests_and_nothing_else_asks_for_it():
+    written = {canonicalize_name(requirement.name) for requirement, _ in requirements()}
+    packages = {canonicalize_name(package["name"]): package for package in locked()}
+    assert {"tensorboard", "wandb", "mlflow"} == set(extras())
+    for name in [canonicalize_name(Requirement(text).name) for texts in extras().values() for text in texts]:
+        assert name in written
+        assert packages[name]["optional"]
 
 
 def test_every_requirement_is_pinned_and_has_a_hash():
@@ -106,6 +125,7 @@ def test_the_lock_has_a_version_that_fits_for_every_dependency_of_the_project():
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())
     dev = project["tool"]["poetry"]["group"]["dev"]["dependencies"]
     asked = [Requirement(text) for text in project["project"]["dependencies"]]
+    asked += [Requirement(text) for texts in extras().values() for text in texts]
     asked += [Requirement(name + ("" if version == "*" else version)) for name, version in dev.items()]
     versions = {canonicalize_name(package["name"]): Version(package["version"]) for package in locked()}
     assert len(asked) > 20

@@ -1,5 +1,6 @@
 """A run's loggers together: one that fails is left out, and the run goes on."""
 
+import csv
 import logging
 from collections.abc import Mapping
 from pathlib import Path
@@ -19,6 +20,7 @@ class Attached:
     ) -> None:
         """Take the loggers by name; the rest is what `Logger.begin` is given."""
         self._waiting = dict(loggers)
+        self._earlier = _rows_before(first_round, run_dir / "metrics.csv") if first_round and loggers else []
         self._facts = (run_dir, facts, first_round)
         self._loggers: dict[str, Logger] = {}
 
@@ -31,6 +33,8 @@ class Attached:
         for name, logger in self._waiting.items():
             try:
                 logger.begin(*self._facts)
+                for row in self._earlier:
+                    logger.log(row)
             except Exception as error:  # a library and a network may fail in any way
                 self._end("failed")
                 if isinstance(error, UserError):
@@ -67,3 +71,16 @@ class Attached:
                 logger.end(status)
             except Exception as error:
                 _log.warning("logger=%s could not be closed: %s", name, one_line(error))
+
+
+def _rows_before(first_round: int, file: Path) -> list[Row]:
+    """Return the rows of metrics.csv before a round; a last line that was cut off is none of them."""
+    rows: list[Row] = []
+    with file.open(newline="") as lines:
+        for cells in csv.DictReader(lines):
+            row = {name: float(value) if value else None for name, value in cells.items()}
+            round_num = int(cells["round"])
+            if round_num >= first_round or (rows and round_num <= rows[-1]["round"]):
+                break
+            rows.append(row | {"round": round_num})
+    return rows

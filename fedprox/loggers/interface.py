@@ -27,12 +27,15 @@ class Logger(Protocol):
         Args:
             run_dir: Where the tool's files go, unless its settings say otherwise.
             facts: What run.json says before the first round: settings, seed, versions, ...
-            first_round: The first round that will be logged, > 0 in a run that is resumed. Later rounds that the tool
-                knows from before must not stand there twice.
+            first_round: The first round that will be computed, > 0 in a run that is resumed.
         """
 
     def log(self, row: Row) -> None:
-        """Take a row of metrics.csv, with "round" as its step; None where there is nothing to tell."""
+        """Take a row of metrics.csv, with "round" as its step; None where there is nothing to tell.
+
+        A resumed run's rows come from round 0 on once more, those before `first_round` first, because a tool may have
+        lost some when the run was killed. What it still has must not stand there twice.
+        """
 
     def end(self, status: str) -> None:
         """Close the tool; the status is "finished", "failed" or "interrupted", as in run.json."""

@@ -34,20 +34,24 @@ class MlflowLogger:
     def begin(self, run_dir: Path, facts: Mapping[str, Any], first_round: int) -> None:
         """Start a run, or, with first_round > 0, go on with the one whose id is in <run>/mlflow_run_id.
 
-        Of that one, what it has already been told of a round is not told again: MLflow would keep both. A resumed run
-        repeats its rounds bit for bit, so nothing is lost by that.
+        What that one has been told of a round is not told again, because MLflow would keep both; a resumed run repeats
+        its rounds bit for bit.
         """
         os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
         os.environ.setdefault("MLFLOW_ALLOW_FILE_STORE", "true")  # or else it refuses folders
         from mlflow import MlflowClient
 
-        self._client = MlflowClient(tracking_uri=self._uri or os.environ.get("MLFLOW_TRACKING_URI") or FOLDER)
+        uri = self._uri or os.environ.get("MLFLOW_TRACKING_URI") or FOLDER
+        if "://" not in uri:
+            uri = Path(uri).absolute().as_uri()  # MLflow goes by the working directory of this process's first run
         id_file = run_dir / "mlflow_run_id"
-        if first_round and id_file.exists():
-            self._resume(id_file.read_text().strip())
-        else:
-            self._start(title(run_dir, facts), str(run_dir), hyperparameters(facts))
-            id_file.write_text(f"{self._id}\n")
+        with _one_at_a_time():
+            self._client = MlflowClient(tracking_uri=uri)
+            if first_round and id_file.exists():
+                self._resume(id_file.read_text().strip())
+            else:
+                self._start(title(run_dir, facts), str(run_dir), hyperparameters(facts))
+                id_file.write_text(f"{self._id}\n")
 
     def log(self, row: Row) -> None:
         """Write a row, except for what the run has been told before."""
@@ -82,14 +86,13 @@ class MlflowLogger:
 
     def _experiment_id(self) -> str:
         """Return the experiment of that name, made if there is none."""
-        with _one_at_a_time():
-            found = self._client.get_experiment_by_name(self._experiment)
-            return str(found.experiment_id if found else self._client.create_experiment(self._experiment))
+        found = self._client.get_experiment_by_name(self._experiment)
+        return str(found.experiment_id if found else self._client.create_experiment(self._experiment))
 
 
 @contextmanager
 def _one_at_a_time() -> Iterator[None]:
-    """Wait until no other process of this installation is in here: jobs side by side would make all the same folder."""
+    """Wait until no other process of this installation is in here: jobs side by side would all make the folder."""
     here = os.open(Path(__file__).parent, os.O_RDONLY)
     try:
         fcntl.flock(here, fcntl.LOCK_EX)

@@ -15,11 +15,11 @@ class TensorBoardLogger:
         require("tensorboard", extra="tensorboard")
 
     def begin(self, run_dir: Path, facts: Mapping[str, Any], first_round: int) -> None:
-        """Open an event file of its own; what older ones tell of `first_round` and later is taken back."""
+        """Open an event file of its own, which takes back what older ones in the folder tell: all rows come again."""
         from torch.utils.tensorboard import SummaryWriter
         from torch.utils.tensorboard.summary import hparams
 
-        self._writer = SummaryWriter(str(run_dir / "tensorboard"), purge_step=first_round)
+        self._writer = SummaryWriter(str(run_dir / "tensorboard"), purge_step=0)
         # Not add_hparams, which writes a second event file.
         metrics = {"test_loss": 0, "test_accuracy": 0}  # the scalars that stand beside them
         experiment, session, _ = hparams(hyperparameters(facts), metrics)  # type: ignore[no-untyped-call]

@@ -35,36 +35,41 @@ class WandbLogger:
         if mode not in (None, *MODES):
             raise UserError(f"logger.wandb.mode must be online, offline, disabled or null, got {mode}")
         require("wandb", extra="wandb")
-        self._settings: Mapping[str, Any] = {"project": project, "entity": entity, "mode": mode}
+        self._project = {"project": project, "entity": entity}
+        self._mode: Any = mode
 
     def begin(self, run_dir: Path, facts: Mapping[str, Any], first_round: int) -> None:
         """Start a run, or, with first_round > 0, go on with the one whose id is in <run>/wandb_run_id.
 
-        The service keeps the first value of a step that it is told twice; a resumed run repeats its rounds bit for
-        bit, so nothing is lost by that. Offline runs resume as a second folder with the same id.
+        Online, it goes on after the last round that the service has; a resumed run repeats its rounds bit for bit.
+        Offline, a second folder with the same id holds the run from round 0 on: when a process is killed, the library
+        loses what it has not written yet.
         """
         os.environ.setdefault("WANDB_ERROR_REPORTING", "false")
         import wandb
 
         id_file = run_dir / "wandb_run_id"
         known = id_file.read_text().strip() if first_round and id_file.exists() else None
-        offline = (self._settings["mode"] or os.environ.get("WANDB_MODE")) == "offline"
+        mode = self._mode or os.environ.get("WANDB_MODE")  # which the library reads only once in a process
         self._run = wandb.init(
-            **self._settings,
+            **self._project,
+            mode=mode,
             id=known,
-            resume="allow" if known and not offline else None,  # offline, it only warns that it does nothing
+            resume="allow" if known and mode != "offline" else None,  # offline, it only warns that it does nothing
             name=title(run_dir, facts),
             config=hyperparameters(facts),
             dir=run_dir,
             reinit="create_new",  # one of several in this process
             settings=wandb.Settings(**QUIET),
         )
+        self._next_step = self._run.step  # 0, or what the service expects of a run that it knows
         id_file.write_text(f"{self._run.id}\n")
 
     def log(self, row: Row) -> None:
         """Hand a row to the library's own process."""
         step, values = measured(row)
-        self._run.log(values, step=step)
+        if step >= self._next_step:
+            self._run.log(values, step=step)
 
     def end(self, status: str) -> None:
         """Send what is left."""

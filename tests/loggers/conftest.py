@@ -1,0 +1,240 @@
+"""The real libraries, kept to a test's own folder and away from every network, and what their files say."""
+
+import csv
+import importlib.util
+import json
+import os
+import struct
+import time
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from fedprox.loggers.attached import Attached
+from fedprox.loggers.interface import Logger
+
+FACTS = {
+    "algorithm": "FedProx (mu = 1)",
+    "name": "digits",
+    "seed": 3,
+    "settings": {"seed": 3, "mu": 1.0, "engine": {"num_threads": None, "_target_": "a.B"}, "flags": [1, 2]},
+}
+
+
+@pytest.fixture(autouse=True)
+def _alone(monkeypatch, tmp_path):
+    """Let the libraries find no settings of this machine's user, and leave none."""
+    for name in ("WANDB_API_KEY", "WANDB_PROJECT", "WANDB_ENTITY", "MLFLOW_TRACKING_URI"):
+        monkeypatch.delenv(name, raising=False)
+    for name in ("WANDB_CACHE_DIR", "WANDB_CONFIG_DIR", "WANDB_DATA_DIR"):
+        monkeypatch.setenv(name, str(tmp_path / "users"))
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    monkeypatch.setenv("WANDB_BASE_URL", "http://127.0.0.1:9")  # where nothing listens
+    monkeypatch.setenv("WANDB_ERROR_REPORTING", "false")
+    monkeypatch.setenv("MLFLOW_DISABLE_TELEMETRY", "true")
+    monkeypatch.setenv("MLFLOW_ALLOW_FILE_STORE", "true")
+    monkeypatch.chdir(tmp_path)
+
+
+@pytest.fixture
+def facts() -> dict[str, Any]:
+    """Return facts as of run.json: settings of every type at two depths."""
+    return json.loads(json.dumps(FACTS))
+
+
+@pytest.fixture
+def run_dir(tmp_path) -> Path:
+    """Return an existing run directory."""
+    folder = tmp_path / "run"
+    folder.mkdir()
+    return folder
+
+
+@pytest.fixture
+def log(run_dir, facts) -> Callable[..., None]:
+    """Return a function that does a run's part with a logger, which ends as an error says; a value is told by round."""
+
+    def part(
+        logger: Logger,
+        rounds: Iterable[int],
+        first_round: int = 0,
+        value: Callable[[int], float] = float,
+        error: BaseException | None = None,
+    ) -> None:
+        with Attached({"tool": logger}, run_dir, facts, first_round) as attached:
+            file = run_dir / "metrics.csv"
+            kept = [line for line in _lines(file) if int(line.partition(",")[0]) < first_round]
+            for round_num in rounds:
+                kept.append(f"{round_num},{value(round_num)},\n")
+                file.write_text("round,test_loss,drift\n" + "".join(kept))
+                attached.log({"round": round_num, "test_loss": value(round_num), "drift": None})
+            if error:
+                raise error
+
+    return part
+
+
+def _lines(file: Path) -> list[str]:
+    return file.read_text().splitlines(keepends=True)[1:] if file.exists() else []
+
+
+def _needed(library: str) -> None:
+    """Skip the test where an optional library is not installed; under CI, fail."""
+    if importlib.util.find_spec(library):
+        return
+    if os.environ.get("CI"):
+        pytest.fail(f"{library} is not installed, and the lock has it")
+    pytest.skip(f"{library} is not installed")
+
+
+@pytest.fixture(scope="session")
+def tensorboard() -> None:
+    """Need TensorBoard."""
+    _needed("tensorboard")
+
+
+@pytest.fixture(scope="session")
+def wandb() -> None:
+    """Need Weights & Biases."""
+    _needed("wandb")
+
+
+@pytest.fixture(scope="session")
+def mlflow() -> None:
+    """Need MLflow."""
+    _needed("mlflow")
+
+
+History = dict[str, list[tuple[int, float]]]
+
+
+class Read:
+    """What the tools have, read with their own readers: metric -> (round, value) in the order it was written."""
+
+    @staticmethod
+    def metrics_csv(run_dir: Path) -> History:
+        """Return what metrics.csv says, without empty cells."""
+        with (run_dir / "metrics.csv").open(newline="") as file:
+            rows = list(csv.DictReader(file))
+        names = [name for name in rows[0] if name != "round"]
+        return {name: [(int(row["round"]), float(row[name])) for row in rows if row[name]] for name in names}
+
+    @staticmethod
+    def tensorboard(run_dir: Path) -> History:
+        """Return the scalars in single precision, as event files keep them."""
+        events = tensorboard_events(run_dir)
+        return {tag: [(event.step, event.value) for event in events.Scalars(tag)] for tag in events.Tags()["scalars"]}
+
+    @staticmethod
+    def wandb(run_dir: Path) -> History:
+        """Return the history of all of a run's offline folders, oldest first."""
+        found: History = {}
+        for record in wandb_records(run_dir):
+            if record.WhichOneof("record_type") == "history":
+                items = {item.key or item.nested_key[0]: json.loads(item.value_json) for item in record.history.item}
+                for name in items:
+                    if not name.startswith("_"):
+                        found.setdefault(name, []).append((items["_step"], float(items[name])))
+        return found
+
+    @staticmethod
+    def mlflow(run_dir: Path) -> History:
+        """Return the history of the run whose id the run directory has."""
+        from mlflow import MlflowClient
+
+        folder = Path("mlruns").absolute().as_uri()
+        client, run_id = MlflowClient(folder), (run_dir / "mlflow_run_id").read_text().strip()
+        names = client.get_run(run_id).data.metrics
+        return {name: [(each.step, each.value) for each in client.get_metric_history(run_id, name)] for name in names}
+
+
+def tensorboard_events(run_dir: Path) -> Any:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    return EventAccumulator(str(run_dir / "tensorboard"), size_guidance={"scalars": 0}).Reload()
+
+
+def wandb_records(run_dir: Path) -> list[Any]:
+    """Return the records of a run's offline files, which all end with an exit.
+
+    The library's own process writes the last ones when it likes, milliseconds after the run has ended.
+    """
+    files = sorted((run_dir / "wandb").glob("offline-run-*/*.wandb"), key=lambda file: file.stat().st_mtime_ns)
+    found = []
+    for file in files:
+        for _ in range(500):
+            records = list(_records(file.read_bytes()))
+            if records and records[-1].HasField("exit"):
+                break
+            time.sleep(0.01)
+        found += records
+    return found
+
+
+def _records(data: bytes) -> Iterator[Any]:
+    """Yield the records of a file: LevelDB's log format, with the library's messages in it.
+
+    A file begins with 7 bytes of its own; then come blocks of 32768 bytes with pieces of records, each after a
+    checksum, a length and a kind: 1 whole, 2 first, 3 middle, 4 last.
+    """
+    from wandb.proto.wandb_internal_pb2 import Record
+
+    at, record = 7, b""
+    while at < len(data):
+        left = -at % 32768
+        if 0 < left < 7:
+            at += left
+            continue
+        _, size, kind = struct.unpack("<IHB", data[at : at + 7])
+        record += data[at + 7 : at + 7 + size]
+        at += 7 + size
+        if kind in (1, 4):
+            yield Record.FromString(record)
+            record = b""
+
+
+@pytest.fixture
+def read() -> type[Read]:
+    """Return the readers."""
+    return Read
+
+
+@pytest.fixture
+def wandb_config():
+    """Return a function that gives the config of each of a run's offline folders."""
+
+    def configs(run_dir: Path) -> list[dict[str, Any]]:
+        return [
+            {update.key: json.loads(update.value_json) for update in record.run.config.update}
+            for record in wandb_records(run_dir)
+            if record.WhichOneof("record_type") == "run"
+        ]
+
+    return configs
+
+
+@pytest.fixture
+def wandb_exits():
+    """Return a function that gives the exit code of each of a run's offline folders."""
+
+    def exits(run_dir: Path) -> list[int]:
+        found = [each for each in wandb_records(run_dir) if each.WhichOneof("record_type") == "exit"]
+        return [record.exit.exit_code for record in found]
+
+    return exits
+
+
+@pytest.fixture
+def tensorboard_hyperparameters():
+    """Return a function that gives the hyperparameters of a run's event files."""
+
+    def values(run_dir: Path) -> dict[str, Any]:
+        from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
+
+        content = tensorboard_events(run_dir).PluginTagToContent("hparams")["_hparams_/session_start_info"]
+        found = HParamsPluginData.FromString(content).session_start_info.hparams
+        return {name: getattr(value, value.WhichOneof("kind")) for name, value in found.items()}
+
+    return values

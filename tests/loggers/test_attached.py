@@ -1,0 +1,108 @@
+"""All of a run's loggers together: one that fails never ends a run, one that cannot begin ends it at once."""
+
+import pytest
+
+from fedprox.errors import UserError
+from fedprox.loggers.attached import Attached, _rows_before
+
+
+class Notes:
+    """A logger that notes what it is told, and fails where it is told to."""
+
+    def __init__(self, fails_in: str = "", error: str = "the disk is full") -> None:
+        self.told: list[object] = []
+        self._fails_in = fails_in
+        self._error = error
+
+    def begin(self, run_dir, facts, first_round):
+        self._note("begin", (run_dir, facts, first_round))
+
+    def log(self, row):
+        self._note(f"log {row['round']}", row["round"])
+
+    def end(self, status):
+        self._note("end", status)
+
+    def _note(self, where, what):
+        if where == self._fails_in:
+            raise OSError(self._error)
+        self.told.append(what)
+
+
+def write_metrics(folder, text: str) -> None:
+    (folder / "metrics.csv").write_text("round,test_loss,drift\n" + text)
+
+
+def run(tmp_path, loggers, rounds=(0, 1, 2)) -> None:
+    with Attached(loggers, tmp_path, {"seed": 1}, first_round=rounds[0]) as attached:
+        for round_num in rounds:
+            attached.log({"round": round_num})
+
+
+def test_every_logger_is_told_of_the_beginning_of_every_row_and_of_the_end(tmp_path):
+    one, other = Notes(), Notes()
+    run(tmp_path, {"one": one, "other": other})
+    assert one.told == other.told == [(tmp_path, {"seed": 1}, 0), 0, 1, 2, "finished"]
+
+
+def test_a_resumed_run_tells_its_earlier_rows_first(tmp_path):
+    notes = Notes()
+    write_metrics(tmp_path, "0,2.5,\n2,1.5,0.25\n4,1.25,0.5\n")  # every second round was evaluated
+    run(tmp_path, {"notes": notes}, rounds=(3, 4))
+    assert notes.told == [(tmp_path, {"seed": 1}, 3), 0, 2, 3, 4, "finished"]
+
+
+def test_earlier_rows_have_their_values_and_none_for_empty_cells(tmp_path):
+    write_metrics(tmp_path, "0,nan,\n1,1.5,0.25\n")
+    first, second = _rows_before(2, tmp_path / "metrics.csv")
+    assert (first["round"], str(first["test_loss"]), first["drift"]) == (0, "nan", None)
+    assert second == {"round": 1, "test_loss": 1.5, "drift": 0.25}
+
+
+@pytest.mark.parametrize("cut", ["1", "10", "11,", "11,0.", "2"])
+def test_a_line_that_was_cut_off_is_no_row(tmp_path, cut):
+    write_metrics(tmp_path, "".join(f"{t},{t}.5,1.5\n" for t in range(11)) + cut)  # of 11,... or of 20,...
+    rows = _rows_before(11, tmp_path / "metrics.csv")
+    assert rows == [{"round": t, "test_loss": t + 0.5, "drift": 1.5} for t in range(11)]
+
+
+def test_a_round_that_was_not_evaluated_has_no_row_to_log(tmp_path):
+    notes = Notes()
+    with Attached({"notes": notes}, tmp_path, {}) as attached:
+        attached.log(None)
+    assert notes.told[1:] == ["finished"]
+
+
+@pytest.mark.parametrize(
+    ("error", "status"), [(KeyboardInterrupt, "interrupted"), (SystemExit, "failed"), (ValueError, "failed")]
+)
+def test_loggers_are_told_how_a_run_ended_that_did_not_finish(tmp_path, error, status):
+    notes = Notes()
+    with pytest.raises(error), Attached({"notes": notes}, tmp_path, {}):
+        raise error
+    assert notes.told[1:] == [status]
+
+
+def test_a_logger_that_fails_in_a_round_is_left_out_with_one_line_and_the_others_go_on(tmp_path, caplog):
+    bad, good = Notes("log 1", error="the disk\nis full"), Notes()
+    run(tmp_path, {"bad": bad, "good": good})
+    assert bad.told[1:] == [0]  # neither another row nor the end
+    assert good.told[1:] == [0, 1, 2, "finished"]
+    assert [record.getMessage() for record in caplog.records] == [
+        "logger=bad failed in round 1, the run goes on without: the disk; is full"
+    ]
+
+
+def test_a_logger_that_cannot_be_closed_is_told_of_and_nothing_else_happens(tmp_path, caplog):
+    good = Notes()
+    run(tmp_path, {"bad": Notes("end"), "good": good})
+    assert good.told[-1] == "finished"
+    assert [record.getMessage() for record in caplog.records] == ["logger=bad could not be closed: the disk is full"]
+
+
+def test_a_logger_that_cannot_begin_is_a_users_error_and_those_that_had_begun_are_closed(tmp_path):
+    first, last = Notes(), Notes()
+    with pytest.raises(UserError, match=r"^logger=bad cannot be set up: the disk is full; mend that or leave"):
+        run(tmp_path, {"first": first, "bad": Notes("begin"), "last": last})
+    assert first.told[1:] == ["failed"]
+    assert last.told == []
