@@ -76,11 +76,13 @@ class Attached:
 def _rows_before(first_round: int, file: Path) -> list[Row]:
     """Return the rows of metrics.csv before a round; a last line that was cut off is none of them."""
     rows: list[Row] = []
+    last = -1
     with file.open(newline="") as lines:
         for cells in csv.DictReader(lines):
-            row = {name: float(value) if value else None for name, value in cells.items()}
             round_num = int(cells["round"])
-            if round_num >= first_round or (rows and round_num <= rows[-1]["round"]):
+            if not last < round_num < first_round:
                 break
-            rows.append(row | {"round": round_num})
+            values = {name: float(value) if value else None for name, value in cells.items()}
+            rows.append(values | {"round": round_num})
+            last = round_num
     return rows

@@ -1,6 +1,7 @@
 """MLflow: a run in a local folder that runs share, in a database or on a server."""
 
 import fcntl
+import logging
 import os
 import time
 from collections.abc import Iterator, Mapping
@@ -13,6 +14,13 @@ from fedprox.loggers.interface import Row, hyperparameters, measured, require, t
 
 FOLDER = "mlruns"  # in the working directory, where MLflow's own programs look for it
 MAX_PARAMS = 100  # in one request
+ENVIRONMENT = {  # unless it says otherwise already; MLflow reads it when it is imported
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "MLFLOW_ALLOW_FILE_STORE": "true",  # or else it refuses folders
+    "MLFLOW_LOGGING_LEVEL": "WARNING",
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2",  # a run waits for them: 4 minutes with MLflow's own 7
+    "MLFLOW_HTTP_REQUEST_TIMEOUT": "20",  # seconds
+}
 STATUS = {"finished": "FINISHED", "failed": "FAILED", "interrupted": "KILLED"}
 
 
@@ -37,8 +45,8 @@ class MlflowLogger:
         What that one has been told of a round is not told again, because MLflow would keep both; a resumed run repeats
         its rounds bit for bit.
         """
-        os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
-        os.environ.setdefault("MLFLOW_ALLOW_FILE_STORE", "true")  # or else it refuses folders
+        os.environ.update({name: value for name, value in ENVIRONMENT.items() if name not in os.environ})
+        logging.getLogger("urllib3.connectionpool").setLevel(logging.ERROR)  # it tells of every try of a request
         from mlflow import MlflowClient
 
         uri = self._uri or os.environ.get("MLFLOW_TRACKING_URI") or FOLDER

@@ -35,8 +35,9 @@ class WandbLogger:
         if mode not in (None, *MODES):
             raise UserError(f"logger.wandb.mode must be online, offline, disabled or null, got {mode}")
         require("wandb", extra="wandb")
-        self._project = {"project": project, "entity": entity}
-        self._mode: Any = mode
+        self._project = project
+        self._entity = entity
+        self._mode = mode
 
     def begin(self, run_dir: Path, facts: Mapping[str, Any], first_round: int) -> None:
         """Start a run, or, with first_round > 0, go on with the one whose id is in <run>/wandb_run_id.
@@ -50,9 +51,10 @@ class WandbLogger:
 
         id_file = run_dir / "wandb_run_id"
         known = id_file.read_text().strip() if first_round and id_file.exists() else None
-        mode = self._mode or os.environ.get("WANDB_MODE")  # which the library reads only once in a process
+        mode: Any = self._mode or os.environ.get("WANDB_MODE")  # which the library reads only once in a process
         self._run = wandb.init(
-            **self._project,
+            project=self._project,
+            entity=self._entity,
             mode=mode,
             id=known,
             resume="allow" if known and mode != "offline" else None,  # offline, it only warns that it does nothing

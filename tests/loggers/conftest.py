@@ -14,6 +14,7 @@ import pytest
 
 from fedprox.loggers.attached import Attached
 from fedprox.loggers.interface import Logger
+from fedprox.loggers.mlflow import ENVIRONMENT
 
 FACTS = {
     "algorithm": "FedProx (mu = 1)",
@@ -33,8 +34,8 @@ def _alone(monkeypatch, tmp_path):
     monkeypatch.setenv("WANDB_MODE", "offline")
     monkeypatch.setenv("WANDB_BASE_URL", "http://127.0.0.1:9")  # where nothing listens
     monkeypatch.setenv("WANDB_ERROR_REPORTING", "false")
-    monkeypatch.setenv("MLFLOW_DISABLE_TELEMETRY", "true")
-    monkeypatch.setenv("MLFLOW_ALLOW_FILE_STORE", "true")
+    for name, value in ENVIRONMENT.items():  # here, so that none is left behind
+        monkeypatch.setenv(name, value)
     monkeypatch.chdir(tmp_path)
 
 
