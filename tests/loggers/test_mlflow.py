@@ -9,7 +9,7 @@ import pytest
 
 from fedprox.errors import UserError
 from fedprox.loggers.attached import Attached
-from fedprox.loggers.mlflow import MlflowLogger
+from fedprox.loggers.mlflow import MAX_PARAMS, MlflowLogger
 
 pytestmark = pytest.mark.usefixtures("mlflow")
 
@@ -72,6 +72,9 @@ def test_nan_and_infinity_are_kept(log, read, run_dir):
 
 
 def test_more_settings_than_one_request_takes_are_all_there(log, facts):
+    from mlflow.utils.validation import MAX_PARAMS_TAGS_PER_BATCH
+
+    assert MAX_PARAMS <= MAX_PARAMS_TAGS_PER_BATCH  # which a server enforces, a folder does not
     facts["settings"] = {f"s{number}": number for number in range(250)}
     log(MlflowLogger(), [0])
     (run,) = runs()
