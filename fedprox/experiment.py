@@ -6,12 +6,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from fedprox import data_assembly
+from fedprox import assembly, data_assembly
 from fedprox.arrays import to_params
 from fedprox.branching import adopt_rows, branch_point, lineage
 from fedprox.checkpoint import Checkpoint, Checkpoints, forget_after, latest
 from fedprox.environment import environment
 from fedprox.files import alone_in
+from fedprox.loggers.attached import Attached
 from fedprox.measuring import several_at_once
 from fedprox.prepared import Experiment
 from fedprox.progress import watched
@@ -54,18 +55,22 @@ def run(
         with RunRecord(run_dir, facts, experiment.columns, **experiment.tables, state=state) as record:
             if start and not state:
                 adopt_rows(record, config)
-            _record_rounds(experiment, start, record, begin)
+            with Attached(assembly.loggers(config), run_dir, facts, start.round_num + 1 if start else 0) as loggers:
+                _record_rounds(experiment, start, record, loggers, begin)
     return record.final
 
 
-def _record_rounds(experiment: Experiment, start: Checkpoint | None, record: RunRecord, begin: float) -> None:
+def _record_rounds(
+    experiment: Experiment, start: Checkpoint | None, record: RunRecord, loggers: Attached, begin: float
+) -> None:
     """Run the rounds that are left, and finish the record."""
     config, rounds_begin = experiment.config, time.perf_counter()
     arrays, earlier_s = (start.arrays, start.time_s) if start else (experiment.arrays, 0.0)
+    first_round = start.round_num + 1 if start else 0
     with Checkpoints(record, **config["checkpoint"]) as checkpoints:
         rounds = several_at_once(experiment.rounds(start))
-        for outcome in watched(rounds, config["num_rounds"], algorithm(config)):
-            record.add(outcome)
+        for outcome in watched(rounds, config["num_rounds"], algorithm(config), first_round):
+            loggers.log(record.add(outcome))
             checkpoints.after(outcome)
             arrays = outcome.arrays
     now = time.perf_counter()

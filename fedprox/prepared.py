@@ -118,6 +118,7 @@ def check_settings(config: Mapping[str, Any]) -> ExperimentProtocol:
         UserError: If a setting is wrong.
     """
     check(config)
+    assembly.loggers(config)  # whether their libraries are there
     protocol: ExperimentProtocol = build(config, "protocol", ExperimentProtocol)
     protocol.check(config["num_epochs"], config["stragglers_fraction"], config["sampling"])
     return protocol
