@@ -37,6 +37,7 @@ ORDER = [
     "data.digits",
     "data.download",
     "data.channels",
+    "data.cifar_batches",
     "data.cifar10",
     "data.mnist",
     "data.femnist",

@@ -10,11 +10,10 @@ from typing import Any
 import numpy as np
 
 from fedprox.data.channels import Bytes, channel_sums, channels_first, mean_and_std
+from fedprox.data.cifar_batches import NUM_CLASSES, read_batch
 from fedprox.data.download import SILENCE_S, cannot_download, give_up_after, torchvision_datasets, what_failed
 from fedprox.data.federated import Integers, LabelledData
 from fedprox.errors import UserError
-
-NUM_CLASSES = 10
 
 
 def cifar10(data_dir: str) -> LabelledData:
@@ -48,9 +47,15 @@ def _load(data_dir: str) -> tuple[Bytes, Integers, Bytes, Integers]:
     root = Path(data_dir).expanduser()
     source = torchvision_datasets("CIFAR-10").cifar
     _fetch(source, root)
-    sides = [source.CIFAR10(root, train=train) for train in (True, False)]  # unpickles, after its check of all files
-    train, test = ((np.ascontiguousarray(each.data), np.array(each.targets, dtype=np.int64)) for each in sides)
+    kind = source.CIFAR10
+    train, test = (_joined(root / kind.base_folder, names) for names in (kind.train_list, kind.test_list))
     return *train, *test
+
+
+def _joined(folder: Path, names: list[list[str]]) -> tuple[Bytes, Integers]:
+    """Return the pictures, channels last, and the labels of several batches, given as torchvision's [name, MD5]."""
+    pictures, labels = zip(*(read_batch(folder / name) for name, _ in names), strict=True)
+    return np.concatenate(pictures), np.concatenate(labels)
 
 
 def _fetch(source: Any, root: Path) -> None:
@@ -79,7 +84,7 @@ def _fetch(source: Any, root: Path) -> None:
 
 
 def _check(source: Any, file: Path, md5: str) -> None:
-    """Raise UserError unless a file is the original; what it holds is unpickled, so nothing else will do."""
+    """Raise UserError unless a file is the original."""
     try:
         original = source.check_integrity(file, md5)
     except OSError as error:
