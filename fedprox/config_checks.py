@@ -12,6 +12,9 @@ from typing import Any
 from fedprox.config import SETTINGS, client_device, unknown
 from fedprox.errors import UserError, one_line
 
+END_OF_INTEGERS = 2**32  # beyond, arrays' sizes overflow
+MAX_EPOCHS = 100_000  # a client's order of examples is drawn for all of its epochs at once
+
 
 def check(config: Mapping[str, Any]) -> None:
     """Raise UserError at the first setting that is out of its range; nothing is loaded.
@@ -27,6 +30,8 @@ def check(config: Mapping[str, Any]) -> None:
             raise UserError(f"{name} is missing; leave ~{name} out")
     for name in ("num_clients", "num_epochs", "batch_size", "num_rounds", "clients_per_round"):
         _require(config[name] is None or config[name] >= 1, name, "an integer >= 1", config[name])
+        _require(config[name] is None or config[name] < END_OF_INTEGERS, name, "below 2^32", config[name])
+    _require(config["num_epochs"] <= MAX_EPOCHS, "num_epochs", f"at most {MAX_EPOCHS:,}", config["num_epochs"])
     for name, value in config["checkpoint"].items():
         _require(value is None or value >= 1, f"checkpoint.{name}", "an integer >= 1 or null", value)
     _check_branch(config["branch_from"], config["branch_round"])
@@ -68,6 +73,7 @@ def check(config: Mapping[str, Any]) -> None:
             "engine=local, or client_resources.num_gpus with engine=ray"
         )
     for group in ("dataset", "partition", "feature_skew", "model", "strategy", "protocol", "engine", "augmentation"):
+        _check_numbers(group, config[group])
         check_target(group, config[group])
     for name, node in config["logger"].items():
         _require(isinstance(node, Mapping), f"logger.{name}", "the settings of a logger", node, "; set logger=<name>")
@@ -91,9 +97,9 @@ def check_target(group: str, node: Mapping[str, Any]) -> None:
         raise UserError(f"{group}._target_={path} cannot be loaded: {one_line(error)}") from error
     takes_any = any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values())
     for name, value in node.items():
-        if name.startswith("_") or (group, name) == ("model", "init"):
+        if name == "_target_" or (group, name) == ("model", "init"):
             continue
-        if name not in parameters and not takes_any:
+        if name.startswith("_") or (name not in parameters and not takes_any):  # Hydra's _args_, _partial_, ...
             raise UserError(f"{group}.{name} is unknown: {path} takes {', '.join(parameters) or 'nothing'}")
         if name in hints and not _fits(value, hints[name]):
             expected = getattr(hints[name], "__name__", str(hints[name]))
@@ -168,6 +174,17 @@ def _check_resources(resources: Mapping[str, float]) -> None:
                 f"client_resources.{name} must be at most {available}, which is what this machine has, "
                 f"got {resources[name]:g}; lower it, or use engine=local"
             )
+
+
+def _check_numbers(name: str, value: Any) -> None:
+    """Raise UserError for the first number of a group that run.json or an array's size could not hold."""
+    if isinstance(value, (Mapping, list)):
+        for key, each in value.items() if isinstance(value, Mapping) else enumerate(value):
+            _check_numbers(f"{name}.{key}", each)
+    elif isinstance(value, int):
+        _require(abs(value) < END_OF_INTEGERS, name, "between -2^32 and 2^32", value)
+    elif isinstance(value, float):
+        _require(math.isfinite(value), name, "finite", value)
 
 
 def _require_finite(

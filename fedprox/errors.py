@@ -14,6 +14,10 @@ def one_line(error: BaseException) -> str:
         remedy = "name another place with hydra.run.dir=<folder>, in a sweep hydra.sweep.dir=<folder>"
         return f"{error.filename}: {error.strerror}; {remedy}"
     told = _told(error)
+    if isinstance(error, MemoryError):
+        told = [
+            f"there is not enough memory ({'; '.join(told) or 'no more is said'}); ask for less, such as fewer clients"
+        ]
     if override := getattr(error, "override", None):  # Hydra's grammar errors know it but do not say it
         told.insert(0, f"{override} is not understood")
     if key := getattr(error, "full_key", None):  # OmegaConf's

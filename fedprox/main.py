@@ -89,7 +89,7 @@ def _run(config: DictConfig, failures: Path) -> float | None:
     try:
         settings = schema.plain(config)
         last = experiment.run(settings, run_dir, resume=bool(settings["resume"]), origin=origin)
-    except (UserError, OmegaConfBaseException, OSError) as error:
+    except (UserError, OmegaConfBaseException, OSError, MemoryError) as error:
         _tell(error)
         (failures / "2").touch()
         return None

@@ -13,6 +13,7 @@ from fedprox.errors import UserError
 NUM_FEATURES = 60
 NUM_CLASSES = 10
 HOLD_OUT = 0.1
+MAX_CLIENTS = 100_000  # their examples take 11 GB, and as much again while they are put together
 INPUT_DEVIATIONS = np.sqrt(np.arange(1, NUM_FEATURES + 1) ** -1.2)  # sqrt of the diagonal of Sigma
 
 Doubles = NDArray[np.float64]
@@ -30,7 +31,7 @@ def synthetic(num_clients: int, seed: int, alpha: float = 1.0, beta: float = 1.0
     30 clients, seed 0, alpha = beta = 1 are their published train and test files, example by example.
 
     Args:
-        num_clients: Number of clients, >= 1; the paper has 30.
+        num_clients: Number of clients, 1 .. 100,000; the paper has 30.
         seed: Seeds NumPy's legacy generator, which draws the data, and Python's, which shuffles; both are
             the function's own. Between 0 and 2^32 - 1.
         alpha: Standard deviation of u_k, >= 0. It is meant to say how much the clients' models differ, yet
@@ -114,6 +115,11 @@ def _check(num_clients: int, seed: int, alpha: float, beta: float) -> None:
     """Raise UserError for the first setting that is out of its range."""
     if num_clients < 1:
         raise UserError(f"num_clients must be >= 1, got {num_clients}; the paper has 30")
+    if num_clients > MAX_CLIENTS:
+        raise UserError(
+            f"num_clients must be at most {MAX_CLIENTS:,} for a synthetic data set, got {num_clients}; each has 450 "
+            "examples on average, ask for fewer"
+        )
     if not 0 <= seed < 2**32:
         raise UserError(f"seed must be between 0 and 2^32 - 1 for a synthetic data set, got {seed}; take 0")
     for name, value in (("alpha", alpha), ("beta", beta)):

@@ -16,6 +16,8 @@ from fedprox.threads import Pool, one_thread
 
 Result = TypeVar("Result")
 
+MAX_THREADS = 1024
+
 
 class LocalGrid:
     """A Flower Grid whose nodes are clients played in this process."""
@@ -28,8 +30,9 @@ class LocalGrid:
             num_threads: Clients that are computed at once, where the solver allows it; None for as
                 many as torch has threads: one per core, or what OMP_NUM_THREADS says.
         """
-        if num_threads is not None and num_threads < 1:
-            raise UserError(f"engine.num_threads must be an integer >= 1 or null (one per core), got {num_threads}")
+        if num_threads is not None and not 1 <= num_threads <= MAX_THREADS:
+            rule = f"an integer >= 1 and <= {MAX_THREADS} or null (one per core)"
+            raise UserError(f"engine.num_threads must be {rule}, got {num_threads}")
         act_as_server()
         self._solver = side.make_solver()
         self._clients = Clients(side, self._solver)

@@ -56,7 +56,7 @@ def test_pictures_and_labels_come_whoever_wrote_them(tmp_path, protocol):
 )
 def test_a_batch_of_anything_else_is_refused(tmp_path, batch):
     (tmp_path / "batch").write_bytes(pickle.dumps(batch))
-    with pytest.raises(UserError, match="must hold pictures of 32 x 32 pixels and as many labels 0 .. 9"):
+    with pytest.raises(UserError, match=r"must hold pictures of 32 x 32 pixels and as many labels 0 \.\. 9"):
         read_batch(tmp_path / "batch")
 
 

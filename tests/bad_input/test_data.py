@@ -1,0 +1,225 @@
+"""Settings that do not fit the data, and data of the user's own that do not fit: one line, exit status 2."""
+
+import json
+
+import pytest
+
+SMALL = ("dataset=digits", "engine=local", "num_rounds=1")
+
+
+# What only the data can tell.
+DATA = {
+    # Class 8 of the digits has 174 - 34 = 140 training examples, the fewest; the power law gives 5 of it to every
+    # client u with u mod 10 in (7, 8), 28 clients, so the 29th of them, client 140 + 7, is the first without.
+    "clients beyond a power law": (
+        ["num_clients=1000000"],
+        ["num_clients must be at most 140", "got 1000000", "fewer"],
+    ),
+    "clients beyond IID": (["partition=iid", "num_clients=1443"], ["num_clients must be at most 1442", "got 1443"]),
+    "clients beyond shards": (["partition=shards", "num_clients=722"], ["num_clients must be at most 721", "got 722"]),
+    "clients beyond a Dirichlet minimum": (
+        ["partition=dirichlet", "num_clients=145"],
+        ["num_clients must be at most 144", "got 145", "ask for fewer clients", "lower min_examples=10"],
+    ),
+    "alpha 0": (
+        ["partition=dirichlet", "partition.alpha=0", "num_clients=20"],
+        ["alpha must be between 0.01 and 1000", "got 0", "0.1 is strong label skew"],
+    ),
+    "sizes unknown": (
+        ["partition=iid", "partition.sizes=gamma", "num_clients=20"],
+        ["sizes must be equal, lognormal or zipf", "got gamma"],
+    ),
+    "clients beyond a pathological partition": (
+        ["partition=pathological", "num_clients=722"],
+        ["num_clients must be at most 721", "got 722", "lower classes_per_client"],
+    ),
+    "classes per client beyond all": (
+        ["partition=pathological", "partition.classes_per_client=11", "num_clients=20"],
+        ["classes_per_client must be between 1 and 10", "got 11"],
+    ),
+    "strength of a rotation": (
+        ["feature_skew=rotation", "feature_skew.strength=181", "partition=iid", "num_clients=20"],
+        ["feature_skew.strength must be between 0 and 180", "got 181", "degrees"],
+    ),
+    "feature skew without images": (
+        ["feature_skew=noise", "dataset=synthetic_1_1"],
+        ["feature_skew must be none unless the data are images as uint8", "(60,)", "set feature_skew=none"],
+    ),
+    "partition of divided data": (
+        ["dataset=synthetic_1_1", "partition=iid"],
+        ["dataset=synthetic_1_1 comes divided into clients", "leave partition= out"],
+    ),
+    "natural partition of undivided data": (
+        ["partition=natural"],
+        ["partition=natural is for data sets that come divided", "partition=power_law, iid or shards"],
+    ),
+    "convolutions on vectors": (
+        ["dataset=synthetic_1_1", "model=cnn"],
+        ["model=cnn needs images", "(60,)", "model=logistic"],
+    ),
+    "per client without their own examples": (
+        ["evaluation.per_client=true", "hold_out=0"],
+        ["evaluation.per_client=true", "held-out", "dataset=digits", "hold_out=0", "raise hold_out"],
+    ),
+    "target's argument out of range": (["partition.sigma=-1"], ["sigma must be between 0 and", "got -1"]),
+    "strategy that is none": (["strategy._target_=os.getcwd"], ["strategy._target_=os.getcwd"]),
+    "dataset that is none": (["dataset._target_=os.getcwd"], ["dataset._target_=os.getcwd"]),
+    "protocol that is none": (["protocol._target_=os.getcwd"], ["protocol._target_=os.getcwd"]),
+    "small images for the tutorial's CNN": (["model=cnn_tutorial"], ["16 x 16 pixels", "(8, 8)", "model=logistic"]),
+    "groups that do not divide": (["model=resnet18_gn", "model.groups=3"], ["model.groups must divide", "got 3"]),
+    "batch norm with a batch of one": (
+        # 8 x 8 images are one pixel when they reach the last layers.
+        ["model=resnet18_bn", "batch_size=1"],
+        [
+            "batch_size=1 leaves one example",
+            "clients, the first of them client 0",
+            "choose another batch_size",
+            "resnet18_gn",
+        ],
+    ),
+    "model without our arguments": (
+        ["model._target_=torch.nn.Linear"],
+        ["model._target_=torch.nn.Linear", "with input_shape and num_classes", "in_features", "README"],
+    ),
+    "model of any arguments that refuses ours": (
+        ["model._target_=torch.nn.LSTM"],
+        ["model._target_=torch.nn.LSTM", "with input_shape and num_classes", "'input_shape'", "rnn.py, line", "README"],
+    ),
+    "model that is none": (
+        ["model._target_=collections.UserDict"],
+        ["model._target_=collections.UserDict", "must make a Module"],
+    ),
+}
+
+
+@pytest.mark.parametrize(("arguments", "words"), DATA.values(), ids=DATA)
+def test_what_does_not_fit_the_data_is_told_in_one_line_before_the_first_round(refused, arguments, words):
+    base = [setting for setting in SMALL if setting.partition("=")[0] not in {a.partition("=")[0] for a in arguments}]
+    refused(*arguments, *base, says=words)
+
+
+# Data and models of the user's own, as a module beside the working directory.
+OWN = """
+import json
+import numpy as np
+from fedprox.data.federated import ClientIndex, FederatedData, LabelledData, authors_ids
+
+def make(dtype, client_ids=()):
+    x = np.arange(120).reshape(40, 3).astype(dtype)
+    data = LabelledData(
+        features=x, labels=np.arange(40) % 2, test_features=x[:0], test_labels=np.arange(0),
+        num_classes=2, mean=np.zeros((), np.float32), std=np.ones((), np.float32),
+    )
+    parts = [np.arange(4 * k, 4 * k + 4) for k in range(10)]
+    train, held_out = ([part[piece] for part in parts] for piece in (slice(3), slice(3, None)))
+    return FederatedData(data, ClientIndex.from_lists(train), ClientIndex.from_lists(held_out), client_ids)
+
+def numbered():
+    return make(np.float32)
+
+def unsorted():
+    return make(np.float32, authors_ids(10)[::-1])
+
+def named():
+    return make(np.float32, authors_ids(10))
+
+def tokens():
+    return make(np.int64, authors_ids(10))
+
+def no_engine(side, num_threads):
+    return side
+"""
+LEAF = {
+    "users": ["a", "b"],
+    "num_samples": [1, 1],
+    "user_data": {"a": {"x": [[0.5, 1.5]], "y": [0]}, "b": {"x": [[1.0, 2.0]], "y": [1]}},
+}
+ON_OWN = ("dataset=custom", "partition=natural", "num_clients=null", "clients_per_round=2", "num_rounds=1")
+
+
+@pytest.fixture
+def own(tmp_path, monkeypatch):
+    """Make the user's module importable, and put two clients' data in LEAF's format under `two`."""
+    (tmp_path / "own_data.py").write_text(OWN)
+    for part in ("train", "test"):
+        (tmp_path / "two" / part).mkdir(parents=True)
+        (tmp_path / "two" / part / "data.json").write_text(json.dumps(LEAF))
+    monkeypatch.syspath_prepend(tmp_path)
+
+
+OWN_DATA = {
+    "authors without ids": (
+        ["dataset._target_=own_data.numbered", "protocol=authors"],
+        ["protocol=authors needs clients in the order of their ids", "client_ids", "use protocol=paper"],
+    ),
+    "authors with ids in another order": (
+        ["dataset._target_=own_data.unsorted", "protocol=authors"],
+        ["protocol=authors needs clients in the order of their ids", "sorted client_ids"],
+    ),
+    "tokens for logistic regression": (
+        ["dataset._target_=own_data.tokens"],
+        ["int64", "(3,)", "choose another model than fedprox.models.logistic"],
+    ),
+    "tokens for the reference solver too": (
+        ["dataset._target_=own_data.tokens", "solver=reference", "evaluation=clients"],
+        ["int64", "(3,)", "choose another model than fedprox.models.logistic"],
+    ),
+    "more clients a round than there are": (
+        ["dataset._target_=own_data.named", "clients_per_round=11"],
+        ["clients_per_round must be at most the data set's 10 clients", "got 11", "lower it"],
+    ),
+    "another number of clients than the files'": (
+        ["dataset=leaf", "dataset.path=two", "num_clients=50"],
+        ["num_clients must be the data set's own 2", "got 50", "set num_clients=null"],
+    ),
+    "LEAF's folder not there": (["dataset=leaf", "dataset.path=nowhere"], ["dataset.path", "nowhere", "train"]),
+    "LEAF's folder not named": (["dataset=leaf"], ["dataset.path"]),
+    "pictures not there": (
+        ["dataset=image_folder", "dataset.path=nowhere", "partition=iid", "num_clients=2"],
+        ["dataset.path=nowhere is not there", "name a folder of pictures or a .zip file"],
+    ),
+    "pictures' folder not named": (["dataset=image_folder"], ["dataset.path"]),
+    "engine that is none": (
+        ["dataset._target_=own_data.named", "engine._target_=own_data.no_engine"],
+        ["engine._target_=own_data.no_engine must make a", "Engine", "made a ClientSide"],
+    ),
+    "FedAdam with a simple mean": (
+        [
+            "dataset._target_=own_data.named",
+            "sampling=proportional",
+            "strategy._target_=flwr.serverapp.strategy.FedAdam",
+        ],
+        ["sampling=proportional goes with a simple mean", "strategy=fedprox", "got FedAdam", "use sampling=uniform"],
+    ),
+    "FedDANE with the authors' protocol": (
+        ["dataset._target_=own_data.named", "protocol=authors", "strategy=feddane"],
+        ["strategy=feddane", "protocol=paper or flower"],
+    ),
+}
+
+
+@pytest.mark.usefixtures("own")
+@pytest.mark.parametrize(("arguments", "words"), OWN_DATA.values(), ids=OWN_DATA)
+def test_what_does_not_fit_the_users_own_data_is_told_in_one_line(refused, arguments, words):
+    given = {argument.partition("=")[0] for argument in arguments}
+    base = [setting for setting in ON_OWN if setting.partition("=")[0] not in given]
+    refused(*arguments, "engine=local", *base, says=words)
+
+
+@pytest.mark.usefixtures("own")
+def test_the_users_own_data_are_otherwise_accepted(fedprox):
+    for arguments in (["protocol=paper"], ["protocol=authors"], ["strategy=feddane"], ["sampling=proportional"]):
+        assert fedprox("dataset._target_=own_data.named", "engine=local", *ON_OWN, *arguments).status == 0
+
+
+@pytest.mark.parametrize(
+    "data", [("dataset=synthetic_1_1",), ("dataset=digits",), ("dataset=digits", "partition=iid")], ids=" ".join
+)
+def test_a_number_of_clients_is_needed_where_the_data_have_none_of_their_own(refused, data):
+    refused(*data, "num_clients=null", "engine=local", "num_rounds=1", says=("num_clients must be",))
+
+
+@pytest.mark.parametrize("num_clients", [140, 144, 721, 1442])
+def test_the_largest_number_of_clients_that_an_error_names_is_accepted(fedprox, num_clients):
+    partition = {140: "power_law", 144: "dirichlet", 721: "shards", 1442: "iid"}[num_clients]
+    assert fedprox(*SMALL, f"partition={partition}", f"num_clients={num_clients}").status == 0

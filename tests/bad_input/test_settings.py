@@ -1,0 +1,258 @@
+"""A mistake in the settings: one line that says what to do, exit status 2, nothing loaded or computed."""
+
+import os
+import time
+
+import pytest
+import torch
+
+SMALL = ("dataset=digits", "engine=local", "num_rounds=1")
+# A data set that is not there: had anything been loaded before the setting was checked, the line would say MNIST.
+NO_DATA = ("dataset=mnist", "data_dir=nowhere", "engine=local", "num_rounds=1")
+
+
+# id: (arguments, the words that matter: setting, rule, value, remedy)
+SETTINGS = {
+    "misspelt": (["lerning_rate=1"], ["lerning_rate is no setting", "did you mean learning_rate?"]),
+    "misspelt with a plus": (["+num_round=1"], ["num_round is no setting", "did you mean num_rounds?"]),
+    "unknown": (["unknown=1"], ["unknown is no setting", "--help"]),
+    "unknown with a plus": (["+unknown=1"], ["unknown is no setting", "--help"]),
+    "unknown with two": (["++unknown=1"], ["unknown is no setting", "--help"]),
+    "unknown in a group": (["client_resources.cpus=1"], ["client_resources.cpus"]),
+    "unknown for a target": (["+strategy.eta=1"], ["strategy.eta is unknown", "takes fraction_train"]),
+    "mu of letters": (["mu=large"], ["mu=large", "'large'", "Float"]),
+    "mu empty": (["mu="], ["mu=", "''", "Float"]),
+    "mu null": (["mu=null"], ["mu=null", "not Optional"]),
+    "mu below 0": (["mu=-1"], ["mu must be finite and >= 0", "got -1", "--config-name fedavg"]),
+    "mu nan": (["mu=nan"], ["mu must be finite and >= 0", "got nan", "--config-name fedavg"]),
+    "mu infinite": (["mu=inf"], ["mu must be finite and >= 0", "got inf", "--config-name fedavg"]),
+    "mu minus infinite": (["mu=-inf"], ["mu must be finite and >= 0", "got -inf"]),
+    "fraction below 0": (["stragglers_fraction=-0.1"], ["stragglers_fraction must be", "between 0 and 1", "-0.1"]),
+    "fraction above 1": (["stragglers_fraction=1.1"], ["stragglers_fraction must be", "between 0 and 1", "1.1"]),
+    "fraction nan": (["stragglers_fraction=nan"], ["stragglers_fraction must be", "between 0 and 1", "nan"]),
+    "cohort above clients": (
+        ["num_clients=20", "clients_per_round=21"],
+        ["clients_per_round must be at most num_clients=20", "got 21", "lower it or raise num_clients"],
+    ),
+    "cohort of 0": (["clients_per_round=0"], ["clients_per_round must be an integer >= 1", "got 0"]),
+    "clients 0": (["num_clients=0"], ["num_clients must be an integer >= 1", "got 0"]),
+    "rounds 0": (["num_rounds=0"], ["num_rounds must be an integer >= 1", "got 0"]),
+    "rounds below 0": (["num_rounds=-3"], ["num_rounds must be an integer >= 1", "got -3"]),
+    "rounds a fraction": (["num_rounds=1.5"], ["num_rounds=1.5", "'1.5'", "Integer"]),
+    "epochs 0": (["num_epochs=0"], ["num_epochs must be an integer >= 1", "got 0"]),
+    "epochs below 0": (["num_epochs=-3"], ["num_epochs must be an integer >= 1", "got -3"]),
+    "batch 0": (["batch_size=0"], ["batch_size must be an integer >= 1", "got 0"]),
+    "batch below 0": (["batch_size=-3"], ["batch_size must be an integer >= 1", "got -3"]),
+    "learning rate 0": (["learning_rate=0"], ["learning_rate must be finite and > 0", "got 0"]),
+    "learning rate below 0": (["learning_rate=-0.1"], ["learning_rate must be finite and > 0", "got -0.1"]),
+    "learning rate infinite": (["learning_rate=inf"], ["learning_rate must be finite and > 0", "got inf"]),
+    "momentum 1": (["momentum=1"], ["momentum must be finite", "below 1", "got 1"]),
+    "weight decay below 0": (["weight_decay=-1"], ["weight_decay must be finite and >= 0", "got -1"]),
+    "hold out 1": (["hold_out=1"], ["hold_out must be finite", "below 1", "got 1"]),
+    "seed below 0": (["seed=-1"], ["seed must be an integer >= 0", "got -1"]),
+    "seed a fraction": (["seed=1.5"], ["seed=1.5", "Integer"]),
+    "repetition below 0": (["+repeat_num=-1"], ["repeat_num must be an integer >= 0", "got -1"]),
+    "repetition of letters": (["+repeat_num=often"], ["repeat_num must be an integer >= 0", "got often"]),
+    "repetition without plus": (["repeat_num=1"], ["repeat_num is added with a plus", "+repeat_num=3"]),
+    "device unknown": (["server_device=tpu"], ["server_device must be cpu, cuda", "got 'tpu'"]),
+    "epoch 1 with flower": (
+        ["num_epochs=1", "protocol=flower"],
+        ["protocol=flower needs num_epochs >= 2", "got num_epochs=1", "protocol=paper", "stragglers_fraction=0"],
+    ),
+    "CPUs beyond the machine": (
+        ["engine=ray", "client_resources.num_cpus=100000"],
+        [
+            "client_resources.num_cpus must be at most",
+            f" {os.cpu_count()}, ",
+            "got 100000",
+            "lower it",
+            "use engine=local",
+        ],
+    ),
+    "GPUs beyond the machine": (
+        ["engine=ray", "client_resources.num_gpus=999"],
+        ["client_resources.num_gpus must be at most", f" {torch.cuda.device_count()}, ", "got 999", "lower it"],
+    ),
+    "CPUs 0": (["client_resources.num_cpus=0"], ["client_resources.num_cpus must be finite and > 0", "got 0"]),
+    "CPUs of letters": (["client_resources.num_cpus=all"], ["client_resources.num_cpus=all", "Float"]),
+    "GPUs below 0": (["client_resources.num_gpus=-1"], ["client_resources.num_gpus must be", ">= 0", "got -1"]),
+    "target not there": (
+        ["strategy._target_=flwr.serverapp.strategy.FedAdm"],
+        ["strategy._target_=flwr.serverapp.strategy.FedAdm", "cannot be loaded", "no attribute 'FedAdm'"],
+    ),
+    "target's module not there": (
+        ["strategy._target_=no_such_package.Mine"],
+        ["strategy._target_=no_such_package.Mine", "cannot be loaded", "No module named 'no_such_package'"],
+    ),
+    "target a number": (["strategy._target_=5"], ["strategy._target_ must name a function or class", "got 5"]),
+    "target's argument of a wrong type": (
+        ["partition.sigma=large"],
+        ["partition.sigma must be of type float", "'large'"],
+    ),
+    "strength of letters": (
+        ["feature_skew=noise", "feature_skew.strength=much"],
+        ["feature_skew.strength must be of type float", "'much'"],
+    ),
+    "strength of no skew": (["+feature_skew.strength=1"], ["feature_skew.strength is unknown"]),
+    "sizes a number": (["partition=iid", "partition.sizes=3"], ["partition.sizes must be of type str", "got 3"]),
+    "sweep without --multirun": (["mu=0,1"], ["mu=0,1", "--multirun"]),
+    "word without a value": (["mu"], ["'mu'", "EQUAL"]),
+    "bracket not closed": (["mu=[1"], ["mu=[1"]),
+    "range not closed": (["--multirun", "mu=range(3"], ["mu=range(3"]),
+    "setting taken away": (["~mu"], ["mu"]),
+    "reference to nothing": (["mu=${nothing}"], ["mu", "nothing"]),
+    "reference to a variable that is not set": (["mu=${oc.env:NOT_SET_ANYWHERE}"], ["mu", "NOT_SET_ANYWHERE"]),
+    "reference of a wrong type": (["num_rounds=${mu}"], ["num_rounds", "Integer"]),
+    "two values of one group": (["+experiment=digits"], ["experiment"]),
+    "sampling unknown": (["sampling=nope"], ["sampling must be uniform or proportional", "got nope"]),
+    "batch statistics unknown": (
+        ["batch_statistics=own"],
+        ["batch_statistics must be averaged or local", "got own"],
+    ),
+    "solver unknown": (["solver=nope"], ["solver must be auto, reference or cohort", "got nope"]),
+    "evaluated every 0 rounds": (["evaluation.every=0"], ["evaluation.every must be an integer >= 1", "got 0"]),
+    "evaluated every half": (["evaluation.every=0.5"], ["evaluation.every must be an integer >= 1", "got 0.5"]),
+    "evaluation a word": (["evaluation.every=often"], ["evaluation.every must be an integer >= 1", "got often"]),
+    "evaluation's name": (["evaluation.name=nope"], ["evaluation.name must be server or clients", "got nope"]),
+    "unknown in evaluation": (
+        ["+evaluation.often=1"],
+        ["evaluation.often is unknown", "name, every, per_class and per_client"],
+    ),
+    "per class a number": (["evaluation.per_class=1"], ["evaluation.per_class must be true or false", "got 1"]),
+    "per client null": (["evaluation.per_client=null"], ["evaluation.per_client must be true or false", "got None"]),
+    "adaptive mu without the loss": (
+        ["adaptive_mu.enabled=true"],
+        ["adaptive_mu.enabled=true", "training loss of all clients", "evaluation=server", "use evaluation=clients"],
+    ),
+    "adaptive mu with gaps": (
+        ["adaptive_mu.enabled=true", "evaluation=clients", "evaluation.every=2"],
+        ["adaptive_mu.enabled=true", "after every round", "evaluation.every=2", "use evaluation=clients"],
+    ),
+    "adaptive mu's step 0": (["adaptive_mu.step=0"], ["adaptive_mu.step must be finite and > 0", "got 0"]),
+    "adaptive mu's step nan": (["adaptive_mu.step=nan"], ["adaptive_mu.step must be finite and > 0", "got nan"]),
+    "adaptive mu from below 0": (["adaptive_mu.initial=-1"], ["adaptive_mu.initial must be", ">= 0", "got -1"]),
+    "adaptive mu's patience 0": (["adaptive_mu.patience=0"], ["adaptive_mu.patience must be an integer >= 1", "got 0"]),
+    "unknown in adaptive mu": (["adaptive_mu.rate=1"], ["adaptive_mu.rate"]),
+    "authors sample uniformly": (
+        ["protocol=authors", "sampling=proportional"],
+        ["sampling=proportional has no counterpart in the authors' program", "use it with protocol=paper"],
+    ),
+    "authors' epoch 1": (
+        ["protocol=authors", "num_epochs=1"],
+        ["protocol=authors needs num_epochs >= 2", "got num_epochs=1", "protocol=paper", "stragglers_fraction=0"],
+    ),
+    "threads of letters": (["engine.num_threads=all"], ["engine.num_threads must be of type int", "'all'"]),
+    "logger with a wrong mode": (
+        ["logger=wandb", "logger.wandb.mode=often"],
+        ["logger.wandb.mode must be online, offline, disabled or null", "got often"],
+    ),
+    "logger's setting of a wrong type": (
+        ["logger=mlflow", "logger.mlflow.experiment=5"],
+        ["logger.mlflow.experiment must be of type str", "got 5"],
+    ),
+    "unknown for a logger": (["logger=tensorboard", "+logger.tensorboard.flush=1"], ["logger.tensorboard.flush is"]),
+    "logger's setting without the logger": (["logger.wandb.mode=offline"], ["logger.wandb"]),
+    "logger a number": (["+logger.mine=3"], ["logger.mine must be the settings of a logger", "got 3"]),
+    "logger not there": (["+logger.mine._target_=no_such.Logger"], ["logger.mine._target_=no_such.Logger", "loaded"]),
+    "evaluation.every taken away": (["~evaluation.every"], ["evaluation.every"]),
+}
+
+
+@pytest.mark.parametrize(("arguments", "words"), SETTINGS.values(), ids=SETTINGS)
+def test_a_wrong_setting_is_told_in_one_line_before_anything_is_loaded(refused, arguments, words):
+    base = [setting for setting in NO_DATA if setting.partition("=")[0] not in {a.partition("=")[0] for a in arguments}]
+    refused(*arguments, *base, says=words)
+
+
+@pytest.mark.parametrize(
+    ("group", "one_of_them"),
+    [
+        ("dataset", "synthetic_1_1"),
+        ("model", "logistic"),
+        ("engine", "local"),
+        ("strategy", "fedavg"),
+        ("partition", "power_law"),
+        ("feature_skew", "rotation"),
+        ("protocol", "paper"),
+        ("experiment", "paper_mnist"),
+        ("evaluation", "clients"),
+        ("logger", "tensorboard"),
+    ],
+)
+def test_an_unknown_choice_is_told_with_all_there_are(refused, group, one_of_them):
+    refused(
+        f"{group}=no_such_thing",
+        *(setting for setting in NO_DATA if not setting.startswith(group)),
+        says=(f"{group}/no_such_thing", f"Available options in '{group}'", one_of_them),
+    )
+
+
+BAD_FIRST_OR_LAST = {
+    "last of three": (["mu=0,1,-1"], ["mu must be finite and >= 0", "got -1"]),
+    "first of three": (["mu=-1,0,1"], ["mu must be finite and >= 0", "got -1"]),
+    "second setting": (["mu=0,1", "stragglers_fraction=0.1,7"], ["stragglers_fraction", "between 0 and 1", "7"]),
+    "wrong type": (["mu=0,large"], ["mu=large", "Float"]),
+    "unknown choice": (["model=logistic,no_such_model"], ["model/no_such_model", "logistic"]),
+    "outside the sweep": (["mu=0,1", "learning_rate=0"], ["learning_rate must be finite and > 0", "got 0"]),
+    "misspelt and swept": (["learn_rate=0.1,1"], ["learn_rate is no setting", "did you mean learning_rate?"]),
+    "range of repetitions below 0": (["+repeat_num=range(-1,2)"], ["repeat_num must be an integer >= 0", "got -1"]),
+    "target not there": (["strategy._target_=flwr.serverapp.strategy.FedAdam,no.such"], ["strategy._target_=no.such"]),
+}
+
+
+@pytest.mark.parametrize(("arguments", "words"), BAD_FIRST_OR_LAST.values(), ids=BAD_FIRST_OR_LAST)
+def test_one_bad_value_in_a_sweep_stops_it_before_its_first_job(refused, tmp_path, arguments, words):
+    refused("--multirun", *arguments, *SMALL, says=words)
+    assert list(tmp_path.glob("sweep/*/.hydra")) == []
+
+
+@pytest.mark.parametrize("value", ["0", "-2"])
+def test_a_number_of_threads_below_1_is_told(refused, value):
+    refused(*SMALL, f"engine.num_threads={value}", says=("num_threads", ">= 1", f"got {value}"))
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="CUDA is there, so server_device=cuda is no mistake")
+@pytest.mark.parametrize("device", ["cuda", "cuda:1"])
+def test_cuda_where_there_is_none_is_told(refused, device):
+    refused(f"server_device={device}", *NO_DATA, says=(f"server_device={device}", "GPU", "server_device=cpu"))
+
+
+def test_a_cluster_that_does_not_answer_is_told_within_ten_seconds(refused):
+    start = time.monotonic()
+    refused(
+        "dataset=digits",
+        "engine.address=127.0.0.1:9",
+        "num_rounds=1",
+        says=("engine.address", "'127.0.0.1:9'", "ray start --head", "leave engine.address out"),
+    )
+    assert time.monotonic() - start < 10
+
+
+def test_an_address_without_a_port_is_told(refused):
+    refused("dataset=digits", "engine.address=nonsense", "num_rounds=1", says=("engine.address", "'nonsense'"))
+
+
+@pytest.mark.parametrize(
+    ("mode", "setting"),
+    [
+        ([], "hydra.run.dir"),
+        (["--multirun"], "hydra.sweep.dir"),
+    ],
+)
+def test_a_run_directory_that_cannot_be_made_is_told(refused, tmp_path, mode, setting):
+    (tmp_path / "file").write_text("a regular file")
+    refused(*mode, *SMALL, f"{setting}=file/below", says=("file", "Not a directory", setting))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["mu=-1", *NO_DATA], ["mu must be finite and >= 0", "got -1"]),
+        (["--multirun", "mu=0,-1", *SMALL], ["mu must be finite and >= 0", "got -1"]),
+        (["num_clients=1000000", *SMALL], ["num_clients must be at most 140", "got 1000000"]),
+    ],
+    ids=["setting", "sweep", "data"],
+)
+def test_as_a_process_too_stderr_is_that_one_line_and_the_status_2(program, the_line, arguments, words):
+    line = the_line(program(*arguments))
+    assert all(word in line for word in words)
