@@ -61,12 +61,23 @@ def _load_weights(model: nn.Module, file: str) -> None:
         UserError: If there is no such file, or it is another model's.
     """
     try:
-        model.load_state_dict(load_file(file))
-    except (OSError, SafetensorError, RuntimeError) as error:
+        weights = load_file(file)
+        _check_weights(weights, model.state_dict())
+        model.load_state_dict(weights)
+    except (OSError, SafetensorError, RuntimeError, ValueError, TypeError, KeyError) as error:
         raise UserError(
             f"model.init={file} gives this model no weights: {one_line(error)}; "
             "name a model.safetensors of the same model, or use default or zeros"
         ) from error
+
+
+def _check_weights(weights: Mapping[str, torch.Tensor], own: Mapping[str, torch.Tensor]) -> None:
+    """Raise ValueError for a tensor that torch would take and that no model of ours has."""
+    for name, tensor in weights.items():
+        if name in own and tensor.is_floating_point() != own[name].is_floating_point():
+            raise ValueError(f"{name} is of type {tensor.dtype}, but the model's is of {own[name].dtype}")
+        if not torch.isfinite(tensor).all():
+            raise ValueError(f"{name} has numbers that are not finite")
 
 
 def plan(config: Mapping[str, Any], data: FederatedData, protocol: ExperimentProtocol) -> CohortPlan:

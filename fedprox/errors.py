@@ -12,7 +12,7 @@ def one_line(error: BaseException) -> str:
     """Return an error's message in one line, Hydra's and OmegaConf's many-line ones included."""
     if isinstance(error, OSError) and error.filename is not None:
         remedy = "name another place with hydra.run.dir=<folder>, in a sweep hydra.sweep.dir=<folder>"
-        return f"{error.filename}: {error.strerror}; {remedy}"
+        return " ".join(f"{error.filename}: {error.strerror}; {remedy}".splitlines())
     told = _told(error)
     if isinstance(error, MemoryError):
         told = [
@@ -24,7 +24,7 @@ def one_line(error: BaseException) -> str:
         told.insert(0, f"{key}:")
     if told and told[0].startswith("Error merging override") and error.__cause__:
         told += _told(error.__cause__)[:1]  # the cause says what is wrong with the value
-    text = "; ".join(told) or type(error).__name__
+    text = " ".join("; ".join(told).splitlines()) or type(error).__name__  # what is quoted may have breaks of its own
     return text.replace(":; ", ": ").replace(".; ", "; ")
 
 

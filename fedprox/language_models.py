@@ -9,6 +9,8 @@ from torch.nn import functional
 from fedprox.data.glove import read_glove
 from fedprox.errors import UserError
 
+MAX_SIZE = 16_384  # a layer of so many units has 4 GB
+
 
 def lstm_shakespeare(
     input_shape: tuple[int, ...],
@@ -27,7 +29,7 @@ def lstm_shakespeare(
         num_layers: Number of LSTM layers.
 
     Raises:
-        UserError: If the inputs are no sequences, or a size is below 1.
+        UserError: If the inputs are no sequences, or a size is out of its range.
     """
     sizes = {"hidden_size": hidden_size, "embedding_size": embedding_size, "num_layers": num_layers}
     _check("lstm_shakespeare", input_shape, sizes)
@@ -148,11 +150,11 @@ def _dense(input_size: int, output_size: int) -> nn.Linear:
 
 
 def _check(model: str, input_shape: tuple[int, ...], sizes: dict[str, int]) -> None:
-    """Raise UserError unless inputs are sequences and all sizes at least 1."""
+    """Raise UserError unless inputs are sequences and all sizes between 1 and MAX_SIZE."""
     if len(input_shape) != 1:
         raise UserError(
             f"model={model} needs sequences of tokens, got inputs of shape {tuple(input_shape)}; use model=logistic"
         )
     for name, size in sizes.items():
-        if size < 1:
-            raise UserError(f"model.{name} must be >= 1, got {size}")
+        if not 1 <= size <= MAX_SIZE:
+            raise UserError(f"model.{name} must be >= 1 and <= {MAX_SIZE}, got {size}")

@@ -8,7 +8,7 @@ import tempfile
 import traceback
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 # What others switch on by default; to be set before the imports that read it.
 os.environ.setdefault("FLWR_TELEMETRY_ENABLED", "0")
@@ -16,6 +16,7 @@ os.environ.setdefault("FLWR_DISABLE_UPDATE_CHECK", "1")
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 
 import hydra
+from hydra._internal.utils import get_args_parser
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -57,17 +58,29 @@ def main(argv: Sequence[str] | None = None) -> int:
             return _run(config, failures)
 
         try:
+            _check_options()
             with each_job_composed_once(), terminated_like_interrupted():
                 job()
         except KeyboardInterrupt as interrupt:
             print("interrupted; what was measured is in the run directory, and resume=<it> goes on", file=sys.stderr)
             return exit_status(interrupt)
-        except SystemExit as end:  # --help, an option that Hydra does not know, or a sweep with a wrong value
+        except SystemExit as end:  # --version, or a sweep with a wrong value
             return int(end.code or 0)
         except Exception as error:  # from composing the configuration or making the run directory; jobs keep theirs
             _tell(error)
             return 2
         return max((int(path.name) for path in failures.iterdir()), default=0)
+
+
+def _check_options() -> None:
+    """Raise UserError for an option that Hydra does not know, which it would tell in many lines."""
+
+    def refuse(message: str) -> NoReturn:
+        raise UserError(f"{message}; see --help for all options and settings")
+
+    parser = get_args_parser()
+    parser.error = refuse  # type: ignore[method-assign]
+    parser.parse_args(sys.argv[1:])
 
 
 def _run(config: DictConfig, failures: Path) -> float | None:

@@ -27,7 +27,7 @@ def read_record(file: Path) -> dict[str, Any]:
         if lacking:
             raise ValueError(f"it lacks {', '.join(lacking)}")
         return dict(record)
-    except (OSError, TypeError, ValueError) as error:
+    except (OSError, TypeError, ValueError, RecursionError) as error:
         raise broken(file, error) from error
 
 

@@ -23,14 +23,15 @@ def read_batch(file: Path) -> tuple[Bytes, Integers]:
     Raises:
         UserError: If the file has no such strings and numbers, or not as many labels as pictures.
     """
-    pixels, labels, in_labels = b"", [], False
+    pixels, in_labels = b"", False
+    labels: list[int] = []
     try:
         for opcode, argument, _ in pickletools.genops(file.read_bytes()):
             if isinstance(argument, (str, bytes, bytearray)) and opcode.name != "GLOBAL":
                 in_labels = argument in ("labels", b"labels")
                 if len(argument) > len(pixels):  # Python 2 wrote bytes as str, which come as Latin-1
                     pixels = argument.encode("latin-1") if isinstance(argument, str) else bytes(argument)
-            elif in_labels and opcode.name == "BININT1":
+            elif in_labels and opcode.name == "BININT1" and argument is not None:
                 labels.append(argument)
     except (OSError, ValueError, UnicodeEncodeError) as error:
         raise _no_batch(file, str(error)) from error

@@ -29,6 +29,7 @@ FIRST_LETTER, NUM_LETTERS = 36, 10  # a .. j
 LOG_MEAN, AT_LEAST, MIN_PER_CLASS = 4.0, 5, 2  # the authors'
 MAX_SIGMA = 5.0  # keeps exp(4 + 5 z) below 2^63 for every z that is ever drawn
 HOLD_OUT = 0.1
+MAX_CLIENTS = 100_000  # there are fewer images
 
 Bytes = NDArray[np.uint8]
 
@@ -59,7 +60,7 @@ def femnist(
     Args:
         data_dir: Folder with EMNIST/raw in it, or where to download that (560 MB).
         seed: Seeds the sizes, the images and the shuffles.
-        num_clients: Number of clients, >= 1.
+        num_clients: Number of clients, 1 .. 100,000.
         classes_per_client: Between 1 and 10; the paper has 5, the authors' generator 3.
         sigma: Deviation of log(s - 5), between 0 and 5.
         inverted: Let paper be 1 and ink 0, as in NIST's files; False is EMNIST's own, ink 1 on 0.
@@ -194,8 +195,8 @@ def _unpack(archive: Path, target: Path) -> None:
 
 def _check(num_clients: int, classes_per_client: int, sigma: float) -> None:
     """Raise UserError for the first setting that is out of its range."""
-    if num_clients < 1:
-        raise UserError(f"num_clients must be >= 1, got {num_clients}; the paper has 200")
+    if not 1 <= num_clients <= MAX_CLIENTS:
+        raise UserError(f"num_clients must be >= 1 and <= {MAX_CLIENTS}, got {num_clients}; the paper has 200")
     if not 1 <= classes_per_client <= NUM_LETTERS:
         raise UserError(
             f"classes_per_client must be between 1 and {NUM_LETTERS}, got {classes_per_client}; "

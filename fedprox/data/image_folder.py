@@ -21,6 +21,7 @@ from fedprox.errors import UserError
 from fedprox.seeds import Stream, generator
 
 VERSION = 1  # of how pictures are decoded; a cache of another version is made anew
+MAX_SIZE = 4096  # 50 MB for a picture with colours
 TEST_FRACTION = 0.2  # where nothing is said
 
 _log = logging.getLogger("fedprox")
@@ -47,7 +48,7 @@ def image_folder(
     Args:
         path: The folder or .zip file.
         seed: Draws the test set where it is not given.
-        size: Height and width to crop and resize all pictures to, >= 1; None: they have one size already.
+        size: Height and width to crop and resize all pictures to, 1 .. 4096; None: they have one size already.
         channels: 1 for grey or 3 for colours; None: they have the same already.
         test_fraction: At least 0 and below 1; None: 0.2. Only where there is no test/ or val/.
         skip_broken: Leave out what cannot be decoded, and say how many that were.
@@ -155,8 +156,9 @@ def _sides(
 
 def _check(size: int | None, channels: int | None, test_fraction: float | None) -> None:
     """Raise UserError for the first setting that is out of its range."""
-    if size is not None and size < 1:
-        raise UserError(f"dataset.size must be >= 1, got {size}; null takes the pictures as they are")
+    if size is not None and not 1 <= size <= MAX_SIZE:
+        rule = f">= 1 and <= {MAX_SIZE}"
+        raise UserError(f"dataset.size must be {rule}, got {size}; null takes the pictures as they are")
     if channels not in (None, 1, 3):
         raise UserError(f"dataset.channels must be 1 or 3, got {channels}; null takes the pictures as they are")
     if test_fraction is not None and not 0 <= test_fraction < 1:

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from fedprox.data.federated import Floats, Integers
 from fedprox.errors import UserError
 
-END_OF_LABELS = 2**31  # a label beyond is no class; a model would need an output for each
+END_OF_LABELS = 1_000_000  # a label beyond is no class: a model needs an output for each
 
 
 @dataclass(frozen=True)

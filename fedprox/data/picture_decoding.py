@@ -1,9 +1,12 @@
 """From files of pictures to one array, decoded by Pillow in threads."""
 
+import math
 import multiprocessing
-from collections.abc import Callable, Generator, Sequence
+import os
+import warnings
+from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from io import BytesIO
 
@@ -55,7 +58,7 @@ def decoded(read: Read, names: Sequence[str], wanted: Wanted, num_threads: int) 
     """
     pictures: Bytes | None = None
     first, broken, num = "", {}, 0
-    with closing(_each(read, names, wanted, num_threads)) as each:
+    with _no_bombs(), closing(_each(read, names, wanted, num_threads)) as each:
         for place, outcome in enumerate(each):
             if isinstance(outcome, str):
                 if not wanted.skip_broken:
@@ -63,7 +66,7 @@ def decoded(read: Read, names: Sequence[str], wanted: Wanted, num_threads: int) 
                 broken[place] = outcome
                 continue
             if pictures is None:
-                first, pictures = names[place], np.empty((len(names), *outcome.shape), dtype=np.uint8)
+                first, pictures = names[place], _room(len(names), outcome.shape)
             if outcome.shape != pictures.shape[1:]:
                 raise _unlike(first, pictures.shape[1:], names[place], outcome.shape)
             pictures[num] = outcome
@@ -71,6 +74,31 @@ def decoded(read: Read, names: Sequence[str], wanted: Wanted, num_threads: int) 
     if pictures is None:
         raise UserError(f"none of {len(names)} pictures can be read; {names[0]}: {broken[0]}")
     return pictures[:num], broken
+
+
+@contextmanager
+def _no_bombs() -> Iterator[None]:
+    """Let Pillow refuse a picture that says it has more than 89 million pixels, of which it would only warn."""
+    from PIL import Image  # here: see `decode`
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", Image.DecompressionBombWarning)
+        yield
+
+
+def _room(num: int, shape: tuple[int, ...]) -> Bytes:
+    """Return an array for `num` pictures of a shape (height, width, C).
+
+    Raises:
+        UserError: If this machine has not the memory for it.
+    """
+    size_bytes, memory_bytes = num * math.prod(shape), os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    if size_bytes > memory_bytes:
+        raise UserError(
+            f"{num} pictures of {shape[1]} x {shape[0]} pixels take {size_bytes / 1e9:.1f} GB, and this machine has "
+            f"{memory_bytes / 1e9:.1f} GB; make them smaller with dataset.size="
+        )
+    return np.empty((num, *shape), dtype=np.uint8)
 
 
 def _each(read: Read, names: Sequence[str], wanted: Wanted, num_threads: int) -> Generator[Bytes | str, None, None]:

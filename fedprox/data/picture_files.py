@@ -1,5 +1,6 @@
 """Pictures in a folder or in a .zip file, and the classes that their folders name."""
 
+import errno
 import os
 import zipfile
 from collections.abc import Iterator
@@ -107,14 +108,21 @@ class _Folder:
         pass  # there is nothing open
 
 
-def _listed(folder: str, prefix: str) -> Iterator[PictureFile]:
-    """Yield the pictures below a folder, `prefix` being its name below the root; links are followed."""
+def _listed(folder: str, prefix: str, above: tuple[str, ...] = ()) -> Iterator[PictureFile]:
+    """Yield the pictures below a folder, `prefix` being its name below the root; links are followed.
+
+    Raises:
+        OSError: If a folder cannot be read, or is one of those `above`, real paths: a link leads in a circle.
+    """
+    real = os.path.realpath(folder)
+    if real in above:
+        raise OSError(errno.ELOOP, "a link leads in a circle", folder)
     with os.scandir(folder) as entries:
         for entry in entries:
             if _is_hidden(entry.name):
                 continue
             if entry.is_dir():
-                yield from _listed(entry.path, f"{prefix}{entry.name}/")
+                yield from _listed(entry.path, f"{prefix}{entry.name}/", (*above, real))
             elif _is_picture(entry.name):
                 status = entry.stat(follow_symlinks=entry.is_file())  # of a link to nothing the link's own
                 yield PictureFile(prefix + entry.name, status.st_size, status.st_mtime_ns)

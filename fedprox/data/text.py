@@ -23,6 +23,7 @@ _LETTER_OF_CODE[[ord(letter) for letter in ALL_LETTERS]] = np.arange(len(ALL_LET
 
 CLASSES = {0: 0, 1: 1, 4: 1, "0": 0, "1": 1, "4": 1}  # Sentiment140 writes 4 for positive, LEAF as a string
 TEXT = 4  # the text's place in a tweet's fields: id, date, query, user, text, ...
+MAX_TOKENS = 10_000  # no tweet has as many
 TOKEN = re.compile(r"[\w']+|[.,!?;]")  # LEAF's
 
 Tokens = Callable[[LeafExamples], tuple[Integers, Integers]]
@@ -56,14 +57,14 @@ def sent140(path: str, glove: str, num_tokens: int = 25, max_words: int | None =
         path: Folder with train/*.json and test/*.json; x is a list whose item 4 is the text; y is 0 or 1,
             or 0 or 4, as a number or a string.
         glove: Text file with lines "word v1 v2 ...", such as glove.6B.300d.txt.
-        num_tokens: How many tokens an example has, >= 1.
+        num_tokens: How many tokens an example has, 1 .. 10,000.
         max_words: How many of the file's words to know; None for all. The model must have the same number.
 
     Raises:
         UserError: If a file is missing or damaged, or an example is not like that.
     """
-    if num_tokens < 1:
-        raise UserError(f"num_tokens must be >= 1, got {num_tokens}; the paper has 25")
+    if not 1 <= num_tokens <= MAX_TOKENS:
+        raise UserError(f"num_tokens must be >= 1 and <= {MAX_TOKENS}, got {num_tokens}; the paper has 25")
     words = read_glove(glove, max_words)
     return _federated(read_leaf(path), lambda examples: _tweets(examples, words, num_tokens), 2)
 

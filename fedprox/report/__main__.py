@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from fedprox.errors import UserError
+from fedprox.errors import UserError, one_line
 from fedprox.report.figures import comparison
 from fedprox.report.outputs import FIGURES, TABLES, check_writable
 from fedprox.report.table import read_runs, readable, summarise
@@ -30,7 +30,7 @@ def main(argv: list[str] | None = None) -> int:
     try:
         _report(arguments)
     except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {one_line(error)}", file=sys.stderr)
         return 2
     return 0
 

@@ -14,6 +14,8 @@ from fedprox.recorded import broken
 
 METRICS = ("round", "test_loss", "test_accuracy", "train_loss_cohort", "num_clients_counted", "time_s")
 
+LAST_ROUND = 2**32  # num_rounds is below
+
 
 def identify(run: Path, record: dict[str, Any], by: Sequence[str] = ()) -> dict[str, Any]:
     """Return the columns that tell a run from others: run, status, algorithm, mu, ..., dataset.
@@ -41,7 +43,7 @@ def identify(run: Path, record: dict[str, Any], by: Sequence[str] = ()) -> dict[
         }
     except KeyError as error:
         raise broken(run / "run.json", f"settings lack {error.args[0]}") from error
-    except (AttributeError, TypeError, ValueError) as error:
+    except (AttributeError, TypeError, ValueError, OverflowError) as error:
         raise broken(run / "run.json", error) from error
 
 
@@ -76,10 +78,10 @@ def read_metrics(file: Path, finished: bool) -> dict[str, NDArray[np.float64]]:
         _check_table(header, rows)
         numbers = [[float(value or "nan") for value in row] for row in rows]  # "nan" and "inf" are numbers too
         columns = dict(zip(header, np.array(numbers).reshape(-1, len(header)).T, strict=True))
-        if not np.all(np.diff(columns["round"], prepend=-1.0) > 0):
+        if not (np.all(np.diff(columns["round"], prepend=-1.0) > 0) and np.all(columns["round"] < LAST_ROUND)):
             raise ValueError("the rounds do not increase from 0 on")
         return columns
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, csv.Error) as error:
         raise broken(file, error) from error
 
 
@@ -87,6 +89,8 @@ def _check_table(header: list[str], rows: list[list[str]]) -> None:
     lacking = [column for column in METRICS if column not in header]
     if lacking:
         raise ValueError(f"it lacks the columns {', '.join(lacking)}")
+    if len(set(header)) < len(header):
+        raise ValueError(f"its header {header} has a column twice")
     for line, row in enumerate(rows, start=2):
         if len(row) != len(header):
             raise ValueError(f"line {line} has {len(row)} values for {len(header)} columns")

@@ -5,7 +5,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from fedprox.errors import UserError
+from fedprox.errors import UserError, one_line
 from fedprox.report.divisions import divisions
 from fedprox.report.holdings import table
 from fedprox.report.holdings_figure import draw
@@ -22,7 +22,7 @@ def main(argv: Sequence[str]) -> int:
     try:
         _report(arguments.overrides, arguments.compare, arguments.out)
     except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {one_line(error)}", file=sys.stderr)
         return 2
     except OSError as error:
         print(f"error: cannot read or write {error.filename or arguments.out}: {error.strerror}", file=sys.stderr)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from fedprox.errors import UserError
+from fedprox.errors import UserError, one_line
 from fedprox.reproduce import datasets, headline, tables
 from fedprox.reproduce.drawing import draw
 from fedprox.reproduce.figures import DATASETS, FIGURES, jobs_of
@@ -26,7 +26,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         with terminated_like_interrupted():
             _reproduce(arguments)
     except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {one_line(error)}", file=sys.stderr)
         return 2
     except OSError as error:
         print(f"error: {error.filename}: {error.strerror}; choose another place with --out", file=sys.stderr)

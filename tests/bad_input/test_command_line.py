@@ -1,5 +1,7 @@
 """Mistakes in the command line itself, before any setting is looked at."""
 
+import pytest
+
 NO_DATA = ("dataset=mnist", "data_dir=nowhere", "engine=local", "num_rounds=1")
 
 
@@ -7,10 +9,22 @@ def test_an_unknown_config_name_is_told(refused):
     refused("--config-name", "fedprocks", *NO_DATA, says=("config 'fedprocks'", "fedavg"))
 
 
-def test_an_option_that_does_not_exist_is_named_in_the_last_line(fedprox):
-    ended = fedprox("--nonsense")
-    assert ended.status == 2
-    assert "--nonsense" in ended.err.splitlines()[-1]
+OPTIONS = {
+    "unknown": (["--nonsense"], ["--nonsense", "--help"]),
+    "misspelt": (["--config-nmae", "fedavg"], ["--config-nmae"]),
+    "shortened to what two begin with": (["--config", "fedavg"], ["--config", "ambiguous"]),
+    "with a value that it does not take": (["--multirun=3", "mu=1"], ["--multirun", "3"]),
+    "unknown value": (["--cfg", "everything"], ["--cfg", "everything", "job"]),
+    "a word": (["foo"], ["foo"]),
+    "a word among settings": (["mu=1", "foo", "num_rounds=1"], ["foo"]),
+    "a group that does not exist": (["no/such=thing"], ["no/such"]),
+    "a folder that does not exist": (["--config-dir", "nowhere"], ["nowhere"]),
+}
+
+
+@pytest.mark.parametrize(("arguments", "words"), OPTIONS.values(), ids=OPTIONS)
+def test_a_mistake_in_the_options_is_told_in_one_line(refused, arguments, words):
+    refused(*arguments, says=words)
 
 
 def test_an_option_between_overrides_is_taken(fedprox):

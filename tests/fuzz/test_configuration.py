@@ -171,11 +171,10 @@ def test_whatever_the_settings_are_a_run_is_made_or_one_line_says_what_is_wrong(
         assert len(errors) == (1 if ended.status else 0), ended.err
         if ended.status:
             assert ended.err.splitlines() == errors
-        has_record = (tmp_path / "run" / "run.json").exists()
-        assert has_record == (ended.status == 0 and "results:" in ended.out + ended.err) or "chdir" in str(given)
+        assert bool(list(tmp_path.rglob("run.json"))) == (ended.status == 0)
         for folder in ("run", "sweep"):
             shutil.rmtree(tmp_path / folder, ignore_errors=True)
         ended_in[ended.status] += 1
 
-    fuzzed(check, overrides(), examples=60)
+    fuzzed(check, overrides(), examples=30)
     assert ended_in[0] > 5  # else it has only been seen that anything can be refused
