@@ -29,8 +29,11 @@ def build(config: Mapping[str, Any], group: str, kind: Any, *args: Any, **kwargs
         raise _not_callable(name, kwargs, str(error)) from None
     except InstantiationException as error:
         cause = error.__cause__
-        if isinstance(cause, UserError):
+        if isinstance(cause, (UserError, MemoryError)):
             raise cause from None
+        if isinstance(cause, OSError):
+            failed = f"{cause.filename}: {cause.strerror}" if cause.filename else one_line(cause)
+            raise UserError(f"{name} cannot read or write: {failed}; mend that or name another place") from error
         if isinstance(cause, TypeError):  # of one that takes *args and **kwargs, it is found out only inside
             place = traceback.extract_tb(cause.__traceback__)[-1]
             told = f"{one_line(cause)} ({Path(place.filename).name}, line {place.lineno})"
