@@ -135,7 +135,13 @@ def test_word_vectors_of_another_form_are_told(refused, place, tmp_path, content
     tweets = having(user_data={user: {"x": [[0, 0, 0, 0, "a"]], "y": [0]} for user in "ab"})
     place(tweets, tweets)
     (tmp_path / "words.txt").write_bytes(content)
-    sent140 = ("dataset=sent140", "dataset.path=place", "dataset.glove=words.txt", "model=lstm_sent140", *RUN)
+    sent140 = (
+        "dataset=sent140",
+        "dataset.path=place",
+        f"dataset.glove={tmp_path}/words.txt",
+        "model=lstm_sent140",
+        *RUN,
+    )
     refused(*sent140, says=["words.txt", *words])
 
 
