@@ -121,11 +121,16 @@ def test_a_wrong_value_of_a_setting_is_told_with_its_name(refused, name, value):
     ("option", "name", "value"),
     [(option, name, value) for option, each in OPTIONS.items() for name, values in each.items() for value in values],
 )
-def test_a_wrong_value_of_a_groups_setting_is_told_with_its_name(refused, option, name, value):
+def test_a_wrong_value_of_a_groups_setting_is_told_with_its_name(refused, tmp_path, option, name, value):
     group, _, choice = option.partition("/")
     base = [each for each in SMALL if not each.startswith(f"{group}=")]
     if group == "dataset":  # some of them have no clients to choose
         base = [each for each in base if not each.startswith("num_clients")] + ["partition=natural", "num_clients=2"]
+    if name != "path" and choice in ("image_folder", "leaf"):
+        base.append("dataset.path=.")
+    if choice == "sent140" and name != "glove":
+        (tmp_path / "words.txt").write_text("a 1 2\n")
+        base.append("dataset.glove=words.txt")
     sizes = ["partition.sizes=lognormal"] * (name == "sigma") + ["partition.sizes=zipf"] * (name == "exponent")
     sizes = sizes if group == "partition" and choice != "power_law" else []
     line = refused(f"{group}={choice}", *base, *sizes, f"{group}.{name}={value}")
