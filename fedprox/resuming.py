@@ -13,6 +13,7 @@ from hydra import compose, initialize_config_dir
 from fedprox.config import plain
 from fedprox.errors import UserError
 from fedprox.recorded import FREE, differences, read_record
+from fedprox.trust import strangers
 
 OPTIONS = ("resume", "branch_from")
 
@@ -32,13 +33,15 @@ def whole_command(words: Sequence[str], conf: Path) -> list[str]:
     if option is None:
         return list(words)
     run_dir = _directory(option, given[option])
-    record = _origin(option, run_dir)
+    record = _origin(option, run_dir, conf)
     _check_alone(option, words)
     overrides = _replaced(record["overrides"], words)
+    settings = _composed(record["config_name"], overrides, conf)
+    _check_trusted(option, run_dir, (settings, record["settings"]), words, conf)
     command = ["--config-name", record["config_name"], *overrides]
     if option == "branch_from":
         return command
-    _check_past(record, overrides, run_dir, conf)
+    _check_past(record, settings, run_dir)
     return [*command, f"hydra.run.dir='{run_dir}'"]
 
 
@@ -49,9 +52,12 @@ def _directory(option: str, text: str) -> Path:
     return run_dir
 
 
-def _origin(option: str, run_dir: Path) -> Mapping[str, Any]:
+def _origin(option: str, run_dir: Path, conf: Path) -> Mapping[str, Any]:
     record = read_record(run_dir / "run.json")
-    if not isinstance(record.get("overrides"), list) or not isinstance(record.get("config_name"), str):
+    names = [path.stem for path in conf.glob("*.yaml")]
+    overrides = record.get("overrides")
+    is_plain = isinstance(overrides, list) and not any(str(word).startswith(("-", "hydra")) for word in overrides)
+    if not is_plain or record.get("config_name") not in names:
         raise UserError(
             f"{option}={run_dir} was not made by this command, or by a version that kept no checkpoints; "
             "give the command that made it again"
@@ -85,11 +91,27 @@ def _name(override: str) -> str:
     return override.partition("=")[0].lstrip("+~")
 
 
-def _check_past(record: Mapping[str, Any], overrides: Sequence[str], run_dir: Path, conf: Path) -> None:
-    """Raise UserError where a resumed run would not be what it would have been without the interruption."""
+def _composed(config_name: str, overrides: Sequence[str], conf: Path) -> dict[str, Any]:
     settings = [word for word in overrides if not word.startswith(("-", "hydra"))]
     with initialize_config_dir(version_base=None, config_dir=str(conf)):
-        present = plain(compose(record["config_name"], settings))
+        return plain(compose(config_name, settings))
+
+
+def _check_trusted(
+    option: str, run_dir: Path, settings: Sequence[Mapping[str, Any]], words: Sequence[str], conf: Path
+) -> None:
+    """Raise UserError where an earlier run, which may be anybody's, would call what the user has not named."""
+    named = [word.partition("=")[2] for word in words if "_target_=" in word]
+    for each in settings:
+        if unknown := strangers(each, conf, named):
+            raise UserError(
+                f"{option}={run_dir} calls {', '.join(unknown)}, which is neither fedprox's nor Flower's; if you trust "
+                "it, give that setting again, such as dataset._target_=my_data.rings"
+            )
+
+
+def _check_past(record: Mapping[str, Any], present: Mapping[str, Any], run_dir: Path) -> None:
+    """Raise UserError where a resumed run would not be what it would have been without the interruption."""
     longer = ("num_rounds",) * (present["schedule"]["name"] == "constant")  # any other depends on the last round
     changed = differences(record["settings"], present, (*FREE, *longer))
     if changed:

@@ -119,6 +119,7 @@ ORDER = [
     "branching",
     "experiment",
     "sweep",
+    "trust",
     "resuming",
     "main",
     "report.divisions",
