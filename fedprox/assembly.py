@@ -20,6 +20,7 @@ from fedprox.data.augmentation import PadCropFlip
 from fedprox.data.federated import FederatedData
 from fedprox.data_assembly import data_name
 from fedprox.errors import UserError, one_line
+from fedprox.faults import Faults
 from fedprox.federation_metrics import FederationEvaluator, evaluator_on_test_set
 from fedprox.loggers.interface import Logger
 from fedprox.measuring import Evaluate
@@ -149,6 +150,11 @@ def evaluation(config: Mapping[str, Any], data: FederatedData, model: nn.Module)
     if settings["name"] == "clients":
         measure = FederationEvaluator(model, data, device, test=measure)
     return lambda models: measure(list(map(to_params, models)))
+
+
+def faults(config: Mapping[str, Any]) -> Faults:
+    """Return what is done about clients that fail, diverge or are late."""
+    return Faults(*(config[name] for name in ("on_client_error", "on_divergence", "round_timeout", "on_timeout")))
 
 
 def loggers(config: Mapping[str, Any]) -> dict[str, Logger]:

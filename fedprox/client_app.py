@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from fedprox.arrays import to_params, to_record
 from fedprox.data.augmentation import PadCropFlip
 from fedprox.data.federated import FederatedData
-from fedprox.messages import task_of
+from fedprox.messages import client_of_task, task_of
 from fedprox.plan import epoch_orders, epoch_shifts
 from fedprox.solvers.batches import PictureInput
 from fedprox.solvers.choice import choose
@@ -83,7 +83,7 @@ class Clients:
     def _problem(self, message: Message, work: LocalWork) -> LocalProblem:
         """Return the problem that a train message poses."""
         params = self._params(message)
-        features, labels = self._examples(_client(message), as_stored=self._solver.takes_pictures)
+        features, labels = self._examples(client_of_task(message), as_stored=self._solver.takes_pictures)
         if "gradient" in message.content:  # FedDANE: g_t - grad F_k(w^t)
             global_gradient = self._decode_gradient(_arrays(message, "gradient"))
             local_gradient = full_gradients(self._workspace.model, [params], self._input(features), labels)[0]
@@ -114,7 +114,7 @@ class Clients:
     def reply(self, message: Message, solution: LocalSolution) -> Message:
         """Return the reply to a train message."""
         metrics: dict[str, int | float | list[int] | list[float]] = {
-            "num-examples": int(self._side.data.train.sizes[_client(message)]),
+            "num-examples": int(self._side.data.train.sizes[client_of_task(message)]),
             "train-loss": solution.train_loss,
             "num-steps": solution.num_steps,
         }
@@ -127,7 +127,7 @@ class Clients:
     def gradient(self, message: Message) -> Message:
         """Return the reply to a question for the client's full gradient at the global model."""
         params = self._params(message)
-        features, labels = self._examples(_client(message))
+        features, labels = self._examples(client_of_task(message))
         gradient = full_gradients(self._workspace.model, [params], features, labels)[0]
         metrics = MetricRecord({"num-examples": len(labels)})
         return Message(RecordDict({"gradient": _record(gradient), "metrics": metrics}), reply_to=message)
@@ -177,11 +177,6 @@ def _arrays(message: Message, name: str) -> ArrayRecord:
 
 def _config(message: Message) -> ConfigRecord:
     return cast(ConfigRecord, message.content["config"])
-
-
-def _client(message: Message) -> int:
-    """Return whom a message's task names: a fifth of what decoding the whole task costs."""
-    return int(cast(ConfigRecord, message.content["task"])["client"])  # type: ignore[arg-type]
 
 
 def _record(params: Params) -> ArrayRecord:

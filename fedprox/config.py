@@ -69,6 +69,21 @@ class CheckpointSettings:
 
 
 @dataclass
+class EarlyStoppingSettings:
+    """When a run ends early; see `fedprox.early_stopping`.
+
+    Attributes:
+        metric: A column of metrics.csv; None for never.
+        patience: Evaluated rounds without an improvement, >= 1.
+        min_delta: What an improvement exceeds, >= 0.
+    """
+
+    metric: str | None = None
+    patience: int = 10
+    min_delta: float = 0.0
+
+
+@dataclass
 class Config:
     """All settings. The groups (dataset, partition, ...) name a function or class under `_target_`.
 
@@ -94,6 +109,11 @@ class Config:
     client_resources: ClientResources = field(default_factory=ClientResources)
     solver: str = MISSING
     batch_statistics: str = MISSING
+    on_client_error: str = MISSING
+    on_divergence: str = MISSING
+    round_timeout: float | None = None
+    on_timeout: str = MISSING
+    early_stopping: EarlyStoppingSettings = field(default_factory=EarlyStoppingSettings)
     seed: int = MISSING
     data_dir: str = MISSING
     hold_out: float = MISSING

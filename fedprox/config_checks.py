@@ -59,6 +59,7 @@ def check(config: Mapping[str, Any]) -> None:
     _require(config["solver"] in solvers, "solver", "auto, reference or cohort", config["solver"])
     statistics = config["batch_statistics"]
     _require(statistics in ("averaged", "local"), "batch_statistics", "averaged or local", statistics)
+    _check_faults(config)
     _check_device(config["server_device"])
     if config["engine"].get("address", "") is None:  # Ray on this machine
         _check_resources(resources)
@@ -163,6 +164,18 @@ def _check_branch(branch_from: str | None, branch_round: int | None) -> None:
             f"branch_from={branch_from} and branch_round={branch_round}"
         )
     _require(branch_round is None or branch_round >= 1, "branch_round", "an integer >= 1", branch_round)
+
+
+def _check_faults(config: Mapping[str, Any]) -> None:
+    for name in ("on_client_error", "on_timeout"):
+        _require(config[name] in ("stop", "drop"), name, "stop or drop", config[name])
+    on_divergence = config["on_divergence"]
+    _require(on_divergence in ("stop", "drop", "continue"), "on_divergence", "stop, drop or continue", on_divergence)
+    if config["round_timeout"] is not None:
+        _require_finite(config, "round_timeout", "> 0 (seconds)", lambda value: value > 0, "; null for no limit")
+    early = config["early_stopping"]
+    _require(early["patience"] >= 1, "early_stopping.patience", "an integer >= 1", early["patience"])
+    _require_finite(early, "min_delta", ">= 0", lambda value: value >= 0, "", "early_stopping.")
 
 
 def _check_resources(resources: Mapping[str, float]) -> None:

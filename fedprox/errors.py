@@ -1,4 +1,8 @@
-"""Mistakes that the user can mend, and how they are told: in one line."""
+"""How a run ends before its time: mistakes that the user can mend, and faults; each is told in one line."""
+
+import sysconfig
+import traceback
+from pathlib import Path
 
 
 class UserError(ValueError):
@@ -6,6 +10,41 @@ class UserError(ValueError):
 
     `fedprox.main` and `fedprox.report` print it without a traceback and exit with status 2.
     """
+
+
+class RunStopped(Exception):  # noqa: N818  # not always an error
+    """The end of a run that shall not or cannot go on, told in one line; what was measured is kept.
+
+    `fedprox.main` prints it without a traceback and exits with status 1.
+
+    Attributes:
+        status: What run.json says of the run: "failed" or "diverged".
+    """
+
+    def __init__(self, line: str, status: str = "failed") -> None:
+        """Say why, and in which status the run ends."""
+        super().__init__(line)
+        self.status = status
+
+
+def reason(error: BaseException) -> str:
+    """Return an error of the user's code as "ValueError: what it says (my_model.py:12)"."""
+    told = "; ".join(_told(error))
+    place = _place(error)
+    return f"{type(error).__name__}{': ' * bool(told)}{told}{f' ({place})' if place else ''}"
+
+
+def _place(error: BaseException) -> str:
+    """Return file:line of the innermost call in the user's own code, else of the innermost; "" if it is unknown."""
+    places = [(Path(frame.filename), frame.lineno) for frame in traceback.extract_tb(error.__traceback__)]
+    if not places:
+        return ""
+    own = [place for place in places if not any(place[0].is_relative_to(folder) for folder in _NOT_THE_USERS)]
+    file, line = (own or places)[-1]
+    return f"{file.name}:{line}"
+
+
+_NOT_THE_USERS = [Path(__file__).parent, *(Path(sysconfig.get_path(name)) for name in ("stdlib", "purelib", "platlib"))]
 
 
 def one_line(error: BaseException) -> str:

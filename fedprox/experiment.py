@@ -10,13 +10,15 @@ from fedprox import assembly, data_assembly
 from fedprox.arrays import to_params
 from fedprox.branching import adopt_rows, branch_point, lineage
 from fedprox.checkpoint import Checkpoint, Checkpoints, forget_after, latest
+from fedprox.earlier import completed
+from fedprox.early_stopping import EarlyStopping
 from fedprox.environment import environment
 from fedprox.files import alone_in
 from fedprox.loggers.attached import Attached
 from fedprox.measuring import several_at_once
-from fedprox.prepared import Experiment
+from fedprox.prepared import Experiment, columns
 from fedprox.progress import watched
-from fedprox.recorded import read_record
+from fedprox.recorded import read_record, rows_before
 from fedprox.records import RunRecord
 
 _log = logging.getLogger("fedprox")
@@ -35,6 +37,7 @@ def run(
 
     Raises:
         UserError: If a setting or a data file is wrong; nothing is computed then.
+        RunStopped: If a fault ends the run; what was measured is there.
     """
     begin = time.perf_counter()
     if resume and (row := _final_row(config, run_dir)):
@@ -52,7 +55,7 @@ def run(
         if start:
             experiment.check_start(start, run_dir if state else Path(config["branch_from"]))
         forget_after(run_dir, start.round_num if state and start else 0)
-        with RunRecord(run_dir, facts, experiment.columns, **experiment.tables, state=state) as record:
+        with RunRecord(run_dir, facts, columns(config), **experiment.tables, state=state) as record:
             if start and not state:
                 adopt_rows(record, config)
             with Attached(assembly.loggers(config), run_dir, facts, start.round_num + 1 if start else 0) as loggers:
@@ -66,18 +69,28 @@ def _record_rounds(
     """Run the rounds that are left, and finish the record."""
     config, rounds_begin = experiment.config, time.perf_counter()
     arrays, earlier_s = (start.arrays, start.time_s) if start else (experiment.arrays, 0.0)
-    first_round = start.round_num + 1 if start else 0
+    round_num = start.round_num if start else 0
+    first_round = round_num + 1 if start else 0
+    stopping = EarlyStopping(**config["early_stopping"])
+    for earlier in rows_before(first_round, record.path / "metrics.csv"):
+        stopping.observe(earlier)
     with Checkpoints(record, **config["checkpoint"]) as checkpoints:
-        rounds = several_at_once(experiment.rounds(start))
+        rounds = iter(()) if stopping.is_over else several_at_once(experiment.rounds(start))
         for outcome in watched(rounds, config["num_rounds"], algorithm(config), first_round):
-            loggers.log(record.add(outcome))
+            row = record.add(outcome)
+            loggers.log(row)
+            experiment.faults.check(outcome)
+            arrays, round_num = outcome.arrays, outcome.round_num
+            is_over = stopping.observe(row)
             checkpoints.after(outcome)
-            arrays = outcome.arrays
+            if is_over:
+                break
     now = time.perf_counter()
     timings = {"setup_s": rounds_begin - begin, "rounds_s": now - rounds_begin, "total_s": now - begin}
     timings |= {name: timings[name] + earlier_s for name in ("rounds_s", "total_s")}
     _draw_curves(record.path)
-    record.finish(to_params(arrays), timings, experiment.grid.peak_memory_bytes())
+    early = {"stopped_early": {"round": round_num, "metric": stopping.metric}} if stopping.is_over else {}
+    record.finish(to_params(arrays), timings, experiment.grid.peak_memory_bytes(), early)
 
 
 def _draw_curves(run_dir: Path) -> None:
@@ -114,7 +127,8 @@ def _final_row(config: Mapping[str, Any], run_dir: Path) -> Mapping[str, Any] | 
     if not (run_dir / "run.json").exists():
         return None
     record = read_record(run_dir / "run.json")
-    is_finished = record["status"] == "finished" and record["settings"]["num_rounds"] == config["num_rounds"]
+    settings, lengths = completed(record["settings"]), ("num_rounds", "early_stopping")
+    is_finished = record["status"] == "finished" and all(settings[name] == config[name] for name in lengths)
     return record["result"]["final"] if is_finished else None
 
 

@@ -22,7 +22,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from fedprox import config as schema
-from fedprox.errors import UserError
+from fedprox.errors import RunStopped, UserError
 from fedprox.resuming import whole_command, without_resume
 from fedprox.signals import exit_status, terminated_like_interrupted
 from fedprox.startup import without_garbage_collection
@@ -40,7 +40,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     Returns:
         The exit status: 0; 2 after a mistake in the settings or the user's files, told in one line; 1 after
-        an error in the code.
+        a fault that ended a run, told likewise, or an error in the code.
     """
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra's own handling prints many lines and exits with 1
     schema.register()
@@ -105,6 +105,10 @@ def _run(config: DictConfig, failures: Path) -> float | None:
     except (UserError, OmegaConfBaseException, OSError, MemoryError) as error:
         _tell(error)
         (failures / "2").touch()
+        return None
+    except RunStopped as stopped:
+        _tell(stopped)
+        (failures / "1").touch()
         return None
     except Exception:
         traceback.print_exc()

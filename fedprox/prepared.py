@@ -15,7 +15,9 @@ from fedprox.building import build
 from fedprox.checkpoint import Checkpoint
 from fedprox.config_checks import check
 from fedprox.data.federated import FederatedData
+from fedprox.early_stopping import EarlyStopping
 from fedprox.errors import UserError
+from fedprox.faults import Faults
 from fedprox.measuring import Evaluate
 from fedprox.outcomes import Round
 from fedprox.plan import ExperimentProtocol
@@ -36,6 +38,7 @@ class Experiment:
         grid: Where clients compute.
         evaluate: Measures global models.
         mu: Weight of the proximal term.
+        faults: What is done about clients that fail, diverge or are late.
     """
 
     config: Mapping[str, Any]
@@ -45,6 +48,7 @@ class Experiment:
     grid: Engine
     evaluate: Evaluate
     mu: AdaptiveMu | float
+    faults: Faults
 
     @classmethod
     def of(cls, config: Mapping[str, Any]) -> Self:
@@ -61,7 +65,8 @@ class Experiment:
         strategy = build(config, "strategy", Strategy)
         planned = Planned(strategy, plan, assembly.local_statistics(config, arrays))
         grid = assembly.engine(config, data, model)
-        return cls(config, data, arrays, planned, grid, assembly.evaluation(config, data, model), assembly.mu(config))
+        evaluate, mu = assembly.evaluation(config, data, model), assembly.mu(config)
+        return cls(config, data, arrays, planned, grid, evaluate, mu, assembly.faults(config))
 
     def rounds(self, start: Checkpoint | None = None) -> Iterator[Round]:
         """Yield the rounds from 0 on, or those after a checkpoint, whose state this experiment takes over."""
@@ -79,6 +84,7 @@ class Experiment:
             evaluate_every=self.config["evaluation"]["every"],
             measure_gamma=self.config["evaluation"]["name"] == "clients",
             learning_rate_factor=assembly.schedule(self.config),
+            faults=self.faults,
             rounds_done=start.round_num if start else 0,
             time_s=start.time_s if start else 0.0,
         )
@@ -98,17 +104,17 @@ class Experiment:
             )
 
     @property
-    def columns(self) -> tuple[str, ...]:
-        """The columns of metrics.csv."""
-        evaluation = self.config["evaluation"]
-        on_clients, per_client = evaluation["name"] == "clients", evaluation.get("per_client", False)
-        mu = ("mu",) if self.config["adaptive_mu"]["enabled"] else ()
-        return (*METRICS, *(FEDERATION if on_clients else ()), *(SPREAD if per_client else ()), *mu)
-
-    @property
     def tables(self) -> dict[str, bool]:
         """Which further tables there are."""
         return {"per_class": self.config["evaluation"].get("per_class", False)}
+
+
+def columns(config: Mapping[str, Any]) -> tuple[str, ...]:
+    """Return the columns of metrics.csv."""
+    evaluation = config["evaluation"]
+    on_clients, per_client = evaluation["name"] == "clients", evaluation.get("per_client", False)
+    mu = ("mu",) if config["adaptive_mu"]["enabled"] else ()
+    return (*METRICS, *(FEDERATION if on_clients else ()), *(SPREAD if per_client else ()), *mu)
 
 
 def check_settings(config: Mapping[str, Any]) -> ExperimentProtocol:
@@ -121,4 +127,5 @@ def check_settings(config: Mapping[str, Any]) -> ExperimentProtocol:
     assembly.loggers(config)  # whether their libraries are there
     protocol: ExperimentProtocol = build(config, "protocol", ExperimentProtocol)
     protocol.check(config["num_epochs"], config["stragglers_fraction"], config["sampling"])
+    EarlyStopping(**config["early_stopping"]).check(columns(config))
     return protocol

@@ -1,5 +1,6 @@
 """What run.json says of an earlier run, and whether its settings are those of another one."""
 
+import csv
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -9,8 +10,12 @@ from fedprox.earlier import completed
 from fedprox.errors import UserError
 
 RECORD = ("status", "algorithm", "settings", "seed", "name")
-# Settings that change no number of a run: where and how it computes, and what happens when something goes wrong.
-FREE = ("engine", "client_resources", "server_device", "data_dir", "checkpoint", "resume", "logger")
+# Settings that change no number of a run: where and how it computes, who is told, and what is done about faults, of
+# which a finished run had none, or none that stopped it.
+FREE = (
+    *("engine", "client_resources", "server_device", "data_dir", "checkpoint", "resume", "logger"),
+    *("on_client_error", "on_divergence", "round_timeout", "on_timeout"),
+)
 
 Settings = Mapping[str, Any]
 
@@ -68,3 +73,18 @@ def status_of(run_dir: Path, settings: Settings) -> str | None:
         return None if differences(record["settings"], settings) else str(record["status"])
     except (UserError, AttributeError, TypeError):
         return None
+
+
+def rows_before(first_round: int, file: Path) -> list[dict[str, Any]]:
+    """Return the rows of metrics.csv before a round; a last line that was cut off is none of them."""
+    rows: list[dict[str, Any]] = []
+    last = -1
+    with file.open(newline="") as lines:
+        for cells in csv.DictReader(lines):
+            round_num = int(cells["round"])
+            if not last < round_num < first_round:
+                break
+            values = {name: float(value) if value else None for name, value in cells.items()}
+            rows.append(values | {"round": round_num})
+            last = round_num
+    return rows

@@ -23,6 +23,7 @@ import torch
 from safetensors.torch import save
 
 from fedprox.csv_table import CsvTable
+from fedprox.errors import RunStopped
 from fedprox.files import write_whole
 from fedprox.metrics import Evaluation
 from fedprox.outcomes import Round
@@ -137,31 +138,39 @@ class RunRecord:
         for table in self._tables.values():
             table.sync()
 
-    def finish(self, params: Mapping[str, torch.Tensor], timings: Mapping[str, float], peak_memory_bytes: int) -> None:
+    def finish(
+        self,
+        params: Mapping[str, torch.Tensor],
+        timings: Mapping[str, float],
+        peak_memory_bytes: int,
+        more: Mapping[str, Any] | None = None,
+    ) -> None:
         """Complete the run: its last global model, what it took, and status "finished".
 
         Args:
             params: The state dict, written as safetensors, which holds tensors only and cannot run code.
             timings: Seconds for setup_s, rounds_s and total_s.
             peak_memory_bytes: Of processes other than this one; this one's is added.
+            more: Further entries of run.json.
         """
         write_whole(self.path / "model.safetensors", save({name: _plain(tensor) for name, tensor in params.items()}))
         own = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-        self._facts |= {"timings": dict(timings), "peak_memory_bytes": own + peak_memory_bytes}
+        self._facts |= {"timings": dict(timings), "peak_memory_bytes": own + peak_memory_bytes, **(more or {})}
         self._save("finished")
 
     def __enter__(self) -> Self:
         """Return the record, whose status stays "running" until `finish`."""
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: object) -> None:
         """Keep what was measured, whatever happened; half of a round is not."""
         try:
             for table in self._tables.values():
                 table.back_to_mark()
                 table.close()
             if kind is not None:
-                self._save("interrupted" if issubclass(kind, KeyboardInterrupt) else "failed")
+                failed = error.status if isinstance(error, RunStopped) else "failed"
+                self._save("interrupted" if issubclass(kind, KeyboardInterrupt) else failed)
         except OSError:
             if kind is None or not issubclass(kind, OSError):  # else the disk is what failed
                 raise

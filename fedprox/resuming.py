@@ -113,7 +113,7 @@ def _check_trusted(
 def _check_past(record: Mapping[str, Any], present: Mapping[str, Any], run_dir: Path) -> None:
     """Raise UserError where a resumed run would not be what it would have been without the interruption."""
     longer = ("num_rounds",) * (present["schedule"]["name"] == "constant")  # any other depends on the last round
-    changed = differences(record["settings"], present, (*FREE, *longer))
+    changed = differences(record["settings"], present, (*FREE, *longer, "early_stopping"))
     if changed:
         raise UserError(
             f"resume={run_dir} would change the past: {', '.join(changed)}; leave that out, or begin a new run from "

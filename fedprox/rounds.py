@@ -12,11 +12,11 @@ from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord
 from flwr.serverapp import Grid
 
 from fedprox.adaptive_mu import AdaptiveMu
+from fedprox.faults import Faults
 from fedprox.measuring import Evaluate, Measuring
-from fedprox.messages import only, task_of
+from fedprox.messages import client_of, only
 from fedprox.metrics import Evaluation
 from fedprox.outcomes import ClientOutcome, Round
-from fedprox.plan import CohortPlan
 from fedprox.strategy import Planned
 
 
@@ -25,7 +25,7 @@ class Engine(Protocol):
     """Where the clients of a round are computed: the part of a Flower Grid that is needed."""
 
     def send_and_receive(self, messages: Sequence[Message], *, timeout: float | None = None) -> list[Message]:
-        """Return the replies to a round's messages, in their order."""
+        """Return the replies to a round's messages, in their order; errors for clients that failed or were late."""
 
     def peak_memory_bytes(self) -> int:
         """Return the peak resident memory of the engine's processes besides this one."""
@@ -42,6 +42,7 @@ def run_rounds(
     evaluate_every: int = 1,
     measure_gamma: bool = False,
     learning_rate_factor: Callable[[int], float] = lambda round_num: 1.0,
+    faults: Faults | None = None,
     rounds_done: int = 0,
     time_s: float = 0.0,
 ) -> Iterator[Round]:
@@ -61,10 +62,11 @@ def run_rounds(
         evaluate_every: Rounds from one evaluation to the next; the last round is always evaluated.
         measure_gamma: Let clients measure how inexactly they solved their problems.
         learning_rate_factor: What the clients' learning rate is multiplied by, by round.
+        faults: What is done about clients that fail, diverge or are late; None stops at all but the last.
         rounds_done: Rounds that a run which goes on has behind it; they are not yielded again, nor is round 0.
         time_s: What those took.
     """
-    start, measuring = time.perf_counter() - time_s, Measuring(evaluate)
+    start, measuring, faults = time.perf_counter() - time_s, Measuring(evaluate), faults or Faults()
 
     def ended(
         round_num: int,
@@ -81,13 +83,14 @@ def run_rounds(
     for round_num in range(rounds_done + 1, num_rounds + 1):
         factor = learning_rate_factor(round_num)
         settings = {"proximal-mu": _present(mu), "learning-rate-factor": factor, "measure-gamma": measure_gamma}
-        messages = strategy.configure_train(round_num, arrays, ConfigRecord({**settings}), cast(Grid, grid))
-        replies = grid.send_and_receive(messages)
+        nodes = faults.sifted(grid, round_num)  # those whose replies count
+        messages = strategy.configure_train(round_num, arrays, ConfigRecord({**settings}), cast(Grid, nodes))
+        replies = nodes.send_and_receive(messages)
         new_arrays, _ = strategy.aggregate_train(round_num, replies)
         arrays = arrays if new_arrays is None else new_arrays  # nobody left: the model stays
         is_evaluated = round_num % evaluate_every == 0 or round_num == num_rounds
         tested = measuring.later(arrays) if is_evaluated else None
-        clients = _outcomes(strategy.plan, round_num, replies, messages)
+        clients = _outcomes(strategy, round_num, replies)
         yield ended(round_num, tested, clients)
 
 
@@ -101,25 +104,20 @@ def _adapt(mu: AdaptiveMu | float, tested: Callable[[], Evaluation] | None) -> N
         mu.observe(federation.train_loss)
 
 
-def _outcomes(
-    plan: CohortPlan, round_num: int, replies: Sequence[Message], messages: Sequence[Message]
-) -> tuple[ClientOutcome, ...]:
-    """Return what became of every client of the cohort, those that were dropped included."""
-    metrics = {
-        task_of(message).client: only(MetricRecord, reply.content)
-        for message, reply in zip(messages, replies, strict=True)
-    }
+def _outcomes(strategy: Planned, round_num: int, replies: Sequence[Message]) -> tuple[ClientOutcome, ...]:
+    """Return what became of every client of the cohort, those that were left out included."""
+    metrics = {client_of(reply): only(MetricRecord, reply.content) for reply in replies}
     return tuple(
         ClientOutcome(
             task=task,
-            num_examples=int(plan.client_sizes[task.client]),
+            num_examples=int(strategy.plan.client_sizes[task.client]),
             num_steps=int(metrics[task.client]["num-steps"]) if task.client in metrics else 0,  # type: ignore[arg-type]
             train_loss=float(metrics[task.client]["train-loss"]) if task.client in metrics else None,  # type: ignore[arg-type]
             counted=task.client in metrics,
             gamma=_metric(metrics.get(task.client), "gamma"),
             drift=_metric(metrics.get(task.client), "drift"),
         )
-        for task in plan.tasks(round_num)
+        for task in strategy.cohort(round_num)
     )
 
 

@@ -152,6 +152,7 @@ class Planned(Strategy):
         if self._has("corrects_gradients") and not hasattr(plan, "gradient_clients"):
             raise UserError("strategy=feddane samples two cohorts a round; use protocol=paper or flower")
         self._state = StrategyState(strategy)
+        self._cohort: tuple[int, tuple[ClientTask, ...]] = (0, ())
 
     def state(self) -> dict[str, Any]:
         """Return what later rounds depend on besides the model."""
@@ -164,9 +165,15 @@ class Planned(Strategy):
         if self._statistics and state["statistics"]:
             self._statistics.restore(state["statistics"])
 
+    def cohort(self, round_num: int) -> tuple[ClientTask, ...]:
+        """Return the round's tasks, those that are dropped included; a round is drawn once."""
+        if self._cohort[0] != round_num:
+            self._cohort = (round_num, self.plan.tasks(round_num))
+        return self._cohort[1]
+
     def tasks(self, round_num: int) -> tuple[ClientTask, ...]:
         """Return the tasks of the clients that will be asked to train in this round."""
-        return tuple(task for task in self.plan.tasks(round_num) if not task.is_dropped)
+        return tuple(task for task in self.cohort(round_num) if not task.is_dropped)
 
     def configure_train(
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
@@ -179,15 +186,21 @@ class Planned(Strategy):
         messages = self.strategy.configure_train(server_round, arrays, config, cast(Grid, cohort))
         by_node = {message.metadata.dst_node_id: message for message in messages}
         planned = [(by_node[node_id(task.client)], task) for task in tasks if node_id(task.client) in by_node]
-        correction = {}
+        correction: dict[str, ArrayRecord] = {}
         if self._has("corrects_gradients"):
-            correction = {"gradient": self._mean_gradient(server_round, arrays, grid)}
+            gradient = self._mean_gradient(server_round, arrays, grid)
+            if gradient is None:
+                return []
+            correction = {"gradient": gradient}
         for message, task in planned:
             message.content = RecordDict({**message.content, **correction, **self._with_task(task)})
         return [message for message, _ in planned]
 
-    def _mean_gradient(self, round_num: int, arrays: ArrayRecord, grid: Grid) -> ArrayRecord:
-        """Return g_t: the mean of a second cohort's full gradients at w^t, weighted as the models are."""
+    def _mean_gradient(self, round_num: int, arrays: ArrayRecord, grid: Grid) -> ArrayRecord | None:
+        """Return g_t: the mean of a second cohort's full gradients at w^t, weighted as the models are.
+
+        None if the grid gives no reply, as where all of these clients failed.
+        """
         messages = [
             Message(
                 RecordDict({"arrays": arrays, **self._with_task(ClientTask(client, 1, 0, False, batch_key=()))}),
@@ -197,7 +210,8 @@ class Planned(Strategy):
             for client in self.plan.gradient_clients(round_num)  # type: ignore[attr-defined]
         ]
         weighted_by = "num-examples" if self.plan.sampling == "uniform" else None
-        return weighted_average([reply.content for reply in grid.send_and_receive(messages)], weighted_by)
+        replies = [reply.content for reply in grid.send_and_receive(messages)]
+        return weighted_average(replies, weighted_by) if replies else None
 
     def _with_task(self, task: ClientTask) -> dict[str, ArrayRecord | ConfigRecord]:
         """Return what a message carries beside the round's: the task, and the client's own batch statistics."""

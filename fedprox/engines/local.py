@@ -1,6 +1,9 @@
 """All clients in this process."""
 
-from collections.abc import Callable, Iterable
+import logging
+import time
+from collections.abc import Callable, Iterable, Sequence
+from math import inf
 from typing import TypeVar
 
 import numpy as np
@@ -9,12 +12,13 @@ from flwr.app import Message, MessageType
 
 from fedprox.client_app import Clients, ClientSide
 from fedprox.engines.identity import act_as_server
-from fedprox.errors import UserError
-from fedprox.messages import node_id, task_of
-from fedprox.solvers.problem import BatchedSolver
+from fedprox.errors import UserError, reason
+from fedprox.messages import client_of_task, failed, late, node_id
+from fedprox.solvers.problem import BatchedSolver, LocalSolution
 from fedprox.threads import Pool, one_thread
 
 Result = TypeVar("Result")
+_log = logging.getLogger("fedprox")
 
 MAX_THREADS = 1024
 
@@ -45,28 +49,60 @@ class LocalGrid:
         return range(node_id(0), node_id(self._num_clients))
 
     def send_and_receive(self, messages: Iterable[Message], *, timeout: float | None = None) -> list[Message]:
-        """Return the clients' replies in the order of the messages.
+        """Return the clients' replies in the order of the messages; that of a client that raised says why.
 
         Args:
             messages: The messages of a round, each with a task.
-            timeout: Not used; everything is computed here and now.
+            timeout: Seconds after which no further client begins; those are late. Who has begun is waited for, and
+                a solver that computes all clients in one call begins with all of them.
+
+        Raises:
+            UserError: If a client raised one: it is about a setting.
         """
-        messages = list(messages)
+        messages, until = list(messages), inf if timeout is None else time.monotonic() + timeout
         with one_thread():
             if not _all_train(messages):
-                return self._in_threads(lambda at: self._clients.gradient(messages[at]), messages)
-            if isinstance(self._solver, BatchedSolver):
-                solutions = self._clients.solve_together(messages, self._solver)
-            else:
-                # What is plain Python is done here: several threads would only take turns with it.
-                works = list(map(self._clients.work, messages))
-                solutions = self._in_threads(lambda at: self._clients.solve(messages[at], works[at]), messages)
-            return list(map(self._clients.reply, messages, solutions))
+                sizes = [int(self._sizes[client_of_task(message)]) for message in messages]
+                return self._in_threads(lambda at: self._clients.gradient(messages[at]), messages, sizes, until)
+            solutions = self._solutions(messages, until)
+            # What is plain Python is done here, before and after: several threads would only take turns with it.
+            return [
+                solution if isinstance(solution, Message) else self._clients.reply(message, solution)
+                for message, solution in zip(messages, solutions, strict=True)
+            ]
 
-    def _in_threads(self, function: Callable[[int], Result], messages: list[Message]) -> list[Result]:
-        """Return the function's result for each message, the longest work first: no long one is left at the end."""
-        work = [int(self._sizes[task.client]) * task.num_epochs for task in map(task_of, messages)]
-        results = self._pool.map(function, np.argsort(work)[::-1].tolist())
+    def _solutions(self, messages: list[Message], until: float) -> Sequence[LocalSolution | Message]:
+        """Return each client's solution, or the reply that says why there is none."""
+        if isinstance(self._solver, BatchedSolver) and time.monotonic() <= until:
+            try:
+                return self._clients.solve_together(messages, self._solver)
+            except UserError:
+                raise
+            except Exception as error:  # of one of them; which one, only trying tells
+                _log.warning("all clients in one call: %s; now one by one", reason(error))
+        works = list(map(self._clients.work, messages))
+        steps = [work.num_steps for work in works]
+        return self._in_threads(lambda at: self._clients.solve(messages[at], works[at]), messages, steps, until)
+
+    def _in_threads(
+        self, function: Callable[[int], Result], messages: list[Message], work: Sequence[int], until: float
+    ) -> list[Result | Message]:
+        """Return the function's result for each message, or the reply that says why there is none.
+
+        The longest work comes first: no long one is left at the end.
+        """
+
+        def guarded(at: int) -> Result | Message:
+            if time.monotonic() > until:
+                return late(messages[at])
+            try:
+                return function(at)
+            except UserError:
+                raise
+            except Exception as error:  # the user's model may raise anything
+                return failed(messages[at], reason(error))
+
+        results = self._pool.map(guarded, np.argsort(work)[::-1].tolist())
         return [results[at] for at in range(len(messages))]
 
     def peak_memory_bytes(self) -> int:

@@ -1,6 +1,5 @@
 """A run's loggers together: one that fails is left out, and the run goes on."""
 
-import csv
 import logging
 from collections.abc import Mapping
 from pathlib import Path
@@ -8,6 +7,7 @@ from typing import Any, Self
 
 from fedprox.errors import UserError, one_line
 from fedprox.loggers.interface import Logger, Row
+from fedprox.recorded import rows_before
 
 _log = logging.getLogger("fedprox")
 
@@ -20,7 +20,7 @@ class Attached:
     ) -> None:
         """Take the loggers by name; the rest is what `Logger.begin` is given."""
         self._waiting = dict(loggers)
-        self._earlier = _rows_before(first_round, run_dir / "metrics.csv") if first_round and loggers else []
+        self._earlier = rows_before(first_round, run_dir / "metrics.csv") if first_round and loggers else []
         self._facts = (run_dir, facts, first_round)
         self._loggers: dict[str, Logger] = {}
 
@@ -71,18 +71,3 @@ class Attached:
                 logger.end(status)
             except Exception as error:
                 _log.warning("logger=%s could not be closed: %s", name, one_line(error))
-
-
-def _rows_before(first_round: int, file: Path) -> list[Row]:
-    """Return the rows of metrics.csv before a round; a last line that was cut off is none of them."""
-    rows: list[Row] = []
-    last = -1
-    with file.open(newline="") as lines:
-        for cells in csv.DictReader(lines):
-            round_num = int(cells["round"])
-            if not last < round_num < first_round:
-                break
-            values = {name: float(value) if value else None for name, value in cells.items()}
-            rows.append(values | {"round": round_num})
-            last = round_num
-    return rows

@@ -6,17 +6,20 @@ import sys
 import threading
 import time
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from flwr.app import ArrayRecord, ConfigRecord
+from flwr.app import ArrayRecord, ConfigRecord, Message
 
 from fedprox.client_app import ClientSide
 from fedprox.engines.local import LocalGrid
-from fedprox.messages import node_id, task_of
+from fedprox.errors import UserError
+from fedprox.messages import client_of, is_late, node_id, task_of
 from fedprox.models import cnn, logistic
 from fedprox.plan import epoch_orders
+from fedprox.solvers.cohort import CohortSolver
 from fedprox.solvers.reference import LocalWork, ReferenceSolver, SgdSettings
 from fedprox.strategy import FedDane, FedProx, Planned
 
@@ -130,15 +133,120 @@ def test_torchs_number_of_threads_is_as_before_also_after_an_error(federation, g
         torch.set_num_threads(before)
 
 
-def test_an_error_in_a_client_comes_out(federation):
-    class Broken(torch.nn.Module):
-        def forward(self, x):
-            raise ArithmeticError("no logits")
+# Clients that raise
 
-    side = ClientSide(federation.side.data, Broken(), federation.side.sgd)
-    message = federation.messages(arrays=ArrayRecord())[0]  # it has no parameters
-    with pytest.raises(Exception, match="no logits"):
-        LocalGrid(side).send_and_receive([message])
+
+class Choosy(torch.nn.Module):
+    """Logistic regression that raises on batches of the one client with a single example."""
+
+    def __init__(self, error: type[Exception] = ArithmeticError) -> None:
+        super().__init__()
+        self.linear = torch.nn.Linear(6, 4)
+        self.error = error
+
+    def forward(self, x):
+        if self.training and torch.isclose(x, MARK).any():
+            raise self.error("no logits")
+        return self.linear(x.flatten(1))
+
+
+MARK = torch.tensor(123.0)
+
+
+def choosy(federation, *, raising: int, solver: str = "auto", **settings) -> ClientSide:
+    """Return a side whose client `raising` has an example on which the model raises."""
+    data = federation.side.data
+    features = data.data.features.copy()
+    features[data.train[raising][-1]] = float(MARK)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        model = Choosy(**settings)
+    return ClientSide(
+        replace(data, data=replace(data.data, features=features)), model, SgdSettings(0.1, 4), "cpu", solver
+    )
+
+
+@pytest.mark.parametrize("num_threads", [1, 2])
+def test_a_client_that_raises_is_named_and_the_others_reply_as_without_it(federation, num_threads):
+    side = choosy(federation, raising=3)
+    grid = LocalGrid(side, num_threads=num_threads)
+    messages = federation.messages(arrays=ArrayRecord(side.model.state_dict()))
+    replies = grid.send_and_receive(messages)
+    line = next(at for at, text in enumerate(Path(__file__).read_text().splitlines(), 1) if "raise self.error(" in text)
+    clients = [task_of(message).client for message in messages]
+    for message, client, reply in zip(messages, clients, replies, strict=True):
+        assert reply.metadata.src_node_id == node_id(client)
+        if client == 3:
+            assert not reply.has_content()
+            assert reply.error.reason == f"ArithmeticError: no logits (test_local.py:{line})"
+        else:
+            assert equal(reply, LocalGrid(side).send_and_receive([message])[0])
+    assert sorted(clients) == list(range(6))
+
+
+def test_gradients_of_a_client_that_raises_are_an_error_too(federation):
+    side = choosy(federation, raising=3)
+    grid = LocalGrid(side)
+    message = federation.messages(arrays=ArrayRecord({}))[0]  # a model without its weights: wrong for everybody
+    query = Message(message.content, dst_node_id=message.metadata.dst_node_id, message_type="query.gradient")
+    assert "Error" in grid.send_and_receive([query])[0].error.reason
+
+
+def test_a_mistake_in_a_setting_is_no_clients_fault(federation):
+    side = choosy(federation, raising=3, error=UserError)
+    with pytest.raises(UserError, match="no logits"):
+        LocalGrid(side).send_and_receive(federation.messages(arrays=ArrayRecord(side.model.state_dict())))
+
+
+def test_who_has_not_begun_when_the_time_is_up_is_late_and_the_longest_begin_first(federation):
+    class Slow(Choosy):
+        def forward(self, x):
+            time.sleep(0.02)
+            return super().forward(x)
+
+    side = replace(choosy(federation, raising=3), model=Slow())
+    features = federation.side.data.data.features  # nobody raises
+    side = replace(side, data=replace(side.data, data=replace(side.data.data, features=features)))
+    messages = federation.messages(arrays=ArrayRecord(side.model.state_dict()))
+    replies = LocalGrid(side, num_threads=1).send_and_receive(messages, timeout=0.01)
+    steps = [task_of(message).num_steps for message in messages]
+    # The first takes 0.02 s for each step, so that no other begins within 0.01 s.
+    assert [is_late(reply) for reply in replies] == [steps[at] != max(steps) for at in range(6)]
+    assert [reply.content["metrics"]["num-steps"] for reply in replies if reply.has_content()] == [max(steps)]
+    assert all(is_late(reply) for reply in LocalGrid(side).send_and_receive(messages, timeout=0.0))
+
+
+class FailingTogether(CohortSolver):
+    """The cohort solver, which raises for a cohort with the marked example in it."""
+
+    def solve_all(self, problems):
+        if any(torch.isclose(problem.features, MARK).any() for problem in problems):
+            raise MemoryError
+        return super().solve_all(problems)
+
+
+def test_one_call_for_all_clients_that_fails_is_made_for_one_after_another(federation, monkeypatch):
+    side = choosy(federation, raising=3)
+    monkeypatch.setattr(ClientSide, "make_solver", lambda self: FailingTogether(self.model, self.sgd, self.device))
+    messages = federation.messages(arrays=ArrayRecord(side.model.state_dict()))
+    replies = LocalGrid(
+        replace(side, model=torch.nn.Sequential(torch.nn.Flatten(), side.model.linear))
+    ).send_and_receive(
+        federation.messages(
+            arrays=ArrayRecord(
+                {
+                    "1.weight": messages[0].content["arrays"]["linear.weight"],
+                    "1.bias": messages[0].content["arrays"]["linear.bias"],
+                }
+            )
+        )
+    )
+    failed = [reply for reply in replies if reply.has_error()]
+    assert [client_of(reply) for reply in failed] == [3]
+    assert failed[0].error.reason.startswith("MemoryError (")
+    assert [reply.content["metrics"]["num-steps"] for reply in replies if reply.has_content()] == [
+        task_of(message).num_steps for message in messages if task_of(message).client != 3
+    ]
 
 
 def test_there_is_no_memory_outside_this_process(grid):
@@ -320,10 +428,10 @@ def test_after_an_error_no_client_is_computed_behind_the_callers_back(federation
     def solve(message, work):
         begun.append(message)
         time.sleep(0.05)
-        raise ArithmeticError("no solution")
+        raise UserError("no solution")  # about a setting: any other is one client's
 
     monkeypatch.setattr(grid._clients, "solve", solve)
-    with pytest.raises(ArithmeticError):
+    with pytest.raises(UserError):
         grid.send_and_receive(federation.messages(arrays=ArrayRecord(concurrent.model.state_dict())))
     num_begun = len(begun)
     time.sleep(0.3)

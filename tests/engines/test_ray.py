@@ -1,17 +1,26 @@
 """The engine on Ray actors: the local engine's results, to the bit, whatever happens to an actor."""
 
 import os
+import signal
+import sys
+import threading
 import time
+from dataclasses import replace
 
+import psutil
 import pytest
 import ray
+from flwr.app import ArrayRecord
+from torch import nn
 
+from fedprox.client_app import ClientSide
+from fedprox.engines import crew
 from fedprox.engines import ray as engine
 from fedprox.engines.balance import balance
 from fedprox.engines.local import LocalGrid
 from fedprox.engines.ray import RayGrid
 from fedprox.errors import UserError
-from fedprox.messages import node_id, task_of
+from fedprox.messages import client_of, is_late, node_id, task_of
 
 # On actors; this one first, because Ray is not running yet
 
@@ -26,7 +35,7 @@ def test_no_cluster_at_an_address_is_an_error_within_seconds(federation):
 
 def stop_ray() -> None:
     ray.shutdown()
-    engine._pools.clear()
+    engine._crews.clear()
     engine._shared.clear()
 
 
@@ -55,7 +64,7 @@ def contents(replies) -> list[tuple]:
 
 
 def actors(grid: RayGrid) -> list:
-    return [actor._actor_id for actor in grid._actors]
+    return [actor._actor_id for actor in grid._crew.actors]
 
 
 @pytest.mark.usefixtures("two_cpus")
@@ -82,7 +91,8 @@ class TestOnActors:
         assert grid.peak_memory_bytes() > num_actors * 2**20
 
     def test_no_more_actors_than_asked_for_and_fewer_messages_than_actors(self, federation):
-        assert len(actors(RayGrid(federation.side, num_cpus=1, max_actors=1))) == 1
+        grid = RayGrid(federation.side, num_cpus=1, max_actors=1)
+        assert grid._num_shares == 1
         grid = RayGrid(federation.side, num_cpus=1, max_actors=6)
         assert contents(grid.send_and_receive(federation.messages()[:1])) == expected(federation)[:1]
         assert grid.send_and_receive([]) == []
@@ -103,36 +113,140 @@ class TestOnActors:
 
     def test_consecutive_grids_share_actors_and_data(self, federation):
         first = RayGrid(federation.side, num_cpus=1, max_actors=6)
-        pids = set(ray.get([actor.__ray_call__.remote(lambda _: os.getpid()) for actor in first._actors]))
+        pids = set(ray.get([actor.__ray_call__.remote(lambda _: os.getpid()) for actor in first._crew.actors]))
         second = RayGrid(federation.side, num_cpus=1, max_actors=6)
-        assert actors(first) == actors(second)
-        again = set(ray.get([actor.__ray_call__.remote(lambda _: os.getpid()) for actor in second._actors]))
+        assert set(actors(first)) == set(actors(second))
+        again = set(ray.get([actor.__ray_call__.remote(lambda _: os.getpid()) for actor in second._crew.actors]))
         assert pids == again
         assert first._side[0] == second._side[0]  # the data, which is large, is in the object store once
         assert contents(second.send_and_receive(federation.messages())) == expected(federation)
         assert contents(first.send_and_receive(federation.messages())) == expected(federation)
 
-    def test_an_actor_killed_between_rounds_is_started_anew_with_the_same_result(self, federation):
+    @pytest.mark.parametrize("num_killed", [1, 2])
+    def test_actors_killed_between_rounds_are_replaced_with_the_same_result(self, federation, num_killed):
         grid = RayGrid(federation.side, num_cpus=1, max_actors=6)
         grid.send_and_receive(federation.messages(1))
-        ray.kill(grid._actors[0], no_restart=False)
+        for process in processes(grid)[:num_killed]:
+            os.kill(process, signal.SIGKILL)
         assert contents(grid.send_and_receive(federation.messages(2))) == expected(federation, 2)
 
-    def test_a_share_whose_actor_dies_at_work_is_redone_with_the_same_result(self, federation, tmp_path):
+    @pytest.mark.parametrize("num_killed", [1, 2])
+    def test_a_share_whose_actor_is_killed_at_work_is_redone_with_the_same_result(self, federation, num_killed):
+        side = replace(federation.side, model=Slow(federation.side.model))
+        grid = RayGrid(side, num_cpus=1, max_actors=6)
+        messages = federation.messages(2, arrays=renamed(federation.start))
+        undisturbed = contents(LocalGrid(side).send_and_receive(messages))
+        victims = processes(grid)[:num_killed]
+        killer = threading.Timer(0.5, lambda: [os.kill(process, signal.SIGKILL) for process in victims])
+        killer.start()  # a share has over 20 steps of 0.05 s or more
+        start = time.monotonic()
+        assert contents(grid.send_and_receive(messages)) == undisturbed
+        assert time.monotonic() - start > 1.0
+        assert not set(victims) & set(processes(grid))
+
+    def test_an_actor_killed_while_it_starts_is_replaced_too(self, federation):
         grid = RayGrid(federation.side, num_cpus=1, max_actors=6)
-        grid.send_and_receive(federation.messages(1))
-        died = tmp_path / "died"
+        stop, killed = threading.Event(), set()
 
-        def die_once_at_the_next_share(worker) -> None:
-            play = worker._grid.send_and_receive
+        def kill_all_that_start() -> None:  # both, and both that take their places
+            while len(killed) < 4 and not stop.wait(0.01):
+                for process in {*workers()} - killed:
+                    os.kill(process, signal.SIGKILL)
+                    killed.add(process)
 
-            def die(messages):
-                died.write_text(str(len(messages)))
-                os._exit(1)
+        killer = threading.Thread(target=kill_all_that_start)
+        killer.start()
+        try:
+            assert contents(grid.send_and_receive(federation.messages(2))) == expected(federation, 2)
+        finally:
+            stop.set()
+            killer.join()
+        assert len(killed) >= 4
 
-            worker._grid.send_and_receive = die
-            assert play is not die
+    def test_a_client_over_which_every_actor_dies_is_named_and_the_others_reply(self, federation, monkeypatch):
+        monkeypatch.setattr(crew, "MAX_DEATHS", 2)  # each costs an actor, and seconds
+        side = marked(replace(federation.side, model=Deadly()), client=3)
+        grid = RayGrid(side, num_cpus=1, max_actors=6)
+        messages = federation.messages(arrays=renamed(federation.start, "linear."))
+        replies = grid.send_and_receive(messages)
+        assert {client_of(reply) for reply in replies if reply.has_error()} == {3}
+        assert all("died" in reply.error.reason for reply in replies if reply.has_error())
+        others = [message for message in messages if task_of(message).client != 3]
+        alone = LocalGrid(side).send_and_receive(others)
+        assert contents([reply for reply in replies if reply.has_content()]) == contents(alone)
 
-        ray.get(grid._actors[1].__ray_call__.remote(die_once_at_the_next_share))
-        assert contents(grid.send_and_receive(federation.messages(2))) == expected(federation, 2)
-        assert int(died.read_text()) >= 1  # it did die while it held a share
+    def test_shares_that_are_late_are_left_out_and_the_next_round_is_on_time(self, federation):
+        side = marked(replace(federation.side, model=Slow(federation.side.model)), client=3)
+        grid = RayGrid(side, num_cpus=1, max_actors=6)
+        messages = federation.messages(1, arrays=renamed(federation.start))
+        work = [int(federation.plan.client_sizes[task.client]) * task.num_epochs for task in map(task_of, messages)]
+        share = next(share for share in balance(work, 2) if 3 in clients_of(messages, share))
+        start = time.monotonic()
+        replies = grid.send_and_receive(messages, timeout=2.0)
+        assert 2 <= time.monotonic() - start < 4
+        assert [is_late(reply) for reply in replies] == [at in share for at in range(6)]
+        in_time = [message for at, message in enumerate(messages) if at not in share]
+        undisturbed = LocalGrid(side).send_and_receive(in_time)
+        assert contents([reply for reply in replies if reply.has_content()]) == contents(undisturbed)
+        # An actor takes longer to start than this; the other one does what there is.
+        again = grid.send_and_receive(in_time, timeout=2.0)
+        assert contents(again) == contents(undisturbed)
+
+
+def clients_of(messages, share) -> list[int]:
+    return [task_of(messages[at]).client for at in share]
+
+
+class Slow(nn.Module):
+    """A model whose training batches take 0.05 s; those with marked examples, where there are any, take 100 s."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, x):
+        if self.training:
+            time.sleep(100.0 if (x == MARK).any() else 0.05)
+        return self.model(x)
+
+
+class Deadly(nn.Module):
+    """A model that ends its process at the sight of a marked example, in a Ray worker only."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear = nn.Linear(6, 4)
+
+    def forward(self, x):
+        if self.training and (x == MARK).any():
+            os._exit(1)
+        return self.linear(x.flatten(1))
+
+
+MARK = 123.0
+ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])  # workers cannot import tests
+
+
+def marked(side: ClientSide, client: int) -> ClientSide:
+    """Return a side whose client has an example that models can tell from all others."""
+    data = side.data.data
+    features = data.features.copy()
+    features[side.data.train[client][0]] = MARK
+    return replace(side, data=replace(side.data, data=replace(data, features=features)))
+
+
+def renamed(arrays: ArrayRecord, prefix: str = "model.") -> ArrayRecord:
+    """Return the federation's model with the names that it has inside another."""
+    return ArrayRecord(
+        {prefix + name.removeprefix("2." if prefix == "linear." else ""): a for name, a in arrays.items()}
+    )
+
+
+def processes(grid: RayGrid) -> list[int]:
+    return ray.get([actor.__ray_call__.remote(lambda _: os.getpid()) for actor in grid._crew.actors])
+
+
+def workers() -> list[int]:
+    """Return the processes of this Ray's actors, those that are just starting included."""
+    found = [process for process in psutil.Process().children(recursive=True) if process.ppid() != os.getpid()]
+    return [process.pid for process in found if process.is_running() and "_Worker" in process.name()]

@@ -55,7 +55,7 @@ CONFIG = {
 def _ray_ends_with_this_module():
     yield
     ray.shutdown()
-    ray_engine._pools.clear()
+    ray_engine._crews.clear()
     ray_engine._shared.clear()
 
 

@@ -116,5 +116,5 @@ def test_on_ray_every_round_is_theirs(compared, linked_leaf):
         )
     finally:
         ray.shutdown()
-        ray_engine._pools.clear()
+        ray_engine._crews.clear()
         ray_engine._shared.clear()

@@ -1,0 +1,150 @@
+"""What becomes of clients that fail, diverge or are late: the run stops, or goes on without them."""
+
+import logging
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from math import inf, isfinite
+from typing import Protocol
+
+import numpy as np
+from flwr.app import ArrayRecord, Message, MetricRecord
+
+from fedprox.arrays import to_numpy
+from fedprox.errors import RunStopped
+from fedprox.messages import client_of, is_late, late, only
+from fedprox.outcomes import Round
+
+STOP, DROP, CONTINUE = "stop", "drop", "continue"
+_log = logging.getLogger("fedprox")
+
+
+class Sends(Protocol):
+    """The part of an engine that is needed here."""
+
+    def send_and_receive(self, messages: Sequence[Message], *, timeout: float | None = None) -> list[Message]:
+        """Return the replies to messages; one that is not there counts as late."""
+
+
+@dataclass
+class Faults:
+    """What a run does about faults.
+
+    Attributes:
+        on_client_error: "stop" or "drop": about a client that raised, or whose process died time and again.
+        on_divergence: "stop", "drop" or "continue": about numbers that are nan or infinite.
+        round_timeout: Seconds after which a round ends with what there is; None for no limit.
+        on_timeout: "stop" or "drop": about clients that are late then.
+    """
+
+    on_client_error: str = STOP
+    on_divergence: str = STOP
+    round_timeout: float | None = None
+    on_timeout: str = STOP
+    _is_told: bool = False
+
+    def sifted(self, grid: Sends, round_num: int) -> "Sifted":
+        """Return an engine for one round, which begins now: what it returns are replies that count."""
+        return Sifted(self, grid, round_num)
+
+    def check(self, outcome: Round) -> None:
+        """Raise RunStopped, or with "drop" warn once, where the global model's loss is nan or infinite.
+
+        To be called when the round is recorded: a model may be measured some rounds after it was trained.
+        """
+        if self.on_divergence == CONTINUE or outcome.test is None:
+            return
+        federation = outcome.test.federation
+        losses = {"test loss": outcome.test.loss} | ({"training loss": federation.train_loss} if federation else {})
+        for name, loss in losses.items():
+            if not isfinite(loss):
+                line = f"round {outcome.round_num}: the global model's {name} is {loss}"
+                if self.on_divergence == STOP:
+                    raise RunStopped(f"{line}; {_CALMER}", "diverged")
+                if not self._is_told:
+                    _log.warning("%s", line)
+                self._is_told = True
+
+
+_CALMER = "lower learning_rate, or set on_divergence=drop or continue"
+
+
+class Sifted:
+    """An engine in one round: the replies of clients that failed, diverged or are late are left out, or end the run."""
+
+    def __init__(self, faults: Faults, grid: Sends, round_num: int) -> None:
+        """Begin the round."""
+        self._faults, self._grid, self._round = faults, grid, round_num
+        self._until = inf if faults.round_timeout is None else time.monotonic() + faults.round_timeout
+
+    def send_and_receive(self, messages: Sequence[Message], *, timeout: float | None = None) -> list[Message]:
+        """Return the replies that count, in the order of their messages.
+
+        Args:
+            messages: To any clients.
+            timeout: Not used; the round's own counts.
+
+        Raises:
+            RunStopped: If a setting says so of a client.
+        """
+        left = None if self._until == inf else max(0.0, self._until - time.monotonic())
+        by_node = {reply.metadata.src_node_id: reply for reply in self._grid.send_and_receive(messages, timeout=left)}
+        replies = [by_node.get(message.metadata.dst_node_id) or late(message) for message in messages]
+        replies = self._without(replies, is_late, self._tell_late)
+        replies = self._without(replies, Message.has_error, self._tell_failed)
+        return (
+            replies if self._faults.on_divergence == CONTINUE else self._without(replies, diverges, self._tell_diverged)
+        )
+
+    def _without(
+        self, replies: list[Message], is_out: Callable[[Message], bool], tell: Callable[[list[Message], int], None]
+    ) -> list[Message]:
+        """Return the replies that are not out, after telling of the others."""
+        out = [reply for reply in replies if is_out(reply)]
+        if out:
+            tell(out, len(replies))
+        return [reply for reply in replies if reply not in out] if out else replies
+
+    def _tell_late(self, out: list[Message], num_asked: int) -> None:
+        limit = f"round_timeout={self._faults.round_timeout:g}"
+        line = f"round {self._round}: {_named(out)} of {num_asked} did not answer within {limit} s"
+        if self._faults.on_timeout == STOP:
+            raise RunStopped(f"{line}; raise it, or set on_timeout=drop")
+        _log.warning("%s; left out", line)
+
+    def _tell_failed(self, out: list[Message], num_asked: int) -> None:
+        first = f"round {self._round}: client {client_of(out[0])}: {out[0].error.reason}"
+        others = f"; {len(out) - 1} more of the {num_asked} clients failed" if len(out) > 1 else ""
+        if self._faults.on_client_error == STOP:
+            raise RunStopped(f"{first}{others}; mend it, or set on_client_error=drop")
+        if self._round == 1 and 1 < len(out) == num_asked:  # the model or the data are wrong for all of them
+            raise RunStopped(f"{first}; so did all {num_asked} clients of the first round")
+        for reply in out:
+            _log.warning("round %d: client %d is left out: %s", self._round, client_of(reply), reply.error.reason)
+
+    def _tell_diverged(self, out: list[Message], num_asked: int) -> None:
+        line = f"round {self._round}: the updates of {_named(out)} of {num_asked} are nan or infinite"
+        if self._faults.on_divergence == STOP:
+            raise RunStopped(f"{line}; {_CALMER}", "diverged")
+        _log.warning("%s; left out", line)
+
+
+def diverges(reply: Message) -> bool:
+    """Return whether an update is not finite: its training loss, or its drift, which is a norm over all parameters.
+
+    Only where a client does not tell its drift are its arrays looked at.
+    """
+    metrics = only(MetricRecord, reply.content)
+    told = [metrics[name] for name in ("train-loss", "drift") if name in metrics]
+    if not all(isfinite(value) for value in told):  # type: ignore[arg-type]
+        return True
+    if "drift" in metrics:
+        return False
+    arrays = map(to_numpy, only(ArrayRecord, reply.content).values())
+    return not all(np.isfinite(array).all() for array in arrays if array.dtype.kind == "f")
+
+
+def _named(replies: Sequence[Message]) -> str:
+    """Return "client 3", or "clients 3, 5 and 8"."""
+    *first, last = (str(client_of(reply)) for reply in replies)
+    return f"clients {', '.join(first)} and {last}" if first else f"client {last}"
