@@ -231,7 +231,7 @@ def marked(side: ClientSide, client: int) -> ClientSide:
     """Return a side whose client has an example that models can tell from all others."""
     data = side.data.data
     features = data.features.copy()
-    features[side.data.train[client][0]] = MARK
+    features[side.data.train[client].max()] = MARK  # the first few are tried before any training
     return replace(side, data=replace(side.data, data=replace(data, features=features)))
 
 
