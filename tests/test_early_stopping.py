@@ -1,0 +1,71 @@
+"""A run is over when a column has not improved for long enough; the count survives a restart."""
+
+import json
+import math
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from fedprox.early_stopping import EarlyStopping
+from fedprox.errors import UserError
+
+
+def ends_at(stopping: EarlyStopping, values) -> int | None:
+    """Return after which value the run is over."""
+    return next((at for at, value in enumerate(values) if stopping.observe({stopping.metric: value})), None)
+
+
+@pytest.mark.parametrize(
+    ("metric", "values", "end"),
+    [
+        ("test_loss", [3, 2, 2.5, 2.1], 3),  # two values in a row that are not below 2
+        ("test_loss", [3, 2, 2.5, 1.9, 2, 1.8, 1.7], None),
+        ("test_loss", [2, 2, 2], 2),  # no change is no improvement
+        ("test_accuracy", [0.1, 0.5, 0.4, 0.5], 3),
+        ("test_accuracy", [0.5, 0.4, 0.6, 0.7], None),
+        ("client_accuracy_std", [0.5, 0.4, 0.3], None),
+        ("test_loss", [1, math.nan, math.nan], 2),
+        ("test_loss", [math.nan, None, 5, 4], None),  # nothing to compare with yet
+        ("train_loss_cohort", [1, None, 0.5, 0.4], None),
+    ],
+)
+def test_a_run_ends_after_two_values_without_improvement(metric, values, end):
+    assert ends_at(EarlyStopping(metric, patience=2), values) == end
+
+
+def test_an_improvement_is_more_than_min_delta_over_the_best_not_over_the_last():
+    # 0.25 is representable: 1.75 improves on 2 by exactly 0.25, which is not more.
+    assert ends_at(EarlyStopping("test_loss", 2, 0.25), [2, 1.75, 1.75]) == 2
+    assert ends_at(EarlyStopping("test_loss", 2, 0.25), [2, 1.875, 1.5, 1.5]) is None
+
+
+def test_without_a_metric_no_run_ends():
+    assert not any(EarlyStopping(None, 1).observe({"test_loss": 1.0}) for _ in range(100))
+
+
+def test_rounds_that_are_not_evaluated_do_not_count():
+    stopping = EarlyStopping("test_loss", 1)
+    rows = [{"test_loss": 1.0}, None, None, {"test_loss": 1.0}]
+    assert [stopping.observe(row) for row in rows] == [False, False, False, True]
+
+
+@given(values=st.lists(st.integers(0, 5), max_size=30), cut=st.integers(0, 30), patience=st.integers(1, 4))
+def test_a_run_that_was_interrupted_anywhere_ends_where_it_would_have_ended(values, cut, patience):
+    whole = [
+        stopping.observe({"test_loss": value})
+        for stopping in [EarlyStopping("test_loss", patience)]
+        for value in values
+    ]
+    first = EarlyStopping("test_loss", patience)
+    before = [first.observe({"test_loss": value}) for value in values[:cut]]
+    second = EarlyStopping("test_loss", patience)
+    second.restore(json.loads(json.dumps(first.state())))
+    assert second.is_over == first.is_over
+    assert before + [second.observe({"test_loss": value}) for value in values[cut:]] == whole
+
+
+@pytest.mark.parametrize("metric", ["loss", "round", "time_s"])
+def test_a_column_that_is_not_there_or_no_measure_is_refused(metric):
+    with pytest.raises(UserError, match=rf"early_stopping\.metric.*got {metric}; there are test_loss, "):
+        EarlyStopping(metric).check(["round", "test_loss", "time_s"])

@@ -1,0 +1,128 @@
+"""What becomes of clients that fail, diverge or are late, with an engine whose replies are made by hand."""
+
+import logging
+import math
+
+import numpy as np
+import pytest
+from flwr.app import Array, ArrayRecord, Message, MetricRecord, RecordDict
+
+from fedprox.engines.identity import act_as_server
+from fedprox.errors import RunStopped
+from fedprox.faults import Faults, diverges
+from fedprox.messages import client_of, failed, late, node_id
+from fedprox.metrics import Evaluation, FederationMetrics
+from fedprox.outcomes import Round
+
+NAN, INF = math.nan, math.inf
+
+
+def message(client: int) -> Message:
+    act_as_server()
+    return Message(RecordDict(), dst_node_id=node_id(client), message_type="train")
+
+
+def reply(to: Message, loss: float = 1.0, drift: float | None = 1.0, weight: float = 1.0) -> Message:
+    metrics = {"num-examples": 1, "train-loss": loss} | ({} if drift is None else {"drift": drift})
+    arrays = ArrayRecord({"w": Array(np.array([0.0, weight])), "n": Array(np.array([3]))})
+    return Message(RecordDict({"arrays": arrays, "metrics": MetricRecord(metrics)}), reply_to=to)
+
+
+class ByHand:
+    """Clients 0 .. 4: 1 raises, 2 is late, 3 says nothing, 4 has a loss that is nan."""
+
+    timeout: float | None = None
+
+    def send_and_receive(self, messages, *, timeout=None):
+        self.timeout = timeout
+        answers = [reply, lambda to: failed(to, "ValueError: no (m.py:3)"), late, None, lambda to: reply(to, loss=NAN)]
+        asked = [(answers[client], to) for to in messages for client in [to.metadata.dst_node_id - 2]]
+        return [answer(to) for answer, to in asked if answer]
+
+
+def counted(clients, round_num: int = 7, **settings) -> list[int]:
+    nodes = Faults(**settings).sifted(ByHand(), round_num)
+    return [client_of(reply) for reply in nodes.send_and_receive([message(client) for client in clients])]
+
+
+@pytest.mark.parametrize(
+    ("clients", "words", "status"),
+    [
+        ([0, 1], ["round 7", "client 1", "ValueError: no (m.py:3)", "on_client_error=drop"], "failed"),
+        ([0, 2, 3], ["round 7", "clients 2 and 3 of 3", "on_timeout=drop"], "failed"),
+        ([0, 4], ["round 7", "client 4 of 2", "nan or infinite", "on_divergence=drop"], "diverged"),
+    ],
+)
+def test_by_default_the_run_stops_with_one_line_that_names_round_client_and_reason(clients, words, status):
+    with pytest.raises(RunStopped) as stopped:
+        counted(clients, round_timeout=60)
+    assert [word for word in words if word not in str(stopped.value)] == []
+    assert "\n" not in str(stopped.value)
+    assert stopped.value.status == status
+
+
+@pytest.mark.parametrize(
+    ("setting", "clients", "left"),
+    [
+        ("on_client_error", [1, 0], [0]),
+        ("on_timeout", [2, 0, 3], [0]),
+        ("on_divergence", [4, 0], [0]),
+        ("on_client_error", [1], []),
+    ],
+)
+def test_with_drop_the_others_count_and_the_log_says_who_does_not(setting, clients, left, caplog):
+    with caplog.at_level(logging.WARNING, "fedprox"):
+        assert counted(clients, round_timeout=60, **{setting: "drop"}) == left
+    assert len(caplog.records) == 1
+    assert all(str(client) in caplog.text for client in clients if client not in left)
+
+
+def test_divergence_that_is_to_continue_changes_nothing():
+    assert counted([4, 0], on_divergence="continue") == [4, 0]
+
+
+def test_a_model_that_raises_for_all_clients_of_the_first_round_ends_the_run_with_drop_too():
+    with pytest.raises(RunStopped, match="so did all 2 clients"):
+        counted([1, 1], round_num=1, on_client_error="drop")
+    assert counted([1, 1], round_num=2, on_client_error="drop") == []
+    assert counted([1, 0], round_num=1, on_client_error="drop") == [0]
+
+
+def test_a_round_has_its_time_once_for_all_that_is_asked_in_it():
+    nodes = Faults(round_timeout=60).sifted(grid := ByHand(), 1)
+    left = []
+    for _ in range(2):
+        nodes.send_and_receive([message(0)])
+        left.append(grid.timeout)
+    assert 59 < left[1] < left[0] <= 60
+    Faults().sifted(grid, 1).send_and_receive([message(0)])
+    assert grid.timeout is None
+
+
+@pytest.mark.parametrize("number", [NAN, INF, -INF])
+def test_loss_and_drift_tell_divergence_and_without_drift_the_arrays(number):
+    to = message(0)
+    assert not diverges(reply(to))
+    assert diverges(reply(to, loss=number))
+    assert diverges(reply(to, drift=number))
+    assert diverges(reply(to, drift=None, weight=number))
+    assert not diverges(reply(to, drift=None))
+
+
+def outcome(test_loss: float, train_loss: float | None = None) -> Round:
+    federation = None if train_loss is None else FederationMetrics(train_loss, *[0.5] * 6)
+    return Round(3, ArrayRecord(), lambda: Evaluation(test_loss, 0.5, federation), (), 0.0)
+
+
+@pytest.mark.parametrize(("losses", "name"), [((NAN,), "test loss is nan"), ((1.0, INF), "training loss is inf")])
+def test_a_global_loss_that_is_not_finite_stops_the_run_is_warned_of_once_or_ignored(losses, name, caplog):
+    with pytest.raises(RunStopped, match=f"round 3: the global model's {name}") as stopped:
+        Faults().check(outcome(*losses))
+    assert stopped.value.status == "diverged"
+    faults = Faults(on_divergence="drop")
+    for _ in range(3):
+        faults.check(outcome(*losses))
+    assert [record.getMessage() for record in caplog.records] == [f"round 3: the global model's {name}"]
+    Faults(on_divergence="continue").check(outcome(*losses))
+    assert len(caplog.records) == 1
+    Faults().check(outcome(1.0, 2.0))
