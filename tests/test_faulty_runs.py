@@ -1,0 +1,194 @@
+"""Whole runs in which something goes wrong: how they end, and what they leave."""
+
+import csv
+import json
+import math
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+
+SMALL = ("dataset=digits", "engine=local", "num_clients=20", "clients_per_round=4", "stragglers_fraction=0")
+BROKEN = """
+import torch
+from torch import nn
+
+
+class Logistic(nn.Module):
+    def __init__(self, input_shape, num_classes):
+        super().__init__()
+        self.linear = nn.Linear(64, num_classes)
+
+    def forward(self, x):
+        if self.training and len(x) == 7:
+            raise ArithmeticError("seven examples")
+        return self.linear(x.flatten(1))
+"""
+
+
+def rows(run_dir: Path, name: str = "metrics.csv") -> list[dict[str, str]]:
+    with (run_dir / name).open() as file:
+        return list(csv.DictReader(file))
+
+
+def record(run_dir: Path) -> dict:
+    return json.loads((run_dir / "run.json").read_text())
+
+
+@pytest.fixture
+def broken(tmp_path, monkeypatch) -> tuple[str, ...]:
+    """Return settings for a model that raises on batches of seven: a client whose examples leave such a rest."""
+    (tmp_path / "broken_model.py").write_text(BROKEN)
+    monkeypatch.syspath_prepend(tmp_path)
+    return (*SMALL, "model._target_=broken_model.Logistic", "batch_size=10", "num_epochs=1", "protocol=paper")
+
+
+def raises(row: dict[str, str]) -> bool:
+    return int(row["num_examples"]) % 10 == 7
+
+
+def test_a_client_that_raises_ends_the_run_with_one_line_and_what_was_measured_is_kept(fedprox, broken, tmp_path):
+    ended = fedprox(*broken, "num_rounds=30")
+    assert ended.status == 1
+    last = ended.err.rstrip("\n").split("\n")[-1]
+    round_num = len(rows(tmp_path / "run"))  # rounds 0 .. t are there, t + 1 has failed
+    assert last.startswith(f"error: round {round_num}: client ")
+    assert "ArithmeticError: seven examples (broken_model.py:13)" in last
+    assert "Traceback" not in ended.err
+    assert record(tmp_path / "run")["status"] == "failed"
+    assert not any(raises(row) for row in rows(tmp_path / "run", "clients.csv"))
+
+
+def test_a_client_that_raises_can_be_left_out(fedprox, broken, tmp_path):
+    assert fedprox(*broken, "num_rounds=30", "on_client_error=drop").status == 0
+    clients = rows(tmp_path / "run", "clients.csv")
+    assert {raises(row) for row in clients} == {True, False}
+    for row in clients:
+        assert row["counted"] == str(not raises(row))
+        assert (row["num_steps"] == "0") == (row["train_loss"] == "") == raises(row)
+    assert [int(row["round"]) for row in rows(tmp_path / "run")] == list(range(31))
+
+
+def test_a_run_that_diverges_stops_and_keeps_what_was_measured(fedprox, tmp_path):
+    ended = fedprox(*SMALL, "num_rounds=20", "learning_rate=1e38")
+    assert ended.status == 1
+    assert ended.err.rstrip("\n").split("\n")[-1].startswith("error: round 1: the updates of client")
+    assert record(tmp_path / "run")["status"] == "diverged"
+    assert [row["round"] for row in rows(tmp_path / "run")] == ["0"]
+
+
+def test_a_run_that_diverges_goes_on_where_that_is_wanted(fedprox, tmp_path):
+    assert fedprox(*SMALL, "num_rounds=3", "learning_rate=1e38", "on_divergence=continue").status == 0
+    assert [math.isfinite(float(row["test_loss"])) for row in rows(tmp_path / "run")] == [True, False, False, False]
+    assert fedprox(*SMALL, "num_rounds=3", "learning_rate=1e38", "on_divergence=drop").status == 0
+    # Every update diverges, so nobody counts and the model stays.
+    assert len({row["test_loss"] for row in rows(tmp_path / "run")}) == 1
+    assert {row["counted"] for row in rows(tmp_path / "run", "clients.csv")} == {"False"}
+
+
+def test_a_global_loss_that_is_infinite_stops_the_run_after_its_row(fedprox, tmp_path):
+    # FedAdam's steps have the size of eta, whatever the clients send: the updates are finite, the model is not.
+    adam = ("strategy._target_=flwr.serverapp.strategy.FedAdam", "+strategy.eta=1e38", "num_rounds=40")
+    ended = fedprox(*SMALL, *adam, "learning_rate=1e-6")
+    assert ended.status == 1
+    measured = rows(tmp_path / "run")
+    assert record(tmp_path / "run")["status"] == "diverged"
+    last = ended.err.rstrip("\n").split("\n")[-1]
+    assert f"round {measured[-1]['round']}: the global model's test loss" in last
+    assert [math.isfinite(float(row["test_loss"])) for row in measured] == [True] * (len(measured) - 1) + [False]
+
+
+def test_a_round_that_takes_too_long_stops_the_run_or_goes_on_without_those_who_are_late(fedprox, tmp_path):
+    ended = fedprox(*SMALL, "num_rounds=3", "round_timeout=1e-9")
+    assert ended.status == 1
+    assert "error: round 1: clients " in ended.err
+    assert fedprox(*SMALL, "num_rounds=3", "round_timeout=1e-9", "on_timeout=drop").status == 0
+    assert {row["num_clients_counted"] for row in rows(tmp_path / "run")} == {"0"}
+
+
+@pytest.mark.parametrize("every", [1, 3])
+def test_a_run_stops_early_after_its_patience_and_leaves_no_later_round(fedprox, tmp_path, every):
+    settings = (*SMALL, "num_rounds=300", f"evaluation.every={every}", "learning_rate=0.1")
+    assert fedprox(*settings, "hydra.run.dir=whole").status == 0
+    early = ("early_stopping.metric=test_loss", "early_stopping.patience=3", "early_stopping.min_delta=0.01")
+    assert fedprox(*settings, *early).status == 0
+    whole, kept = rows(tmp_path / "whole"), rows(tmp_path / "run")
+    best, waited, end = math.inf, 0, None
+    for row in whole:
+        loss = float(row["test_loss"])
+        best, waited = (loss, 0) if best - loss > 0.01 else (best, waited + 1)
+        if waited == 3:
+            end = int(row["round"])
+            break
+    assert 0 < end < 300
+    assert [row["test_loss"] for row in kept] == [row["test_loss"] for row in whole if int(row["round"]) <= end]
+    assert max(int(row["round"]) for row in rows(tmp_path / "run", "clients.csv")) == end
+    told = record(tmp_path / "run")
+    assert (told["status"], told["stopped_early"]) == ("finished", {"round": end, "metric": "test_loss"})
+    assert "stopped_early" not in record(tmp_path / "whole")
+
+
+# Ray, killed
+
+
+ON_RAY = ("dataset=digits", "client_resources.num_cpus=1", "num_clients=50", "partition=iid", "mu=0.5")
+
+
+def begun(environment, folder: Path, *arguments: str, rows_first: int = 5) -> tuple[subprocess.Popen[str], Path]:
+    """Start a run in a process of its own, and return when it has measured a few rounds."""
+    command = [sys.executable, "-m", "fedprox.main", *ON_RAY, *arguments, "hydra.run.dir=run"]
+    run = subprocess.Popen(command, cwd=folder, env=environment(), stderr=subprocess.PIPE, text=True)
+    metrics, until = folder / "run" / "metrics.csv", time.monotonic() + 60
+    while time.monotonic() < until and run.poll() is None:
+        if metrics.exists() and len(metrics.read_text().splitlines()) > rows_first:
+            break
+        time.sleep(0.05)
+    return run, folder / "run"
+
+
+def processes(run: subprocess.Popen[str], name: str) -> list[psutil.Process]:
+    return [process for process in psutil.Process(run.pid).children(recursive=True) if name in process.name()]
+
+
+def test_a_run_whose_actors_are_killed_again_and_again_is_the_undisturbed_one_to_the_bit(
+    fedprox, environment, tmp_path
+):
+    settings = ("num_rounds=600", "num_epochs=20")
+    run, run_dir = begun(environment, tmp_path, *settings)
+    num_killed = 0
+    for how_many in (1, 2, 1):
+        while not (victims := processes(run, "_Worker")) and run.poll() is None:
+            time.sleep(0.05)
+        for victim in victims[:how_many]:
+            os.kill(victim.pid, signal.SIGKILL)
+            num_killed += 1
+        time.sleep(1)
+    _, err = run.communicate(timeout=60)
+    assert run.returncode == 0, err
+    assert num_killed >= 3
+    assert fedprox(*ON_RAY, *settings, "engine=local", "hydra.run.dir=local").status == 0
+    assert untimed(run_dir) == untimed(tmp_path / "local")
+    assert (run_dir / "clients.csv").read_text() == (tmp_path / "local" / "clients.csv").read_text()
+    assert (run_dir / "model.safetensors").read_bytes() == (tmp_path / "local" / "model.safetensors").read_bytes()
+
+
+def untimed(run_dir: Path) -> list[dict[str, str]]:
+    return [row | {"time_s": ""} for row in rows(run_dir)]
+
+
+@pytest.mark.parametrize("part", ["raylet", "gcs_server"])
+def test_a_run_whose_cluster_is_lost_ends_within_half_a_minute_and_says_how_to_go_on(environment, tmp_path, part):
+    run, run_dir = begun(environment, tmp_path, "num_rounds=100000")
+    os.kill(processes(run, part)[0].pid, signal.SIGKILL)
+    _, err = run.communicate(timeout=30)
+    assert run.returncode == 1
+    assert "error: the Ray cluster is lost: " in err
+    assert "resume=<run directory>" in err
+    assert "Traceback" not in err
+    assert record(run_dir)["status"] == "failed"
+    assert len(rows(run_dir)) > 4
