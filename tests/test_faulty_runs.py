@@ -158,7 +158,7 @@ def processes(run: subprocess.Popen[str], name: str) -> list[psutil.Process]:
 def test_a_run_whose_actors_are_killed_again_and_again_is_the_undisturbed_one_to_the_bit(
     fedprox, environment, tmp_path
 ):
-    settings = ("num_rounds=600", "num_epochs=20")
+    settings = ("num_rounds=200", "num_epochs=20")
     run, run_dir = begun(environment, tmp_path, *settings)
     num_killed = 0
     for how_many in (1, 2, 1):
