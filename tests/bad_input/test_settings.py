@@ -154,6 +154,22 @@ SETTINGS = {
     "logger's setting without the logger": (["logger.wandb.mode=offline"], ["logger.wandb"]),
     "logger a number": (["+logger.mine=3"], ["logger.mine must be the settings of a logger", "got 3"]),
     "logger not there": (["+logger.mine._target_=no_such.Logger"], ["logger.mine._target_=no_such.Logger", "loaded"]),
+    "on_client_error": (["on_client_error=ignore"], ["on_client_error must be stop or drop", "got ignore"]),
+    "on_divergence": (["on_divergence=ignore"], ["on_divergence must be stop, drop or continue", "got ignore"]),
+    "on_timeout": (["on_timeout=continue"], ["on_timeout must be stop or drop", "got continue"]),
+    "round_timeout 0": (["round_timeout=0"], ["round_timeout must be finite and > 0", "null for no limit"]),
+    "round_timeout nan": (["round_timeout=nan"], ["round_timeout must be finite and > 0", "got nan"]),
+    "patience 0": (["early_stopping.patience=0"], ["early_stopping.patience must be an integer >= 1", "got 0"]),
+    "min_delta below 0": (["early_stopping.min_delta=-1"], ["early_stopping.min_delta must be finite and >= 0"]),
+    "early stopping by nothing": (
+        ["early_stopping.metric=loss"],
+        ["early_stopping.metric must be a column", "got loss", "test_loss", "evaluation=clients"],
+    ),
+    "checkpoints every 0": (["checkpoint.every=0"], ["checkpoint.every must be an integer >= 1 or null", "got 0"]),
+    "checkpoints kept 0": (["checkpoint.keep=0"], ["checkpoint.keep must be an integer >= 1 or null", "got 0"]),
+    "branch without a round": (["branch_round=3"], ["branch_from and branch_round go together", "branch_round=3"]),
+    "branch from nowhere": (["branch_from=no/run", "branch_round=3"], ["branch_from=no/run is no run directory"]),
+    "resumed from nowhere": (["resume=no/run"], ["resume=no/run is no run directory"]),
     "evaluation.every taken away": (["~evaluation.every"], ["evaluation.every"]),
 }
 
