@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import psutil
@@ -139,12 +140,22 @@ def test_a_run_stops_early_after_its_patience_and_leaves_no_later_round(fedprox,
 ON_RAY = ("dataset=digits", "client_resources.num_cpus=1", "num_clients=50", "partition=iid", "mu=0.5")
 
 
-def begun(environment, folder: Path, *arguments: str) -> tuple[subprocess.Popen[str], Path]:
-    """Start a run in a process of its own, and return when it has measured a few rounds."""
-    command = [sys.executable, "-m", "fedprox.main", *ON_RAY, *arguments, "hydra.run.dir=run"]
-    run = subprocess.Popen(command, cwd=folder, env=environment(), stderr=subprocess.PIPE, text=True)
-    wait_for_rows(run, folder / "run", 5)
-    return run, folder / "run"
+@pytest.fixture
+def begun(environment, tmp_path) -> Iterator[Callable[..., tuple[subprocess.Popen[str], Path]]]:
+    """Return a function that starts a run in a process of its own, and returns when it has measured a few rounds."""
+    started: list[subprocess.Popen[str]] = []
+
+    def begin(*arguments: str) -> tuple[subprocess.Popen[str], Path]:
+        command = [sys.executable, "-m", "fedprox.main", *ON_RAY, *arguments, "hydra.run.dir=run"]
+        started.append(subprocess.Popen(command, cwd=tmp_path, env=environment(), stderr=subprocess.PIPE, text=True))
+        wait_for_rows(started[-1], tmp_path / "run", 5)
+        return started[-1], tmp_path / "run"
+
+    yield begin
+    for run in started:
+        if run.poll() is None:
+            run.send_signal(signal.SIGINT)  # it ends its Ray
+            run.communicate(timeout=60)
 
 
 def wait_for_rows(run: subprocess.Popen[str], run_dir: Path, number: int) -> None:
@@ -159,11 +170,9 @@ def processes(run: subprocess.Popen[str], name: str) -> list[psutil.Process]:
     return [process for process in psutil.Process(run.pid).children(recursive=True) if name in process.name()]
 
 
-def test_a_run_whose_actors_are_killed_again_and_again_is_the_undisturbed_one_to_the_bit(
-    fedprox, environment, tmp_path
-):
+def test_a_run_whose_actors_are_killed_again_and_again_is_the_undisturbed_one_to_the_bit(fedprox, begun, tmp_path):
     settings = ("num_rounds=500", "num_epochs=20")
-    run, run_dir = begun(environment, tmp_path, *settings)
+    run, run_dir = begun(*settings)
     num_killed = 0
     for how_many, from_row in ((1, 10), (2, 100), (1, 200)):
         wait_for_rows(run, run_dir, from_row)
@@ -184,8 +193,8 @@ def untimed(run_dir: Path) -> list[dict[str, str]]:
 
 
 @pytest.mark.parametrize("part", ["raylet", "gcs_server"])
-def test_a_run_whose_cluster_is_lost_ends_within_a_minute_and_says_how_to_go_on(environment, tmp_path, part):
-    run, run_dir = begun(environment, tmp_path, "num_rounds=100000")
+def test_a_run_whose_cluster_is_lost_ends_within_a_minute_and_says_how_to_go_on(begun, part):
+    run, run_dir = begun("num_rounds=100000")
     os.kill(processes(run, part)[0].pid, signal.SIGKILL)
     _, err = run.communicate(timeout=60)
     assert run.returncode == 1
