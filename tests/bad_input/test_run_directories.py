@@ -4,8 +4,8 @@ import json
 
 import pytest
 
+from fedprox.recorded import status_of
 from fedprox.report.__main__ import main as report
-from fedprox.reproduce.runs import is_done
 
 RUN_JSON = {
     "status": "finished",
@@ -105,4 +105,4 @@ def test_a_folder_in_a_files_place_is_told(tmp_path, capfd, name):
 @pytest.mark.parametrize("content", ["", WHOLE[:-10], "[]", "null", "[" * 100_000, '"status"', having(settings=[1])])
 def test_reproduce_does_a_run_again_whose_record_is_damaged(tmp_path, content):
     (tmp_path / "run.json").write_text(content)
-    assert not is_done(tmp_path, {"mu": 1.0})
+    assert status_of(tmp_path, {"mu": 1.0}) is None
