@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
+from fedprox.csv_table import is_kept
 from fedprox.errors import UserError
 from fedprox.files import write_whole
 from fedprox.outcomes import Round
@@ -27,6 +28,8 @@ from fedprox.records import RunRecord
 
 _log = logging.getLogger("fedprox")
 FOLDER = "checkpoint"
+# What reading a file may raise that holds anything whatever; a depth of 10,000 brackets is a RecursionError.
+_DAMAGE = (OSError, SafetensorError, LookupError, TypeError, ValueError, AttributeError, OverflowError, RecursionError)
 
 
 @dataclass(frozen=True)
@@ -97,6 +100,10 @@ class Checkpoints:
             self._file(round_num).unlink(missing_ok=True)
             del self._written[round_num]
 
+    def _write_last(self) -> None:
+        if self._every and self._latest and self._latest.round_num not in self._written:
+            self._write(self._latest)
+
     def _superfluous(self) -> list[int]:
         if self._keep is None:
             return []
@@ -114,9 +121,8 @@ class Checkpoints:
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         """Write the last round's checkpoint; where the disk is what failed, those before it stay."""
         try:
+            self._disk.submit(self._write_last).result()  # after what is being written: never two at once
             self._wait()
-            if self._every and self._latest and self._latest.round_num not in self._written:
-                self._write(self._latest)
         except OSError:
             if kind is None:
                 raise
@@ -125,9 +131,15 @@ class Checkpoints:
 
 
 def forget_after(run_dir: Path, rounds_done: int) -> None:
-    """Remove the checkpoints of later rounds, which are another run's or damaged, and what was half written."""
+    """Remove the checkpoints of later rounds, which are another run's or damaged, and what was half written.
+
+    Raises:
+        UserError: If there is something that cannot be removed.
+    """
     for file in list((run_dir / FOLDER).glob("*")):
         header = _header(file)
+        if file.is_dir():
+            raise UserError(f"{file} is a folder where a checkpoint belongs; move it away")
         if not header or header.round_num > rounds_done:
             file.unlink()
 
@@ -152,12 +164,24 @@ def latest(run_dir: Path, up_to: int | None = None) -> Checkpoint | None:
         if up_to is not None and round_num > up_to:
             continue
         try:
-            return _told_of(damaged, read(file))
+            return _told_of(damaged, _fitting(read(file), file))
         except UserError as error:
             damaged.append(str(error))
     if damaged and len(damaged) == len(files):
-        raise UserError(f"{damaged[0]}, and no other is left; start the run anew")
+        raise UserError(f"{damaged[-1]}, and no other is left; bring it back, or start the run anew")
     return _told_of(damaged, None)
+
+
+def _fitting(checkpoint: Checkpoint, file: Path) -> Checkpoint:
+    """Return a checkpoint whose run directory has the rows that it goes on from.
+
+    Raises:
+        UserError: If they were changed, or it is another run's checkpoint.
+    """
+    for name, mark in checkpoint.record["tables"].items():
+        if not is_kept(file.parents[1] / name, mark):
+            raise UserError(f"{file.parents[1] / name} is not what it was when {file} was written")
+    return checkpoint
 
 
 def _told_of(damaged: Sequence[str], checkpoint: Checkpoint | None) -> Checkpoint | None:
@@ -178,9 +202,26 @@ def read(file: Path) -> Checkpoint:
             arrays = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118
         if metadata["checksum"] != _checksum(metadata["state"], arrays):
             raise ValueError("its checksum does not fit")
-        return Checkpoint(**decoded(metadata["state"], arrays))
-    except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
-        raise UserError(f"{file} is no whole checkpoint: {error}") from error
+        return _checked(Checkpoint(**decoded(metadata["state"], arrays)))
+    except _DAMAGE as error:
+        raise UserError(f"{file} is no whole checkpoint: {' '.join(str(error).split())}") from error
+
+
+def _checked(checkpoint: Checkpoint) -> Checkpoint:
+    """Return a checkpoint that is made as ours are: anybody can write a checksum."""
+    marks = checkpoint.record["tables"].values()
+    is_ours = (
+        type(checkpoint.round_num) is int
+        and isinstance(checkpoint.arrays, ArrayRecord)
+        and isinstance(checkpoint.time_s, float)
+        and {"strategy", "mu"} <= checkpoint.carried.keys()
+        and {"layers", "statistics"} <= checkpoint.carried["strategy"].keys()
+        and {"tables", "final", "best"} <= checkpoint.record.keys()
+        and all(type(mark["num_bytes"]) is int and isinstance(mark["sha256"], str) for mark in marks)
+    )
+    if not is_ours:
+        raise ValueError("it lacks what a checkpoint has")
+    return checkpoint
 
 
 @dataclass(frozen=True)
@@ -195,8 +236,9 @@ def _header(file: Path) -> _Header | None:
         with safe_open(file, "np") as opened:
             metadata = opened.metadata() or {}
         state = dict(json.loads(metadata["state"])["dict"])
-        return _Header(int(state["round_num"]), state["accuracy"])
-    except (OSError, SafetensorError, KeyError, TypeError, ValueError):
+        accuracy = state["accuracy"]
+        return _Header(int(state["round_num"]), None if accuracy is None else float(accuracy))
+    except _DAMAGE:
         return None
 
 

@@ -10,8 +10,18 @@ from pathlib import Path
 from typing import Any
 
 from fedprox.errors import UserError
+from fedprox.files import naming
 
 Mark = Mapping[str, Any]
+
+
+def is_kept(file: Path, mark: Mark) -> bool:
+    """Return whether a file begins with all that it had when it was marked."""
+    try:
+        with file.open("rb") as opened:
+            return hashlib.sha256(opened.read(mark["num_bytes"])).hexdigest() == mark["sha256"]
+    except OSError:
+        return False
 
 
 class CsvTable:
@@ -29,6 +39,7 @@ class CsvTable:
             UserError: If what stands before the mark is not what stood there.
         """
         self.columns = tuple(columns)
+        self._name = file
         self._digest = hashlib.sha256()
         if mark is None:
             self._file = file.open("wb", buffering=0)
@@ -50,8 +61,9 @@ class CsvTable:
         text = io.StringIO()
         csv.writer(text).writerows(rows)
         content = text.getvalue().encode()
-        if self._file.write(content) != len(content):
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), self._file.name)
+        with naming(self._name):
+            if self._file.write(content) != len(content):
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         self._digest.update(content)
         self._num_bytes += len(content)
 
@@ -66,7 +78,8 @@ class CsvTable:
 
     def sync(self) -> None:
         """Return once the rows are on the disk."""
-        os.fsync(self._file.fileno())
+        with naming(self._name):
+            os.fsync(self._file.fileno())
 
     def close(self) -> None:
         """Close the file."""

@@ -2,7 +2,8 @@
 
 import logging
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from fedprox.checkpoint import Checkpoint, Checkpoints, forget_after, latest
 from fedprox.earlier import completed
 from fedprox.early_stopping import EarlyStopping
 from fedprox.environment import environment
+from fedprox.errors import UserError
 from fedprox.files import alone_in
 from fedprox.loggers.attached import Attached
 from fedprox.measuring import several_at_once
@@ -55,12 +57,29 @@ def run(
         if start:
             experiment.check_start(start, run_dir if state else Path(config["branch_from"]))
         forget_after(run_dir, start.round_num if state and start else 0)
-        with RunRecord(run_dir, facts, columns(config), **experiment.tables, state=state) as record:
+        with (
+            _telling_how_to_go_on(run_dir),
+            RunRecord(run_dir, facts, columns(config), **experiment.tables, state=state) as record,
+        ):
             if start and not state:
                 adopt_rows(record, config)
             with Attached(assembly.loggers(config), run_dir, facts, start.round_num + 1 if start else 0) as loggers:
                 _record_rounds(experiment, start, record, loggers, begin)
     return record.final
+
+
+@contextmanager
+def _telling_how_to_go_on(run_dir: Path) -> Iterator[None]:
+    """Turn a disk that is full, a directory that has vanished and the like into a UserError."""
+    try:
+        yield
+    except OSError as error:
+        if not str(error.filename).startswith(str(run_dir)):
+            raise
+        raise UserError(
+            f"{error.filename} cannot be written: {error.strerror}; once it can, resume={run_dir} goes on from the "
+            "last checkpoint"
+        ) from error
 
 
 def _record_rounds(
@@ -128,8 +147,8 @@ def _final_row(config: Mapping[str, Any], run_dir: Path) -> Mapping[str, Any] | 
         return None
     record = read_record(run_dir / "run.json")
     settings, lengths = completed(record["settings"]), ("num_rounds", "early_stopping")
-    is_finished = record["status"] == "finished" and all(settings[name] == config[name] for name in lengths)
-    return record["result"]["final"] if is_finished else None
+    is_finished = record["status"] == "finished" and all(settings.get(name) == config[name] for name in lengths)
+    return (record.get("result") or {}).get("final") if is_finished else None
 
 
 def _continued(facts: Mapping[str, Any], run_dir: Path, start: Checkpoint) -> dict[str, Any]:
@@ -139,4 +158,5 @@ def _continued(facts: Mapping[str, Any], run_dir: Path, start: Checkpoint) -> di
     if any(earlier.get(name) != present[name] for name in ("versions", "git_commit")):
         _log.warning("%s was begun by another version of the program; its numbers may differ from now on", run_dir)
     resumed = [*earlier.get("resumed", []), {"after_round": start.round_num, **present}]
-    return {**facts, **{name: earlier[name] for name in present if name in earlier}, "resumed": resumed}
+    kept = {name: earlier[name] for name in (*present, "branched_from") if name in earlier}
+    return {**facts, **kept, "resumed": resumed}

@@ -34,18 +34,22 @@ def decoded(text: str, arrays: Mapping[str, NDArray[np.generic]]) -> Any:
 def _to_json(value: Any, name: str, arrays: Arrays) -> Any:
     """Return a value as JSON has it; what JSON has not is a dict with the one key "list", "dict", "array", ..."""
     if isinstance(value, ArrayRecord):
-        own = {key: f"{name}/{key}" for key in value}
-        arrays |= {own[key]: to_numpy(array) for key, array in value.items()}
-        return {"record": own}
+        return {"record": {key: _named(to_numpy(array), f"{name}/{key}", arrays) for key, array in value.items()}}
     if isinstance(value, Mapping):
         return {"dict": [[key, _to_json(each, f"{name}/{key}", arrays)] for key, each in value.items()]}
     if isinstance(value, (list, tuple)):
         kind = "list" if isinstance(value, list) else "tuple"
         return {kind: [_to_json(each, f"{name}/{index}", arrays) for index, each in enumerate(value)]}
     if isinstance(value, (np.ndarray, np.generic)):
-        arrays[name] = np.asarray(value)
-        return {"array" if isinstance(value, np.ndarray) else "scalar": name}
+        return {"array" if isinstance(value, np.ndarray) else "scalar": _named(np.asarray(value), name, arrays)}
     return value
+
+
+def _named(array: NDArray[np.generic], path: str, arrays: Arrays) -> str:
+    """Add an array, and return its name: its number, without which 1 and "1" would be one key, and its place."""
+    name = f"{len(arrays)}{path}"
+    arrays[name] = array
+    return name
 
 
 def _from_json(value: Any, arrays: Mapping[str, NDArray[np.generic]]) -> Any:

@@ -90,11 +90,11 @@ class Experiment:
         )
 
     def check_start(self, start: Checkpoint, run_dir: Path) -> None:
-        """Raise UserError unless a checkpoint is of this experiment's model and has no more rounds than that."""
-        own, given = (
-            {name: (array.shape, array.dtype) for name, array in arrays.items()}
-            for arrays in (self.arrays, start.arrays)
-        )
+        """Raise UserError unless a checkpoint is of this experiment's model and has no more rounds than that.
+
+        Types may differ: some strategies, such as FedAdam, make float64 of float32.
+        """
+        own, given = ({name: array.shape for name, array in each.items()} for each in (self.arrays, start.arrays))
         if own != given:
             raise UserError(f"{run_dir} holds a checkpoint of another model; bring its own back, or start the run anew")
         if start.round_num > self.config["num_rounds"]:

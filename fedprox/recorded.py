@@ -31,6 +31,8 @@ def read_record(file: Path) -> dict[str, Any]:
         lacking = [key for key in RECORD if key not in record]
         if lacking:
             raise ValueError(f"it lacks {', '.join(lacking)}")
+        if not isinstance(record["settings"], dict) or not isinstance(record["status"], str):
+            raise ValueError("its settings or its status are none")
         return dict(record)
     except (OSError, TypeError, ValueError, RecursionError) as error:
         raise broken(file, error) from error

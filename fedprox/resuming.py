@@ -28,7 +28,7 @@ def whole_command(words: Sequence[str], conf: Path) -> list[str]:
     Raises:
         UserError: If there is no such run, or it cannot be resumed with the settings given.
     """
-    given = {word.partition("=")[0]: word.partition("=")[2] for word in words if not word.startswith("-")}
+    given = {_name(word): word.partition("=")[2] for word in words if not word.startswith("-")}
     option = next((option for option in OPTIONS if given.get(option) not in (None, "", "null")), None)
     if option is None:
         return list(words)

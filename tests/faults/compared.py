@@ -1,0 +1,94 @@
+"""Whether one run directory is another one's equal, and whether what a killed run left is whole."""
+
+import csv
+import io
+import json
+from pathlib import Path
+
+from fedprox import checkpoint
+from fedprox.errors import UserError
+
+TABLES = ("metrics.csv", "clients.csv", "classes.csv")
+
+
+def untimed(file: Path) -> bytes:
+    """Return a table without the column time_s, which no two runs have in common; b"" where there is none."""
+    if not file.exists():
+        return b""
+    with file.open(newline="", encoding="utf-8") as opened:
+        rows = list(csv.reader(opened))
+    text = io.StringIO()
+    kept = [at for at, name in enumerate(rows[0]) if name != "time_s"] if rows else []
+    csv.writer(text).writerows([row[at] for at in kept if at < len(row)] for row in rows)
+    return text.getvalue().encode()
+
+
+def differences(run_dir: Path, reference: Path) -> list[str]:
+    """Return what of a finished run is not, byte for byte, what it is in another one's directory."""
+    found = [name for name in TABLES if untimed(run_dir / name) != untimed(reference / name)]
+    models = [folder / "model.safetensors" for folder in (run_dir, reference)]
+    if not all(model.exists() for model in models) or models[0].read_bytes() != models[1].read_bytes():
+        found.append("model.safetensors")
+    facts, expected = (json.loads((folder / "run.json").read_text()) for folder in (run_dir, reference))
+    found += [f"run.json: {name}" for name in ("status", "settings") if facts[name] != expected[name]]
+    for which in ("final", "best"):
+        facts["result"][which].pop("time_s"), expected["result"][which].pop("time_s")
+        found += [f"run.json: {which}"] if facts["result"][which] != expected["result"][which] else []
+    last = [checkpoint.latest(folder) for folder in (run_dir, reference)]
+    if [each and each.round_num for each in last][0] != [each and each.round_num for each in last][1]:
+        found.append("checkpoint")
+    return found
+
+
+def faults_left(run_dir: Path, reference: Path, *, in_order: bool) -> list[str]:
+    """Return what is wrong with the directory of a run that did not come to its end; nothing should be.
+
+    Every checkpoint must be whole; the rows up to the last one must be there, and be those of the reference; rows
+    after it must be a beginning of the reference's too, of which SIGKILL alone may cut the very last.
+
+    Args:
+        run_dir: Of the run that was ended.
+        reference: The same run, uninterrupted.
+        in_order: Whether the run had the time to end in good order.
+    """
+    if not (run_dir / "run.json").exists():
+        return []
+    faults = []
+    if "status" not in json.loads((run_dir / "run.json").read_text()):
+        faults.append("run.json without a status")
+    marks = {}
+    for file in sorted((run_dir / checkpoint.FOLDER).glob("*.safetensors")):
+        try:
+            marks = checkpoint.read(file).record["tables"]
+        except UserError as error:
+            faults.append(str(error))
+    for name in TABLES:
+        if not (run_dir / name).exists():
+            continue
+        content = (run_dir / name).read_bytes()
+        if len(content) < marks.get(name, {"num_bytes": 0})["num_bytes"]:
+            faults.append(f"{name} lost rows that were before the last checkpoint")
+        if in_order and not content.endswith(b"\n"):
+            faults.append(f"{name} ends with a part of a row")
+        faults += _beginning(run_dir / name, reference / name)
+    return faults
+
+
+def _beginning(file: Path, reference: Path) -> list[str]:
+    """Return whether the whole rows of a table are not the first ones of another."""
+    with file.open(newline="", encoding="utf-8") as opened:
+        whole = [line for line in opened if line.endswith("\n")]
+    cut = file.with_name(file.name + ".whole")
+    cut.write_text("".join(whole), newline="")
+    ours = untimed(cut)
+    cut.unlink()
+    return [] if untimed(reference).startswith(ours) else [f"{file.name} does not begin as the reference does"]
+
+
+def rounds_in(file: Path) -> int:
+    """Return the last round that a table has a whole row of; -1 if there is none."""
+    try:
+        lines = [line for line in file.read_bytes().split(b"\n")[1:-1] if line[:1].isdigit()]
+    except OSError:
+        return -1
+    return int(lines[-1].split(b",", 1)[0]) if lines else -1

@@ -1,0 +1,173 @@
+"""One life of a run: a process that is started, watched, and hit by a signal at a drawn moment."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from compared import rounds_in
+
+from benchmarks.processes import descendants
+
+TIMEOUT_S = 300
+KINDS = ("SIGKILL", "SIGTERM", "SIGINT", "SIGINT to all")  # the last is what Ctrl-C on a terminal does
+ACTOR = "SIGKILL of an actor"
+
+
+@dataclass(frozen=True)
+class Shot:
+    """When a process is hit, and how.
+
+    Attributes:
+        kind: One of KINDS, or ACTOR.
+        phase: "any": a time after the start; "rounds": after a round's rows; "end": after the last round's.
+        round_num: That round.
+        delay_s: From then on.
+    """
+
+    kind: str
+    phase: str
+    round_num: int
+    delay_s: float
+
+
+@dataclass(frozen=True)
+class Life:
+    """How a process ended.
+
+    Attributes:
+        status: Its exit status; negative for a signal.
+        was_hit: Whether it lived until the shot.
+        after_s: Seconds from its start to the shot.
+        round_num: The last round that clients.csv had then, -1 for none.
+        left_over: Processes of its own that outlived it by more than GRACE_S.
+        said: What it wrote to stderr.
+    """
+
+    status: int
+    was_hit: bool
+    after_s: float
+    round_num: int
+    left_over: int
+    said: str
+
+
+GRACE_S = 30
+
+
+def drawn(rng: np.random.Generator, kinds: tuple[str, ...], num_rounds: int, life_s: float, tail_s: float) -> Shot:
+    """Return a random shot: a fifth at any time of the life, three in the rounds, one in the last writes.
+
+    Args:
+        rng: What draws it.
+        kinds: To choose from.
+        num_rounds: Of the run.
+        life_s: What an uninterrupted one takes.
+        tail_s: What it takes from the last round's rows to its end.
+    """
+    kind = str(rng.choice(kinds))
+    phases = ("any", "rounds", "rounds", "rounds", "end") if kind != ACTOR else ("rounds",)
+    phase = str(rng.choice(phases))
+    if phase == "any":
+        return Shot(kind, phase, -1, float(rng.uniform(0, life_s)))
+    if phase == "end":
+        return Shot(kind, phase, num_rounds, float(rng.uniform(0, tail_s)))
+    return Shot(kind, phase, int(rng.integers(1, num_rounds)), float(rng.exponential(0.02)))
+
+
+def lived(arguments: list[str], run_dir: Path, environment: Mapping[str, str], shot: Shot | None) -> Life:
+    """Run `python -m fedprox.main` until it ends, or until a shot ends it.
+
+    Args:
+        arguments: Of the command.
+        run_dir: What the process writes, watched for its progress.
+        environment: Its variables.
+        shot: None for a process that may live.
+    """
+    command = [sys.executable, "-m", "fedprox.main", *arguments]
+    errors = run_dir.with_name(run_dir.name + ".err")
+    with errors.open("w") as err:
+        process = subprocess.Popen(command, env=environment, stdout=err, stderr=err, start_new_session=True)
+    start = time.monotonic()
+    at_start = rounds_in(run_dir / "clients.csv")
+    was_hit = shot is not None and _waited(process, shot, run_dir, start, at_start)
+    after_s, round_num = time.monotonic() - start, rounds_in(run_dir / "clients.csv")
+    own = _started(process.pid)
+    if was_hit and shot:
+        was_hit = _hit(process, shot.kind)
+    try:
+        status = process.wait(TIMEOUT_S)
+    except subprocess.TimeoutExpired:
+        own |= _started(process.pid)
+        process.kill()
+        process.wait()
+        status = 124
+    return Life(status, was_hit, round(after_s, 3), round_num, _outlived(own), errors.read_text(errors="replace"))
+
+
+def _waited(process: subprocess.Popen, shot: Shot, run_dir: Path, start: float, at_start: int) -> bool:
+    """Wait for the moment; return whether the process has lived until then."""
+    table, size = run_dir / "clients.csv", -1
+    is_round = shot.phase != "any"
+    while is_round and process.poll() is None:
+        new_size = table.stat().st_size if table.exists() else -1
+        if new_size != size and rounds_in(table) >= shot.round_num > at_start:
+            break
+        if at_start >= shot.round_num and time.monotonic() - start > 3:  # a resumed run is past that already
+            break
+        size = new_size
+        time.sleep(0.002)
+    until = (time.monotonic() if is_round else start) + shot.delay_s
+    while process.poll() is None and time.monotonic() < until:
+        time.sleep(min(0.002, max(0.0, until - time.monotonic())))
+    return process.poll() is None
+
+
+def _hit(process: subprocess.Popen, kind: str) -> bool:
+    """Send the signal; return whether there was somebody to get it."""
+    if kind == ACTOR:
+        actors = [pid for pid in descendants(process.pid) if b"ray::_Worker" in _command(pid)]
+        if actors:
+            os.kill(actors[0], signal.SIGKILL)
+        return bool(actors)
+    if kind == "SIGINT to all":
+        os.killpg(process.pid, signal.SIGINT)  # its own session, which holds none but what it started
+    else:
+        process.send_signal(getattr(signal, kind))
+    return True
+
+
+def _command(pid: int) -> bytes:
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_bytes()
+    except OSError:
+        return b""
+
+
+def _born(pid: int) -> int | None:
+    """Return when a process was started, which tells it from a later one with its number; None if it has ended."""
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except OSError:
+        return None
+    return None if fields[0] == "Z" else int(fields[19])
+
+
+def _started(root: int) -> set[tuple[int, int]]:
+    """Return the processes that a process has started, by number and birth."""
+    return {(pid, born) for pid in descendants(root) if (born := _born(pid)) is not None}
+
+
+def _outlived(own: set[tuple[int, int]]) -> int:
+    """Wait until processes have ended, end those that do not, and return how many those were."""
+    until = time.monotonic() + GRACE_S
+    while (left := [pid for pid, born in own if _born(pid) == born]) and time.monotonic() < until:
+        time.sleep(0.05)
+    for pid in left:
+        os.kill(pid, signal.SIGKILL)
+    return len(left)

@@ -1,0 +1,79 @@
+"""A table grows by whole rows, and what stands after a mark can be taken back."""
+
+import pytest
+
+from fedprox.csv_table import CsvTable, is_kept
+from fedprox.errors import UserError
+
+
+@pytest.fixture
+def file(tmp_path):
+    return tmp_path / "table.csv"
+
+
+def begun(file, *rounds: int) -> CsvTable:
+    table = CsvTable(file, ["round", "loss"])
+    for round_num in rounds:
+        table.add([[round_num, 0.5]])
+        table.set_mark()
+    return table
+
+
+def test_a_row_is_in_the_file_as_soon_as_it_is_added(file):
+    table = CsvTable(file, ["round", "loss"])
+    assert file.read_bytes() == b"round,loss\r\n"
+    table.add([[1, 0.25], [2, None]])
+    assert file.read_bytes() == b"round,loss\r\n1,0.25\r\n2,\r\n"
+
+
+def test_back_to_the_mark_takes_away_what_came_later_and_nothing_else(file):
+    table = begun(file, 1, 2)
+    marked = file.read_bytes()
+    table.add([[3, 0.1]])
+    assert file.read_bytes() != marked
+    table.back_to_mark()
+    assert file.read_bytes() == marked
+
+
+@pytest.mark.parametrize("later", [b"", b"3,0.1\r\n", b"3,0.", b"3,0.1\r\n4,0.2\r\n5"])
+def test_a_table_goes_on_where_it_was_marked_whatever_was_written_after_that(file, later):
+    table = begun(file, 1, 2)
+    mark = table.mark
+    table.close()
+    with file.open("ab") as opened:
+        opened.write(later)
+    again = CsvTable(file, ["round", "loss"], mark)
+    again.add([[3, 0.5]])
+    again.set_mark()
+    uninterrupted = begun(file.with_name("uninterrupted.csv"), 1, 2, 3)
+    assert file.read_bytes() == file.with_name("uninterrupted.csv").read_bytes()
+    assert again.mark == uninterrupted.mark
+
+
+@pytest.mark.parametrize(
+    "change",
+    [lambda content: content[:-1], lambda content: b"", lambda content: content.replace(b"0.5", b"0.6", 1)],
+    ids=["shorter", "empty", "another number"],
+)
+def test_rows_that_were_changed_before_the_mark_are_an_error_and_stay_as_they_are(file, change):
+    table = begun(file, 1, 2)
+    table.close()
+    assert is_kept(file, table.mark)
+    file.write_bytes(changed := change(file.read_bytes()))
+    assert not is_kept(file, table.mark)
+    with pytest.raises(UserError, match="was changed since the last checkpoint"):
+        CsvTable(file, ["round", "loss"], table.mark)
+    assert file.read_bytes() == changed
+
+
+def test_a_file_that_is_not_there_is_not_kept(file):
+    mark = begun(file, 1).mark
+    file.unlink()
+    assert not is_kept(file, mark)
+
+
+def test_a_full_disk_is_an_error_that_names_the_file(tmp_path):
+    full = tmp_path / "metrics.csv"
+    full.symlink_to("/dev/full")
+    with pytest.raises(OSError, match=r"No space left on device: .*metrics\.csv"):
+        CsvTable(full, ["round"])

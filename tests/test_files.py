@@ -1,0 +1,87 @@
+"""Files that are there whole or not at all, and folders that one process has."""
+
+import os
+import signal
+import subprocess
+import sys
+
+import pytest
+
+from fedprox.errors import UserError
+from fedprox.files import alone_in, write_whole
+
+HOLDS = """
+import sys, time
+from pathlib import Path
+from fedprox.files import alone_in
+with alone_in(Path(sys.argv[1])):
+    print("has it", flush=True)
+    time.sleep(60)
+"""
+DIES = """
+import os, sys
+from pathlib import Path
+from fedprox.files import write_whole
+setattr(os, sys.argv[2], lambda *_: os.kill(os.getpid(), 9))
+if sys.argv[2] == "replace":
+    Path.replace = lambda *_: os.kill(os.getpid(), 9)
+write_whole(Path(sys.argv[1]), b"new" * 100_000)
+"""
+
+
+def test_a_file_is_written_and_nothing_is_left_beside_it(tmp_path):
+    for content in (b"first", b"", b"a longer one"):
+        write_whole(tmp_path / "file", content)
+        assert [(path.name, path.read_bytes()) for path in tmp_path.iterdir()] == [("file", content)]
+
+
+@pytest.mark.parametrize("at", ["fsync", "replace"])
+def test_a_writer_that_dies_in_between_leaves_the_old_file(tmp_path, at, environment):
+    file = tmp_path / "file"
+    file.write_bytes(b"old")
+    done = subprocess.run([sys.executable, "-c", DIES, str(file), at], env=environment(), timeout=60)
+    assert done.returncode == -signal.SIGKILL
+    assert file.read_bytes() == b"old"
+    write_whole(file, b"next")  # whatever the dead one left
+    assert [(path.name, path.read_bytes()) for path in tmp_path.iterdir()] == [("file", b"next")]
+
+
+def test_no_room_leaves_the_old_file_and_its_error_names_it(tmp_path, environment):
+    code = (
+        "import resource, sys; from pathlib import Path; from fedprox.files import write_whole\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))\n"
+        "write_whole(Path(sys.argv[1]), b'x' * 5000)"
+    )
+    file = tmp_path / "file"
+    file.write_bytes(b"old")
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(file)], env=environment(), capture_output=True, text=True, timeout=60
+    )
+    assert done.stderr.splitlines()[-1] == f"OSError: [Errno 27] File too large: '{file}'"
+    assert [(path.name, path.read_bytes()) for path in tmp_path.iterdir()] == [("file", b"old")]
+
+
+def test_a_second_process_is_refused_and_a_dead_one_is_forgotten(tmp_path, environment):
+    with subprocess.Popen(
+        [sys.executable, "-c", HOLDS, str(tmp_path)], env=environment(), stdout=subprocess.PIPE, text=True
+    ) as other:
+        try:
+            assert other.stdout.readline() == "has it\n"
+            with pytest.raises(UserError, match="is being written by another process"), alone_in(tmp_path):
+                pass
+        finally:
+            os.kill(other.pid, signal.SIGKILL)
+        other.wait()
+    with alone_in(tmp_path):
+        pass
+
+
+def test_a_folder_is_free_again_after_an_error(tmp_path):
+    for _ in range(2):
+        with pytest.raises(KeyError), alone_in(tmp_path):
+            raise KeyError
+
+
+def test_a_folder_that_is_not_there_is_an_os_error(tmp_path):
+    with pytest.raises(FileNotFoundError), alone_in(tmp_path / "nowhere"):
+        pass
