@@ -9,19 +9,22 @@ import pytest
 from fedprox.signals import Terminated, terminated_like_interrupted
 
 
+def hit_by(number: int) -> None:
+    os.kill(os.getpid(), number)
+    signal.sigtimedwait([], 1)  # it has come by now
+
+
 def test_sigterm_is_an_interrupt_while_it_lasts_and_afterwards_what_it_was():
     before = signal.getsignal(signal.SIGTERM)
     with pytest.raises(KeyboardInterrupt) as raised, terminated_like_interrupted():
-        os.kill(os.getpid(), signal.SIGTERM)
-        signal.sigtimedwait([], 1)  # it has come by now
+        hit_by(signal.SIGTERM)
     assert raised.type is Terminated
     assert signal.getsignal(signal.SIGTERM) is before
 
 
 def test_sigint_is_no_termination():
     with pytest.raises(KeyboardInterrupt) as raised, terminated_like_interrupted():
-        os.kill(os.getpid(), signal.SIGINT)
-        signal.sigtimedwait([], 1)
+        hit_by(signal.SIGINT)
     assert raised.type is KeyboardInterrupt
 
 

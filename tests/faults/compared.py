@@ -5,10 +5,11 @@ import io
 import json
 from pathlib import Path
 
-from fedprox import checkpoint
+from fedprox import checkpoint, plain, recorded
 from fedprox.errors import UserError
 
 TABLES = ("metrics.csv", "clients.csv", "classes.csv")
+NO_NUMBER = (*recorded.FREE, "branch_from", "branch_round")
 
 
 def untimed(file: Path) -> bytes:
@@ -30,14 +31,21 @@ def differences(run_dir: Path, reference: Path) -> list[str]:
     if not all(model.exists() for model in models) or models[0].read_bytes() != models[1].read_bytes():
         found.append("model.safetensors")
     facts, expected = (json.loads((folder / "run.json").read_text()) for folder in (run_dir, reference))
-    found += [f"run.json: {name}" for name in ("status", "settings") if facts[name] != expected[name]]
+    found += ["run.json: status"] if facts["status"] != expected["status"] else []
+    found += recorded.differences(expected["settings"], facts["settings"], NO_NUMBER)
     for which in ("final", "best"):
         facts["result"][which].pop("time_s"), expected["result"][which].pop("time_s")
         found += [f"run.json: {which}"] if facts["result"][which] != expected["result"][which] else []
-    last = [checkpoint.latest(folder) for folder in (run_dir, reference)]
-    if [each and each.round_num for each in last][0] != [each and each.round_num for each in last][1]:
-        found.append("checkpoint")
-    return found
+    return found + (["checkpoint"] if _last_state(run_dir) != _last_state(reference) else [])
+
+
+def _last_state(run_dir: Path) -> object:
+    """Return the round of the last checkpoint, and what it carries besides the model, as text and bytes."""
+    last = checkpoint.latest(run_dir)
+    if last is None:
+        return None
+    text, arrays = plain.encoded(last.carried)
+    return last.round_num, text, {name: array.tobytes() for name, array in arrays.items()}
 
 
 def faults_left(run_dir: Path, reference: Path, *, in_order: bool) -> list[str]:

@@ -5,14 +5,14 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from compared import rounds_in
 
 from benchmarks.processes import descendants
+from tests.faults.compared import rounds_in
 
 TIMEOUT_S = 300
 KINDS = ("SIGKILL", "SIGTERM", "SIGINT", "SIGINT to all")  # the last is what Ctrl-C on a terminal does
@@ -45,7 +45,8 @@ class Life:
         was_hit: Whether it lived until the shot.
         after_s: Seconds from its start to the shot.
         round_num: The last round that clients.csv had then, -1 for none.
-        left_over: Processes of its own that outlived it by more than GRACE_S.
+        left_over: Which processes of its own outlived it by more than GRACE_S.
+        agents: Ray's agents, which notice a minute later that their raylet has died: numbers and births.
         said: What it wrote to stderr.
     """
 
@@ -53,11 +54,13 @@ class Life:
     was_hit: bool
     after_s: float
     round_num: int
-    left_over: int
+    left_over: list[str]
+    agents: frozenset[tuple[int, int]]
     said: str
 
 
-GRACE_S = 30
+GRACE_S, AGENTS_GRACE_S = 30, 120
+AGENTS = (b"ray::DashboardAgent", b"ray::RuntimeEnvAgent", b"dashboard/agent.py", b"runtime_env/agent/main.py")
 
 
 def drawn(rng: np.random.Generator, kinds: tuple[str, ...], num_rounds: int, life_s: float, tail_s: float) -> Shot:
@@ -107,7 +110,9 @@ def lived(arguments: list[str], run_dir: Path, environment: Mapping[str, str], s
         process.kill()
         process.wait()
         status = 124
-    return Life(status, was_hit, round(after_s, 3), round_num, _outlived(own), errors.read_text(errors="replace"))
+    agents = frozenset(each for each in own if any(name in _command(each[0]) for name in AGENTS))
+    left_over, said = outlived(own - agents, GRACE_S), errors.read_text(errors="replace")
+    return Life(status, was_hit, round(after_s, 3), round_num, left_over, agents, said)
 
 
 def _waited(process: subprocess.Popen, shot: Shot, run_dir: Path, start: float, at_start: int) -> bool:
@@ -163,11 +168,12 @@ def _started(root: int) -> set[tuple[int, int]]:
     return {(pid, born) for pid in descendants(root) if (born := _born(pid)) is not None}
 
 
-def _outlived(own: set[tuple[int, int]]) -> int:
-    """Wait until processes have ended, end those that do not, and return how many those were."""
-    until = time.monotonic() + GRACE_S
+def outlived(own: Iterable[tuple[int, int]], grace_s: float) -> list[str]:
+    """Wait until processes have ended, end those that do not, and return which those were."""
+    until = time.monotonic() + grace_s
     while (left := [pid for pid, born in own if _born(pid) == born]) and time.monotonic() < until:
         time.sleep(0.05)
+    names = [_command(pid)[:100].replace(b"\0", b" ").decode(errors="replace") for pid in left]
     for pid in left:
         os.kill(pid, signal.SIGKILL)
-    return len(left)
+    return names

@@ -1,0 +1,347 @@
+"""A run that was interrupted and resumed is, byte for byte, the run that was not."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from fedprox.checkpoint import Checkpoints
+from fedprox.records import RunRecord
+from fedprox.strategy import Planned
+from tests.faults.compared import differences, untimed
+
+DIGITS = ("dataset=digits", "engine=local", "num_clients=20", "clients_per_round=4", "num_epochs=3", "num_rounds=10")
+FLOWERS = "strategy._target_=flwr.serverapp.strategy."
+OWN = """
+import torch
+from fedprox.strategy import FedProx
+
+def normalised(input_shape, num_classes):
+    layers = [torch.nn.Unflatten(1, (1, 8)), torch.nn.Conv2d(1, 3, 3), torch.nn.BatchNorm2d(3), torch.nn.Flatten()]
+    return torch.nn.Sequential(*layers, torch.nn.Linear(3 * 6 * 6, num_classes))
+
+class Switching(FedProx):
+    def __init__(self, after, mu):
+        super().__init__()
+        self.after, self.other_mu = after, mu
+
+    def configure_train(self, server_round, arrays, config, grid):
+        if server_round > self.after:
+            config["proximal-mu"] = self.other_mu
+        return super().configure_train(server_round, arrays, config, grid)
+"""
+
+
+class Crash(BaseException):
+    """The process is gone at once, as after SIGKILL."""
+
+
+@pytest.fixture
+def ended_at(monkeypatch) -> Callable:
+    """Return a function that lets the next run end when it begins a round.
+
+    Its second argument is KeyboardInterrupt, after which the run ends in good order, or Crash, after which it writes
+    nothing more.
+    """
+    configure = Planned.configure_train
+
+    def prepare(round_num: int | None, kind: type[BaseException] = KeyboardInterrupt) -> None:
+        def end(self, server_round, *arguments):
+            if server_round == round_num:
+                raise kind
+            return configure(self, server_round, *arguments)
+
+        monkeypatch.undo() if round_num is None else monkeypatch.setattr(Planned, "configure_train", end)
+        if round_num is not None and kind is Crash:
+            monkeypatch.setattr(Checkpoints, "__exit__", lambda self, *_: self._disk.shutdown())
+            monkeypatch.setattr(RunRecord, "__exit__", lambda *_: None)
+
+    with monkeypatch.context() as monkeypatch:
+        yield prepare
+
+
+@pytest.fixture
+def run(fedprox, tmp_path, ended_at, monkeypatch):
+    """Return a function that runs a command to its end, or until it ends at a round, and returns its directory."""
+    (tmp_path / "own_parts.py").write_text(OWN)
+    monkeypatch.syspath_prepend(tmp_path)
+
+    def call(*arguments: str, into: str = "run", until: int | None = None, kind=KeyboardInterrupt) -> Path:
+        ended_at(until, kind)
+        words = arguments if arguments[0].startswith("resume=") else (*arguments, f"hydra.run.dir={into}")
+        if until is not None and kind is Crash:
+            with pytest.raises(Crash):
+                fedprox(*words)
+        else:
+            ended = fedprox(*words)
+            assert ended.status == (0 if until is None else 130), ended.err
+        ended_at(None)
+        return tmp_path / into
+
+    return call
+
+
+def facts(run_dir: Path) -> dict:
+    return json.loads((run_dir / "run.json").read_text())
+
+
+def snapshot(folder: Path) -> dict[str, tuple[bytes, int]]:
+    return {
+        str(path.relative_to(folder)): (path.read_bytes(), path.stat().st_mtime_ns)
+        for path in folder.rglob("*")
+        if path.is_file()
+    }
+
+
+CHOICES = {
+    "fedprox": (),
+    "fedavg that drops stragglers": ("strategy=fedavg", "stragglers_fraction=0.5"),
+    "feddane": ("strategy=feddane",),
+    "FedAdam": (f"{FLOWERS}FedAdam",),
+    "FedAvgM": (f"{FLOWERS}FedAvgM", "+strategy.server_momentum=0.9"),
+    "FedMedian": (f"{FLOWERS}FedMedian",),
+    "adaptive mu": ("evaluation=clients", "adaptive_mu.enabled=true", "adaptive_mu.patience=2"),
+    "local batch statistics": ("model._target_=own_parts.normalised", "batch_statistics=local"),
+    "averaged batch statistics": ("model._target_=own_parts.normalised",),
+    "every third round evaluated": ("evaluation.every=3",),
+    "cosine": ("schedule.name=cosine",),
+    "authors": ("protocol=authors", "dataset=synthetic_iid", "num_clients=12"),
+    "paper with parts of epochs": ("protocol=paper", "num_epochs=1"),
+    "per class and client": ("evaluation.per_class=true", "evaluation.per_client=true"),
+    "augmented pictures of a CNN": ("augmentation=crop_flip", "model=cnn", "num_rounds=7", "clients_per_round=2"),
+    "reference solver": ("solver=reference", "momentum=0.5"),
+}
+
+
+@pytest.mark.parametrize("arguments", CHOICES.values(), ids=CHOICES)
+def test_a_run_that_was_interrupted_twice_ends_as_the_one_that_was_not(run, arguments):
+    given = {argument.partition("=")[0] for argument in arguments}
+    base = [setting for setting in DIGITS if setting.partition("=")[0] not in given]
+    command = (*base, *arguments, "checkpoint.every=3")
+    whole = run(*command, into="whole")
+    broken = run(*command, into="broken", until=5)
+    assert (facts(broken)["status"], facts(broken)["result"] is None) == ("interrupted", False)
+    run("resume=broken", into="broken", until=6, kind=Crash)
+    assert facts(broken)["status"] == "running"
+    run("resume=broken", into="broken")
+    assert differences(broken, whole) == []
+    assert [each["after_round"] for each in facts(broken)["resumed"]] == [4, 4]
+
+
+@pytest.mark.parametrize("kind", [KeyboardInterrupt, Crash])
+@pytest.mark.parametrize("every", [1, 3, 10, "null"])
+def test_it_does_so_whatever_the_interval_of_checkpoints_and_however_it_ended(run, every, kind):
+    command = (*DIGITS, f"{FLOWERS}FedAvgM", "+strategy.server_momentum=0.9", f"checkpoint.every={every}")
+    whole = run(*command, into="whole")
+    broken = run(*command, into="broken", until=9, kind=kind)
+    # In good order the last round has a checkpoint of its own; else it is the last multiple, at most.
+    if kind is Crash:
+        with (broken / "metrics.csv").open("ab") as file:
+            file.write(b"9,0.12")  # a row that was cut
+    for until in (10, None):
+        run("resume=broken", into="broken", until=until, kind=kind)
+    assert differences(broken, whole) == []
+
+
+def test_a_run_that_ended_before_its_first_round_is_begun_again(run):
+    whole = run(*DIGITS, into="whole")
+    broken = run(*DIGITS, into="broken", until=1, kind=Crash)
+    run("resume=broken", into="broken")
+    assert differences(broken, whole) == []
+
+
+def test_a_run_that_ended_between_its_last_checkpoint_and_its_end_is_finished(run, monkeypatch):
+    whole = run(*DIGITS, into="whole")
+    with monkeypatch.context() as patched:
+        patched.setattr(RunRecord, "finish", lambda *_: (_ for _ in ()).throw(Crash))
+        with pytest.raises(Crash):
+            run(*DIGITS, into="broken")
+    run("resume=broken", into="broken")
+    assert differences(Path("broken"), whole) == []
+
+
+def test_a_finished_run_is_left_as_it_is(run, fedprox, tmp_path):
+    folder = run(*DIGITS)
+    before = snapshot(folder)
+    ended = fedprox("resume=run")
+    assert ended.status == 0
+    assert "is finished already" in ended.err + ended.out
+    changed = {name for name, content in snapshot(folder).items() if before.get(name) != content}
+    assert {name for name in changed if not name.startswith(".hydra")} <= {"main.log"}
+
+
+@pytest.mark.parametrize("evaluation", ["server", "clients"])
+def test_more_rounds_give_the_run_that_was_made_that_long(run, evaluation):
+    longer = run(*DIGITS, f"evaluation={evaluation}", f"{FLOWERS}FedAdam", "num_rounds=14", into="longer")
+    run(*DIGITS, f"evaluation={evaluation}", f"{FLOWERS}FedAdam", into="run")
+    assert differences(run("resume=run", "num_rounds=14"), longer) == []
+
+
+def test_the_directory_may_have_been_moved(run, tmp_path):
+    whole = run(*DIGITS, into="whole")
+    run(*DIGITS, into="broken", until=5)
+    moved = tmp_path / "with spaces, and commas"
+    (tmp_path / "broken").rename(moved)
+    run(f"resume='{moved}'", into=moved.name)
+    assert differences(moved, whole) == []
+
+
+def test_where_and_how_it_computes_may_change(run):
+    whole = run(*DIGITS, into="whole")
+    run(*DIGITS, into="broken", until=5)
+    run("resume=broken", "engine.num_threads=1", "checkpoint.every=2", "checkpoint.keep=null", into="broken")
+    assert differences(Path("broken"), whole) == []
+    names = {path.name for path in Path("broken/checkpoint").iterdir()}
+    # Rounds 4 and 10 were last ones; those in between are passed over while the disk is busy.
+    assert {4, 10} <= {int(name[6:12]) for name in names} <= {4, 6, 8, 10}
+
+
+@pytest.fixture
+def _no_ray():
+    yield
+    import ray
+
+    from fedprox.engines import ray as engine
+
+    ray.shutdown()
+    engine._pools.clear()
+    engine._shared.clear()
+
+
+@pytest.mark.usefixtures("_no_ray")
+def test_the_engine_may_change_from_process_to_process(run):
+    choice = (*DIGITS, f"{FLOWERS}FedAdam", "client_resources.num_cpus=1", "checkpoint.every=3")
+    whole = run(*choice, into="whole")
+    run(*choice, "engine=ray", into="broken", until=5)
+    run("resume=broken", "engine=local", into="broken", until=8, kind=Crash)
+    run("resume=broken", "engine=ray", into="broken")
+    assert differences(Path("broken"), whole) == []
+    on_ray = run(*choice, "engine=ray", into="on_ray", until=7, kind=Crash)
+    run("resume=on_ray", into="on_ray")
+    assert differences(on_ray, whole) == []
+
+
+REFUSED = {
+    "another mu": (["mu=0.5"], ["would change the past", "mu=0.5 (was 1.0)", "leave that out", "branch_from="]),
+    "another seed": (["seed=7"], ["seed=7 (was 0)"]),
+    "another data set": (["dataset=synthetic_iid"], ["dataset._target_="]),
+    "another partition": (["partition=iid"], ["partition._target_="]),
+    "another model": (["model=cnn"], ["model._target_="]),
+    "another strategy": ([f"{FLOWERS}FedAdam"], ["strategy._target_="]),
+    "another protocol": (["protocol=paper"], ["protocol._target_="]),
+    "another repetition": (["+repeat_num=1"], ["repeat_num=1 (was left out)"]),
+    "another evaluation": (["evaluation.every=2"], ["evaluation.every=2 (was 1)"]),
+    "two at once": (["mu=0", "batch_size=5"], ["mu=0.0 (was 1.0)", "batch_size=5 (was 10)"]),
+    "fewer rounds than are done": (["num_rounds=3"], ["num_rounds must be at least 4", "got 3"]),
+    "a sweep": (["--multirun"], ["resume= continues one run", "--multirun", "hydra.sweep.dir"]),
+    "a configuration": (["--config-name", "fedavg"], ["takes the configuration of the earlier run", "--config-name"]),
+    "a setting that is none": (["no_such=1"], ["no_such is no setting"]),
+    "a value that is none": (["mu=-1"], ["mu="]),
+    "a choice that is none": (["model=no_such"], ["model/no_such"]),
+}
+
+
+@pytest.mark.parametrize(("arguments", "words"), REFUSED.values(), ids=REFUSED)
+def test_what_would_change_the_past_is_refused_and_named_and_the_directory_stays(run, fedprox, arguments, words):
+    folder = run(*DIGITS, until=5)
+    before = snapshot(folder)
+    ended = fedprox("resume=run", *arguments)
+    assert (ended.status, ended.err.count("\n")) == (2, 1), ended.err
+    assert ended.err.startswith("error: ")
+    assert [word for word in words if word not in ended.err] == []
+    assert {name: content for name, content in snapshot(folder).items() if before.get(name) != content} == {}
+
+
+def test_the_number_of_rounds_of_a_schedule_is_its_past_too(run, fedprox):
+    run(*DIGITS, "schedule.name=cosine", until=5)
+    ended = fedprox("resume=run", "num_rounds=20")
+    assert (ended.status, ended.err.count("\n")) == (2, 1)
+    assert "num_rounds=20 (was 10)" in ended.err
+
+
+# Branches.
+
+
+@pytest.mark.parametrize("round_num", [2, 4, 7, 10])
+def test_a_branch_without_changes_is_its_trunk_from_a_kept_checkpoint_or_a_round_done_again(run, round_num):
+    trunk = run(*DIGITS, f"{FLOWERS}FedAdam", "checkpoint.every=100", "checkpoint.keep=null", into="trunk", until=5)
+    run("resume=trunk", into="trunk")
+    kept = {path.name for path in (trunk / "checkpoint").iterdir()}
+    assert kept == {"round_000004.safetensors", "round_000010.safetensors"}  # of 2 and 7 none is left
+    before = snapshot(trunk)
+    branch = run("branch_from=trunk", f"branch_round={round_num}", into="branch")
+    assert differences(branch, trunk) == []
+    assert facts(branch)["branched_from"] == {"run": str(trunk.resolve()), "round": round_num, "changed": []}
+    assert snapshot(trunk) == before
+
+
+@pytest.mark.parametrize("every", [2, "null"])
+def test_a_branch_with_another_mu_is_a_run_whose_mu_changes_at_that_round(run, every):
+    own = "strategy._target_=own_parts.Switching"
+    switched = run(*DIGITS, own, "+strategy.after=4", "+strategy.mu=0.1", "mu=1", into="switched")
+    trunk = run(*DIGITS, "mu=1", f"checkpoint.every={every}", "checkpoint.keep=null", into="trunk")
+    branch = run("branch_from=trunk", "branch_round=4", "mu=0.1", into="branch")
+    for name in ("metrics.csv", "clients.csv"):
+        assert untimed(branch / name) == untimed(switched / name)
+        assert untimed(branch / name) != untimed(trunk / name)
+    assert (branch / "model.safetensors").read_bytes() == (switched / "model.safetensors").read_bytes()
+    assert facts(branch)["branched_from"]["changed"] == ["mu=0.1 (was 1.0)"]
+    assert facts(branch)["settings"]["mu"] == 0.1
+
+
+def test_a_branch_that_was_interrupted_is_resumed_and_keeps_its_lineage(run):
+    run(*DIGITS, into="trunk")
+    whole = run("branch_from=trunk", "branch_round=4", "mu=0.1", into="whole")
+    for kind in (KeyboardInterrupt, Crash):
+        into = kind.__name__
+        run("branch_from=trunk", "branch_round=4", "mu=0.1", "checkpoint.every=3", into=into, until=8, kind=kind)
+        resumed = run(f"resume={into}", into=into)
+        assert differences(resumed, whole) == []
+        assert facts(resumed)["branched_from"] == facts(whole)["branched_from"]
+        assert facts(resumed)["resumed"]
+
+
+def test_a_branch_of_a_branch_begins_with_the_rows_of_both(run):
+    trunk = run(*DIGITS, into="trunk")
+    branch = run("branch_from=trunk", "branch_round=3", "mu=0.1", into="branch")
+    twig = run("branch_from=branch", "branch_round=6", "mu=0.5", into="twig")
+    rows = {folder.name: untimed(folder / "metrics.csv").splitlines() for folder in (trunk, branch, twig)}
+    assert rows["twig"][:5] == rows["branch"][:5] == rows["trunk"][:5]  # a header and rounds 0 to 3
+    assert rows["twig"][:8] == rows["branch"][:8] != rows["trunk"][:8]
+    assert rows["twig"][8] != rows["branch"][8]
+
+
+def test_a_branch_may_have_another_strategy_and_other_columns(run):
+    run(*DIGITS, f"{FLOWERS}FedAdam", into="trunk")
+    branch = run(
+        *("branch_from=trunk", "branch_round=4", "strategy._target_=fedprox.strategy.FedProx"),
+        *("evaluation=clients", "adaptive_mu.enabled=true"),
+        into="branch",
+    )
+    rows = untimed(branch / "metrics.csv").decode().splitlines()
+    assert len(rows) == 12
+    assert rows[1].endswith(",,,,,,,,")  # what the trunk had not measured
+    assert not rows[6].endswith(",")
+
+
+BRANCHES = {
+    "round not reached": (["branch_from=run", "branch_round=9"], ["branch_round must be at most 4", "got 9"]),
+    "round 0": (["branch_from=run", "branch_round=0"], ["branch_round must be an integer >= 1", "got 0"]),
+    "no round": (["branch_from=run"], ["branch_from and branch_round go together"]),
+    "no run": (["branch_from=nowhere", "branch_round=1"], ["branch_from=nowhere is no run directory", "run.json"]),
+    "another model": (["branch_from=run", "branch_round=4", "model=cnn"], ["another model"]),
+    "fewer rounds": (["branch_from=run", "branch_round=4", "num_rounds=2"], ["num_rounds must be at least 4", "got 2"]),
+    "resume of nothing": (["resume=nowhere"], ["resume=nowhere is no run directory", "run.json"]),
+}
+
+
+@pytest.mark.parametrize(("arguments", "words"), BRANCHES.values(), ids=BRANCHES)
+def test_a_branch_that_cannot_be_is_told_in_one_line(run, fedprox, arguments, words):
+    folder = run(*DIGITS, until=5)
+    before = snapshot(folder)
+    ended = fedprox(*arguments, "hydra.run.dir=branch")
+    assert (ended.status, ended.err.count("\n")) == (2, 1), ended.err
+    assert [word for word in words if word not in ended.err] == []
+    assert snapshot(folder) == before
+    assert not Path("branch/metrics.csv").exists()
