@@ -52,7 +52,7 @@ def planned(strategy) -> Planned:
 def played(strategy: Planned, arrays, rounds: range):
     """Yield the global model after each round, of clients that answer with what only round and client decide."""
     for round_num in rounds:
-        np.random.seed(round_num)  # noqa: NPY002
+        np.random.seed(round_num)
         messages = strategy.configure_train(round_num, arrays, ConfigRecord({"proximal-mu": 0.0}), None)
         arrays, _ = strategy.aggregate_train(round_num, [answer(message, round_num) for message in messages])
         yield arrays
