@@ -27,6 +27,12 @@ class RunStopped(Exception):  # noqa: N818  # not always an error
         self.status = status
 
 
+def on_record(error: BaseException) -> str:
+    """Return in one line why a run failed."""
+    told = (UserError, RunStopped, OSError, MemoryError)
+    return one_line(error) if isinstance(error, told) else reason(error)
+
+
 def reason(error: BaseException) -> str:
     """Return an error of the user's code as "ValueError: what it says (my_model.py:12)"."""
     told = "; ".join(_told(error))

@@ -2,11 +2,14 @@
 
 import fcntl
 import os
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from fedprox.errors import UserError
+
+PATIENCE_S = 0.5  # with those who have a folder for a moment, to see whether it is taken
 
 
 def write_whole(file: Path, content: bytes) -> None:
@@ -39,20 +42,49 @@ def naming(file: Path) -> Iterator[None]:
 
 
 @contextmanager
-def alone_in(folder: Path) -> Iterator[None]:
+def alone_in(folder: Path, *, wait: bool = False) -> Iterator[None]:
     """Have a folder for this process alone, as long as this lasts or the process lives.
+
+    Args:
+        folder: Exists.
+        wait: Wait for another process as long as that takes.
 
     Raises:
         UserError: If another process has it.
     """
     opened = os.open(folder, os.O_RDONLY)
     try:
-        try:
-            fcntl.flock(opened, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise UserError(f"{folder} is being written by another process; wait for it or name another") from error
-        except OSError:  # a file system without locks
-            pass
+        deadline = time.monotonic() + (float("inf") if wait else PATIENCE_S)
+        while not _locked(opened, fcntl.LOCK_EX):
+            if time.monotonic() > deadline:
+                raise UserError(f"{folder} is being written by another process; wait for it or name another")
+            time.sleep(0.02)
         yield
     finally:
         os.close(opened)
+
+
+def is_taken(folder: Path) -> bool:
+    """Return whether a process has a folder for itself; True also where that cannot be told.
+
+    To see it, this process has it too for an instant, which one that is about to take it waits for.
+    """
+    try:
+        opened = os.open(folder, os.O_RDONLY)
+    except OSError:
+        return False
+    try:
+        return not _locked(opened, fcntl.LOCK_SH, without_locks=False)
+    finally:
+        os.close(opened)
+
+
+def _locked(opened: int, kind: int, without_locks: bool = True) -> bool:
+    """Return whether a lock was to be had; on a file system without locks, what is said."""
+    try:
+        fcntl.flock(opened, kind | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError:
+        return without_locks
+    return True

@@ -22,11 +22,12 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from fedprox import config as schema
-from fedprox.errors import RunStopped, UserError
+from fedprox.errors import RunStopped, UserError, on_record
+from fedprox.jobs import earlier_run
 from fedprox.resuming import whole_command, without_resume
 from fedprox.signals import exit_status, terminated_like_interrupted
 from fedprox.startup import without_garbage_collection
-from fedprox.sweep import each_job_composed_once
+from fedprox.sweep import each_job_composed_once, is_job, note_job, table_at_the_end
 
 _PACKAGE = Path(__file__).parent
 CONF = next(path for path in (_PACKAGE / "conf", _PACKAGE.parent / "conf") if path.is_dir())  # installed, checkout
@@ -55,11 +56,11 @@ def main(argv: Sequence[str] | None = None) -> int:
 
         @hydra.main(version_base=None, config_path=str(CONF), config_name="config")
         def job(config: DictConfig) -> float | None:
-            return _run(config, failures)
+            return _ended(config, failures)
 
         try:
             _check_options()
-            with each_job_composed_once(), terminated_like_interrupted():
+            with table_at_the_end(), each_job_composed_once(), terminated_like_interrupted():
                 job()
         except KeyboardInterrupt as interrupt:
             print("interrupted; what was measured is in the run directory, and resume=<it> goes on", file=sys.stderr)
@@ -83,7 +84,7 @@ def _check_options() -> None:
     parser.parse_args(sys.argv[1:])
 
 
-def _run(config: DictConfig, failures: Path) -> float | None:
+def _ended(config: DictConfig, failures: Path) -> float | None:
     """Run one job and return its final test accuracy; None if it failed: the other jobs of a sweep go on.
 
     Args:
@@ -91,29 +92,39 @@ def _run(config: DictConfig, failures: Path) -> float | None:
         failures: A folder that gets a file named by the exit status if the job fails; it may run in a process of
             its own, and Hydra tells nobody what became of it.
     """
-    with without_garbage_collection():
-        from fedprox import experiment  # here: it imports torch, which --help does not need
+    why = ""
+    try:
+        return _run(config)
+    except Exception as error:
+        why, status = on_record(error), 1
+        if isinstance(error, (UserError, OmegaConfBaseException, OSError, MemoryError)):
+            status = 2
+        if status == 2 or isinstance(error, RunStopped):
+            _tell(error)
+        else:
+            traceback.print_exc()
+        (failures / str(status)).touch()
+    finally:
+        note_job(failures, why)
+    return None
 
-    logging.getLogger("flwr").setLevel(logging.ERROR)  # its per-round lines repeat what metrics.csv says
+
+def _run(config: DictConfig) -> float | None:
+    """Run one job, or what is left of it, and return its final test accuracy."""
     hydra_config = HydraConfig.get()
     run_dir = Path(hydra_config.runtime.output_dir)
     overrides: Any = OmegaConf.to_container(hydra_config.overrides.task, resolve=False)  # "mu=${...}" is only text
     origin = {"config_name": hydra_config.job.config_name, "overrides": without_resume(overrides)}
-    try:
-        settings = schema.plain(config)
-        last = experiment.run(settings, run_dir, resume=bool(settings["resume"]), origin=origin)
-    except (UserError, OmegaConfBaseException, OSError, MemoryError) as error:
-        _tell(error)
-        (failures / "2").touch()
-        return None
-    except RunStopped as stopped:
-        _tell(stopped)
-        (failures / "1").touch()
-        return None
-    except Exception:
-        traceback.print_exc()
-        (failures / "1").touch()
-        return None
+    settings = schema.plain(config)
+    earlier = earlier_run(run_dir, settings) if is_job() else None
+    if earlier and earlier["status"] == "finished":
+        logging.getLogger("fedprox").info("%s is finished already", os.path.relpath(run_dir))
+        return float(earlier["result"]["final"]["test_accuracy"])
+    with without_garbage_collection():
+        from fedprox import experiment  # here: it imports torch, which --help does not need
+
+    logging.getLogger("flwr").setLevel(logging.ERROR)  # its per-round lines repeat what metrics.csv says
+    last = experiment.run(settings, run_dir, resume=bool(settings["resume"] or earlier), origin=origin)
     logging.getLogger("fedprox").info("results: %s", os.path.relpath(run_dir))
     return float(last["test_accuracy"]) if last else None
 

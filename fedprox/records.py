@@ -23,7 +23,7 @@ import torch
 from safetensors.torch import save
 
 from fedprox.csv_table import CsvTable
-from fedprox.errors import RunStopped
+from fedprox.errors import RunStopped, on_record
 from fedprox.files import write_whole
 from fedprox.metrics import Evaluation
 from fedprox.outcomes import Round
@@ -168,9 +168,11 @@ class RunRecord:
             for table in self._tables.values():
                 table.back_to_mark()
                 table.close()
-            if kind is not None:
-                failed = error.status if isinstance(error, RunStopped) else "failed"
-                self._save("interrupted" if issubclass(kind, KeyboardInterrupt) else failed)
+            if isinstance(error, KeyboardInterrupt):
+                self._save("interrupted")
+            elif error is not None:
+                self._facts["error"] = on_record(error)
+                self._save(error.status if isinstance(error, RunStopped) else "failed")
         except OSError:
             if kind is None or not issubclass(kind, OSError):  # else the disk is what failed
                 raise

@@ -1,38 +1,149 @@
-"""Every value of a sweep is checked before the first job runs."""
+"""A sweep by Hydra: checked before its first job runs, and with a table of all jobs at its end."""
 
+import os
 import sys
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from contextvars import ContextVar
+from pathlib import Path
 from typing import Any
 
 from hydra import compose
+from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.global_hydra import GlobalHydra
+from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
 from hydra.experimental.callback import Callback
 from hydra.plugins.sweeper import Sweeper
-from omegaconf import DictConfig
+from hydra.types import RunMode
+from omegaconf import DictConfig, OmegaConf, open_dict
 
 from fedprox.config import explained, plain
 from fedprox.errors import UserError
+from fedprox.files import alone_in
+from fedprox.jobs import Job, begin_table, earlier_run, final_table, is_same_command, note
+from fedprox.recorded import read_record
 from fedprox.startup import without_garbage_collection
+
+_at_the_end: ContextVar[ExitStack] = ContextVar("at_the_end")
 
 
 class CheckFirst(Callback):
-    """A Hydra callback: a sweep with a wrong value ends with one line and exit status 2, before any work."""
+    """A Hydra callback: a sweep that is wrong, or would overwrite runs, ends with one line before any work."""
 
     def on_multirun_start(self, config: DictConfig, **_: Any) -> None:
-        """Compose and check a configuration for each value of each swept setting."""
-        with without_garbage_collection():
-            from fedprox.prepared import check_settings  # here: it imports torch, which --help does not need
-
+        """Check what the sweep's directory holds, and a configuration for each value of each swept setting."""
         try:
-            for overrides in each_value_once(config.hydra.overrides.task):
-                settings = plain(compose(config_name=config.hydra.job.config_name, overrides=overrides))
-                check_settings(settings)
-                _check_launcher(config.hydra.launcher._target_, settings["engine"])
+            sweep_dir = Path(config.hydra.sweep.dir)
+            jobs = list(jobs_of(config))
+            if not jobs or _are_left(jobs, sweep_dir, config):
+                _check_values(config)
+            sweep_dir.mkdir(parents=True, exist_ok=True)
+            _at_the_end.get().enter_context(alone_in(sweep_dir))
+            _at_the_end.get().callback(lambda: print(f"\n{final_table(sweep_dir)}", flush=True))
+            begin_table(sweep_dir, jobs)
         except Exception as error:
             print(f"error: {explained(error)}", file=sys.stderr)
             raise SystemExit(2) from None  # Hydra would turn any other exception into a warning
+
+
+def _check_values(config: DictConfig) -> None:
+    """Compose and check a configuration for each value of each swept setting."""
+    with without_garbage_collection():
+        from fedprox.prepared import check_settings  # here: it imports torch, which --help does not need
+
+    for overrides in each_value_once(config.hydra.overrides.task):
+        settings = plain(compose(config_name=config.hydra.job.config_name, overrides=overrides))
+        check_settings(settings)
+        _check_launcher(config.hydra.launcher._target_, settings["engine"])
+
+
+def jobs_of(config: DictConfig) -> Iterator[Job]:
+    """Yield the jobs that Hydra's own sweeper is going to run; none for another sweeper.
+
+    Args:
+        config: Of the whole sweep. Hydra must be initialised.
+    """
+    sweeper = config.hydra.sweeper
+    if sweeper._target_ != f"{BasicSweeper.__module__}.{BasicSweeper.__name__}":
+        return
+    words = [f"{name}={value}" for name, value in (sweeper.params or {}).items()]
+    parsed = _parsed([*words, *config.hydra.overrides.task])
+    swept = {override.get_key_element() for override in parsed if override.is_sweep_override()}
+    (batch,) = BasicSweeper.split_arguments(parsed, None)
+    for number, overrides in enumerate(batch):
+        differing = [word.lstrip("+") for word in overrides if word.partition("=")[0] in swept]
+        yield Job(number, overrides, " ".join(differing), _run_of(config, number, overrides))
+
+
+def _run_of(config: DictConfig, number: int, overrides: Sequence[str]) -> str | None:
+    """Return a job's directory below that of the sweep; None if nothing is there yet, which saves much composing."""
+    subdir = OmegaConf.to_container(config.hydra.sweep, resolve=False)["subdir"]  # type: ignore[index, call-overload]
+    if subdir in ("${hydra.job.num}", "${hydra:job.num}"):
+        return str(number)
+    if not any(Path(config.hydra.sweep.dir).glob("**/run.json")):
+        return None
+    composed = compose(config.hydra.job.config_name, [*overrides, *config.hydra.overrides.hydra], True)
+    before = HydraConfig.instance().cfg
+    try:
+        with open_dict(composed):
+            composed.hydra.job.num, composed.hydra.job.id = number, str(number)
+        HydraConfig.instance().set_config(composed)  # for ${hydra:...}
+        return str(composed.hydra.sweep.subdir)
+    finally:
+        HydraConfig.instance().cfg = before
+
+
+def _are_left(jobs: Iterable[Job], sweep_dir: Path, config: DictConfig) -> bool:
+    """Return whether any job has something left to do.
+
+    Raises:
+        UserError: If a job's directory holds a run with other settings.
+    """
+    left, name = False, config.hydra.job.config_name
+    for job in jobs:
+        file = sweep_dir / (job.run or "") / "run.json"
+        if job.run is None or not file.exists():
+            left = True
+            continue
+        record = read_record(file)
+        left |= record["status"] != "finished"
+        if not is_same_command(record, name, job.overrides):  # the settings may be the same for all that
+            earlier_run(file.parent, plain(compose(name, list(job.overrides))))
+    return left
+
+
+@contextmanager
+def table_at_the_end() -> Iterator[None]:
+    """Print what became of a sweep's jobs, however it ends; do nothing where there is no sweep."""
+    with ExitStack() as stack:
+        token = _at_the_end.set(stack)
+        try:
+            yield
+        finally:
+            _at_the_end.reset(token)
+
+
+def is_job() -> bool:
+    """Return whether Hydra is running a job of a sweep."""
+    return bool(HydraConfig.get().mode == RunMode.MULTIRUN)
+
+
+def note_job(room: Path, error: str) -> None:
+    """Note in the sweep's table what became of the job that Hydra is running, if it is one of a sweep.
+
+    Args:
+        room: See `fedprox.jobs.note`.
+        error: Why it failed; "" if it did not.
+    """
+    if not is_job():
+        return
+    config = HydraConfig.get()
+    sweep_dir = Path(config.runtime.cwd) / config.sweep.dir
+    overrides = list(config.overrides.task)
+    run = os.path.relpath(config.runtime.output_dir, sweep_dir)
+    note(sweep_dir, room, Job(int(config.job.num), overrides, " ".join(overrides), run), error)
 
 
 def _check_launcher(launcher: str, engine: Mapping[str, Any]) -> None:
@@ -61,8 +172,7 @@ def each_value_once(overrides: Sequence[str]) -> Iterator[list[str]]:
     Values are varied one setting at a time, the others at their first value: as many lists as there are
     values, not as there are jobs. Hydra must be initialised.
     """
-    loader = GlobalHydra.instance().config_loader()  # knows what glob(*) stands for
-    parsed = OverridesParser.create(config_loader=loader).parse_overrides(list(overrides))
+    parsed = _parsed(overrides)
     choices = [
         [f"{override.get_key_element()}={value}" for value in override.sweep_string_iterator()]
         if override.is_sweep_override()
@@ -74,3 +184,8 @@ def each_value_once(overrides: Sequence[str]) -> Iterator[list[str]]:
     for position, values in enumerate(choices):
         for value in values[1:]:
             yield [*first[:position], value, *first[position + 1 :]]
+
+
+def _parsed(overrides: Sequence[str]) -> list[Override]:
+    loader = GlobalHydra.instance().config_loader()  # knows what glob(*) stands for
+    return OverridesParser.create(config_loader=loader).parse_overrides(list(overrides))

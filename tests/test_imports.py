@@ -20,6 +20,7 @@ ORDER = [
     "earlier",
     "recorded",
     "files",
+    "following",
     "signals",
     "csv_table",
     "environment",
@@ -122,6 +123,7 @@ ORDER = [
     "prepared",
     "branching",
     "experiment",
+    "jobs",
     "sweep",
     "trust",
     "resuming",
@@ -189,6 +191,7 @@ ALLOWED = {
     "sklearn": {"data.digits"},
     "orjson": {"data.leaf_files"},
     "tqdm": {"progress", "data.picture_decoding"},
+    "tabulate": {"jobs", "report.watch"},
     "PIL": {"data.picture_decoding"},
     "numba": {"solvers.lanes", "solvers.compiling"},
 }

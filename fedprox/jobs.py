@@ -1,0 +1,161 @@
+"""The jobs of a sweep: what an earlier run of the same command has left, and the table of what became of them.
+
+The table is `jobs.csv` in the sweep's directory, a row per job, rewritten whole after each. Jobs may be in processes
+of their own.
+"""
+
+import csv
+import io
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from fedprox.errors import UserError
+from fedprox.files import alone_in, write_whole
+from fedprox.following import FollowedRun
+from fedprox.recorded import FREE, differences, read_record
+
+TABLE = "jobs.csv"
+_RESULT = ("status", "rounds", "num_rounds", "final_accuracy", "best_accuracy", "time_s", "error")
+COLUMNS = ("job", "overrides", *_RESULT, "run")
+WAITING = "not begun"
+Row = Mapping[str, str]
+
+
+@dataclass(frozen=True)
+class Job:
+    """A job of a sweep.
+
+    Attributes:
+        number: From 0 on.
+        overrides: All of its command.
+        swept: Those that differ from job to job, in one line.
+        run: Its run directory, from the sweep's on; None if that shows only when it begins.
+    """
+
+    number: int
+    overrides: Sequence[str]
+    swept: str
+    run: str | None
+
+
+def earlier_run(run_dir: Path, settings: Mapping[str, Any]) -> dict[str, Any] | None:
+    """Return run.json of the run that a job's directory holds; None if it holds none.
+
+    Raises:
+        UserError: If it is the run of other settings, or cannot be read: it is not to be lost.
+    """
+    if not (run_dir / "run.json").exists():
+        return None
+    record = read_record(run_dir / "run.json")
+    if changed := differences(record["settings"], settings):
+        raise UserError(
+            f"{run_dir} holds a run with other settings: this job has {', '.join(changed)}; name a new directory with "
+            "hydra.sweep.dir=<folder>, or give the command that made this one"
+        )
+    return record
+
+
+def is_same_command(record: Mapping[str, Any], config_name: str | None, overrides: Iterable[str]) -> bool:
+    """Return whether a run was made by this command, but for what changes no number."""
+    earlier = record.get("overrides")
+    same_name = record.get("config_name") == config_name
+    return same_name and isinstance(earlier, list) and _binding(earlier) == _binding(overrides)
+
+
+def _binding(overrides: Iterable[str]) -> set[str]:
+    return {word for word in overrides if word.partition("=")[0].lstrip("+~").partition(".")[0] not in FREE}
+
+
+def begin_table(sweep_dir: Path, jobs: Iterable[Job]) -> None:
+    """Write the table with what earlier runs of the command have left."""
+    rows = [
+        {
+            **{"job": str(job.number), "overrides": job.swept, "status": WAITING, "run": job.run or ""},
+            **(_result(sweep_dir / job.run) if job.run else {}),
+        }
+        for job in jobs
+    ]
+    _write(sweep_dir, rows)
+
+
+def note(sweep_dir: Path, room: Path, job: Job, error: str) -> None:
+    """Bring a job's row up to date.
+
+    Args:
+        sweep_dir: Holds the table.
+        room: A folder that all jobs of this command know, and no one else; one at a time has it.
+        job: Which one.
+        error: Why it failed; "" if it did not.
+    """
+    result = _result(sweep_dir / (job.run or ""))
+    if error and result.get("error") != error:  # it failed before it could begin or go on with its record
+        result = {"status": "failed", "error": error}
+    with suppress(OSError), alone_in(room, wait=True):  # a disk that is full has been told of
+        rows = {row["job"]: row for row in read_table(sweep_dir)}
+        known = rows.get(str(job.number), {"job": str(job.number), "overrides": job.swept})
+        rows[str(job.number)] = {**known, "run": job.run or "", **result}
+        _write(sweep_dir, rows.values())
+
+
+def read_table(sweep_dir: Path) -> list[Row]:
+    """Return the rows of a sweep's table; none if there is no table."""
+    try:
+        with (sweep_dir / TABLE).open(newline="", encoding="utf-8") as opened:
+            return [{name: row.get(name) or "" for name in COLUMNS} for row in csv.DictReader(opened)]
+    except FileNotFoundError:
+        return []
+
+
+def _write(sweep_dir: Path, rows: Iterable[Row]) -> None:
+    text = io.StringIO()
+    writer = csv.DictWriter(text, COLUMNS)
+    writer.writeheader()
+    writer.writerows(rows)
+    write_whole(sweep_dir / TABLE, text.getvalue().encode())
+
+
+def final_table(sweep_dir: Path) -> str:
+    """Return the table for people, after having brought all rows up to date, of jobs that were killed too."""
+    rows = [
+        row if row["status"] == "failed" or not row["run"] else {**row, **_result(sweep_dir / row["run"])}
+        for row in read_table(sweep_dir)
+    ]
+    with suppress(OSError):
+        _write(sweep_dir, rows)
+    return readable(rows)
+
+
+def _result(run_dir: Path) -> dict[str, str]:
+    """Return the columns _RESULT of a run; none if it has no run.json that can be read."""
+    progress = FollowedRun(run_dir).look()
+    if progress is None:
+        return {}
+    values = (progress.status, progress.round_num, progress.num_rounds, progress.accuracy, progress.best)
+    texts = ["" if value is None else str(value) for value in values]
+    time_s = "" if progress.time_s is None else f"{progress.time_s:.3f}"
+    return dict(zip(_RESULT, [*texts, time_s, progress.error], strict=True))
+
+
+def readable(rows: Sequence[Row]) -> str:
+    """Return rows of the table in columns, with why jobs failed where any did."""
+    from tabulate import tabulate  # type: ignore[import-untyped]  # here: a single run does without
+
+    columns = {
+        "job": [row["job"] for row in rows],
+        "overrides": [row["overrides"] for row in rows],
+        "status": [row["status"] for row in rows],
+        "rounds": [f"{row['rounds']}/{row['num_rounds']}" if row["rounds"] else "" for row in rows],
+        "accuracy": [_digits(row["final_accuracy"], 4) for row in rows],
+        "best": [_digits(row["best_accuracy"], 4) for row in rows],
+        "time": [f"{_digits(row['time_s'], 1)} s" if row["time_s"] else "" for row in rows],
+    }
+    if any(row["error"] for row in rows):
+        columns["reason"] = [row["error"] for row in rows]
+    return str(tabulate(columns, headers="keys", disable_numparse=True))
+
+
+def _digits(text: str, digits: int) -> str:
+    return f"{float(text):.{digits}f}" if text else ""
