@@ -73,6 +73,7 @@ def _rows(file: Path) -> list[dict[str, str]]:
 def lineage(config: Mapping[str, Any]) -> dict[str, Any]:
     """Return what run.json says of where a run comes from."""
     run_dir = Path(config["branch_from"])
-    settings = read_record(run_dir / "run.json")["settings"]
-    changed = differences(settings, config, (*FREE, "branch_from", "branch_round"))
-    return {"run": str(run_dir.resolve()), "round": config["branch_round"], "changed": changed}
+    earlier = read_record(run_dir / "run.json")
+    changed = differences(earlier["settings"], config, (*FREE, "branch_from", "branch_round"))
+    step = {"run": str(run_dir.resolve()), "round": config["branch_round"], "changed": changed}
+    return {**step, "before": earlier.get("branched_from")}  # that run may be a branch too

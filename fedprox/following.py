@@ -8,7 +8,7 @@ from typing import Any
 
 from fedprox.errors import UserError
 from fedprox.files import is_taken
-from fedprox.recorded import ENDED, read_record
+from fedprox.recorded import read_record
 
 SILENT = "stopped without a word"  # the status of a run on record as running that no process has any more
 _RATE_OVER = 20  # rows of metrics.csv over which the rate is taken
@@ -102,7 +102,7 @@ def _result(record: Mapping[str, Any]) -> dict[str, Any]:
         "round_num": final.get("round"),
         "accuracy": final.get("test_accuracy"),
         "best": result["best"].get("test_accuracy"),
-        "time_s": timings.get("total_s", final.get("time_s")) if record["status"] in ENDED else final.get("time_s"),
+        "time_s": timings.get("total_s", final.get("time_s")) if record["status"] == "finished" else final.get("time_s"),
     }
 
 

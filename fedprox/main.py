@@ -8,7 +8,7 @@ import tempfile
 import traceback
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import NoReturn
 
 # What others switch on by default; to be set before the imports that read it.
 os.environ.setdefault("FLWR_TELEMETRY_ENABLED", "0")
@@ -18,7 +18,7 @@ os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 import hydra
 from hydra._internal.utils import get_args_parser
 from hydra.core.hydra_config import HydraConfig
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
 from fedprox import config as schema
@@ -27,7 +27,7 @@ from fedprox.jobs import earlier_run
 from fedprox.resuming import whole_command, without_resume
 from fedprox.signals import exit_status, terminated_like_interrupted
 from fedprox.startup import without_garbage_collection
-from fedprox.sweep import each_job_composed_once, is_job, note_job, table_at_the_end
+from fedprox.sweep import as_given, each_job_composed_once, is_job, note_job, table_at_the_end
 
 _PACKAGE = Path(__file__).parent
 CONF = next(path for path in (_PACKAGE / "conf", _PACKAGE.parent / "conf") if path.is_dir())  # installed, checkout
@@ -113,8 +113,8 @@ def _run(config: DictConfig) -> float | None:
     """Run one job, or what is left of it, and return its final test accuracy."""
     hydra_config = HydraConfig.get()
     run_dir = Path(hydra_config.runtime.output_dir)
-    overrides: Any = OmegaConf.to_container(hydra_config.overrides.task, resolve=False)  # "mu=${...}" is only text
-    origin = {"config_name": hydra_config.job.config_name, "overrides": without_resume(overrides)}
+    overrides = without_resume(as_given(hydra_config.overrides.task))
+    origin = {"config_name": hydra_config.job.config_name, "overrides": overrides}
     settings = schema.plain(config)
     earlier = earlier_run(run_dir, settings) if is_job() else None
     if earlier and earlier["status"] == "finished":

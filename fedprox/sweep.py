@@ -69,7 +69,7 @@ def jobs_of(config: DictConfig) -> Iterator[Job]:
     if sweeper._target_ != f"{BasicSweeper.__module__}.{BasicSweeper.__name__}":
         return
     words = [f"{name}={value}" for name, value in (sweeper.params or {}).items()]
-    parsed = _parsed([*words, *config.hydra.overrides.task])
+    parsed = _parsed([*words, *as_given(config.hydra.overrides.task)])
     swept = {override.get_key_element() for override in parsed if override.is_sweep_override()}
     (batch,) = BasicSweeper.split_arguments(parsed, None)
     for number, overrides in enumerate(batch):
@@ -84,7 +84,7 @@ def _run_of(config: DictConfig, number: int, overrides: Sequence[str]) -> str | 
         return str(number)
     if not any(Path(config.hydra.sweep.dir).glob("**/run.json")):
         return None
-    composed = compose(config.hydra.job.config_name, [*overrides, *config.hydra.overrides.hydra], True)
+    composed = compose(config.hydra.job.config_name, [*overrides, *as_given(config.hydra.overrides.hydra)], True)
     before = HydraConfig.instance().cfg
     try:
         with open_dict(composed):
@@ -125,6 +125,11 @@ def table_at_the_end() -> Iterator[None]:
             _at_the_end.reset(token)
 
 
+def as_given(overrides: Any) -> list[str]:
+    """Return overrides as their text is: "mu=${...}" is nothing but that."""
+    return OmegaConf.to_container(overrides, resolve=False)  # type: ignore[return-value]
+
+
 def is_job() -> bool:
     """Return whether Hydra is running a job of a sweep."""
     return bool(HydraConfig.get().mode == RunMode.MULTIRUN)
@@ -141,7 +146,7 @@ def note_job(room: Path, error: str) -> None:
         return
     config = HydraConfig.get()
     sweep_dir = Path(config.runtime.cwd) / config.sweep.dir
-    overrides = list(config.overrides.task)
+    overrides = as_given(config.overrides.task)
     run = os.path.relpath(config.runtime.output_dir, sweep_dir)
     note(sweep_dir, room, Job(int(config.job.num), overrides, " ".join(overrides), run), error)
 

@@ -4,11 +4,13 @@ import os
 import signal
 import subprocess
 import sys
+import threading
+import time
 
 import pytest
 
 from fedprox.errors import UserError
-from fedprox.files import alone_in, write_whole
+from fedprox.files import alone_in, is_taken, write_whole
 
 HOLDS = """
 import sys, time
@@ -85,3 +87,50 @@ def test_a_folder_is_free_again_after_an_error(tmp_path):
 def test_a_folder_that_is_not_there_is_an_os_error(tmp_path):
     with pytest.raises(FileNotFoundError), alone_in(tmp_path / "nowhere"):
         pass
+
+
+def test_a_folder_is_taken_as_long_as_somebody_has_it(tmp_path):
+    assert not is_taken(tmp_path)
+    with alone_in(tmp_path):
+        assert is_taken(tmp_path)
+        assert is_taken(tmp_path)  # looking took nothing away
+        with pytest.raises(UserError, match="is being written by another process"), alone_in(tmp_path):
+            pass
+    assert not is_taken(tmp_path)
+    assert not is_taken(tmp_path / "missing")
+
+
+def test_who_looks_keeps_nobody_from_taking_a_folder(tmp_path):
+    stop = threading.Event()
+
+    def look() -> None:
+        while not stop.is_set():
+            is_taken(tmp_path)
+
+    lookers = [threading.Thread(target=look) for _ in range(2)]
+    for looker in lookers:
+        looker.start()
+    try:
+        for _ in range(100):  # with no patience at all, about one in three fails
+            with alone_in(tmp_path):
+                pass
+    finally:
+        stop.set()
+        for looker in lookers:
+            looker.join()
+
+
+def test_who_waits_gets_a_folder_when_it_is_free(tmp_path):
+    order = []
+
+    def second() -> None:
+        with alone_in(tmp_path, wait=True):
+            order.append("second")
+
+    with alone_in(tmp_path):
+        thread = threading.Thread(target=second)
+        thread.start()
+        time.sleep(0.7)  # longer than those who do not wait have patience
+        order.append("first")
+    thread.join()
+    assert order == ["first", "second"]

@@ -1,18 +1,19 @@
 """`python -m fedprox.report DIR [DIR ...] --out figure.png`: the figure and the table of any set of runs.
 
-`python -m fedprox.report partition ...` is `fedprox.report.partition`: who holds what data.
+`python -m fedprox.report partition ...` is `fedprox.report.partition`: who holds what data; and
+`python -m fedprox.report watch ...` is `fedprox.report.watch`: how far runs are.
 """
 
 import argparse
 import sys
 from pathlib import Path
-
-import pandas as pd
+from typing import TYPE_CHECKING
 
 from fedprox.errors import UserError, one_line
-from fedprox.report.figures import comparison
 from fedprox.report.outputs import FIGURES, TABLES, check_writable
-from fedprox.report.table import read_runs, readable, summarise
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -26,6 +27,10 @@ def main(argv: list[str] | None = None) -> int:
         from fedprox.report import partition  # here: it imports Hydra, which runs do not need
 
         return partition.main(given[1:])
+    if given[:1] == ["watch"]:
+        from fedprox.report import watch
+
+        return watch.main(given[1:])
     arguments = _parser().parse_args(given)
     try:
         _report(arguments)
@@ -42,7 +47,8 @@ def _parser() -> argparse.ArgumentParser:
         "algorithm; mean and standard deviation over repetitions. The table goes to standard output.",
         epilog="example: python -m fedprox.report multirun --out comparison.png --table comparison.csv; "
         "python -m fedprox.report partition --help tells how to see who holds what data "
-        "(a folder of runs that is called partition goes as ./partition)",
+        "and python -m fedprox.report watch --help how to see running ones "
+        "(a folder of runs that is called partition or watch goes as ./partition or ./watch)",
     )
     parser.add_argument(
         "directories",
@@ -92,6 +98,9 @@ def _report(arguments: argparse.Namespace) -> None:
         raise UserError(f"--last must be >= 1, got {last}")
     if level is not None and not 0 < level <= 1:
         raise UserError(f"--level must be above 0 and at most 1, got {level:g}; it is a share of the test examples")
+    from fedprox.report.figures import comparison  # here: pandas and matplotlib, which neither watch nor --help need
+    from fedprox.report.table import read_runs, readable, summarise
+
     frame = read_runs(arguments.directories, arguments.by)
     summary = summarise(frame, last, level)
     text = readable(summary, last).to_markdown(index=False)
@@ -105,7 +114,7 @@ def _report(arguments: argparse.Namespace) -> None:
     print(f"\nfigure: {out}")
 
 
-def _write_table(file: Path, summary: pd.DataFrame, text: str) -> None:
+def _write_table(file: Path, summary: "pd.DataFrame", text: str) -> None:
     content = summary.to_csv(index=False) if file.suffix.lower() == ".csv" else f"{text}\n"
     file.write_text(content, encoding="utf-8")
 

@@ -8,7 +8,7 @@ from fedprox.recorded import FREE, flattened
 
 EXPERIMENT = ["dataset", "stragglers_fraction", "algorithm"]  # runs that agree here are repetitions
 # Settings in which repetitions may differ: they choose the draws, or where and how fast a run computes.
-NUMBERLESS = ("seed", "repeat_num", *FREE)
+NUMBERLESS = ("seed", "repeat_num", "branch_from", *FREE)
 
 Facts = Mapping[Any, Any]
 

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from fedprox.earlier import completed
 from fedprox.errors import UserError
 from fedprox.recorded import broken
+from fedprox.report.lineage import steps, suffix
 
 METRICS = ("round", "test_loss", "test_accuracy", "train_loss_cohort", "num_clients_counted", "time_s")
 
@@ -34,7 +35,7 @@ def identify(run: Path, record: dict[str, Any], by: Sequence[str] = ()) -> dict[
         return {
             "run": str(run),
             "status": str(record["status"]),
-            "algorithm": str(record["algorithm"]),
+            "algorithm": str(record["algorithm"]) + suffix(steps(run, record)),
             "mu": float("nan") if mu is None else float(mu),
             "stragglers_fraction": float(record["settings"]["stragglers_fraction"]),
             "seed": int(record["seed"]),

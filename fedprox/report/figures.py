@@ -12,13 +12,16 @@ from fedprox.report.curves import draw
 from fedprox.report.panels import PALETTE, Curve, blank_figure, finish_accuracy, finish_drift, finish_loss, loss_limit
 from fedprox.report.table import algorithm_order, mean_by_round
 
+_LEGEND_CHARACTERS = 105  # that fit beside each other; a line's sample takes eight
+
 
 def comparison(frame: pd.DataFrame, *, drift: bool = False) -> Figure:
     """Draw test loss and test accuracy by round: a row per straggler level, a line per algorithm.
 
     A line is the mean over an experiment's runs, its band one sample standard deviation to each side. Where
     some of the runs have no such round, the line is dotted. A loss that diverges leaves the view at a
-    triangle on the upper edge instead of squashing the axis (see `loss_limit`).
+    triangle on the upper edge instead of squashing the axis (see `loss_limit`). A branch of another run that is given
+    begins at a dot on its line.
 
     Args:
         frame: From `fedprox.report.table.read_runs`. Several data sets give a group of rows each.
@@ -92,6 +95,11 @@ def _upper_edges(means: pd.DataFrame) -> list[Curve]:
 def _draw_experiment(axes: Axes, means: pd.DataFrame, column: str, algorithm: str, colour: str) -> None:
     if means.empty:
         return
+    begins = means["begins"].iloc[0]
+    if begins:  # the line leaves that of another run, at the last round before it that was evaluated
+        means = means[means["round"] >= means.loc[means["round"] <= begins, "round"].max()]
+        start = means.iloc[0]
+        axes.plot([start["round"]], [start[f"{column}_mean"]], marker="o", ms=5, mec="white", color=colour, zorder=4)
     rounds = means["round"].to_numpy(float)
     mean, std = means[f"{column}_mean"].to_numpy(float), means[f"{column}_std"].to_numpy(float)
     whole = int((means["n"] == means["n"].max()).sum())  # n only falls: runs end early, none starts late
@@ -106,6 +114,8 @@ def _add_legend(figure: Figure, means: pd.DataFrame, colours: dict[str, str]) ->
     few, many = means["n"].min(), means["n"].max()
     counted = f"{many} runs" if few == many else f"{few} to {many} runs"
     title = "one run each" if many == 1 else f"mean ± one standard deviation of {counted}"
+    if means["begins"].any():
+        title += "; ● a branch begins"
     if (means.groupby(["dataset", "stragglers_fraction", "algorithm"])["n"].nunique() > 1).any():
         title += "; dotted where some have ended"
     if any(line.get_marker() == "^" for axes in figure.axes for line in axes.get_lines()):
@@ -113,7 +123,7 @@ def _add_legend(figure: Figure, means: pd.DataFrame, colours: dict[str, str]) ->
     figure.legend(
         handles=[Line2D([], [], color=colour, lw=2.4, label=name) for name, colour in colours.items()],
         loc="outside upper center",
-        ncols=min(len(colours), 4),
+        ncols=max(1, min(len(colours), 4, _LEGEND_CHARACTERS // (max(map(len, colours)) + 8))),
         title=title,
         title_fontsize=9,
         frameon=False,

@@ -11,6 +11,7 @@ from fedprox.errors import UserError
 from fedprox.recorded import read_record
 from fedprox.report.checks import EXPERIMENT, Facts, distortions, label, percent
 from fedprox.report.directory import identify, read_metrics
+from fedprox.report.lineage import of_repetitions, own_beginnings, steps
 from fedprox.report.measures import ALWAYS, per_run, recorded
 
 
@@ -44,7 +45,8 @@ def read_runs(paths: Iterable[str | Path], by: Sequence[str] = ()) -> pd.DataFra
 
     Returns:
         One row per run and round with the columns run (the directory), status, algorithm, mu (NaN where
-        the algorithm has none), stragglers_fraction (0 .. 1), seed, repetition, dataset, and those of
+        the algorithm has none), stragglers_fraction (0 .. 1), seed, repetition, dataset, begins (the round at which
+        a branch leaves another run that was given, before which its rows are that run's; else 0), and those of
         metrics.csv: round, test_loss, test_accuracy (0 .. 1), train_loss_cohort, num_clients_counted, time_s, and
         what else it has, NaN for runs that lack it.
 
@@ -55,16 +57,22 @@ def read_runs(paths: Iterable[str | Path], by: Sequence[str] = ()) -> pd.DataFra
     directories = find_runs(paths)
     records = [read_record(directory / "run.json") for directory in directories]
     runs = [identify(directory, record, by) for directory, record in zip(directories, records, strict=True)]
+    lineages = [steps(directory, record) for directory, record in zip(directories, records, strict=True)]
     tables = [
-        rounds_of(directory, finished=run["status"] == "finished").assign(**run)
-        for directory, run in zip(directories, runs, strict=True)
+        rounds_of(directory, finished=run["status"] == "finished").assign(**run, begins=begins)
+        for directory, run, begins in zip(directories, runs, own_beginnings(directories, lineages), strict=True)
     ]
     if not any(table["test_accuracy"].notna().any() for table in tables):
         raise UserError(f"no tested round yet in {directories[0]} (of {len(runs)} runs); wait for the first")
-    for line in distortions(runs, [completed(record["settings"]) for record in records]):
+    settings = [
+        {**completed(record["settings"]), "branched_from": of_repetitions(lineage)}
+        for record, lineage in zip(records, lineages, strict=True)
+    ]
+    for line in distortions(runs, settings):
         print(f"warning: {line}", file=sys.stderr)
     frame = pd.concat([table for table in tables if len(table)], ignore_index=True)
-    return frame[[*runs[0], *frame.columns.drop(list(runs[0]))]]
+    first = [*runs[0], "begins"]
+    return frame[[*first, *frame.columns.drop(first)]]
 
 
 def rounds_of(run: Path, finished: bool) -> pd.DataFrame:
@@ -126,12 +134,12 @@ def mean_by_round(frame: pd.DataFrame) -> pd.DataFrame:
     of its round NaN or infinite, as a mean without the diverged runs would flatter the algorithm.
 
     Returns:
-        One row per (dataset, stragglers_fraction, algorithm, round) with n (runs that have this round),
+        One row per (dataset, stragglers_fraction, algorithm, round) with n (runs that have this round), begins,
         test_loss_mean, test_loss_std, test_accuracy_mean and test_accuracy_std (std NaN where n = 1), and the same
         of drift where any run has it.
     """
     groups = frame.dropna(subset=["test_accuracy"]).groupby([*EXPERIMENT, "round"])
-    means = pd.DataFrame({"n": groups.size()})
+    means = pd.DataFrame({"n": groups.size(), "begins": groups["begins"].min()})
     for column in ("test_loss", "test_accuracy", *(name for name in recorded(frame) if name == "drift")):
         means[f"{column}_mean"] = groups[column].mean(skipna=False)
         means[f"{column}_std"] = groups[column].std(skipna=False)
@@ -139,13 +147,14 @@ def mean_by_round(frame: pd.DataFrame) -> pd.DataFrame:
 
 
 def algorithm_order(frame: pd.DataFrame) -> list[str]:
-    """Return the algorithms of `frame`: FedAvg, then FedProx by mu, then the others by name and mu."""
+    """Return the algorithms of `frame`: FedAvg, then FedProx by mu, then the others by name and mu; branches last."""
     first = frame.drop_duplicates("algorithm").set_index("algorithm")["mu"].fillna(0.0)
 
-    def key(algorithm: str) -> tuple[int, str, float]:
-        name = algorithm.split(" (")[0]
+    def key(algorithm: str) -> tuple[bool, int, str, float, str]:
+        whole, _, branch = algorithm.partition(" from round ")
+        name = whole.split(" (")[0]
         rank = {"FedAvg": 0, "FedProx": 1}.get(name, 2)
-        return rank, name, float(first[algorithm])
+        return bool(branch), rank, name, float(first[algorithm]), branch
 
     return sorted(map(str, first.index), key=key)
 

@@ -46,6 +46,7 @@ def test_a_row_per_run_and_round_says_whose_it_is(tmp_path, write_run):
         "seed": 7,
         "repetition": 3,
         "dataset": "mnist",
+        "begins": 0,
         "round": 1,
         "test_loss": 0.9,
         "test_accuracy": 0.6,
