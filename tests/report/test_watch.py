@@ -1,0 +1,170 @@
+"""Runs that are watched while they run."""
+
+import os
+import pty
+import subprocess
+import sys
+import threading
+import time
+
+import pytest
+
+from fedprox.files import alone_in
+from fedprox.jobs import Job, begin_table
+from fedprox.report.__main__ import main
+from fedprox.report.watch import Watched, table
+
+
+def rows_of(*folders):
+    return {os.path.basename(row["run"]): row for row in Watched(folders).look()[0]}
+
+
+def test_a_run_has_a_row_with_what_differs_and_how_far_it_is(tmp_path, write_run):
+    # write_run: a row each half second, so two rounds per second; of 10 rounds 3 are done
+    write_run(tmp_path / "0", [0.1, 0.6, 0.5, 0.4], mu=0.0, status="running", num_rounds=10)
+    write_run(tmp_path / "1", [0.1], mu=2.0, status="running", num_rounds=10)
+    with alone_in(tmp_path / "0"):
+        rows = rows_of(tmp_path)
+    expected = {
+        **{"run": str(tmp_path / "0"), "settings": "mu=0.0", "status": "running", "round": "3/10"},
+        **{"accuracy": "0.4000", "best": "0.6000", "rounds/s": "2", "left": "4 s", "reason": ""},
+    }
+    assert rows["0"] == expected
+    assert (rows["1"]["settings"], rows["1"]["status"]) == ("mu=2.0", "stopped without a word")
+
+
+def test_settings_that_only_one_choice_has_are_told_by_the_choice(tmp_path, write_run):
+    dirichlet = {"_target_": "a.b.dirichlet", "min_examples": 3}
+    write_run(tmp_path / "0", [0.1], partition={"_target_": "a.b.iid"})
+    for index, alpha in enumerate((0.1, 1.0), start=1):
+        write_run(tmp_path / str(index), [0.1], partition={**dirichlet, "alpha": alpha})
+    told = [rows_of(tmp_path)[name]["settings"] for name in "012"]
+    assert told == [
+        "partition=iid",
+        "partition=dirichlet partition.alpha=0.1",
+        "partition=dirichlet partition.alpha=1.0",
+    ]
+
+
+def test_runs_come_in_the_order_of_their_numbers(tmp_path, write_run):
+    for number in (10, 9, 1):
+        write_run(tmp_path / str(number), [0.1], num_rounds=1)
+    assert list(rows_of(tmp_path)) == ["1", "9", "10"]
+
+
+def test_jobs_that_have_no_run_are_told_from_the_sweeps_table(tmp_path, write_run):
+    write_run(tmp_path / "0", [0.1, 0.2], num_rounds=1)
+    begin_table(tmp_path, [Job(number, (), f"mu={number}", str(number)) for number in (0, 1)])
+    rows = rows_of(tmp_path)
+    assert (rows["1"]["settings"], rows["1"]["status"]) == ("mu=1", "not begun")
+    assert table(list(rows.values()))[-1] == "2 runs: 1 finished, 1 not begun"
+
+
+def test_it_goes_on_while_a_run_or_a_sweep_does(tmp_path, write_run):
+    write_run(tmp_path / "0", [0.1, 0.2], num_rounds=1)
+    begin_table(tmp_path, [Job(0, (), "", "0")])
+    watched = Watched([tmp_path])
+    assert watched.look()[1]
+    with alone_in(tmp_path):  # between two jobs
+        assert not watched.look()[1]
+    write_run(tmp_path / "1", [0.1], status="running", num_rounds=1)
+    with alone_in(tmp_path / "1"):
+        assert not watched.look()[1]
+    assert watched.look()[1]
+
+
+def test_where_there_is_no_room_for_all_those_that_run_are_shown_first():
+    statuses = ["finished", "failed", "finished", "running", "interrupted"]
+    keys = ("settings", "round", "accuracy", "best", "rounds/s", "left", "reason")
+    rows = [{"run": str(number), "status": status, **dict.fromkeys(keys, "")} for number, status in enumerate(statuses)]
+    *lines, _, count = table(rows, 2)
+    assert [line.split() for line in lines[2:]] == [["1", "failed"], ["3", "running"]]
+    assert count == "5 runs: 2 finished, 1 failed, 1 running, 1 interrupted; 2 shown"
+
+
+@pytest.mark.parametrize("damage", [b"", b'{"status": "fin', b"[]", b"\xff"])
+def test_a_record_that_is_not_whole_hides_only_its_own_run(tmp_path, write_run, damage):
+    write_run(tmp_path / "0", [0.1], num_rounds=1)
+    (write_run(tmp_path / "1", [0.1], num_rounds=1) / "run.json").write_bytes(damage)
+    assert list(rows_of(tmp_path)) == ["0"]
+
+
+def test_a_thousand_runs_take_less_than_a_second_per_look(tmp_path, write_run):
+    for number in range(1000):
+        settings = {f"setting_{index}": 0 for index in range(60)}
+        write_run(tmp_path / str(number), [0.1] * 101, status="running", mu=number, num_rounds=200, **settings)
+    watched = Watched([tmp_path])
+    watched.look()
+    begin = time.process_time()  # of this process: the machine may be busy with others
+    rows, _ = watched.look()
+    table(rows)
+    assert time.process_time() - begin < 1
+    assert len(rows) == 1000
+
+
+# The command.
+
+
+def test_once_prints_the_table_once_though_runs_go_on(tmp_path, write_run, capsys):
+    write_run(tmp_path / "0", [0.1], status="running", num_rounds=1)
+    with alone_in(tmp_path / "0"):
+        assert main(["watch", str(tmp_path), "--once"]) == 0
+    out = capsys.readouterr().out
+    assert out.count("1 runs: 1 running") == 1
+    assert "\x1b" not in out
+
+
+def test_it_ends_when_the_last_run_has(tmp_path, write_run, capsys):
+    write_run(tmp_path / "0", [0.1], status="running", num_rounds=1)
+    with alone_in(tmp_path / "0"):
+        thread = threading.Thread(target=main, args=(["watch", str(tmp_path), "--every", "0.05"],))
+        thread.start()
+        time.sleep(0.3)
+        assert thread.is_alive()
+    thread.join(10)
+    assert not thread.is_alive()
+    out = capsys.readouterr().out
+    assert out.count("1 runs: 1 running") > 1
+    assert out.count("1 runs: 1 stopped without a word") == 1
+
+
+def test_on_a_terminal_a_table_takes_the_place_of_the_one_before(tmp_path, write_run, environment):
+    run = write_run(tmp_path / "0", [0.1], status="running", num_rounds=1)
+    main_end, end = pty.openpty()
+    command = [sys.executable, "-m", "fedprox.report", "watch", str(tmp_path), "--every", "0.1"]
+    with alone_in(run):
+        process = subprocess.Popen(command, stdout=end, env=environment(COLUMNS="200", LINES="50"))
+        os.close(end)
+        seen = b""
+        while seen.count(b"1 running") < 2:
+            seen += os.read(main_end, 4096)
+    process.wait(30)
+    # heading, rule, a row, an empty line and the count are five lines
+    assert b"\x1b[5F\x1b[J" in seen
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["missing"], "missing is not a directory"),
+        (["."], "no run.json in or below ."),
+        ([".", "--every", "0"], "--every must be above 0"),
+        ([".", "--every", "nan"], "--every must be above 0"),
+    ],
+)
+def test_a_mistake_is_one_line_and_status_2(tmp_path, monkeypatch, capsys, arguments, message):
+    monkeypatch.chdir(tmp_path)
+    assert main(["watch", *arguments]) == 2
+    err = capsys.readouterr().err
+    assert err.startswith(f"error: {message}")
+    assert err.count("\n") == 1
+
+
+def test_watching_loads_neither_pandas_nor_matplotlib_nor_torch(tmp_path, write_run, environment):
+    write_run(tmp_path / "0", [0.1], num_rounds=1)
+    code = (
+        "import sys; from fedprox.report.__main__ import main; "
+        f"main(['watch', {str(tmp_path)!r}]); print(*{{name.partition('.')[0] for name in sys.modules}})"
+    )
+    done = subprocess.run([sys.executable, "-c", code], env=environment(), capture_output=True, text=True, timeout=60)
+    assert not set(done.stdout.splitlines()[-1].split()) & {"pandas", "matplotlib", "torch", "flwr", "numpy", "hydra"}

@@ -1,0 +1,104 @@
+"""How far a run is, told from files that are being written."""
+
+import json
+
+import pytest
+
+from fedprox.files import alone_in
+from fedprox.following import SILENT, FollowedRun
+
+HEADER = "round,test_loss,test_accuracy,train_loss_cohort,num_clients_counted,time_s\n"
+
+
+def begin(run, status="running", num_rounds=10, **entries):
+    run.mkdir(exist_ok=True)
+    facts = {"status": status, "algorithm": "x", "settings": {"num_rounds": num_rounds}, "seed": 0, "name": "x"}
+    (run / "run.json").write_text(json.dumps(facts | entries))
+    return run
+
+
+def row(round_num: int, accuracy: float, time_s: float) -> str:
+    return f"{round_num},1.0,{accuracy},,10,{time_s}\n"
+
+
+def write(run, text: str, mode: str = "a") -> None:
+    with (run / "metrics.csv").open(mode) as file:
+        file.write(text)
+
+
+def test_a_run_is_known_from_its_record_on(tmp_path):
+    followed = FollowedRun(tmp_path / "run")
+    assert followed.look() is None
+    begin(tmp_path / "run")
+    assert followed.look().round_num is None
+
+
+def test_rows_are_taken_as_they_come_and_the_best_is_that_of_all_of_them(tmp_path):
+    run = begin(tmp_path / "run")
+    followed = FollowedRun(run)
+    with alone_in(run):
+        write(run, HEADER + row(0, 0.1, 0.0) + row(1, 0.7, 2.0))
+        first = followed.look()
+        write(run, row(2, 0.5, 4.0) + "3,1.0,0.9")  # the last line is being written
+        second = followed.look()
+    assert (first.round_num, first.accuracy, first.best) == (1, 0.7, 0.7)
+    assert (second.round_num, second.accuracy, second.best, second.time_s) == (2, 0.5, 0.7, 4.0)
+    assert second.rate == pytest.approx(0.5)  # 2 rounds in 4 s
+    assert second.left_s == pytest.approx((10 - 2) / 0.5)
+
+
+def test_the_rate_is_that_of_the_last_rows(tmp_path):
+    run = begin(tmp_path / "run", num_rounds=100)
+    slow = [row(number, 0.1, 10.0 * number) for number in range(30)]  # 0.1 rounds per second
+    fast = [row(30 + number, 0.1, 300.0 + number) for number in range(20)]  # 1 per second, in the last 20 rows
+    write(run, HEADER + "".join(slow + fast))
+    with alone_in(run):
+        progress = FollowedRun(run).look()
+    assert progress.rate == pytest.approx(1.0)
+    assert progress.left_s == pytest.approx(100 - 49)
+
+
+def test_rows_that_were_taken_back_are_read_anew(tmp_path):
+    run = begin(tmp_path / "run")
+    followed = FollowedRun(run)
+    write(run, HEADER + row(0, 0.1, 0.0) + row(1, 0.9, 1.0))
+    assert followed.look().best == 0.9
+    write(run, HEADER + row(0, 0.1, 0.0), mode="w")
+    progress = followed.look()
+    assert (progress.round_num, progress.best) == (0, 0.1)
+
+
+def test_a_run_on_record_as_running_that_nobody_has_any_more_stopped_without_a_word(tmp_path):
+    run = begin(tmp_path / "run")
+    with alone_in(run):
+        assert FollowedRun(run).look().status == "running"
+    progress = FollowedRun(run).look()
+    assert (progress.status, progress.left_s) == (SILENT, None)
+
+
+def test_an_ended_run_is_told_by_its_record_alone(tmp_path):
+    final, best = ({"round": 10, "test_accuracy": accuracy, "time_s": 7.0} for accuracy in (0.8, 0.9))
+    result = {"final": final, "best": best}
+    run = begin(tmp_path / "run", "finished", result=result, timings={"total_s": 9.0})
+    progress = FollowedRun(run).look()
+    assert (progress.round_num, progress.accuracy, progress.best, progress.time_s) == (10, 0.8, 0.9, 9.0)
+    begin(run, "failed", result=result, error="lost")
+    progress = FollowedRun(run).look()
+    assert (progress.status, progress.error, progress.time_s) == ("failed", "lost", 7.0)
+    begin(run, "failed", result=None)
+    assert FollowedRun(run).look().round_num is None
+
+
+@pytest.mark.parametrize("line", ["1,2\n", "1,1.0,much,,10,1.0\n", "\n", "1,1.0,,,10,1.0\n", "\x00\n"])
+def test_a_line_that_is_no_row_is_passed_over(tmp_path, line):
+    run = begin(tmp_path / "run")
+    write(run, HEADER + row(0, 0.1, 0.0) + line + row(2, 0.3, 2.0))
+    assert FollowedRun(run).look().round_num == 2
+
+
+def test_a_record_that_cannot_be_read_now_is_the_one_that_was_read_last(tmp_path):
+    run = begin(tmp_path / "run", "interrupted")
+    followed = FollowedRun(run)
+    followed.look()
+    (run / "run.json").write_text('{"status": "fin')
+    assert followed.look().status == "interrupted"
