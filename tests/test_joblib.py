@@ -61,6 +61,23 @@ def test_jobs_side_by_side_give_the_files_and_the_status_of_jobs_one_after_anoth
         assert set(JOBLIB) < set(facts["command"])
 
 
+def test_jobs_side_by_side_are_in_the_table_and_left_alone_the_next_time(swept, program, tmp_path):
+    from fedprox.jobs import read_table
+
+    statuses = ["finished", "failed", "finished"]
+    rows = read_table(tmp_path / "joblib")
+    assert [row["status"] for row in rows] == statuses
+    assert [row["overrides"] for row in rows] == ["num_clients=50", "num_clients=141", "num_clients=60"]
+    assert swept.err == f"error: {rows[1]['error']}\n"
+    assert swept.out.splitlines()[-2].endswith(rows[1]["error"])
+    records = [tmp_path / "joblib" / job / "run.json" for job in ("0", "2")]
+    before = [record.read_bytes() for record in records]
+    again = program(*JOBLIB, *ONE_FAILS)
+    assert (again.status, again.err) == (2, swept.err)
+    assert [record.read_bytes() for record in records] == before
+    assert read_table(tmp_path / "joblib") == rows
+
+
 def test_an_error_in_the_code_of_a_worker_is_a_traceback_and_status_1(tmp_path, program):
     (tmp_path / "breaks.py").write_text(BREAKS)
     ended = program(*JOBLIB, *DIGITS, "mu=0,1", "strategy._target_=breaks.Breaks")

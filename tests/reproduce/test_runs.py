@@ -1,10 +1,12 @@
 """What is missing is run; what is done is kept."""
 
+import csv
 import json
 
 import pytest
 
 from fedprox.errors import UserError
+from fedprox.records import RunRecord
 from fedprox.reproduce.figures import FIGURES, Job, jobs_of
 from fedprox.reproduce.runs import run_missing
 
@@ -85,3 +87,33 @@ def test_progress_says_which_run_of_how_many_and_from_the_second_on_the_time_lef
     lines = capsys.readouterr().out.splitlines()
     assert lines[:2] == ["4 runs, 1 of them done already", f"run 1 of 3: {JOBS[1].name}"]
     assert lines[2] == f"run 2 of 3, about 0 s left: {JOBS[2].name}"
+
+
+def untimed(file):
+    with file.open(newline="") as lines:
+        return [{name: value for name, value in row.items() if name != "time_s"} for row in csv.DictReader(lines)]
+
+
+def test_a_run_that_was_interrupted_is_resumed_to_what_it_would_have_been(tmp_path, monkeypatch):
+    job = jobs_of(FIGURES["fig2"], ["synthetic_iid"], num_seeds=1, num_rounds=13)[0]
+    place = {"synthetic_iid": ["engine=local", "checkpoint.every=4"]}
+    add, rounds = RunRecord.add, []
+
+    def interrupting(self, outcome):
+        if outcome.round_num == 10 and 10 not in rounds:
+            rounds.append(10)
+            raise KeyboardInterrupt
+        rounds.append(outcome.round_num)
+        return add(self, outcome)
+
+    monkeypatch.setattr(RunRecord, "add", interrupting)
+    with pytest.raises(KeyboardInterrupt):
+        run_missing([job], tmp_path / "resumed", place)
+    assert run_missing([job], tmp_path / "resumed", place) == 1
+    assert rounds == [*range(10), 10, *range(10, 14)]  # the checkpoint of an interrupted run is that of its last round
+    assert run_missing([job], tmp_path / "whole", place) == 1
+    resumed, whole = (tmp_path / name / "runs" / job.name for name in ("resumed", "whole"))
+    assert untimed(resumed / "metrics.csv") == untimed(whole / "metrics.csv")
+    for name in ("clients.csv", "model.safetensors"):
+        assert (resumed / name).read_bytes() == (whole / name).read_bytes()
+    assert run_missing([job], tmp_path / "resumed", place) == 0
