@@ -102,7 +102,9 @@ def _result(record: Mapping[str, Any]) -> dict[str, Any]:
         "round_num": final.get("round"),
         "accuracy": final.get("test_accuracy"),
         "best": result["best"].get("test_accuracy"),
-        "time_s": timings.get("total_s", final.get("time_s")) if record["status"] == "finished" else final.get("time_s"),
+        "time_s": timings.get("total_s", final.get("time_s"))
+        if record["status"] == "finished"
+        else final.get("time_s"),
     }
 
 

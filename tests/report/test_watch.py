@@ -102,6 +102,11 @@ def test_a_thousand_runs_take_less_than_a_second_per_look(tmp_path, write_run):
     assert len(rows) == 1000
 
 
+def test_a_record_cannot_move_the_cursor(tmp_path, write_run):
+    write_run(tmp_path / "0", [0.1], status="\x1b[2Jfailed\n", num_rounds=1)
+    assert rows_of(tmp_path)["0"]["status"] == " [2Jfailed "
+
+
 # The command.
 
 
