@@ -39,8 +39,10 @@ def test_rows_are_taken_as_they_come_and_the_best_is_that_of_all_of_them(tmp_pat
     with alone_in(run):
         write(run, HEADER + row(0, 0.1, 0.0) + row(1, 0.7, 2.0))
         first = followed.look()
-        write(run, row(2, 0.5, 4.0) + "3,1.0,0.9")  # the last line is being written
+        write(run, row(2, 0.5, 4.0) + "3,1.0,0.9,,10,5")  # of 5.5: the last line is being written
         second = followed.look()
+        write(run, ".5\n")
+        assert followed.look().time_s == 5.5
     assert (first.round_num, first.accuracy, first.best) == (1, 0.7, 0.7)
     assert (second.round_num, second.accuracy, second.best, second.time_s) == (2, 0.5, 0.7, 4.0)
     assert second.rate == pytest.approx(0.5)  # 2 rounds in 4 s

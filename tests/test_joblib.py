@@ -123,6 +123,6 @@ def test_an_interrupt_ends_the_workers_with_130_and_one_line_and_keeps_the_rows(
     finally:
         process.kill()
     assert process.returncode == 130
-    assert err.splitlines() == ["interrupted; what was measured is in the run directory"]
+    assert err.splitlines() == ["interrupted; what was measured is in the run directory, and resume=<it> goes on"]
     assert all(file.read_text().count("\n") > 5 for file in files)
     assert not (tmp_path / "joblib" / "2").exists()

@@ -59,8 +59,8 @@ class Watched:
                 told = {"settings": job["overrides"], "status": job["status"], "reason": job["error"]}
                 rows.setdefault(folder, {**_shown(None), **told})
         is_over = not any(each.status == "running" for each in seen.values()) and not any(map(is_taken, sweeps))
-        told = [{"run": str(folder), **rows[folder]} for folder in sorted(rows, key=_natural)]
-        return [{name: _plain(text) for name, text in row.items()} for row in told], is_over
+        table = [{"run": str(folder), **rows[folder]} for folder in sorted(rows, key=_natural)]
+        return [{name: _plain(text) for name, text in row.items()} for row in table], is_over
 
     def _follow(self, folder: Path) -> FollowedRun:
         return self._runs.setdefault(folder, FollowedRun(folder))
