@@ -62,9 +62,12 @@ def _rows(file: Path) -> list[dict[str, str]]:
     """Return the rows of a table that are whole; none where there is no file."""
     if not file.exists():
         return []
-    with file.open(newline="", encoding="utf-8") as opened:
-        lines = [line for line in opened if line.endswith("\n")]
-    rows = list(csv.DictReader(lines))
+    try:
+        with file.open(newline="", encoding="utf-8") as opened:
+            lines = [line for line in opened if line.endswith("\n")]
+        rows = list(csv.DictReader(lines))
+    except (OSError, ValueError, csv.Error) as error:
+        raise broken(file, error) from error
     if any(None in row or None in row.values() or not row.get("round", "").isdigit() for row in rows):
         raise broken(file, "it has rows that are not whole")
     return rows

@@ -156,6 +156,8 @@ def latest(run_dir: Path, up_to: int | None = None) -> Checkpoint | None:
     Raises:
         UserError: If there are checkpoints, and all are damaged.
     """
+    if (run_dir / FOLDER).exists() and not (run_dir / FOLDER).is_dir():
+        raise UserError(f"{run_dir / FOLDER} must be a folder; move that file away")
     files = list((run_dir / FOLDER).glob("*.safetensors"))
     headers = {file: _header(file) for file in files}
     damaged = [f"{file} is no whole checkpoint" for file, header in headers.items() if header is None]

@@ -56,7 +56,9 @@ def _origin(option: str, run_dir: Path, conf: Path) -> Mapping[str, Any]:
     record = read_record(run_dir / "run.json")
     names = [path.stem for path in conf.glob("*.yaml")]
     overrides = record.get("overrides")
-    is_plain = isinstance(overrides, list) and not any(str(word).startswith(("-", "hydra")) for word in overrides)
+    is_plain = isinstance(overrides, list) and all(
+        isinstance(word, str) and not word.startswith(("-", "hydra")) for word in overrides
+    )
     if not is_plain or record.get("config_name") not in names:
         raise UserError(
             f"{option}={run_dir} was not made by this command, or by a version that kept no checkpoints; "

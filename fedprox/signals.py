@@ -26,8 +26,17 @@ def terminated_like_interrupted() -> Iterator[None]:
     def end(*_: Any) -> None:
         raise Terminated
 
-    earlier = signal.signal(signal.SIGTERM, end)
+    with sigterm_left_as_it_is():
+        signal.signal(signal.SIGTERM, end)
+        yield
+
+
+@contextmanager
+def sigterm_left_as_it_is() -> Iterator[None]:
+    """Put back afterwards what SIGTERM does: Ray makes it a plain exit."""
+    earlier = signal.getsignal(signal.SIGTERM)
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, earlier)
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, earlier)

@@ -11,6 +11,7 @@ os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
 import ray
 
 from fedprox.errors import RunStopped, UserError, one_line
+from fedprox.signals import sigterm_left_as_it_is
 
 _log = logging.getLogger("fedprox")
 _ANSWER_S = 3.0  # a process that does not answer for so long is gone: they answer within a millisecond
@@ -29,12 +30,14 @@ def connect(address: str | None) -> bool:
         return False
     if address is None:
         _log.info("starting Ray on this machine")
-        ray.init(include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
+        with sigterm_left_as_it_is():
+            ray.init(include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
         return True
     try:
         if address != "auto":  # Ray itself would try for over a minute
             _connect_to(address, 5)
-        ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
+        with sigterm_left_as_it_is():
+            ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
     except (OSError, ValueError, OverflowError, RuntimeError) as error:
         raise UserError(
             f"engine.address: no Ray cluster answers at {address!r} ({one_line(error)}); "

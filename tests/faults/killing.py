@@ -37,10 +37,10 @@ import numpy as np
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))  # where this is started by its path
 
-from tests.faults.compared import differences, faults_left  # noqa: E402
+from tests.faults.compared import differences, faults_left, rounds_in  # noqa: E402
 from tests.faults.shots import ACTOR, AGENTS_GRACE_S, KINDS, Life, Shot, drawn, lived, outlived  # noqa: E402
 
-NUM_ROUNDS = 60
+NUM_ROUNDS = 150
 BASE = ("dataset=digits", f"num_rounds={NUM_ROUNDS}", "num_epochs=20", "stragglers_fraction=0.5")
 FLOWERS = "strategy._target_=flwr.serverapp.strategy."
 VARIANTS = {
@@ -133,7 +133,8 @@ class Range:
         run_dir = self._out / f"run_{number:04d}"
         kinds = (*KINDS, *([ACTOR, ACTOR] if self._engine == "ray" else []))
         for _ in range(int(rng.choice([1, 1, 2, 3]))):
-            shot = drawn(rng, kinds, NUM_ROUNDS, reference.life_s, reference.tail_s)
+            done = rounds_in(run_dir / "clients.csv")
+            shot = drawn(rng, kinds, done, NUM_ROUNDS, reference.life_s, reference.tail_s)
             self._one_life(run, run_dir, reference, shot)
         self._one_life(run, run_dir, reference, None)
         run.wrong += differences(run_dir, reference.run_dir) if not run.wrong else []
@@ -159,6 +160,9 @@ class Range:
 def _unexpected(life: Life, shot: Shot | None) -> list[str]:
     """Return what is wrong with how a process ended."""
     wrong = [f"it was outlived by {life.left_over}"] if life.left_over else []
+    status_of = {"SIGTERM": (143, -15), "SIGINT": (130, -2), "SIGINT to all": (130, -2), "SIGKILL": (-9,)}
+    if life.was_hit and life.round_num > 0 and shot and life.status not in (0, *status_of.get(shot.kind, ())):
+        wrong.append(f"after {shot.kind} it ended with status {life.status}: {life.said.strip()[-500:]}")
     must_live = shot is None or not life.was_hit or shot.kind == ACTOR
     if life.status == 124 or (must_live and life.status):
         wrong.append(f"it ended with status {life.status}: {life.said.strip()[-500:]}")
@@ -174,6 +178,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--at-once", type=int, default=1, help="runs side by side")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--first", type=int, default=0, help="the first run's number, to repeat one of them")
+    parser.add_argument("--no-wait", action="store_true", help="do not wait until Ray's agents have ended")
     parser.add_argument("--out", type=Path, required=True)
     options = parser.parse_args(argv)
     out = options.out.resolve()
@@ -188,13 +193,16 @@ def main(argv: Sequence[str] | None = None) -> int:
             for run in side_by_side.map(shooting.shoot, range(options.first, options.first + options.runs)):
                 print(_line(run), flush=True)
                 runs.append(run)
-        for_good = outlived(shooting.agents, AGENTS_GRACE_S)
+        for_good = outlived(shooting.agents, 0 if options.no_wait else AGENTS_GRACE_S)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
-    summary = {**_summary(runs, options.engine, time.monotonic() - start), "processes left for good": for_good}
+    summary = {
+        **_summary(runs, options.engine, time.monotonic() - start),
+        "processes left for good": [] if options.no_wait else for_good,
+    }
     _write(runs, summary, out)
     print(json.dumps(summary, indent=2))
-    return 1 if summary["wrong"] or for_good else 0
+    return 1 if summary["wrong"] or summary["processes left for good"] else 0
 
 
 def _line(run: Run) -> str:

@@ -63,24 +63,27 @@ GRACE_S, AGENTS_GRACE_S = 30, 120
 AGENTS = (b"ray::DashboardAgent", b"ray::RuntimeEnvAgent", b"dashboard/agent.py", b"runtime_env/agent/main.py")
 
 
-def drawn(rng: np.random.Generator, kinds: tuple[str, ...], num_rounds: int, life_s: float, tail_s: float) -> Shot:
-    """Return a random shot: a fifth at any time of the life, three in the rounds, one in the last writes.
+def drawn(
+    rng: np.random.Generator, kinds: tuple[str, ...], rounds_done: int, num_rounds: int, life_s: float, tail_s: float
+) -> Shot:
+    """Return a random shot: a quarter at any time of the life, most in the rounds, some in the last writes.
 
     Args:
         rng: What draws it.
         kinds: To choose from.
+        rounds_done: By the processes before, so that the shot comes in a later round.
         num_rounds: Of the run.
         life_s: What an uninterrupted one takes.
         tail_s: What it takes from the last round's rows to its end.
     """
     kind = str(rng.choice(kinds))
-    phases = ("any", "rounds", "rounds", "rounds", "end") if kind != ACTOR else ("rounds",)
-    phase = str(rng.choice(phases))
-    if phase == "any":
-        return Shot(kind, phase, -1, float(rng.uniform(0, life_s)))
-    if phase == "end":
-        return Shot(kind, phase, num_rounds, float(rng.uniform(0, tail_s)))
-    return Shot(kind, phase, int(rng.integers(1, num_rounds)), float(rng.exponential(0.02)))
+    phase = str(rng.choice(["any", "any", "rounds", "rounds", "rounds", "rounds", "end"]))
+    later = max(rounds_done, 0) + 1
+    if phase == "end" or (later >= num_rounds and kind == ACTOR):
+        return Shot(kind, "end", num_rounds, float(rng.uniform(0, tail_s)))
+    if later >= num_rounds or (phase == "any" and kind != ACTOR):
+        return Shot(kind, "any", -1, float(rng.uniform(0, life_s)))
+    return Shot(kind, "rounds", int(rng.integers(later, num_rounds)), float(rng.exponential(0.02)))
 
 
 def lived(arguments: list[str], run_dir: Path, environment: Mapping[str, str], shot: Shot | None) -> Life:
@@ -97,8 +100,7 @@ def lived(arguments: list[str], run_dir: Path, environment: Mapping[str, str], s
     with errors.open("w") as err:
         process = subprocess.Popen(command, env=environment, stdout=err, stderr=err, start_new_session=True)
     start = time.monotonic()
-    at_start = rounds_in(run_dir / "clients.csv")
-    was_hit = shot is not None and _waited(process, shot, run_dir, start, at_start)
+    was_hit = shot is not None and _waited(process, shot, run_dir / "clients.csv", start)
     after_s, round_num = time.monotonic() - start, rounds_in(run_dir / "clients.csv")
     own = _started(process.pid)
     if was_hit and shot:
@@ -115,21 +117,19 @@ def lived(arguments: list[str], run_dir: Path, environment: Mapping[str, str], s
     return Life(status, was_hit, round(after_s, 3), round_num, left_over, agents, said)
 
 
-def _waited(process: subprocess.Popen, shot: Shot, run_dir: Path, start: float, at_start: int) -> bool:
+def _waited(process: subprocess.Popen, shot: Shot, table: Path, start: float) -> bool:
     """Wait for the moment; return whether the process has lived until then."""
-    table, size = run_dir / "clients.csv", -1
-    is_round = shot.phase != "any"
-    while is_round and process.poll() is None:
-        new_size = table.stat().st_size if table.exists() else -1
-        if new_size != size and rounds_in(table) >= shot.round_num > at_start:
-            break
-        if at_start >= shot.round_num and time.monotonic() - start > 3:  # a resumed run is past that already
-            break
-        size = new_size
-        time.sleep(0.002)
-    until = (time.monotonic() if is_round else start) + shot.delay_s
-    while process.poll() is None and time.monotonic() < until:
-        time.sleep(min(0.002, max(0.0, until - time.monotonic())))
+    begin, size = start, -1
+    if shot.phase != "any":
+        while process.poll() is None:
+            new_size = table.stat().st_size if table.exists() else -1
+            if new_size != size and rounds_in(table) >= shot.round_num:
+                break
+            size = new_size
+            time.sleep(0.002)
+        begin = time.monotonic()
+    while process.poll() is None and (left_s := begin + shot.delay_s - time.monotonic()) > 0:
+        time.sleep(min(0.002, left_s))
     return process.poll() is None
 
 

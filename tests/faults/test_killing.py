@@ -1,0 +1,100 @@
+"""A few runs that are killed and resumed; many more are by hand, see `killing.py` and docs/reliability.md."""
+
+import csv
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.faults.compared import differences, faults_left, rounds_in, untimed
+
+SCRIPTS = Path(__file__).parent
+
+
+def killed(environment, out: Path, *arguments: str) -> tuple[dict, list[dict[str, str]]]:
+    command = [sys.executable, str(SCRIPTS / "killing.py"), "--out", str(out), *arguments]
+    done = subprocess.run(command, env=environment(), capture_output=True, text=True, timeout=600)
+    assert done.returncode == 0, done.stdout + done.stderr
+    with (out / "shots.csv").open(newline="") as file:
+        return json.loads((out / "summary.json").read_text()), list(csv.DictReader(file))
+
+
+def test_runs_in_this_process_that_are_killed_and_resumed_end_as_if_they_had_not_been(tmp_path, environment):
+    arguments = ("--engine", "local", "--runs", "3", "--at-once", "2", "--variants", "FedAdam")
+    summary, shots = killed(environment, tmp_path / "out", *arguments, "--seed", "2")
+    assert (summary["identical"], summary["processes left for good"]) == (3, [])
+    assert any(shot["was_hit"] == "True" for shot in shots)
+
+
+def test_so_does_one_on_ray(tmp_path, environment):
+    arguments = ("--engine", "ray", "--runs", "1", "--variants", "FedAdam", "--no-wait")
+    summary, _ = killed(environment, tmp_path / "out", *arguments, "--seed", "5")
+    assert summary["identical"] == 1
+
+
+# The comparison itself: what it must find.
+
+
+def run_dir(folder: Path, metrics: str = "round,time_s,loss\r\n0,0.5,2\r\n1,1.5,1\r\n") -> Path:
+    folder.mkdir()
+    (folder / "metrics.csv").write_text(metrics, newline="")
+    (folder / "model.safetensors").write_bytes(b"model")
+    result = {"final": {"time_s": 1.5, "loss": 1}, "best": {"time_s": 1.5, "loss": 1}}
+    (folder / "run.json").write_text(json.dumps({"status": "finished", "settings": {"mu": 1}, "result": result}))
+    return folder
+
+
+def test_runs_that_differ_in_their_times_alone_are_the_same(tmp_path):
+    one = run_dir(tmp_path / "one")
+    other = run_dir(tmp_path / "other", "round,time_s,loss\r\n0,7,2\r\n1,8,1\r\n")
+    assert untimed(one / "metrics.csv") == b"round,loss\r\n0,2\r\n1,1\r\n"
+    assert differences(one, other) == []
+
+
+@pytest.mark.parametrize(
+    "rows",
+    ["0,0.5,2\r\n", "0,0.5,2\r\n1,1.5,1\r\n1,1.5,1\r\n", "0,0.5,2\r\n1,1.5,1.0\r\n", "1,1.5,1\r\n0,0.5,2\r\n"],
+    ids=["a row lost", "a row twice", "another number", "another order"],
+)
+def test_rows_that_are_not_the_same_are_found(tmp_path, rows):
+    one, other = run_dir(tmp_path / "one"), run_dir(tmp_path / "other", "round,time_s,loss\r\n" + rows)
+    assert differences(other, one) == ["metrics.csv"]
+
+
+def test_another_model_and_another_status_are_found(tmp_path):
+    one, other = run_dir(tmp_path / "one"), run_dir(tmp_path / "other")
+    (other / "model.safetensors").write_bytes(b"another")
+    facts = json.loads((other / "run.json").read_text())
+    (other / "run.json").write_text(json.dumps({**facts, "status": "running"}))
+    assert differences(other, one) == ["model.safetensors", "run.json: status"]
+
+
+def test_what_a_killed_run_left_is_looked_through(tmp_path):
+    whole = run_dir(tmp_path / "whole")
+    left = run_dir(tmp_path / "left", "round,time_s,loss\r\n0,0.5,2\r\n1,1")
+    assert faults_left(left, whole, in_order=False) == []
+    assert faults_left(left, whole, in_order=True) == ["metrics.csv ends with a part of a row"]
+    (left / "metrics.csv").write_bytes(b"round,time_s,loss\r\n0,0.5,9\r\n")
+    assert faults_left(left, whole, in_order=False) == ["metrics.csv does not begin as the reference does"]
+    (left / "checkpoint").mkdir()
+    (left / "checkpoint" / "round_000001.safetensors").write_bytes(b"half")
+    assert "no whole checkpoint" in faults_left(left, whole, in_order=False)[0]
+
+
+def test_the_last_whole_row_says_the_round(tmp_path):
+    table = tmp_path / "clients.csv"
+    assert rounds_in(table) == -1
+    for content, round_num in {b"round,client\r\n": -1, b"round,client\r\n1,5\r\n2,7\r\n3,": 2}.items():
+        table.write_bytes(content)
+        assert rounds_in(table) == round_num
+
+
+def test_growth_is_told_from_the_second_tenth_to_the_last():
+    from tests.faults.soak import growth
+
+    samples = [{"time_s": done, "done": done, "pss_mb": 100.0 if done < 10 else 200.0 + done} for done in range(100)]
+    grown = growth(samples, 100)["pss_mb"]
+    assert (grown["second_tenth"], grown["last_tenth"]) == (214.5, 294.5)  # the means of 210 .. 219 and 290 .. 299
+    assert grown["growth"] == pytest.approx(294.5 / 214.5 - 1)

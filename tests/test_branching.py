@@ -1,0 +1,80 @@
+"""Where a branch begins, and with which rows; that it goes on rightly is in test_resume.py."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from fedprox import branching
+from fedprox.errors import UserError
+from fedprox.records import CLIENTS, METRICS, RunRecord
+
+HEADER = ",".join(METRICS) + "\r\n"
+
+
+def trunk(folder: Path, metrics: str, clients: str = "") -> dict:
+    """Write a run directory, and return the configuration of a branch of it at round 2."""
+    folder.mkdir()
+    record = {"status": "running", "algorithm": "FedProx", "settings": {"mu": 1.0}, "seed": 0, "name": "digits"}
+    (folder / "run.json").write_text(json.dumps(record))
+    (folder / "metrics.csv").write_text(HEADER + metrics, newline="")
+    (folder / "clients.csv").write_text(",".join(CLIENTS) + "\r\n" + clients, newline="")
+    return {"branch_from": str(folder), "branch_round": 2, "mu": 0.5}
+
+
+ROWS = "0,2.5,0.125,,0,0.0,\r\n1,2.0,0.5,1.5,4,1.25,0.5\r\n2,1.0,0.75,nan,4,2.5,inf\r\n"
+
+
+def adopted(config: dict, folder: Path, columns=METRICS) -> RunRecord:
+    folder.mkdir()
+    with RunRecord(folder, {"settings": {}}, columns) as record:
+        branching.adopt_rows(record, config)
+    return record
+
+
+@pytest.mark.parametrize("later", ["", "3,0.5,0.9,1.0,4,3.0,0.1\r\n", "3,0.5,0.9,1.0,4,3.0,0.1\r\n4,0."])
+def test_a_branch_begins_with_the_rows_up_to_its_round_to_the_byte(tmp_path, later):
+    config = trunk(tmp_path / "trunk", ROWS + later)
+    adopted(config, tmp_path / "branch")
+    assert (tmp_path / "branch" / "metrics.csv").read_bytes() == (HEADER + ROWS).encode()
+
+
+def test_its_result_knows_the_rows_that_it_took_over(tmp_path):
+    record = adopted(trunk(tmp_path / "trunk", ROWS), tmp_path / "branch")
+    assert (record.final["round"], record.final["test_accuracy"]) == (2, 0.75)
+    assert record.state()["best"]["round"] == 2
+
+
+def test_columns_that_the_trunk_had_not_stay_empty_and_those_it_had_alone_go(tmp_path):
+    config = trunk(tmp_path / "trunk", ROWS)
+    adopted(config, tmp_path / "branch", ("round", "mu", "test_accuracy"))
+    assert (tmp_path / "branch" / "metrics.csv").read_text().split() == [
+        "round,mu,test_accuracy",
+        "0,,0.125",
+        "1,,0.5",
+        "2,,0.75",
+    ]
+
+
+@pytest.mark.parametrize("damage", ["1,2.0\r\n", "x" + ROWS, "1,2.0,0.5,1.5,4,1.25,0.5,9\r\n", "\x00\r\n"])
+def test_rows_that_are_not_whole_are_an_error_that_names_the_file(tmp_path, damage):
+    config = trunk(tmp_path / "trunk", damage)
+    with pytest.raises(UserError, match=r"trunk/metrics\.csv cannot be used: .*mend it"):
+        adopted(config, tmp_path / "branch")
+
+
+def test_a_file_that_is_no_text_is_an_error_too(tmp_path):
+    config = trunk(tmp_path / "trunk", ROWS)
+    (tmp_path / "trunk" / "clients.csv").write_bytes(b"round\n\x80\xff\n")
+    with pytest.raises(UserError, match=r"trunk/clients\.csv cannot be used"):
+        adopted(config, tmp_path / "branch")
+
+
+def test_the_lineage_names_the_run_the_round_and_what_differs(tmp_path):
+    config = trunk(tmp_path / "trunk", ROWS)
+    config = {**branching.completed({"mu": 1.0}), **config, "engine": {"num_threads": 3}}
+    assert branching.lineage(config) == {
+        "run": str((tmp_path / "trunk").resolve()),
+        "round": 2,
+        "changed": ["mu=0.5 (was 1.0)"],
+    }

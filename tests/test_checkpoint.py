@@ -1,0 +1,213 @@
+"""Checkpoints: what comes back, which are kept, and when they are written."""
+
+import threading
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from fedprox import checkpoint
+from fedprox.arrays import to_record
+from fedprox.checkpoint import Checkpoints, forget_after, latest, read
+from fedprox.errors import UserError
+from fedprox.metrics import Evaluation
+from fedprox.outcomes import Round
+from fedprox.records import RunRecord
+
+CARRIED = {"strategy": {"layers": [{"m_t": {"w": np.arange(3.0)}, "count": 2}], "statistics": None}, "mu": None}
+
+
+def outcome(round_num: int, accuracy: float | None = 0.5) -> Round:
+    test = Evaluation(1.5, accuracy) if accuracy is not None else None
+    arrays = to_record({"w": np.full((2, 2), round_num, np.float32), "n": np.array(round_num)})
+    return Round(round_num, arrays, (lambda: test) if test else None, (), 0.5 * round_num, 1.0, CARRIED)
+
+
+def written(folder: Path, accuracies, *, every: int | None = 1, keep: int | None = 2, record=None) -> RunRecord:
+    """Write the checkpoints of rounds with these accuracies, each before the next round begins."""
+    record = record or RunRecord(folder, {"settings": {}})
+    with Checkpoints(record, every=every, keep=keep) as checkpoints:
+        for round_num, accuracy in enumerate(accuracies):
+            record.add(outcome(round_num, accuracy))
+            checkpoints.after(outcome(round_num, accuracy))
+            checkpoints._wait()
+    return record
+
+
+def rounds(folder: Path) -> list[int]:
+    return sorted(int(path.stem.removeprefix("round_")) for path in (folder / "checkpoint").glob("*.safetensors"))
+
+
+def test_what_is_read_is_what_was_written(tmp_path):
+    record = written(tmp_path, [0.1, 0.2, 0.4, 0.3])
+    last = latest(tmp_path)
+    assert (last.round_num, last.time_s, last.accuracy) == (3, 1.5, 0.3)
+    assert {name: array.numpy().tolist() for name, array in last.arrays.items()} == {"w": [[3, 3], [3, 3]], "n": 3}
+    assert last.carried["strategy"]["layers"][0]["m_t"]["w"].tolist() == [0, 1, 2]
+    assert last.record == record.state()
+    assert (last.record["final"]["round"], last.record["best"]["round"]) == (3, 2)
+
+
+@pytest.mark.parametrize(
+    ("every", "keep", "accuracies", "kept"),
+    [
+        (1, 2, [0.1, 0.2, 0.3, 0.4], [2, 3]),
+        (1, 2, [0.1, 0.9, 0.3, 0.4, 0.5], [1, 3, 4]),  # and the best
+        (1, 2, [0.1, 0.9, 0.9, 0.4, 0.5], [1, 3, 4]),  # the first of two that are as good
+        (1, 2, [0.9, 0.1, 0.2, 0.3], [2, 3]),  # round 0 is no checkpoint, however good
+        (1, 1, [0.1, 0.9, None, None, None], [1, 4]),  # rounds that were not evaluated are not the best
+        (1, 1, [0.1, None, None], [2]),
+        (1, None, [0.1] * 5, [1, 2, 3, 4]),
+        (2, 9, [0.1] * 6, [2, 4, 5]),  # the last one of all has one whether it is due or not
+        (3, 9, [0.1] * 7, [3, 6]),
+        (10, 2, [0.1] * 4, [3]),
+        (10, 2, [0.1], [0]),  # ended before round 1
+        (None, 2, [0.1] * 4, []),
+    ],
+)
+def test_the_last_ones_and_the_best_are_kept(tmp_path, every, keep, accuracies, kept):
+    written(tmp_path, accuracies, every=every, keep=keep)
+    assert rounds(tmp_path) == kept
+
+
+def test_a_process_that_goes_on_knows_the_best_of_the_one_before(tmp_path):
+    record = written(tmp_path, [0.1, 0.9, 0.3])
+    assert rounds(tmp_path) == [1, 2]
+    with Checkpoints(record, every=1, keep=2) as checkpoints:
+        for round_num in (3, 4):
+            checkpoints.after(outcome(round_num, 0.5))
+            checkpoints._wait()
+    assert rounds(tmp_path) == [1, 3, 4]
+
+
+@pytest.mark.parametrize("kind", [KeyboardInterrupt, RuntimeError])
+def test_the_last_rounds_checkpoint_is_written_whatever_ends_the_run(tmp_path, kind):
+    record = RunRecord(tmp_path, {"settings": {}})
+
+    def play() -> None:
+        with Checkpoints(record, every=100, keep=2) as checkpoints:
+            for round_num in range(4):
+                checkpoints.after(outcome(round_num))
+            raise kind
+
+    with pytest.raises(kind):
+        play()
+    assert rounds(tmp_path) == [3]
+
+
+def test_a_round_that_is_due_while_the_disk_is_busy_is_passed_over(tmp_path, monkeypatch):
+    go, write = threading.Event(), checkpoint.write_whole
+
+    def slow(file: Path, content: bytes) -> None:
+        assert go.wait(60)
+        write(file, content)
+
+    monkeypatch.setattr(checkpoint, "write_whole", slow)
+    with Checkpoints(RunRecord(tmp_path, {"settings": {}}), every=1, keep=None) as checkpoints:
+        for round_num in range(6):
+            checkpoints.after(outcome(round_num))
+        go.set()
+    assert rounds(tmp_path) == [1, 5]
+
+
+def test_a_disk_that_fails_while_rounds_go_on_ends_the_run_and_leaves_the_earlier_ones(tmp_path, monkeypatch):
+    write = checkpoint.write_whole
+
+    def full(file: Path, content: bytes) -> None:
+        if int(file.stem[-6:]) > 2:
+            raise OSError(28, "No space left on device", str(file))
+        write(file, content)
+
+    monkeypatch.setattr(checkpoint, "write_whole", full)
+    with pytest.raises(OSError, match="No space left"):
+        written(tmp_path, [0.1] * 6)
+    assert rounds(tmp_path) == [1, 2]
+    assert latest(tmp_path).round_num == 2
+
+
+def test_up_to_a_round_is_the_last_one_not_after_it(tmp_path):
+    written(tmp_path, [0.1] * 8, every=2, keep=None)
+    assert rounds(tmp_path) == [2, 4, 6, 7]
+    found = [latest(tmp_path, up_to=round_num) for round_num in (1, 2, 5, 6, 7, 100)]
+    assert [each and each.round_num for each in found] == [None, 2, 4, 6, 7, 7]
+
+
+def test_a_folder_without_checkpoints_has_none(tmp_path):
+    assert latest(tmp_path) is None
+    (tmp_path / "checkpoint").mkdir()
+    assert latest(tmp_path) is None
+
+
+def test_a_damaged_one_is_told_and_the_one_before_it_is_taken(tmp_path, caplog):
+    written(tmp_path, [0.1] * 5, keep=None)
+    for round_num in (3, 4):
+        file = tmp_path / "checkpoint" / f"round_{round_num:06d}.safetensors"
+        file.write_bytes(file.read_bytes()[:-1])
+    assert latest(tmp_path).round_num == 2
+    assert [line.partition("round_")[2][:6] for line in sorted(caplog.messages)] == ["000003", "000004"]
+    assert all(line.endswith("an earlier one is taken") for line in caplog.messages)
+
+
+def test_where_all_are_damaged_it_is_an_error_that_says_what_to_do(tmp_path):
+    written(tmp_path, [0.1] * 3)
+    for file in (tmp_path / "checkpoint").iterdir():
+        file.write_bytes(b"")
+    with pytest.raises(UserError, match="no whole checkpoint.*no other is left.*start the run anew"):
+        latest(tmp_path)
+
+
+def test_one_whose_rows_are_gone_or_others_is_not_taken(tmp_path, caplog):
+    written(tmp_path, [0.1, 0.2, 0.3, 0.4], keep=None)
+    table = tmp_path / "metrics.csv"
+    lines = table.read_bytes().splitlines(keepends=True)
+    table.write_bytes(b"".join(lines[:4]))  # a header and rounds 0 to 2
+    assert latest(tmp_path).round_num == 2
+    assert "metrics.csv is not what it was when" in caplog.messages[0]
+    table.write_bytes(b"".join(lines).replace(b"0.2", b"0.9"))  # in round 1
+    with pytest.raises(UserError, match="metrics.csv is not what it was"):
+        latest(tmp_path)
+
+
+def test_a_renamed_file_is_still_the_round_that_it_says(tmp_path):
+    written(tmp_path, [0.1] * 4, keep=None)
+    folder = tmp_path / "checkpoint"
+    (folder / "round_000002.safetensors").rename(folder / "round_000099.safetensors")
+    assert latest(tmp_path).round_num == 3
+
+
+def test_later_rounds_and_what_was_half_written_are_forgotten(tmp_path):
+    written(tmp_path, [0.1] * 6, keep=None)
+    (tmp_path / "checkpoint" / "round_000006.safetensors.part").write_bytes(b"half")
+    (tmp_path / "checkpoint" / "round_000001.safetensors").write_bytes(b"damaged")
+    forget_after(tmp_path, 3)
+    assert sorted(path.name for path in (tmp_path / "checkpoint").iterdir()) == [
+        "round_000002.safetensors",
+        "round_000003.safetensors",
+    ]
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"round_num": "3"},
+        {"arrays": {"w": np.ones(2)}},
+        {"carried": {}},
+        {"carried": None},
+        {"carried": {"strategy": [], "mu": None}},
+        {"time_s": None},
+        {"record": {}},
+        {"record": {"tables": {"metrics.csv": 3}, "final": None, "best": None}},
+        {"record": {"tables": {"metrics.csv": {"num_bytes": -1, "sha256": 5}}, "final": None, "best": None}},
+    ],
+    ids=str,
+)
+def test_one_with_a_checksum_that_fits_but_other_content_is_no_checkpoint_either(tmp_path, changes):
+    record = written(tmp_path, [0.1, 0.2])
+    good = latest(tmp_path)
+    file = tmp_path / "stranger.safetensors"
+    file.write_bytes(checkpoint._content(replace(good, **changes)))
+    with pytest.raises(UserError, match="is no whole checkpoint"):
+        read(file)
+    file.write_bytes(checkpoint._content(good))
+    assert read(file).record == record.state()
