@@ -19,7 +19,7 @@ def is_kept(file: Path, mark: Mark) -> bool:
     """Return whether a file begins with all that it had when it was marked."""
     try:
         with file.open("rb") as opened:
-            return hashlib.sha256(opened.read(mark["num_bytes"])).hexdigest() == str(mark["sha256"])
+            return bool(hashlib.sha256(opened.read(mark["num_bytes"])).hexdigest() == mark["sha256"])
     except OSError:
         return False
 

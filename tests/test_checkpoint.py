@@ -153,7 +153,7 @@ def test_where_all_are_damaged_it_is_an_error_that_says_what_to_do(tmp_path):
     written(tmp_path, [0.1] * 3)
     for file in (tmp_path / "checkpoint").iterdir():
         file.write_bytes(b"")
-    with pytest.raises(UserError, match="no whole checkpoint.*no other is left.*start the run anew"):
+    with pytest.raises(UserError, match=r"no whole checkpoint.*no other is left.*start the run anew"):
         latest(tmp_path)
 
 
@@ -165,7 +165,7 @@ def test_one_whose_rows_are_gone_or_others_is_not_taken(tmp_path, caplog):
     assert latest(tmp_path).round_num == 2
     assert "metrics.csv is not what it was when" in caplog.messages[0]
     table.write_bytes(b"".join(lines).replace(b"0.2", b"0.9"))  # in round 1
-    with pytest.raises(UserError, match="metrics.csv is not what it was"):
+    with pytest.raises(UserError, match=r"metrics\.csv is not what it was"):
         latest(tmp_path)
 
 
