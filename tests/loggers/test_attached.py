@@ -3,7 +3,8 @@
 import pytest
 
 from fedprox.errors import UserError
-from fedprox.loggers.attached import Attached, _rows_before
+from fedprox.loggers.attached import Attached
+from fedprox.recorded import rows_before
 
 
 class Notes:
@@ -54,7 +55,7 @@ def test_a_resumed_run_tells_its_earlier_rows_first(tmp_path):
 
 def test_earlier_rows_have_their_values_and_none_for_empty_cells(tmp_path):
     write_metrics(tmp_path, "0,nan,\n1,1.5,0.25\n")
-    first, second = _rows_before(2, tmp_path / "metrics.csv")
+    first, second = rows_before(2, tmp_path / "metrics.csv")
     assert (first["round"], str(first["test_loss"]), first["drift"]) == (0, "nan", None)
     assert second == {"round": 1, "test_loss": 1.5, "drift": 0.25}
 
@@ -62,7 +63,7 @@ def test_earlier_rows_have_their_values_and_none_for_empty_cells(tmp_path):
 @pytest.mark.parametrize("cut", ["1", "10", "11,", "11,2e-", "2"])
 def test_a_line_that_was_cut_off_is_no_row(tmp_path, cut):
     write_metrics(tmp_path, "".join(f"{t},{t}.5,1.5\n" for t in range(11)) + cut)  # of 11,... or of 20,...
-    rows = _rows_before(11, tmp_path / "metrics.csv")
+    rows = rows_before(11, tmp_path / "metrics.csv")
     assert rows == [{"round": t, "test_loss": t + 0.5, "drift": 1.5} for t in range(11)]
 
 
