@@ -14,7 +14,8 @@ class EarlyStopping:
     """Watches a column of metrics.csv: a run is over after `patience` evaluated rounds that did not improve it.
 
     Accuracies improve upwards, everything else (losses, drift, variances, and accuracies' deviation) downwards. Round
-    0, the initial model, is the first to compare with. A value that is nan or missing is no improvement.
+    0, the initial model, is the first to compare with. A value that is nan or missing is no improvement. A run that is
+    resumed is shown its earlier rows again.
 
     Attributes:
         metric: Name of the column; None never stops.
@@ -58,14 +59,6 @@ class EarlyStopping:
             return value == value  # nan is nothing to compare with
         gain = value - self._best if _improves_upwards(str(self.metric)) else self._best - value
         return gain > self.min_delta
-
-    def state(self) -> dict[str, float | int | None]:
-        """Return what later decisions depend on besides the settings."""
-        return {"best": self._best, "waited": self._waited}
-
-    def restore(self, state: Mapping[str, Any]) -> None:
-        """Go on from such a state."""
-        self._best, self._waited = state["best"], state["waited"]
 
 
 def _improves_upwards(metric: str) -> bool:
