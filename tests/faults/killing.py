@@ -110,6 +110,7 @@ class Range:
         self._engine_words = [f"engine={engine}", *(["client_resources.num_cpus=1"] if engine == "ray" else [])]
         self._references: dict[str, Reference] = {}
         self.agents: set[tuple[int, int]] = set()
+        self.most_shots = 3
 
     def make_references(self, side_by_side: ThreadPoolExecutor) -> None:
         """Do the uninterrupted runs."""
@@ -132,7 +133,7 @@ class Range:
         reference = self._references[run.variant]
         run_dir = self._out / f"run_{number:04d}"
         kinds = (*KINDS, *([ACTOR, ACTOR] if self._engine == "ray" else []))
-        for _ in range(int(rng.choice([1, 1, 2, 3]))):
+        for _ in range(min(int(rng.choice([1, 1, 2, 3])), self.most_shots)):
             done = rounds_in(run_dir / "clients.csv")
             shot = drawn(rng, kinds, done, NUM_ROUNDS, reference.life_s, reference.tail_s)
             self._one_life(run, run_dir, reference, shot)
@@ -178,6 +179,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--at-once", type=int, default=1, help="runs side by side")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--first", type=int, default=0, help="the first run's number, to repeat one of them")
+    parser.add_argument("--most-shots", type=int, default=3, help="at one run")
     parser.add_argument("--no-wait", action="store_true", help="do not wait until Ray's agents have ended")
     parser.add_argument("--out", type=Path, required=True)
     options = parser.parse_args(argv)
@@ -187,6 +189,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     temporary = Path(tempfile.mkdtemp(prefix="kill-"))
     try:
         shooting = Range(options.engine, out, options.variants, options.seed, temporary)
+        shooting.most_shots = options.most_shots
         with ThreadPoolExecutor(options.at_once) as side_by_side:
             shooting.make_references(side_by_side)
             runs = []

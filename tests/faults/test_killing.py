@@ -29,7 +29,7 @@ def test_runs_in_this_process_that_are_killed_and_resumed_end_as_if_they_had_not
 
 
 def test_so_does_one_on_ray(tmp_path, environment):
-    arguments = ("--engine", "ray", "--runs", "1", "--variants", "FedAdam", "--no-wait")
+    arguments = ("--engine", "ray", "--runs", "1", "--variants", "FedAdam", "--no-wait", "--most-shots", "1")
     summary, _ = killed(environment, tmp_path / "out", *arguments, "--seed", "5")
     assert summary["identical"] == 1
 
