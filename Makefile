@@ -39,7 +39,7 @@ run: install
 	@$(BIN)/python -m fedprox.report runs/first --out runs/first/figure.png
 
 test: lint
-	@$(BIN)/python -m pytest
+	@$(BIN)/python -m pytest -n 2 --dist loadfile
 
 lint: install
 	@$(BIN)/ruff check .
