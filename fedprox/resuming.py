@@ -36,12 +36,12 @@ def whole_command(words: Sequence[str], conf: Path) -> list[str]:
     record = _origin(option, run_dir, conf)
     _check_alone(option, words)
     overrides = _replaced(record["overrides"], words)
-    settings = _composed(record["config_name"], overrides, conf)
-    _check_trusted(option, run_dir, (settings, record["settings"]), words, conf)
+    recorded = _composed(record["config_name"], record["overrides"], conf)
+    _check_trusted(option, run_dir, (recorded, record["settings"]), words, conf)
     command = ["--config-name", record["config_name"], *overrides]
     if option == "branch_from":
         return command
-    _check_past(record, settings, run_dir)
+    _check_past(record, _composed(record["config_name"], overrides, conf), run_dir)
     return [*command, f"hydra.run.dir='{run_dir}'"]
 
 

@@ -293,7 +293,7 @@ REFUSED = {
     "run.json with overrides of numbers": (run_json(overrides=[1, 2]), ["give the command that made it again"]),
     "run.json with other overrides": (run_json(overrides=[*COMMAND, "mu=0.5"]), ["would change the past", "mu=0.5"]),
     "run.json with overrides of nonsense": (run_json(overrides=["no_such=1"]), ["no_such is no setting"]),
-    "run.json with another configuration": (run_json(config_name="nothing"), ["nothing"]),
+    "run.json with another configuration": (run_json(config_name="nothing"), ["was not made by this command"]),
     "run.json with other settings": (run_json(settings={"mu": 0.25, "seed": []}), ["would change the past", "mu="]),
     "run.json a folder": (made_a_folder("run.json"), ["is no run directory"]),
     "run.json gone": (removed("run.json"), ["is no run directory", "there is no run.json"]),

@@ -77,4 +77,5 @@ def test_the_lineage_names_the_run_the_round_and_what_differs(tmp_path):
         "run": str((tmp_path / "trunk").resolve()),
         "round": 2,
         "changed": ["mu=0.5 (was 1.0)"],
+        "before": None,
     }

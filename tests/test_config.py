@@ -308,7 +308,6 @@ HERE = __name__
         {"_target_": f"{HERE}.takes", "count": 3},
         {"_target_": f"{HERE}.takes", "count": 3, "ratio": 1, "name": "b", "flag": True, "limit": 4},
         {"_target_": f"{HERE}.takes", "limit": None, "other": [1, 2]},  # no annotation, no rule
-        {"_target_": f"{HERE}.takes", "_partial_": True},
         {"_target_": f"{HERE}.takes_anything", "whatever": 1},
         {"_target_": f"{HERE}.TakesInInit", "count": 1},
         {"_target_": "fedprox.data.partition.power_law", "sigma": 2, "classes_per_client": 2},

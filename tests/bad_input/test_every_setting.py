@@ -35,6 +35,18 @@ TOP = {
     "seed": ("-1", "4294967296", "x"),
     "data_dir": ("null", "[a]"),
     "hold_out": ("1", "-0.1", "nan"),
+    "on_client_error": ("continue", "null"),
+    "on_divergence": ("often", "null"),
+    "round_timeout": ("0", "nan", "a"),
+    "on_timeout": ("continue", "null"),
+    "early_stopping.metric": ("loss", "round", "1"),
+    "early_stopping.patience": ("0", "1.5"),
+    "early_stopping.min_delta": ("-1", "nan"),
+    "checkpoint.every": ("0", "a"),
+    "checkpoint.keep": ("0", "1.5"),
+    "resume": ("nowhere", "/"),
+    "branch_from": ("nowhere", "/"),
+    "branch_round": ("1", "a"),
 }
 NAMES = {"name": ("nope", "1"), "every": ("0", "1.5"), "per_class": ("2",), "per_client": ("null",)}
 INIT = ("nowhere", "1", "null")
