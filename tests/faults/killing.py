@@ -22,6 +22,7 @@ import csv
 import json
 import os
 import shutil
+import signal
 import sys
 import tempfile
 import time
@@ -172,6 +173,7 @@ def _unexpected(life: Life, shot: Shot | None) -> list[str]:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Shoot at runs, and return 0 if all of them ended as if nobody had."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell ignores it in what runs in the background
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--runs", type=int, default=10)
     parser.add_argument("--engine", choices=("local", "ray"), default="local")
