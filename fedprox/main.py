@@ -1,5 +1,6 @@
 """The command line: Hydra composes the configuration, a run directory comes out."""
 
+import atexit
 import gc
 import logging
 import os
@@ -120,8 +121,11 @@ def _run(config: DictConfig) -> float | None:
     if earlier and earlier["status"] == "finished":
         logging.getLogger("fedprox").info("%s is finished already", os.path.relpath(run_dir))
         return float(earlier["result"]["final"]["test_accuracy"])
-    with without_garbage_collection():
-        from fedprox import experiment  # here: it imports torch, which --help does not need
+    if "fedprox.experiment" in sys.modules:  # an earlier job's
+        from fedprox import experiment
+    else:
+        with without_garbage_collection():  # which keeps for good what garbage there is
+            from fedprox import experiment  # here: it imports torch, which --help does not need
 
     logging.getLogger("flwr").setLevel(logging.ERROR)  # its per-round lines repeat what metrics.csv says
     last = experiment.run(settings, run_dir, resume=bool(settings["resume"] or earlier), origin=origin)
@@ -140,4 +144,10 @@ def _is_override(word: str) -> bool:
 if __name__ == "__main__":
     status = main()
     gc.freeze()  # or else the interpreter looks through all that is left, just to end: a tenth of a second
+    if status > 128:  # a signal's: threads may still compute, and the interpreter can crash if it ends meanwhile
+        atexit._run_exitfuncs()
+        logging.shutdown()
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(status)
     sys.exit(status)
