@@ -4,6 +4,7 @@ import atexit
 import gc
 import logging
 import os
+import signal
 import sys
 import tempfile
 import traceback
@@ -143,6 +144,7 @@ def _is_override(word: str) -> bool:
 
 if __name__ == "__main__":
     status = main()
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # all is done but to end, which would leave Ray's processes behind
     gc.freeze()  # or else the interpreter looks through all that is left, just to end: a tenth of a second
     if status > 128:  # a signal's: threads may still compute, and the interpreter can crash if it ends meanwhile
         atexit._run_exitfuncs()
