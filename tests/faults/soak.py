@@ -7,8 +7,8 @@
 Every --period seconds it reads from /proc, for the main process and for all that it has started: the memory (PSS, in
 which a page that n processes share counts 1/n in each; RSS beside it) and the number of open file descriptors, of the
 main process and of the actors. --out gets samples.csv and summary.json, which says for each how much the mean of the
-last tenth of the work is above that of the second tenth, since the first tenth warms up; of files, the least in each. The exit status is 1 if
-memory grew by 5 % or more, or a process has more files open than after the first tenth.
+last tenth of the work (of files, the least) is above that of the second tenth, since the first tenth warms up. The exit
+status is 1 if memory grew by 5 % or more, or a process has more files open than after the first tenth.
 """
 
 import argparse
