@@ -28,7 +28,16 @@ PARTS = {  # of the table -> modules below `fedprox`; a name stands for itself a
         "assembly",
     ),
     "plan and batch order": ("plan", "authors", "legacy", "seeds"),
-    "messages and strategy": ("strategy", "messages", "arrays", "client_app", "engines", "rounds", "strategy_state"),
+    "messages and strategy": (
+        "strategy",
+        "averaging",
+        "messages",
+        "arrays",
+        "client_app",
+        "engines",
+        "rounds",
+        "strategy_state",
+    ),
     "records": ("records", "csv_table", "checkpoint", "plain", "files", "progress", "loggers", "experiment"),
 }
 REST = "rest"

@@ -19,11 +19,12 @@ from flwr.serverapp.strategy import (
 )
 
 from fedprox.authors import AuthorsProtocol
+from fedprox.averaging import weighted_average, weighted_metrics
 from fedprox.engines.identity import act_as_server
 from fedprox.errors import UserError
 from fedprox.messages import node_id, task_of
 from fedprox.plan import PaperProtocol, Plan
-from fedprox.strategy import FedAvgWithStragglerDrop, FedDane, FedProx, Planned, weighted_average, weighted_metrics
+from fedprox.strategy import FedAvgWithStragglerDrop, FedDane, FedProx, Planned
 
 NO_GRID = None  # a planned strategy never asks which nodes there are
 
