@@ -38,7 +38,17 @@ PARTS = {  # of the table -> modules below `fedprox`; a name stands for itself a
         "rounds",
         "strategy_state",
     ),
-    "records": ("records", "csv_table", "checkpoint", "plain", "files", "progress", "loggers", "experiment"),
+    "records": (
+        "records",
+        "csv_table",
+        "checkpoint",
+        "checkpointing",
+        "plain",
+        "files",
+        "progress",
+        "loggers",
+        "experiment",
+    ),
 }
 REST = "rest"
 _LONGEST_CHAIN = 30  # of calls from one library function to the next

@@ -1,17 +1,15 @@
-"""Checkpoints: everything that later rounds depend on, one safetensors file each, which holds no code.
+"""A checkpoint: everything that later rounds depend on, one safetensors file, which holds no code.
 
-A file is written whole or not at all, and has a checksum over all that it says. The last ones and the one with the
-best test accuracy are kept.
+It has a checksum over all that it says, and is of use only beside the tables that it goes on from.
 """
 
 import hashlib
 import json
 import logging
 from collections.abc import Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
 from flwr.app import ArrayRecord
@@ -21,10 +19,7 @@ from safetensors.numpy import save
 
 from fedprox.csv_table import is_kept
 from fedprox.errors import UserError
-from fedprox.files import write_whole
-from fedprox.outcomes import Round
 from fedprox.plain import decoded, encoded
-from fedprox.records import RunRecord
 
 _log = logging.getLogger("fedprox")
 FOLDER = "checkpoint"
@@ -53,83 +48,6 @@ class Checkpoint:
     accuracy: float | None
 
 
-class Checkpoints:
-    """Writes the checkpoints of one run, beside its rounds; that of its last one also when it ends or is interrupted.
-
-    Where a round is due while the disk is still busy with an earlier one, it is passed over.
-    """
-
-    def __init__(self, record: RunRecord, *, every: int | None, keep: int | None) -> None:
-        """Go on with those that the run directory has.
-
-        Args:
-            record: The run's tables.
-            every: Rounds from one checkpoint to the next; None for none at all.
-            keep: How many of the last ones are kept, besides the best; None for all.
-        """
-        self._record, self._folder, self._every, self._keep = record, record.path / FOLDER, every, keep
-        headers = filter(None, map(_header, self._folder.glob("*")))
-        self._written = {header.round_num: header.accuracy for header in headers}
-        self._latest: Checkpoint | None = None
-        self._disk = ThreadPoolExecutor(max_workers=1)
-        self._writing: Future[None] | None = None
-
-    def after(self, outcome: Round) -> None:
-        """Take note of a round whose rows are written, and write its checkpoint if one is due."""
-        accuracy = outcome.test.accuracy if outcome.test else None
-        self._latest = Checkpoint(
-            *(outcome.round_num, outcome.arrays, outcome.carried, outcome.time_s),
-            *(self._record.state(), accuracy),
-        )
-        is_due = self._every and outcome.round_num and outcome.round_num % self._every == 0
-        if is_due and (self._writing is None or self._writing.done()):
-            self._wait()
-            self._writing = self._disk.submit(self._write, self._latest)
-
-    def _wait(self) -> None:
-        """Return once nothing is being written; raise what went wrong."""
-        if self._writing:
-            self._writing.result()
-
-    def _write(self, checkpoint: Checkpoint) -> None:
-        self._record.sync()
-        self._folder.mkdir(exist_ok=True)
-        write_whole(self._file(checkpoint.round_num), _content(checkpoint))
-        self._written[checkpoint.round_num] = checkpoint.accuracy
-        for round_num in self._superfluous():
-            self._file(round_num).unlink(missing_ok=True)
-            del self._written[round_num]
-
-    def _write_last(self) -> None:
-        if self._every and self._latest and self._latest.round_num not in self._written:
-            self._write(self._latest)
-
-    def _superfluous(self) -> list[int]:
-        if self._keep is None:
-            return []
-        measured = {num: accuracy for num, accuracy in sorted(self._written.items()) if accuracy is not None}
-        best = max(measured, key=measured.__getitem__, default=None)
-        return [round_num for round_num in sorted(self._written)[: -self._keep] if round_num != best]
-
-    def _file(self, round_num: int) -> Path:
-        return self._folder / f"round_{round_num:06d}.safetensors"
-
-    def __enter__(self) -> Self:
-        """Return the checkpoints, whose last one is written at the end."""
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        """Write the last round's checkpoint; where the disk is what failed, those before it stay."""
-        try:
-            self._disk.submit(self._write_last).result()  # after what is being written: never two at once
-            self._wait()
-        except OSError:
-            if kind is None:
-                raise
-        finally:
-            self._disk.shutdown()
-
-
 def forget_after(run_dir: Path, rounds_done: int) -> None:
     """Remove the checkpoints of later rounds, which are another run's or damaged, and what was half written.
 
@@ -137,7 +55,7 @@ def forget_after(run_dir: Path, rounds_done: int) -> None:
         UserError: If there is something that cannot be removed.
     """
     for file in list((run_dir / FOLDER).glob("*")):
-        header = _header(file)
+        header = header_of(file)
         if file.is_dir():
             raise UserError(f"{file} is a folder where a checkpoint belongs; move it away")
         if not header or header.round_num > rounds_done:
@@ -159,7 +77,7 @@ def latest(run_dir: Path, up_to: int | None = None) -> Checkpoint | None:
     if (run_dir / FOLDER).exists() and not (run_dir / FOLDER).is_dir():
         raise UserError(f"{run_dir / FOLDER} must be a folder; move that file away")
     files = list((run_dir / FOLDER).glob("*.safetensors"))
-    headers = {file: _header(file) for file in files}
+    headers = {file: header_of(file) for file in files}
     damaged = [f"{file} is no whole checkpoint" for file, header in headers.items() if header is None]
     by_round = sorted((header.round_num, file) for file, header in headers.items() if header)
     for round_num, file in reversed(by_round):
@@ -227,24 +145,27 @@ def _checked(checkpoint: Checkpoint) -> Checkpoint:
 
 
 @dataclass(frozen=True)
-class _Header:
+class Header:
+    """What can be told of a checkpoint without its arrays; see Checkpoint."""
+
     round_num: int
     accuracy: float | None
 
 
-def _header(file: Path) -> _Header | None:
+def header_of(file: Path) -> Header | None:
     """Return what the beginning of a file says, without its arrays and not checked; None if it cannot be read."""
     try:
         with safe_open(file, "np") as opened:
             metadata = opened.metadata() or {}
         state = dict(json.loads(metadata["state"])["dict"])
         accuracy = state["accuracy"]
-        return _Header(int(state["round_num"]), None if accuracy is None else float(accuracy))
+        return Header(int(state["round_num"]), None if accuracy is None else float(accuracy))
     except _DAMAGE:
         return None
 
 
-def _content(checkpoint: Checkpoint) -> bytes:
+def content_of(checkpoint: Checkpoint) -> bytes:
+    """Return what is written into its file."""
     text, arrays = encoded({name: getattr(checkpoint, name) for name in Checkpoint.__dataclass_fields__})
     arrays = {name: np.ascontiguousarray(array).reshape(array.shape) for name, array in arrays.items()}
     return save(arrays, {"state": text, "checksum": _checksum(text, arrays)})

@@ -10,7 +10,8 @@ from typing import Any
 from fedprox import assembly, data_assembly
 from fedprox.arrays import to_params
 from fedprox.branching import adopt_rows, branch_point, lineage
-from fedprox.checkpoint import Checkpoint, Checkpoints, forget_after, latest
+from fedprox.checkpoint import Checkpoint, forget_after, latest
+from fedprox.checkpointing import Checkpoints
 from fedprox.earlier import completed
 from fedprox.early_stopping import EarlyStopping
 from fedprox.environment import environment

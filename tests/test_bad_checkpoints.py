@@ -322,7 +322,7 @@ def test_no_flipped_bit_of_a_checkpoint_goes_unnoticed(runs, broken):
             found = checkpoint.read(broken / LAST)
         except UserError:
             continue
-        assert checkpoint._content(found) == checkpoint._content(whole)  # as where a space of the header's end changed
+        assert checkpoint.content_of(found) == checkpoint.content_of(whole)  # e.g. a space of the header
 
 
 def test_no_length_of_a_checkpoint_but_its_own_is_taken(broken):

@@ -7,9 +7,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from fedprox import checkpoint
+from fedprox import checkpointing
 from fedprox.arrays import to_record
-from fedprox.checkpoint import Checkpoints, forget_after, latest, read
+from fedprox.checkpoint import content_of, forget_after, latest, read
+from fedprox.checkpointing import Checkpoints
 from fedprox.errors import UserError
 from fedprox.metrics import Evaluation
 from fedprox.outcomes import Round
@@ -97,13 +98,13 @@ def test_the_last_rounds_checkpoint_is_written_whatever_ends_the_run(tmp_path, k
 
 
 def test_a_round_that_is_due_while_the_disk_is_busy_is_passed_over(tmp_path, monkeypatch):
-    go, write = threading.Event(), checkpoint.write_whole
+    go, write = threading.Event(), checkpointing.write_whole
 
     def slow(file: Path, content: bytes) -> None:
         assert go.wait(60)
         write(file, content)
 
-    monkeypatch.setattr(checkpoint, "write_whole", slow)
+    monkeypatch.setattr(checkpointing, "write_whole", slow)
     with Checkpoints(RunRecord(tmp_path, {"settings": {}}), every=1, keep=None) as checkpoints:
         for round_num in range(6):
             checkpoints.after(outcome(round_num))
@@ -112,14 +113,14 @@ def test_a_round_that_is_due_while_the_disk_is_busy_is_passed_over(tmp_path, mon
 
 
 def test_a_disk_that_fails_while_rounds_go_on_ends_the_run_and_leaves_the_earlier_ones(tmp_path, monkeypatch):
-    write = checkpoint.write_whole
+    write = checkpointing.write_whole
 
     def full(file: Path, content: bytes) -> None:
         if int(file.stem[-6:]) > 2:
             raise OSError(28, "No space left on device", str(file))
         write(file, content)
 
-    monkeypatch.setattr(checkpoint, "write_whole", full)
+    monkeypatch.setattr(checkpointing, "write_whole", full)
     with pytest.raises(OSError, match="No space left"):
         written(tmp_path, [0.1] * 6)
     assert rounds(tmp_path) == [1, 2]
@@ -206,8 +207,8 @@ def test_one_with_a_checksum_that_fits_but_other_content_is_no_checkpoint_either
     record = written(tmp_path, [0.1, 0.2])
     good = latest(tmp_path)
     file = tmp_path / "stranger.safetensors"
-    file.write_bytes(checkpoint._content(replace(good, **changes)))
+    file.write_bytes(content_of(replace(good, **changes)))
     with pytest.raises(UserError, match="is no whole checkpoint"):
         read(file)
-    file.write_bytes(checkpoint._content(good))
+    file.write_bytes(content_of(good))
     assert read(file).record == record.state()

@@ -105,6 +105,7 @@ ORDER = [
     "loggers.mlflow",
     "loggers.attached",
     "checkpoint",
+    "checkpointing",
     "report.checks",
     "report.lineage",
     "report.directory",

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from fedprox.checkpoint import Checkpoints
+from fedprox.checkpointing import Checkpoints
 from fedprox.records import RunRecord
 from fedprox.strategy import Planned
 from tests.faults.compared import differences, untimed
