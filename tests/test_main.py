@@ -692,11 +692,27 @@ def test_interrupt_ends_with_130_and_one_line_and_keeps_the_rows(started, tmp_pa
     assert facts["result"]["final"]["round"] == int(last["round"])
 
 
-def test_terminate_keeps_the_rows(started, tmp_path):
+def test_terminate_does_as_interrupt_but_ends_with_143(started, tmp_path):
     started.send_signal(signal.SIGTERM)
-    assert started.wait(20) != 0
-    assert len(metrics(tmp_path / "run")) >= 5
-    assert record(tmp_path / "run")["status"] in ("running", "interrupted")
+    _, err = started.communicate(timeout=20)
+    assert started.returncode == 143
+    assert err.splitlines()[-1].startswith("interrupted")
+    assert_rows_are_complete(tmp_path / "run")
+    assert record(tmp_path / "run")["status"] == "interrupted"
+
+
+@pytest.mark.parametrize("after_s", [0.0, 0.5, 1.5])
+def test_terminate_while_ray_starts_ends_with_143_and_one_line_too(tmp_path, environment, after_s):
+    arguments = (*DIGITS, "engine=ray", "hydra.run.dir=run")
+    command = [sys.executable, "-m", "fedprox.main", *arguments]
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    with subprocess.Popen(command, cwd=tmp_path, env=environment(), **pipes) as process:
+        assert any("starting Ray" in line for line in process.stdout)
+        time.sleep(after_s)
+        process.send_signal(signal.SIGTERM)
+        _, err = process.communicate(timeout=60)
+    assert process.returncode == 143
+    assert [line.partition(";")[0] for line in err.splitlines()] == ["interrupted"]
 
 
 # What is on the screen.

@@ -11,7 +11,7 @@ os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
 import ray
 
 from fedprox.errors import RunStopped, UserError, one_line
-from fedprox.signals import sigterm_left_as_it_is
+from fedprox.signals import sigterm_held_back
 
 _log = logging.getLogger("fedprox")
 _ANSWER_S = 3.0  # a process that does not answer for so long is gone: they answer within a millisecond
@@ -30,13 +30,13 @@ def connect(address: str | None) -> bool:
         return False
     if address is None:
         _log.info("starting Ray on this machine")
-        with sigterm_left_as_it_is():
+        with sigterm_held_back():
             ray.init(include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
         return True
     try:
         if address != "auto":  # Ray itself would try for over a minute
             _connect_to(address, 5)
-        with sigterm_left_as_it_is():
+        with sigterm_held_back():
             ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
     except (OSError, ValueError, OverflowError, RuntimeError) as error:
         raise UserError(
