@@ -9,7 +9,7 @@ from fedprox.checkpoint import Checkpoint, latest
 from fedprox.earlier import completed
 from fedprox.errors import UserError
 from fedprox.prepared import Experiment
-from fedprox.recorded import FREE, broken, differences, read_record
+from fedprox.recorded import FREE, WHERE, broken, differences, read_record
 from fedprox.records import RunRecord
 
 _MU = ("mu", "adaptive_mu")
@@ -35,7 +35,7 @@ def branch_point(config: Mapping[str, Any]) -> Checkpoint:
         )
     point = latest(run_dir, up_to=round_num)
     if point is None or point.round_num != round_num:
-        point = _done_again({**settings, **{name: config[name] for name in FREE if name in config}}, point, round_num)
+        point = _done_again({**settings, **{name: config[name] for name in WHERE if name in config}}, point, round_num)
     carried = dict(point.carried)
     if settings["strategy"]["_target_"] != config["strategy"]["_target_"]:
         carried["strategy"] = {**carried["strategy"], "layers": []}

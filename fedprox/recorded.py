@@ -10,12 +10,11 @@ from fedprox.earlier import completed
 from fedprox.errors import UserError
 
 RECORD = ("status", "algorithm", "settings", "seed", "name")
-# Settings that change no number of a run: where and how it computes, who is told, and what is done about faults, of
-# which a finished run had none, or none that stopped it.
-FREE = (
-    *("engine", "client_resources", "server_device", "data_dir", "checkpoint", "resume", "logger"),
-    *("on_client_error", "on_divergence", "round_timeout", "on_timeout"),
-)
+# Settings that change no number of a run: where and how it computes, and who is told; and what is done about faults, of
+# which a run that goes on had none, unless it drops them.
+WHERE = ("engine", "client_resources", "server_device", "data_dir", "checkpoint", "resume", "logger")
+_FAULTS = ("on_client_error", "on_divergence", "round_timeout", "on_timeout")
+FREE = (*WHERE, *_FAULTS)
 
 Settings = Mapping[str, Any]
 
@@ -58,7 +57,11 @@ def flattened(settings: Settings, without: Sequence[str] = (), prefix: str = "")
 
 def differences(earlier: Settings, present: Settings, free: Sequence[str] = FREE) -> list[str]:
     """Return in words where two runs' settings differ in what changes numbers; runs may be of earlier versions."""
-    was, now = (flattened(completed(settings), free) for settings in (earlier, present))
+    past = completed(earlier)
+    kept = {name for name in _FAULTS if past.get(name) == "drop"}  # what was dropped is part of its numbers
+    if "on_timeout" in kept:
+        kept.add("round_timeout")
+    was, now = (flattened(settings, [*set(free) - kept]) for settings in (past, completed(present)))
     names = sorted({name for name in was | now if was.get(name) != now.get(name)})
     return [f"{name}={now.get(name, 'left out')} (was {was.get(name, 'left out')})" for name in names]
 

@@ -27,7 +27,7 @@ def generator(seed: int, stream: Stream, *ids: int, repetition: int = 0) -> np.r
     Args:
         seed: The run's seed, >= 0 and below 2^32.
         stream: What the numbers are for. Streams are independent of each other.
-        ids: What within the stream, such as (round_num, client).
+        ids: What within the stream, such as (round_num, client), each below 2^32.
         repetition: Repetition k of the same experiment, >= 0; 0 is the run without repetitions.
 
     Raises:
@@ -35,5 +35,6 @@ def generator(seed: int, stream: Stream, *ids: int, repetition: int = 0) -> np.r
     """
     if not (0 <= seed < 2**32 and 0 <= repetition < 2**32):  # each is one word of the entropy
         raise ValueError(f"seed must be >= 0 and below 2^32, and so must repetition, got {seed} and {repetition}")
-    sequence = np.random.SeedSequence(entropy=(seed, repetition), spawn_key=(int(stream), *ids))
-    return np.random.Generator(np.random.PCG64(sequence))
+    # The words that SeedSequence(entropy=(seed, repetition), spawn_key=(stream, *ids)) would make, at half the cost
+    words = np.array((seed, repetition, 0, 0, stream, *ids), dtype=np.uint32)
+    return np.random.Generator(np.random.PCG64(np.random.SeedSequence(words)))

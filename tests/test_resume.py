@@ -198,6 +198,26 @@ def test_where_and_how_it_computes_may_change(run):
     assert {4, 10} <= {int(name[6:12]) for name in names} <= {4, 6, 8, 10}
 
 
+@pytest.mark.parametrize(
+    ("earlier", "present", "refused"),
+    [
+        (["on_client_error=stop"], ["on_client_error=drop"], []),
+        (["on_client_error=drop"], ["on_client_error=stop"], ["on_client_error"]),
+        (["on_divergence=drop"], ["on_divergence=continue"], ["on_divergence"]),
+        (["on_divergence=continue"], ["on_divergence=stop"], []),
+        (["round_timeout=90"], ["round_timeout=80", "on_timeout=drop"], []),
+        (["round_timeout=90", "on_timeout=drop"], ["round_timeout=80"], ["round_timeout"]),
+    ],
+)
+def test_what_is_done_about_faults_may_change_unless_some_may_have_been_dropped(
+    run, fedprox, earlier, present, refused
+):
+    run(*DIGITS, *earlier, until=5)
+    ended = fedprox("resume=run", *present)
+    assert ended.status == (2 if refused else 0), ended.err
+    assert [name for name in refused if f"{name}=" not in ended.err] == []
+
+
 @pytest.fixture
 def _no_ray():
     yield

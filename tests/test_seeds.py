@@ -25,6 +25,14 @@ def test_the_same_arguments_give_the_same_numbers(seed, stream, ids, repetition)
 
 
 @settings(max_examples=100, deadline=None)
+@given(seed=SEEDS, stream=st.sampled_from(Stream), ids=IDS, repetition=SEEDS)
+def test_the_words_are_those_that_numpy_makes_of_a_seed_and_its_spawn_key(seed, stream, ids, repetition):
+    sequence = np.random.SeedSequence(entropy=(seed, repetition), spawn_key=(int(stream), *ids))
+    expected = np.random.PCG64(sequence).state
+    assert generator(seed, stream, *ids, repetition=repetition).bit_generator.state == expected
+
+
+@settings(max_examples=100, deadline=None)
 @given(
     st.lists(
         st.tuples(SEEDS, st.sampled_from(Stream), IDS, st.integers(0, 1000)),

@@ -1,6 +1,7 @@
 """What every experiment trains on: shared arrays, and per client a list of indices into them."""
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
@@ -85,10 +86,12 @@ class ClientIndex:
         """Return the example numbers of one client."""
         return self.indices[self.offsets[client] : self.offsets[client + 1]]
 
-    @property
+    @cached_property
     def sizes(self) -> Integers:
-        """Number of examples of each client (n_k), shape (num_clients,)."""
-        return np.diff(self.offsets)
+        """Number of examples of each client (n_k), shape (num_clients,); read-only."""
+        sizes = np.diff(self.offsets)
+        sizes.flags.writeable = False
+        return sizes
 
 
 @dataclass(frozen=True)
