@@ -85,7 +85,7 @@ class Experiment:
             measure_gamma=self.config["evaluation"]["name"] == "clients",
             learning_rate_factor=assembly.schedule(self.config),
             faults=self.faults,
-            rounds_done=start.round_num if start else 0,
+            rounds_done=start.round_num if start else None,
             time_s=start.time_s if start else 0.0,
         )
 

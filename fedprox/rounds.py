@@ -43,7 +43,7 @@ def run_rounds(
     measure_gamma: bool = False,
     learning_rate_factor: Callable[[int], float] = lambda round_num: 1.0,
     faults: Faults | None = None,
-    rounds_done: int = 0,
+    rounds_done: int | None = None,
     time_s: float = 0.0,
 ) -> Iterator[Round]:
     """Yield round 0, which is the initial model, and then each round of training as it ends.
@@ -63,7 +63,8 @@ def run_rounds(
         measure_gamma: Let clients measure how inexactly they solved their problems.
         learning_rate_factor: What the clients' learning rate is multiplied by, by round.
         faults: What is done about clients that fail, diverge or are late; None stops at all but the last.
-        rounds_done: Rounds that a run which goes on has behind it; they are not yielded again, nor is round 0.
+        rounds_done: Rounds that a run which goes on has behind it, besides round 0; none of them is yielded again.
+            None begins with round 0.
         time_s: What those took.
     """
     start, measuring, faults = time.perf_counter() - time_s, Measuring(evaluate), faults or Faults()
@@ -78,9 +79,9 @@ def run_rounds(
         carried = {"strategy": strategy.state(), "mu": mu.state() if isinstance(mu, AdaptiveMu) else None}
         return Round(round_num, arrays, tested, clients, present_s, present_mu, carried)
 
-    if not rounds_done:
+    if rounds_done is None:
         yield ended(0, measuring.later(arrays))
-    for round_num in range(rounds_done + 1, num_rounds + 1):
+    for round_num in range((rounds_done or 0) + 1, num_rounds + 1):
         factor = learning_rate_factor(round_num)
         settings = {"proximal-mu": _present(mu), "learning-rate-factor": factor, "measure-gamma": measure_gamma}
         nodes = faults.sifted(grid, round_num)  # those whose replies count

@@ -145,9 +145,11 @@ def test_it_does_so_whatever_the_interval_of_checkpoints_and_however_it_ended(ru
     assert differences(broken, whole) == []
 
 
-def test_a_run_that_ended_before_its_first_round_is_begun_again(run):
-    whole = run(*DIGITS, into="whole")
-    broken = run(*DIGITS, into="broken", until=1, kind=Crash)
+@pytest.mark.parametrize("kind", [KeyboardInterrupt, Crash])
+@pytest.mark.parametrize("choice", ["fedprox", "FedAdam", "adaptive mu"])
+def test_a_run_that_ended_in_its_first_round_keeps_round_0_once(run, choice, kind):
+    whole = run(*DIGITS, *CHOICES[choice], into="whole")
+    broken = run(*DIGITS, *CHOICES[choice], into="broken", until=1, kind=kind)
     run("resume=broken", into="broken")
     assert differences(broken, whole) == []
 
