@@ -13,6 +13,7 @@ import pytest
 
 from fedprox.files import alone_in
 from fedprox.jobs import COLUMNS, WAITING, Job, begin_table, note, read_table, readable
+from tests.faults.compared import differences
 
 DIGITS = ("dataset=digits", "engine=local", "clients_per_round=2", "num_epochs=2")
 SWEEP = ("--multirun", *DIGITS)
@@ -101,6 +102,21 @@ def test_a_job_that_failed_has_its_reason_on_record_and_is_resumed_to_what_it_wo
     for name in ("clients.csv", "model.safetensors"):
         assert (resumed / name).read_bytes() == (whole / name).read_bytes()
     assert [(row["status"], row["error"]) for row in read_table(tmp_path / "sweep")] == [("finished", "")] * 2
+
+
+def test_jobs_that_share_one_ray_are_resumed_to_what_they_are_on_the_local_engine(tmp_path, program):
+    (tmp_path / "breaks.py").write_text(BREAKS)
+    rounds = ("num_rounds=14", "mu=0,1", "strategy._target_=breaks.Breaks")
+    on_ray = (*SWEEP, *rounds, "engine=ray", "client_resources.num_cpus=1", "hydra.sweep.dir=on_ray")
+    assert program(*on_ray).status == 1
+    assert [row["status"] for row in read_table(tmp_path / "on_ray")] == ["failed"] * 2
+    (tmp_path / "mended").touch()
+    ended = program(*on_ray)
+    assert ended.status == 0, ended.err
+    assert program(*SWEEP, *rounds, "hydra.sweep.dir=local").status == 0
+    for job in "01":
+        assert [each["after_round"] for each in record(tmp_path / "on_ray" / job)["resumed"]] == [11]
+        assert differences(tmp_path / "on_ray" / job, tmp_path / "local" / job) == []
 
 
 @pytest.mark.parametrize(

@@ -18,8 +18,6 @@ status is 1 if any did.
 """
 
 import argparse
-import csv
-import json
 import os
 import shutil
 import signal
@@ -39,6 +37,7 @@ ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))  # where this is started by its path
 
 from tests.faults.compared import differences, faults_left, rounds_in  # noqa: E402
+from tests.faults.reported import report  # noqa: E402
 from tests.faults.shots import ACTOR, AGENTS_GRACE_S, KINDS, Life, Shot, drawn, lived, outlived  # noqa: E402
 
 NUM_ROUNDS = 150
@@ -205,8 +204,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         **_summary(runs, options.engine, time.monotonic() - start),
         "processes left for good": [] if options.no_wait else for_good,
     }
-    _write(runs, summary, out)
-    print(json.dumps(summary, indent=2))
+    rows = [
+        {"run": run.number, "variant": run.variant, **shot, "outcome": "; ".join(run.wrong) or "identical"}
+        for run in runs
+        for shot in run.shots
+    ]
+    report(rows, out / "shots.csv", summary)
     return 1 if summary["wrong"] or summary["processes left for good"] else 0
 
 
@@ -229,19 +232,6 @@ def _summary(runs: Sequence[Run], engine: str, time_s: float) -> dict[str, Any]:
         "ended before they could be hit": sum(not shot["was_hit"] for run in runs for shot in run.shots),
         "minutes": round(time_s / 60, 1),
     }
-
-
-def _write(runs: Sequence[Run], summary: dict[str, Any], out: Path) -> None:
-    (out / "summary.json").write_text(json.dumps(summary, indent=2) + "\n")
-    rows = [
-        {"run": run.number, "variant": run.variant, **shot, "outcome": "; ".join(run.wrong) or "identical"}
-        for run in runs
-        for shot in run.shots
-    ]
-    with (out / "shots.csv").open("w", newline="") as file:
-        writer = csv.DictWriter(file, rows[0])
-        writer.writeheader()
-        writer.writerows(rows)
 
 
 if __name__ == "__main__":

@@ -12,8 +12,6 @@ status is 1 if memory grew by 5 % or more, or a process has more files open than
 """
 
 import argparse
-import csv
-import json
 import os
 import subprocess
 import sys
@@ -28,6 +26,7 @@ sys.path.insert(0, str(ROOT))  # where this is started by its path
 
 from benchmarks.processes import descendants  # noqa: E402
 from tests.faults.compared import rounds_in  # noqa: E402
+from tests.faults.reported import report  # noqa: E402
 
 BASE = ("dataset=digits", "num_epochs=5")
 COUNTS = {"rounds": 2000, "jobs": 100}
@@ -132,8 +131,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         command += ["--multirun", "num_rounds=20", f"+repeat_num=range({count})", f"hydra.sweep.dir={out / 'sweep'}"]
         samples = watched(command, lambda: len(list(out.glob("sweep/*/model.safetensors"))), options.period, out)
     summary = {"work": options.work, "count": count, "engine": engine, **_told(samples, count)}
-    _write(samples, summary, out)
-    print(json.dumps(summary, indent=2))
+    report(samples, out / "samples.csv", summary)
     return 0 if summary["is_flat"] else 1
 
 
@@ -142,14 +140,6 @@ def _told(samples: Sequence[dict[str, float]], count: int) -> dict[str, Any]:
     files = ("main_files", "actors_files")
     is_flat = grown["pss_mb"]["growth"] < LIMIT and all(grown[name]["growth"] <= 0.01 for name in files)
     return {"samples": len(samples), "minutes": samples[-1]["time_s"] / 60, "is_flat": is_flat, "grown": grown}
-
-
-def _write(samples: Sequence[dict[str, float]], summary: dict[str, Any], out: Path) -> None:
-    (out / "summary.json").write_text(json.dumps(summary, indent=2) + "\n")
-    with (out / "samples.csv").open("w", newline="") as file:
-        writer = csv.DictWriter(file, samples[0])
-        writer.writeheader()
-        writer.writerows(samples)
 
 
 if __name__ == "__main__":
