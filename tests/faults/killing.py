@@ -151,7 +151,10 @@ class Range:
         self.agents |= life.agents
         if shot:
             said = life.said.strip().splitlines()
-            told = {name: getattr(life, name) for name in ("status", "was_hit", "after_s", "round_num", "left_over")}
+            told = {
+                name: getattr(life, name)
+                for name in ("status", "was_hit", "began", "after_s", "round_num", "left_over")
+            }
             run.shots.append({**asdict(shot), "hit_round": told.pop("round_num"), **told, "said": said[-1:]})
         run.wrong += _unexpected(life, shot)
         if life.status:
@@ -161,8 +164,8 @@ class Range:
 def _unexpected(life: Life, shot: Shot | None) -> list[str]:
     """Return what is wrong with how a process ended."""
     wrong = [f"it was outlived by {life.left_over}"] if life.left_over else []
-    status_of = {"SIGTERM": (143, -15), "SIGINT": (130, -2), "SIGINT to all": (130, -2), "SIGKILL": (-9,)}
-    if life.was_hit and life.round_num > 0 and shot and life.status not in (0, *status_of.get(shot.kind, ())):
+    status_of = {"SIGTERM": (143, -15), "SIGINT": (130,), "SIGINT to all": (130,), "SIGKILL": (-9,)}
+    if life.was_hit and life.began and shot and life.status not in (0, *status_of.get(shot.kind, ())):
         wrong.append(f"after {shot.kind} it ended with status {life.status}: {life.said.strip()[-500:]}")
     must_live = shot is None or not life.was_hit or shot.kind == ACTOR
     if life.status == 124 or (must_live and life.status):
@@ -229,6 +232,7 @@ def _summary(runs: Sequence[Run], engine: str, time_s: float) -> dict[str, Any]:
         "before the first round": sum(shot["hit_round"] < 1 for shot in hits),
         "within the rounds": sum(1 <= shot["hit_round"] < NUM_ROUNDS for shot in hits),
         "after the last round": sum(shot["hit_round"] == NUM_ROUNDS for shot in hits),
+        "hit while Python began": sum(not shot["began"] for shot in hits),
         "ended before they could be hit": sum(not shot["was_hit"] for run in runs for shot in run.shots),
         "minutes": round(time_s / 60, 1),
     }

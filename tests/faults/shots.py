@@ -1,6 +1,7 @@
 """One life of a run: a process that is started, watched, and hit by a signal at a drawn moment."""
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -43,6 +44,7 @@ class Life:
     Attributes:
         status: Its exit status; negative for a signal.
         was_hit: Whether it lived until the shot.
+        began: Whether it was more than an interpreter then that imports modules, which ends in Python's own ways.
         after_s: Seconds from its start to the shot.
         round_num: The last round that clients.csv had then, -1 for none.
         left_over: Which processes of its own outlived it by more than GRACE_S.
@@ -52,6 +54,7 @@ class Life:
 
     status: int
     was_hit: bool
+    began: bool
     after_s: float
     round_num: int
     left_over: list[str]
@@ -103,6 +106,7 @@ def lived(arguments: list[str], run_dir: Path, environment: Mapping[str, str], s
     was_hit = shot is not None and _waited(process, shot, run_dir / "clients.csv", start)
     after_s, round_num = time.monotonic() - start, rounds_in(run_dir / "clients.csv")
     own = _started(process.pid)
+    began = errors.stat().st_size > 0 or _heeds_sigterm(process.pid)
     if was_hit and shot:
         was_hit = _hit(process, shot.kind)
     try:
@@ -114,7 +118,16 @@ def lived(arguments: list[str], run_dir: Path, environment: Mapping[str, str], s
         status = 124
     agents = frozenset(each for each in own if any(name in _command(each[0]) for name in AGENTS))
     left_over, said = outlived(own - agents, GRACE_S), errors.read_text(errors="replace")
-    return Life(status, was_hit, round(after_s, 3), round_num, left_over, agents, said)
+    return Life(status, was_hit, began, round(after_s, 3), round_num, left_over, agents, said)
+
+
+def _heeds_sigterm(pid: int) -> bool:
+    """Return whether a process has a way of its own to end by SIGTERM, as ours has once it is in its main function."""
+    try:
+        caught = re.search(r"SigCgt:\s*(\w+)", Path(f"/proc/{pid}/status").read_text())
+    except OSError:
+        return False
+    return bool(caught and int(caught[1], 16) >> (signal.SIGTERM - 1) & 1)
 
 
 def _waited(process: subprocess.Popen, shot: Shot, table: Path, start: float) -> bool:
