@@ -28,7 +28,7 @@ def cached(places: list[Path], file: str, key: str, make: Callable[[], Arrays]) 
         places: Folders that may hold the cache, in the order in which they are tried.
         file: Its name there, ending in .npz.
         key: What the arrays are made from; another key, another cache.
-        make: Makes them; they hold numbers only, and none is called "key".
+        make: Makes them; they hold numbers only, and none is called "key" or has a name of two lines.
     """
     for place in places:
         if (arrays := _load(place / file, key)) is not None:
@@ -56,9 +56,10 @@ def _load(file: Path, key: str) -> Arrays | None:
     """Return a cache's arrays, or None where there is none, or a broken one, or one of other files."""
     try:
         with np.load(file, allow_pickle=False) as source:
-            if source["key"].tobytes().decode() != key:
+            made_from, *names = source["key"].tobytes().decode().split("\n")
+            if made_from != key or not names:  # the second as earlier versions wrote it
                 return None
-            return {name: source[name] for name in source.files if name != "key"}
+            return {name: source[name] for name in names}  # all of them: a damaged archive may list fewer
     except FileNotFoundError:
         return None
     except Exception as error:  # whatever a damaged file raises; it is only a copy
@@ -72,7 +73,8 @@ def _save(place: Path, file: str, key: str, arrays: Arrays) -> bool:
     try:
         place.mkdir(parents=True, exist_ok=True)
         with unfinished.open("wb") as target:
-            np.savez(target, key=np.frombuffer(key.encode(), dtype=np.uint8), **arrays)  # type: ignore[arg-type]
+            content = np.frombuffer("\n".join([key, *arrays]).encode(), dtype=np.uint8)
+            np.savez(target, key=content, **arrays)  # type: ignore[arg-type]
         os.replace(unfinished, place / file)
         return True
     except OSError:
