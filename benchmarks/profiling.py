@@ -40,6 +40,7 @@ PARTS = {  # of the table -> modules below `fedprox`; a name stands for itself a
     ),
     "records": (
         "records",
+        "checksum",
         "csv_table",
         "checkpoint",
         "checkpointing",

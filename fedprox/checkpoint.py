@@ -3,7 +3,6 @@
 It has a checksum over all that it says, and is of use only beside the tables that it goes on from.
 """
 
-import hashlib
 import json
 import logging
 from collections.abc import Mapping, Sequence
@@ -13,10 +12,10 @@ from typing import Any
 
 import numpy as np
 from flwr.app import ArrayRecord
-from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
+from fedprox.checksum import checksum
 from fedprox.csv_table import is_kept
 from fedprox.errors import UserError
 from fedprox.plain import decoded, encoded
@@ -120,7 +119,7 @@ def read(file: Path) -> Checkpoint:
         with safe_open(file, "np") as opened:
             metadata = opened.metadata() or {}
             arrays = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118
-        if metadata["checksum"] != _checksum(metadata["state"], arrays):
+        if metadata["checksum"] != checksum(metadata["state"], arrays):
             raise ValueError("its checksum does not fit")
         return _checked(Checkpoint(**decoded(metadata["state"], arrays)))
     except _DAMAGE as error:
@@ -168,14 +167,4 @@ def content_of(checkpoint: Checkpoint) -> bytes:
     """Return what is written into its file."""
     text, arrays = encoded({name: getattr(checkpoint, name) for name in Checkpoint.__dataclass_fields__})
     arrays = {name: np.ascontiguousarray(array).reshape(array.shape) for name, array in arrays.items()}
-    return save(arrays, {"state": text, "checksum": _checksum(text, arrays)})
-
-
-def _checksum(text: str, arrays: Mapping[str, NDArray[np.generic]]) -> str:
-    """Return the SHA-256 of the text and of each array's name, type, shape and numbers."""
-    digest = hashlib.sha256(text.encode())
-    for name in sorted(arrays):
-        array = arrays[name]
-        digest.update(f"\n{name} {array.dtype} {array.shape}\n".encode())
-        digest.update(np.ascontiguousarray(array).data if array.size else b"")
-    return digest.hexdigest()
+    return save(arrays, {"state": text, "checksum": checksum(text, arrays)})

@@ -22,6 +22,7 @@ ORDER = [
     "files",
     "following",
     "signals",
+    "checksum",
     "csv_table",
     "environment",
     "legacy",

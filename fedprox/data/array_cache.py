@@ -12,6 +12,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from fedprox.checksum import checksum
+
 FOLDER = ".fedprox-cache"
 
 Arrays = dict[str, NDArray[Any]]
@@ -22,13 +24,13 @@ def cached(places: list[Path], file: str, key: str, make: Callable[[], Arrays]) 
     """Return make()'s arrays, from the first cache that says that it was made from `key`.
 
     A cache that cannot be read is made again; where none can be written there is none. Nothing is pickled,
-    and each array has a checksum.
+    and a checksum is over all.
 
     Args:
         places: Folders that may hold the cache, in the order in which they are tried.
         file: Its name there, ending in .npz.
         key: What the arrays are made from; another key, another cache.
-        make: Makes them; they hold numbers only, and none is called "key" or has a name of two lines.
+        make: Makes them; they hold numbers only, and none is called "key".
     """
     for place in places:
         if (arrays := _load(place / file, key)) is not None:
@@ -56,10 +58,13 @@ def _load(file: Path, key: str) -> Arrays | None:
     """Return a cache's arrays, or None where there is none, or a broken one, or one of other files."""
     try:
         with np.load(file, allow_pickle=False) as source:
-            made_from, *names = source["key"].tobytes().decode().split("\n")
-            if made_from != key or not names:  # the second as earlier versions wrote it
+            made_from, _, written = source["key"].tobytes().decode().partition("\n")
+            if made_from != key:
                 return None
-            return {name: source[name] for name in names}  # all of them: a damaged archive may list fewer
+            arrays = {name: source[name] for name in source.files if name != "key"}
+        if checksum(key, arrays) != written:  # an archive's own checksums see not all damage
+            raise ValueError
+        return arrays
     except FileNotFoundError:
         return None
     except Exception as error:  # whatever a damaged file raises; it is only a copy
@@ -73,7 +78,7 @@ def _save(place: Path, file: str, key: str, arrays: Arrays) -> bool:
     try:
         place.mkdir(parents=True, exist_ok=True)
         with unfinished.open("wb") as target:
-            content = np.frombuffer("\n".join([key, *arrays]).encode(), dtype=np.uint8)
+            content = np.frombuffer(f"{key}\n{checksum(key, arrays)}".encode(), dtype=np.uint8)
             np.savez(target, key=content, **arrays)  # type: ignore[arg-type]
         os.replace(unfinished, place / file)
         return True

@@ -44,7 +44,7 @@ def test_a_cache_that_lists_only_some_of_its_arrays_is_made_again(tmp_path, kept
     assert len(made) == 1
 
 
-def test_a_cache_without_names_as_earlier_versions_wrote_it_is_made_again(tmp_path):
+def test_a_cache_without_a_checksum_as_earlier_versions_wrote_it_is_made_again(tmp_path):
     key = np.frombuffer(b"of these files", dtype=np.uint8)
     np.savez(tmp_path / "c.npz", key=key, x=np.arange(3))
     got = array_cache.cached([tmp_path], "c.npz", "of these files", lambda: {"x": np.arange(4)})
