@@ -131,6 +131,7 @@ def _checked(checkpoint: Checkpoint) -> Checkpoint:
     marks = checkpoint.record["tables"].values()
     is_ours = (
         type(checkpoint.round_num) is int
+        and checkpoint.round_num >= 0
         and isinstance(checkpoint.arrays, ArrayRecord)
         and isinstance(checkpoint.time_s, float)
         and {"strategy", "mu"} <= checkpoint.carried.keys()

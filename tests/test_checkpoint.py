@@ -192,6 +192,7 @@ def test_later_rounds_and_what_was_half_written_are_forgotten(tmp_path):
     "changes",
     [
         {"round_num": "3"},
+        {"round_num": -1},
         {"arrays": {"w": np.ones(2)}},
         {"carried": {}},
         {"carried": None},
