@@ -49,7 +49,7 @@ class LocalStatistics:
         self._own = dict(state)
 
     def keep(self, replies: Iterable[Message]) -> None:
-        """Take over the statistics of the clients that have trained."""
+        """Take over the statistics of the clients that have trained; of one that was drawn twice, the last draw's."""
         for reply in replies:
             if reply.has_content():
                 self._own[client_of(reply)] = _statistics(only(ArrayRecord, reply.content))

@@ -12,7 +12,7 @@ from flwr.app import ArrayRecord, Message, MetricRecord
 
 from fedprox.arrays import to_numpy
 from fedprox.errors import RunStopped
-from fedprox.messages import client_of, is_late, late, only
+from fedprox.messages import client_of, draw_of, is_late, late, only
 from fedprox.outcomes import Round
 
 STOP, DROP, CONTINUE = "stop", "drop", "continue"
@@ -88,8 +88,10 @@ class Sifted:
             RunStopped: If a setting says so of a client.
         """
         left = None if self._until == inf else max(0.0, self._until - time.monotonic())
-        by_node = {reply.metadata.src_node_id: reply for reply in self._grid.send_and_receive(messages, timeout=left)}
-        replies = [by_node.get(message.metadata.dst_node_id) or late(message) for message in messages]
+        given = self._grid.send_and_receive(messages, timeout=left)
+        by_draw = {(reply.metadata.src_node_id, reply.metadata.group_id): reply for reply in given}
+        asked = [(message.metadata.dst_node_id, message.metadata.group_id) for message in messages]
+        replies = [by_draw.get(draw) or late(message) for draw, message in zip(asked, messages, strict=True)]
         replies = self._without(replies, is_late, self._tell_late)
         replies = self._without(replies, Message.has_error, self._tell_failed)
         return (
@@ -107,23 +109,23 @@ class Sifted:
 
     def _tell_late(self, out: list[Message], num_asked: int) -> None:
         limit = f"round_timeout={self._faults.round_timeout:g}"
-        line = f"round {self._round}: {_named(out)} of {num_asked} did not answer within {limit} s"
+        line = f"round {self._round}: {_named(out, num_asked)} did not answer within {limit} s"
         if self._faults.on_timeout == STOP:
             raise RunStopped(f"{line}; raise it, or set on_timeout=drop")
         _log.warning("%s; left out", line)
 
     def _tell_failed(self, out: list[Message], num_asked: int) -> None:
-        first = f"round {self._round}: client {client_of(out[0])}: {out[0].error.reason}"
+        first = f"round {self._round}: client {_name(out[0])}: {out[0].error.reason}"
         others = f"; {len(out) - 1} more of the {num_asked} clients failed" if len(out) > 1 else ""
         if self._faults.on_client_error == STOP:
             raise RunStopped(f"{first}{others}; mend it, or set on_client_error=drop")
         if self._round == 1 and 1 < len(out) == num_asked:  # the model or the data are wrong for all of them
             raise RunStopped(f"{first}; so did all {num_asked} clients of the first round")
         for reply in out:
-            _log.warning("round %d: client %d is left out: %s", self._round, client_of(reply), reply.error.reason)
+            _log.warning("round %d: client %s is left out: %s", self._round, _name(reply), reply.error.reason)
 
     def _tell_diverged(self, out: list[Message], num_asked: int) -> None:
-        line = f"round {self._round}: the updates of {_named(out)} of {num_asked} are nan or infinite"
+        line = f"round {self._round}: the updates of {_named(out, num_asked)} are nan or infinite"
         if self._faults.on_divergence == STOP:
             raise RunStopped(f"{line}; {_CALMER}", "diverged")
         _log.warning("%s; left out", line)
@@ -144,7 +146,17 @@ def diverges(reply: Message) -> bool:
     return not all(np.isfinite(array).all() for array in arrays if array.dtype.kind == "f")
 
 
-def _named(replies: Sequence[Message]) -> str:
-    """Return "client 3", or "clients 3, 5 and 8"."""
-    *first, last = (str(client_of(reply)) for reply in replies)
-    return f"clients {', '.join(first)} and {last}" if first else f"client {last}"
+def _name(reply: Message) -> str:
+    """Return "3", or for a client that was drawn before in the round, "3 (draw 2)"."""
+    draw = draw_of(reply)
+    return f"{client_of(reply)} (draw {draw + 1})" if draw else str(client_of(reply))
+
+
+def _named(replies: Sequence[Message], num_asked: int) -> str:
+    """Return such as "3 of 10 clients (3, 5 and 8)": how many, and their numbers, which begin with 0."""
+    *first, last = map(_name, replies)
+    return (
+        f"{len(replies)} of {num_asked} clients ({', '.join(first)} and {last})"
+        if first
+        else (f"1 of {num_asked} clients (client {last})")
+    )

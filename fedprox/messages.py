@@ -28,6 +28,16 @@ def client_of(reply: Message) -> int:
     return reply.metadata.src_node_id - FIRST_NODE_ID
 
 
+def draw_of(message: Message) -> int:
+    """Return how often a message's client was drawn before in the round; a reply has its message's group id."""
+    return int(message.metadata.group_id or 0)
+
+
+def group_id(draw: int) -> str:
+    """Return what tells a client's messages of one round apart, which all go to the same node."""
+    return str(draw) if draw else ""
+
+
 def failed(message: Message, reason: str) -> Message:
     """Return the reply of a client that could not do what a message asks for."""
     return Message(Error(_RAISED, reason), reply_to=message)
@@ -72,4 +82,5 @@ def task_of(message: Message) -> ClientTask:
         is_straggler=bool(record["is-straggler"]),
         batch_key=tuple(record["batch-key"]),  # type: ignore[arg-type]
         epochs_before=int(record["epochs-before"]),  # type: ignore[arg-type]
+        draw=draw_of(message),
     )

@@ -12,7 +12,7 @@ from fedprox.plan import ClientTask
 
 @dataclass(frozen=True)
 class ClientOutcome:
-    """What one client of a cohort did in a round.
+    """What one client of a cohort did in a round; one that was drawn twice has two of these.
 
     Attributes:
         task: What was planned for it.
@@ -22,6 +22,7 @@ class ClientOutcome:
         counted: Whether its model is part of the average.
         gamma: How inexactly it solved its problem (Definition 2), where that is measured.
         drift: ||w_k - w^t|| over the trained parameters; None if it was dropped, or its app does not tell.
+        weight: Of its values in the round's means: n_k, or with sampling=proportional 1; None for n_k.
     """
 
     task: ClientTask
@@ -31,6 +32,7 @@ class ClientOutcome:
     counted: bool
     gamma: float | None = None
     drift: float | None = None
+    weight: int | None = None
 
 
 @dataclass(frozen=True)
@@ -73,12 +75,12 @@ class Round:
 
     @property
     def train_loss_cohort(self) -> float | None:
-        """Mean training loss of the clients that count, weighted by n_k; None if there are none."""
+        """Mean training loss of the clients that count, with the weights of the average; None if there are none."""
         return self._cohort_mean([client.train_loss for client in self.clients])
 
     @property
     def drift(self) -> float | None:
-        """Mean ||w_k - w^t|| of the clients that count, weighted by n_k; None if there are none.
+        """Mean ||w_k - w^t|| of the clients that count, weighted likewise; None if there are none.
 
         With the weights of the average, it is the largest distance that the averaged model can have moved.
         """
@@ -86,9 +88,9 @@ class Round:
 
     def _cohort_mean(self, values: Sequence[float | None]) -> float | None:
         known = [
-            (client.num_examples, value)
+            (client.num_examples if client.weight is None else client.weight, value)
             for client, value in zip(self.clients, values, strict=True)
             if client.counted and value is not None
         ]
-        total = sum(num_examples for num_examples, _ in known)
-        return sum(num_examples * value for num_examples, value in known) / total if total else None
+        total = sum(weight for weight, _ in known)
+        return sum(weight * value for weight, value in known) / total if total else None

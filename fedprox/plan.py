@@ -4,7 +4,8 @@ A plan is a pure function of (settings, seed, round). So FedAvg and FedProx meet
 stragglers and batches, every engine gives the same numbers, and a longer run begins like a shorter one.
 """
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
@@ -26,10 +27,11 @@ class ClientTask:
         num_epochs: Passes over its examples; the last one may be partial.
         num_steps: Mini-batch steps in all, at most num_epochs times the batches of an epoch.
         is_straggler: Whether it has time for only a part of the full work.
-        batch_key: (seed, repetition, round_num, client), from which the order of examples follows; empty where it
-            follows from `epochs_before`, as in the authors' program.
+        batch_key: (seed, repetition, round_num, client), and for a later draw its number, from which the order of
+            examples follows; empty where it follows from `epochs_before`, as in the authors' program.
         epochs_before: Epochs that the client has done in earlier rounds, where its order depends on them.
         is_dropped: Whether it is left out because it is a straggler; then nothing is computed.
+        draw: How often the client was drawn before in this round; always 0 with sampling=uniform.
     """
 
     client: int
@@ -39,6 +41,7 @@ class ClientTask:
     batch_key: tuple[int, ...]
     epochs_before: int = 0
     is_dropped: bool = False
+    draw: int = 0
 
 
 class CohortPlan(Protocol):
@@ -47,7 +50,7 @@ class CohortPlan(Protocol):
     Attributes:
         client_sizes: Number of training examples of each client (n_k), shape (num_clients,).
         drops_stragglers: Whether stragglers are left out.
-        sampling: "uniform", or "proportional" to n_k.
+        sampling: "uniform", or "proportional" to n_k; see `Plan`.
     """
 
     client_sizes: NDArray[np.int64]
@@ -138,7 +141,10 @@ class Plan:
         protocol: Which of them are stragglers, and what they do.
         seed: The run's seed.
         repetition: Which repetition of the run this is.
-        sampling: "uniform": every client alike; "proportional": client k with probability p_k = n_k / n.
+        sampling: "uniform": K distinct clients, every one alike. "proportional": K independent draws, client k with
+            probability p_k = n_k / n, so that a client may be drawn several times (Li et al. 2020, algorithm 2 and
+            app. A.1: the expected simple mean over the draws is then sum p_k w_k). Each draw is a task of its own,
+            with its own straggler status, work and batch order.
         drops_stragglers: Whether stragglers are left out.
     """
 
@@ -154,13 +160,13 @@ class Plan:
     drops_stragglers: bool = False
 
     def tasks(self, round_num: int) -> tuple[ClientTask, ...]:
-        """Return the round's tasks, one per client of the cohort, in the order of aggregation."""
+        """Return the round's tasks, one per draw of a client, in the order of aggregation."""
         cohort = self._cohort(Stream.COHORT, round_num)
         straggler_rng = self._rng(Stream.STRAGGLERS, round_num)
         is_straggler = self.protocol.stragglers(straggler_rng, len(cohort), self.stragglers_fraction)
         return tuple(
-            self._task(round_num, int(client), bool(straggles))
-            for client, straggles in zip(cohort, is_straggler, strict=True)
+            self._task(round_num, client, draw, bool(straggles))
+            for (client, draw), straggles in zip(numbered(cohort.tolist()), is_straggler, strict=True)
         )
 
     def gradient_clients(self, round_num: int) -> tuple[int, ...]:
@@ -168,28 +174,44 @@ class Plan:
         return tuple(self._cohort(Stream.GRADIENTS, round_num).tolist())
 
     def _cohort(self, stream: Stream, round_num: int) -> NDArray[np.int64]:
-        chances = self.client_sizes / self.client_sizes.sum() if self.sampling == "proportional" else None
-        rng = self._rng(stream, round_num)
-        return rng.choice(len(self.client_sizes), self.clients_per_round, replace=False, p=chances)
+        rng, num_clients = self._rng(stream, round_num), len(self.client_sizes)
+        if self.sampling == "proportional":  # with replacement: without, large clients get less than p_k
+            return rng.choice(num_clients, self.clients_per_round, p=self.client_sizes / self.client_sizes.sum())
+        return rng.choice(num_clients, self.clients_per_round, replace=False)
 
-    def _task(self, round_num: int, client: int, is_straggler: bool) -> ClientTask:
+    def _task(self, round_num: int, client: int, draw: int, is_straggler: bool) -> ClientTask:
         num_batches = -(-int(self.client_sizes[client]) // self.batch_size)
         num_steps = self.num_epochs * num_batches
+        ids = (round_num, client, draw) if draw else (round_num, client)
         if is_straggler:  # from the client's own stream: the same work at every stragglers_fraction
-            rng = self._rng(Stream.STRAGGLERS, round_num, client)
+            rng = self._rng(Stream.STRAGGLERS, *ids)
             num_steps = self.protocol.straggler_steps(rng, self.num_epochs, num_batches)
-        batch_key = (self.seed, self.repetition, round_num, client)
         return ClientTask(
             client,
             -(-num_steps // num_batches),
             num_steps,
             is_straggler,
-            batch_key,
+            batch_key=(self.seed, self.repetition, *ids),
             is_dropped=is_straggler and self.drops_stragglers,
+            draw=draw,
         )
 
     def _rng(self, stream: Stream, *ids: int) -> np.random.Generator:
         return generator(self.seed, stream, *ids, repetition=self.repetition)
+
+
+def numbered(clients: Iterable[int]) -> list[tuple[int, int]]:
+    """Return each client with the number of times it came before.
+
+    >>> numbered([7, 2, 7])
+    [(7, 0), (2, 0), (7, 1)]
+    """
+    seen = Counter[int]()
+    pairs = []
+    for client in clients:
+        pairs.append((client, seen[client]))
+        seen[client] += 1
+    return pairs
 
 
 def epoch_orders(task: ClientTask, num_examples: int) -> NDArray[np.int64]:
@@ -210,5 +232,5 @@ def epoch_shifts(task: ClientTask, num_examples: int, augmentation: PadCropFlip)
 
 
 def _of_task(task: ClientTask, stream: Stream) -> np.random.Generator:
-    seed, repetition, round_num, client = task.batch_key or (0, 0, task.epochs_before, task.client)
-    return generator(seed, stream, round_num, client, repetition=repetition)
+    seed, repetition, *ids = task.batch_key or (0, 0, task.epochs_before, task.client)
+    return generator(seed, stream, *ids, repetition=repetition)

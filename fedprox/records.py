@@ -1,7 +1,7 @@
 """The run directory: what a run leaves behind, written as it goes.
 
 metrics.csv         one row per round, round 0 (the initial model) included
-clients.csv         one row per client of each cohort
+clients.csv         one row per client of each cohort, one per draw of a client that was drawn several times
 classes.csv         with evaluation.per_class, one row per class of each evaluated round
 run.json            settings, seed, versions, git commit, hardware, timings, memory, result, status
 model.safetensors   the last global model

@@ -14,9 +14,10 @@ from flwr.serverapp import Grid
 from fedprox.adaptive_mu import AdaptiveMu
 from fedprox.faults import Faults
 from fedprox.measuring import Evaluate, Measuring
-from fedprox.messages import client_of, only
+from fedprox.messages import client_of, draw_of, only
 from fedprox.metrics import Evaluation
 from fedprox.outcomes import ClientOutcome, Round
+from fedprox.plan import ClientTask, CohortPlan
 from fedprox.strategy import Planned
 
 
@@ -106,19 +107,24 @@ def _adapt(mu: AdaptiveMu | float, tested: Callable[[], Evaluation] | None) -> N
 
 
 def _outcomes(strategy: Planned, round_num: int, replies: Sequence[Message]) -> tuple[ClientOutcome, ...]:
-    """Return what became of every client of the cohort, those that were left out included."""
-    metrics = {client_of(reply): only(MetricRecord, reply.content) for reply in replies}
+    """Return what became of every draw of the cohort, those that were left out included."""
+    metrics = {(client_of(reply), draw_of(reply)): only(MetricRecord, reply.content) for reply in replies}
     return tuple(
-        ClientOutcome(
-            task=task,
-            num_examples=int(strategy.plan.client_sizes[task.client]),
-            num_steps=int(metrics[task.client]["num-steps"]) if task.client in metrics else 0,  # type: ignore[arg-type]
-            train_loss=float(metrics[task.client]["train-loss"]) if task.client in metrics else None,  # type: ignore[arg-type]
-            counted=task.client in metrics,
-            gamma=_metric(metrics.get(task.client), "gamma"),
-            drift=_metric(metrics.get(task.client), "drift"),
-        )
-        for task in strategy.cohort(round_num)
+        _outcome(strategy.plan, task, metrics.get((task.client, task.draw))) for task in strategy.cohort(round_num)
+    )
+
+
+def _outcome(plan: CohortPlan, task: ClientTask, metrics: MetricRecord | None) -> ClientOutcome:
+    num_examples = int(plan.client_sizes[task.client])
+    return ClientOutcome(
+        task=task,
+        num_examples=num_examples,
+        num_steps=int(metrics["num-steps"]) if metrics else 0,  # type: ignore[arg-type]
+        train_loss=_metric(metrics, "train-loss"),
+        counted=metrics is not None,
+        gamma=_metric(metrics, "gamma"),
+        drift=_metric(metrics, "drift"),
+        weight=1 if plan.sampling == "proportional" else num_examples,
     )
 
 

@@ -17,8 +17,8 @@ from fedprox.arrays import to_numpy, to_record
 from fedprox.averaging import in_type, weighted_average, weighted_metrics
 from fedprox.batch_statistics import LocalStatistics
 from fedprox.errors import UserError
-from fedprox.messages import node_id, only, task_record
-from fedprox.plan import ClientTask, CohortPlan
+from fedprox.messages import group_id, node_id, only, task_record
+from fedprox.plan import ClientTask, CohortPlan, numbered
 from fedprox.strategy_state import StrategyState, layers
 
 _FLOWERS_METRICS = FedAvg().train_metrics_aggr_fn
@@ -32,7 +32,7 @@ class FedProx(FedAvg):
     """
 
     drops_stragglers = False
-    weighting = "examples"  # or "equal": a simple mean, for clients sampled with probability n_k / n
+    weighting = "examples"  # or "equal": a simple mean over the draws, each of client k with probability n_k / n
 
     def aggregate_train(
         self, server_round: int, replies: Iterable[Message]
@@ -71,7 +71,10 @@ def _integers(replies: Iterable[Message]) -> dict[str, str]:
 
 
 class Planned(Strategy):
-    """Any Flower strategy, restricted to the plan's cohort, with one task per client.
+    """Any Flower strategy, restricted to the plan's cohort, with one task per draw of a client.
+
+    The strategy is offered each client of a round once; one that was drawn again gets its message again, with the
+    task of that draw.
 
     A strategy whose attribute `drops_stragglers` is true is offered the other clients only. Where nobody
     is left, it is not asked at all and the model stays. One whose `corrects_gradients` is true gets FedDANE's
@@ -136,10 +139,14 @@ class Planned(Strategy):
         tasks = self.tasks(server_round)
         if not tasks:
             return []
-        cohort = _Cohort([node_id(task.client) for task in tasks])
+        cohort = _Cohort(list(dict.fromkeys(node_id(task.client) for task in tasks)))
         messages = self.strategy.configure_train(server_round, arrays, config, cast(Grid, cohort))
         by_node = {message.metadata.dst_node_id: message for message in messages}
-        planned = [(by_node[node_id(task.client)], task) for task in tasks if node_id(task.client) in by_node]
+        planned = [
+            (_of_draw(by_node[node_id(task.client)], task.draw), task)
+            for task in tasks
+            if node_id(task.client) in by_node
+        ]
         correction: dict[str, ArrayRecord] = {}
         if self._has("corrects_gradients"):
             gradient = self._mean_gradient(server_round, arrays, grid)
@@ -160,8 +167,9 @@ class Planned(Strategy):
                 RecordDict({"arrays": arrays, **self._with_task(ClientTask(client, 1, 0, False, batch_key=()))}),
                 dst_node_id=node_id(client),
                 message_type="query.gradient",
+                group_id=group_id(draw),
             )
-            for client in self.plan.gradient_clients(round_num)  # type: ignore[attr-defined]
+            for client, draw in numbered(self.plan.gradient_clients(round_num))  # type: ignore[attr-defined]
         ]
         weighted_by = "num-examples" if self.plan.sampling == "uniform" else None
         replies = [reply.content for reply in grid.send_and_receive(messages)]
@@ -204,6 +212,15 @@ class Planned(Strategy):
     def summary(self) -> None:
         """Log the wrapped strategy's settings."""
         self.strategy.summary()
+
+
+def _of_draw(message: Message, draw: int) -> Message:
+    """Return the message to a client for one of its draws: the first is the strategy's own, later ones are copies."""
+    metadata = message.metadata
+    if draw:
+        return Message(message.content, metadata.dst_node_id, metadata.message_type, group_id=group_id(draw))
+    metadata.group_id = group_id(draw)
+    return message
 
 
 _TAKE_ALL = {"fraction_train": 1.0, "fraction_evaluate": 0.0, "min_train_nodes": 1, "min_available_nodes": 1}

@@ -10,16 +10,16 @@ from flwr.app import Array, ArrayRecord, Message, MetricRecord, RecordDict
 from fedprox.engines.identity import act_as_server
 from fedprox.errors import RunStopped
 from fedprox.faults import Faults, diverges
-from fedprox.messages import client_of, failed, late, node_id
+from fedprox.messages import client_of, draw_of, failed, group_id, late, node_id
 from fedprox.metrics import Evaluation, FederationMetrics
 from fedprox.outcomes import Round
 
 NAN, INF = math.nan, math.inf
 
 
-def message(client: int) -> Message:
+def message(client: int, draw: int = 0) -> Message:
     act_as_server()
-    return Message(RecordDict(), dst_node_id=node_id(client), message_type="train")
+    return Message(RecordDict(), dst_node_id=node_id(client), message_type="train", group_id=group_id(draw))
 
 
 def reply(to: Message, loss: float = 1.0, drift: float | None = 1.0, weight: float = 1.0) -> Message:
@@ -49,8 +49,12 @@ def counted(clients, round_num: int = 7, **settings) -> list[int]:
     ("clients", "words", "status"),
     [
         ([0, 1], ["round 7", "client 1", "ValueError: no (m.py:3)", "on_client_error=drop"], "failed"),
-        ([0, 2, 3], ["round 7", "clients 2 and 3 of 3", "on_timeout=drop"], "failed"),
-        ([0, 4], ["round 7", "client 4 of 2", "nan or infinite", "on_divergence=drop"], "diverged"),
+        ([0, 2, 3], ["round 7: 2 of 3 clients (2 and 3) did not answer", "on_timeout=drop"], "failed"),
+        (
+            [0, 4],
+            ["round 7: the updates of 1 of 2 clients (client 4) are nan or infinite", "on_divergence=drop"],
+            "diverged",
+        ),
     ],
 )
 def test_by_default_the_run_stops_with_one_line_that_names_round_client_and_reason(clients, words, status):
@@ -86,6 +90,34 @@ def test_a_model_that_raises_for_all_clients_of_the_first_round_ends_the_run_wit
         counted([1, 1], round_num=1, on_client_error="drop")
     assert counted([1, 1], round_num=2, on_client_error="drop") == []
     assert counted([1, 0], round_num=1, on_client_error="drop") == [0]
+
+
+class SecondDraw:
+    """The second draw of a client fails, is late or diverges; its others, and those of other clients, do not."""
+
+    def __init__(self, answer) -> None:
+        self.answer = answer
+
+    def send_and_receive(self, messages, *, timeout=None):
+        given = [self.answer(to) if draw_of(to) == 1 else reply(to) for to in messages]
+        return [answer for answer in given if answer][::-1]  # in any order
+
+
+@pytest.mark.parametrize(
+    ("setting", "answer"),
+    [
+        ("on_client_error", lambda to: failed(to, "ValueError: no")),
+        ("on_timeout", late),
+        ("on_timeout", lambda to: None),
+        ("on_divergence", lambda to: reply(to, loss=NAN)),
+    ],
+)
+def test_a_draw_that_is_left_out_leaves_the_clients_other_draws_in(setting, answer, caplog):
+    draws = [(5, 0), (5, 1), (3, 0), (5, 2)]
+    nodes = Faults(round_timeout=60, **{setting: "drop"}).sifted(SecondDraw(answer), 7)
+    counted = nodes.send_and_receive([message(*draw) for draw in draws])
+    assert [(client_of(each), draw_of(each)) for each in counted] == [(5, 0), (3, 0), (5, 2)]
+    assert "5 (draw 2)" in caplog.text
 
 
 def test_a_round_has_its_time_once_for_all_that_is_asked_in_it():

@@ -104,19 +104,21 @@ def test_the_plan_leaves_the_global_generator_alone():
     seed=st.integers(0, 2**32 - 1),
     round_num=st.integers(1, 10_000),
     protocol=st.sampled_from(PROTOCOLS),
+    sampling=st.sampled_from(["uniform", "proportional"]),
 )
 def test_every_plan_keeps_to_its_bounds(
-    num_clients, share, fraction, num_epochs, batch_size, seed, round_num, protocol
+    num_clients, share, fraction, num_epochs, batch_size, seed, round_num, protocol, sampling
 ):
     sizes = np.random.default_rng(seed).integers(1, 100, num_clients)
     per_round = max(1, round(share * num_clients))
     if isinstance(protocol, FlowerProtocol):
         num_epochs += 1  # it has no stragglers' work below one epoch
-    plan = Plan(sizes, per_round, num_epochs, batch_size, fraction, protocol, seed)
+    plan = Plan(sizes, per_round, num_epochs, batch_size, fraction, protocol, seed, sampling=sampling)
     tasks = plan.tasks(round_num)
     clients = [task.client for task in tasks]
     assert len(clients) == per_round
-    assert len(set(clients)) == per_round
+    assert len({(task.client, task.draw) for task in tasks}) == per_round
+    assert sampling == "proportional" or len(set(clients)) == per_round
     assert set(clients) <= set(range(num_clients))
     if isinstance(protocol, PaperProtocol):
         assert sum(task.is_straggler for task in tasks) == round(per_round * fraction)
@@ -125,7 +127,7 @@ def test_every_plan_keeps_to_its_bounds(
         assert 1 <= task.num_epochs <= num_epochs
         assert (task.num_epochs - 1) * num_batches < task.num_steps <= task.num_epochs * num_batches
         assert task.is_straggler or task.num_steps == num_epochs * num_batches
-        assert task.batch_key == (seed, 0, round_num, task.client)
+        assert task.batch_key == (seed, 0, round_num, task.client, *([task.draw] if task.draw else []))
         if num_epochs > 1:
             assert task.num_steps == task.num_epochs * num_batches  # whole epochs
 
@@ -162,43 +164,75 @@ def test_with_all_clients_in_the_cohort_each_has_one_task():
 # sampling=proportional
 
 
-SHARES = np.array([1, 2, 3, 4, 10]) / 20
+SKEWED = np.array([1, 2, 3, 4, 10, 80])
 
 
-def inclusion_of_two() -> np.ndarray:
-    """Return each client's chance to be one of two: it is drawn first, or second after some other j.
-
-    pi_k = p_k + sum over j != k of p_j * p_k / (1 - p_j), because a second draw leaves the first client out.
-    """
-    after = SHARES[:, None] * SHARES / (1 - SHARES[:, None])
-    return SHARES + after.sum(axis=0) - np.diag(after)
-
-
-@pytest.mark.parametrize("cohorts", ["tasks", "gradient_clients"])
-@pytest.mark.parametrize(("per_round", "expected"), [(1, SHARES), (2, inclusion_of_two())])
-def test_proportional_sampling_follows_the_numbers_of_examples(cohorts, per_round, expected):
-    # A client's count over T rounds is binomial(T, pi): none of the five is 5 deviations away, false alarms have a
-    # chance below 3e-6. Two clients are drawn without replacement, so pi is not 2 p_k: the largest would be 1.
-    num_rounds = 2000
-    plan = make_plan(client_sizes=20 * SHARES, clients_per_round=per_round, sampling="proportional")
-
-    def members(round_num: int) -> list[int]:
-        if cohorts == "tasks":
-            return [task.client for task in plan.tasks(round_num)]
-        return list(plan.gradient_clients(round_num))
-
-    drawn = [members(t) for t in range(1, num_rounds + 1)]
-    assert all(len(set(cohort)) == per_round for cohort in drawn)
-    counts = Counter(client for cohort in drawn for client in cohort)
-    for client, chance in enumerate(expected):
-        assert abs(counts[client] - num_rounds * chance) < 5 * math.sqrt(num_rounds * chance * (1 - chance))
-    assert expected.sum() == pytest.approx(per_round)
+@pytest.mark.parametrize("stream", [Stream.COHORT, Stream.GRADIENTS])
+@pytest.mark.parametrize("per_round", [1, 4, 6])
+def test_the_expected_weight_of_a_client_is_its_share_of_the_examples(stream, per_round):
+    # In a simple mean over K draws a client weighs count / K. Of T K independent draws with p_k, the share that falls
+    # on client k has the standard error sqrt(p_k (1 - p_k) / (T K)). Drawn without replacement, the client with
+    # 80 of 100 examples would weigh at most 1 / K.
+    num_rounds, shares = 10_000, SKEWED / SKEWED.sum()
+    plan = make_plan(client_sizes=SKEWED, clients_per_round=per_round, sampling="proportional")
+    drawn = np.concatenate([plan._cohort(stream, t) for t in range(1, num_rounds + 1)])
+    weights = np.bincount(drawn, minlength=len(SKEWED)) / len(drawn)
+    errors = np.sqrt(shares * (1 - shares) / (num_rounds * per_round))
+    assert (np.abs(weights - shares) < 3 * errors).all(), (weights - shares) / errors
 
 
-def test_with_everybody_in_the_cohort_both_samplings_choose_the_same_set():
-    everyone = {"client_sizes": np.array([1, 2, 3, 400]), "clients_per_round": 4}
-    for sampling in ("uniform", "proportional"):
-        assert {task.client for task in make_plan(**everyone, sampling=sampling).tasks(1)} == {0, 1, 2, 3}
+def test_the_draws_of_a_round_are_independent():
+    # P(both of two draws are client k) = p_k^2; bounds are 5 deviations of a binomial share.
+    num_rounds, shares = 10_000, SKEWED / SKEWED.sum()
+    plan = make_plan(client_sizes=SKEWED, clients_per_round=2, sampling="proportional")
+    pairs = np.array([plan._cohort(Stream.COHORT, t) for t in range(1, num_rounds + 1)])
+    both = np.array([(pairs == client).all(axis=1).mean() for client in range(len(SKEWED))])
+    assert (np.abs(both - shares**2) < 5 * np.sqrt(shares**2 * (1 - shares**2) / num_rounds)).all()
+
+
+def proportional_tasks(num_rounds: int = 200, **changes) -> list[ClientTask]:
+    plan = make_plan(client_sizes=SKEWED, clients_per_round=4, sampling="proportional", **changes)
+    return [task for t in range(1, num_rounds + 1) for task in plan.tasks(t)]
+
+
+@pytest.mark.parametrize("protocol", PROTOCOLS)
+def test_each_draw_of_a_client_is_a_task_with_its_own_batches_work_and_straggler_status(protocol):
+    plan = make_plan(
+        client_sizes=SKEWED, clients_per_round=4, sampling="proportional", stragglers_fraction=0.5, protocol=protocol
+    )
+    rounds = [plan.tasks(t) for t in range(1, 101)]
+    repeated = 0
+    for tasks in rounds:
+        for client in {task.client for task in tasks}:
+            of_client = [task for task in tasks if task.client == client]
+            assert [task.draw for task in of_client] == list(range(len(of_client)))
+            size = int(SKEWED[client])
+            orders = {tuple(epoch_orders(replace(task, num_epochs=1), size)[0].tolist()) for task in of_client}
+            if size > 10:  # of 80! orders
+                assert len(orders) == len(of_client)
+                repeated += len(of_client) > 1
+    assert repeated > 90  # the client with p = 0.8 comes twice or more in 97 % of rounds
+    largest = [[task for task in tasks if task.client == 5] for tasks in rounds]
+    assert any(len({task.is_straggler for task in tasks}) == 2 for tasks in largest)
+    work = [{task.num_steps for task in tasks if task.is_straggler} for tasks in largest]
+    assert any(len(steps) > 1 for steps in work)
+
+
+def test_a_first_draw_has_the_random_numbers_of_uniform_sampling_and_a_later_one_its_own():
+    for task in proportional_tasks(20):
+        seed, repetition, round_num, client, *draw = task.batch_key
+        assert (seed, repetition, client) == (0, 0, task.client)
+        assert draw == ([task.draw] if task.draw else [])
+        uniform = make_plan(client_sizes=SKEWED, clients_per_round=6, stragglers_fraction=1.0).tasks(round_num)
+        (same,) = (each for each in uniform if each.client == client)
+        if task.is_straggler and not task.draw:
+            assert task == same
+
+
+def test_dropped_stragglers_are_dropped_draw_by_draw():
+    tasks = proportional_tasks(stragglers_fraction=0.5, drops_stragglers=True)
+    assert all(task.is_dropped == task.is_straggler for task in tasks)
+    assert sum(task.is_dropped for task in tasks) == 2 * 200
 
 
 def test_the_second_cohort_changes_nothing_in_the_first():

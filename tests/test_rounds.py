@@ -8,8 +8,9 @@ from flwr.app import Array, ArrayRecord, Message, MetricRecord, RecordDict
 
 from fedprox.adaptive_mu import AdaptiveMu
 from fedprox.engines.identity import act_as_server
+from fedprox.faults import Faults
 from fedprox.measuring import several_at_once
-from fedprox.messages import task_of
+from fedprox.messages import draw_of, failed, task_of
 from fedprox.metrics import Evaluation, FederationMetrics
 from fedprox.outcomes import ClientOutcome, Round
 from fedprox.plan import ClientTask, FlowerProtocol, PaperProtocol, Plan
@@ -55,8 +56,10 @@ def plan(fraction: float, protocol=None, per_round: int = 4) -> Plan:
     return Plan(SIZES, per_round, 3, 2, fraction, protocol or PaperProtocol(), seed=0)
 
 
-def run(strategy, plan: Plan, num_rounds: int = 5, mu: float = 0.5, **settings) -> tuple[list[Round], FakeEngine]:
-    engine = FakeEngine()
+def run(
+    strategy, plan: Plan, num_rounds: int = 5, mu: float = 0.5, engine: FakeEngine | None = None, **settings
+) -> tuple[list[Round], FakeEngine]:
+    engine = engine or FakeEngine()
     rounds = run_rounds(
         arrays=ArrayRecord({"w": Array(np.array([10.0]))}),
         strategy=Planned(strategy, plan),
@@ -137,6 +140,37 @@ def test_without_survivors_the_model_stays_and_the_run_goes_on():
         assert engine.rounds[each.round_num - 1] == []
     moved = [each for each in rounds[1:] if each not in empty]
     assert all(model(each) != model(rounds[each.round_num - 1]) for each in moved)
+
+
+class SecondDrawFails(FakeEngine):
+    """The second draw of every client raises; the first adds 1 to the model, a third 3 and so on."""
+
+    def _reply(self, message: Message) -> Message:
+        draw = draw_of(message)
+        if draw == 1:
+            return failed(message, "ValueError: no")
+        reply = super()._reply(message)
+        reply.content["arrays"] = ArrayRecord({"w": Array(message.content["arrays"]["w"].numpy() + draw + 1)})
+        return reply
+
+
+def test_a_client_that_is_drawn_several_times_has_an_outcome_per_draw_and_one_that_fails_fails_alone():
+    # Two clients, six draws: the new model is w + the simple mean of draw + 1 over the draws that count.
+    two = replace(plan(0.5), client_sizes=SIZES[:2], clients_per_round=6, sampling="proportional")
+    rounds, _ = run(FedProx(), two, engine=SecondDrawFails(), faults=Faults(on_client_error="drop"))
+    expected = 10.0
+    for each in rounds[1:]:
+        assert [client.task for client in each.clients] == list(two.tasks(each.round_num))
+        counted = [client for client in each.clients if client.counted]
+        assert [client.task.draw for client in each.clients if not client.counted] == [1] * (6 - len(counted))
+        assert len(counted) in (4, 5)
+        assert all(client.num_steps == (client.task.num_steps if client.counted else 0) for client in each.clients)
+        expected += np.mean([client.task.draw + 1 for client in counted])
+        assert model(each) == pytest.approx(expected, rel=1e-12)
+        # The losses are client / 10, drifts client + 1, and a round's means have the average's equal weights.
+        clients = [client.task.client for client in counted]
+        assert each.train_loss_cohort == pytest.approx(np.mean(clients) / 10)
+        assert each.drift == pytest.approx(np.mean(clients) + 1)
 
 
 DROPPING = replace(plan(0.5), drops_stragglers=True)

@@ -371,6 +371,62 @@ def test_a_strategy_that_weights_by_examples_is_refused_with_sampling_proportion
         Planned(make(), plan(sampling="proportional"))
 
 
+def drawn_twice(**changes) -> Plan:
+    """Return two clients with 1 and 9 examples, and four draws, so that one of them comes twice or more."""
+    settings = {"client_sizes": np.array([1, 9]), "clients_per_round": 4, "sampling": "proportional"}
+    return replace(plan(), **settings | changes)
+
+
+def test_every_draw_of_a_client_has_its_own_message_and_task_and_counts_once():
+    planned = Planned(FedProx(), drawn_twice(stragglers_fraction=0.0))
+    tasks = drawn_twice(stragglers_fraction=0.0).tasks(1)
+    assert len({task.client for task in tasks}) < 4
+    messages = configure(planned)
+    assert [task_of(message) for message in messages] == list(tasks)
+    assert clients(messages) == [task.client for task in tasks]
+    assert len({id(message) for message in messages}) == 4
+    arrays, _ = planned.aggregate_train(1, replies(messages, MODELS))
+    assert arrays["w"].numpy().tolist() == [2.0, 2.5]  # the simple mean of all four, as above
+
+
+def test_a_strategy_is_offered_each_client_of_a_round_once():
+    class Asking(FedProx):
+        """Fake: notes the nodes that it may ask."""
+
+        def configure_train(self, server_round, arrays, config, grid):
+            self.offered = list(grid.get_node_ids())
+            return super().configure_train(server_round, arrays, config, grid)
+
+    strategy = Asking()
+    configure(Planned(strategy, drawn_twice()))
+    assert sorted(strategy.offered) == sorted({node_id(task.client) for task in drawn_twice().tasks(1)})
+
+
+def test_fedavg_drops_the_draws_that_are_stragglers_and_keeps_the_other_draws_of_the_same_client():
+    planned = Planned(FedAvgWithStragglerDrop(), drawn_twice())
+    kept_of_dropped = 0
+    for round_num in range(1, 11):
+        tasks = replace(drawn_twice(), drops_stragglers=True).tasks(round_num)
+        trained = [task for task in tasks if not task.is_dropped]
+        assert len(trained) == 2
+        assert [task_of(message) for message in configure(planned, round_num)] == trained
+        dropped = {task.client for task in tasks if task.is_dropped}
+        kept_of_dropped += any(task.client in dropped for task in trained)
+    assert kept_of_dropped > 0
+
+
+def test_feddanes_second_cohort_counts_each_draw_too():
+    grid = GradientGrid()
+    messages = dane_messages(Planned(FedDane(), drawn_twice()), grid=grid)
+    k = list(drawn_twice().gradient_clients(1))
+    assert len(set(k)) < len(k)
+    assert clients(grid.asked) == k
+    assert len({(message.metadata.dst_node_id, message.metadata.group_id) for message in grid.asked}) == 4
+    expected = np.mean(k)
+    for message in messages:
+        assert message.content["gradient"]["w"].numpy().tolist() == [np.float32(expected), np.float32(-expected)]
+
+
 # FedDANE
 
 

@@ -1,7 +1,8 @@
 """A small federation for the tests of engines."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 
 import numpy as np
 import pytest
@@ -28,12 +29,16 @@ class Federation:
         plan: Who does how much.
         start: The initial global model.
         messages: Returns a round's messages from any global model.
+        drawn_plan: Six draws of the clients, with sampling=proportional.
+        drawn_messages: Returns a round's messages of that plan.
     """
 
     side: ClientSide
     plan: Plan
     start: ArrayRecord
     messages: Callable[..., list[Message]]
+    drawn_plan: Plan
+    drawn_messages: Callable[..., list[Message]]
 
 
 @pytest.fixture(scope="session")
@@ -59,8 +64,9 @@ def federation() -> Federation:
     plan = Plan(np.array(SIZES), len(SIZES), 3, 4, 0.5, PaperProtocol(), seed=0)
     start = ArrayRecord(model.state_dict())
 
-    def messages(round_num: int = 1, arrays: ArrayRecord = start, mu: float = 0.5) -> list[Message]:
+    def messages(round_num: int = 1, arrays: ArrayRecord = start, mu: float = 0.5, plan: Plan = plan) -> list[Message]:
         config = ConfigRecord({"proximal-mu": mu})
         return Planned(FedProx(), plan).configure_train(round_num, arrays, config, None)
 
-    return Federation(side, plan, start, messages)
+    drawn_plan = replace(plan, sampling="proportional")
+    return Federation(side, plan, start, messages, drawn_plan, partial(messages, plan=drawn_plan))

@@ -86,6 +86,32 @@ def test_each_reply_is_the_reference_solvers_on_the_clients_own_examples(federat
         assert reply.content["metrics"]["train-loss"] == expected.train_loss
 
 
+def test_the_model_after_a_round_is_the_mean_over_draws_each_with_the_reference_solvers_work(federation, grid):
+    # sampling=proportional: w^{t+1} = (1 / K) sum over draws of w_k, every draw with its own batch order and work.
+    side, start = federation.side, federation.start.to_torch_state_dict()
+    planned = Planned(FedProx(), federation.drawn_plan)
+    messages = planned.configure_train(1, federation.start, ConfigRecord({"proximal-mu": 0.5}), None)
+    tasks = federation.drawn_plan.tasks(1)
+    assert len({task.client for task in tasks}) < len(tasks)
+    solutions = []
+    for task in tasks:
+        x, y = map(torch.from_numpy, side.data.client_examples(task.client))
+        orders = epoch_orders(task, len(y))
+        work = LocalWork(orders, task.num_steps, 0.5, seed=task.batch_key)
+        solutions.append(ReferenceSolver(side.model, side.sgd).solve(start, x, y, work).params)
+    replies = grid.send_and_receive(messages)
+    for reply, solution in zip(replies, solutions, strict=True):
+        assert all(torch.equal(params(reply)[name], value) for name, value in solution.items())
+    pairs = [
+        (a, b) for a, one in enumerate(tasks) for b, other in enumerate(tasks) if a < b and one.client == other.client
+    ]
+    assert not any(torch.equal(solutions[a]["2.weight"], solutions[b]["2.weight"]) for a, b in pairs)
+    arrays, _ = planned.aggregate_train(1, replies)
+    for name, value in arrays.to_torch_state_dict().items():
+        mean = torch.stack([solution[name].double() for solution in solutions]).mean(dim=0)
+        torch.testing.assert_close(value, mean.float(), rtol=1e-7, atol=0)  # one rounding to float32
+
+
 def test_a_clients_reply_depends_neither_on_the_others_nor_on_earlier_rounds(federation, grid):
     together = grid.send_and_receive(federation.messages())
     grid.send_and_receive(federation.messages(round_num=2))

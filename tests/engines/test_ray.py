@@ -87,6 +87,8 @@ class TestOnActors:
             assert contents(replies) == expected(federation, round_num)
             sources = [reply.metadata.src_node_id for reply in replies]
             assert sources == [node_id(task_of(message).client) for message in messages]
+        drawn = federation.drawn_messages()
+        assert contents(grid.send_and_receive(drawn)) == contents(LocalGrid(federation.side).send_and_receive(drawn))
         assert list(grid.get_node_ids()) == [node_id(client) for client in range(6)]
         assert grid.peak_memory_bytes() > num_actors * 2**20
 
