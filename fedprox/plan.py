@@ -4,6 +4,7 @@ A plan is a pure function of (settings, seed, round). So FedAvg and FedProx meet
 stragglers and batches, every engine gives the same numbers, and a longer run begins like a shorter one.
 """
 
+import logging
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -14,8 +15,9 @@ from numpy.typing import NDArray
 
 from fedprox import legacy
 from fedprox.data.augmentation import PadCropFlip, Shifts
-from fedprox.errors import UserError
 from fedprox.seeds import Stream, generator
+
+_log = logging.getLogger("fedprox")
 
 
 @dataclass(frozen=True)
@@ -99,32 +101,36 @@ class PaperProtocol:
     def straggler_steps(self, rng: np.random.Generator, num_epochs: int, num_batches: int) -> int:
         """Draw whole epochs uniformly from 1 .. E; with E = 1, single steps from 1 .. num_batches."""
         if num_epochs == 1:
-            return int(rng.integers(1, num_batches, endpoint=True))
+            return part_of_epoch(rng, num_batches)
         return int(rng.integers(1, num_epochs, endpoint=True)) * num_batches
+
+
+def part_of_epoch(rng: np.random.Generator, num_batches: int) -> int:
+    """Draw a straggler's steps uniformly from 1 .. num_batches; a client with one batch does that one."""
+    return int(rng.integers(1, num_batches, endpoint=True))
 
 
 class FlowerProtocol:
     """The earlier Flower baseline: each client of a cohort is a straggler independently, with 1 .. E - 1 epochs."""
 
-    def plan(self, *, client_ids: Sequence[str] = (), **settings: Any) -> "Plan":
-        """Return the plan of a run."""
-        return Plan(protocol=self, **settings)
-
     def check(self, num_epochs: int, stragglers_fraction: float, sampling: str = "uniform") -> None:
-        """Refuse E = 1 with stragglers: less than one epoch has no meaning here."""
-        if num_epochs == 1 and stragglers_fraction > 0:
-            raise UserError(
-                "protocol=flower needs num_epochs >= 2 where there are stragglers, because a straggler does 1 to "
-                f"num_epochs - 1 epochs, got num_epochs=1 with stragglers_fraction={stragglers_fraction}; "
-                "use protocol=paper, where a straggler does a part of the epoch, or stragglers_fraction=0"
-            )
+        """Accept every setting; E = 1 gives partial epochs, as in the paper."""
+
+    def plan(self, *, client_ids: Sequence[str] = (), **settings: Any) -> "Plan":
+        """Return the plan of a run, and log where it departs from the baseline, which had no stragglers with E = 1."""
+        plan = Plan(protocol=self, **settings)
+        if plan.num_epochs == 1 and plan.stragglers_fraction > 0:
+            _log.info("num_epochs=1: a straggler does a part of the epoch, 1 to all of its batches, as in the paper")
+        return plan
 
     def stragglers(self, rng: np.random.Generator, size: int, fraction: float) -> NDArray[np.bool_]:
         """Mark each client with probability `fraction`; fewer stragglers are always a subset of more."""
         return rng.random(size) < fraction
 
     def straggler_steps(self, rng: np.random.Generator, num_epochs: int, num_batches: int) -> int:
-        """Draw whole epochs uniformly from 1 .. E - 1, as in the baseline; the paper's text says 1 .. E."""
+        """Draw whole epochs uniformly from 1 .. E - 1, as in the baseline; with E = 1, single steps as in the paper."""
+        if num_epochs == 1:
+            return part_of_epoch(rng, num_batches)
         return int(rng.integers(1, num_epochs)) * num_batches
 
 

@@ -1,5 +1,6 @@
 """The plan: cohorts, stragglers and local work as pure functions of settings, seed and round."""
 
+import logging
 import math
 from collections import Counter
 from dataclasses import replace
@@ -9,7 +10,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fedprox.errors import UserError
 from fedprox.plan import ClientTask, FlowerProtocol, PaperProtocol, Plan, epoch_orders
 from fedprox.seeds import Stream, generator
 
@@ -111,8 +111,6 @@ def test_every_plan_keeps_to_its_bounds(
 ):
     sizes = np.random.default_rng(seed).integers(1, 100, num_clients)
     per_round = max(1, round(share * num_clients))
-    if isinstance(protocol, FlowerProtocol):
-        num_epochs += 1  # it has no stragglers' work below one epoch
     plan = Plan(sizes, per_round, num_epochs, batch_size, fraction, protocol, seed, sampling=sampling)
     tasks = plan.tasks(round_num)
     clients = [task.client for task in tasks]
@@ -275,9 +273,10 @@ def test_paper_draws_epochs_uniformly_from_1_to_e():
     assert_uniform([counts[epochs] for epochs in range(1, num_epochs + 1)])
 
 
-def test_paper_with_one_epoch_draws_steps_uniformly_from_1_to_the_number_of_batches():
+@pytest.mark.parametrize("protocol", PROTOCOLS)
+def test_with_one_epoch_a_stragglers_steps_are_drawn_uniformly_from_1_to_the_number_of_batches(protocol):
     # 35 examples in batches of 10: four batches, the last one short.
-    plan = make_plan(client_sizes=np.full(1000, 35), num_epochs=1)
+    plan = make_plan(client_sizes=np.full(1000, 35), num_epochs=1, protocol=protocol)
     tasks = straggler_tasks(plan, 200)
     assert {task.num_epochs for task in tasks} == {1}
     counts = Counter(task.num_steps for task in tasks)
@@ -285,8 +284,9 @@ def test_paper_with_one_epoch_draws_steps_uniformly_from_1_to_the_number_of_batc
     assert_uniform([counts[steps] for steps in range(1, 5)])
 
 
-def test_a_straggler_with_one_batch_and_one_epoch_does_that_one_step():
-    plan = make_plan(client_sizes=np.full(20, 1), num_epochs=1, stragglers_fraction=1.0)
+@pytest.mark.parametrize("protocol", PROTOCOLS)
+def test_a_straggler_with_one_batch_and_one_epoch_does_that_one_step(protocol):
+    plan = make_plan(client_sizes=np.full(20, 1), num_epochs=1, stragglers_fraction=1.0, protocol=protocol)
     assert {(task.num_epochs, task.num_steps) for task in plan.tasks(1)} == {(1, 1)}
 
 
@@ -326,15 +326,20 @@ def test_flower_at_0_and_1_marks_nobody_and_everybody(fraction, expected):
     assert {sum(task.is_straggler for task in plan.tasks(t)) for t in range(1, 51)} == {expected}
 
 
-def test_flower_refuses_stragglers_where_there_is_one_epoch_only():
-    FlowerProtocol().check(num_epochs=1, stragglers_fraction=0.0)
-    FlowerProtocol().check(num_epochs=2, stragglers_fraction=1.0)
-    with pytest.raises(UserError, match=r"num_epochs >= 2.*protocol=paper"):
-        FlowerProtocol().check(num_epochs=1, stragglers_fraction=0.1)
+@pytest.mark.parametrize("protocol", PROTOCOLS)
+def test_stragglers_are_accepted_with_one_epoch(protocol):
+    assert protocol.check(num_epochs=1, stragglers_fraction=1.0) is None
 
 
-def test_paper_accepts_stragglers_with_one_epoch():
-    assert PaperProtocol().check(num_epochs=1, stragglers_fraction=1.0) is None
+@pytest.mark.parametrize(("num_epochs", "fraction", "expected"), [(1, 0.1, 1), (1, 0.0, 0), (2, 0.1, 0)])
+def test_flower_logs_once_that_a_straggler_does_a_part_of_the_epoch(num_epochs, fraction, expected, caplog):
+    changes = {"num_epochs": num_epochs, "stragglers_fraction": fraction}
+    settings = {name: value for name, value in vars(make_plan(**changes)).items() if name != "protocol"}
+    with caplog.at_level(logging.INFO, "fedprox"):
+        plan = FlowerProtocol().plan(client_ids=(), **settings)
+        for t in range(1, 4):
+            plan.tasks(t)
+    assert ["part of the epoch" in line for line in caplog.messages] == [True] * expected
 
 
 # Both

@@ -55,10 +55,6 @@ SETTINGS = {
     "repetition of letters": (["+repeat_num=often"], ["repeat_num must be an integer >= 0", "got often"]),
     "repetition without plus": (["repeat_num=1"], ["repeat_num is added with a plus", "+repeat_num=3"]),
     "device unknown": (["server_device=tpu"], ["server_device must be cpu, cuda", "got 'tpu'"]),
-    "epoch 1 with flower": (
-        ["num_epochs=1", "protocol=flower"],
-        ["protocol=flower needs num_epochs >= 2", "got num_epochs=1", "protocol=paper", "stragglers_fraction=0"],
-    ),
     "CPUs beyond the machine": (
         ["engine=ray", "client_resources.num_cpus=100000"],
         [
