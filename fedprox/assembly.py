@@ -51,7 +51,7 @@ def initial_model(config: Mapping[str, Any], data: FederatedData) -> nn.Module:
     elif init != "default":
         _load_weights(model, init)
     check_takes_data(model, config["model"]["_target_"], data.data)
-    check_smallest_batch(model, config["batch_size"], data)
+    check_smallest_batch(model, config["batch_size"], data, config["last_batch"])
     return model
 
 
@@ -91,6 +91,7 @@ def plan(config: Mapping[str, Any], data: FederatedData, protocol: ExperimentPro
         batch_size=config["batch_size"],
         stragglers_fraction=config["stragglers_fraction"],
         sampling=config["sampling"],
+        last_batch=config["last_batch"],
         seed=config["seed"],
         repetition=config.get("repeat_num", 0),
     )
@@ -117,6 +118,7 @@ def engine(config: Mapping[str, Any], data: FederatedData, model: nn.Module) -> 
         momentum=config["momentum"],
         weight_decay=config["weight_decay"],
         mixed_precision=config["mixed_precision"],
+        last_batch=config["last_batch"],
     )
     side = ClientSide(data, model, sgd, client_device(config), config["solver"], augmentation)
     return build(config, "engine", Engine, side)  # type: ignore[no-any-return]

@@ -7,6 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedprox import legacy
+from fedprox.epoch_batches import KEEP
 from fedprox.errors import UserError
 from fedprox.plan import ClientTask
 
@@ -14,7 +15,9 @@ from fedprox.plan import ClientTask
 class AuthorsProtocol:
     """What litian96/FedProx at commit 3eed82e does; the seed of a run changes the initial weights only."""
 
-    def check(self, num_epochs: int, stragglers_fraction: float, sampling: str = "uniform") -> None:
+    def check(
+        self, num_epochs: int, stragglers_fraction: float, sampling: str = "uniform", last_batch: str = KEEP
+    ) -> None:
         """Refuse what that program cannot do."""
         if num_epochs == 1 and stragglers_fraction > 0:
             raise UserError(
@@ -22,10 +25,11 @@ class AuthorsProtocol:
                 f"num_epochs - 1 epochs, got num_epochs=1 with stragglers_fraction={stragglers_fraction}; "
                 "use protocol=paper, where a straggler does a part of the epoch, or stragglers_fraction=0"
             )
-        if sampling != "uniform":
-            raise UserError(
-                f"sampling={sampling} has no counterpart in the authors' program; use it with protocol=paper"
-            )
+        for setting, value, theirs in (("sampling", sampling, "uniform"), ("last_batch", last_batch, KEEP)):
+            if value != theirs:
+                raise UserError(
+                    f"{setting}={value} has no counterpart in the authors' program; use it with protocol=paper"
+                )
 
     def plan(
         self,

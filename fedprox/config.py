@@ -94,6 +94,7 @@ class Config:
     num_clients: int | None = MISSING  # None: as many as the data set has
     num_epochs: int = MISSING
     batch_size: int = MISSING
+    last_batch: str = MISSING
     num_rounds: int = MISSING
     clients_per_round: int = MISSING
     stragglers_fraction: float = MISSING

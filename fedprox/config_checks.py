@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from fedprox.config import SETTINGS, client_device, unknown
+from fedprox.epoch_batches import DROP, KEEP, MERGE
 from fedprox.errors import UserError, one_line
 
 END_OF_INTEGERS = 2**32  # beyond, arrays' sizes overflow
@@ -54,6 +55,8 @@ def check(config: Mapping[str, Any]) -> None:
     _require(
         config["sampling"] in ("uniform", "proportional"), "sampling", "uniform or proportional", config["sampling"]
     )
+    last_batch = config["last_batch"]
+    _require(last_batch in (KEEP, DROP, MERGE), "last_batch", "keep, drop or merge", last_batch)
     _check_evaluation(config["evaluation"], config["adaptive_mu"])
     solvers = ("auto", "reference", "cohort")
     _require(config["solver"] in solvers, "solver", "auto, reference or cohort", config["solver"])

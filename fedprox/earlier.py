@@ -8,6 +8,7 @@ Settings = Mapping[str, Any]
 _LATER: Settings = {  # settings that came later, with the values that say what runs did before
     "schedule": {"name": "constant", "final": 0.0},
     "mixed_precision": False,
+    "last_batch": "keep",
     "augmentation": {"_target_": "fedprox.data.augmentation.none"},
     "batch_statistics": "averaged",
     "feature_skew": {"_target_": "fedprox.data.feature_skew.none"},

@@ -2,10 +2,12 @@
 
 import copy
 
+import numpy as np
 import torch
 from torch import nn
 
 from fedprox.data.federated import FederatedData, LabelledData
+from fedprox.epoch_batches import KEEP, epoch_batches
 from fedprox.errors import UserError, one_line
 
 
@@ -37,7 +39,7 @@ def check_takes_data(model: nn.Module, target: str, data: LabelledData) -> None:
         )
 
 
-def check_smallest_batch(model: nn.Module, batch_size: int, data: FederatedData) -> None:
+def check_smallest_batch(model: nn.Module, batch_size: int, data: FederatedData, last_batch: str = KEEP) -> None:
     """Raise UserError where a client has a batch of one example and the model cannot be trained on one.
 
     That is batch norm where an example gives one number per channel, which has no variance.
@@ -45,9 +47,11 @@ def check_smallest_batch(model: nn.Module, batch_size: int, data: FederatedData)
     Args:
         model: It takes the data; left as it was, and so is the global generator.
         batch_size: B.
-        data: Whose last batch of an epoch has n_k mod B examples.
+        data: All clients' examples.
+        last_batch: What becomes of an epoch's last, short batch; see `fedprox.epoch_batches`.
     """
-    is_alone = data.train.sizes % batch_size == (1 if batch_size > 1 else 0)
+    sizes = data.train.sizes.tolist()
+    is_alone = np.array([epoch_batches(size, batch_size, last_batch).smallest == 1 for size in sizes])
     if not is_alone.any():
         return
     try:

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from fedprox import legacy
 from fedprox.data.augmentation import PadCropFlip, Shifts
+from fedprox.epoch_batches import KEEP, epoch_batches
 from fedprox.seeds import Stream, generator
 
 _log = logging.getLogger("fedprox")
@@ -67,7 +68,9 @@ class CohortPlan(Protocol):
 class ExperimentProtocol(Protocol):
     """Who takes part in a round, and with how much work; the setting `protocol`."""
 
-    def check(self, num_epochs: int, stragglers_fraction: float, sampling: str = "uniform") -> None:
+    def check(
+        self, num_epochs: int, stragglers_fraction: float, sampling: str = "uniform", last_batch: str = KEEP
+    ) -> None:
         """Raise UserError if the protocol has no meaning for these settings."""
 
     def plan(self, **settings: Any) -> CohortPlan:
@@ -87,7 +90,9 @@ class WorkModel(Protocol):
 class PaperProtocol:
     """The paper's text (section 5.2): an exact share of the cohort, 1 .. E epochs for each of them."""
 
-    def check(self, num_epochs: int, stragglers_fraction: float, sampling: str = "uniform") -> None:
+    def check(
+        self, num_epochs: int, stragglers_fraction: float, sampling: str = "uniform", last_batch: str = KEEP
+    ) -> None:
         """Accept every setting; E = 1 gives partial epochs."""
 
     def plan(self, *, client_ids: Sequence[str] = (), **settings: Any) -> "Plan":
@@ -113,7 +118,9 @@ def part_of_epoch(rng: np.random.Generator, num_batches: int) -> int:
 class FlowerProtocol:
     """The earlier Flower baseline: each client of a cohort is a straggler independently, with 1 .. E - 1 epochs."""
 
-    def check(self, num_epochs: int, stragglers_fraction: float, sampling: str = "uniform") -> None:
+    def check(
+        self, num_epochs: int, stragglers_fraction: float, sampling: str = "uniform", last_batch: str = KEEP
+    ) -> None:
         """Accept every setting; E = 1 gives partial epochs, as in the paper."""
 
     def plan(self, *, client_ids: Sequence[str] = (), **settings: Any) -> "Plan":
@@ -152,6 +159,7 @@ class Plan:
             app. A.1: the expected simple mean over the draws is then sum p_k w_k). Each draw is a task of its own,
             with its own straggler status, work and batch order.
         drops_stragglers: Whether stragglers are left out.
+        last_batch: What becomes of an epoch's last, short batch; see `fedprox.epoch_batches`.
     """
 
     client_sizes: NDArray[np.int64]
@@ -164,6 +172,7 @@ class Plan:
     repetition: int = 0
     sampling: str = "uniform"
     drops_stragglers: bool = False
+    last_batch: str = KEEP
 
     def tasks(self, round_num: int) -> tuple[ClientTask, ...]:
         """Return the round's tasks, one per draw of a client, in the order of aggregation."""
@@ -186,7 +195,7 @@ class Plan:
         return rng.choice(num_clients, self.clients_per_round, replace=False)
 
     def _task(self, round_num: int, client: int, draw: int, is_straggler: bool) -> ClientTask:
-        num_batches = -(-int(self.client_sizes[client]) // self.batch_size)
+        num_batches = epoch_batches(int(self.client_sizes[client]), self.batch_size, self.last_batch).num_batches
         num_steps = self.num_epochs * num_batches
         ids = (round_num, client, draw) if draw else (round_num, client)
         if is_straggler:  # from the client's own stream: the same work at every stragglers_fraction
@@ -223,7 +232,7 @@ def numbered(clients: Iterable[int]) -> list[tuple[int, int]]:
 def epoch_orders(task: ClientTask, num_examples: int) -> NDArray[np.int64]:
     """Return each epoch's order of a client's examples: permutations of 0 .. num_examples - 1 as rows.
 
-    Batches are consecutive pieces of a row; the last, short one is kept.
+    Batches are consecutive pieces of a row; see `fedprox.epoch_batches`.
     """
     if not task.batch_key:
         return legacy.epoch_orders(num_examples, task.epochs_before, task.num_epochs)

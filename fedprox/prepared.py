@@ -126,6 +126,6 @@ def check_settings(config: Mapping[str, Any]) -> ExperimentProtocol:
     check(config)
     assembly.loggers(config)  # whether their libraries are there
     protocol: ExperimentProtocol = build(config, "protocol", ExperimentProtocol)
-    protocol.check(config["num_epochs"], config["stragglers_fraction"], config["sampling"])
+    protocol.check(*(config[name] for name in ("num_epochs", "stragglers_fraction", "sampling", "last_batch")))
     EarlyStopping(**config["early_stopping"]).check(columns(config))
     return protocol

@@ -89,4 +89,6 @@ def test_one_epoch_with_stragglers_and_other_sampling_are_refused():
         protocol.check(1, 0.5)
     with pytest.raises(UserError, match="sampling=proportional"):
         protocol.check(20, 0.5, "proportional")
+    with pytest.raises(UserError, match=r"last_batch=drop has no counterpart.*protocol=paper"):
+        protocol.check(20, 0.5, "uniform", "drop")
     protocol.check(1, 0.0)

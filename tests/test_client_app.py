@@ -232,7 +232,8 @@ def picture_side(augmentation: PadCropFlip | None = None, momentum: float = 0.5,
 
 
 def picture_replies(client_side: ClientSide, round_num: int = 1, **config) -> list[Message]:
-    planned = Planned(FedProx(), Plan(np.array(SIZES), 3, 2, 3, 0.0, PaperProtocol(), seed=0))
+    last_batch = client_side.sgd.last_batch
+    planned = Planned(FedProx(), Plan(np.array(SIZES), 3, 2, 3, 0.0, PaperProtocol(), seed=0, last_batch=last_batch))
     settings = ConfigRecord({"proximal-mu": MU, **config})
     grid = LocalGrid(client_side)
     start = ArrayRecord(client_side.model.state_dict())
@@ -246,8 +247,11 @@ def assert_same_models(one: list[Message], other: list[Message], tolerance: floa
             assert difference <= tolerance, (name, difference)
 
 
-def test_pictures_give_what_their_model_input_gives():
+@pytest.mark.parametrize("last_batch", ["keep", "drop", "merge"])
+def test_pictures_give_what_their_model_input_gives(last_batch):
+    # Of 3, 8 and 5 in batches of 3; merged ones have up to 5.
     side_of_pictures = picture_side()
+    side_of_pictures = replace(side_of_pictures, sgd=replace(side_of_pictures.sgd, last_batch=last_batch))
     data = side_of_pictures.data
     floats = replace(
         data.data,

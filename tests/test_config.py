@@ -183,6 +183,7 @@ RULES = [
     ("num_clients", [1], [0, -1]),
     ("num_epochs", [1], [0, -1]),
     ("batch_size", [1], [0, -1]),
+    ("last_batch", ["keep", "drop", "merge"], ["", "skip"]),
     ("num_rounds", [1], [0, -1]),
     ("clients_per_round", [1, 10], [0, -1, 11]),
     ("learning_rate", [1e-12, 100.0], [0.0, -1e-12, *NOT_FINITE]),

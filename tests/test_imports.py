@@ -28,6 +28,7 @@ ORDER = [
     "legacy",
     "threads",
     "data.augmentation",
+    "epoch_batches",
     "plan",
     "authors",
     "data.federated",

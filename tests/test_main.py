@@ -20,10 +20,12 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from fedprox import assembly, data_assembly
 from fedprox.data.digits import digits
 from fedprox.data.mnist import mnist
 from fedprox.data.synthetic import synthetic
 from fedprox.module_evaluator import ModuleEvaluator
+from fedprox.plan import FlowerProtocol
 
 DIGITS = ("dataset=digits", "engine=local")
 MNIST = ("dataset=mnist", "engine=local")
@@ -558,6 +560,21 @@ def test_a_run_with_each_new_choice_is_repeatable_and_not_the_default_run(run, a
     assert clients(first) == clients(second)
     default = run(*data, *common, into="default")
     assert [row["test_loss"] for row in untimed(first)] != [row["test_loss"] for row in untimed(default)]
+
+
+def test_the_setting_last_batch_reaches_the_plan_and_the_solver(run):
+    # All ten clients in batches of 16: both leave n_k // 16 batches, of which a full epoch has all. A solver that did
+    # not know would do the first of the short batches kept, the same with both.
+    common = (*DIGITS, "num_clients=10", "num_rounds=1", "num_epochs=2", "batch_size=16")
+    folders = [run(*common, f"last_batch={last_batch}", into=last_batch) for last_batch in ("drop", "merge")]
+    for folder in folders:
+        rows, settings = clients(folder), record(folder)["settings"]
+        assert any(int(row["num_examples"]) % 16 for row in rows)
+        expected = [int(row["num_epochs"]) * max(1, int(row["num_examples"]) // 16) for row in rows]
+        assert [int(row["num_steps"]) for row in rows] == expected
+        plan = assembly.plan(settings, data_assembly.divided_data(settings), FlowerProtocol())
+        assert [task.num_steps for task in plan.tasks(1)] == expected
+    assert untimed(folders[0]) != untimed(folders[1])
 
 
 # Sweeps.

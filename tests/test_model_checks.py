@@ -84,6 +84,24 @@ def test_a_last_batch_of_one_is_told_where_batch_norm_cannot_take_it(sizes, batc
     assert str(told.value).startswith(f"{said}client {first}, and the model cannot be trained on one: Expected more")
 
 
+@pytest.mark.parametrize(
+    ("sizes", "batch_size", "refused"),
+    [
+        ((5, 9), 4, {"keep"}),  # 4 + 1 and 4 + 4 + 1; merged 5 and 4 + 5
+        ((5, 1), 4, {"keep", "drop", "merge"}),  # a client with one example has one batch of it in any case
+        ((4, 6), 1, {"keep", "drop", "merge"}),
+        ((4, 6), 4, set()),
+    ],
+)
+def test_the_smallest_batch_is_that_which_last_batch_leaves(sizes, batch_size, refused):
+    for last_batch in ("keep", "drop", "merge"):
+        if last_batch in refused:
+            with pytest.raises(UserError, match="leaves one example"):
+                check_smallest_batch(norm(), batch_size, images(5, sizes=sizes), last_batch)
+        else:
+            check_smallest_batch(norm(), batch_size, images(5, sizes=sizes), last_batch)
+
+
 def test_batches_of_several_examples_or_pixels_are_accepted_and_the_model_stays_as_it_was():
     model = norm()
     check_smallest_batch(model, 4, images(5, sizes=(4, 6, 8)))  # last batches of 4, 2 and 4

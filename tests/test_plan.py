@@ -389,6 +389,30 @@ def test_full_work_is_epochs_times_batches_with_the_short_one_counted(num_exampl
     assert (task.client, task.num_epochs, task.num_steps, task.is_straggler) == (0, 3, 3 * num_batches, False)
 
 
+@pytest.mark.parametrize(("last_batch", "num_batches"), [("keep", [1, 1, 2, 3]), ("drop", [1, 1, 1, 2])])
+@pytest.mark.parametrize("protocol", PROTOCOLS)
+def test_work_is_counted_in_the_batches_that_there_are(protocol, last_batch, num_batches):
+    # Of 4, 10, 19 and 27 examples in batches of 10; merged, there are as many as with the short ones dropped.
+    sizes = np.array([4, 10, 19, 27])
+    for how in (last_batch, "merge" if last_batch == "drop" else last_batch):
+        for num_epochs, fraction in ((3, 0.5), (1, 1.0)):
+            plan = make_plan(
+                client_sizes=sizes,
+                clients_per_round=4,
+                num_epochs=num_epochs,
+                stragglers_fraction=fraction,
+                protocol=protocol,
+                last_batch=how,
+            )
+            for task in (task for t in range(1, 41) for task in plan.tasks(t)):
+                most = num_batches[task.client]
+                if num_epochs > 1:
+                    assert task.num_steps == task.num_epochs * most
+                else:
+                    assert 1 <= task.num_steps <= most
+                assert task.is_straggler or task.num_epochs == num_epochs
+
+
 # Batch orders
 
 

@@ -51,7 +51,7 @@ class RayGrid:
             _shared.clear()
         cluster.check_room(num_cpus, num_gpus)
         self._num_shares = _num_actors(num_cpus, num_gpus, max_actors)
-        self._sizes = side.data.train.sizes
+        self._sizes = [side.sgd.epoch(size).num_taken for size in side.data.train.sizes.tolist()]
         self._num_clients = side.data.num_clients
         self._crew = _crew(num_cpus, num_gpus)
         self._side = _share(side, max(1, int(num_cpus)))
@@ -81,7 +81,7 @@ class RayGrid:
         if not messages:
             return []
         self._crew.lifeline.check()
-        work = [int(self._sizes[task.client]) * task.num_epochs for task in map(task_of, messages)]
+        work = [self._sizes[task.client] * task.num_epochs for task in map(task_of, messages)]
         shares = [share for share in balance(work, self._num_shares) if share]
         round_ref = ray.put(messages)  # once per round; every actor reads it from the object store
         replies: dict[int, Message | Undone] = {}

@@ -19,7 +19,7 @@ class Batches(Protocol):
         """Return some examples as model input, shape (b, *input_shape); the next batch overwrites them.
 
         Args:
-            positions: Which, shape (b,), b <= batch_size.
+            positions: Which, shape (b,), b <= the largest batch.
             shifts: What becomes of them, shape (b, 3); None where they stay as they are.
         """
 
@@ -27,11 +27,16 @@ class Batches(Protocol):
 class TensorBatches:
     """Batches of examples that are model input already."""
 
-    def __init__(self, features: Tensor, batch_size: int) -> None:
-        """Keep the examples, shape (n, *input_shape), in their layout: that of images with channels last too."""
+    def __init__(self, features: Tensor, largest: int) -> None:
+        """Keep the examples, shape (n, *input_shape), in their layout: that of images with channels last too.
+
+        Args:
+            features: The examples.
+            largest: The most that are taken at once.
+        """
         self._has_channels_last = features.dim() == 4 and not features.is_contiguous()
         self._rows = features.permute(0, 2, 3, 1) if self._has_channels_last else features
-        self._memory = self._rows.new_empty(min(batch_size, len(features)), *self._rows.shape[1:])
+        self._memory = self._rows.new_empty(min(largest, len(features)), *self._rows.shape[1:])
 
     def take(self, positions: NDArray[np.int64], shifts: Shifts | None) -> Tensor:
         """Return some examples; see `Batches`."""
@@ -58,13 +63,13 @@ class PictureInput:
 class PictureBatches:
     """Batches of pictures on the CPU, made from what is stored in one pass, with channels last."""
 
-    def __init__(self, pictures: Tensor, settings: PictureInput, batch_size: int) -> None:
+    def __init__(self, pictures: Tensor, settings: PictureInput, largest: int) -> None:
         """Keep the pictures.
 
         Args:
             pictures: uint8, shape (n, height, width) or (n, channels, height, width).
             settings: Normalisation and augmentation.
-            batch_size: The most that are taken at once.
+            largest: The most that are taken at once.
         """
         self._is_gray = pictures.dim() == 3
         rows = pictures.unsqueeze(3) if self._is_gray else pictures.permute(0, 2, 3, 1)
@@ -73,7 +78,7 @@ class PictureBatches:
         self._lines = (height, width * channels)
         self._mean, self._std = (self._laid_out(array, pictures.shape[1:]) for array in (settings.mean, settings.std))
         self._augmentation = settings.augmentation
-        self._memory = np.empty((min(batch_size, len(rows)), height, width, channels), np.float32)
+        self._memory = np.empty((min(largest, len(rows)), height, width, channels), np.float32)
 
     def _laid_out(self, array: NDArray[np.float32], shape: tuple[int, ...]) -> NDArray[np.float32]:
         """Return an array that broadcasts over the pictures' shape in the order of a stored picture."""
@@ -97,7 +102,7 @@ class PictureBatches:
 class DevicePictureBatches:
     """The same in operations of torch, on any device."""
 
-    def __init__(self, pictures: Tensor, settings: PictureInput, batch_size: int) -> None:
+    def __init__(self, pictures: Tensor, settings: PictureInput, largest: int) -> None:
         """Keep the pictures; see `PictureBatches`, whose batches these are to the bit."""
         self._pictures = pictures
         self._mean, self._std = (torch.from_numpy(each).to(pictures.device) for each in (settings.mean, settings.std))

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from torch.func import functional_call, vmap
 from torch.nn import functional
 
+from fedprox.epoch_batches import EpochBatches
 from fedprox.solvers.problem import LocalProblem, LocalSolution, LocalWork, Params, SgdSettings
 from fedprox.solvers.reference import ReferenceSolver, step
 
@@ -70,7 +71,7 @@ class CohortSolver:
     def solve_all(self, problems: Sequence[LocalProblem]) -> list[LocalSolution]:
         """Return the solutions in the order of the problems; see `fedprox.solvers.problem.BatchedSolver`."""
         solutions: dict[int, LocalSolution] = {}
-        batches = [_batches(problem, self._sgd.batch_size) for problem in problems]
+        batches = [_batches(problem, self._sgd.epoch(len(problem.labels))) for problem in problems]
         longest_first = sorted(range(len(problems)), key=lambda at: -len(batches[at][0]))
         alike = [(problem.work.mu, problem.work.learning_rate_factor) for problem in problems]
         for mu, factor in set(alike):  # one, unless a strategy gives each client its own
@@ -175,17 +176,18 @@ def _schedule(problems: Sequence[LocalProblem], batches: Sequence[tuple[Integers
     return _Schedule(positions, sizes, num_steps, [int(sizes.sum()) for _, sizes in batches])
 
 
-def _batches(problem: LocalProblem, batch_size: int) -> tuple[Integers, Integers]:
+def _batches(problem: LocalProblem, batches: EpochBatches) -> tuple[Integers, Integers]:
     """Return the positions of a client's batches, shape (steps, width), and how many of each count, shape (steps,).
 
-    The last, short one of an epoch is filled up with its first example.
+    Those that are shorter than the longest are filled up with their first example.
     """
     num_examples, orders = len(problem.labels), list(problem.work.orders)
-    starts = np.arange(0, num_examples, batch_size)
-    places = starts[:, None] + np.arange(min(batch_size, num_examples))
-    places = np.where(places < num_examples, places, starts[:, None])
+    starts = np.arange(batches.num_batches) * batches.batch_size
+    ends = np.append(starts[1:], batches.num_taken)
+    places = starts[:, None] + np.arange(batches.largest)
+    places = np.where(places < ends[:, None], places, starts[:, None])
     positions = np.reshape(orders, (len(orders), num_examples))[:, places].reshape(-1, places.shape[1])
-    sizes = np.tile(np.minimum(batch_size, num_examples - starts), len(orders))
+    sizes = np.tile(ends - starts, len(orders))
     num_steps = problem.work.num_steps
     return positions[:num_steps].astype(np.int64), sizes[:num_steps]
 

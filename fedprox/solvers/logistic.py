@@ -60,6 +60,7 @@ class LogisticSolver:
             self._start = (global_params, start)  # both at once: several threads may be here
         weight = start.copy()
         correction = np.zeros((0, 0), np.float32) if work.correction is None else padded(work.correction)
+        epoch = self._sgd.epoch(len(labels))
         loss_sum, num_seen, num_steps, drift = descend(
             weight,
             correction,
@@ -68,7 +69,9 @@ class LogisticSolver:
             work.orders if isinstance(work.orders, np.ndarray) else np.stack(list(work.orders)),
             len(global_params["1.bias"]),
             work.num_steps,
-            self._sgd.batch_size,
+            epoch.batch_size,
+            epoch.num_batches,
+            epoch.num_taken,
             np.float32(self._sgd.scaled(work.learning_rate_factor).learning_rate),
             np.float32(work.mu),
             np.float32(self._sgd.weight_decay),
@@ -87,6 +90,8 @@ def descend(
     num_classes: int,
     num_steps: int,
     batch_size: int,
+    num_batches: int,
+    num_taken: int,
     learning_rate: np.float32,
     mu: np.float32,
     weight_decay: np.float32,
@@ -101,7 +106,9 @@ def descend(
         orders: Each epoch's order of the examples, shape (num_epochs, n_k).
         num_classes: How many columns of weight are classes.
         num_steps: Steps after which to stop.
-        batch_size: B; the last batch of an epoch may be smaller.
+        batch_size: B, of all batches of an epoch but the last.
+        num_batches: Of an epoch.
+        num_taken: Examples of an epoch's order that they have together.
         learning_rate: lr.
         mu: Weight of the proximal term.
         weight_decay: Weight of (1 / 2) * ||w||^2.
@@ -110,16 +117,18 @@ def descend(
         The sum of the losses of the examples as they were processed, their number, the steps done, and ||w - w^t||.
     """
     global_weight, gradient = weight.copy(), np.empty_like(weight)
-    num_rows = -(-min(batch_size, len(labels)) // FIVE) * FIVE
+    last = num_taken - (num_batches - 1) * batch_size  # of the batches, in examples
+    largest = max(last, batch_size) if num_batches > 1 else last
+    num_rows = -(-largest // FIVE) * FIVE
     residual = np.empty((num_rows, weight.shape[1]), np.float32)
     batch = np.empty(num_rows, np.int64)
     onehot = unit_vectors(num_classes, weight.shape[1])
     loss_sum, num_seen, step = 0.0, 0, 0
     for epoch in range(len(orders)):
-        for start in range(0, len(labels), batch_size):
+        for number in range(num_batches):
             if step == num_steps:
                 return loss_sum, num_seen, step, _distance(weight, global_weight)
-            size = min(batch_size, len(labels) - start)
+            start, size = number * batch_size, last if number == num_batches - 1 else batch_size
             batch[:size] = orders[epoch, start : start + size]
             batch[size:] = orders[epoch, start]  # any example: its residual is set to 0
             full = -(-size // FIVE) * FIVE

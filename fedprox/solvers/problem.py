@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from fedprox.data.augmentation import Shifts
+from fedprox.epoch_batches import KEEP, EpochBatches, epoch_batches
 
 Params = dict[str, Tensor]
 
@@ -24,6 +25,7 @@ class SgdSettings:
         weight_decay: Weight of (1 / 2) * ||w||^2, >= 0.
         mixed_precision: Whether a model on a GPU computes in bfloat16 where torch.autocast says so; what is trained
             stays as it is.
+        last_batch: What becomes of an epoch's last, short batch; see `fedprox.epoch_batches`.
     """
 
     learning_rate: float
@@ -31,6 +33,11 @@ class SgdSettings:
     momentum: float = 0.0
     weight_decay: float = 0.0
     mixed_precision: bool = False
+    last_batch: str = KEEP
+
+    def epoch(self, num_examples: int) -> EpochBatches:
+        """Return the mini-batches of an epoch of a client with so many examples."""
+        return epoch_batches(num_examples, self.batch_size, self.last_batch)
 
     def scaled(self, factor: float) -> "SgdSettings":
         """Return the settings with the learning rate times a factor."""

@@ -68,7 +68,7 @@ class ReferenceSolver:
         losses, sizes = [], []
         # Where several threads are at work, the model draws nothing, and torch's generator is all of theirs.
         with nullcontext() if self.is_concurrent else _seeded(work.seed, features.device):
-            for x, y in _batches(self._batches(features), labels, work, sgd.batch_size):
+            for x, y in _batches(self._batches(features), labels, work, sgd):
                 for gradient in grads:
                     gradient.zero_()
                 with torch.autocast(x.device.type, torch.bfloat16) if sgd.mixed_precision else nullcontext():
@@ -87,10 +87,11 @@ class ReferenceSolver:
 
     def _batches(self, features: Tensor) -> Batches:
         """Return the examples, of which batches are taken in the layout that the model wants."""
+        largest = self._sgd.epoch(len(features)).largest
         if self._pictures and features.dtype == torch.uint8:
             of_pictures = PictureBatches if features.device.type == "cpu" else DevicePictureBatches
-            return of_pictures(features, self._pictures, self._sgd.batch_size)
-        return TensorBatches(features, self._sgd.batch_size)
+            return of_pictures(features, self._pictures, largest)
+        return TensorBatches(features, largest)
 
 
 @torch.no_grad()
@@ -146,13 +147,13 @@ def _weighted_mean(losses: list[Tensor], sizes: list[int]) -> float:
     return float(all_losses @ all_losses.new_tensor(sizes)) / sum(sizes)
 
 
-def _batches(examples: Batches, labels: Tensor, work: LocalWork, batch_size: int) -> Iterator[tuple[Tensor, Tensor]]:
-    """Yield the mini-batches: consecutive pieces of each epoch's order, the last, short one kept."""
+def _batches(examples: Batches, labels: Tensor, work: LocalWork, sgd: SgdSettings) -> Iterator[tuple[Tensor, Tensor]]:
+    """Yield the mini-batches: consecutive pieces of each epoch's order, num_steps in all."""
     remaining = work.num_steps
     for epoch, order in enumerate(work.orders):
         ordered = labels[torch.from_numpy(order).to(labels.device)]
-        for start in range(0, min(len(order), remaining * batch_size), batch_size):
-            piece = order[start : start + batch_size]
+        for place in sgd.epoch(len(order)).slices()[:remaining]:
+            piece = order[place]
             shifts = None if work.shifts is None else work.shifts[epoch, piece]
-            yield examples.take(piece, shifts), ordered[start : start + batch_size]
+            yield examples.take(piece, shifts), ordered[place]
             remaining -= 1

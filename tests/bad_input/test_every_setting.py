@@ -12,6 +12,7 @@ TOP = {
     "num_clients": ("0", "-1", "a", "4294967296", "5000", "[1]"),
     "num_epochs": ("0", "100001", "1.5", "1e400"),
     "batch_size": ("0", "null", "99999999999999999999"),
+    "last_batch": ("often", "null"),
     "num_rounds": ("0", "inf", "true and false", "4294967296"),
     "clients_per_round": ("0", "6", "''"),
     "stragglers_fraction": ("-0.1", "nan", "half"),

@@ -137,6 +137,11 @@ SETTINGS = {
         ["protocol=authors", "num_epochs=1"],
         ["protocol=authors needs num_epochs >= 2", "got num_epochs=1", "protocol=paper", "stragglers_fraction=0"],
     ),
+    "authors keep short batches": (
+        ["protocol=authors", "last_batch=merge"],
+        ["last_batch=merge has no counterpart in the authors' program", "use it with protocol=paper"],
+    ),
+    "last batch unknown": (["last_batch=skip"], ["last_batch must be keep, drop or merge", "got skip"]),
     "threads of letters": (["engine.num_threads=all"], ["engine.num_threads must be of type int", "'all'"]),
     "logger with a wrong mode": (
         ["logger=wandb", "logger.wandb.mode=often"],

@@ -66,6 +66,18 @@ def test_a_straggler_stops_in_the_middle_of_its_only_epoch(federation, grid):
     assert num_partial > 0
 
 
+@pytest.mark.parametrize("last_batch", ["keep", "drop", "merge"])
+def test_clients_do_the_steps_that_the_plan_counts_whatever_becomes_of_short_batches(federation, last_batch):
+    # Batches of 4 of 1, 9, 4, 23, 7 and 12 examples: of 9, 23 and 7 the last one is short.
+    side = replace(federation.side, sgd=replace(federation.side.sgd, last_batch=last_batch))
+    planned = Planned(FedProx(), replace(federation.plan, last_batch=last_batch))
+    messages = planned.configure_train(1, federation.start, ConfigRecord({"proximal-mu": 0.5}), None)
+    num_batches = [1, 3, 1, 6, 2, 3] if last_batch == "keep" else [1, 2, 1, 5, 1, 3]
+    for message, reply in zip(messages, LocalGrid(side).send_and_receive(messages), strict=True):
+        task = task_of(message)
+        assert reply.content["metrics"]["num-steps"] == task.num_steps == task.num_epochs * num_batches[task.client]
+
+
 @pytest.mark.parametrize("mu", [0.0, 0.5])
 def test_each_reply_is_the_reference_solvers_on_the_clients_own_examples(federation, grid, mu):
     side = federation.side

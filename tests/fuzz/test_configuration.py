@@ -25,6 +25,7 @@ PLAUSIBLE = {
     "num_epochs": ("1", "2", "3", "0"),
     "num_rounds": ("1", "2", "0"),
     "batch_size": (*COUNTS, "10", "4000000000"),
+    "last_batch": ("keep", "drop", "merge"),
     "clients_per_round": (*COUNTS, "5", "6", "100000000"),
     "stragglers_fraction": RATES,
     "learning_rate": RATES,

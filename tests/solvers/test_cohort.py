@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from fedprox.epoch_batches import epoch_batches
 from fedprox.language_models import lstm_shakespeare
 from fedprox.models import cnn, logistic
 from fedprox.solvers.cohort import CohortSolver, _batches, _schedule
@@ -90,11 +91,12 @@ def assert_solves(model: nn.Module, sgd: SgdSettings, problems: list[LocalProble
     mu=st.sampled_from([0.0, 0.5]),
     momentum=st.sampled_from([0.0, 0.9]),
     weight_decay=st.sampled_from([0.0, 0.01]),
+    last_batch=st.sampled_from(["keep", "drop", "merge"]),
     is_linear=st.booleans(),
     seed=st.integers(0, 99),
 )
 def test_every_solution_is_the_reference_solvers(
-    sizes, batch_size, num_epochs, mu, momentum, weight_decay, is_linear, seed
+    sizes, batch_size, num_epochs, mu, momentum, weight_decay, last_batch, is_linear, seed
 ):
     # Clients of one example, of less than a batch, with short last batches; some stop in the middle of an epoch, some
     # at once; some are corrected.
@@ -108,7 +110,7 @@ def test_every_solution_is_the_reference_solvers(
         problems.append(
             problem(start, size, seed + client, num_epochs=num_epochs, num_steps=num_steps, mu=mu, corrected=corrected)
         )
-    assert_solves(model, SgdSettings(0.1, batch_size, momentum, weight_decay), problems)
+    assert_solves(model, SgdSettings(0.1, batch_size, momentum, weight_decay, last_batch=last_batch), problems)
 
 
 @pytest.mark.parametrize("momentum", [0.0, 0.9])
@@ -200,11 +202,18 @@ def test_batches_are_padded_and_steps_laid_out_longest_client_first():
     first, second = (problem(start, size, 0, num_epochs=1) for size in (3, 1))
     first = replace(first, work=LocalWork([np.array([2, 0, 1])], 9, 0.0))
     second = replace(second, work=LocalWork([np.array([0]), np.array([0])], 1, 0.0))
-    schedule = _schedule([first, second], [_batches(first, 2), _batches(second, 2)])
+    schedule = _schedule([first, second], [_batches(first, epoch_batches(3, 2)), _batches(second, epoch_batches(1, 2))])
     assert schedule.positions.tolist() == [[2, 0], [3, 3], [1, 1]]
     assert schedule.sizes.tolist() == [2, 1, 1]
     assert (schedule.num_steps, schedule.num_seen) == ([2, 1], [3, 1])
     assert list(schedule.phases()) == [(2, [slice(0, 2)]), (1, [slice(2, 3)])]
+
+
+def test_a_merged_last_batch_is_the_widest_and_the_others_are_filled_up_to_it():
+    # Five examples in batches of two: 4 2 | 0 3 1, and the first is filled up with its first example.
+    merged = replace(problem({"w": torch.zeros(1)}, 5, 0), work=LocalWork([np.array([4, 2, 0, 3, 1])], 9, 0.0))
+    positions, sizes = _batches(merged, epoch_batches(5, 2, "merge"))
+    assert (positions.tolist(), sizes.tolist()) == ([[4, 2, 4], [0, 3, 1]], [2, 3])
 
 
 class Reads(TorchDispatchMode):

@@ -69,6 +69,7 @@ def make_case(
     corrected: bool = False,
     seed: int = 0,
     learning_rate: float = 0.05,
+    last_batch: str = "keep",
 ) -> Case:
     rng = np.random.default_rng(seed)
     features = torch.from_numpy(rng.normal(size=(num_examples, num_features)).astype(np.float32))
@@ -80,7 +81,8 @@ def make_case(
         mu=mu,
         correction=params(rng, num_classes, num_features, 0.2) if corrected else None,
     )
-    return Case(SgdSettings(learning_rate, batch_size, weight_decay=weight_decay), start, features, labels, work)
+    sgd = SgdSettings(learning_rate, batch_size, weight_decay=weight_decay, last_batch=last_batch)
+    return Case(sgd, start, features, labels, work)
 
 
 def assert_agree(one: LocalSolution, other: LocalSolution, tolerance: float = FLOAT32) -> None:
@@ -107,13 +109,14 @@ def assert_agree(one: LocalSolution, other: LocalSolution, tolerance: float = FL
     mu=st.sampled_from([0.0, 0.01, 1.0, 3.0]),
     weight_decay=st.sampled_from([0.0, 0.001, 0.3]),
     corrected=st.booleans(),
+    last_batch=st.sampled_from(["keep", "drop", "merge"]),
     seed=st.integers(0, 2**32 - 1),
 )
-def test_it_agrees_with_the_reference_solver(num_examples, batch_size, num_epochs, share, **shape):
-    num_steps = round(share * num_epochs * -(-num_examples // batch_size))
-    case = make_case(
-        num_examples=num_examples, batch_size=batch_size, num_epochs=num_epochs, num_steps=num_steps, **shape
-    )
+def test_it_agrees_with_the_reference_solver(num_examples, batch_size, num_epochs, share, last_batch, **shape):
+    num_batches = -(-num_examples // batch_size) if last_batch == "keep" else max(1, num_examples // batch_size)
+    num_steps = round(share * num_epochs * num_batches)
+    numbers = {"num_examples": num_examples, "batch_size": batch_size, "num_epochs": num_epochs}
+    case = make_case(**numbers, num_steps=num_steps, last_batch=last_batch, **shape)
     solution = case.solve()
     assert solution.num_steps == num_steps
     assert_agree(solution, case.solve_by_definition())

@@ -256,6 +256,34 @@ def test_the_short_last_batch_is_kept_with_its_own_mean():
     torch.testing.assert_close(solution.params["weight"], weight - lr * torch.outer(error, x), **EXACT)
 
 
+@pytest.mark.parametrize(
+    ("last_batch", "batches_"),
+    [
+        ("keep", [[2, 0, 3], [1, 6, 5], [4, 7]]),
+        ("drop", [[2, 0, 3], [1, 6, 5]]),
+        ("merge", [[2, 0, 3], [1, 6, 5, 4, 7]]),
+    ],
+)
+def test_an_epochs_last_batch_is_what_the_setting_says(last_batch, batches_):
+    # With mu = 0 a batch is one step from wherever the one before ended: w <- w - lr * the batch's own mean gradient.
+    (features, labels), order = examples(), [2, 0, 3, 1, 6, 5, 4, 7]
+    model, loss_sum = linear(), 0.0
+    model.load_state_dict(weights())
+    for batch in batches_ * 2:
+        model.zero_grad()
+        loss = functional.cross_entropy(model(features[batch]), labels[batch])
+        loss.backward()
+        loss_sum += loss.item() * len(batch)
+        with torch.no_grad():
+            for param in model.parameters():
+                param -= 0.1 * param.grad
+    solution = solve(weights(), epochs=[order, order], last_batch=last_batch)
+    assert solution.num_steps == 2 * len(batches_)
+    assert_same(solution.params, dict(model.state_dict()))
+    num_seen = 2 * sum(map(len, batches_))
+    assert solution.train_loss == pytest.approx(loss_sum / num_seen, rel=1e-6)  # kept in float32, as above
+
+
 def test_one_example_is_one_step_per_epoch():
     # The gradient of the cross-entropy in the bias is softmax(W x + b) - e_y.
     data, start = examples(1), weights()
