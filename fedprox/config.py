@@ -143,8 +143,17 @@ def register() -> None:
 
 
 def plain(config: DictConfig) -> dict[str, Any]:
-    """Return a composed configuration as plain containers, references resolved."""
-    return OmegaConf.to_container(config, resolve=True, throw_on_missing=True)  # type: ignore[return-value]
+    """Return a composed configuration as plain containers, references resolved and -0.0 as 0.0."""
+    return _unsigned_zeros(OmegaConf.to_container(config, resolve=True, throw_on_missing=True))  # type: ignore[no-any-return]
+
+
+def _unsigned_zeros(value: Any) -> Any:
+    """Return a setting with 0.0 for every -0.0, which passes checks for >= 0 and which NumPy refuses as negative."""
+    if isinstance(value, dict):
+        return {key: _unsigned_zeros(each) for key, each in value.items()}
+    if isinstance(value, list):
+        return list(map(_unsigned_zeros, value))
+    return value + 0.0 if isinstance(value, float) else value
 
 
 def client_device(config: Mapping[str, Any]) -> str:

@@ -37,7 +37,7 @@ def check(config: Mapping[str, Any]) -> None:
         _require(value is None or value >= 1, f"checkpoint.{name}", "an integer >= 1 or null", value)
     _check_branch(config["branch_from"], config["branch_round"])
     _require_finite(config, "learning_rate", "> 0", lambda value: value > 0)
-    _require_finite(config, "mu", ">= 0", lambda value: value >= 0, "; for no proximal term use --config-name fedavg")
+    _require_finite(config, "mu", ">= 0", lambda value: value >= 0, "; for no proximal term use mu=0")
     _require_finite(config, "momentum", "at least 0 and below 1", lambda value: 0 <= value < 1)
     _require_finite(config, "weight_decay", ">= 0", lambda value: value >= 0)
     _require_finite(config, "stragglers_fraction", "between 0 and 1", lambda value: 0 <= value <= 1)

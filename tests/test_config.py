@@ -6,12 +6,14 @@ import math
 import os
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from hydra import compose, initialize_config_dir
 from omegaconf import MissingMandatoryValue
 
 import fedprox
+from fedprox import data_assembly
 from fedprox.config import plain, register, unknown
 from fedprox.config_checks import check, check_target
 from fedprox.errors import UserError
@@ -176,6 +178,44 @@ def base(**changes) -> dict:
 
 def resources(**changes) -> dict:
     return {"client_resources": {"num_cpus": 1.0, "num_gpus": 0.0} | changes}
+
+
+# NumPy takes -0.0 for a negative scale; a check for >= 0 lets it pass.
+MINUS_ZERO = {
+    "sigma": ["partition.sigma=-0.0"],
+    "sizes": ["partition=iid", "partition.sizes=lognormal", "partition.sigma=-0.0"],
+    "exponent": ["partition=iid", "partition.sizes=zipf", "partition.exponent=-0.0"],
+    "dirichlet": ["partition=dirichlet", "partition.sizes=lognormal", "partition.sigma=-0.0"],
+    "pathological": ["partition=pathological", "partition.sizes=lognormal", "partition.sigma=-0.0"],
+    "noise": ["feature_skew=noise", "feature_skew.strength=-0.0"],
+    "brightness": ["feature_skew=brightness", "feature_skew.strength=-0.0"],
+    "rotation": ["feature_skew=rotation", "feature_skew.strength=-0.0"],
+    "alpha": ["dataset=synthetic_1_1", "dataset.alpha=-0.0"],
+    "beta": ["dataset=synthetic_1_1", "dataset.beta=-0.0"],
+}
+
+
+@pytest.mark.parametrize("overrides", MINUS_ZERO.values(), ids=MINUS_ZERO)
+def test_minus_zero_is_zero_in_every_setting_of_the_data(overrides):
+    small = ["dataset=digits", "num_clients=10", *overrides]
+    minus, zero = (
+        data_assembly.divided_data(composed(*(each.replace("-0.0", value) for each in small)))
+        for value in ("-0.0", "0.0")
+    )
+    assert np.array_equal(minus.train.indices, zero.train.indices)
+    assert np.array_equal(minus.client_examples(3)[0], zero.client_examples(3)[0])
+
+
+def test_minus_zero_is_zero_at_every_depth_of_the_configuration():
+    config = composed("mu=-0.0", "schedule.final=-1e-400", "+dataset.noise=[-0.0,{a: -0.0}]", "learning_rate=-0.5")
+    values = [
+        config["mu"],
+        config["schedule"]["final"],
+        config["dataset"]["noise"][0],
+        config["dataset"]["noise"][1]["a"],
+    ]
+    assert [(value, math.copysign(1, value)) for value in values] == [(0.0, 1.0)] * 4
+    assert config["learning_rate"] == -0.5
 
 
 NOT_FINITE = [math.nan, math.inf, -math.inf]
