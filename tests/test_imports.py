@@ -32,6 +32,7 @@ ORDER = [
     "plan",
     "authors",
     "data.federated",
+    "data.fingerprint",
     "data.shares",
     "data.partition",
     "data.feature_skew",
