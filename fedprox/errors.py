@@ -1,5 +1,6 @@
 """How a run ends before its time: mistakes that the user can mend, and faults; each is told in one line."""
 
+import re
 import sysconfig
 import traceback
 from pathlib import Path
@@ -35,7 +36,7 @@ def on_record(error: BaseException) -> str:
 
 def reason(error: BaseException) -> str:
     """Return an error of the user's code as "ValueError: what it says (my_model.py:12)"."""
-    told = "; ".join(_told(error))
+    told = printable("; ".join(_told(error)))
     place = _place(error)
     return f"{type(error).__name__}{': ' * bool(told)}{told}{f' ({place})' if place else ''}"
 
@@ -57,7 +58,7 @@ def one_line(error: BaseException) -> str:
     """Return an error's message in one line, Hydra's and OmegaConf's many-line ones included."""
     if isinstance(error, OSError) and error.filename is not None:
         remedy = "name another place with hydra.run.dir=<folder>, in a sweep hydra.sweep.dir=<folder>"
-        return " ".join(f"{error.filename}: {error.strerror}; {remedy}".splitlines())
+        return printable(" ".join(f"{error.filename}: {error.strerror}; {remedy}".splitlines()))
     told = _told(error)
     if isinstance(error, MemoryError):
         told = [
@@ -70,7 +71,25 @@ def one_line(error: BaseException) -> str:
     if told and told[0].startswith("Error merging override") and error.__cause__:
         told += _told(error.__cause__)[:1]  # the cause says what is wrong with the value
     text = " ".join("; ".join(told).splitlines()) or type(error).__name__  # what is quoted may have breaks of its own
-    return text.replace(":; ", ": ").replace(".; ", "; ")
+    return printable(text.replace(":; ", ": ").replace(".; ", "; "))
+
+
+def printable(text: str) -> str:
+    r"""Return a text that is safe on a terminal and in a log.
+
+    Names of files and classes may come from strangers. What is not printable (control characters, escape codes,
+    line breaks, marks that change the direction of writing, halves of surrogate pairs) becomes \x1b, \u202e and
+    the like; addresses of objects, which say nothing, are left out.
+    """
+    text = _ADDRESS.sub("", text)
+    return text if text.isprintable() else "".join(_escaped(character) for character in text)
+
+
+def _escaped(character: str) -> str:
+    return character if character.isprintable() else character.encode("unicode_escape").decode()
+
+
+_ADDRESS = re.compile(r" at 0x[0-9a-fA-F]{6,}")
 
 
 def _told(error: BaseException) -> list[str]:

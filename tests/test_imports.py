@@ -31,6 +31,7 @@ ORDER = [
     "epoch_batches",
     "plan",
     "authors",
+    "data.checks",
     "data.federated",
     "data.fingerprint",
     "data.shares",

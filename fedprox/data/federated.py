@@ -1,11 +1,14 @@
 """What every experiment trains on: shared arrays, and per client a list of indices into them."""
 
-from dataclasses import dataclass
+from collections.abc import Iterable
+from dataclasses import dataclass, fields
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from fedprox.data import checks
 from fedprox.errors import UserError
 
 Floats = NDArray[np.float32]
@@ -15,18 +18,22 @@ Features = NDArray[np.uint8] | Floats | Integers
 
 @dataclass(frozen=True)
 class LabelledData:
-    """Examples that nobody has divided among clients yet; a partition does that.
+    """Examples that are not divided among clients yet; a partition does that.
+
+    Whatever is given is converted on the way in or refused in one line (`fedprox.data.checks`): lists, tensors,
+    other types, byte orders and strides become the arrays below.
 
     Attributes:
-        features: Training examples, shape (num_examples, *input_shape): numbers as uint8 or float32, or
-            token sequences as int64 with input_shape (length,).
-        labels: Classes 0 .. num_classes - 1, shape (num_examples,).
+        features: Training examples, shape (num_examples, *input_shape), at least one: numbers as uint8 or float32,
+            or token sequences as int64 with input_shape (length,). Other numbers become float32.
+        labels: Classes 0 .. num_classes - 1 as int64, shape (num_examples,).
         test_features: The global test set, like `features`; empty where each client tests on its own.
         test_labels: Its classes.
         num_classes: Number of classes.
-        mean: Subtracted from the features on their way into the model; broadcasts over input_shape. 0 for
+        mean: Subtracted from the features on their way into the model; float32, broadcasts over input_shape. 0 for
             tokens, which have no mean.
-        std: Divides them after that; 1 for tokens.
+        std: Divides them after that, > 0; 1 for tokens.
+        class_names: What the classes are called, such as their folders; empty where they are only numbers.
     """
 
     features: Features
@@ -36,14 +43,13 @@ class LabelledData:
     num_classes: int
     mean: Floats
     std: Floats
+    class_names: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        """Raise UserError if the features are tokens and yet have a mean or a deviation."""
-        if self.features.dtype == np.int64 and (np.any(self.mean != 0) or np.any(self.std != 1)):
-            raise UserError(
-                f"int64 features are token sequences and must have mean 0 and std 1, got {self.mean} and {self.std}; "
-                "give the data set's features as uint8 or float32"
-            )
+        """Convert what was given, or raise UserError."""
+        given = {field.name: getattr(self, field.name) for field in fields(self)}
+        for name, value in checks.examples(given).items():
+            object.__setattr__(self, name, value)
 
     def model_input(self, features: Features) -> Floats | Integers:
         """Return (features - mean) / std as float32, same shape; tokens as they are, int64."""
@@ -71,12 +77,22 @@ class ClientIndex:
     indices: Integers
     offsets: Integers
 
+    def __post_init__(self) -> None:
+        """Convert what was given, or raise UserError."""
+        object.__setattr__(self, "indices", checks.positions("indices", self.indices))
+        object.__setattr__(self, "offsets", checks.offsets(self.offsets, len(self.indices)))
+
     @classmethod
-    def from_lists(cls, lists: list[Integers]) -> "ClientIndex":
-        """Return the index of clients 0, 1, ... from one array of example numbers each."""
-        sizes = np.array([len(part) for part in lists], dtype=np.int64)
-        indices = np.concatenate(lists) if lists else np.empty(0, dtype=np.int64)
-        return cls(indices.astype(np.int64), np.concatenate([[0], np.cumsum(sizes)]).astype(np.int64))
+    def from_lists(cls, lists: Iterable[Any], name: str = "lists") -> "ClientIndex":
+        """Return the index of clients 0, 1, ... from one list or array of example numbers each.
+
+        Raises:
+            UserError: If they are anything else; the line begins with `name` and the client.
+        """
+        parts = checks.each_clients(name, lists)
+        sizes = np.array([len(part) for part in parts], dtype=np.int64)
+        indices = np.concatenate(parts) if parts else np.empty(0, dtype=np.int64)
+        return cls(indices, np.concatenate([[0], np.cumsum(sizes)]).astype(np.int64))
 
     def __len__(self) -> int:
         """Return the number of clients."""
@@ -102,7 +118,7 @@ class FederatedData:
         data: The shared arrays.
         train: Each client's training examples, as positions in `data.features`.
         held_out: Each client's own test examples, likewise; may be empty.
-        client_ids: What the clients are called in the files or in the authors' program, one name each;
+        client_ids: What the clients are called in the files or in the authors' program, one unique name each;
             empty where they are only numbers.
     """
 
@@ -110,6 +126,17 @@ class FederatedData:
     train: ClientIndex
     held_out: ClientIndex
     client_ids: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        """Convert lists of lists to client indices; raise UserError for what breaks a rule."""
+        if not isinstance(self.data, LabelledData):
+            raise UserError(f"FederatedData must be given LabelledData first, got a {type(self.data).__name__}")
+        for side in ("train", "held_out"):
+            if not isinstance(lists := getattr(self, side), ClientIndex):
+                object.__setattr__(self, side, ClientIndex.from_lists(lists, side))
+        indices = {side: getattr(self, side) for side in ("train", "held_out")}
+        checks.clients({side: (each.indices, each.offsets) for side, each in indices.items()}, len(self.data.labels))
+        object.__setattr__(self, "client_ids", checks.client_ids(self.client_ids, self.num_clients))
 
     @property
     def num_clients(self) -> int:

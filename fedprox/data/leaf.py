@@ -21,7 +21,7 @@ def leaf(path: str, num_classes: int | None = None) -> FederatedData:
 
     Clients 0, 1, ... are the ids sorted as strings. `features` holds the training examples of all clients
     and then the test examples of all, both in the files' order: float32 of any one shape, or int64 where all
-    x are flat lists of whole numbers (5, not 5.0), which are taken for token sequences. Text is for
+    x are flat lists of whole numbers >= 0 (5, not 5.0), which are taken for token sequences. Text is for
     `read_leaf`. There is no global test set. From the second time on a large data set comes from a cache
     (`fedprox.data.leaf_cache`); to read a file takes about five times its size in memory.
 

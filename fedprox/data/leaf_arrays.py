@@ -45,7 +45,7 @@ def client_arrays(where: str, x: list[Any], y: list[Any]) -> ClientArrays:
 def joined_features(clients: Sequence[ClientArrays]) -> Floats | Integers:
     """Return all clients' features, one after another: float32, or int64 where they are token sequences.
 
-    Token sequences are what consists, in all clients, of flat lists of whole numbers (5, not 5.0).
+    Token sequences are what consists, in all clients, of flat lists of whole numbers >= 0 (5, not 5.0).
 
     Raises:
         UserError: If the shapes differ between clients.
@@ -58,7 +58,7 @@ def joined_features(clients: Sequence[ClientArrays]) -> Floats | Integers:
                 f"{client.where}: each x must have one shape in the whole data set, got {client.features.shape[1:]}, "
                 f"but {shape} in {first.where}; leave out or pad what differs"
             )
-    if len(shape) == 1 and all(client.features.dtype == np.int64 for client in clients):
+    if len(shape) == 1 and all(client.features.dtype == np.int64 and client.features.min() >= 0 for client in clients):
         return np.concatenate([client.features for client in clients])
     return np.concatenate([client.features for client in clients], dtype=np.float32, casting="same_kind")
 

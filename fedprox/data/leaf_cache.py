@@ -9,7 +9,7 @@ from pathlib import Path
 from fedprox.data import array_cache
 from fedprox.data.array_cache import Arrays
 
-VERSION = 1  # of what the arrays mean; a cache of another version is made anew
+VERSION = 2  # of what the arrays mean; a cache of another version is made anew
 SMALLEST_BYTES = 5_000_000  # less JSON than this is read faster than a cache is worth
 SLOW_BYTES = 300_000_000  # more JSON than this takes two seconds and is told
 FILE = "leaf.npz"

@@ -174,13 +174,6 @@ def test_images_that_are_normalised_pixel_by_pixel_are_told(shape, is_told):
         rotation(data, 7)
 
 
-def test_an_example_of_two_clients_cannot_have_the_features_of_both():
-    data = federated(random_images(10, 6, 5), 2)
-    shared = FederatedData(data.data, data.train, data.train)
-    with pytest.raises(UserError, match="every example to belong to one client only, got one that belongs to 2"):
-        rotation(shared, 7)
-
-
 @pytest.mark.parametrize(("kind", "most"), [(rotation, 180), (brightness, 1), (noise, 1)])
 @pytest.mark.parametrize("strength", [-0.1, 180.5, math.nan])
 def test_a_strength_out_of_range_is_told(kind, most, strength):

@@ -90,14 +90,14 @@ def tokens(mean: float, std: float) -> LabelledData:
 
 def test_tokens_reach_the_model_as_whole_numbers():
     data = FederatedData(
-        tokens(0, 1), ClientIndex.from_lists([label := np.array([0])]), ClientIndex.from_lists([label])
+        tokens(0, 1), ClientIndex.from_lists([np.array([0])]), ClientIndex.from_lists([np.empty(0, np.int64)])
     )
     for features, _ in (data.client_examples(0), data.test_examples()):
         assert features.dtype == np.int64
         assert features.tolist() == [[2**40, 0, 7]]  # beyond what a float32 holds
 
 
-@pytest.mark.parametrize(("mean", "std"), [(1, 1), (0, 2), (float("nan"), 1)])
+@pytest.mark.parametrize(("mean", "std"), [(1, 1), (0, 2)])
 def test_tokens_have_no_mean_and_no_deviation(mean, std):
     with pytest.raises(UserError, match="int64 features are token sequences and must have mean 0 and std 1, got"):
         tokens(mean, std)

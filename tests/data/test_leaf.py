@@ -122,13 +122,21 @@ def data_sets(draw):
     """Draw (clients of train, clients of test, dtype that the features must have)."""
     shape = tuple(draw(st.lists(st.integers(1, 3), min_size=1, max_size=3)))
     whole = draw(st.booleans())
-    number = st.integers(-(2**20), 2**20) if whole else st.floats(width=32, allow_nan=False, allow_infinity=False)
+    number = (
+        st.integers(-1 if draw(st.booleans()) else 0, 2**20)
+        if whole
+        else st.floats(width=32, allow_nan=False, allow_infinity=False)
+    )
     label = st.integers(0, 4).flatmap(lambda value: st.sampled_from([value, float(value)]))
     example = st.tuples(numbers(shape, number), label)
     some = st.lists(example, min_size=1, max_size=4).map(lambda pairs: tuple(map(list, zip(*pairs, strict=True))))
     users = draw(st.lists(st.text(max_size=3), min_size=1, max_size=4, unique=True))
     train, test = ({user: draw(some) for user in users} for _ in range(2))
-    return train, test, np.int64 if whole and len(shape) == 1 else np.float32
+    is_flat = whole and len(shape) == 1
+    are_tokens = is_flat and all(
+        min(x) >= 0 for side in (train, test) for examples, _ in side.values() for x in examples
+    )
+    return train, test, np.int64 if are_tokens else np.float32
 
 
 @settings(max_examples=150, deadline=None)
@@ -163,6 +171,7 @@ def test_flat_lists_of_whole_numbers_are_tokens_and_reach_the_model_as_they_are(
     [
         ([[1, 2]], [[0.5, 1]]),  # one number with a point, in another client
         ([[[1, 2]]], [[[3, 4]]]),  # an image of whole numbers
+        ([[1, 2]], [[-3, 4]]),  # a number below zero, which no token is
     ],
 )
 def test_whole_numbers_are_float32_where_a_point_stands_anywhere_and_in_images(tmp_path, first, second):

@@ -1,0 +1,453 @@
+"""The entrance of all data: arrays and client indices are converted or refused where they come into being.
+
+Whatever a data source, a function of the user's own or a file gives passes through here once, when `LabelledData`,
+`ClientIndex` and `FederatedData` are made. Compiled code then reads the arrays without looking at bounds, so nothing
+may come in by another way. docs/data.md says what is accepted.
+"""
+
+import operator
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fedprox.errors import UserError, one_line, printable
+
+MAX_CLASSES = 1_000_000  # a model has an output for each
+SHOWN = 60  # characters of a wrong value
+FLOAT32_MAX = float(np.finfo(np.float32).max)
+NUMERIC = "biuf"  # NumPy's kinds: bool, signed and unsigned integers, floats
+
+Array = NDArray[Any]
+Integers = NDArray[np.int64]
+
+
+def examples(given: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the fields of LabelledData, converted to what its docstring promises.
+
+    Args:
+        given: Its fields by name, of any type.
+
+    Raises:
+        UserError: If one of them breaks its rule; the line names the array, the row, the value and a remedy.
+    """
+    num_classes = _num_classes(given["num_classes"])
+    features = _features("features", given["features"])
+    if not len(features):
+        raise UserError("features must have at least one example, got none; see that the data set is not empty")
+    test_features = _test_features(given["test_features"], features)
+    labels = {
+        name: _labels(name, given[name], len(owner), num_classes)
+        for name, owner in (("labels", features), ("test_labels", test_features))
+    }
+    mean = _statistic("mean", given["mean"], features.shape[1:])
+    std = _statistic("std", given["std"], features.shape[1:])
+    _check_model_input({"features": features, "test_features": test_features}, mean, std)
+    names = _class_names(given["class_names"], num_classes)
+    return {
+        **{"features": features, "test_features": test_features, **labels},
+        **{"num_classes": num_classes, "mean": mean, "std": std, "class_names": names},
+    }
+
+
+def positions(name: str, value: Any) -> Integers:
+    """Return numbers of examples as int64, shape (n,).
+
+    Args:
+        name: What they are called in errors, such as "train: client 3".
+        value: Integers, or floats without a fraction; nothing else, masks of bool included.
+
+    Raises:
+        UserError: If it is anything else.
+    """
+    array = _array(name, value)
+    if array.ndim != 1:
+        raise UserError(f"{name} must be a list of example numbers, got shape {array.shape}; give one axis")
+    if not array.size:
+        return np.empty(0, dtype=np.int64)
+    if array.dtype.kind == "b":
+        raise UserError(f"{name} must be example numbers, got a mask of bool; give numpy.flatnonzero(mask)")
+    return _whole(name, array, "must be integers, the numbers of examples", "row")
+
+
+def each_clients(name: str, value: Any) -> list[Integers]:
+    """Return the example numbers of clients 0, 1, ..., given as anything that has a list or an array for each.
+
+    Raises:
+        UserError: If it has not.
+    """
+    if isinstance(value, (str, bytes, Mapping)) or not isinstance(value, Iterable):
+        raise UserError(
+            f"{name} must be a list with an array of example numbers for each client, got {_kind(value)}; "
+            "see docs/data.md"
+        )
+    return [
+        part
+        if type(part) is np.ndarray and part.dtype == np.int64 and part.ndim == 1  # of 100,000 clients
+        else positions(f"{name}: client {client}", part)
+        for client, part in enumerate(value)
+    ]
+
+
+def offsets(value: Any, num_indices: int) -> Integers:
+    """Return where each client's part of the indices begins and ends, shape (num_clients + 1,).
+
+    Raises:
+        UserError: If they do not rise from 0 to the number of indices.
+    """
+    array = positions("offsets", value)
+    if not len(array) or array[0] != 0 or array[-1] != num_indices or (np.diff(array) < 0).any():
+        raise UserError(
+            f"offsets must rise from 0 to the number of indices, {num_indices}, got {_shown(array.tolist())}; "
+            "use ClientIndex.from_lists"
+        )
+    return array
+
+
+def clients(parts: Mapping[str, tuple[Integers, Integers]], num_examples: int) -> None:
+    """Raise UserError unless every example number exists and belongs to one client only.
+
+    Args:
+        parts: Indices and offsets by their name, "train" and "held_out".
+        num_examples: Number of examples.
+    """
+    (one, (_, own)), *others = parts.items()
+    if len(own) < 2:
+        raise UserError(f"{one} must have a list of examples for at least one client, got none; give one for each")
+    for other, (_, ends) in others:
+        if len(ends) != len(own):
+            raise UserError(
+                f"{other} must have as many clients as {one}, {len(own) - 1}, got {len(ends) - 1}; give an empty list "
+                "to each client without such examples"
+            )
+    for name, (indices, ends) in parts.items():
+        wrong = (indices < 0) | (indices >= num_examples)
+        if wrong.any():
+            place = int(wrong.argmax())
+            raise UserError(
+                f"{name}: client {_owner(ends, place)} holds example {indices[place]}, but the examples are "
+                f"0 to {num_examples - 1}; number them by their rows in features"
+            )
+    counts = np.bincount(np.concatenate([indices for indices, _ in parts.values()]), minlength=num_examples)
+    if counts.max() > 1:
+        raise _shared(parts, int(counts.argmax()))
+
+
+def client_ids(value: Any, num_clients: int) -> tuple[str, ...]:
+    """Return what clients are called, as text.
+
+    Raises:
+        UserError: If they are not as many as clients, or not unique.
+    """
+    if isinstance(value, str) or not isinstance(value, Iterable):
+        raise UserError(f"client_ids must be a list of names, got {_shown(value)}; give one for each client, or none")
+    ids = tuple(each if isinstance(each, str) else str(each) for each in value)
+    if ids and len(ids) != num_clients:
+        raise UserError(
+            f"client_ids must be as many as there are clients, {num_clients}, got {len(ids)}; name each, or none"
+        )
+    if len(set(ids)) < len(ids):
+        twice = next(each for place, each in enumerate(ids) if each in ids[:place])
+        raise UserError(f"client_ids must be unique, got {_shown(twice)} twice; give each client a name of its own")
+    return ids
+
+
+def parts(value: Any, num_examples: int, num_clients: int, source: str) -> list[Integers]:
+    """Return what a partition gave: each client's example numbers.
+
+    Args:
+        value: Anything that a function returned.
+        num_examples: Number of examples that were divided.
+        num_clients: How many clients were asked for.
+        source: The function, for errors: "partition._target_=my_partition.halves".
+
+    Raises:
+        UserError: If it is not a list for each client, one is empty, or an example goes to nobody's or two.
+    """
+    given = each_clients(source, value)
+    if len(given) != num_clients:
+        raise UserError(f"{source} must return {num_clients} arrays, one for each client, got {len(given)}; mend it")
+    if empty := next((f"client {client}" for client, part in enumerate(given) if not len(part)), ""):
+        raise UserError(f"{source} must give every client an example, but {empty} has none; lower num_clients")
+    ends = np.concatenate([[0], np.cumsum([len(part) for part in given])])
+    clients({source: (np.concatenate(given), ends)}, num_examples)
+    return given
+
+
+def _num_classes(value: Any) -> int:
+    """Return the number of classes; 10.0 and arrays of one integer are understood."""
+    try:
+        number = int(value) if isinstance(value, float) and value.is_integer() else operator.index(value)
+    except Exception:  # whatever a stranger's __index__ raises
+        number = 0
+    if isinstance(value, (bool, np.bool_)) or not 1 <= number <= MAX_CLASSES:
+        raise UserError(
+            f"num_classes must be an integer between 1 and {MAX_CLASSES:,}, got {_shown(value)}; count the classes"
+        )
+    return number
+
+
+def _features(name: str, value: Any) -> Array:
+    """Return features as uint8, int64 (tokens) or float32, finite, shape (n, *input_shape)."""
+    array = _array(name, value)
+    if array.ndim < 2 or 0 in array.shape[1:]:
+        remedy = "give features[:, None]" if array.ndim == 1 else "give each example at least one number"
+        raise UserError(f"{name} must have shape (num_examples, *input_shape), got {array.shape}; {remedy}")
+    if array.dtype.kind in "iu" and array.dtype.itemsize == 8:
+        return _tokens(name, array)
+    return _laid_out(array if array.dtype == np.uint8 else _floats(name, array))
+
+
+def _tokens(name: str, array: Array) -> Array:
+    """Return token sequences as int64."""
+    if array.size and (array.min() < 0 or array.max() > np.iinfo(np.int64).max):
+        place = _first((array < 0) | (array > np.iinfo(np.int64).max))
+        raise UserError(
+            f"int64 {name} are token sequences and must be >= 0, got {array[place]} in row {place[0]}; "
+            "give numbers that are no tokens as float32, such as features.astype('float32')"
+        )
+    tokens = _laid_out(array.astype(np.int64, copy=False))
+    return tokens if tokens.flags.writeable else tokens.copy()  # torch warns of others
+
+
+def _floats(name: str, array: Array) -> Array:
+    """Return numbers as float32; all must be finite in it."""
+    with np.errstate(over="ignore", invalid="ignore"):  # told below
+        floats = array.astype(np.float32, order="K", copy=False)
+        # nan comes out of both, so no mask is needed, which would cost a fifth of the features' memory
+        if floats.size and not (np.isfinite(floats.min()) and np.isfinite(floats.max())):
+            place = _first(~np.isfinite(floats))
+            where = f" in row {place[0]}" if array.ndim else ""
+            raise UserError(
+                f"{name} must be finite in float32, got {_shown(array[place])}{where}; leave out or replace such values"
+            )
+    return floats
+
+
+def _laid_out(array: Array) -> Array:
+    """Return an array in C order, or with channels last, as image decoders have them; others are copied."""
+    images = array.ndim == 4 and array.transpose(0, 2, 3, 1).flags.c_contiguous
+    array = array if array.flags.c_contiguous or images else np.ascontiguousarray(array)
+    return array if array.flags.aligned else array.copy(order="K")
+
+
+def _test_features(value: Any, features: Array) -> Array:
+    """Return the test features, as like the training features as their numbers are."""
+    array = _array("test_features", value)
+    if array.ndim and not len(array):
+        return np.empty((0, *features.shape[1:]), dtype=features.dtype)
+    if features.dtype == np.int64:
+        if array.dtype.kind not in "iu":
+            raise UserError(
+                f"test_features must be token sequences like features, 64-bit integers, got {array.dtype}; "
+                "give both as integers, or both as float32"
+            )
+        array = array.astype(np.int64)
+    elif array.dtype.kind in "iu" and array.dtype != np.uint8:
+        array = array.astype(np.float32)  # beside numbers whole numbers are numbers, not tokens
+    array = _features("test_features", array)
+    if array.shape[1:] != features.shape[1:]:
+        raise UserError(
+            f"test_features must have the input shape of features, {features.shape[1:]}, got {array.shape[1:]}; "
+            "prepare both in the same way"
+        )
+    return array
+
+
+def _labels(name: str, value: Any, num_examples: int, num_classes: int) -> Integers:
+    """Return labels as int64, shape (num_examples,), all between 0 and num_classes - 1."""
+    array = _array(name, value)
+    if array.ndim == 0 or (array.size == 0 and len(array) == 0):
+        array = array.reshape(-1)[:0] if array.ndim else array
+    if array.ndim != 1:
+        remedy = "give one number for each example"
+        if array.ndim == 2 and array.shape[1] == 1:
+            remedy = f"give {name}[:, 0]"
+        elif array.ndim == 2:
+            remedy = f"give {name}.argmax(axis=1) if they are one-hot"
+        raise UserError(f"{name} must have one axis, got shape {array.shape}; {remedy}")
+    if len(array) != num_examples:
+        features = name.replace("labels", "features")
+        raise UserError(
+            f"{name} must be as many as {features}, {num_examples}, got {len(array)}; match them row by row"
+        )
+    labels = _whole(name, array, f"must be integers, the classes 0 to {num_classes - 1}", "row")
+    if len(labels) and not 0 <= labels.min() <= labels.max() < num_classes:
+        raise _outside(name, labels, num_classes)
+    return labels
+
+
+def _outside(name: str, labels: Integers, num_classes: int) -> UserError:
+    """Return the error for the first label that is none of the classes."""
+    row = int(((labels < 0) | (labels >= num_classes)).argmax())
+    least, most = int(labels.min()), int(labels.max())
+    remedy = f"number the classes from 0, or set num_classes={most + 1}"
+    if most - least < num_classes:  # all fit once they are moved
+        remedy = f"number the classes from 0: {name} {'-' if least > 0 else '+'} {abs(least)}"
+    elif least < 0 or most >= MAX_CLASSES:
+        remedy = "number the classes from 0"
+    return UserError(
+        f"{name} must be between 0 and num_classes - 1 = {num_classes - 1}, got {labels[row]} in row {row}; {remedy}"
+    )
+
+
+def _whole(name: str, array: Array, rule: str, where: str) -> Integers:
+    """Return integers, or floats without a fraction, as int64 that may be written to."""
+    if array.dtype.kind == "f":
+        with np.errstate(invalid="ignore"):
+            wrong = ~(np.trunc(array) == array) | (np.abs(array) >= 2.0**63)  # nan and infinity are wrong, too
+    else:
+        wrong = array > np.iinfo(np.int64).max if array.dtype.kind == "u" else np.zeros(0, dtype=bool)
+    if wrong.any():
+        place = int(wrong.argmax())
+        remedy = "convert them with astype('int64') once they are whole"
+        raise UserError(f"{name} {rule}, got {_shown(array[place])} in {where} {place}; {remedy}")
+    whole = np.ascontiguousarray(array, dtype=np.int64)
+    return whole if whole.flags.writeable and whole.flags.aligned else whole.copy()
+
+
+def _statistic(name: str, value: Any, input_shape: tuple[int, ...]) -> Array:
+    """Return mean or std as float32 that broadcasts over the input shape."""
+    array = _floats(name, _array(name, value))
+    try:
+        fits = np.broadcast_shapes(array.shape, input_shape) == input_shape
+    except ValueError:
+        fits = False
+    if not fits:
+        raise UserError(
+            f"{name} must be one number or broadcast over the input shape {input_shape}, got shape {array.shape}; give "
+            "one number for all, or one for each channel or pixel"
+        )
+    if name == "std" and array.size and array.min() <= 0:
+        place = _first(array <= 0)
+        where = f" at {place if len(place) > 1 else place[0]}" if place else ""
+        raise UserError(f"std must be > 0, got {array[place]:g}{where}; give 1 for what never varies")
+    return np.ascontiguousarray(array).reshape(array.shape)
+
+
+def _check_model_input(arrays: Mapping[str, Array], mean: Array, std: Array) -> None:
+    """Raise UserError if (x - mean) / std overflows float32, or tokens have a mean."""
+    if arrays["features"].dtype == np.int64:
+        if np.any(mean != 0) or np.any(std != 1):
+            raise UserError(
+                "int64 features are token sequences and must have mean 0 and std 1, got "
+                f"{_shown(mean)} and {_shown(std)}; give features that are no tokens as uint8 or float32"
+            )
+        return
+    for name, array in arrays.items():
+        if not array.size:
+            continue
+        largest = 255.0 if array.dtype == np.uint8 else max(-float(array.min()), float(array.max()))
+        if (largest + float(np.abs(mean).max())) / float(std.min()) <= FLOAT32_MAX:
+            continue  # so do all
+        for row, example in enumerate(array):
+            with np.errstate(over="ignore", invalid="ignore"):
+                model_input = np.subtract(example, mean, dtype=np.float32) / std
+            if not np.isfinite(model_input).all():
+                raise UserError(
+                    f"({name} - mean) / std must be finite in float32, but is not in row {row}; give the mean and std "
+                    "of the features"
+                )
+
+
+def _class_names(value: Any, num_classes: int) -> tuple[str, ...]:
+    """Return what the classes are called; none may be."""
+    if isinstance(value, str) or not isinstance(value, Iterable):
+        raise UserError(f"class_names must be a list of names, got {_shown(value)}; give one for each class, or none")
+    names = tuple(str(name) for name in value)
+    if names and len(names) != num_classes:
+        raise UserError(
+            f"class_names must be as many as num_classes, {num_classes}, got {len(names)}; name each class, or none"
+        )
+    return names
+
+
+def _array(name: str, value: Any) -> Array:
+    """Return an array of numbers from a list, a tensor or an array, without a copy where there need be none."""
+    if isinstance(value, np.ma.MaskedArray):
+        if np.ma.is_masked(value):
+            place = _first(np.ma.getmaskarray(value))
+            where = f" in row {place[0]}" if place else ""
+            raise UserError(
+                f"{name} must have all values, got a masked one{where}; leave such examples out or fill them"
+            )
+        value = value.data
+    try:
+        array = np.asarray(_without_torch(value))
+    except Exception as error:  # lists of unequal lengths, and whatever a stranger's type raises
+        raise UserError(
+            f"{name} must be an array, a list or a tensor of numbers, all rows of one shape, got {_kind(value)} that "
+            f"NumPy does not take: {one_line(error)}"
+        ) from error
+    if array.dtype.kind not in NUMERIC and array.size:
+        raise _not_numbers(name, value, array)
+    return array if array.dtype.kind in NUMERIC else array.astype(np.float64)
+
+
+def _without_torch(value: Any) -> Any:
+    """Return a torch tensor, on any device and with a gradient or without, as an array; so in a list of them."""
+    if isinstance(value, (list, tuple)) and any(hasattr(each, "detach") for each in value):
+        return [_without_torch(each) for each in value]
+    if not hasattr(value, "detach"):
+        return value
+    tensor = value.detach().cpu()
+    is_narrow = tensor.is_floating_point() and tensor.element_size() < 4  # NumPy has no bfloat16
+    return (tensor.float() if is_narrow else tensor).numpy()
+
+
+def _not_numbers(name: str, value: Any, array: Array) -> UserError:
+    """Return the error for an array of text, objects, complex numbers, dates, ..."""
+    if array.ndim == 0:
+        return UserError(
+            f"{name} must be an array, a list or a tensor of numbers, got {_kind(value)}; convert it with numpy.asarray"
+        )
+    wrong = (
+        [not isinstance(each, (bool, int, float, np.number)) for each in array.flat] if array.dtype == object else []
+    )
+    place = np.unravel_index(wrong.index(True) if True in wrong else 0, array.shape)
+    remedy = "convert them, such as with astype('float32')"
+    if "labels" in name:
+        remedy = "number the classes from 0, such as with numpy.unique(labels, return_inverse=True)[1]"
+    kind = array.dtype if array.dtype.kind != "U" else "text"
+    return UserError(f"{name} must be numbers, got {_shown(array[place])} ({kind}) in row {place[0]}; {remedy}")
+
+
+def _shared(parts: Mapping[str, tuple[Integers, Integers]], example: int) -> UserError:
+    """Return the error for an example that is held twice."""
+    holders = [
+        f"client {_owner(ends, int(place))} ({name})" if len(parts) > 1 else f"client {_owner(ends, int(place))}"
+        for name, (indices, ends) in parts.items()
+        for place in np.flatnonzero(indices == example)[:2]
+    ]
+    prefix = "" if len(parts) > 1 else f"{next(iter(parts))}: "
+    return UserError(
+        f"{prefix}each example must belong to one client, and only once, but example {example} belongs to {holders[0]} "
+        f"and to {holders[1]}; leave it out of one, or repeat it in features and labels"
+    )
+
+
+def _owner(ends: Integers, place: int) -> int:
+    """Return which client a place in the indices belongs to."""
+    return int(np.searchsorted(ends, place, side="right")) - 1
+
+
+def _first(wrong: Array) -> tuple[int, ...]:
+    """Return where an array of bool is first true."""
+    return tuple(int(each) for each in np.unravel_index(int(wrong.argmax()), wrong.shape))
+
+
+def _kind(value: Any) -> str:
+    name = type(value).__name__
+    return f"{'an' if name[0] in 'aeiouAEIOU' else 'a'} {name}"
+
+
+def _shown(value: Any) -> str:
+    """Return a value as a message shows it."""
+    if isinstance(value, np.generic | np.ndarray) and value.size == 1:
+        value = value.item()
+    try:
+        text = printable(repr(value))
+    except Exception:  # a stranger's __repr__
+        text = _kind(value)
+    return text if len(text) <= SHOWN else text[: SHOWN - 3] + "..."
