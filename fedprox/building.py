@@ -5,19 +5,22 @@ import pkgutil
 import traceback
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from types import NoneType
+from typing import Any, get_args
 
 from hydra.errors import InstantiationException
 from hydra.utils import instantiate
 
-from fedprox.errors import UserError, one_line
+from fedprox.errors import UserError, one_line, reason
+
+_README = "the README shows what is expected"
 
 
 def build(config: Mapping[str, Any], group: str, kind: Any, *args: Any, **kwargs: Any) -> Any:
     """Call what a group's `_target_` names, nested ones first, with its other keys and these arguments.
 
     Raises:
-        UserError: If it cannot be called like that, or gives something that is not of the kind expected.
+        UserError: If it cannot be called like that, raises, or gives something that is not of the kind expected.
     """
     node = dict(config[group])
     name = f"{group}._target_={node['_target_']}"
@@ -38,14 +41,14 @@ def build(config: Mapping[str, Any], group: str, kind: Any, *args: Any, **kwargs
             place = traceback.extract_tb(cause.__traceback__)[-1]
             told = f"{one_line(cause)} ({Path(place.filename).name}, line {place.lineno})"
             raise _not_callable(name, kwargs, told) from error
-        raise
+        raise UserError(f"{name} failed with {reason(cause or error)}; fix it, and try it alone in Python") from error
     if not isinstance(made, kind):
-        expected = getattr(kind, "__name__", str(kind))
+        expected = " or ".join(each.__name__ for each in (get_args(kind) or [kind]) if each is not NoneType)
         article = "an" if expected[0] in "AEIOU" else "a"
-        raise UserError(f"{name} must make {article} {expected}, but made a {type(made).__name__}")
+        raise UserError(f"{name} must make {article} {expected}, but made a {type(made).__name__}; {_README}")
     return made
 
 
 def _not_callable(name: str, kwargs: Mapping[str, Any], why: str) -> UserError:
     asked = f", with {' and '.join(kwargs)}" if kwargs else ""
-    return UserError(f"{name} cannot be called as it must be{asked}: {why}; the README shows what is expected")
+    return UserError(f"{name} cannot be called as it must be{asked}: {why}; {_README}")

@@ -2,19 +2,26 @@
 
 import json
 import logging
-from collections.abc import Mapping
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from functools import lru_cache
 from typing import Any
 
+import numpy as np
+
 from fedprox.building import build
-from fedprox.data import image_folder
+from fedprox.data import checks, image_folder
 from fedprox.data.federated import FederatedData, LabelledData
 from fedprox.data.partition import divide
-from fedprox.errors import UserError
+from fedprox.errors import UserError, printable
 from fedprox.seeds import Stream, generator
 
 _log = logging.getLogger("fedprox")
 NATURAL = "fedprox.data.partition.natural"
+MAX_NAMES = 20  # classes that the log names
+MAX_LENGTH = 40  # characters of a name
+LARGE = 1e4  # model input beyond this is seldom meant
 
 
 def divided_data(config: Mapping[str, Any]) -> FederatedData:
@@ -41,14 +48,48 @@ def divided_data(config: Mapping[str, Any]) -> FederatedData:
             f"every client must have training examples, and client {int(data.train.sizes.argmin())} of "
             f"dataset={data_name(config)} has none; leave such clients out of FederatedData"
         )
-    _log.info("%s: %s", data_name(config), summary(data))
     return data
+
+
+def _log_data(data: FederatedData, name: str) -> None:
+    """Log what the data are; jobs that share them do so once."""
+    _log.info("%s: %s", name, summary(data))
+    if data.data.class_names:
+        _log.info("%s: %d classes: %s", name, data.data.num_classes, some_names(data.data.class_names))
+    for line in _doubts(data):
+        _log.warning("%s: %s", name, line)
+
+
+def some_names(names: tuple[str, ...]) -> str:
+    """Return up to 20 names, fit for a terminal, and how many more there are."""
+    shown = [name if len(name) <= MAX_LENGTH else name[: MAX_LENGTH - 3] + "..." for name in names[:MAX_NAMES]]
+    more = [f"and {len(names) - MAX_NAMES} more"] if len(names) > MAX_NAMES else []
+    return ", ".join([*map(printable, shown), *more])
+
+
+def _doubts(data: FederatedData) -> Iterator[str]:
+    """Yield what is allowed and yet seldom meant."""
+    labelled = data.data
+    counts = np.bincount(labelled.labels[data.train.indices], minlength=labelled.num_classes)
+    if len(missing := np.flatnonzero(counts == 0)):
+        names = labelled.class_names or tuple(map(str, range(labelled.num_classes)))
+        yield (
+            f"no client has a training example of {len(missing)} of {labelled.num_classes} classes: "
+            f"{some_names(tuple(names[label] for label in missing))}; classes are numbered from 0 without gaps"
+        )
+    if labelled.features.dtype == np.float32:
+        ends = np.array([labelled.features.min(), labelled.features.max()], dtype=np.float64)
+        largest = np.abs(ends[:, None] - labelled.mean.ravel()).max() / labelled.std.min()
+        if largest > LARGE:
+            yield f"features reach {largest:.3g} times std from their mean; training may diverge, see to mean and std"
 
 
 @lru_cache(maxsize=1)
 def _load(key: str) -> FederatedData:
     config = json.loads(key)
-    return build(config, "feature_skew", FederatedData, _divided(config), config["seed"])  # type: ignore[no-any-return]
+    data: FederatedData = build(config, "feature_skew", FederatedData, _divided(config), config["seed"])
+    _log_data(data, printable(data_name(config)))
+    return data
 
 
 def _divided(config: Mapping[str, Any]) -> FederatedData:
@@ -63,14 +104,32 @@ def _divided(config: Mapping[str, Any]) -> FederatedData:
             "got null; null is for data sets that come divided"
         )
     rng = generator(config["seed"], Stream.PARTITION)
-    parts = build(config, "partition", list, loaded.labels, config["num_clients"], rng)
+    with _globals_left_as_they_were():
+        made = build(config, "partition", object, loaded.labels.copy(), config["num_clients"], rng)
+    source = f"partition._target_={config['partition']['_target_']}"
+    parts = checks.parts(made, len(loaded.labels), config["num_clients"], source)
     return divide(loaded, parts, rng, hold_out=config["hold_out"])
 
 
 @lru_cache(maxsize=1)
 def _loaded(node: str) -> LabelledData | FederatedData:
     """Return the data set; jobs of one process that only divide it differently share it."""
-    return build({"dataset": json.loads(node)}, "dataset", LabelledData | FederatedData)  # type: ignore[no-any-return]
+    with _globals_left_as_they_were():
+        return build({"dataset": json.loads(node)}, "dataset", LabelledData | FederatedData)  # type: ignore[no-any-return]
+
+
+@contextmanager
+def _globals_left_as_they_were() -> Iterator[None]:
+    """Undo what a function of the user's own changes for the whole process and the run would stumble over."""
+    import torch  # here: jobs that only look at a partition need it late
+
+    before, folder = torch.get_default_dtype(), os.getcwd()
+    try:
+        yield
+    finally:
+        torch.set_default_dtype(before)
+        with suppress(OSError):
+            os.chdir(folder)
 
 
 def data_name(config: Mapping[str, Any]) -> str:
@@ -85,7 +144,7 @@ def data_name(config: Mapping[str, Any]) -> str:
 
 
 def summary(data: FederatedData) -> str:
-    """Return one line on who holds how much, and what nobody holds."""
+    """Return one line on how many examples clients hold, and how many none holds."""
     sizes = data.train.sizes
     return (
         f"{data.num_clients} clients with {sizes.sum()} training examples "

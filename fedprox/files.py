@@ -1,7 +1,9 @@
 """Files that are there whole or not at all, whenever the process or the machine dies; folders that one process has."""
 
+import errno
 import fcntl
 import os
+import stat
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -30,6 +32,30 @@ def write_whole(file: Path, content: bytes) -> None:
             with suppress(OSError):
                 temporary.unlink()  # its room may be needed
             raise
+
+
+def read_regular(file: Path, most_bytes: int | None = None) -> bytes:
+    """Return what a regular file holds.
+
+    Raises:
+        OSError: If it is a pipe, a device or a socket, which could be waited for without end, or larger than
+            `most_bytes`, or cannot be read.
+    """
+    _check_regular(file, file.stat().st_mode)  # first: only opening a device may do something
+    opened = os.open(file, os.O_RDONLY | os.O_NONBLOCK)  # what has become a pipe since then is not waited for
+    with os.fdopen(opened, "rb") as content:
+        status = os.fstat(opened)
+        _check_regular(file, status.st_mode)
+        if most_bytes is not None and status.st_size > most_bytes:
+            raise OSError(errno.EFBIG, f"it has more than {most_bytes:,} bytes", str(file))
+        return content.read()
+
+
+def _check_regular(file: Path, mode: int) -> None:
+    if stat.S_ISDIR(mode):
+        raise OSError(errno.EISDIR, os.strerror(errno.EISDIR), str(file))
+    if not stat.S_ISREG(mode):
+        raise OSError(errno.EINVAL, "it is not a regular file but a pipe, a device or a socket", str(file))
 
 
 @contextmanager

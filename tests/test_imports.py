@@ -191,6 +191,7 @@ ALLOWED = {
         "records",
         "config_checks",
         "model_checks",
+        "data_assembly",
         "assembly",
         "loggers.tensorboard",
     },

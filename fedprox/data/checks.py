@@ -321,7 +321,7 @@ def _statistic(name: str, value: Any, input_shape: tuple[int, ...]) -> Array:
         )
     if name == "std" and array.size and array.min() <= 0:
         place = _first(array <= 0)
-        where = f" at {place if len(place) > 1 else place[0]}" if place else ""
+        where = f" at position {place if len(place) > 1 else place[0]}" if place else ""
         raise UserError(f"std must be > 0, got {array[place]:g}{where}; give 1 for what never varies")
     return np.ascontiguousarray(array).reshape(array.shape)
 

@@ -15,14 +15,15 @@ from fedprox.data import array_cache
 from fedprox.data.array_cache import Arrays
 from fedprox.data.channels import channel_sums, channels_first, mean_and_std
 from fedprox.data.federated import Integers, LabelledData
-from fedprox.data.picture_decoding import Wanted, decoded
-from fedprox.data.picture_files import ClassTree, Source, class_tree, opened
-from fedprox.errors import UserError
+from fedprox.data.picture_decoding import Wanted, Wide, decoded
+from fedprox.data.picture_files import ClassTree, Listing, Source, class_tree, opened, reasons
+from fedprox.errors import UserError, printable
 from fedprox.seeds import Stream, generator
 
-VERSION = 1  # of how pictures are decoded; a cache of another version is made anew
+VERSION = 2  # of how pictures are decoded; a cache of another version is made anew
 MAX_SIZE = 4096  # 50 MB for a picture with colours
 TEST_FRACTION = 0.2  # where nothing is said
+MAX_EMPTY = 10  # folders that are named
 
 _log = logging.getLogger("fedprox")
 
@@ -57,17 +58,20 @@ def image_folder(
     Raises:
         UserError: If a setting is out of its range, or the files are not like that.
     """
+    path = str(path)  # Hydra makes a number of path=2024
     _check(size, channels, test_fraction)
     wanted = Wanted(size, channels, skip_broken)
     with opened(path) as source:
-        tree = class_tree(source.files, path)
+        tree = class_tree(source.listing, path)
+        _log_what_is_left_out(source.listing, tree, path)
         if tree.test and test_fraction is not None:
             raise UserError(
                 f"dataset.test_fraction divides one tree, and dataset.path={path} has train/ and a test set of its "
                 f"own, got {test_fraction:g}; leave it out"
             )
-        arrays = _cached(source, tree, Path(path).expanduser(), wanted, cache_dir)
-    _tell_broken(arrays, path)
+        arrays = _cached(source, tree, Path(os.path.expanduser(path)), wanted, cache_dir)
+    _log_broken(arrays, path)
+    _log_scaling(arrays, path)
     pictures, sums = arrays["pictures"], arrays["sums"]
     labels = np.delete(np.array(tree.train_labels + tree.test_labels, dtype=np.int64), arrays["broken"])
     train, test = _sides(arrays, tree, labels, TEST_FRACTION if test_fraction is None else test_fraction, seed)
@@ -81,12 +85,13 @@ def image_folder(
         num_classes=len(tree.classes),
         mean=mean,
         std=std,
+        class_names=tree.classes,
     )
 
 
 def name_of(path: str) -> str:
     """Return what a folder or .zip file of pictures is called: "cifar10-jpeg" for /data/cifar10-jpeg.zip."""
-    place = Path(path).expanduser().absolute()
+    place = Path(os.path.expanduser(str(path))).absolute()
     return place.stem if place.suffix.lower() == ".zip" else place.name
 
 
@@ -96,13 +101,14 @@ def _cached(source: Source, tree: ClassTree, place: Path, wanted: Wanted, cache_
     pictures, sums: Shape (n, height, width, C) and, of each, `channel_sums`.
     broken: Places of those left out, in the order of the tree.
     reason: What is wrong with the first of them, as bytes.
+    wide: How many have 16 bits, and their largest number.
     """
     names = tree.train + tree.test
 
     def make() -> Arrays:
         start = time.perf_counter()
-        _log.info("decoding %d pictures of %s ...", len(names), place)
-        pictures, broken = decoded(source.read, names, wanted, os.cpu_count() or 1)
+        _log.info("decoding %d pictures of %s ...", len(names), printable(str(place)))
+        pictures, broken, wide = decoded(source.read, names, wanted, os.cpu_count() or 1)
         _log.info("decoded %d pictures in %.1f s", len(pictures), time.perf_counter() - start)
         reason = next((f"{names[first]}: {why}" for first, why in broken.items()), "")
         return {
@@ -110,12 +116,13 @@ def _cached(source: Source, tree: ClassTree, place: Path, wanted: Wanted, cache_
             "sums": channel_sums(pictures),
             "broken": np.array(list(broken), dtype=np.int64),
             "reason": np.frombuffer(reason.encode(errors="replace"), dtype=np.uint8),
+            "wide": np.array([wide.num, wide.largest], dtype=np.int64),
         }
 
     folder = place if place.is_dir() else place.parent
     places = array_cache.places(folder, "pictures") if cache_dir is None else [Path(cache_dir).expanduser()]
     # Another Pillow may come with another JPEG decoder, which rounds otherwise.
-    made_from = [VERSION, version("pillow"), asdict(wanted), source.files]
+    made_from = [VERSION, version("pillow"), asdict(wanted), source.listing.files]
     file = f"pictures-{_hash([os.path.abspath(place), asdict(wanted)])[:16]}.npz"
     return array_cache.cached(places, file, _hash(made_from), make)
 
@@ -124,11 +131,43 @@ def _hash(value: object) -> str:
     return hashlib.sha256(json.dumps(value).encode()).hexdigest()
 
 
-def _tell_broken(arrays: Arrays, path: str) -> None:
-    """Say how many pictures are left out."""
+def _log_what_is_left_out(listing: Listing, tree: ClassTree, path: str) -> None:
+    """Log which files and folders become no part of the data."""
+    place = printable(path)
+    if told := reasons(listing.passed_over):
+        _log.info("%s: %s", place, told)
+    if tree.num_outside:
+        _log.warning(
+            "%s: %d pictures are in no folder of a class, or beside the sides, and are left out",
+            place,
+            tree.num_outside,
+        )
+    for folder in tree.empty[:MAX_EMPTY]:
+        _log.warning("%s: %s/ holds no picture and is not a class", place, printable(folder))
+    if (more := len(tree.empty) - MAX_EMPTY) > 0:
+        _log.warning("%s: %d more folders hold no picture and are not classes", place, more)
+
+
+def _log_broken(arrays: Arrays, path: str) -> None:
+    """Log how many pictures are left out."""
     if num := len(arrays["broken"]):
-        reason = arrays["reason"].tobytes().decode()
-        _log.warning("%s: %d broken pictures are skipped, the first is %s", path, num, reason)
+        reason = printable(arrays["reason"].tobytes().decode())
+        _log.warning("%s: %d broken pictures are skipped, the first is %s", printable(path), num, reason)
+
+
+def _log_scaling(arrays: Arrays, path: str) -> None:
+    """Log what became of pictures of 16 bits."""
+    num, largest = arrays["wide"].tolist()
+    if num:
+        white = Wide(num, largest).white
+        how = (
+            "stay as they are"
+            if white == 255
+            else f"are divided by {white} / 255 = {white / 255:.3g} and rounded to 8 bits"
+        )
+        _log.info(
+            "%s: %d pictures have 16 bits, their largest number is %d: they %s", printable(path), num, largest, how
+        )
 
 
 def _sides(

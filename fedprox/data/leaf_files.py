@@ -15,6 +15,7 @@ from typing import Any, TypeVar
 import orjson
 
 from fedprox.errors import UserError
+from fedprox.files import read_regular
 
 SIDES = ("train", "test")
 KEYS = {"users": list, "num_samples": list, "user_data": dict}
@@ -79,12 +80,17 @@ def json_files(folder: Path) -> dict[str, list[Path]]:
     remedy = "set dataset.path= to the folder that holds train/*.json and test/*.json"
     if not folder.is_dir():
         raise UserError(f"{folder} must be the folder of a LEAF data set, but there is no such folder; {remedy}")
-    files = {side: sorted((folder / side).glob("*.json")) for side in SIDES}
+    files = {side: sorted(filter(_is_json, (folder / side).glob("*"))) for side in SIDES}
     for side in SIDES:
         if not files[side]:
             found = "no .json file in it" if (folder / side).is_dir() else "no such folder"
             raise UserError(f"{folder / side} must hold LEAF's JSON files, but there is {found}; {remedy}")
     return files
+
+
+def _is_json(file: Path) -> bool:
+    """Return whether a file is meant as JSON; ._x.json is a Mac's note on x.json."""
+    return file.suffix.lower() == ".json" and not file.name.startswith(".")
 
 
 def read(
@@ -133,14 +139,16 @@ def _clients_in(file: Path) -> Iterator[tuple[str, LeafExamples]]:
                 f"but {key} is missing or something else; {MEND}"
             )
     users, sizes, user_data = (content[key] for key in KEYS)
+    if wrong := [user for user in users if not isinstance(user, str)]:
+        raise UserError(f"{file}: users must be texts, as in user_data, got {wrong[0]!r:.60}; {MEND}")
     if len(users) != len(sizes):
         raise UserError(f"{file} has {len(users)} users but {len(sizes)} num_samples; {MEND}")
-    if unlisted := sorted(user_data.keys() - {user for user in users if isinstance(user, str)}):
+    if unlisted := sorted(user_data.keys() - set(users)):
         raise UserError(f"{file}: user {unlisted[0]!r} is in user_data but not in users; {MEND}")
     seen = set()
     for user, size in zip(users, sizes, strict=True):
         where = f"{file}: user {user!r}"
-        if not isinstance(user, str) or (user not in user_data and user not in seen):
+        if user not in user_data and user not in seen:
             raise UserError(f"{where} is in users but not in user_data; {MEND}")
         if user in seen:
             raise UserError(f"{where} is in users twice; merge its examples, or leave one out")
@@ -157,6 +165,8 @@ def _examples(where: str, entry: Any, size: Any) -> LeafExamples:
         )
     if len(x) != len(y):
         raise UserError(f"{where} has {len(x)} x but {len(y)} y; {MEND}")
+    if type(size) not in (int, float):
+        raise UserError(f"{where}: num_samples must consist of numbers, got {size!r:.60}; {MEND}")
     if len(x) != size:
         raise UserError(f"{where} has {len(x)} examples, but num_samples says {size}; {MEND}")
     if not x:
@@ -171,7 +181,7 @@ def _parse(file: Path) -> Any:
         UserError: If the file cannot be read or is no JSON.
     """
     try:
-        content = file.read_bytes()
+        content = read_regular(file)
     except OSError as error:
         raise UserError(f"{file} cannot be read ({error.strerror}); mend that or set dataset.path=") from error
     # Python's own parser is slower, but it takes all that Python writes: nan too, and halves of surrogate pairs.

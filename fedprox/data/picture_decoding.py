@@ -3,14 +3,17 @@
 import math
 import multiprocessing
 import os
+import sys
 import warnings
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from io import BytesIO
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from tqdm import tqdm
 
 from fedprox.data.channels import Bytes
@@ -20,9 +23,18 @@ from fedprox.errors import UserError
 CHUNK = 64  # pictures that a thread takes at once: small ones take less time than the handing over
 # Pillow's names for what is read: not all that it can, EPS would start another program.
 FORMATS = ("BMP", "GIF", "JPEG", "JPEG2000", "PNG", "PPM", "TGA", "TIFF", "WEBP")
+# Of numbers of two bytes Pillow keeps one; read as if in the other byte order, it keeps the other one.
+OTHER_BYTE = {
+    f"{channels};16{order}": f"{channels};16{other}"
+    for channels in ("RGB", "RGBA", "RGBX")
+    for order, other in ("BL", "LB", ("N", "B" if sys.byteorder == "little" else "L"))
+}
+LUMA = (19595, 38470, 7471)  # of red, green and blue in grey, by 2^16, as Pillow has them
+RANGES = (255, 1023, 4095, 16383, 65535)  # of 8, 10, 12, 14 and 16 bits
 COLOURLESS = ("1", "L", "LA", "La", "I;16", "I;16B", "I;16L")  # Pillow's names for pictures of grey
 
 Read = Callable[[str], bytes]
+Pixels = Bytes | NDArray[np.uint16]
 
 
 @dataclass(frozen=True)
@@ -41,11 +53,30 @@ class Wanted:
     skip_broken: bool
 
 
-def decoded(read: Read, names: Sequence[str], wanted: Wanted, num_threads: int) -> tuple[Bytes, dict[int, str]]:
-    """Return pictures, shape (n, height, width, C), and what is wrong with those left out, by their places.
+@dataclass(frozen=True)
+class Wide:
+    """The pictures of a set that have 16 bits for a number.
+
+    Attributes:
+        num: How many there are.
+        largest: Their largest number.
+    """
+
+    num: int = 0
+    largest: int = 0
+
+    @property
+    def white(self) -> int:
+        """The smallest of RANGES that holds all their numbers; it becomes 255."""
+        return next(white for white in RANGES if white >= self.largest)
+
+
+def decoded(read: Read, names: Sequence[str], wanted: Wanted, num_threads: int) -> tuple[Bytes, dict[int, str], Wide]:
+    """Return pictures, shape (n, height, width, C), what is wrong with those left out, by their places, and the wide.
 
     A transparent picture keeps its colours and loses its transparency; of an animation the first picture is
-    taken; a photograph is turned as its EXIF data say.
+    taken; a photograph is turned as its EXIF data say. Pictures of 16 bits are scaled to 8, all of them by the same
+    factor: by the range that they use, so numbers up to 255 stay as they are.
 
     Args:
         read: Returns the bytes of one of the names; called in any thread.
@@ -58,6 +89,7 @@ def decoded(read: Read, names: Sequence[str], wanted: Wanted, num_threads: int) 
     """
     pictures: Bytes | None = None
     first, broken, num = "", {}, 0
+    wide: dict[int, NDArray[np.uint16]] = {}
     with _no_bombs(), closing(_each(read, names, wanted, num_threads)) as each:
         for place, outcome in enumerate(each):
             if isinstance(outcome, str):
@@ -69,11 +101,17 @@ def decoded(read: Read, names: Sequence[str], wanted: Wanted, num_threads: int) 
                 first, pictures = names[place], _room(len(names), outcome.shape)
             if outcome.shape != pictures.shape[1:]:
                 raise _unlike(first, pictures.shape[1:], names[place], outcome.shape)
-            pictures[num] = outcome
+            if outcome.dtype == np.uint16:
+                wide[num] = outcome.astype(np.uint16, copy=False)
+            else:
+                pictures[num] = outcome
             num += 1
     if pictures is None:
         raise UserError(f"none of {len(names)} pictures can be read; {names[0]}: {broken[0]}")
-    return pictures[:num], broken
+    found = Wide(len(wide), max((int(each.max()) for each in wide.values()), default=0))
+    for place, picture in wide.items():
+        pictures[place] = np.rint(picture * (255 / found.white))
+    return pictures[:num], broken, found
 
 
 @contextmanager
@@ -101,7 +139,7 @@ def _room(num: int, shape: tuple[int, ...]) -> Bytes:
     return np.empty((num, *shape), dtype=np.uint8)
 
 
-def _each(read: Read, names: Sequence[str], wanted: Wanted, num_threads: int) -> Generator[Bytes | str, None, None]:
+def _each(read: Read, names: Sequence[str], wanted: Wanted, num_threads: int) -> Generator[Pixels | str, None, None]:
     """Yield each picture, or what is wrong with it, in order, and show progress on a terminal."""
     chunks = [names[first : first + CHUNK] for first in range(0, len(names), CHUNK)]
     silent = True if multiprocessing.parent_process() else None  # joblib's workers would share the line; None asks tty
@@ -116,15 +154,19 @@ def _each(read: Read, names: Sequence[str], wanted: Wanted, num_threads: int) ->
             executor.shutdown(wait=False, cancel_futures=True)
 
 
-def _outcome(read: Read, name: str, wanted: Wanted) -> Bytes | str:
+def _outcome(read: Read, name: str, wanted: Wanted) -> Pixels | str:
+    from PIL import UnidentifiedImageError  # here: see `decode`
+
     try:
         return decode(read(name), wanted)
+    except UnidentifiedImageError:  # whose own words are an object's address
+        return f"it is no {', '.join(FORMATS[:-1])} or {FORMATS[-1]}"
     except Exception as error:  # whatever a damaged file raises: OSError, SyntaxError, struct.error, BadZipFile, ...
         return what_failed(error)
 
 
-def decode(content: bytes, wanted: Wanted) -> Bytes:
-    """Return one picture, shape (height, width, C).
+def decode(content: bytes, wanted: Wanted) -> Pixels:
+    """Return one picture, shape (height, width, C), as uint16 if it has 16 bits for a number.
 
     Raises:
         Exception: Any, if it cannot be decoded.
@@ -132,17 +174,82 @@ def decode(content: bytes, wanted: Wanted) -> Bytes:
     from PIL import Image, ImageOps  # here: 0.1 s, which no other data set needs
 
     with Image.open(BytesIO(content), formats=FORMATS) as image:
+        wide = _sixteen_bits(image, content)
+        if wide is not None:
+            return _as_wanted(wide, wanted)
         picture: Image.Image = ImageOps.exif_transpose(image)
         if picture.mode in ("I", "F"):
             raise ValueError(f"pixels of mode {picture.mode} have no fixed range; save it with 8 or 16 bits")
-        if picture.mode.startswith("I;16"):  # convert() would cut off at 255
-            picture = Image.fromarray((np.asarray(picture) >> 8).astype(np.uint8))
         grey = picture.mode in COLOURLESS if wanted.channels is None else wanted.channels == 1
         picture = picture.convert("L" if grey else "RGB")
         if wanted.size is not None:
             picture = ImageOps.fit(picture, (wanted.size, wanted.size))
         pixels = np.asarray(picture)
     return pixels[:, :, None] if grey else pixels
+
+
+def _sixteen_bits(image: Any, content: bytes) -> NDArray[np.uint16] | None:
+    """Return a picture that has 16 bits for a number, upright, shape (height, width, 1 or 3); None if it has not.
+
+    Raises:
+        ValueError: If Pillow would give only a part of its bits.
+    """
+    if image.mode.startswith("I;16"):
+        return _upright(image).astype(np.uint16)[:, :, None]
+    args = image.tile[0].args if image.tile else ""
+    raw, *more = (args,) if isinstance(args, str) else args or ("",)
+    if image.format == "PPM" and more and isinstance(more[0], int) and more[0] > 255 and image.mode != "I":
+        raise ValueError(f"colours up to {more[0]} are more than Pillow reads; save it as PNG")
+    if image.format == "PPM" and image.mode == "I":  # which Pillow stretches to 65535
+        white = more[0] if more and isinstance(more[0], int) else 65535
+        numbers: NDArray[np.uint16] = np.rint(_upright(image) * (white / 65535)).astype(np.uint16)
+        return numbers[:, :, None]
+    if raw == "LA;16B":  # four bytes
+        both = _upright(_reread(content, {raw: "RGBA"}))
+        return _joined(both[:, :, :1], both[:, :, 1:2])
+    if raw in OTHER_BYTE:
+        low = _upright(_reread(content, OTHER_BYTE))[:, :, :3]
+        return _joined(_upright(image)[:, :, :3], low)
+    if ";16" in str(raw):
+        raise ValueError(f"pixels of {raw} are more than Pillow reads; save it with 8 bits, or as PNG")
+    return None
+
+
+def _joined(high: NDArray[Any], low: NDArray[Any]) -> NDArray[np.uint16]:
+    both: NDArray[np.uint16] = (high.astype(np.uint16) << 8) | low
+    return both
+
+
+def _upright(image: Any) -> NDArray[Any]:
+    from PIL import ImageOps  # here: see `decode`
+
+    return np.asarray(ImageOps.exif_transpose(image))
+
+
+def _reread(content: bytes, instead: Mapping[str, str]) -> Any:
+    """Return a picture opened again, with other ways of reading its numbers."""
+    from PIL import Image  # here: see `decode`
+
+    image: Any = Image.open(BytesIO(content), formats=FORMATS)
+    for place, tile in enumerate(image.tile):
+        args = instead[tile.args] if isinstance(tile.args, str) else (instead[tile.args[0]], *tile.args[1:])
+        image.tile[place] = tile._replace(args=args)
+    return image
+
+
+def _as_wanted(pixels: NDArray[np.uint16], wanted: Wanted) -> NDArray[np.uint16]:
+    """Return a picture, shape (height, width, 1 or 3), with the channels and of the size that are wanted."""
+    from PIL import Image, ImageOps  # here: see `decode`
+
+    if wanted.channels == 1 and pixels.shape[2] == 3:
+        pixels = ((pixels @ np.array(LUMA, dtype=np.int64) + (1 << 15)) >> 16).astype(np.uint16)[:, :, None]
+    if wanted.channels == 3 and pixels.shape[2] == 1:
+        pixels = np.repeat(pixels, 3, axis=2)
+    if wanted.size is not None and pixels.shape[:2] != (wanted.size, wanted.size):
+        channels = [Image.fromarray(channel.astype(np.float32)) for channel in pixels.transpose(2, 0, 1)]
+        fitted = [np.asarray(ImageOps.fit(each, (wanted.size, wanted.size))) for each in channels]
+        pixels = np.rint(np.clip(np.stack(fitted, axis=2), 0, 65535)).astype(np.uint16)
+    return pixels
 
 
 def _broken(name: str, reason: str) -> UserError:

@@ -70,9 +70,11 @@ def parts_of(owner: Integers, num_clients: int) -> list[Integers]:
 
 
 def check_num_clients(num_clients: int, largest: int, remedy: str) -> None:
-    """Raise UserError unless 1 <= num_clients <= largest."""
+    """Raise UserError unless 1 <= num_clients <= largest, the most that the data have enough examples for."""
     if num_clients < 1:
         raise UserError(f"num_clients must be >= 1, got {num_clients}; ask for at least one client")
+    if largest < 1:
+        raise UserError(f"these data cannot be divided like that, not even for one client; {remedy}")
     if num_clients > largest:
         raise UserError(f"num_clients must be at most {largest} with this data, got {num_clients}; {remedy}")
 
