@@ -135,6 +135,7 @@ def _facts(experiment: Experiment) -> dict[str, Any]:
         "algorithm": algorithm(config),
         "name": data_assembly.data_name(config),
         "data": data_assembly.summary(experiment.data),
+        **({"classes": list(names)} if (names := experiment.data.data.class_names) else {}),
         "seed": config["seed"],
         "repetition": config.get("repeat_num", 0),
         "settings": {name: value for name, value in config.items() if name != "resume"},

@@ -104,9 +104,10 @@ class Experiment:
             )
 
     @property
-    def tables(self) -> dict[str, bool]:
-        """Which further tables there are."""
-        return {"per_class": self.config["evaluation"].get("per_class", False)}
+    def tables(self) -> dict[str, Any]:
+        """Which further tables there are, and what the classes in them are called."""
+        per_class = self.config["evaluation"].get("per_class", False)
+        return {"per_class": per_class, "class_names": self.data.data.class_names}
 
 
 def columns(config: Mapping[str, Any]) -> tuple[str, ...]:

@@ -23,7 +23,7 @@ import torch
 from safetensors.torch import save
 
 from fedprox.csv_table import CsvTable
-from fedprox.errors import RunStopped, on_record
+from fedprox.errors import RunStopped, on_record, printable
 from fedprox.files import write_whole
 from fedprox.metrics import Evaluation
 from fedprox.outcomes import Round
@@ -39,7 +39,7 @@ FEDERATION = (  # more columns with evaluation=clients
     "gamma_max",
 )
 SPREAD = ("client_accuracy_std", "client_accuracy_worst", "client_accuracy_best")  # with evaluation.per_client
-CLASSES = ("round", "class", "num_examples", "accuracy")
+CLASSES = ("round", "class", "num_examples", "accuracy", "name")
 CLIENTS = (
     "round",
     "client",
@@ -68,6 +68,7 @@ class RunRecord:
         columns: Sequence[str] = METRICS,
         *,
         per_class: bool = False,
+        class_names: Sequence[str] = (),
         state: Mapping[str, Any] | None = None,
     ) -> None:
         """Begin a run, or go on with one: status "running" and what is known beforehand.
@@ -77,6 +78,7 @@ class RunRecord:
             facts: Entries of run.json, such as settings and seed.
             columns: Of metrics.csv: METRICS, also FEDERATION, SPREAD, "mu".
             per_class: Whether there is a classes.csv.
+            class_names: What the classes are called in it; empty where they are only numbers.
             state: How far an earlier process had come with this directory; what it wrote after that goes.
 
         Raises:
@@ -88,6 +90,7 @@ class RunRecord:
         self._best: Mapping[str, Any] | None = state["best"] if state else None
         self._facts = dict(facts)
         headers = {"metrics.csv": self._columns, "clients.csv": CLIENTS}
+        self._class_names = tuple(map(printable, class_names))
         if per_class:
             headers["classes.csv"] = CLASSES
         marks = state["tables"] if state else {}
@@ -106,13 +109,17 @@ class RunRecord:
             row = {column: values[column] for column in self._columns}
             self._tables["metrics.csv"].add([row.values()])
             if "classes.csv" in self._tables:
-                each_class = ((outcome.round_num, *astuple(each)) for each in outcome.test.classes)
-                self._tables["classes.csv"].add(each_class)
+                self._tables["classes.csv"].add(self._class_rows(outcome.round_num, outcome.test))
             self._note(row)
         self._tables["clients.csv"].add(_client_rows(outcome))
         for table in self._tables.values():
             table.set_mark()
         return row
+
+    def _class_rows(self, round_num: int, test: Evaluation) -> Iterator[tuple[object, ...]]:
+        """Yield a row per class, as CLASSES has it."""
+        for each in test.classes:
+            yield round_num, *astuple(each), self._class_names[each.label] if self._class_names else ""
 
     def adopt(self, rows: Mapping[str, Sequence[Mapping[str, str]]]) -> None:
         """Begin with rows of an earlier run, by table and column; what that had no column for stays empty."""

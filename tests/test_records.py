@@ -155,11 +155,13 @@ def test_the_spread_among_clients_has_columns_and_is_in_the_result(tmp_path):
 def test_classes_csv_has_a_row_per_class_of_each_evaluated_round(tmp_path):
     test = Evaluation(1.5, 0.75, classes=(ClassAccuracy(0, 4, 0.75), ClassAccuracy(1, 0, None)))
     with RunRecord(tmp_path, {}, per_class=True) as record:
-        assert (tmp_path / "classes.csv").read_text().splitlines() == ["round,class,num_examples,accuracy"]
+        assert (tmp_path / "classes.csv").read_text().splitlines() == ["round,class,num_examples,accuracy,name"]
         for round_num in range(3):
             record.add(replace(outcome(round_num), tested=None if round_num == 1 else lambda: test))
             assert len(rows(tmp_path / "classes.csv")) == (2, 2, 4)[round_num]  # on disk at once
-    assert (tmp_path / "classes.csv").read_text().splitlines()[1:] == ["0,0,4,0.75", "0,1,0,", "2,0,4,0.75", "2,1,0,"]
+    assert (tmp_path / "classes.csv").read_text().splitlines()[1:] == [
+        *("0,0,4,0.75,", "0,1,0,,", "2,0,4,0.75,", "2,1,0,,")
+    ]
     assert list(rows(tmp_path / "metrics.csv")[0]) == list(METRICS)
 
 

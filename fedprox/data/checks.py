@@ -296,7 +296,8 @@ def _whole(name: str, array: Array, rule: str, where: str) -> Integers:
     """Return integers, or floats without a fraction, as int64 that may be written to."""
     if array.dtype.kind == "f":
         with np.errstate(invalid="ignore"):
-            wrong = ~(np.trunc(array) == array) | (np.abs(array) >= 2.0**63)  # nan and infinity are wrong, too
+            wide = array.astype(np.result_type(array, np.float64), copy=False)
+            wrong = ~(np.trunc(wide) == wide) | (np.abs(wide) >= 2.0**63)  # nan and infinity are wrong, too
     else:
         wrong = array > np.iinfo(np.int64).max if array.dtype.kind == "u" else np.zeros(0, dtype=bool)
     if wrong.any():

@@ -15,6 +15,8 @@ from fedprox.data.download import SILENCE_S, cannot_download, give_up_after, tor
 from fedprox.data.federated import Integers, LabelledData
 from fedprox.errors import UserError
 
+CLASS_NAMES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")  # batches.meta
+
 
 def cifar10(data_dir: str) -> LabelledData:
     """Return CIFAR-10 with the global test set: 50,000 + 10,000 images, uint8 shape (n, 3, 32, 32).
@@ -38,6 +40,7 @@ def cifar10(data_dir: str) -> LabelledData:
         num_classes=NUM_CLASSES,
         mean=mean,
         std=std,
+        class_names=CLASS_NAMES,
     )
 
 
