@@ -138,14 +138,14 @@ def _log_what_is_left_out(listing: Listing, tree: ClassTree, path: str) -> None:
         _log.info("%s: %s", place, told)
     if tree.num_outside:
         _log.warning(
-            "%s: %d pictures are in no folder of a class, or beside the sides, and are left out",
+            "%s: %d images are left out: they are in no class folder, or beside the sides",
             place,
             tree.num_outside,
         )
     for folder in tree.empty[:MAX_EMPTY]:
-        _log.warning("%s: %s/ holds no picture and is not a class", place, printable(folder))
+        _log.warning("%s: %s/ holds no image and is not a class", place, printable(folder))
     if (more := len(tree.empty) - MAX_EMPTY) > 0:
-        _log.warning("%s: %d more folders hold no picture and are not classes", place, more)
+        _log.warning("%s: %d more folders hold no image and are not classes", place, more)
 
 
 def _log_broken(arrays: Arrays, path: str) -> None:
@@ -156,17 +156,15 @@ def _log_broken(arrays: Arrays, path: str) -> None:
 
 
 def _log_scaling(arrays: Arrays, path: str) -> None:
-    """Log what became of pictures of 16 bits."""
+    """Log what became of images with 16 bits."""
     num, largest = arrays["wide"].tolist()
     if num:
         white = Wide(num, largest).white
-        how = (
-            "stay as they are"
-            if white == 255
-            else f"are divided by {white} / 255 = {white / 255:.3g} and rounded to 8 bits"
-        )
+        scaling = f"divided by {white} / 255 = {white / 255:.4g} and rounded to 8 bits"
         _log.info(
-            "%s: %d pictures have 16 bits, their largest number is %d: they %s", printable(path), num, largest, how
+            "%s: %d of %d images have 16 bits; their largest value is %d, so all of them %s",
+            *(printable(path), num, len(arrays["pictures"]), largest),
+            "keep their values" if white == 255 else f"are {scaling}",
         )
 
 

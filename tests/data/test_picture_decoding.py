@@ -1,7 +1,9 @@
 """Pictures of all common formats become arrays; the pixels are those that were saved."""
 
+import struct
 import sys
 import warnings
+import zlib
 from io import BytesIO
 
 import numpy as np
@@ -68,10 +70,89 @@ def test_transparency_is_dropped_and_colours_stay():
     assert (decode(saved(transparent, "png"), AS_IS) == COLOURS).all()
 
 
-def test_sixteen_bits_are_scaled_to_eight():
-    deep = np.array([[0, 255, 256, 32768, 65535]], dtype=np.uint16)
-    for kind in ("png", "tiff"):
-        assert decode(saved(deep, kind), AS_IS)[:, :, 0].tolist() == [[0, 0, 1, 128, 255]]  # x // 256
+def png_of_16_bits(pixels: np.ndarray) -> bytes:
+    """Return a PNG file, which Pillow cannot write, of uint16, shape (height, width, 1 to 4)."""
+
+    def chunk(kind: bytes, content: bytes) -> bytes:
+        return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
+
+    height, width, channels = pixels.shape
+    kind = {1: 0, 2: 4, 3: 2, 4: 6}[channels]
+    header = chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 16, kind, 0, 0, 0))
+    lines = b"".join(b"\0" + line.astype(">u2").tobytes() for line in pixels)
+    return b"\x89PNG\r\n\x1a\n" + header + chunk(b"IDAT", zlib.compress(lines)) + chunk(b"IEND", b"")
+
+
+def tiff_of_16_bits(pixels: np.ndarray, order: str) -> bytes:
+    """Return a TIFF file of uint16 colours, uncompressed, in two strips."""
+    height, width, _ = pixels.shape
+    lines = [pixels[:1], pixels[1:]]
+    strips = [each.astype(f"{order}u2").tobytes() for each in lines]
+    after = 8 + 2 + 10 * 12 + 4  # the header and a directory of ten entries
+    numbers = [after + 6, after + 6 + 8, after + 6 + 16, after + 6 + 16 + len(strips[0])]
+    entries = [(256, 4, 1, width), (257, 4, 1, height), (258, 3, 3, after), (259, 3, 1, 1), (262, 3, 1, 2)]
+    entries += [(273, 4, 2, numbers[0]), (277, 3, 1, 3), (278, 4, 1, 1), (279, 4, 2, numbers[1]), (284, 3, 1, 1)]
+    content = (b"II*\0" if order == "<" else b"MM\0*") + struct.pack(f"{order}IH", 8, len(entries))
+    for tag, kind, num, value in entries:
+        is_short = kind == 3 and num == 1
+        content += struct.pack(f"{order}HHI" + ("HH" if is_short else "I"), tag, kind, num, value, *[0] * is_short)
+    content += struct.pack(f"{order}I3H", 0, 16, 16, 16)
+    content += struct.pack(f"{order}4I", *numbers[2:], *map(len, strips))
+    return content + b"".join(strips)
+
+
+DEEP = np.random.default_rng(1).integers(0, 65536, (2, 5, 3)).astype(np.uint16)
+OF_16_BITS = {
+    "grey PNG": (saved(DEEP[:, :, 0], "png"), DEEP[:, :, :1]),
+    "grey TIFF": (saved(DEEP[:, :, 0], "tiff"), DEEP[:, :, :1]),
+    "grey JPEG 2000": (saved(DEEP[:, :, 0], "jpeg2000"), DEEP[:, :, :1]),
+    "grey PGM": (b"P5 5 2 65535\n" + DEEP[:, :, 0].astype(">u2").tobytes(), DEEP[:, :, :1]),
+    "grey PGM of 12 bits": (b"P5 5 2 4095\n" + (DEEP[:, :, 0] >> 4).astype(">u2").tobytes(), DEEP[:, :, :1] >> 4),
+    "colour PNG": (png_of_16_bits(DEEP), DEEP),
+    "colour PNG with transparency": (png_of_16_bits(np.dstack([DEEP, DEEP[:, :, 0]])), DEEP),
+    "grey PNG with transparency": (png_of_16_bits(DEEP[:, :, :2]), DEEP[:, :, :1]),
+    "colour TIFF": (tiff_of_16_bits(DEEP, "<"), DEEP),
+    "colour TIFF, big-endian": (tiff_of_16_bits(DEEP, ">"), DEEP),
+}
+
+
+@pytest.mark.parametrize(("content", "pixels"), OF_16_BITS.values(), ids=OF_16_BITS)
+def test_all_sixteen_bits_are_read(content, pixels):
+    decoded_pixels = decode(content, AS_IS)
+    assert decoded_pixels.dtype == np.uint16
+    assert decoded_pixels.tolist() == pixels.tolist()
+
+
+def test_colours_beyond_255_that_pillow_would_cut_are_refused():
+    with pytest.raises(ValueError, match="colours up to 65535 are more than Pillow reads; save it as PNG"):
+        decode(b"P6 5 2 65535\n" + DEEP.astype(">u2").tobytes(), AS_IS)
+
+
+def grey16(*numbers: int) -> bytes:
+    return saved(np.array([numbers], dtype=np.uint16), "png")
+
+
+@pytest.mark.parametrize(
+    ("largest", "white"), [(255, 255), (256, 1023), (1023, 1023), (4000, 4095), (16383, 16383), (16384, 65535)]
+)
+def test_sixteen_bits_are_scaled_by_the_range_that_all_of_them_use(largest, white):
+    # The largest number is in one of them only, and all are scaled by the same factor.
+    contents = {"a.png": grey16(0, 200), "b.png": grey16(largest, 100), "c.png": saved(np.uint8([[7, 250]]), "png")}
+    pictures, _, wide = decoded(*of(contents), AS_IS, 2)
+    assert (wide.num, wide.largest, wide.white) == (2, largest, white)
+    scaled = [round(number * 255 / white) for number in (0, 200, largest, 100)]
+    assert pictures[:, 0, :, 0].ravel().tolist() == [*scaled, 7, 250]  # what has 8 bits stays
+
+
+def test_sixteen_bits_have_the_channels_and_size_that_are_asked_for():
+    bright = (COLOURS.astype(np.uint16) << 8) | COLOURS  # 257 times as bright, so scaled it is the same picture
+    for channels in (1, 3):
+        for size in (None, 4):
+            wanted = Wanted(size, channels, False)
+            for eight, sixteen in ((COLOURS, png_of_16_bits(bright)), (GREY, saved(bright[:, :, 0], "png"))):
+                wide, plain = decode(sixteen, wanted), decode(saved(eight, "png"), wanted)
+                assert wide.shape == plain.shape
+                np.testing.assert_allclose(wide / 257, plain, atol=1.01)  # Pillow rounds after each pass and to grey
 
 
 def test_a_photograph_is_turned_as_its_exif_data_say():
@@ -126,7 +207,7 @@ NUM = 2 * CHUNK + 5
 def test_any_number_of_threads_gives_the_pictures_in_their_order():
     contents = {f"{i}.png": saved(np.full((2, 3), i, dtype=np.uint8), "png") for i in range(NUM)}
     for num_threads in (1, 4):
-        pictures, broken = decoded(*of(contents), AS_IS, num_threads)
+        pictures, broken, _ = decoded(*of(contents), AS_IS, num_threads)
         assert pictures.shape == (NUM, 2, 3, 1)
         assert pictures[:, 0, 0, 0].tolist() == list(range(NUM))
         assert broken == {}
@@ -148,7 +229,7 @@ def test_a_broken_picture_is_named_or_left_out_as_asked(kind):
     line = error_line(contents)
     assert line.startswith("spoilt.png cannot be read as a picture (")
     assert "dataset.skip_broken=true" in line
-    pictures, broken = decoded(*of(contents), Wanted(None, None, True), 2)
+    pictures, broken, _ = decoded(*of(contents), Wanted(None, None, True), 2)
     assert len(pictures) == NUM + 1
     assert (pictures == COLOURS).all()
     assert list(broken) == [NUM]
@@ -177,7 +258,7 @@ def test_sizes_that_differ_are_told_with_a_file_of_each():
     }
     line = error_line(contents)
     assert "a.png has 30 x 40 pixels and b.png 32 x 32; set dataset.size=30" in line
-    pictures, _ = decoded(*of(contents), Wanted(16, None, False), 2)
+    pictures, _, _ = decoded(*of(contents), Wanted(16, None, False), 2)
     assert pictures.shape == (2, 16, 16, 1)
 
 
@@ -186,7 +267,7 @@ def test_channels_that_differ_are_told_with_a_file_of_each():
     line = error_line(contents)
     assert "a.png has 1 and b.png 3; set dataset.channels=3 for colours or 1 for grey" in line
     for channels in (1, 3):
-        pictures, _ = decoded(*of(contents), Wanted(None, channels, False), 2)
+        pictures, _, _ = decoded(*of(contents), Wanted(None, channels, False), 2)
         assert pictures.shape == (2, 6, 5, channels)
 
 
