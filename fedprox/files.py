@@ -34,24 +34,28 @@ def write_whole(file: Path, content: bytes) -> None:
             raise
 
 
+def check_regular(file: Path) -> None:
+    """Raise OSError for a pipe, a device or a socket, which could be waited for without end, and for a folder."""
+    _check_mode(file, file.stat().st_mode)
+
+
 def read_regular(file: Path, most_bytes: int | None = None) -> bytes:
     """Return what a regular file holds.
 
     Raises:
-        OSError: If it is a pipe, a device or a socket, which could be waited for without end, or larger than
-            `most_bytes`, or cannot be read.
+        OSError: If it is not one, is larger than `most_bytes`, or cannot be read.
     """
-    _check_regular(file, file.stat().st_mode)  # first: only opening a device may do something
+    check_regular(file)  # first: to open a device may do something
     opened = os.open(file, os.O_RDONLY | os.O_NONBLOCK)  # what has become a pipe since then is not waited for
     with os.fdopen(opened, "rb") as content:
         status = os.fstat(opened)
-        _check_regular(file, status.st_mode)
+        _check_mode(file, status.st_mode)
         if most_bytes is not None and status.st_size > most_bytes:
             raise OSError(errno.EFBIG, f"it has more than {most_bytes:,} bytes", str(file))
         return content.read()
 
 
-def _check_regular(file: Path, mode: int) -> None:
+def _check_mode(file: Path, mode: int) -> None:
     if stat.S_ISDIR(mode):
         raise OSError(errno.EISDIR, os.strerror(errno.EISDIR), str(file))
     if not stat.S_ISREG(mode):

@@ -22,6 +22,8 @@ def check_takes_data(model: nn.Module, target: str, data: LabelledData) -> None:
     example = _one_example(data)
     said = f"{str(example.dtype).removeprefix('torch.')} of shape {tuple(example.shape[1:])}"
     remedy = f"choose another model than {target}"
+    if example.dtype == torch.int64:
+        remedy += ", or give numbers that are no tokens as float32 (in JSON 5.0, not 5)"
     was_training = model.training
     try:
         with torch.no_grad():

@@ -8,6 +8,7 @@ import numpy as np
 from fedprox.data.channels import Bytes
 from fedprox.data.federated import Integers
 from fedprox.errors import UserError
+from fedprox.files import read_regular
 
 PIXELS = 3 * 32 * 32  # of one picture: its red, then its green, then its blue plane
 NUM_CLASSES = 10
@@ -26,7 +27,7 @@ def read_batch(file: Path) -> tuple[Bytes, Integers]:
     pixels, in_labels = b"", False
     labels: list[int] = []
     try:
-        for opcode, argument, _ in pickletools.genops(file.read_bytes()):
+        for opcode, argument, _ in pickletools.genops(read_regular(file)):
             if isinstance(argument, (str, bytes, bytearray)) and opcode.name != "GLOBAL":
                 in_labels = argument in ("labels", b"labels")
                 if len(argument) > len(pixels):  # Python 2 wrote bytes as str, which come as Latin-1

@@ -79,6 +79,7 @@ def femnist(
         num_classes=NUM_LETTERS,
         mean=np.zeros((), dtype=np.float32),
         std=np.array(255, dtype=np.float32),
+        class_names=tuple("abcdefghij"),
     )
     rng = generator(seed, Stream.PARTITION)
     amounts = images_per_letter(num_clients, classes_per_client, sigma, rng)

@@ -9,6 +9,7 @@ import numpy as np
 
 from fedprox.data.federated import Floats
 from fedprox.errors import UserError
+from fedprox.files import check_regular
 
 
 @dataclass(frozen=True)
@@ -58,6 +59,7 @@ def _parse(path: Path, max_words: int | None) -> tuple[list[str], list[Floats]]:
     words: list[str] = []
     rows: list[Floats] = []
     try:
+        check_regular(path)
         with path.open(encoding="utf-8") as lines:
             for line in lines:
                 if len(words) == max_words:

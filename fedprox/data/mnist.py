@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from fedprox.data.download import SILENCE_S, cannot_download, give_up_after, torchvision_datasets, what_failed
 from fedprox.data.federated import Integers, LabelledData
 from fedprox.errors import UserError
+from fedprox.files import check_regular
 
 # Of the uncompressed files, which torchvision itself does not check.
 MD5 = {
@@ -108,6 +109,7 @@ def _original(path: Path) -> Bytes:
         UserError: If it cannot be read or is not what it should be.
     """
     try:
+        check_regular(path)
         content = np.fromfile(path, np.uint8)
     except OSError as error:
         raise UserError(f"{path} cannot be read: {what_failed(error)}; mend that or set data_dir=") from error

@@ -1,6 +1,7 @@
 """Settings that do not fit the data, and data of the user's own that do not fit: one line, exit status 2."""
 
 import json
+from pathlib import Path
 
 import pytest
 
@@ -126,6 +127,65 @@ def named():
 def tokens():
     return make(np.int64, authors_ids(10))
 
+def counted_from_one():
+    data = make(np.float32).data
+    return LabelledData(data.features, data.labels + 1, data.features[:2], [1, 2], 2, 0, 1)
+
+def beyond():
+    data = make(np.float32)
+    return FederatedData(data.data, [[0, 1], [2, 40]], [[3], [4]])
+
+def whole():
+    data = make(np.float32).data
+    return LabelledData(data.features.tolist(), data.labels.tolist(), data.features[:2].tolist(), [0, 1], 2, 0.0, 9.0)
+
+def a_pair():
+    return np.zeros((4, 2)), np.zeros(4)
+
+def raising():
+    raise RuntimeError("first\nsecond \x1b[31m <_io.BytesIO object at 0x7f747a5d7c90>")
+
+def raising_nothing():
+    raise Exception
+
+def without_key():
+    return {}["no key"]
+
+def without_end():
+    return without_end()
+
+def too_large():
+    return np.empty(10**15)
+
+def setting_the_process():
+    import os, torch
+    torch.set_default_dtype(torch.float64)
+    os.chdir("/")
+    return whole()
+
+def halves(labels, num_clients, rng):
+    labels[:] = 0  # of the function's own copy
+    half = len(labels) // 2
+    return tuple(range(start, start + half) for start in (0, half))
+
+def overlapping(labels, num_clients, rng):
+    return [np.arange(3), np.arange(2, 5)]
+
+def past_the_end(labels, num_clients, rng):
+    return [np.arange(3), np.array([40])]
+
+def of_one_client(labels, num_clients, rng):
+    return [np.arange(3)]
+
+def of_an_empty_client(labels, num_clients, rng):
+    return [np.arange(3), []]
+
+def of_masks(labels, num_clients, rng):
+    return [labels == label for label in range(2)]
+
+def of_a_table(labels, num_clients, rng):
+    return {0: [1], 1: [2]}
+
 def no_engine(side, num_threads):
     return side
 """
@@ -204,6 +264,73 @@ def test_what_does_not_fit_the_users_own_data_is_told_in_one_line(refused, argum
     given = {argument.partition("=")[0] for argument in arguments}
     base = [setting for setting in ON_OWN if setting.partition("=")[0] not in given]
     refused(*arguments, "engine=local", *base, says=words)
+
+
+RAISING = {
+    "counted_from_one": ["labels must be between 0 and num_classes - 1 = 1, got 2 in row 1", "labels - 1"],
+    "beyond": ["train: client 1 holds example 40, but the examples are 0 to 39"],
+    "a_pair": ["dataset._target_=own_data.a_pair must make a LabelledData or FederatedData, but made a tuple"],
+    "raising": [
+        "own_data.raising failed with RuntimeError: first; second \\x1b[31m <_io.BytesIO object> (own_data.py:"
+    ],
+    "raising_nothing": ["own_data.raising_nothing failed with Exception (own_data.py:"],
+    "without_key": ["own_data.without_key failed with KeyError: 'no key' (own_data.py:"],
+    "without_end": ["own_data.without_end failed with RecursionError"],
+    "too_large": ["there is not enough memory"],
+}
+
+
+@pytest.mark.usefixtures("own")
+@pytest.mark.parametrize(("function", "words"), RAISING.items(), ids=RAISING)
+def test_a_function_of_ones_own_that_gives_no_data_is_told_in_one_line(refused, function, words):
+    partition = (
+        ["partition=natural", "num_clients=null"] if function == "beyond" else ["partition=iid", "num_clients=2"]
+    )
+    own = ("dataset=custom", f"dataset._target_=own_data.{function}", "clients_per_round=2", "engine=local")
+    refused(*own, *partition, says=words)
+
+
+PARTITIONS = {
+    "overlapping": ["overlapping: each example must belong to one client", "example 2", "client 0 and to client 1"],
+    "past_the_end": ["past_the_end: client 1 holds example 40, but the examples are 0 to 39"],
+    "of_one_client": ["of_one_client must return 2 arrays, one for each client, got 1"],
+    "of_an_empty_client": ["of_an_empty_client must give every client an example, but client 1 has none"],
+    "of_masks": ["of_masks: client 0 must be example numbers, got a mask of bool; give numpy.flatnonzero(mask)"],
+    "of_a_table": ["of_a_table must be a list with an array of example numbers for each client, got a dict"],
+}
+BY_OWN = ("dataset=custom", "dataset._target_=own_data.whole", "partition=custom", "num_clients=2")
+BY_OWN += ("clients_per_round=2", "engine=local", "num_rounds=1")
+
+
+@pytest.mark.usefixtures("own")
+@pytest.mark.parametrize(("function", "words"), PARTITIONS.items(), ids=PARTITIONS)
+def test_a_partition_of_ones_own_is_checked_like_data(refused, function, words):
+    refused(*BY_OWN, f"partition._target_=own_data.{function}", says=words)
+
+
+@pytest.mark.usefixtures("own")
+def test_a_partition_of_ones_own_may_give_anything_that_has_numbers_and_changes_no_label(fedprox, tmp_path):
+    ended = fedprox(*BY_OWN, "partition._target_=own_data.halves", "evaluation.per_class=true")
+    assert ended.status == 0, ended.err
+    assert "no client has a training example of" not in ended.out  # as if all labels were 0
+
+
+@pytest.mark.usefixtures("own")
+def test_what_a_data_set_changes_for_the_whole_process_is_undone(fedprox, tmp_path):
+    plain = ("dataset=custom", "partition=iid", "num_clients=2", "clients_per_round=2", "engine=local", "num_rounds=1")
+    assert fedprox(*plain, "dataset._target_=own_data.setting_the_process").status == 0
+    first = (tmp_path / "run" / "clients.csv").read_text()
+    assert Path.cwd() == tmp_path
+    assert fedprox(*plain, "dataset._target_=own_data.whole").status == 0
+    assert (tmp_path / "run" / "clients.csv").read_text() == first
+
+
+@pytest.mark.usefixtures("own")
+def test_jobs_that_share_their_data_log_them_once(fedprox):
+    jobs = ("--multirun", "mu=0,1", "dataset=custom", "dataset._target_=own_data.whole", "partition=iid")
+    jobs += ("num_clients=2", "clients_per_round=2", "engine=local", "num_rounds=1")
+    assert fedprox(*jobs).out.count("2 clients with 36 training examples") == 1
+    assert fedprox(*jobs, "num_clients=2,4", "clients_per_round=1").out.count("clients with 36 training examples") == 4
 
 
 @pytest.mark.usefixtures("own")

@@ -1,6 +1,7 @@
 """LEAF's JSON files and GloVe's text files that are not what they should be."""
 
 import json
+import os
 
 import pytest
 
@@ -45,11 +46,11 @@ FILES = {
         {"users": [], "num_samples": [], "user_data": {}},
         ["user 'a' (2 in all) is in test/ but not here"],
     ),
-    "users of numbers": (having(users=[1, 2]), ["is in user_data but not in users"]),
-    "users of lists": (having(users=[["a"], "b"]), ["is in user_data but not in users"]),
+    "users of numbers": (having(users=[1, 2]), ["users must be texts, as in user_data, got 1"]),
+    "users of lists": (having(users=[["a"], "b"]), ["users must be texts, as in user_data, got ['a']"]),
     "a user twice": (having(users=["a", "b", "b"], num_samples=[1, 1, 1]), ["'b' is in users twice"]),
     "more sizes than users": (having(num_samples=[1, 1, 1]), ["2 users but 3 num_samples"]),
-    "a size of words": (having(num_samples=["one", 1]), ["has 1 examples, but num_samples says one"]),
+    "a size of words": (having(num_samples=["1", 1]), ["user 'a': num_samples must consist of numbers, got '1'"]),
     "a size of nan": (having(num_samples=[float("nan"), 1]), ["num_samples says nan"]),
     "a size too large": (having(num_samples=[10**30, 1]), ["but num_samples says 1"]),
     "an entry that is a list": (having(user_data=WHOLE["user_data"] | {"a": []}), ["must have the lists x and y"]),
@@ -154,6 +155,24 @@ def test_a_folder_or_a_link_in_a_circle_in_the_place_of_a_file_is_told(refused, 
     file.rmdir()
     file.symlink_to("data.json")
     refused(*LEAF, says=["place/train/data.json cannot be read"])
+    file.unlink()
+    os.mkfifo(file)  # which would be waited for without end
+    refused(*LEAF, says=["place/train/data.json cannot be read (it is not a regular file but a pipe"])
+
+
+def test_files_that_are_hidden_or_written_in_capitals_are_understood(fedprox, place, tmp_path):
+    place(WHOLE)
+    train = tmp_path / "place" / "train"
+    (train / "data.json").rename(train / "data.JSON")
+    (train / "._data.json").write_bytes(b"\0\5\26\7 Mac OS X")  # a Mac's note on a file
+    assert fedprox(*LEAF).status == 0
+
+
+def test_names_cannot_write_on_the_terminal(refused, place, tmp_path):
+    place(example(y="\x1b[31m"))
+    (tmp_path / "place").rename(tmp_path / "red \x1b[31m\n\u202e")
+    line = refused("dataset=leaf", "dataset.path='red \x1b[31m\n\u202e'", *RUN)
+    assert "red \\x1b[31m\\n\\u202e/train/data.json" in line
 
 
 SETTINGS = {

@@ -345,6 +345,55 @@ def test_a_run_trains_on_pictures_and_its_record_names_the_folder(fedprox, sides
     assert told["data"].startswith("2 clients with 4 training examples (min 2")
 
 
+def test_a_run_tells_which_class_is_which_folder(fedprox, tmp_path):
+    names = ["10", "2", "\x1b[31m", "a,b"]
+    write(tmp_path / "odd", *(f"{name}/{number}.png" for name in names for number in range(5)))
+    ended = fedprox(*SMALL, "dataset.path=odd", "num_rounds=1", "evaluation.per_class=true")
+    assert ended.status == 0, ended.err
+    classes = sorted(names)  # as strings, so "10" is before "2"
+    assert "image_folder:odd: 4 classes: \\x1b[31m, 10, 2, a,b" in ended.out
+    assert "\x1b" not in ended.out + ended.err + (tmp_path / "run" / "main.log").read_text()
+    assert json.loads((tmp_path / "run" / "run.json").read_text())["classes"] == classes
+    with (tmp_path / "run" / "classes.csv").open(newline="") as lines:
+        rows = list(csv.DictReader(lines))
+    assert [(row["class"], row["name"]) for row in rows[:4]] == [
+        *(("0", "\\x1b[31m"), ("1", "10"), ("2", "2"), ("3", "a,b"))
+    ]
+    assert image_folder(str(tmp_path / "odd"), 0).class_names == tuple(classes)  # from the cache
+
+
+def test_what_is_left_out_is_logged(sides, caplog):
+    caplog.set_level(logging.INFO, "fedprox")
+    (sides / "train" / "emu").mkdir()
+    (sides / "train" / "cat" / "list.txt").touch()
+    (sides / "train" / "cat" / "4").touch()
+    (sides / ".DS_Store").touch()
+    write(sides, "val/cat/1.png", "train/logo.png")
+    image_folder(str(sides), 0)
+    for words in (
+        *("3 files passed over: ", "1 *.txt", "1 without a suffix", "1 hidden"),
+        *("2 images are left out: they are in no class folder", "train/emu/ holds no image and is not a class"),
+    ):
+        assert words in caplog.text
+
+
+@pytest.mark.parametrize(("largest", "told"), [(200, "all of them keep their values"), (900, "divided by 1023 / 255")])
+def test_sixteen_bits_are_scaled_alike_on_both_sides_and_that_is_logged_each_time(tmp_path, caplog, largest, told):
+    caplog.set_level(logging.INFO, "fedprox")
+    for place, number in enumerate((100, 100, largest, 100)):  # the largest is in the test set
+        file = tmp_path / "deep" / ("train", "test")[place // 2] / "ab"[place % 2] / "1.png"
+        file.parent.mkdir(parents=True)
+        Image.fromarray(np.array([[0, number]], dtype=np.uint16)).save(file)
+    scaled = [round(number * 255 / (255 if largest == 200 else 1023)) for number in (100, largest)]
+    for _ in range(2):  # decoded, and from the cache
+        caplog.clear()
+        data = image_folder(str(tmp_path / "deep"), 0)
+        assert data.features[:, 0, 0, 1].tolist() == [scaled[0], scaled[0]]
+        assert data.test_features[:, 0, 0, 1].tolist() == [scaled[1], scaled[0]]
+        assert f"4 of 4 images have 16 bits; their largest value is {largest}" in caplog.text
+        assert told in caplog.text
+
+
 def test_mistakes_end_in_one_line(fedprox, sides, tmp_path):
     (tmp_path / "empty").mkdir()
     write(tmp_path / "one", "cat/1.png", "cat/2.png")
