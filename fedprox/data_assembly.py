@@ -5,6 +5,7 @@ import logging
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
+from dataclasses import fields
 from functools import lru_cache
 from typing import Any
 
@@ -12,7 +13,7 @@ import numpy as np
 
 from fedprox.building import build
 from fedprox.data import checks, image_folder
-from fedprox.data.federated import FederatedData, LabelledData
+from fedprox.data.federated import ClientIndex, FederatedData, Integers, LabelledData
 from fedprox.data.partition import divide
 from fedprox.errors import UserError, printable
 from fedprox.seeds import Stream, generator
@@ -54,9 +55,11 @@ def divided_data(config: Mapping[str, Any]) -> FederatedData:
 def _log_data(data: FederatedData, name: str) -> None:
     """Log what the data are; jobs that share them do so once."""
     _log.info("%s: %s", name, summary(data))
-    if data.data.class_names:
-        _log.info("%s: %d classes: %s", name, data.data.num_classes, some_names(data.data.class_names))
-    for line in _doubts(data):
+    counts = np.bincount(data.data.labels[data.train.indices], minlength=data.data.num_classes)
+    if names := data.data.class_names:
+        sizes = f"{counts.min()} to {counts.max()} training examples each"
+        _log.info("%s: %d classes: %s; %s", name, len(names), some_names(names), sizes)
+    for line in _doubts(data, counts):
         _log.warning("%s: %s", name, line)
 
 
@@ -67,10 +70,9 @@ def some_names(names: tuple[str, ...]) -> str:
     return ", ".join([*map(printable, shown), *more])
 
 
-def _doubts(data: FederatedData) -> Iterator[str]:
-    """Yield what is allowed and yet seldom meant."""
+def _doubts(data: FederatedData, counts: Integers) -> Iterator[str]:
+    """Yield what is allowed and yet seldom meant, given the number of training examples of each class."""
     labelled = data.data
-    counts = np.bincount(labelled.labels[data.train.indices], minlength=labelled.num_classes)
     if len(missing := np.flatnonzero(counts == 0)):
         names = labelled.class_names or tuple(map(str, range(labelled.num_classes)))
         yield (
@@ -87,7 +89,8 @@ def _doubts(data: FederatedData) -> Iterator[str]:
 @lru_cache(maxsize=1)
 def _load(key: str) -> FederatedData:
     config = json.loads(key)
-    data: FederatedData = build(config, "feature_skew", FederatedData, _divided(config), config["seed"])
+    built = build(config, "feature_skew", FederatedData, _divided(config), config["seed"])
+    data: FederatedData = _checked_again(built, config["feature_skew"])
     _log_data(data, printable(data_name(config)))
     return data
 
@@ -114,8 +117,26 @@ def _divided(config: Mapping[str, Any]) -> FederatedData:
 @lru_cache(maxsize=1)
 def _loaded(node: str) -> LabelledData | FederatedData:
     """Return the data set; jobs of one process that only divide it differently share it."""
+    config = {"dataset": json.loads(node)}
     with _globals_left_as_they_were():
-        return build({"dataset": json.loads(node)}, "dataset", LabelledData | FederatedData)  # type: ignore[no-any-return]
+        built = build(config, "dataset", LabelledData | FederatedData)
+    data: LabelledData | FederatedData = _checked_again(built, config["dataset"])
+    return data
+
+
+def _checked_again(data: Any, node: Mapping[str, Any]) -> Any:
+    """Return what a function gave, checked as it is now: after the first check one's own may have changed it."""
+    if node["_target_"].startswith("fedprox."):
+        return data
+    if isinstance(data, LabelledData):
+        return _made_again(data)
+    return FederatedData(*map(_made_again, (data.data, data.train, data.held_out, data.client_ids)))
+
+
+def _made_again(made: Any) -> Any:
+    """Return examples or an index, not of a class derived from theirs, whose checks may be others."""
+    kind = next((each for each in (LabelledData, ClientIndex) if isinstance(made, each)), None)
+    return kind(**{field.name: getattr(made, field.name) for field in fields(kind)}) if kind else made
 
 
 @contextmanager

@@ -127,7 +127,8 @@ def divided(features, labels, sizes, *, held_out=(), num_classes=NUM_CLASSES, me
         mean=np.array(mean, dtype=np.float32),
         std=np.array(std, dtype=np.float32),
     )
-    return FederatedData(data, ClientIndex.from_lists(parts[: len(sizes)]), ClientIndex.from_lists(parts[len(sizes) :]))
+    none = [np.empty(0, dtype=np.int64)] * (len(sizes) - len(held_out))
+    return FederatedData(data, parts[: len(sizes)], [*parts[len(sizes) :], *none])
 
 
 def drawn(sizes=RAGGED, *, tokens: bool = False, seed: int = 0) -> FederatedData:

@@ -178,7 +178,8 @@ def parts(value: Any, num_examples: int, num_clients: int, source: str) -> list[
 def _num_classes(value: Any) -> int:
     """Return the number of classes; 10.0 and arrays of one integer are understood."""
     try:
-        number = int(value) if isinstance(value, float) and value.is_integer() else operator.index(value)
+        is_whole_float = isinstance(value, (float, np.floating)) and float(value).is_integer()
+        number = int(value) if is_whole_float else operator.index(value)
     except Exception:  # whatever a stranger's __index__ raises
         number = 0
     if isinstance(value, (bool, np.bool_)) or not 1 <= number <= MAX_CLASSES:
@@ -401,7 +402,7 @@ def _not_numbers(name: str, value: Any, array: Array) -> UserError:
     """Return the error for an array of text, objects, complex numbers, dates, ..."""
     if array.ndim == 0:
         return UserError(
-            f"{name} must be an array, a list or a tensor of numbers, got {_kind(value)}; convert it with numpy.asarray"
+            f"{name} must be an array, a list or a tensor of numbers, got {_kind(value)}; make an array of it"
         )
     wrong = (
         [not isinstance(each, (bool, int, float, np.number)) for each in array.flat] if array.dtype == object else []

@@ -92,7 +92,7 @@ def image_folder(
 def name_of(path: str) -> str:
     """Return what a folder or .zip file of pictures is called: "cifar10-jpeg" for /data/cifar10-jpeg.zip."""
     place = Path(os.path.expanduser(str(path))).absolute()
-    return place.stem if place.suffix.lower() == ".zip" else place.name
+    return printable(place.stem if place.suffix.lower() == ".zip" else place.name)
 
 
 def _cached(source: Source, tree: ClassTree, place: Path, wanted: Wanted, cache_dir: str | None) -> Arrays:

@@ -139,6 +139,19 @@ def whole():
     data = make(np.float32).data
     return LabelledData(data.features.tolist(), data.labels.tolist(), data.features[:2].tolist(), [0, 1], 2, 0.0, 9.0)
 
+def changed_later():
+    made = whole()
+    made.labels[3] = 7
+    return made
+
+class Unchecked(LabelledData):
+    def __post_init__(self):
+        pass
+
+def of_a_class_of_ones_own():
+    x = np.zeros((4, 2), np.float32)
+    return Unchecked(x, np.array([0, 1, 0, -1]), x, np.zeros(4, np.int64), 2, np.float32(0), np.float32(1))
+
 def a_pair():
     return np.zeros((4, 2)), np.zeros(4)
 
@@ -269,6 +282,8 @@ def test_what_does_not_fit_the_users_own_data_is_told_in_one_line(refused, argum
 RAISING = {
     "counted_from_one": ["labels must be between 0 and num_classes - 1 = 1, got 2 in row 1", "labels - 1"],
     "beyond": ["train: client 1 holds example 40, but the examples are 0 to 39"],
+    "changed_later": ["labels must be between 0 and num_classes - 1 = 1, got 7 in row 3"],
+    "of_a_class_of_ones_own": ["labels must be between 0 and num_classes - 1 = 1, got -1 in row 3"],
     "a_pair": ["dataset._target_=own_data.a_pair must make a LabelledData or FederatedData, but made a tuple"],
     "raising": [
         "own_data.raising failed with RuntimeError: first; second \\x1b[31m <_io.BytesIO object> (own_data.py:"

@@ -175,7 +175,7 @@ OF_LABELS = {
     "one-hot": (np.eye(3)[Y[:9]], ["labels must have one axis, got shape (9, 3)", "argmax(axis=1)"]),
     "one number": (np.array(1), ["labels must have one axis, got shape ()"]),
     "nothing": (None, ["labels must be an array, a list or a tensor of numbers, got a NoneType"]),
-    "a generator": ((each for each in Y), ["got a generator", "numpy.asarray"]),
+    "a generator": ((each for each in Y), ["got a generator", "make an array of it"]),
     "too few": (Y[:8], ["labels must be as many as features, 9, got 8"]),
     "too many": (Y, ["labels must be as many as features, 9, got 12"]),
     "masked": (np.ma.masked_array(Y[:9], mask=Y[:9] == 2), ["labels must have all values, got a masked one in row 2"]),

@@ -351,7 +351,7 @@ def test_a_run_tells_which_class_is_which_folder(fedprox, tmp_path):
     ended = fedprox(*SMALL, "dataset.path=odd", "num_rounds=1", "evaluation.per_class=true")
     assert ended.status == 0, ended.err
     classes = sorted(names)  # as strings, so "10" is before "2"
-    assert "image_folder:odd: 4 classes: \\x1b[31m, 10, 2, a,b" in ended.out
+    assert "image_folder:odd: 4 classes: \\x1b[31m, 10, 2, a,b; 3 to 4 training examples each" in ended.out
     assert "\x1b" not in ended.out + ended.err + (tmp_path / "run" / "main.log").read_text()
     assert json.loads((tmp_path / "run" / "run.json").read_text())["classes"] == classes
     with (tmp_path / "run" / "classes.csv").open(newline="") as lines:

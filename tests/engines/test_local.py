@@ -383,8 +383,8 @@ from fedprox.data.digits import digits
 from fedprox.engines.local import LocalGrid
 from fedprox.models import logistic
 from fedprox.solvers.problem import SgdSettings
-index = ClientIndex.from_lists([np.arange(9)])
-side = ClientSide(FederatedData(digits(), index, index), logistic((8, 8), 10), SgdSettings(0.1, 3))
+train, held_out = ClientIndex.from_lists([np.arange(9)]), ClientIndex.from_lists([np.arange(9, 12)])
+side = ClientSide(FederatedData(digits(), train, held_out), logistic((8, 8), 10), SgdSettings(0.1, 3))
 print(LocalGrid(side)._pool.num_threads, torch.get_num_threads())
 """
 
