@@ -1,6 +1,7 @@
 """The Flower client: it receives the global model and a task, and runs the local solver on its examples."""
 
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from typing import cast
 
@@ -13,8 +14,9 @@ from torch import Tensor, nn
 from fedprox.arrays import to_params, to_record
 from fedprox.data.augmentation import PadCropFlip
 from fedprox.data.federated import FederatedData
+from fedprox.generators import seeded
 from fedprox.messages import client_of_task, task_of
-from fedprox.plan import epoch_orders, epoch_shifts
+from fedprox.plan import ClientTask, epoch_orders, epoch_shifts
 from fedprox.solvers.batches import PictureInput
 from fedprox.solvers.choice import choose
 from fedprox.solvers.gradients import drift, full_gradients, gamma
@@ -75,7 +77,7 @@ class Clients:
             orders=epoch_orders(task, num_examples),
             num_steps=task.num_steps,
             mu=float(config["proximal-mu"]),  # type: ignore[arg-type]
-            seed=task.batch_key or (task.client, task.epochs_before),
+            seed=_seed(task),
             learning_rate_factor=float(config.get("learning-rate-factor", 1.0)),  # type: ignore[arg-type]
             shifts=epoch_shifts(task, num_examples, augmentation) if augmentation else None,
         )
@@ -93,9 +95,10 @@ class Clients:
 
     def solve(self, message: Message, work: LocalWork) -> LocalSolution:
         """Return the solution of the problem that a message poses, with its drift, and gamma where that is asked."""
-        problem = self._problem(message, work)
-        solution = self._solver.solve(problem.global_params, problem.features, problem.labels, problem.work)
-        return self._measured(problem, solution)
+        with self._seeded(work.seed):
+            problem = self._problem(message, work)
+            solution = self._solver.solve(problem.global_params, problem.features, problem.labels, problem.work)
+            return self._measured(problem, solution)
 
     def solve_together(self, messages: Sequence[Message], solver: BatchedSolver) -> list[LocalSolution]:
         """Return the same for problems that are solved in one call."""
@@ -128,9 +131,14 @@ class Clients:
         """Return the reply to a question for the client's full gradient at the global model."""
         params = self._params(message)
         features, labels = self._examples(client_of_task(message))
-        gradient = full_gradients(self._workspace.model, [params], features, labels)[0]
+        with self._seeded(_seed(task_of(message))):
+            gradient = full_gradients(self._workspace.model, [params], features, labels)[0]
         metrics = MetricRecord({"num-examples": len(labels)})
         return Message(RecordDict({"gradient": _record(gradient), "metrics": metrics}), reply_to=message)
+
+    def _seeded(self, seed: int | tuple[int, ...]) -> AbstractContextManager[object]:
+        """Return a context in which a model that draws random numbers draws its client's own; nothing for others."""
+        return nullcontext() if self._solver.is_concurrent else seeded(seed, torch.device(self._side.device))
 
     def _params(self, message: Message) -> Params:
         """Return the global model, with the client's own batch statistics where it has any."""
@@ -169,6 +177,11 @@ def make_client_app(clients: Clients) -> ClientApp:
 
 
 # content[...] and not content.array_records[...], which copies and checks all records at every access
+
+
+def _seed(task: ClientTask) -> tuple[int, ...]:
+    """Return the entropy for a client's random numbers in a round."""
+    return task.batch_key or (task.client, task.epochs_before)
 
 
 def _arrays(message: Message, name: str) -> ArrayRecord:

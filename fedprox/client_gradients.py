@@ -12,6 +12,7 @@ from torch.func import functional_call, grad, vmap
 from torch.nn import functional
 
 from fedprox.data.federated import Integers
+from fedprox.generators import seeded
 from fedprox.solvers.gradients import differentiable
 from fedprox.solvers.problem import Params
 
@@ -130,12 +131,13 @@ class ModuleGradients:
 
     def sums(self, params: Params) -> GradientSums:
         """Return the sums over clients at a state dict."""
-        self._model.load_state_dict(params)
         device = self._examples.labels.device
+        self._model.load_state_dict(params)
         vectors = torch.zeros(2, self._num_params, dtype=torch.float64, device=device)
         total = GradientSums(vectors, torch.zeros(2, dtype=torch.float64, device=device))
-        for block in self.blocks():
-            total.add(block)
+        with seeded(0, device):  # for a model that draws random numbers also in evaluation mode
+            for block in self.blocks():
+                total.add(block)
         return total
 
     def blocks(self) -> Iterator[Block]:
@@ -177,7 +179,8 @@ class ModuleGradients:
         """Return the gradients, losses and hits of all clients, each tensor with the clients as first dimension."""
         if len(x) > 1:
             one_client = grad(self._weighted_loss, has_aux=True)
-            return vmap(one_client, in_dims=(None, 0, 0, 0))(trained, x, y, weight)  # type: ignore[no-any-return]
+            clients = vmap(one_client, in_dims=(None, 0, 0, 0), randomness="different")
+            return clients(trained, x, y, weight)  # type: ignore[no-any-return]
         with torch.enable_grad(), differentiable(self._model):
             params = {name: param.detach().requires_grad_() for name, param in trained.items()}
             loss, (_, hits) = self._weighted_loss(params, x[0], y[0], weight[0])
@@ -229,6 +232,7 @@ def _kept_bytes(model: nn.Module, x: Tensor) -> int:
         sizes.append(tensor.nbytes)
         return tensor
 
-    with torch.enable_grad(), torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-        model(x)
+    kept = torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor)
+    with seeded(0, x.device), torch.enable_grad(), kept:
+        model(x.clone(memory_format=torch.contiguous_format))
     return sum(sizes)

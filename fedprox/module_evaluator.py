@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional
 
+from fedprox.generators import Generators, seeded
 from fedprox.metrics import Evaluation
 from fedprox.solvers.problem import Params
 from fedprox.solvers.workspace import Workspace, tuned_for_cpu, with_channels_last
@@ -17,7 +18,7 @@ _ON_CPU, _ON_GPU = 50, 10_000  # examples of a piece: activations that fit into 
 
 
 class ModuleEvaluator:
-    """Measures state dicts of a model; results do not depend on the number of threads."""
+    """Measures state dicts of a model; results depend neither on the number of threads nor on earlier measurements."""
 
     def __init__(self, model: nn.Module, features: Tensor, labels: Tensor, piece: int | None = None) -> None:
         """Copy the architecture.
@@ -35,6 +36,7 @@ class ModuleEvaluator:
         self._workspace = _Loaded(fastest, str(features.device))
         self._pool = Pool(torch.get_num_threads() if on_cpu else 1)
         self._piece = piece or (_ON_CPU if on_cpu else _ON_GPU)
+        self._draws = False
 
     def __call__(self, models: Sequence[Params]) -> list[Evaluation]:
         """Return the mean loss and the accuracy of each state dict."""
@@ -47,29 +49,48 @@ class ModuleEvaluator:
 
     def _evaluate(self, params: Params) -> tuple[Evaluation, NDArray[np.bool_]]:
         starts = range(0, len(self._labels), self._piece)
-        pieces = self._pool.map(lambda start: self._measure(params, slice(start, start + self._piece)), starts)
+        before = Generators(self._labels.device)
+        pieces = {} if self._draws else self._pool.map(lambda start: self._measure(params, start), starts)
+        if self._draws or before.have_moved():  # the model draws random numbers: one seeded piece after another
+            self._draws = True
+            before.restore()
+            pieces = {start: self._measure_seeded(params, start) for start in starts}
         losses, parts = zip(*(pieces[start] for start in starts), strict=True)
         is_right = np.concatenate(parts)
         return Evaluation(sum(losses) / len(is_right), int(is_right.sum()) / len(is_right)), is_right
 
+    def _measure_seeded(self, params: Params, start: int) -> tuple[float, NDArray[np.bool_]]:
+        with seeded(start, self._labels.device):
+            return self._measure(params, start)
+
     @torch.no_grad()
-    def _measure(self, params: Params, piece: slice) -> tuple[float, NDArray[np.bool_]]:
-        """Return the sum of the losses of some examples, and whether each is classified rightly."""
-        logits, labels = self._workspace.with_params(params)(self._features[piece]).float(), self._labels[piece]
+    def _measure(self, params: Params, start: int) -> tuple[float, NDArray[np.bool_]]:
+        """Return the sum of the losses of one piece's examples, and whether each is classified rightly."""
+        piece = slice(start, start + self._piece)
+        features, labels = self._features[piece].clone(), self._labels[piece]  # a copy: the model may change it
+        logits = self._workspace.with_params(params)(features).float()
         loss = functional.cross_entropy(logits, labels, reduction="sum")
         return float(loss), (logits.argmax(dim=1) == labels).cpu().numpy()
 
 
 class _Loaded(Workspace):
-    """Copies in evaluation mode that get their weights once for all pieces that a thread measures."""
+    """Copies in evaluation mode that get their weights once for all pieces that a thread measures.
+
+    A model whose forward pass changes its parameters or buffers gets them anew for each piece.
+    """
 
     def __init__(self, model: nn.Module, device: str) -> None:
         super().__init__(model, device)
         self.model.eval()
         self._params: Params | None = None
+        self._versions: list[tuple[int, int]] = []
 
     def with_params(self, params: Params) -> nn.Module:
-        if params is not self._params:
-            self.model.load_state_dict(params)
-            self._params = params
+        if params is not self._params or self._versions != self._present():
+            self.load(params)
+            self._params, self._versions = params, self._present()
         return self.model
+
+    def _present(self) -> list[tuple[int, int]]:
+        """Return which tensors the model has, and how often each has been changed."""
+        return [(id(own), own._version) for own in (*self.model.parameters(), *self.model.buffers())]

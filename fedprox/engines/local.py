@@ -3,6 +3,7 @@
 import logging
 import time
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 from math import inf
 from typing import TypeVar
 
@@ -13,14 +14,20 @@ from flwr.app import Message, MessageType
 from fedprox.client_app import Clients, ClientSide
 from fedprox.engines.identity import act_as_server
 from fedprox.errors import UserError, reason
+from fedprox.generators import Generators, seeded
 from fedprox.messages import client_of_task, failed, late, node_id
-from fedprox.solvers.problem import BatchedSolver, LocalSolution
+from fedprox.solvers.logistic_kernels import has_kernels
+from fedprox.solvers.problem import BatchedSolver, LocalSolution, Solver
 from fedprox.threads import Pool, one_thread
 
 Result = TypeVar("Result")
 _log = logging.getLogger("fedprox")
 
 MAX_THREADS = 1024
+_DRAWS = (
+    "the model draws random numbers: from now on its clients are computed one after another, each with its own seed, "
+    "so that results do not depend on the number of threads"
+)
 
 
 class LocalGrid:
@@ -38,11 +45,16 @@ class LocalGrid:
             rule = f"an integer >= 1 and <= {MAX_THREADS} or null (one per core)"
             raise UserError(f"engine.num_threads must be {rule}, got {num_threads}")
         act_as_server()
-        self._solver = side.make_solver()
-        self._clients = Clients(side, self._solver)
-        self._pool = Pool((num_threads or torch.get_num_threads()) if self._solver.is_concurrent else 1)
+        self._side = side
+        self._use(side.make_solver())
+        self._pool, self._alone = Pool(num_threads or torch.get_num_threads()), Pool(1)
+        self._may_draw = not has_kernels(side.model, side.device)
         self._sizes = side.data.train.sizes
         self._num_clients = side.data.num_clients
+
+    def _use(self, solver: Solver) -> None:
+        self._solver = solver
+        self._clients = Clients(self._side, solver)
 
     def get_node_ids(self) -> Iterable[int]:
         """Return one node per client."""
@@ -74,22 +86,38 @@ class LocalGrid:
     def _solutions(self, messages: list[Message], until: float) -> Sequence[LocalSolution | Message]:
         """Return each client's solution, or the reply that says why there is none."""
         if isinstance(self._solver, BatchedSolver) and time.monotonic() <= until:
-            try:
-                return self._clients.solve_together(messages, self._solver)
-            except UserError:
-                raise
-            except Exception as error:  # of one of them; which one, only trying tells
-                _log.warning("all clients in one call: %s; now one by one", reason(error))
+            solutions = self._solutions_of_one_call(messages, self._solver)
+            if solutions:
+                return solutions
         works = list(map(self._clients.work, messages))
         steps = [work.num_steps for work in works]
         return self._in_threads(lambda at: self._clients.solve(messages[at], works[at]), messages, steps, until)
+
+    def _solutions_of_one_call(self, messages: list[Message], solver: BatchedSolver) -> list[LocalSolution]:
+        """Return the solutions of all clients computed together; none if they must be computed one by one."""
+        try:
+            with seeded(0, torch.device(self._side.device)) as generators:
+                solutions = self._clients.solve_together(messages, solver)
+                draws = generators.have_moved()
+        except UserError:
+            raise
+        except Exception as error:  # of one of them; which one, only trying tells
+            _log.warning("all clients in one call: %s; now one by one", reason(error))
+            return []
+        if not draws:
+            return solutions
+        _log.warning(_DRAWS)
+        self._use(replace(self._side, solver="reference").make_solver())
+        self._solver.is_concurrent = False
+        return []
 
     def _in_threads(
         self, function: Callable[[int], Result], messages: list[Message], work: Sequence[int], until: float
     ) -> list[Result | Message]:
         """Return the function's result for each message, or the reply that says why there is none.
 
-        The longest work comes first: no long one is left at the end.
+        The longest work comes first: no long one is left at the end. Where threads were at work and it turns out that
+        the model draws random numbers, everything is done anew, one client after another, each with its own seed.
         """
 
         def guarded(at: int) -> Result | Message:
@@ -102,7 +130,14 @@ class LocalGrid:
             except Exception as error:  # the user's model may raise anything
                 return failed(messages[at], reason(error))
 
-        results = self._pool.map(guarded, np.argsort(work)[::-1].tolist())
+        order, is_watched = np.argsort(work)[::-1].tolist(), self._may_draw and self._solver.is_concurrent
+        before = Generators() if is_watched else None
+        results = (self._pool if self._solver.is_concurrent else self._alone).map(guarded, order)
+        if before and before.have_moved():
+            _log.warning(_DRAWS)
+            before.restore()
+            self._solver.is_concurrent = False
+            results = self._alone.map(guarded, order)
         return [results[at] for at in range(len(messages))]
 
     def peak_memory_bytes(self) -> int:

@@ -20,6 +20,7 @@ from torch.func import functional_call, vmap
 from torch.nn import functional
 
 from fedprox.epoch_batches import EpochBatches
+from fedprox.generators import seeded
 from fedprox.solvers.problem import LocalProblem, LocalSolution, LocalWork, Params, SgdSettings
 from fedprox.solvers.reference import ReferenceSolver, step
 
@@ -57,7 +58,10 @@ class CohortSolver:
         problems = [_trial_problem(params, examples[:size].to(device)) for size in (3, 2)]
         in_threes = replace(sgd, batch_size=3)  # so that the second client's batches are filled up
         try:
-            together = CohortSolver(model, in_threes, device).solve_all(problems)
+            with seeded(0, torch.device(device)) as generators:
+                together = CohortSolver(model, in_threes, device).solve_all(problems)
+                if generators.have_moved():
+                    return False
             reference = ReferenceSolver(model, in_threes, device)
             alone = [reference.solve(p.global_params, p.features, p.labels, p.work) for p in problems]
         except Exception:  # whatever it is, it is not this solver's to explain
@@ -123,7 +127,9 @@ class CohortSolver:
 
     def _losses(self, state: Params, x: Tensor, y: Tensor) -> Tensor:
         """Return each example's cross-entropy under its own client's model, shape (active, width)."""
-        logits = vmap(lambda own, inputs: functional_call(self._model, own, (inputs,)))(state, x)
+        logits = vmap(lambda own, inputs: functional_call(self._model, own, (inputs,)), randomness="different")(
+            state, x
+        )
         return functional.cross_entropy(logits.flatten(0, 1), y.flatten(), reduction="none").view(y.shape)
 
     def _corrections(self, problems: Sequence[LocalProblem]) -> list[Tensor]:
@@ -207,7 +213,8 @@ def _agree(params: Params, reference: Params, start: Params) -> bool:
 
     A batch that is not the reference's changes a step by about its own size.
     """
+    own, same, before = ({name: value.double() for name, value in each.items()} for each in (params, reference, start))
     return all(
-        bool((params[name] - value).abs().max() <= 0.05 * (value - start[name]).abs().max() + 1e-6)
-        for name, value in reference.items()
+        bool((own[name] - value).abs().max() <= 0.05 * (value - before[name]).abs().max() + 1e-6)
+        for name, value in same.items()
     )

@@ -100,14 +100,13 @@ def _logistic_gradient(point: Params, features: Tensor, labels: Tensor) -> Param
 @torch.enable_grad()
 def _autograd_gradient(model: nn.Module, point: Params, features: Tensor, labels: Tensor) -> Params:
     """Return the gradient at one point for any model, piece by piece."""
-    own = [*model.named_parameters(), *model.named_buffers()]  # tied parameters under one of their names
-    state = {name: point[name] for name, _ in own if name in point}
-    trained = {
-        name: state[name].detach().requires_grad_() for name, param in model.named_parameters() if param.requires_grad
-    }
+    # Copies, as of the examples below: the forward pass may change what it is given.
+    state = {name: point.get(name, buffer).clone() for name, buffer in model.named_buffers()}
+    state |= {name: point[name].clone() for name, _ in model.named_parameters()}  # a tied one under one of its names
+    trained = {name: state[name].requires_grad_() for name, param in model.named_parameters() if param.requires_grad}
     total = [torch.zeros_like(param) for param in trained.values()]
     for x, y in zip(torch.split(features, _PIECE), torch.split(labels, _PIECE), strict=True):
-        logits = functional_call(model, state | trained, (x,))
+        logits = functional_call(model, state | trained, (x.clone(),))
         loss = functional.cross_entropy(logits, y, reduction="sum") / len(labels)
         torch._foreach_add_(total, torch.autograd.grad(loss, list(trained.values()), materialize_grads=True))
     return dict(zip(trained, total, strict=True))

@@ -4,13 +4,13 @@ Faster solvers must agree with this one.
 """
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import nullcontext
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from fedprox.generators import seeded
 from fedprox.solvers.batches import Batches, DevicePictureBatches, PictureBatches, PictureInput, TensorBatches
 from fedprox.solvers.problem import LocalSolution, LocalWork, Params, SgdSettings
 from fedprox.solvers.workspace import TrainingWorkspace, draws_random_numbers, tuned_for_cpu
@@ -59,15 +59,15 @@ class ReferenceSolver:
             work: How much, in which order, and mu.
         """
         model, w, grads = self._workspace.model, self._workspace.vectors, self._workspace.gradients
-        model.load_state_dict(global_params)
+        self._workspace.load(global_params)
         model.train()
         correction = None if work.correction is None else self._workspace.laid_out(work.correction)
         anchor = [vector.clone() for vector in w]  # w^t: frozen for every batch of every epoch
         velocity = list(map(torch.zeros_like, w)) if self._sgd.momentum else None
         sgd = self._sgd.scaled(work.learning_rate_factor)
         losses, sizes = [], []
-        # Where several threads are at work, the model draws nothing, and torch's generator is all of theirs.
-        with nullcontext() if self.is_concurrent else _seeded(work.seed, features.device):
+        # Where several threads may be at work, the model draws nothing, and the generators are all of theirs.
+        with nullcontext() if self.is_concurrent else seeded(work.seed, features.device):
             for x, y in _batches(self._batches(features), labels, work, sgd):
                 for gradient in grads:
                     gradient.zero_()
@@ -122,21 +122,6 @@ def step(
         torch._foreach_add_(velocity, grads)
         grads = velocity
     torch._foreach_add_(list(params), grads, alpha=-sgd.learning_rate)
-
-
-@contextmanager
-def _seeded(seed: int | tuple[int, ...], device: torch.device) -> Iterator[None]:
-    """Seed the generator that layers such as dropout use on a device, and leave it as it was."""
-    if isinstance(seed, tuple):
-        seed = int(np.random.SeedSequence(seed).generate_state(1)[0])
-    if device.type == "cuda":
-        with torch.random.fork_rng(devices=[device]), torch.cuda.device(device):
-            torch.cuda.manual_seed(seed)
-            yield
-    else:
-        with torch.random.fork_rng(devices=[]):
-            torch.default_generator.manual_seed(seed)
-            yield
 
 
 def _weighted_mean(losses: list[Tensor], sizes: list[int]) -> float:

@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from fedprox.generators import Generators, seeded
 from fedprox.solvers.pooling import RectifiedMaxPool2d
 from fedprox.solvers.problem import Params
 
@@ -24,6 +25,15 @@ class Workspace(threading.local):
     def __init__(self, model: nn.Module, device: str) -> None:
         """Copy a model, which stays as it is, to a device; called anew in every thread."""
         self.model = copy.deepcopy(model).to(device)
+        saved = self.model.state_dict()
+        self._unsaved = {name: own.clone() for name, own in self.model.named_buffers() if name not in saved}
+
+    def load(self, params: Params) -> None:
+        """Load a state dict; buffers that are not part of it, which the last forward may have changed, begin anew."""
+        self.model.load_state_dict(params)
+        for name, value in self._unsaved.items():
+            module, _, own = name.rpartition(".")
+            setattr(self.model.get_submodule(module), own, value.clone())
 
 
 class TrainingWorkspace(Workspace):
@@ -34,24 +44,26 @@ class TrainingWorkspace(Workspace):
     Attributes:
         vectors: What is trained: on the CPU a vector for each type of numbers, on a GPU the parameters themselves.
         gradients: Their gradients, same shapes, to which `backward` adds.
+        parts: The part of `gradients` that belongs to each trained parameter, by name.
     """
 
     def __init__(self, model: nn.Module, device: str) -> None:
         """Copy a model, which stays as it is, to a device; called anew in every thread."""
         super().__init__(model, device)
-        self._trained = {name: param for name, param in self.model.named_parameters() if param.requires_grad}
-        values = [param.detach() for param in self._trained.values()]
+        trained = {name: param for name, param in self.model.named_parameters() if param.requires_grad}
+        values = [param.detach() for param in trained.values()]
         gradients = list(map(torch.zeros_like, values))
         self.vectors, self.gradients = values, gradients
         if torch.device(device).type == "cpu":
             (self.vectors, values), (self.gradients, gradients) = _packed(values), _packed(gradients)
-        for param, value, gradient in zip(self._trained.values(), values, gradients, strict=True):
+        for param, value, gradient in zip(trained.values(), values, gradients, strict=True):
             param.data, param.grad = value, gradient
+        self.parts = dict(zip(trained, gradients, strict=True))
 
     def laid_out(self, tensors: Params) -> list[Tensor]:
         """Return copies of tensors, one for each trained parameter by its name, laid out like `vectors`."""
-        for name, param in self._trained.items():
-            param.grad.copy_(tensors[name])  # type: ignore[union-attr]  # a part of self.gradients
+        for name, part in self.parts.items():
+            part.copy_(tensors[name])
         return [gradient.clone() for gradient in self.gradients]
 
 
@@ -69,22 +81,24 @@ def _packed(tensors: Sequence[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
 
 
 def draws_random_numbers(model: nn.Module, features: Tensor) -> bool:
-    """Return whether a forward pass in training mode draws from torch's generator, as dropout does.
+    """Return whether a forward pass in training mode draws from the shared generators, as dropout does.
 
-    The generator is one for all threads, so such models must be trained one after another. Where the pass fails,
+    They are one for all threads, so such models must be trained one after another. Where the pass fails,
     nothing is known: True.
 
     Args:
-        model: On the CPU; neither it nor the generator is changed.
-        features: A few inputs, shape (n, *input_shape), n >= 2.
+        model: On the CPU; neither it nor the generators are changed.
+        features: A few inputs, shape (n, *input_shape), n >= 2; not changed.
     """
-    with torch.random.fork_rng(devices=[]), torch.no_grad():
-        before = torch.get_rng_state()
+    before = Generators()
+    with torch.no_grad():
         try:
-            copy.deepcopy(model).train()(features)
+            copy.deepcopy(model).train()(features.clone())
+            return before.have_moved()
         except Exception:
             return True
-        return not torch.equal(torch.get_rng_state(), before)
+        finally:
+            before.restore()
 
 
 def tuned_for_cpu(model: nn.Module, features: Tensor) -> nn.Module:
@@ -123,11 +137,18 @@ def with_channels_last(features: Tensor) -> Tensor:
 
 def _agree(changed: nn.Module, model: nn.Module, features: Tensor) -> bool:
     """Return whether a changed model takes inputs with channels last and gives the same; neither is left changed."""
-    with torch.random.fork_rng(devices=[]), torch.no_grad():
+
+    def given() -> Tensor:
+        return with_channels_last(features).clone()
+
+    with torch.no_grad():
         try:
-            copy.deepcopy(changed).train()(with_channels_last(features))
-            result = copy.deepcopy(changed).eval()(with_channels_last(features))
-            expected = copy.deepcopy(model).eval()(features.contiguous())
+            with seeded(0):
+                copy.deepcopy(changed).train()(given())
+            with seeded(0):
+                result = copy.deepcopy(changed).eval()(given())
+            with seeded(0):
+                expected = copy.deepcopy(model).eval()(features.contiguous().clone())
             return torch.allclose(result, expected, rtol=1e-3, atol=1e-4, equal_nan=True)
         except Exception:
             return False
