@@ -22,9 +22,10 @@ from fedprox.data_assembly import data_name
 from fedprox.errors import UserError, one_line
 from fedprox.faults import Faults
 from fedprox.federation_metrics import FederationEvaluator, evaluator_on_test_set
+from fedprox.generators import seeded
 from fedprox.loggers.interface import Logger
 from fedprox.measuring import Evaluate
-from fedprox.model_checks import check_smallest_batch, check_takes_data
+from fedprox.model_checks import check_held, check_smallest_batch, check_takes_data, check_trains, make_lazy_layers
 from fedprox.plan import CohortPlan, ExperimentProtocol
 from fedprox.rounds import Engine
 from fedprox.schedule import learning_rate_factor
@@ -35,22 +36,26 @@ _log = logging.getLogger("fedprox")
 
 
 def initial_model(config: Mapping[str, Any], data: FederatedData) -> nn.Module:
-    """Return the model with its initial weights; the global generator is left as it was."""
+    """Return the model with its initial weights; the global generators are left as they were."""
     seed = generator(config["seed"], Stream.INIT, repetition=config.get("repeat_num", 0)).integers(2**31)
     input_shape = data.data.features.shape[1:]
     init = config["model"].get("init", "default")
     node = {key: value for key, value in config["model"].items() if key != "init"}
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(int(seed))
+    target = node["_target_"]
+    with seeded(int(seed)):
+        torch.manual_seed(int(seed))  # also of GPUs, on which a model may make its weights
         model: nn.Module = build(
             {"model": node}, "model", nn.Module, input_shape=input_shape, num_classes=data.data.num_classes
         )
+        make_lazy_layers(model, target, data.data)
+    check_held(model, target)
     if init == "zeros":
         for parameter in model.parameters():
             nn.init.zeros_(parameter)
     elif init != "default":
         _load_weights(model, init)
-    check_takes_data(model, config["model"]["_target_"], data.data)
+    check_takes_data(model, target, data.data)
+    check_trains(model, target, config["batch_size"], data.data)
     check_smallest_batch(model, config["batch_size"], data, config["last_batch"])
     return model
 

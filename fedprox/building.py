@@ -2,6 +2,7 @@
 
 import inspect
 import pkgutil
+import re
 import traceback
 from collections.abc import Mapping
 from pathlib import Path
@@ -19,6 +20,8 @@ _README = "the README shows what is expected"
 def build(config: Mapping[str, Any], group: str, kind: Any, *args: Any, **kwargs: Any) -> Any:
     """Call what a group's `_target_` names, nested ones first, with its other keys and these arguments.
 
+    Keyword arguments are an offer: those that the target does not take, or that the group sets itself, are left out.
+
     Raises:
         UserError: If it cannot be called like that, raises, or gives something that is not of the kind expected.
     """
@@ -26,8 +29,9 @@ def build(config: Mapping[str, Any], group: str, kind: Any, *args: Any, **kwargs
     name = f"{group}._target_={node['_target_']}"
     given = {key: value for key, value in node.items() if not key.startswith("_")}
     try:
-        inspect.signature(pkgutil.resolve_name(node["_target_"])).bind(*args, **given, **kwargs)
-        made = instantiate(node, *args, **kwargs, _convert_="all")
+        taken = _taken(node["_target_"], {key: value for key, value in kwargs.items() if key not in given})
+        inspect.signature(pkgutil.resolve_name(node["_target_"])).bind(*args, **given, **taken)
+        made = _instantiated(node, args, taken)
     except TypeError as error:
         raise _not_callable(name, kwargs, str(error)) from None
     except InstantiationException as error:
@@ -47,6 +51,25 @@ def build(config: Mapping[str, Any], group: str, kind: Any, *args: Any, **kwargs
         article = "an" if expected[0] in "AEIOU" else "a"
         raise UserError(f"{name} must make {article} {expected}, but made a {type(made).__name__}; {_README}")
     return made
+
+
+def _taken(target: str, offered: Mapping[str, Any]) -> dict[str, Any]:
+    """Return which keyword arguments a function or class takes; one with **kwargs takes all."""
+    parameters = inspect.signature(pkgutil.resolve_name(target)).parameters.values()
+    if any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters):
+        return dict(offered)
+    return {each.name: offered[each.name] for each in parameters if each.name in offered}
+
+
+def _instantiated(node: Mapping[str, Any], args: tuple[Any, ...], taken: Mapping[str, Any]) -> Any:
+    """Call a node's target; anew without an argument that only what its **kwargs are passed on to does not take."""
+    try:
+        return instantiate(node, *args, **taken, _convert_="all")
+    except InstantiationException as error:
+        refused = re.search(r"unexpected keyword argument '(\w+)'", str(error.__cause__))
+        if not (isinstance(error.__cause__, TypeError) and refused and refused[1] in taken):
+            raise
+    return _instantiated(node, args, {key: value for key, value in taken.items() if key != refused[1]})
 
 
 def _not_callable(name: str, kwargs: Mapping[str, Any], why: str) -> UserError:

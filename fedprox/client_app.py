@@ -62,7 +62,7 @@ class Clients:
         self._side = side
         self._solver = solver
         self._workspace = Workspace(side.model, side.device)
-        self._parameters = [name for name, _ in side.model.named_parameters()]  # without buffers
+        self._parameters = [name for name, own in side.model.named_parameters() if own.is_floating_point()]
         self._decode, self._decode_gradient = _Decoder(side.device), _Decoder(side.device)
 
     def train(self, message: Message) -> Message:

@@ -60,12 +60,13 @@ class Faults:
             if not isfinite(loss):
                 line = f"round {outcome.round_num}: the global model's {name} is {loss}"
                 if self.on_divergence == STOP:
-                    raise RunStopped(f"{line}; {_CALMER}", "diverged")
+                    raise RunStopped(f"{line}; {_CALMER if outcome.round_num else _INITIAL}", "diverged")
                 if not self._is_told:
                     _log.warning("%s", line)
                 self._is_told = True
 
 
+_INITIAL = "the initial model already gives it, before any training: fix model.init, the model or the data"
 _CALMER = "lower learning_rate, or set on_divergence=drop or continue"
 
 

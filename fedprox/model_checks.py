@@ -1,44 +1,238 @@
-"""Whether a model can be trained on the data: tried before the first round, so that it is told in one line."""
+"""Checks of a model before round 1: what it holds, takes and gives, and that training reaches its parameters."""
 
 import copy
+import logging
+import math
+from collections.abc import Iterator, Mapping
+from typing import Any
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
+from torch.nn import functional
+from torch.nn.parameter import is_lazy
 
 from fedprox.data.federated import FederatedData, LabelledData
 from fedprox.epoch_batches import KEEP, epoch_batches
-from fedprox.errors import UserError, one_line
+from fedprox.errors import UserError, one_line, reason
+from fedprox.generators import seeded
+from fedprox.models import is_logistic
+from fedprox.solvers.problem import Params
+from fedprox.solvers.workspace import TrainingWorkspace, Workspace, tuned_for_cpu, with_channels_last
+
+_EXAMPLES = 3  # of a trial
+_log = logging.getLogger("fedprox")
+
+
+def make_lazy_layers(model: nn.Module, target: str, data: LabelledData) -> None:
+    """Give a model's lazy layers their shapes and initial weights by one forward pass; no other model is changed.
+
+    Raises:
+        UserError: If the model does not take the data, or the pass does not reach a layer.
+    """
+    own = [*model.named_parameters(), *model.named_buffers()]
+    if not any(is_lazy(tensor) for _, tensor in own):
+        return
+    ready = {name: tensor.clone() for name, tensor in model.named_buffers() if not is_lazy(tensor)}
+    _output(model.eval(), _examples(data, 1), target)
+    model.train()
+    for name, buffer in model.named_buffers():
+        if name in ready:  # such as one that counts the passes
+            buffer.copy_(ready[name])
+    left = [name for name, tensor in (*model.named_parameters(), *model.named_buffers()) if is_lazy(tensor)]
+    if left:
+        raise UserError(
+            f"model's {left[0]} has no shape after a forward pass in evaluation mode; give that layer its sizes, or "
+            f"remove it from {target}"
+        )
+
+
+def check_held(model: nn.Module, target: str) -> None:
+    """Raise UserError unless all that a model holds can be copied, travel between server and clients and be saved."""
+    for module in model.modules():
+        if isinstance(module, torch.jit.ScriptModule) and any(own.requires_grad for own in module.parameters()):
+            raise UserError(
+                f"model is compiled by torch.jit, whose copies cannot be trained; give {target} without torch.jit"
+            )
+    for name, tensor in (*model.named_parameters(), *model.named_buffers()):
+        if fault := _fault(tensor):
+            raise UserError(f"model's {name} is {fault}, which no update can carry; make it dense float32 in {target}")
+    state = model.state_dict()
+    for name, entry in state.items():
+        if not isinstance(entry, Tensor):
+            raise UserError(
+                f"model's state dict must hold tensors alone, but {name} is a {type(entry).__name__}; "
+                f"make it a buffer, or leave it out of {target}"
+            )
+    places: dict[int, str] = {}
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad and name not in state:
+            raise UserError(f"model's {name} is trained, but missing in its state dict; mend state_dict() of {target}")
+        other = places.setdefault(parameter.data_ptr(), name)
+        if other != name and parameter.numel():
+            raise UserError(
+                f"model's {other} and {name} are two parameters in the same memory; tie them by giving one "
+                f"nn.Parameter both names in {target}"
+            )
+
+
+def _fault(tensor: Tensor) -> str:
+    """Return what keeps a tensor from being a NumPy array of real numbers; "" for nothing."""
+    if tensor.is_meta:
+        return "on the device meta, without values"
+    if tensor.is_quantized or tensor.is_nested or tensor.layout != torch.strided:
+        return f"{'quantized' if tensor.is_quantized else 'nested' if tensor.is_nested else 'sparse'}"
+    try:
+        torch.empty(0, dtype=tensor.dtype).numpy()
+    except TypeError:
+        return f"of type {_short(tensor.dtype)}"
+    return f"of type {_short(tensor.dtype)}" if tensor.dtype.is_complex else ""
 
 
 def check_takes_data(model: nn.Module, target: str, data: LabelledData) -> None:
     """Raise UserError unless a model takes the data's examples and tells their classes apart.
 
     Args:
-        model: Left as it was.
+        model: Left as it was, but that logits are taken out of an output that holds them as `logits`.
         target: What made it, for the error.
         data: With at least one training example.
     """
-    example = _one_example(data)
-    said = f"{str(example.dtype).removeprefix('torch.')} of shape {tuple(example.shape[1:])}"
-    remedy = f"choose another model than {target}"
-    if example.dtype == torch.int64:
-        remedy += ", or give numbers that are no tokens as float32 (in JSON 5.0, not 5)"
-    was_training = model.training
-    try:
-        with torch.no_grad():
-            logits = model.eval()(example)
-    except (RuntimeError, IndexError, ValueError, TypeError) as error:
-        raise UserError(f"model does not take the data's inputs, {said}: {one_line(error)}; {remedy}") from error
-    finally:
-        model.train(was_training)
-    is_tensor = isinstance(logits, torch.Tensor)
-    if not is_tensor or tuple(logits.shape) != (1, data.num_classes):
-        gave = f"shape {tuple(logits.shape)}" if is_tensor else f"a {type(logits).__name__}"
+    features = _examples(data, 1)
+    logits = _logits(model, _copy(model, target).eval(), features, target, data.num_classes)
+    if not torch.isfinite(logits).all():
+        bad = [name for name, own in model.state_dict().items() if not torch.isfinite(own).all()]
+        where = f": {bad[0]} holds nan or infinity" if bad else ""
         raise UserError(
-            f"model must give {data.num_classes} logits for an input, {said}, so shape {(1, data.num_classes)}, "
-            f"but gave {gave}; {remedy}"
+            f"model already gives nan or infinite logits with its initial weights{where}; fix the initial weights of "
+            f"{target} (model.init), or the data"
         )
+    if data.num_classes > 1 and bool((logits >= 0).all()) and bool(((logits.sum(dim=1) - 1).abs() < 1e-4).all()):
+        _log.warning(
+            "the outputs of %s look like probabilities: the loss applies softmax itself, so give logits instead", target
+        )
+
+
+def check_trains(model: nn.Module, target: str, batch_size: int, data: LabelledData) -> None:
+    """Raise UserError unless a forward and backward pass in training reaches what the local solver will change.
+
+    The gradients of plain autograd on a few examples must be those that `TrainingWorkspace` has.
+
+    Args:
+        model: It takes the data in evaluation mode; left as it was, see `check_takes_data`.
+        target: What made it, for errors and warnings.
+        batch_size: B.
+        data: With at least one training example.
+    """
+    if is_logistic(model):
+        return
+    if not any(parameter.requires_grad for parameter in model.parameters()):
+        raise UserError(f"model has nothing to train: no parameter of {target} requires a gradient")
+    features = _examples(data, _EXAMPLES)
+    num = min(batch_size, len(features))
+    labels = torch.from_numpy(data.labels[:num])
+    _logits(model, _copy(model, target).train(), features[:num], target, data.num_classes)
+    tuned = tuned_for_cpu(model, features)
+    laid_out = features if tuned is model else with_channels_last(features)
+    plain, solvers, state = Workspace(model, "cpu"), TrainingWorkspace(tuned, "cpu"), model.state_dict()
+    try:
+        passes = [_gradients(plain, state, features[:num], labels) for _ in range(2)]
+        _gradients(solvers, state, laid_out[:num], labels)
+    except (Exception, SystemExit) as error:
+        raise UserError(
+            f"model cannot be trained on {num} inputs, {_said(features)}: {reason(error)}; mend {target}"
+        ) from error
+    _check_reached(model, target, passes)
+    _check_same(target, [gradients for gradients, _ in passes], solvers.parts)
+
+
+def _check_reached(model: nn.Module, target: str, passes: list[tuple[Params, list[Tensor]]]) -> None:
+    """Raise UserError where a pass reaches no parameter, or what is none; only say which parameters it leaves out."""
+    (reached, leaves), (_, others) = passes
+    strangers = [leaf for leaf in leaves if any(leaf is other for other in others)]  # the others are of one pass alone
+    if strangers:
+        raise UserError(
+            f"model computes with a trainable tensor of shape {tuple(strangers[0].shape)} that is not a parameter of "
+            "its copies, so training would not reach it; make it an nn.Parameter, hold layers in nn.ModuleList, and "
+            f"refer to both by self in {target}"
+        )
+    if not reached:
+        raise UserError(f"model has nothing to train: no parameter of {target} gets a gradient from its logits")
+    left_out = [name for name, own in model.named_parameters() if own.requires_grad and name not in reached]
+    if left_out:
+        more = f" and {len(left_out) - 3} more parameters" if len(left_out) > 3 else ""
+        _log.warning(
+            "no gradient reaches %s%s of %s: the loss does not change them", ", ".join(left_out[:3]), more, target
+        )
+
+
+def _check_same(target: str, passes: list[Params], solvers: Params) -> None:
+    """Raise UserError unless the local solver's gradients are those of plain autograd, which two passes should give."""
+    expected, again = passes
+    is_repeatable = _differing(again, expected, tolerance=1e-5) is None
+    if not is_repeatable:
+        _log.warning(
+            "%s gives other gradients in a second pass: it keeps numbers outside its buffers, or draws from a "
+            "generator of its own, so results depend on the number of threads and cannot be repeated",
+            target,
+        )
+    if name := _differing(solvers, expected, tolerance=0.05 if is_repeatable else math.inf):
+        raise UserError(
+            f"model's {name} does not get the gradient of plain autograd in the local solver, which moves parameters "
+            f"to memory of its own; use plain nn.Parameter and nn.Module in {target}"
+        )
+
+
+def _gradients(workspace: Workspace, state: Params, features: Tensor, labels: Tensor) -> tuple[Params, list[Tensor]]:
+    """Return the gradients of the parameters that a pass reaches, and what else it adds gradients to.
+
+    Args:
+        workspace: Its model gets the state, and the gradients as well.
+        state: A state dict.
+        features: Some inputs; not changed.
+        labels: Their classes.
+    """
+    model = workspace.model.train()
+    workspace.load(state)
+    if not isinstance(workspace, TrainingWorkspace):
+        model.zero_grad()
+    with seeded(0), torch.enable_grad():
+        loss = functional.cross_entropy(model(features.clone()), labels)
+        if not loss.requires_grad:
+            return {}, []
+        own = {id(parameter) for parameter in model.parameters()}
+        strangers = [leaf for leaf in _leaves(loss) if id(leaf) not in own]
+        loss.backward()  # type: ignore[no-untyped-call]
+    reached = {name: own.grad.to_dense() for name, own in model.named_parameters() if own.grad is not None}
+    return reached, strangers
+
+
+def _leaves(loss: Tensor) -> Iterator[Tensor]:
+    """Yield the tensors to whose gradients a backward pass adds."""
+    nodes: list[Any] = [loss.grad_fn]
+    seen: set[Any] = {None}
+    while nodes:
+        node = nodes.pop()
+        if node in seen:
+            continue
+        seen.add(node)
+        if type(node).__name__ == "AccumulateGrad":
+            yield node.variable
+        nodes += [below for below, _ in node.next_functions]
+
+
+def _differing(gradients: Params, expected: Params, tolerance: float) -> str | None:
+    """Return the first parameter whose gradient is 0 or missing but not expected to be, or far off; None if none is.
+
+    Args:
+        gradients: By name.
+        expected: Likewise.
+        tolerance: How far each number may be off, in parts of the largest of its parameter.
+    """
+    for name, gradient in expected.items():
+        size, given = gradient.abs().max(), gradients.get(name, torch.zeros_like(gradient))
+        if size > 0 and not (given.any() and (given - gradient).abs().max() <= tolerance * size):
+            return name
+    return None
 
 
 def check_smallest_batch(model: nn.Module, batch_size: int, data: FederatedData, last_batch: str = KEEP) -> None:
@@ -52,20 +246,92 @@ def check_smallest_batch(model: nn.Module, batch_size: int, data: FederatedData,
         data: All clients' examples.
         last_batch: What becomes of an epoch's last, short batch; see `fedprox.epoch_batches`.
     """
-    sizes = data.train.sizes.tolist()
-    is_alone = np.array([epoch_batches(size, batch_size, last_batch).smallest == 1 for size in sizes])
+    sizes = np.unique(data.train.sizes).tolist()
+    ones = [size for size in sizes if epoch_batches(size, batch_size, last_batch).smallest == 1]
+    is_alone = np.isin(data.train.sizes, ones)
     if not is_alone.any():
         return
     try:
-        with torch.no_grad(), torch.random.fork_rng(devices=[]):
-            copy.deepcopy(model).train()(_one_example(data.data))
+        with torch.no_grad(), seeded(0):
+            copy.deepcopy(model).train()(_examples(data.data, 1))
     except ValueError as error:
         raise UserError(
             f"batch_size={batch_size} leaves one example to the last batch of {int(is_alone.sum())} clients, the first "
             f"of them client {int(is_alone.argmax())}, and the model cannot be trained on one: {one_line(error)}; "
-            "choose another batch_size, or a model without batch norm such as resnet18_gn"
+            "set last_batch=drop or merge, choose another batch_size, or a model without batch norm such as resnet18_gn"
         ) from error
 
 
-def _one_example(data: LabelledData) -> torch.Tensor:
-    return torch.from_numpy(data.model_input(data.features[:1]))
+def _logits(model: nn.Module, copied: nn.Module, features: Tensor, target: str, num_classes: int) -> Tensor:
+    """Return the logits that a copy of a model gives; the model learns to take them out of what holds them.
+
+    Raises:
+        UserError: If the copy raises, or does not give (n, num_classes) of them.
+    """
+    output = _output(copied, features, target)
+    logits = take_logits(copied, (), output)
+    if logits is not output:
+        model.register_forward_hook(take_logits)
+    expected = (len(features), num_classes)
+    gave = f"a {type(logits).__name__}"
+    if isinstance(logits, Tensor):
+        if tuple(logits.shape) == expected and logits.is_floating_point():
+            return logits
+        gave = f"{_short(logits.dtype)} of shape {tuple(logits.shape)}"
+    raise UserError(
+        f"model must give {num_classes} logits for each of {len(features)} inputs, {_said(features)}, so shape "
+        f"{expected}, but gave {gave}{_in_mode(copied)}; return the logits alone, or an object with `logits`, or "
+        f"choose another model than {target}"
+    )
+
+
+def take_logits(module: nn.Module, inputs: tuple[Any, ...], output: Any) -> Any:
+    """Return the logits of an output that holds them and more, as those of HuggingFace's models; others as they are.
+
+    A forward hook: names in the state dict stay as they are.
+    """
+    if isinstance(output, Mapping):
+        return output.get("logits", output)
+    return output if isinstance(output, Tensor) else getattr(output, "logits", output)
+
+
+def _output(model: nn.Module, features: Tensor, target: str) -> Any:
+    """Return what a model makes of a copy of some inputs, without gradients."""
+    try:
+        with torch.no_grad(), seeded(0):
+            return model(features.clone())
+    except (Exception, SystemExit) as error:
+        tokens = ", or give numbers that are no tokens as float32 (in JSON 5.0, not 5)"
+        raise UserError(
+            f"model does not take the data's inputs{_in_mode(model)}, {_said(features)}: {reason(error)}; choose "
+            f"another model than {target}{tokens if features.dtype == torch.int64 else ''}"
+        ) from error
+
+
+def _copy(model: nn.Module, target: str) -> nn.Module:
+    """Return a copy of a model that has loaded the model's own state dict."""
+    try:
+        copied = copy.deepcopy(model)
+        copied.load_state_dict(model.state_dict())
+    except Exception as error:
+        raise UserError(
+            f"model must be one that can be copied and load its own state dict, as every thread and worker does: "
+            f"{reason(error)}; mend {target}"
+        ) from error
+    return copied
+
+
+def _examples(data: LabelledData, num: int) -> Tensor:
+    return torch.from_numpy(data.model_input(data.features[:num])).clone()  # tokens are the data set's own
+
+
+def _in_mode(model: nn.Module) -> str:
+    return " in training mode" if model.training else ""
+
+
+def _said(features: Tensor) -> str:
+    return f"{_short(features.dtype)} of shape {tuple(features.shape[1:])}"
+
+
+def _short(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")
