@@ -1,5 +1,6 @@
 """Every check of the configuration that needs no data."""
 
+import importlib
 import inspect
 import math
 import os
@@ -98,7 +99,7 @@ def check_target(group: str, node: Mapping[str, Any]) -> None:
         parameters = inspect.signature(target).parameters
         hints = typing.get_type_hints(target.__init__ if inspect.isclass(target) else target)
     except Exception as error:  # an import may fail in any way
-        raise UserError(f"{group}._target_={path} cannot be loaded: {one_line(error)}") from error
+        raise UserError(f"{group}._target_={path} cannot be loaded: {_why_not_loaded(group, path, error)}") from error
     takes_any = any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values())
     for name, value in node.items():
         if name == "_target_" or (group, name) == ("model", "init"):
@@ -108,6 +109,21 @@ def check_target(group: str, node: Mapping[str, Any]) -> None:
         if name in hints and not _fits(value, hints[name]):
             expected = getattr(hints[name], "__name__", str(hints[name]))
             raise UserError(f"{group}.{name} must be of type {expected}, got {value!r}")
+
+
+def _why_not_loaded(group: str, path: str, error: Exception) -> str:
+    """Return why: an import that fails in a module of a package shows as a missing attribute of the package."""
+    if isinstance(error, AttributeError):
+        try:
+            importlib.import_module(path.rpartition(".")[0])
+        except Exception as cause:
+            if not (isinstance(cause, ModuleNotFoundError) and f"{path}.".startswith(f"{cause.name}.")):
+                error = cause
+    if isinstance(error, ModuleNotFoundError) and error.name and not f"{path}.".startswith(f"{error.name}."):
+        package = error.name.partition(".")[0]
+        local = ", or use engine=local" if group == "engine" else ""
+        return f"the package {package} is not installed; install it with pip install {package}{local}"
+    return one_line(error)
 
 
 def _fits(value: Any, hint: Any) -> bool:

@@ -4,8 +4,9 @@ import os
 import platform
 import subprocess
 import sys
+from contextlib import suppress
 from functools import cache
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +34,12 @@ def environment() -> dict[str, Any]:
 
 @cache
 def _versions() -> dict[str, str]:
-    return {name: version(name) for name in PACKAGES}
+    """Return the versions of those of PACKAGES that are installed: engine=local does without Ray."""
+    versions = {}
+    for name in PACKAGES:
+        with suppress(PackageNotFoundError):
+            versions[name] = version(name)
+    return versions
 
 
 @cache  # the code that this process runs was read once, too

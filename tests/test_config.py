@@ -366,6 +366,7 @@ def test_a_node_that_fits_the_signature_is_accepted(node):
         ({"_target_": 3}, r"model\._target_ must name a function or class .*3"),
         ({"_target_": "nowhere.to.be.found"}, r"model\._target_=nowhere\.to\.be\.found cannot be loaded"),
         ({"_target_": "fedprox.models.lstm"}, r"model\._target_=fedprox\.models\.lstm cannot be loaded"),
+        ({"_target_": "fedprox.data.lstm.lstm"}, r"fedprox\.data\.lstm\.lstm cannot be loaded: .*'lstm'"),
         ({"_target_": f"{HERE}.HERE"}, r"cannot be loaded"),  # not callable
         ({"_target_": ""}, r"cannot be loaded"),
         ({"_target_": f"{HERE}.takes", "cuont": 3}, r"model\.cuont is unknown: .*takes takes count, ratio"),
@@ -415,3 +416,11 @@ def test_mixed_precision_needs_clients_on_a_gpu():
 def test_a_schedule_out_of_its_rules_is_refused(override, rule):
     with pytest.raises(UserError, match=rule):
         check(composed(override, "engine=local"))
+
+
+def test_a_package_that_a_targets_module_lacks_is_named_however_deep_the_module_is(tmp_path, monkeypatch):
+    (tmp_path / "deep" / "er").mkdir(parents=True)
+    (tmp_path / "deep" / "er" / "mine.py").write_text("import no_such_package.part\n\ndef model(): ...\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(UserError, match=r"the package no_such_package is not installed; .*pip install no_such_package"):
+        check_target("model", {"_target_": "deep.er.mine.model"})

@@ -16,6 +16,7 @@ PACKAGE = Path(fedprox.__file__).parent
 ORDER = [
     "errors",
     "startup",
+    "announcing",
     "seeds",
     "earlier",
     "recorded",

@@ -2,18 +2,24 @@
 
 import logging
 import os
+import re
 import socket
 import time
 
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
 
+import grpc
 import ray
+from ray._private.grpc_utils import init_grpc_channel
+from ray._private.services import canonicalize_bootstrap_address
 
-from fedprox.errors import RunStopped, UserError, one_line
+from fedprox.announcing import announced
+from fedprox.errors import RunStopped, UserError
 from fedprox.signals import sigterm_held_back
 
 _log = logging.getLogger("fedprox")
+_JOIN_S = 5.0
 _ANSWER_S = 3.0  # a process that does not answer for so long is gone: they answer within a millisecond
 
 
@@ -29,21 +35,76 @@ def connect(address: str | None) -> bool:
     if ray.is_initialized():
         return False
     if address is None:
-        _log.info("starting Ray on this machine")
-        with sigterm_held_back():
-            ray.init(include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
-        return True
+        _start()
+    else:
+        _join(address)
+    return True
+
+
+def _start() -> None:
     try:
-        if address != "auto":  # Ray itself would try for over a minute
-            _connect_to(address, 5)
-        with sigterm_held_back():
-            ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
-    except (OSError, ValueError, OverflowError, RuntimeError) as error:
+        with sigterm_held_back(), announced("starting Ray on this machine"):
+            # "local", or else it would join a cluster that RAY_ADDRESS names, or that it finds on this machine.
+            ray.init(address="local", include_dashboard=False, log_to_driver=False, logging_level=logging.CRITICAL)
+    except Exception as error:  # plain ones among them
+        ray.shutdown()
         raise UserError(
-            f"engine.address: no Ray cluster answers at {address!r} ({one_line(error)}); "
+            f"engine=ray: Ray does not start on this machine ({_said(error)}); free what it lacks, RAY_TMPDIR names "
+            "another folder for its files, or use engine=local, which does without Ray"
+        ) from error
+
+
+def _join(address: str) -> None:
+    try:
+        found = _address_of_cluster(address)
+        _check_that_ray_answers(found)
+        with sigterm_held_back(), announced(f"joining the Ray cluster at {found}", after_s=2.0):
+            ray.init(address=found, log_to_driver=False, logging_level=logging.CRITICAL)
+    except Exception as error:
+        raise UserError(
+            f"engine.address: no Ray cluster answers at {address!r} ({_said(error)}); "
             "start one with `ray start --head`, or leave engine.address out to use this machine"
         ) from error
-    return True
+
+
+def _address_of_cluster(address: str) -> str:
+    """Return host:port, as Ray takes it: that of a cluster which it finds for "auto", and not the loopback.
+
+    Raises:
+        ValueError: If the address is neither.
+        ConnectionError: If Ray finds none.
+    """
+    port = re.fullmatch(r"(?:[^\s:/\[\]]+|\[[0-9a-fA-F:.]+\]):([0-9]{1,5})", address)
+    if address != "auto" and (port is None or not 0 < int(port[1]) < 2**16):
+        raise ValueError("an address is auto or host:port")
+    return str(canonicalize_bootstrap_address(address))
+
+
+def _check_that_ray_answers(address: str) -> None:
+    """Return if a cluster's control process answers: `ray.init` would wait for minutes for one that does not.
+
+    Raises:
+        ConnectionError: If it does not within seconds.
+    """
+    with init_grpc_channel(address, [("grpc.enable_http_proxy", 0)]) as channel:
+        try:
+            channel.unary_unary("/ray.rpc.NodeInfoGcsService/CheckAlive")(b"", timeout=_JOIN_S)
+        except grpc.RpcError as error:
+            raise ConnectionError(f"{address}: {_why_not(error.code(), error.details() or '')}") from error
+
+
+def _why_not(code: grpc.StatusCode, details: str) -> str:
+    if code is grpc.StatusCode.DEADLINE_EXCEEDED:
+        return f"no answer within {_JOIN_S:g} s"
+    if code is grpc.StatusCode.UNAUTHENTICATED:
+        return "it wants a token: set RAY_AUTH_MODE=token and RAY_AUTH_TOKEN to the cluster's"
+    if code is grpc.StatusCode.UNAVAILABLE and ("resolv" in details or "refused" in details):
+        return details.rpartition(": ")[2].strip("[]")
+    return "what listens there is not Ray"
+
+
+def _said(error: Exception) -> str:
+    return " ".join(str(error).split()) or type(error).__name__
 
 
 def check_room(num_cpus: float, num_gpus: float) -> None:

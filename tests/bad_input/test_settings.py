@@ -1,7 +1,6 @@
 """A mistake in the settings: one line that says what to do, exit status 2, nothing loaded or computed."""
 
 import os
-import time
 
 import pytest
 import torch
@@ -234,19 +233,10 @@ def test_cuda_where_there_is_none_is_told(refused, device):
     refused(f"server_device={device}", *NO_DATA, says=(f"server_device={device}", "GPU", "server_device=cpu"))
 
 
-def test_a_cluster_that_does_not_answer_is_told_within_ten_seconds(refused):
-    start = time.monotonic()
-    refused(
-        "dataset=digits",
-        "engine.address=127.0.0.1:9",
-        "num_rounds=1",
-        says=("engine.address", "'127.0.0.1:9'", "ray start --head", "leave engine.address out"),
-    )
-    assert time.monotonic() - start < 10
-
-
-def test_an_address_without_a_port_is_told(refused):
-    refused("dataset=digits", "engine.address=nonsense", "num_rounds=1", says=("engine.address", "'nonsense'"))
+@pytest.mark.parametrize("address", ["127.0.0.1:9", "nonsense"])
+def test_a_cluster_that_is_not_there_is_told(refused, address):
+    says = ("engine.address", f"'{address}'", "ray start --head", "leave engine.address out")
+    refused("dataset=digits", f"engine.address={address}", "num_rounds=1", says=says)
 
 
 @pytest.mark.parametrize(
