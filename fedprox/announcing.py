@@ -14,14 +14,14 @@ _log = logging.getLogger("fedprox")
 class Reminder:
     """Calls a function, in a thread of its own, whenever nothing has happened for so long."""
 
-    def __init__(self, remind: Callable[[float], object], first_s: float = EVERY_S) -> None:
+    def __init__(self, remind: Callable[[float], object], first_s: float | None = None) -> None:
         """Prepare; nothing is called before `with`.
 
         Args:
             remind: Gets the seconds since the last `restart`.
-            first_s: Seconds from a restart to the first call; the next ones follow every EVERY_S.
+            first_s: Seconds from a restart to the first call; None for EVERY_S, at which the next ones follow.
         """
-        self._remind, self._first_s = remind, first_s
+        self._remind, self._first_s = remind, EVERY_S if first_s is None else first_s
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._watch, daemon=True)
 
@@ -64,5 +64,5 @@ def announced(doing: str, after_s: float = 0.0) -> Iterator[None]:
     def remind(time_s: float) -> None:
         _log.info("%s: %.0f s so far", doing, time_s)
 
-    with Reminder(remind, after_s or EVERY_S):
+    with Reminder(remind, after_s or None):
         yield

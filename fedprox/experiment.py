@@ -50,6 +50,8 @@ def run(
     with alone_in(run_dir):
         facts = {**_facts(experiment), **(origin or {})}
         start = latest(run_dir) if resume else None
+        if resume and start is None:
+            _log.info("%s has no checkpoint; the run begins with round 0", run_dir)
         if start:
             facts = _continued(facts, run_dir, start)
         state = start.record if start else None

@@ -1,14 +1,18 @@
 """The command line: Hydra composes the configuration, a run directory comes out."""
 
+import argparse
 import atexit
 import gc
 import logging
+import multiprocessing
 import os
 import signal
 import sys
 import tempfile
 import traceback
 from collections.abc import Sequence
+from contextlib import suppress
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import NoReturn
 
@@ -26,10 +30,12 @@ from omegaconf.errors import OmegaConfBaseException
 from fedprox import config as schema
 from fedprox.errors import RunStopped, UserError, on_record
 from fedprox.jobs import earlier_run
+from fedprox.recorded import read_record
 from fedprox.resuming import whole_command, without_resume
 from fedprox.signals import exit_status, terminated_like_interrupted
 from fedprox.startup import without_garbage_collection
 from fedprox.sweep import as_given, each_job_composed_once, is_job, note_job, table_at_the_end
+from fedprox.terminal import ends_quietly
 
 _PACKAGE = Path(__file__).parent
 CONF = next(path for path in (_PACKAGE / "conf", _PACKAGE.parent / "conf") if path.is_dir())  # installed, checkout
@@ -81,9 +87,18 @@ def _check_options() -> None:
     def refuse(message: str) -> NoReturn:
         raise UserError(f"{message}; see --help for all options and settings")
 
-    parser = get_args_parser()
+    parser = argparse.ArgumentParser(parents=[get_args_parser()], add_help=False, conflict_handler="resolve")
     parser.error = refuse  # type: ignore[method-assign]
-    parser.parse_args(sys.argv[1:])
+    parser.add_argument("--version", action="version", version=f"fedprox {_version()}")  # in the place of Hydra's
+    if parser.parse_args(sys.argv[1:]).experimental_rerun:
+        raise UserError("--experimental-rerun unpickles a file, which may run anything; give resume=<run directory>")
+
+
+def _version() -> str:
+    try:
+        return version("fedprox")
+    except PackageNotFoundError:
+        return "(not installed)"
 
 
 def _ended(config: DictConfig, failures: Path) -> float | None:
@@ -95,6 +110,8 @@ def _ended(config: DictConfig, failures: Path) -> float | None:
             its own, and Hydra tells nobody what became of it.
     """
     why = ""
+    if multiprocessing.parent_process():  # of joblib's; its standard output may have lost its reader, too
+        logging.raiseExceptions = False
     try:
         return _run(config)
     except Exception as error:
@@ -130,8 +147,18 @@ def _run(config: DictConfig) -> float | None:
 
     logging.getLogger("flwr").setLevel(logging.ERROR)  # its per-round lines repeat what metrics.csv says
     last = experiment.run(settings, run_dir, resume=bool(settings["resume"] or earlier), origin=origin)
-    logging.getLogger("fedprox").info("results: %s", os.path.relpath(run_dir))
+    logging.getLogger("fedprox").info("%sresults: %s", _result(run_dir), os.path.relpath(run_dir))
     return float(last["test_accuracy"]) if last else None
+
+
+def _result(run_dir: Path) -> str:
+    """Return what a run came to, such as "accuracy 0.8123 after round 100, best 0.8234 in round 87; "."""
+    result = read_record(run_dir / "run.json")["result"]
+    if not result or not all(isinstance(result[row]["test_accuracy"], float) for row in ("final", "best")):
+        return ""
+    final, best = result["final"], result["best"]
+    ended = f"accuracy {final['test_accuracy']:.4f} after round {final['round']}"
+    return f"{ended}, best {best['test_accuracy']:.4f} in round {best['round']}; "
 
 
 def _tell(error: Exception) -> None:
@@ -142,14 +169,23 @@ def _is_override(word: str) -> bool:
     return not word.startswith("-") and (word.startswith("~") or "=" in word)
 
 
-if __name__ == "__main__":
-    status = main()
+def command() -> NoReturn:
+    """Run the program as a process of its own, which ends here: `fedprox`, or `python -m fedprox.main`."""
+    with suppress(OSError):  # of a working directory that is gone
+        if not sys.flags.safe_path and sys.path[0] != os.getcwd():
+            sys.path.insert(0, os.getcwd())  # as `python -m` does: the user's modules are there
+    status = ends_quietly(main)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # all is done but to end, which would leave Ray's processes behind
     gc.freeze()  # or else the interpreter looks through all that is left, just to end: a tenth of a second
-    if status > 128:  # a signal's: threads may still compute, and the interpreter can crash if it ends meanwhile
+    if status in (
+        128 + signal.SIGINT,
+        128 + signal.SIGTERM,
+    ):  # threads may still compute, and the interpreter can crash if it ends meanwhile
         atexit._run_exitfuncs()
         logging.shutdown()
-        sys.stdout.flush()
-        sys.stderr.flush()
         os._exit(status)
     sys.exit(status)
+
+
+if __name__ == "__main__":
+    command()

@@ -10,6 +10,7 @@ from flwr.serverapp.strategy import Strategy
 
 from fedprox import assembly, data_assembly
 from fedprox.adaptive_mu import AdaptiveMu
+from fedprox.announcing import announced
 from fedprox.arrays import to_record
 from fedprox.building import build
 from fedprox.checkpoint import Checkpoint
@@ -58,7 +59,8 @@ class Experiment:
             UserError: If a setting or a data file is wrong; nothing is computed then.
         """
         protocol = check_settings(config)
-        data = data_assembly.divided_data(config)
+        with announced("reading and dividing the data", after_s=2.0):
+            data = data_assembly.divided_data(config)
         model = assembly.initial_model(config, data)
         arrays = to_record(model.state_dict())
         plan = assembly.plan(config, data, protocol)

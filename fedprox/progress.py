@@ -8,6 +8,7 @@ from collections.abc import Iterator
 
 from tqdm import tqdm
 
+from fedprox.announcing import Reminder
 from fedprox.outcomes import Round
 
 LINE_EVERY_S = 5.0
@@ -24,14 +25,19 @@ def watched(rounds: Iterator[Round], num_rounds: int, name: str, first_round: in
         first_round: Rounds before it count as done, but not for the rate.
     """
     done_before = max(first_round - 1, 0)
-    if sys.stderr.isatty() and multiprocessing.parent_process() is None:  # joblib's workers would share the line
+    if first_round:
+        _log.info("%s goes on after round %d of %d", name, done_before, num_rounds)
+    if sys.stderr and sys.stderr.isatty() and multiprocessing.parent_process() is None:  # joblib's share the line
         yield from _with_bar(rounds, num_rounds, name, done_before)
     else:
         yield from _with_lines(rounds, num_rounds, name, done_before)
 
 
 def _with_bar(rounds: Iterator[Round], num_rounds: int, name: str, done_before: int) -> Iterator[Round]:
-    with tqdm(total=num_rounds, initial=done_before, unit="round", desc=name) as bar:
+    with (
+        tqdm(total=num_rounds, initial=done_before, unit="round", desc=name) as bar,
+        Reminder(lambda _: bar.refresh()),  # its clock goes on while a round takes long
+    ):
         for outcome in rounds:
             yield outcome
             if outcome.test is not None:
@@ -42,23 +48,32 @@ def _with_bar(rounds: Iterator[Round], num_rounds: int, name: str, done_before: 
 
 def _with_lines(rounds: Iterator[Round], num_rounds: int, name: str, done_before: int) -> Iterator[Round]:
     start = last_line = time.monotonic()
-    for outcome in rounds:
-        yield outcome
-        if outcome.test is None:
-            continue
-        if outcome.round_num in (0, num_rounds) or time.monotonic() - last_line >= LINE_EVERY_S:
-            last_line = time.monotonic()
-            num_done, num_left = outcome.round_num - done_before, num_rounds - outcome.round_num
-            _log.info(
-                "%s, round %d/%d: accuracy %.4f, loss %.4f, %.1f s%s",
-                name,
-                outcome.round_num,
-                num_rounds,
-                outcome.test.accuracy,
-                outcome.test.loss,
-                outcome.time_s,
-                pace(num_done, num_left, last_line - start),
-            )
+    round_num = done_before
+
+    def remind(time_s: float) -> None:
+        at = min(round_num + 1, num_rounds)
+        _log.info("%s, round %d/%d is computed, %.0f s after the last line", name, at, num_rounds, time_s)
+
+    with Reminder(remind) as reminder:
+        for outcome in rounds:
+            yield outcome
+            round_num = outcome.round_num
+            if outcome.test is None:
+                continue
+            if round_num in (0, num_rounds) or time.monotonic() - last_line >= LINE_EVERY_S:
+                last_line = time.monotonic()
+                reminder.restart()
+                num_done, num_left = round_num - done_before, num_rounds - round_num
+                _log.info(
+                    "%s, round %d/%d: accuracy %.4f, loss %.4f, %.1f s%s",
+                    name,
+                    round_num,
+                    num_rounds,
+                    outcome.test.accuracy,
+                    outcome.test.loss,
+                    outcome.time_s,
+                    pace(num_done, num_left, last_line - start),
+                )
 
 
 def pace(num_done: int, num_left: int, time_s: float) -> str:

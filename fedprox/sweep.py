@@ -53,7 +53,7 @@ def _check_values(config: DictConfig) -> None:
     with without_garbage_collection():
         from fedprox.prepared import check_settings  # here: it imports torch, which --help does not need
 
-    for overrides in each_value_once(config.hydra.overrides.task):
+    for overrides in each_value_once(_words(config)):
         settings = plain(compose(config_name=config.hydra.job.config_name, overrides=overrides))
         check_settings(settings)
         _check_launcher(config.hydra.launcher._target_, settings["engine"])
@@ -68,13 +68,24 @@ def jobs_of(config: DictConfig) -> Iterator[Job]:
     sweeper = config.hydra.sweeper
     if sweeper._target_ != f"{BasicSweeper.__module__}.{BasicSweeper.__name__}":
         return
-    words = [f"{name}={value}" for name, value in (sweeper.params or {}).items()]
-    parsed = _parsed([*words, *as_given(config.hydra.overrides.task)])
+    parsed = _parsed(_words(config))
+    for override in parsed:
+        if override.is_sweep_override() and not override.is_discrete_sweep():
+            raise UserError(
+                f"{override.input_line} has no values that can be listed, which Hydra's own sweeper needs; give "
+                "values, choice(...) or range(...), or another sweeper such as hydra/sweeper=optuna"
+            )
     swept = {override.get_key_element() for override in parsed if override.is_sweep_override()}
     (batch,) = BasicSweeper.split_arguments(parsed, None)
     for number, overrides in enumerate(batch):
         differing = [word.lstrip("+") for word in overrides if word.partition("=")[0] in swept]
         yield Job(number, overrides, " ".join(differing), _run_of(config, number, overrides))
+
+
+def _words(config: DictConfig) -> list[str]:
+    """Return what a sweep is made of: the settings that the configuration of its sweeper gives, and the command's."""
+    params = config.hydra.sweeper.get("params") or {}
+    return [*(f"{name}={value}" for name, value in params.items()), *as_given(config.hydra.overrides.task)]
 
 
 def _run_of(config: DictConfig, number: int, overrides: Sequence[str]) -> str | None:
@@ -175,15 +186,20 @@ def each_value_once(overrides: Sequence[str]) -> Iterator[list[str]]:
     """Yield lists of overrides without sweeps, in which each value of each swept setting occurs.
 
     Values are varied one setting at a time, the others at their first value: as many lists as there are
-    values, not as there are jobs. Hydra must be initialised.
+    values, not as there are jobs. What has no values that can be listed, such as interval(0, 1), is left out: the
+    sweeper chooses them. Hydra must be initialised.
+
+    Raises:
+        UserError: If a swept setting has no value at all.
     """
-    parsed = _parsed(overrides)
-    choices = [
-        [f"{override.get_key_element()}={value}" for value in override.sweep_string_iterator()]
-        if override.is_sweep_override()
-        else [str(override.input_line)]
-        for override in parsed
-    ]
+    choices = []
+    for override in _parsed(overrides):
+        if not override.is_sweep_override():
+            choices.append([str(override.input_line)])
+        elif override.is_discrete_sweep():
+            choices.append([f"{override.get_key_element()}={value}" for value in override.sweep_string_iterator()])
+            if not choices[-1]:
+                raise UserError(f"{override.input_line} gives no value, so that the sweep has no job; give one or more")
     first = [values[0] for values in choices]
     yield first
     for position, values in enumerate(choices):

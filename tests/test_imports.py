@@ -17,6 +17,7 @@ ORDER = [
     "errors",
     "startup",
     "announcing",
+    "terminal",
     "seeds",
     "earlier",
     "recorded",

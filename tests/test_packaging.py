@@ -188,7 +188,7 @@ def test_the_wheel_has_every_module_and_every_configuration_file(wheel):
 def test_the_wheel_declares_the_command_and_carries_the_licence(wheel):
     archive = zipfile.ZipFile(wheel)
     (entry_points,) = [name for name in archive.namelist() if name.endswith("entry_points.txt")]
-    assert "[console_scripts]\nfedprox=fedprox.main:main" in archive.read(entry_points).decode()
+    assert "[console_scripts]\nfedprox=fedprox.main:command" in archive.read(entry_points).decode()
     (licence,) = [name for name in archive.namelist() if name.endswith("LICENSE")]
     assert archive.read(licence) == (ROOT / "LICENSE").read_bytes()
 

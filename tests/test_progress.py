@@ -9,18 +9,36 @@ from collections.abc import Iterator
 import pytest
 from flwr.app import ArrayRecord
 
-from fedprox import progress
+from fedprox import announcing, progress
 from fedprox.metrics import Evaluation
 from fedprox.progress import pace, watched
 from fedprox.rounds import Round
 
 
-def rounds(numbers: range, each_s: float = 0.0) -> Iterator[Round]:
+class Clock:
+    """A clock that goes on only when it is told to."""
+
+    def __init__(self) -> None:
+        self.now = 100.0
+
+    def monotonic(self) -> float:
+        return self.now
+
+
+def rounds(numbers: range, clock: Clock | None = None, each_s: float = 0.0) -> Iterator[Round]:
     """Yield rounds with accuracy round / 100, one each so many seconds."""
     for round_num in numbers:
-        time.sleep(each_s)
+        if clock:
+            clock.now += each_s
         test = Evaluation(1.5, round_num / 100)
         yield Round(round_num, ArrayRecord(), lambda test=test: test, (), 0.0)
+
+
+@pytest.fixture
+def clock(monkeypatch) -> Clock:
+    clock = Clock()
+    monkeypatch.setattr(progress, "time", clock)
+    return clock
 
 
 @pytest.fixture
@@ -52,29 +70,55 @@ def test_rate_and_time_left_follow_from_what_was_done(num_done, num_left, time_s
     assert pace(num_done, num_left, time_s) == text
 
 
-def test_lines_say_round_accuracy_rate_and_time_left(lines):
-    told = lines(rounds(range(3), each_s=0.01), 2, "FedAvg")
-    assert told[0] == "FedAvg, round 0/2: accuracy 0.0000, loss 1.5000, 0.0 s"
-    assert re.fullmatch(r"FedAvg, round 1/2: accuracy 0.0100, loss 1.5000, 0.0 s, [\d.]+ rounds/s, 00:00 left", told[1])
-    assert re.fullmatch(r"FedAvg, round 2/2: accuracy 0.0200, loss 1.5000, 0.0 s, [\d.]+ rounds/s", told[2])
+def test_lines_say_round_accuracy_rate_and_time_left(lines, clock):
+    # Round 0 comes after 0.5 s, round 1 after 1 s, round 2 after 1.5 s: 1 / 1 s, 2 / 1.5 s, and 1 round is left of 2.
+    assert lines(rounds(range(3), clock, each_s=0.5), 2, "FedAvg") == [
+        "FedAvg, round 0/2: accuracy 0.0000, loss 1.5000, 0.0 s",
+        "FedAvg, round 1/2: accuracy 0.0100, loss 1.5000, 0.0 s, 1.0 s/round, 00:01 left",
+        "FedAvg, round 2/2: accuracy 0.0200, loss 1.5000, 0.0 s, 1.3 rounds/s",
+    ]
 
 
-def test_rounds_done_before_a_run_was_resumed_do_not_count_for_the_rate(lines):
-    # Rounds 101 to 103 of 1000 take 0.05 s each: at most 20 rounds/s, where 103 / 0.15 s would be 687.
-    told = lines(rounds(range(101, 104), each_s=0.05), 1000, "FedAvg", first_round=101)
-    rate, left_s = re.search(r"round 103/1000: .* ([\d.]+) rounds/s, 00:(\d\d) left", told[-1]).groups()
-    assert 2 < float(rate) <= 20
-    assert int(left_s) == pytest.approx((1000 - 103) / float(rate), rel=0.05)
+def test_a_resumed_run_says_from_where_and_rounds_done_before_do_not_count_for_the_rate(lines, clock):
+    # Rounds 101 to 103 take 0.05 s each: 20 rounds/s, where 103 / 0.15 s would be 687; 897 are left, 44.85 s.
+    told = lines(rounds(range(101, 104), clock, each_s=0.05), 1000, "FedAvg", first_round=101)
+    assert told[0] == "FedAvg goes on after round 100 of 1000"
+    assert told[-1].endswith("round 103/1000: accuracy 1.0300, loss 1.5000, 0.0 s, 20.0 rounds/s, 00:44 left")
+
+
+def test_a_run_resumed_in_round_0_says_so_too(lines):
+    assert lines(rounds(range(1, 2)), 1, "FedAvg", first_round=1)[0] == "FedAvg goes on after round 0 of 1"
+
+
+def test_a_round_that_takes_long_is_told_of_and_the_first_of_a_run_too(caplog, monkeypatch):
+    # The first outcome comes only when somebody has said something, and so does the second.
+    monkeypatch.setattr(announcing, "EVERY_S", 0.01)
+    caplog.set_level(logging.INFO, logger="fedprox")
+
+    def slow() -> Iterator[Round]:
+        for outcome in rounds(range(2)):
+            before = len(caplog.records)
+            while len(caplog.records) == before:
+                time.sleep(0.001)
+            yield outcome
+
+    list(watched(slow(), 1, "FedAvg"))
+    told = [record.getMessage() for record in caplog.records]
+    reminders = [line for line in told if re.fullmatch(r"FedAvg, round 1/1 is computed, \d+ s after .*", line)]
+    assert len(reminders) >= 2
+    assert next(line for line in told if "accuracy" in line).startswith("FedAvg, round 0/1: accuracy")
 
 
 @pytest.mark.parametrize("first_round", [0, 101])
 def test_the_bar_counts_all_rounds_and_takes_the_rate_from_those_it_saw(monkeypatch, capsys, first_round):
     monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
     last = first_round + 3
-    list(watched(rounds(range(first_round, last + 1), each_s=0.06), last + 17, "FedAvg", first_round))
+    numbers = range(first_round, last + 1)
+    slow = (time.sleep(0.06) or each for each in rounds(numbers))
+    list(watched(slow, last + 17, "FedAvg", first_round))
     shown = capsys.readouterr().err.split("\r")[-1]
     assert f" {last}/{last + 17} [" in shown
     assert f"accuracy {last / 100:.4f}, loss 1.5000" in shown
     rate = float(re.search(r"([\d.]+)round/s", shown)[1])
-    assert 2 < rate <= 4 / (4 * 0.06) * 1.01  # in 0.24 s it saw 3 rounds after round 0, or 4
+    assert 0 < rate <= 4 / (4 * 0.06) * 1.01  # in 0.24 s it saw 3 rounds after round 0, or 4
     assert re.search(r"<00:\d\d,", shown)  # the time left

@@ -9,6 +9,7 @@ from hydra.plugins.sweeper import Sweeper
 from hypothesis import given
 from hypothesis import strategies as st
 
+from fedprox.errors import UserError
 from fedprox.sweep import each_job_composed_once, each_value_once
 
 CONF = Path(__file__).parents[1] / "conf"
@@ -65,6 +66,26 @@ def test_as_many_configurations_as_there_are_values_and_none_of_them_sweeps(sett
         assert {chosen[at] for chosen in found} == {f"s{at}={value}" for value in values}
     parser = OverridesParser.create()
     assert not any(each.is_sweep_override() for chosen in found for each in parser.parse_overrides(chosen))
+
+
+@pytest.mark.parametrize(
+    "override", ["mu=interval(0,1)", "mu=tag(log,interval(0.1,1))", "batch_size=int(interval(1,9))"]
+)
+def test_what_cannot_be_listed_is_left_to_the_sweeper_and_the_rest_is_checked(override):
+    assert list(each_value_once([override, "seed=1,2", "dataset=digits"])) == [
+        ["seed=1", "dataset=digits"],
+        ["seed=2", "dataset=digits"],
+    ]
+
+
+@pytest.mark.parametrize(
+    "override",
+    ["+repeat_num=range(0)", "mu=range(1,1)", "mu=range(0,1,-1)", "model=glob(nothing*)", "mu=shuffle(range(0))"],
+)
+def test_a_sweep_over_no_value_is_refused_by_name(override):
+    with pytest.raises(UserError) as error:
+        list(each_value_once(["seed=1,2", override]))
+    assert str(error.value).startswith(f"{override} gives no value")
 
 
 def test_a_glob_over_a_group_is_a_sweep_too():

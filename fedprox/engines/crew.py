@@ -10,6 +10,7 @@ from typing import Any
 
 import ray
 
+from fedprox.announcing import announced
 from fedprox.engines.cluster import Lifeline
 from fedprox.errors import RunStopped, UserError, reason
 
@@ -67,8 +68,9 @@ class Crew:
         for _ in range(num_actors - len(self._starting)):
             self._start()
         until = time.monotonic() + START_S
-        while self._starting and time.monotonic() < until:
-            self._take_in(self._ready(until))
+        with announced(f"starting {num_actors} Ray actors", after_s=2.0):
+            while self._starting and time.monotonic() < until:
+                self._take_in(self._ready(until))
         if not self._idle:
             raise UserError(
                 f"none of {num_actors} Ray actors started within {START_S:g} s: other jobs hold the cluster's "

@@ -5,12 +5,14 @@
 """
 
 import argparse
+import signal
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from fedprox.errors import UserError, one_line
 from fedprox.report.outputs import FIGURES, TABLES, check_writable
+from fedprox.terminal import ends_quietly
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -120,4 +122,5 @@ def _write_table(file: Path, summary: "pd.DataFrame", text: str) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # who reads it may leave (`... | head`); nothing is lost then
+    sys.exit(ends_quietly(main))

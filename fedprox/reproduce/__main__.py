@@ -13,6 +13,7 @@ from fedprox.reproduce.drawing import draw
 from fedprox.reproduce.figures import DATASETS, FIGURES, jobs_of
 from fedprox.reproduce.runs import run_missing
 from fedprox.signals import exit_status, terminated_like_interrupted
+from fedprox.terminal import ends_quietly
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -122,4 +123,4 @@ def write(name: str, curves: pd.DataFrame, out: Path) -> list[Path]:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(ends_quietly(main))

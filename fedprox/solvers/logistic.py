@@ -1,13 +1,14 @@
 """Local SGD for multinomial logistic regression in one compiled loop, without a call per step."""
 
-import logging
 import math
+from contextlib import nullcontext
 from functools import partial
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
+from fedprox.announcing import announced
 from fedprox.solvers.compiling import compiled, is_kept
 from fedprox.solvers.lanes import NUM_LANES, load, store
 from fedprox.solvers.logistic_kernels import (
@@ -26,8 +27,6 @@ from fedprox.solvers.logistic_kernels import (
 )
 from fedprox.solvers.problem import LocalSolution, LocalWork, Params, SgdSettings
 
-_log = logging.getLogger("fedprox")
-
 
 class LogisticSolver:
     """Local SGD for `nn.Sequential(nn.Flatten(), nn.Linear(...))` on the CPU, without momentum."""
@@ -41,11 +40,11 @@ class LogisticSolver:
         """
         self._sgd = sgd
         self._start: tuple[Params, Floats] = ({}, np.zeros((0, 0), np.float32))
-        if not is_kept(descend):
-            _log.info("compiling the solver, once on this machine: about ten seconds")
         none = LocalWork(np.zeros((0, 1), np.int64), 0, 0.0)
         params = {"1.weight": torch.zeros(1, 1), "1.bias": torch.zeros(1)}
-        self.solve(params, torch.zeros(1, 1), torch.zeros(1, dtype=torch.int64), none)
+        compiling = "compiling the solver, once on this machine: ten seconds or more"
+        with nullcontext() if is_kept(descend) else announced(compiling):
+            self.solve(params, torch.zeros(1, 1), torch.zeros(1, dtype=torch.int64), none)
 
     @staticmethod
     def accepts(model: nn.Module, sgd: SgdSettings, device: str) -> bool:
@@ -77,7 +76,8 @@ class LogisticSolver:
             np.float32(self._sgd.weight_decay),
         )
         params = unpadded(weight, len(global_params["1.bias"]))
-        return LocalSolution(params, loss_sum / max(num_seen, 1), num_steps, drift=drift)
+        loss = float(loss_sum / max(num_seen, 1))  # NumPy's own number where NUMBA_DISABLE_JIT=1
+        return LocalSolution(params, loss, num_steps, drift=float(drift))
 
 
 @compiled

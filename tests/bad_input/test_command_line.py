@@ -31,3 +31,28 @@ def test_an_option_between_overrides_is_taken(fedprox):
     ended = fedprox("dataset=digits", "--config-name", "fedavg", "mu=-1")
     assert (ended.status, ended.err.count("\n")) == (2, 1)
     assert "mu must be" in ended.err
+
+
+SWEEPS = {
+    "no value": ("+repeat_num=range(0)", ["+repeat_num=range(0) gives no value", "one or more"]),
+    "no file": ("model=glob(nothing*)", ["model=glob(nothing*) gives no value"]),
+    "no choice": ("mu=choice()", ["mu=choice()", "empty choice"]),
+    "half a list": ("mu=,", ["mu=,"]),
+    "no list for Hydra's sweeper": ("mu=interval(0,1)", ["mu=interval(0,1)", "choice", "hydra/sweeper=optuna"]),
+}
+
+
+@pytest.mark.parametrize(("override", "words"), SWEEPS.values(), ids=SWEEPS)
+def test_a_sweep_that_cannot_be_is_told_before_its_first_job(refused, override, words):
+    refused("--multirun", *NO_DATA, "seed=0,1", override, says=words)
+
+
+def test_values_that_the_sweepers_configuration_gives_are_checked_like_the_commands(refused, tmp_path):
+    file = tmp_path / "mine" / "experiment" / "swept.yaml"
+    file.parent.mkdir(parents=True)
+    file.write_text("# @package _global_\nhydra:\n  sweeper:\n    params:\n      mu: choice(0,-1)\n")
+    refused("--multirun", *NO_DATA, "--config-dir", "mine", "experiment=swept", says=("mu must be", "got -1"))
+
+
+def test_a_pickle_of_hydras_is_not_read(refused):
+    refused("--experimental-rerun", "config.pickle", says=("--experimental-rerun", "unpickles", "resume="))

@@ -22,6 +22,7 @@ from fedprox.engines.ray import RayGrid
 from fedprox.errors import UserError
 from fedprox.messages import client_of, is_late, node_id, task_of
 
+
 def stop_ray() -> None:
     ray.shutdown()
     engine._crews.clear()

@@ -1,0 +1,106 @@
+"""Standard output and error that are closed or lose their reader: no traceback, and nothing is lost."""
+
+import json
+import logging
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import pytest
+
+from fedprox.terminal import ends_quietly
+
+
+@contextmanager
+def replaced(descriptor: int, by: int | None) -> Iterator[None]:
+    """Let a descriptor be another one's file, or closed, for a while."""
+    kept = os.dup(descriptor)
+    os.close(descriptor) if by is None else os.dup2(by, descriptor)
+    try:
+        yield
+    finally:
+        os.dup2(kept, descriptor)
+        os.close(kept)
+
+
+@pytest.fixture
+def nobody_reads() -> Iterator[int]:
+    """Return the end of a pipe that is written to, the other end of which is closed."""
+    read, write = os.pipe()
+    os.close(read)
+    yield write
+    os.close(write)
+
+
+def speaks(status: int = 0) -> int:
+    """Write to standard output in all the ways that the program has."""
+    log = logging.Logger("of this test")
+    log.addHandler(logging.StreamHandler(sys.stdout))
+    for _ in range(3):
+        print("printed", flush=True)
+        log.info("logged")
+        os.write(1, b"written past Python\n")
+    print("not flushed")
+    return status
+
+
+@pytest.mark.parametrize(("status", "expected"), [(0, 141), (2, 2), (130, 130)])  # 141 = 128 + SIGPIPE's 13
+def test_a_reader_that_has_left_ends_a_program_quietly_after_its_work(capfd, nobody_reads, status, expected):
+    with replaced(1, nobody_reads):
+        assert ends_quietly(lambda: speaks(status) or status) == expected
+    assert capfd.readouterr() == ("", "")
+
+
+def test_a_reader_of_standard_error_that_has_left_is_no_other(capfd, nobody_reads):
+    def warns() -> int:
+        print("error: nobody reads it", file=sys.stderr, flush=True)
+        return 0
+
+    with replaced(2, nobody_reads):
+        assert ends_quietly(warns) == 141
+    assert capfd.readouterr() == ("", "")
+
+
+def test_output_that_cannot_be_written_for_another_reason_is_one_line_and_status_1(capfd):
+    with open("/dev/full", "w") as full, replaced(1, full.fileno()):
+        assert ends_quietly(speaks) == 1
+    assert capfd.readouterr() == ("", "error: standard output cannot be written: No space left on device\n")
+
+
+def test_with_closed_output_and_error_a_file_gets_none_of_their_numbers(tmp_path):
+    # A table that had number 2 would receive whatever is written to standard error.
+    def opens() -> int:
+        with (tmp_path / "table").open("w") as table:
+            return int(table.fileno() <= 2)
+
+    with replaced(1, None), replaced(2, None):
+        assert ends_quietly(lambda: speaks() or opens()) == 0
+
+
+def test_what_is_read_is_complete_and_the_streams_are_as_before(capfd):
+    before = (sys.stdout, sys.stderr)
+
+    def helps() -> int:
+        print("usage")
+        raise SystemExit(0)  # as argparse does
+
+    assert ends_quietly(helps) == 0
+    assert ends_quietly(lambda: 3) == 3
+    assert capfd.readouterr() == ("usage\n", "")
+    assert (sys.stdout, sys.stderr) == before
+
+
+def test_a_run_whose_reader_leaves_is_finished_without_a_word(tmp_path, environment):
+    run = ("dataset=digits", "engine=local", "num_rounds=2", "num_clients=10", "partition=iid", "hydra.run.dir=run")
+    command = [sys.executable, "-m", "fedprox.main", *run]
+    process = subprocess.Popen(
+        command, cwd=tmp_path, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    assert "digits" in process.stdout.readline()
+    process.stdout.close()
+    assert process.stderr.read() == ""
+    assert process.wait() == 141
+    assert json.loads((tmp_path / "run" / "run.json").read_text())["status"] == "finished"
+    assert (tmp_path / "run" / "model.safetensors").is_file()
