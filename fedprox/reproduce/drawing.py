@@ -13,8 +13,8 @@ from matplotlib.ticker import MaxNLocator
 
 from fedprox.report.checks import percent
 from fedprox.report.panels import PALETTE, Curve, loss_limit
-from fedprox.reproduce.figures import DATASETS, Figure
-from fedprox.reproduce.tables import EXPERIMENT, NAMES
+from fedprox.reproduce.figures import DATASETS, MORE_DEVICES, Figure, Line
+from fedprox.reproduce.tables import EXPERIMENT, NAMES, of_data_sets, of_repetitions, summarise
 
 COLOURS = {
     label: PALETTE[place]
@@ -28,6 +28,7 @@ COLOURS = {
     )
     for label in labels
 }
+COLOURS |= {line.label: COLOURS[f"{line.label.partition(',')[0]})"] for line in MORE_DEVICES}
 
 
 @dataclass(frozen=True)
@@ -37,25 +38,32 @@ class Panel:
     dataset: str
     stragglers_fraction: float
     metric: str
+    lines: tuple[Line, ...]
 
 
 def draw(figure: Figure, curves: pd.DataFrame) -> Canvas:
-    """Draw a figure's panels: mean over repetitions with a band of one sample standard deviation to each side.
+    """Draw a figure's panels: mean over runs with a band of one sample standard deviation to each side.
 
-    A loss or variance that leaves the view does so at a triangle on the upper edge.
+    The runs are repetitions on one data set. In a figure over data sets they are one run on each, and bars at the right
+    edge show mean and standard deviation of the repetitions' last ten rounds. A loss or variance that leaves the view
+    does so at a triangle on the upper edge.
 
     Args:
         figure: One of FIGURES.
         curves: From `fedprox.reproduce.tables.read_curves`; its data sets are the columns.
     """
     panels = arrangement(figure, set(curves["dataset"]))
-    means = _means(curves, figure.metrics)
+    is_over_data = curves["seed"].nunique() > 1
+    means = _means(of_data_sets(curves) if is_over_data else curves, figure.metrics)
+    ends = summarise(of_repetitions(curves), figure) if is_over_data else None
     canvas = Canvas(figsize=(_width(len(panels[0])), 1.3 + 2.1 * len(panels)), layout="constrained")
     FigureCanvasAgg(canvas)
     grid = canvas.subplots(len(panels), len(panels[0]), sharex="col", squeeze=False)
     for row, (axes_row, panel_row) in enumerate(zip(grid, panels, strict=True)):
         for column, (axes, panel) in enumerate(zip(axes_row, panel_row, strict=True)):
-            _draw_panel(axes, figure, means, panel)
+            _draw_panel(axes, means, panel)
+            if ends is not None:
+                _draw_ends(axes, ends, panel)
             axes.set_title(_title(figure, panel, first_row=row == 0), fontsize=10, loc="left")
             axes.set_ylabel(NAMES[panel.metric] if column == 0 else "")
     for axes in grid[-1]:
@@ -67,13 +75,23 @@ def draw(figure: Figure, curves: pd.DataFrame) -> Canvas:
 def arrangement(figure: Figure, datasets: set[str]) -> list[list[Panel]]:
     """Return the panels row by row."""
     shown = [name for name in figure.datasets if name in datasets]
+    sets = [lines for lines in (figure.lines, figure.lower_lines) if lines]
     if figure.levels_across:
-        return [[Panel(name, level, m) for name in shown for level in figure.levels] for m in figure.metrics]
-    return [[Panel(name, level, m) for name in shown] for level in figure.levels for m in figure.metrics]
+        return [
+            [Panel(name, level, metric, lines) for name in shown for level in figure.levels]
+            for lines in sets
+            for metric in figure.metrics
+        ]
+    return [
+        [Panel(name, level, metric, lines) for name in shown]
+        for lines in sets
+        for level in figure.levels
+        for metric in figure.metrics
+    ]
 
 
 def _means(curves: pd.DataFrame, metrics: Sequence[str]) -> pd.DataFrame:
-    """Return mean and deviation over repetitions by round; a NaN or infinite value is not left out."""
+    """Return mean and standard deviation over runs by round; a NaN or infinite value is not left out."""
     groups = curves.groupby([*EXPERIMENT, "round"])
     columns = {}
     for metric in metrics:
@@ -82,21 +100,32 @@ def _means(curves: pd.DataFrame, metrics: Sequence[str]) -> pd.DataFrame:
     return pd.DataFrame(columns).reset_index()
 
 
-def _draw_panel(axes: Axes, figure: Figure, means: pd.DataFrame, panel: Panel) -> None:
+def _draw_panel(axes: Axes, means: pd.DataFrame, panel: Panel) -> None:
     here = means[means["dataset"] == panel.dataset]
     level = here[here["stragglers_fraction"] == panel.stragglers_fraction]
-    for line in figure.lines:
+    for line in panel.lines:
         colour = COLOURS[line.label]
         table = level[level["line"] == line.label]
         rounds, mean = table["round"].to_numpy(float), table[panel.metric].to_numpy(float)
         std = table[f"{panel.metric}_std"].to_numpy(float)
         coincides = line.label == "FedAvg" and panel.stragglers_fraction == 0  # with mu = 0, which is drawn upon it
         width = 3.5 if coincides else 1.5
-        axes.plot(rounds, mean, color=colour, lw=width, label=line.label)
+        axes.plot(rounds, mean, line.style, color=colour, lw=width, label=line.label)
         if np.isfinite(std).any():
             axes.fill_between(rounds, mean - std, mean + std, color=colour, alpha=0.18, lw=0)
     edges = here[panel.metric] + here[f"{panel.metric}_std"].fillna(0.0)
     _set_view(axes, panel.metric, [edge.to_numpy(float) for _, edge in edges.groupby([here[c] for c in EXPERIMENT])])
+
+
+def _draw_ends(axes: Axes, ends: pd.DataFrame, panel: Panel) -> None:
+    """Draw a bar per line beside the last round: mean ± standard deviation of the repetitions' last rounds."""
+    level = ends[(ends["dataset"] == panel.dataset) & (ends["stragglers_fraction"] == panel.stragglers_fraction)]
+    for place, line in enumerate(panel.lines):
+        (row,) = level[level["line"] == line.label].to_dict("records")
+        mean, std = row[f"{panel.metric}_last10_mean"], row[f"{panel.metric}_last10_std"]
+        if np.isfinite(mean) and mean + std <= axes.get_ylim()[1]:
+            at = row["last_round"] * (1.04 + 0.035 * place)
+            axes.errorbar(at, mean, std, color=COLOURS[line.label], fmt="_", ms=5, lw=1.5, capsize=2)
 
 
 def _set_view(axes: Axes, metric: str, lines: Sequence[Curve]) -> None:
@@ -138,17 +167,23 @@ def _title(figure: Figure, panel: Panel, first_row: bool) -> str:
     if figure.levels_across:
         return stragglers if first_row else ""
     name = DATASETS[panel.dataset].title
+    if panel.lines == figure.lower_lines:
+        return f"{name}, more devices"
     if len(figure.levels) > 1:
         return f"{name}, {stragglers}"
     return name if first_row else ""
 
 
 def _add_legend(canvas: Canvas, figure: Figure, curves: pd.DataFrame) -> None:
-    num_runs = curves.groupby(EXPERIMENT)["repetition"].nunique().max()
+    num_runs = of_repetitions(curves).groupby(EXPERIMENT)["repetition"].nunique().max()
     counted = "one run each" if num_runs == 1 else f"mean ± one standard deviation of {num_runs} runs"
+    if (num_data := curves["seed"].nunique()) > 1:
+        counted = f"mean ± one standard deviation of {num_data} data sets; bars: of {num_runs} repetitions on the first"
     if any(line.get_marker() == "^" for axes in canvas.axes for line in axes.get_lines()):
         counted += "; ▲ leaves the view"
-    handles = [Line2D([], [], color=COLOURS[line.label], lw=2.4, label=line.label) for line in figure.lines]
+    handles = [
+        Line2D([], [], color=COLOURS[line.label], ls=line.style, lw=2.4, label=line.label) for line in figure.all_lines
+    ]
     canvas.legend(
         handles=handles,
         loc="outside upper center",

@@ -1,4 +1,4 @@
-"""Runs of a figure -> their rounds in one table -> a summary with mean and deviation over repetitions."""
+"""Runs of a figure -> their rounds in one table -> a summary with mean and standard deviation over runs."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,7 +11,8 @@ from fedprox.report.table import rounds_of
 from fedprox.reproduce.figures import DATASETS, Figure, Job
 from fedprox.reproduce.runs import folder_of
 
-EXPERIMENT = ["dataset", "stragglers_fraction", "line"]  # runs that agree here are repetitions
+EXPERIMENT = ["dataset", "stragglers_fraction", "line"]  # runs that agree here differ in their seed or repetition
+RUN = [*EXPERIMENT, "seed", "repetition"]
 LAST = 10  # rounds that a table averages
 NAMES = {
     "train_loss": "training loss",
@@ -27,7 +28,7 @@ def read_curves(jobs: Sequence[Job], out: Path) -> pd.DataFrame:
     """Return the rounds of finished runs.
 
     Returns:
-        One row per job and round: dataset, stragglers_fraction, line, repetition, and the columns of metrics.csv
+        One row per job and round: dataset, stragglers_fraction, line, seed, repetition, and the columns of metrics.csv
         with mu, which stays the setting where it is not adapted.
     """
     tables = []
@@ -41,29 +42,48 @@ def read_curves(jobs: Sequence[Job], out: Path) -> pd.DataFrame:
                 dataset=job.dataset,
                 stragglers_fraction=job.stragglers_fraction,
                 line=job.label,
+                seed=job.seed,
                 repetition=job.repetition,
             )
         )
     return pd.concat(tables, ignore_index=True)
 
 
+def of_data_sets(curves: pd.DataFrame) -> pd.DataFrame:
+    """Return the rounds of the plain run on each data set: seeds 0, 1, ..., repetition 0."""
+    return curves[curves["repetition"] == 0]
+
+
+def of_repetitions(curves: pd.DataFrame) -> pd.DataFrame:
+    """Return the rounds of all repetitions on the data of seed 0."""
+    return curves[curves["seed"] == 0]
+
+
 def summarise(curves: pd.DataFrame, figure: Figure) -> pd.DataFrame:
-    """Return mean and sample standard deviation over repetitions of each line of each panel.
+    """Return mean and sample standard deviation over the runs of each line of each panel.
 
     Returns:
-        One row per (dataset, stragglers_fraction, line) in the figure's order, with runs, last_round, and for each
-        metric X: X_mean and X_std of the last round, X_last10_mean and X_last10_std of each run's mean over
-        the last ten, X_half_mean and X_half_std of that over the first half of its rounds, the initial model left
-        aside. Deviations are NaN for a single run.
+        One row per (dataset, stragglers_fraction, line) in the figure's order, with over ("repetitions"), runs,
+        last_round, and for each metric X: X_mean and X_std of the last round, X_last10_mean and X_last10_std of each
+        run's mean over the last ten, X_half_mean and X_half_std of that over the first half of its rounds, the initial
+        model left aside, and X_each: each run's mean over the last ten. Deviations are NaN for a single run. A figure
+        over data sets has two such rows, the first over "data sets", if it has more than one.
     """
-    run = [*EXPERIMENT, "repetition"]
+    repetitions = _summarise(of_repetitions(curves), figure).assign(over="repetitions")
+    if curves["seed"].nunique() == 1:
+        return _in_order(repetitions, figure)
+    data_sets = _summarise(of_data_sets(curves), figure).assign(over="data sets")
+    return _in_order(pd.concat([data_sets, repetitions], ignore_index=True), figure)
+
+
+def _summarise(curves: pd.DataFrame, figure: Figure) -> pd.DataFrame:
     columns = table_metrics(figure)
-    ordered = curves.sort_values("round").groupby(run)
+    ordered = curves.sort_values("round").groupby(RUN)
     experiments = ordered.tail(1).groupby(EXPERIMENT)
-    last_round = curves.groupby(run)["round"].transform("max")
+    last_round = curves.groupby(RUN)["round"].transform("max")
     first_half = curves[(curves["round"] > 0) & (curves["round"] <= last_round / 2)]
     means = {
-        part: rounds.groupby(run)[columns].mean(skipna=False).reset_index().groupby(EXPERIMENT)
+        part: rounds.groupby(RUN)[columns].mean(skipna=False).reset_index().groupby(EXPERIMENT)
         for part, rounds in (("last10", ordered.tail(LAST)), ("half", first_half))
     }
     summary = pd.DataFrame({"runs": experiments.size(), "last_round": experiments["round"].min()})
@@ -71,7 +91,8 @@ def summarise(curves: pd.DataFrame, figure: Figure) -> pd.DataFrame:
         for name, groups in ((column, experiments), *((f"{column}_{part}", means[part]) for part in means)):
             summary[f"{name}_mean"] = groups[column].mean(skipna=False)
             summary[f"{name}_std"] = groups[column].std(skipna=False)
-    return _in_order(summary.reset_index(), figure)
+        summary[f"{column}_each"] = means["last10"][column].agg(list)
+    return summary.reset_index()
 
 
 def table_metrics(figure: Figure) -> list[str]:
@@ -81,23 +102,30 @@ def table_metrics(figure: Figure) -> list[str]:
 
 
 def readable(summary: pd.DataFrame, figure: Figure) -> pd.DataFrame:
-    """Return `summarise`'s table for people: means of the last ten rounds ± deviation over repetitions.
+    """Return `summarise`'s table for people: means of the last ten rounds ± standard deviation over runs.
 
-    With stragglers also those of the first half of the rounds, where what they cost shows most.
+    With stragglers also those of the first half of the rounds, where what they cost shows most. A figure over data sets
+    lists the first metric of each run too, in the order of seeds or repetitions.
     """
     table = pd.DataFrame({"data set": [DATASETS[name].title for name in summary["dataset"]]})
     table["stragglers"] = [percent(fraction) for fraction in summary["stragglers_fraction"]]
     table["algorithm"] = [
-        line.replace("best mu", f"mu = {DATASETS[dataset].best_mu:g}, the best")
+        line.replace("best mu", f"mu = {DATASETS[dataset].best_mu:g}, the paper's best")
         for dataset, line in zip(summary["dataset"], summary["line"], strict=True)
     ]
-    table["runs"] = summary["runs"]
+    over_data = summary["over"].nunique() > 1
+    table["runs"] = summary["runs"].astype(str) + (" " + summary["over"] if over_data else "")
     table["rounds"] = summary["last_round"]
     for metric in table_metrics(figure):
         parts = {"": "last10", ", first half": "half"} if len(figure.levels) > 1 else {"": "last10"}
         for said, part in parts.items():
             values = zip(summary[f"{metric}_{part}_mean"], summary[f"{metric}_{part}_std"], strict=True)
             table[NAMES[metric] + said] = [plus_minus(mean, std) for mean, std in values]
+    if over_data:
+        first = figure.metrics[0]
+        table[f"{NAMES[first]}, run by run"] = [
+            ", ".join(plus_minus(value, float("nan")) for value in each) for each in summary[f"{first}_each"]
+        ]
     return table
 
 
@@ -110,8 +138,8 @@ def plus_minus(mean: float, std: float) -> str:
 
 
 def _in_order(summary: pd.DataFrame, figure: Figure) -> pd.DataFrame:
-    datasets, lines = list(figure.datasets), [line.label for line in figure.lines]
+    datasets, lines = list(figure.datasets), [line.label for line in figure.all_lines]
     keys = summary.assign(
         dataset=summary["dataset"].map(datasets.index), line=summary["line"].map(lines.index)
-    ).sort_values(EXPERIMENT)
+    ).sort_values([*EXPERIMENT, "over"])  # data sets before repetitions
     return summary.loc[keys.index].reset_index(drop=True)

@@ -28,6 +28,7 @@ def curves_of():
                 dataset=job.dataset,
                 stragglers_fraction=job.stragglers_fraction,
                 line=job.label,
+                seed=job.seed,
                 repetition=job.repetition,
             )
             for job in jobs
@@ -48,7 +49,7 @@ def shape(canvas):
         ("fig1", 3, 5),
         ("fig2", 2, 4),
         ("fig3", 2, 2),
-        ("fig4", 1, 4),
+        ("fig4", 2, 4),
         ("fig5", 2, 3),
         ("fig6", 3, 4),
         ("fig7", 3, 5),
@@ -62,10 +63,12 @@ def shape(canvas):
 def test_panels_are_arranged_as_in_the_paper_and_hold_a_line_per_algorithm(curves_of, name, rows, columns):
     canvas = draw(FIGURES[name], curves_of(name))
     assert shape(canvas) == (rows, columns)
-    labels = [line.label for line in FIGURES[name].lines]
+    upper, lower = ([line.label for line in lines] for lines in (FIGURES[name].lines, FIGURES[name].lower_lines))
     for axes in canvas.axes:
-        assert [line.get_label() for line in axes.get_lines() if len(line.get_xdata()) == 13] == labels
-    assert [text.get_text() for text in canvas.legends[0].get_texts()] == labels
+        is_lower = axes.get_subplotspec().rowspan.start == 1 and lower
+        shown = [line.get_label() for line in axes.get_lines() if len(line.get_xdata()) == 13]
+        assert shown == (lower if is_lower else upper)
+    assert [text.get_text() for text in canvas.legends[0].get_texts()] == list(dict.fromkeys(upper + lower))
 
 
 def test_a_panel_with_levels_names_both_and_one_without_names_the_data_set_on_top(curves_of):
@@ -88,6 +91,30 @@ def test_a_line_is_the_mean_over_repetitions_and_the_band_one_sample_deviation(c
     band = axes.collections[-1].get_paths()[0].get_extents()
     assert band.y0 == pytest.approx((runs.mean(axis=0) - runs.std(axis=0, ddof=1)).min())
     assert band.y1 == pytest.approx((runs.mean(axis=0) + runs.std(axis=0, ddof=1)).max())
+
+
+def test_a_figure_over_data_has_bands_over_data_sets_and_bars_for_the_repetitions_on_the_first(curves_of):
+    figure, curves = FIGURES["fig2"], curves_of("fig2", num_seeds=3, datasets=["synthetic_1_1"])
+    axes = draw(figure, curves).axes[0]
+    of_line = curves[curves["line"] == "FedProx (mu = 1)"]
+    loss = {key: run["train_loss"].to_numpy() for key, run in of_line.groupby(["seed", "repetition"])}
+    assert set(loss) == {(0, 0), (1, 0), (2, 0), (0, 1), (0, 2)}
+    (line,) = (line for line in axes.get_lines() if line.get_label() == "FedProx (mu = 1)")
+    data_sets = np.stack([loss[seed, 0] for seed in range(3)])
+    np.testing.assert_allclose(line.get_ydata(), data_sets.mean(axis=0), rtol=1e-12)
+    ends = [loss[0, repetition][3:].mean() for repetition in range(3)]  # rounds 3 .. 12 are the last ten
+    bar = axes.containers[1]  # the second line's
+    ((_, low), (at, high)) = bar.lines[2][0].get_segments()[0]
+    assert at > 12
+    assert (low, high) == pytest.approx((np.mean(ends) - np.std(ends, ddof=1), np.mean(ends) + np.std(ends, ddof=1)))
+
+
+def test_the_legend_says_what_a_band_is_of(curves_of):
+    def title(name):
+        return draw(FIGURES[name], curves_of(name, num_seeds=2)).legends[0].get_title().get_text()
+
+    assert "mean ± one standard deviation of 2 runs" in title("fig8")
+    assert "of 2 data sets; bars: of 2 repetitions on the first" in title("fig2")
 
 
 def test_one_repetition_has_no_band_and_the_legend_says_so(curves_of):
@@ -122,31 +149,38 @@ def test_the_table_follows_the_figures_order_and_averages_each_runs_last_rounds(
     figure = FIGURES["fig6"]
     curves = curves_of("fig6", num_seeds=2, datasets=["synthetic_1_1", "synthetic_iid"])
     table = summarise(curves, figure)
-    assert table["dataset"].tolist() == ["synthetic_iid"] * 2 + ["synthetic_1_1"] * 2
-    assert table["line"].tolist() == ["FedProx (mu = 0)", "FedProx (mu = 1)"] * 2
-    row = table.iloc[3]
-    runs = [
-        run.sort_values("round")["test_accuracy"].to_numpy()
-        for _, run in curves[(curves["dataset"] == "synthetic_1_1") & (curves["line"] == "FedProx (mu = 1)")].groupby(
-            "repetition"
-        )
-    ]
+    assert table["dataset"].tolist() == ["synthetic_iid"] * 4 + ["synthetic_1_1"] * 4
+    assert table["line"].tolist() == (["FedProx (mu = 0)"] * 2 + ["FedProx (mu = 1)"] * 2) * 2
+    assert table["over"].tolist() == ["data sets", "repetitions"] * 4
+    of_line = curves[(curves["dataset"] == "synthetic_1_1") & (curves["line"] == "FedProx (mu = 1)")]
+    for row, key in ((table.iloc[6], "seed"), (table.iloc[7], "repetition")):
+        others = of_line[of_line["repetition" if key == "seed" else "seed"] == 0]
+        assert_summarises(row, [run["test_accuracy"].to_numpy() for _, run in others.groupby(key)])
+    said = readable(table, figure)
+    assert said["runs"].tolist() == ["2 data sets", "2 repetitions"] * 4
+    assert said["training loss, run by run"].iloc[6] == ", ".join(f"{loss:.3f}" for loss in table["train_loss_each"][6])
+    assert "test accuracy, first half" not in said
+    assert "variance, unweighted" in said
+
+
+def assert_summarises(row, runs):
+    """Assert that a table's row holds these runs' accuracies of 12 rounds after the initial model's."""
     assert row["test_accuracy_mean"] == pytest.approx(np.mean([run[-1] for run in runs]))
     assert row["test_accuracy_std"] == pytest.approx(np.std([run[-1] for run in runs], ddof=1))
     assert row["test_accuracy_last10_mean"] == pytest.approx(np.mean([run[3:].mean() for run in runs]))
     assert row["test_accuracy_last10_std"] == pytest.approx(np.std([run[3:].mean() for run in runs], ddof=1))
     assert row["test_accuracy_half_mean"] == pytest.approx(np.mean([run[1:7].mean() for run in runs]))  # rounds 1 .. 6
     assert row["test_accuracy_half_std"] == pytest.approx(np.std([run[1:7].mean() for run in runs], ddof=1))
+    assert row["test_accuracy_each"] == pytest.approx([run[3:].mean() for run in runs])
     assert (row["runs"], row["last_round"]) == (2, 12)
-    assert "test accuracy, first half" not in readable(table, figure)
-    assert "variance, unweighted" in readable(table, figure)
 
 
 def test_a_run_that_is_no_number_in_the_end_is_told_and_not_averaged_away(curves_of):
     curves = curves_of("fig2", num_seeds=2, datasets=["synthetic_iid"])
     curves.loc[(curves["repetition"] == 1) & (curves["round"] > 8), "train_loss"] = float("nan")
     table = readable(summarise(curves, FIGURES["fig2"]), FIGURES["fig2"])
-    assert table["training loss"].tolist() == ["diverged", "diverged"]
+    of_repetitions = table[table["runs"] == "2 repetitions"]  # the data set of seed 1 has no such run
+    assert of_repetitions["training loss"].tolist() == ["diverged", "diverged"]
 
 
 def test_a_table_with_stragglers_tells_the_first_half_of_the_rounds_too(curves_of):

@@ -21,7 +21,7 @@ def test_there_are_the_papers_twelve_figures_and_the_headline():
         ("fig1", 5 * 3 * 3),  # data sets, straggler levels, lines
         ("fig2", 4 * 2),
         ("fig3", 2 * 3),
-        ("fig4", 4 * 4),
+        ("fig4", 4 * (4 + 4)),  # the lower row has FedDANE with more devices, twice for each mu
         ("fig5", 1 * 3 * 3),
         ("fig6", 4 * 2),
         ("fig7", 5 * 3 * 3),
@@ -33,10 +33,17 @@ def test_there_are_the_papers_twelve_figures_and_the_headline():
         ("headline", 5 * 2),
     ],
 )
-def test_a_figure_has_a_run_per_data_set_level_line_and_repetition(name, count):
+def test_a_figure_has_a_run_per_data_set_level_line_and_repetition_and_may_have_one_per_seed(name, count):
     figure = FIGURES[name]
     assert len(jobs_of(figure, figure.datasets, 1)) == count
-    assert len({job.name for job in jobs_of(figure, figure.datasets, 3)}) == 3 * count
+    runs = 5 if figure.over_data else 3  # repetitions 0, 1, 2 of seed 0; seeds 1, 2
+    assert len({job.name for job in jobs_of(figure, figure.datasets, 3)}) == runs * count
+
+
+def test_only_synthetic_data_are_drawn_again_by_another_seed():
+    over_data = {name for name, figure in FIGURES.items() if figure.over_data}
+    assert over_data == {"fig2", "fig6"}
+    assert all(set(FIGURES[name].datasets) <= set(SYNTHETIC) for name in over_data)
 
 
 @functools.cache
@@ -54,9 +61,11 @@ def test_every_run_has_settings_that_pass_every_check(name):
         assert (config["evaluation"]["name"], config["evaluation"]["every"]) == ("clients", 1)
         assert config["stragglers_fraction"] == job.stragglers_fraction
         assert config.get("repeat_num", 0) == job.repetition
-        assert config["seed"] == 0
+        assert config["seed"] == job.seed
+        assert job.seed == 0 or job.repetition == 0
         assert config["num_epochs"] == (1 if name in ("fig9", "fig10") else 20)
-        assert (config["clients_per_round"], config["batch_size"], config["momentum"]) == (10, 10, 0)
+        num_devices = next((num for num in (20, 30) if f", {num} devices" in job.label), 10)
+        assert (config["clients_per_round"], config["batch_size"], config["momentum"]) == (num_devices, 10, 0)
 
 
 @pytest.mark.parametrize("name", FIGURES)

@@ -10,7 +10,7 @@ from fedprox.records import RunRecord
 from fedprox.reproduce.figures import FIGURES, Job, jobs_of
 from fedprox.reproduce.runs import run_missing
 
-JOBS = jobs_of(FIGURES["fig2"], ["synthetic_iid"], num_seeds=2, num_rounds=3)
+JOBS = jobs_of(FIGURES["fig8"], ["synthetic_1_1"], num_seeds=2, num_rounds=3)
 
 
 def names(folders):
@@ -27,10 +27,12 @@ def test_each_run_is_done_once_and_kept_the_next_time(tmp_path, fake_run):
 
 def test_more_repetitions_and_another_figure_run_only_what_is_new(tmp_path, fake_run):
     run_missing(JOBS, tmp_path, run=fake_run)
-    more = jobs_of(FIGURES["fig2"], ["synthetic_iid"], num_seeds=3, num_rounds=3)
+    more = jobs_of(FIGURES["fig8"], ["synthetic_1_1"], num_seeds=3, num_rounds=3)
     assert run_missing(more, tmp_path, run=fake_run) == 2  # repetition 2 of both lines
-    other = jobs_of(FIGURES["fig11"], ["synthetic_iid"], num_seeds=3, num_rounds=3)
+    other = jobs_of(FIGURES["fig11"], ["synthetic_1_1"], num_seeds=3, num_rounds=3)
     assert run_missing(other, tmp_path, run=fake_run) == 3  # the adaptive line
+    over_data = jobs_of(FIGURES["fig2"], ["synthetic_1_1"], num_seeds=3, num_rounds=3)
+    assert run_missing(over_data, tmp_path, run=fake_run) == 4  # seeds 1 and 2 of both lines
 
 
 def change(folder, **entries):
