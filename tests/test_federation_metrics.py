@@ -27,7 +27,7 @@ from fedprox.module_evaluator import ModuleEvaluator
 
 DATA_DIR = Path(os.environ.get("FEDPROX_DATA_DIR", "data")).absolute()
 GOLDEN = DATA_DIR / "golden" / "synthetic_1_1_fedprox_mu_1_stragglers_0.5_first_25.csv"
-ZERO_WEIGHTS_VARIANCE = 89.62063791502302  # printed by the authors' program on Synthetic(1, 1)
+ZERO_WEIGHTS_VARIANCE = 89.62063791502302  # printed by the authors' program on the Synthetic(1, 1) of seed 0
 
 RAGGED = [3, 41, 1, 7, 40, 12, 1, 22]
 NUM_CLASSES = 4

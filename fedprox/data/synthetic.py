@@ -1,4 +1,4 @@
-"""Synthetic(alpha, beta) and its IID version (Li et al. 2020, sec. 5.1), number for number the authors'."""
+"""Synthetic(alpha, beta) and its IID version (Li et al. 2020, sec. 5.1), drawn as the authors' generators draw."""
 
 import math
 import random
@@ -27,8 +27,9 @@ def synthetic(num_clients: int, seed: int, alpha: float = 1.0, beta: float = 1.0
     IID: v_k = 0 and one W, b ~ N(0, 1) for all. Per client shuffled; int(0.9 n_k) examples train it, it
     tests on the others. There is no global test set.
 
-    The draws are those of the authors' generators (litian96/FedProx, data/synthetic_*/generate_*.py):
-    30 clients, seed 0, alpha = beta = 1 are their published train and test files, example by example.
+    The draws are those of the authors' generators (litian96/FedProx, data/synthetic_*/generate_*.py), had they been
+    seeded: theirs set no seed, so the files that they published are another draw, which no seed is known to give.
+    `dataset=leaf` reads such files.
 
     Args:
         num_clients: Number of clients, 1 .. 100,000; the paper has 30.

@@ -19,9 +19,9 @@ def choose(
     examples: Tensor | None = None,
     pictures: PictureInput | None = None,
 ) -> Solver:
-    """Return the solver of that name; "auto" is the fastest that accepts the model.
+    """Return the solver of that name; "auto" is chosen by the model and the device, without a trial of their speed.
 
-    That is the compiled one for logistic regression on the CPU, the cohort solver on a GPU, and otherwise the
+    It is the compiled one for logistic regression on the CPU, the cohort solver on a GPU, and otherwise the
     reference solver, which alone augments pictures and computes in mixed precision.
 
     Args:

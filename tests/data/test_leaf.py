@@ -16,7 +16,7 @@ from fedprox.data.leaf import leaf, read_leaf
 from fedprox.data.synthetic import synthetic
 from fedprox.errors import UserError
 
-PUBLISHED = Path(os.environ.get("FEDPROX_DATA_DIR", "data")).absolute() / "leaf" / "synthetic_1_1"
+GENERATED = Path(os.environ.get("FEDPROX_DATA_DIR", "data")).absolute() / "leaf" / "synthetic_1_1"
 
 # Two clients with three and one training examples, one and two test examples; in no order.
 TRAIN = {"b": ([[1.5, -2.0], [0.25, 3.0], [7.0, 8.0]], [2.0, 0.0, 1.0]), "a": ([[4.0, 5.0]], [1.0])}
@@ -93,12 +93,12 @@ def test_several_files_a_side_are_one_data_set_however_the_clients_are_spread(fo
     assert parts.train.offsets.tolist() == whole.train.offsets.tolist()
 
 
-@pytest.mark.skipif(not PUBLISHED.is_dir(), reason=f"the authors' data set is not in {PUBLISHED}")
-def test_the_authors_files_are_what_synthetic_generates_example_for_example(tmp_path, monkeypatch):
+@pytest.mark.skipif(not GENERATED.is_dir(), reason=f"a data set of the authors' generator is not in {GENERATED}")
+def test_files_of_the_authors_generator_with_seed_0_are_what_synthetic_generates(tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     (tmp_path / "data").mkdir()
     for side in ("train", "test"):  # links, so that the cache is not written beside the originals
-        (tmp_path / "data" / side).symlink_to(PUBLISHED / side)
+        (tmp_path / "data" / side).symlink_to(GENERATED / side)
     read, ours = leaf(str(tmp_path / "data")), synthetic(30, seed=0)
     assert read.client_ids == ours.client_ids
     assert read.data.num_classes == ours.data.num_classes == 10

@@ -11,18 +11,19 @@ import pytest
 from fedprox.data.synthetic import synthetic
 from fedprox.errors import UserError
 
-PUBLISHED = Path(os.environ.get("FEDPROX_DATA_DIR", "data")) / "leaf" / "synthetic_1_1"
+# Written by the authors' generate_synthetic.py after seeding NumPy and random with 0, which the program does not do.
+GENERATED = Path(os.environ.get("FEDPROX_DATA_DIR", "data")) / "leaf" / "synthetic_1_1"
 
 
-def published(part: str) -> dict:
-    """Return the authors' Synthetic(1, 1), part train or test."""
-    return json.loads((PUBLISHED / part / "data.json").read_text())
+def generated(part: str) -> dict:
+    """Return what the authors' generator wrote for Synthetic(1, 1), part train or test."""
+    return json.loads((GENERATED / part / "data.json").read_text())
 
 
-@pytest.mark.skipif(not PUBLISHED.is_dir(), reason=f"the authors' data set is not in {PUBLISHED}")
+@pytest.mark.skipif(not GENERATED.is_dir(), reason=f"a data set of the authors' generator is not in {GENERATED}")
 @pytest.mark.parametrize("part", ["train", "test"])
-def test_seed_0_is_the_authors_published_data_set_in_their_order(part):
-    ours, theirs = synthetic(30, seed=0), published(part)
+def test_seed_0_is_what_the_authors_generator_draws_when_it_is_seeded_with_0(part):
+    ours, theirs = synthetic(30, seed=0), generated(part)
     index = ours.train if part == "train" else ours.held_out
     assert len(index) == len(theirs["users"]) == 30
     for client, user in enumerate(theirs["users"]):
@@ -32,8 +33,14 @@ def test_seed_0_is_the_authors_published_data_set_in_their_order(part):
         assert ours.data.labels[index[client]].tolist() == theirs["user_data"][user]["y"]
 
 
+def test_seed_0_is_not_the_test_file_that_the_authors_published():
+    # Theirs (data/synthetic_1_1/data/test/mytest.json) has 1,084 examples, 662 of them on one device.
+    sizes = synthetic(30, seed=0).held_out.sizes
+    assert (sizes.sum(), sizes.max()) == (2248, 517)
+
+
 def test_sizes_are_a_log_normal_plus_50_and_a_tenth_is_held_out():
-    # The first draw of the generator; these are the authors' sizes 1909, 171, 436, ...
+    # The first draw of the authors' generator, with seed 0.
     sizes = np.random.RandomState(0).lognormal(4, 2, 30).astype(int) + 50
     data = synthetic(30, seed=0)
     assert sizes[:3].tolist() == [1909, 171, 436]

@@ -1,7 +1,8 @@
 """protocol=authors against the curves of the authors' own program, round by round.
 
-The files were written by that program (litian96/FedProx at commit 3eed82e) on its Synthetic(1, 1) with all weights
-starting at zero: round 0 is the initial model.
+The curves were printed by that program (litian96/FedProx at commit 3eed82e), with all weights starting at zero: round 0
+is the initial model. The data are a Synthetic(1, 1) of its generator with a seed of ours, 0, and not the files that the
+authors published: their generator sets no seed.
 """
 
 import csv
@@ -28,7 +29,7 @@ VARIANCE = 1e-4  # relative
 
 @pytest.fixture
 def linked_leaf(tmp_path) -> Path:
-    """Return a folder of links to the authors' LEAF files, beside which a cache may be written."""
+    """Return a folder of links to the LEAF files that the curves were made on; a cache may be written beside them."""
     source, folder = DATA_DIR / "leaf" / "synthetic_1_1", tmp_path / "leaf" / "synthetic_1_1"
     for file in (Path("train/data.json"), Path("test/data.json")):
         _require(source / file)
@@ -59,7 +60,7 @@ def _require(path: Path) -> None:
     if path.suffix and path.is_file():
         return
     missing = (
-        f"the authors' curves and data are not in {path}; set FEDPROX_DATA_DIR to the folder with golden/ and leaf/"
+        f"the authors' curves or their data are not in {path}; set FEDPROX_DATA_DIR to where golden/ and leaf/ are"
     )
     if os.environ.get("CI"):
         pytest.fail(missing)
@@ -95,16 +96,16 @@ every_file = pytest.mark.parametrize("file", FILES or [None], ids=[file.stem for
 
 
 @every_file
-def test_on_the_authors_files_every_round_is_theirs(compared, linked_leaf, file):
+def test_on_the_files_of_the_authors_generator_every_round_is_that_of_their_program(compared, linked_leaf, file):
     compared(file, "engine=local", "dataset=leaf", f"dataset.path={linked_leaf}")
 
 
 @every_file
-def test_on_the_data_we_generate_every_round_is_theirs(compared, file):
+def test_on_the_data_we_generate_every_round_is_that_of_their_program(compared, file):
     compared(file, "engine=local", "dataset=synthetic_1_1")
 
 
-def test_on_ray_every_round_is_theirs(compared, linked_leaf):
+def test_on_ray_every_round_is_that_of_their_program(compared, linked_leaf):
     short = [file for file in FILES if file.stem.startswith("synthetic_1_1_fedprox") and "first_25" in file.stem]
     try:
         compared(
