@@ -175,8 +175,11 @@ def _title(figure: Figure, panel: Panel, first_row: bool) -> str:
 
 
 def _add_legend(canvas: Canvas, figure: Figure, curves: pd.DataFrame) -> None:
-    num_runs = of_repetitions(curves).groupby(EXPERIMENT)["repetition"].nunique().max()
+    runs = of_repetitions(curves).groupby(EXPERIMENT)["repetition"].nunique()
+    num_runs, fewest = runs.max(), runs.min()
     counted = "one run each" if num_runs == 1 else f"mean ± one standard deviation of {num_runs} runs"
+    if fewest < num_runs:
+        counted += f", of {fewest} with more devices"
     if (num_data := curves["seed"].nunique()) > 1:
         counted = f"mean ± one standard deviation of {num_data} data sets; bars: of {num_runs} repetitions on the first"
     if any(line.get_marker() == "^" for axes in canvas.axes for line in axes.get_lines()):

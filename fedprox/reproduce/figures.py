@@ -29,6 +29,7 @@ DATASETS = {
     "shakespeare": Dataset("Shakespeare", best_mu=0.001),
     "sent140": Dataset("Sent140", best_mu=0.01),
 }
+LOWER_RUNS = 3  # at most; FedDANE with 20 and 30 devices a round costs two and three times as much
 SYNTHETIC = ("synthetic_iid", "synthetic_0_0", "synthetic_0.5_0.5", "synthetic_1_1")
 FIVE = ("synthetic_1_1", "mnist", "femnist", "shakespeare", "sent140")
 
@@ -76,7 +77,8 @@ class Figure:
         levels: Its shares of stragglers, 0 .. 1.
         overrides: What all its runs have in common.
         levels_across: Whether the levels are columns too, and not rows.
-        lower_lines: The lines of a second set of rows, if there is one.
+        lower_lines: The lines of a second set of rows, if there is one; those that are not in the first have at most
+            LOWER_RUNS repetitions.
         over_data: Whether the lines are means over data sets drawn with seeds 0, 1, ..., instead of repetitions on
             the data set of seed 0. Only synthetic data sets can be drawn again.
     """
@@ -155,7 +157,7 @@ class Job:
         stragglers_fraction: Share of stragglers, 0 .. 1.
         label: The line that it belongs to.
         repetition: 0, 1, ...; the setting repeat_num, which repetition 0 does not have.
-        overrides: What is given to Hydra, the repetition left aside.
+        overrides: What is given to Hydra, the repetition and the seed left aside.
         seed: 0, 1, ...; the setting seed, which draws a synthetic data set.
     """
 
@@ -170,8 +172,9 @@ class Job:
     def name(self) -> str:
         """Return the run directory's name, which says all its settings and no figure: figures share runs."""
         said = [override for override in self.overrides if override != "evaluation=clients"]
+        seed = [f"seed={self.seed}"] if self.seed else []
         repetition = [f"repeat_num={self.repetition}"] if self.repetition else []
-        return ",".join([*said, *repetition]).removeprefix("experiment=paper_")
+        return ",".join([*said, *seed, *repetition]).removeprefix("experiment=paper_")
 
 
 def jobs_of(figure: Figure, datasets: Sequence[str], num_seeds: int, num_rounds: int | None = None) -> list[Job]:
@@ -200,7 +203,6 @@ def jobs_of(figure: Figure, datasets: Sequence[str], num_seeds: int, num_rounds:
                 f"stragglers_fraction={level:g}",
                 *figure.overrides,
                 *rounds,
-                *((f"seed={seed}",) if seed else ()),
             ),
             seed,
         )
@@ -209,4 +211,5 @@ def jobs_of(figure: Figure, datasets: Sequence[str], num_seeds: int, num_rounds:
         for level in figure.levels
         for line in figure.all_lines
         for seed, repetition in (*repetitions, *other_data)
+        if line in figure.lines or repetition < LOWER_RUNS
     ]

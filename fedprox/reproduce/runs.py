@@ -68,7 +68,7 @@ def settings_of(jobs: Mapping[Path, Job], place: Mapping[str, Sequence[str]]) ->
     with initialize_config_dir(version_base=None, config_dir=str(main.CONF)):
         for folder, job in jobs.items():
             # Some of the paper's runs diverge, and are drawn so.
-            overrides = ("on_divergence=continue", *job.overrides, *place.get(job.dataset, ()))
+            overrides = ("on_divergence=continue", f"seed={job.seed}", *job.overrides, *place.get(job.dataset, ()))
             if overrides not in composed:
                 composed[overrides] = schema.plain(compose("config", list(overrides)))
             repetition = {"repeat_num": job.repetition} if job.repetition else {}

@@ -2,12 +2,13 @@
 
 import dataclasses
 import functools
+from collections import Counter
 from pathlib import Path
 
 import pytest
 
 from fedprox.prepared import check_settings
-from fedprox.reproduce.figures import DATASETS, FIGURES, FIVE, SYNTHETIC, jobs_of
+from fedprox.reproduce.figures import DATASETS, FIGURES, FIVE, MU_0, SYNTHETIC, jobs_of
 from fedprox.reproduce.runs import folder_of, settings_of
 
 
@@ -38,6 +39,15 @@ def test_a_figure_has_a_run_per_data_set_level_line_and_repetition_and_may_have_
     assert len(jobs_of(figure, figure.datasets, 1)) == count
     runs = 5 if figure.over_data else 3  # repetitions 0, 1, 2 of seed 0; seeds 1, 2
     assert len({job.name for job in jobs_of(figure, figure.datasets, 3)}) == runs * count
+
+
+def test_lines_with_more_devices_are_repeated_three_times_at_most_and_the_others_as_often_as_asked():
+    jobs = [job for job in jobs_of(FIGURES["fig4"], ["synthetic_iid"], 5) if "FedDANE" in job.label]
+    assert Counter(job.label for job in jobs) == {
+        "FedDANE (mu = 0)": 5,
+        "FedDANE (mu = 1)": 5,
+        **{f"FedDANE (mu = {mu}, {devices} devices)": 3 for mu in (0, 1) for devices in (20, 30)},
+    }
 
 
 def test_only_synthetic_data_are_drawn_again_by_another_seed():
@@ -108,7 +118,8 @@ def test_figures_share_runs_because_a_name_says_the_settings_and_no_figure():
     names = {figure: {job.name for job in jobs_of(FIGURES[figure], list(DATASETS), 2)} for figure in FIGURES}
     assert names["fig1"] == names["fig7"]
     assert names["fig9"] == names["fig10"]
-    assert names["fig2"] == names["fig6"] < names["fig12"]
+    assert names["fig2"] == names["fig6"]
+    assert {name for name in names["fig2"] if "seed=" not in name} < names["fig12"]
     assert names["fig3"] < names["fig11"]
     assert names["fig8"] < names["fig1"]
     assert names["headline"] < names["fig1"]
@@ -122,8 +133,11 @@ def test_a_trial_with_few_rounds_has_folders_of_its_own():
     assert not whole & trial
 
 
-def test_a_repetition_has_the_settings_that_the_command_line_gives_it():
-    job = jobs_of(FIGURES["fig2"], ["synthetic_iid"], num_seeds=3)[2]
-    by_hand = dataclasses.replace(job, repetition=0, overrides=(*job.overrides, "+repeat_num=2"))
+@pytest.mark.parametrize(("seed", "repetition", "given"), [(0, 2, "+repeat_num=2"), (1, 0, "seed=1")])
+def test_a_repetition_or_a_seed_has_the_settings_that_the_command_line_gives_it(seed, repetition, given):
+    jobs = jobs_of(FIGURES["fig2"], ["synthetic_iid"], num_seeds=3)
+    (job,) = (job for job in jobs if (job.seed, job.repetition, job.label) == (seed, repetition, MU_0.label))
+    by_hand = dataclasses.replace(job, seed=0, repetition=0, overrides=(*job.overrides, given))
     configs = settings_of({Path("a"): job, Path("b"): by_hand}, {})
     assert configs[Path("a")] == configs[Path("b")]
+    assert configs[Path("a")]["dataset"]["seed"] == seed
