@@ -52,7 +52,11 @@ def _parser() -> argparse.ArgumentParser:
         help=f"of {', '.join(DATASETS)} (default: the figure's, as far as their files are here)",
     )
     parser.add_argument(
-        "--seeds", type=_positive, default=1, metavar="N", help="repetitions (default: %(default)s; the docs show 5)"
+        "--seeds",
+        type=_positive,
+        default=1,
+        metavar="N",
+        help="repetitions, and in figures 2 and 6 also data sets (default: %(default)s; the docs show 5)",
     )
     parser.add_argument("--rounds", type=_positive, metavar="N", help="rounds of each run (default: the paper's)")
     parser.add_argument("--engine", choices=["local", "ray"], default="local", help="default: %(default)s")

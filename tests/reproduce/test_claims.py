@@ -8,7 +8,8 @@ from scipy.stats import ttest_ind_from_stats
 
 PAGE = (Path(__file__).parents[2] / "docs" / "reproduction.md").read_text(encoding="utf-8")
 NUM_RUNS = 5  # of every mean on the page
-PAIR = re.compile(r"([\d.]+) ± ([\d.]+) against ([\d.]+) ± ([\d.]+) \(p (=|<) ([\d.]+)\)")
+NUMBER = r"\d+(?:\.\d+)?"
+PAIR = re.compile(r"(N) ± (N) against (N) ± (N) \(p (=|<) (N)\)".replace("N", NUMBER))
 
 
 def section(title: str) -> str:
@@ -38,7 +39,7 @@ def test_every_figure_has_a_claim():
 
 @pytest.mark.parametrize("claim", [pytest.param(row, id=f"{row[0]}: {row[1]}") for row in CLAIMS])
 def test_every_mean_with_a_deviation_stands_in_a_table_of_the_page(claim):
-    assert set(re.findall(r"[\d.]+ ± [\d.]+", claim[-1])) <= ELSEWHERE
+    assert set(re.findall(f"{NUMBER} ± {NUMBER}", claim[-1])) <= ELSEWHERE
 
 
 @pytest.mark.parametrize("numbers", COMPARED)
