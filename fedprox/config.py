@@ -137,6 +137,20 @@ class Config:
 SETTINGS = [setting.name for setting in fields(Config)]
 
 
+_HAVE_MU = ("fedprox.strategy.FedProx", "fedprox.strategy.FedDane")
+
+
+def _of_fedprox(mu: float, *, _root_: DictConfig) -> float:
+    """Return a default for mu, as ${of_fedprox:1.0} in conf/: the value for FedProx and FedDANE, 0 for the others.
+
+    So every reader of a configuration meets a number, and a data set or a preset can have its own.
+    """
+    return float(mu) if OmegaConf.select(_root_, "strategy._target_") in _HAVE_MU else 0.0
+
+
+OmegaConf.register_new_resolver("of_fedprox", _of_fedprox, replace=True)  # on import: jobs may be in other processes
+
+
 def register() -> None:
     """Make the schema known to Hydra, under the name `schema` in conf/*.yaml."""
     ConfigStore.instance().store(name="schema", node=Config)

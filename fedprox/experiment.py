@@ -123,11 +123,19 @@ def _draw_curves(run_dir: Path) -> None:
 
 
 def algorithm(config: Mapping[str, Any]) -> str:
-    """Return what a run is called in tables and figures, such as "FedAvg" or "FedProx (mu = 1)"."""
-    name = config["strategy"]["_target_"].rsplit(".", 1)[-1]
+    """Return what a run is called in tables and figures, such as "FedAvg", "FedProx (mu = 1)" or "FedAdam".
+
+    "FedAvg" alone is the one that drops stragglers; any other says whose it is, as in "FedAvg (flwr)".
+    """
+    package, _, name = config["strategy"]["_target_"].rpartition(".")
+    more = []
     if name == "FedAvgWithStragglerDrop":
-        return f"FedAvg (mu = {config['mu']:g})" if config["mu"] else "FedAvg"
-    return f"{name} (mu = {config['mu']:g})"
+        name = "FedAvg"
+    elif name == "FedAvg":
+        more = [package.partition(".")[0]]
+    if config["mu"] or config["adaptive_mu"]["enabled"] or name in ("FedProx", "FedDane"):
+        more.append(f"mu = {config['mu']:g}")
+    return f"{name} ({', '.join(more)})" if more else name
 
 
 def _facts(experiment: Experiment) -> dict[str, Any]:

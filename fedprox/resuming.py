@@ -16,6 +16,7 @@ from fedprox.recorded import FREE, differences, read_record
 from fedprox.trust import strangers
 
 OPTIONS = ("resume", "branch_from")
+_DEFAULTS_OF_MU = (1.0, 0.01, 0.001)  # of earlier versions
 
 
 def whole_command(words: Sequence[str], conf: Path) -> list[str]:
@@ -38,6 +39,7 @@ def whole_command(words: Sequence[str], conf: Path) -> list[str]:
     overrides = _replaced(record["overrides"], words)
     recorded = _composed(record["config_name"], record["overrides"], conf)
     _check_trusted(option, run_dir, (recorded, record["settings"]), words, conf)
+    overrides = [*_mu_of_then(record, recorded.get("mu"), words), *overrides]
     command = ["--config-name", record["config_name"], *overrides]
     if option == "branch_from":
         return command
@@ -87,6 +89,17 @@ def _replaced(earlier: Sequence[str], words: Sequence[str]) -> list[str]:
 def without_resume(overrides: Sequence[str]) -> list[str]:
     """Return the overrides that make a run what it is, for run.json."""
     return [override for override in overrides if _name(override) != "resume"]
+
+
+def _mu_of_then(record: Mapping[str, Any], default: float | None, words: Sequence[str]) -> list[str]:
+    """Return an earlier run's mu as an override, if it was a default of its version and the default is another now.
+
+    Earlier versions had the same mu for every strategy, and mu = 1 with experiment=flare_cifar10.
+    """
+    was = record["settings"].get("mu")
+    given = "mu" in map(_name, record["overrides"])
+    anew = {_name(word).partition(".")[0] for word in words} & {"mu", "strategy"}
+    return [f"mu={was}"] if was in _DEFAULTS_OF_MU and was != default and not given and not anew else []
 
 
 def _name(override: str) -> str:

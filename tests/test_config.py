@@ -10,13 +10,14 @@ import numpy as np
 import pytest
 import torch
 from hydra import compose, initialize_config_dir
-from omegaconf import MissingMandatoryValue
+from omegaconf import MissingMandatoryValue, OmegaConf
 
 import fedprox
 from fedprox import data_assembly
 from fedprox.config import plain, register, unknown
 from fedprox.config_checks import check, check_target
 from fedprox.errors import UserError
+from fedprox.experiment import algorithm
 
 ROOT = Path(fedprox.__file__).parent
 CONF = next(path for path in (ROOT / "conf", ROOT.parent / "conf") if path.is_dir())
@@ -122,6 +123,128 @@ def test_fedavg_differs_from_fedprox_in_strategy_and_mu_alone():
     one, other = composed(), composed(config_name="fedavg")
     assert {name for name in one | other if one.get(name) != other.get(name)} == {"strategy", "mu"}
     assert composed("strategy=fedavg") == other
+
+
+ADAM = "strategy._target_=flwr.serverapp.strategy.FedAdam"
+
+
+@pytest.mark.parametrize(
+    ("overrides", "mu"),
+    [
+        ([], 1.0),
+        (["strategy=feddane"], 1.0),
+        (["strategy=fedavg"], 0.0),
+        ([ADAM], 0.0),
+        (["strategy._target_=flwr.serverapp.strategy.FedProx"], 0.0),
+        (["strategy._target_=my.FedProx"], 0.0),
+        # The command has the last word with any strategy.
+        (["mu=0.5"], 0.5),
+        ([ADAM, "mu=1"], 1.0),
+        (["mu=1", "strategy=fedavg"], 1.0),
+        # What a data set or a preset recommends is for FedProx, whatever the order.
+        (["dataset=sent140"], 0.01),
+        (["dataset=shakespeare"], 0.001),
+        (["dataset=sent140", ADAM], 0.0),
+        (["strategy=fedavg", "dataset=sent140"], 0.0),
+        (["experiment=flare_cifar10"], 1e-5),
+        (["experiment=flare_cifar10", "strategy=feddane"], 1e-5),
+        (["experiment=flare_cifar10", ADAM], 0.0),
+        (["experiment=flare_cifar10", "strategy=fedavg"], 0.0),
+        (["experiment=flare_cifar10", ADAM, "mu=0.3"], 0.3),
+    ],
+)
+def test_mu_is_that_of_fedprox_with_fedprox_and_feddane_and_0_with_any_other_strategy_unless_given(overrides, mu):
+    config = composed(*overrides)
+    assert config["mu"] == mu
+    assert type(config["mu"]) is float
+
+
+@pytest.mark.parametrize("more", [[], ["dataset=sent140"], ["experiment=flare_cifar10"]])
+def test_the_configuration_of_fedavg_has_mu_0_whatever_a_data_set_or_preset_recommends(more):
+    assert composed(*more, config_name="fedavg")["mu"] == 0
+
+
+def test_mu_is_a_number_for_whoever_refers_to_it():
+    assert composed("learning_rate=${mu}")["learning_rate"] == 1
+    assert composed(ADAM, "adaptive_mu.initial=${mu}")["adaptive_mu"]["initial"] == 0
+
+
+@pytest.mark.parametrize(
+    ("strategy", "mu", "adaptive", "name"),
+    [
+        ("fedprox.strategy.FedProx", 1.0, False, "FedProx (mu = 1)"),
+        ("fedprox.strategy.FedProx", 0.0, False, "FedProx (mu = 0)"),
+        ("fedprox.strategy.FedDane", 0.0, False, "FedDane (mu = 0)"),
+        ("fedprox.strategy.FedAvgWithStragglerDrop", 0.0, False, "FedAvg"),
+        ("fedprox.strategy.FedAvgWithStragglerDrop", 0.5, False, "FedAvg (mu = 0.5)"),
+        ("flwr.serverapp.strategy.FedProx", 1.0, False, "FedProx (mu = 1)"),
+        ("flwr.serverapp.strategy.FedAdam", 0.0, False, "FedAdam"),
+        ("flwr.serverapp.strategy.FedAdam", 1e-5, False, "FedAdam (mu = 1e-05)"),
+        ("flwr.serverapp.strategy.FedAdam", 0.0, True, "FedAdam (mu = 0)"),
+        # It keeps stragglers' work, so it must not be averaged with ours, which drops them.
+        ("flwr.serverapp.strategy.FedAvg", 0.0, False, "FedAvg (flwr)"),
+        ("flwr.serverapp.strategy.FedAvg", 1.0, False, "FedAvg (flwr, mu = 1)"),
+        ("my_strategy.FedAvg", 0.0, False, "FedAvg (my_strategy)"),
+    ],
+)
+def test_a_run_is_called_by_its_strategy_and_by_mu_if_that_has_a_part_in_it(strategy, mu, adaptive, name):
+    config = {"strategy": {"_target_": strategy}, "mu": mu, "adaptive_mu": {"enabled": adaptive}}
+    assert algorithm(config) == name
+
+
+PAPER = {
+    "clients_per_round": 10,
+    "batch_size": 10,
+    "num_epochs": 20,
+    "momentum": 0.0,
+    "weight_decay": 0.0,
+    "mu": 1.0,
+    "protocol._target_": "fedprox.plan.PaperProtocol",
+}
+SYNTHETIC = PAPER | {"num_clients": 30, "num_rounds": 200, "learning_rate": 0.01}
+FLARE = {  # "NVIDIA FLARE's comparison: 8 clients that all take part, ... FedProx with mu=1e-5"
+    "num_clients": 8,
+    "clients_per_round": 8,
+    "stragglers_fraction": 0.0,
+    "mu": 1e-5,
+    "dataset._target_": "fedprox.data.cifar10.cifar10",
+    "partition._target_": "fedprox.data.dirichlet.dirichlet",
+    "schedule.name": "cosine",
+    "augmentation._target_": "fedprox.data.augmentation.PadCropFlip",
+    "hold_out": 0.0,
+}
+CROSS = {  # "100 clients of unequal size, 10 of them in a round"
+    "num_clients": 100,
+    "clients_per_round": 10,
+    "dataset._target_": "fedprox.data.cifar10.cifar10",
+    "partition._target_": "fedprox.data.dirichlet.dirichlet",
+    "partition.sizes": "drawn",
+    "model._target_": "fedprox.vision_models.cnn_tutorial",
+}
+PROMISED = {  # what the name and the comment of each preset say
+    "digits": {"dataset._target_": "fedprox.data.digits.digits", "num_rounds": 50},
+    "paper_mnist": PAPER | {"num_clients": 1000, "num_rounds": 100, "learning_rate": 0.03},
+    "paper_femnist": PAPER | {"num_clients": 200, "num_rounds": 200, "learning_rate": 0.003},
+    "paper_shakespeare": PAPER | {"mu": 0.001, "learning_rate": 0.8},
+    "paper_sent140": PAPER | {"mu": 0.01, "learning_rate": 0.3},
+    "paper_synthetic_iid": SYNTHETIC | {"dataset.iid": True},
+    "paper_synthetic_0_0": SYNTHETIC | {"dataset.alpha": 0.0, "dataset.beta": 0.0},
+    "paper_synthetic_0.5_0.5": SYNTHETIC | {"dataset.alpha": 0.5, "dataset.beta": 0.5},
+    "paper_synthetic_1_1": SYNTHETIC | {"dataset.alpha": 1.0, "dataset.beta": 1.0},
+    "flare_cifar10": FLARE | {"num_rounds": 50, "num_epochs": 4, "model._target_": "fedprox.vision_models.moderate_cnn"},
+    "flare_cifar10_small": FLARE
+    | {"num_rounds": 12, "num_epochs": 2, "model._target_": "fedprox.vision_models.cnn_tutorial"},
+    "cifar10_cross_device": CROSS | {"num_rounds": 500},
+    "cifar10_cross_device_small": CROSS | {"num_rounds": 50},
+}
+
+
+@pytest.mark.parametrize("experiment", [option.partition("=")[2] for option in OPTIONS if "experiment=" in option])
+def test_every_preset_sets_what_its_name_and_comment_promise(experiment):
+    option = f"experiment={experiment}"
+    config = OmegaConf.create(composed(option, *MANDATORY.get(option, [])))
+    promised = PROMISED[experiment]
+    assert {name: OmegaConf.select(config, name) for name in promised} == promised
 
 
 @pytest.mark.parametrize(

@@ -21,14 +21,18 @@ def _schema():
 @pytest.fixture
 def run_dir(tmp_path):
     """Return a directory whose run.json is that of a run with OVERRIDES."""
+    return written(tmp_path / "run of mine", "fedavg", OVERRIDES)
+
+
+def written(folder: Path, config_name: str, overrides: list[str], **settings: object) -> Path:
+    """Return a folder with the run.json of a command, where a few settings may be an earlier version's."""
     from hydra import compose, initialize_config_dir
 
     with initialize_config_dir(version_base=None, config_dir=str(CONF)):
-        settings = config.plain(compose("fedavg", OVERRIDES))
+        settings = config.plain(compose(config_name, overrides)) | settings
     record = {"status": "interrupted", "algorithm": "FedAvg", "seed": 0, "name": "digits", "settings": settings}
-    folder = tmp_path / "run of mine"
     folder.mkdir()
-    (folder / "run.json").write_text(json.dumps({**record, "config_name": "fedavg", "overrides": OVERRIDES}))
+    (folder / "run.json").write_text(json.dumps({**record, "config_name": config_name, "overrides": overrides}))
     return folder
 
 
@@ -89,3 +93,33 @@ def test_what_does_not_go_with_resume_is_refused(run_dir, word):
 
 def test_the_overrides_of_a_run_do_not_tell_that_it_was_resumed():
     assert without_resume(["mu=1", "resume=a", "++resume=a", "+repeat_num=1"]) == ["mu=1", "+repeat_num=1"]
+
+
+ADAM = "strategy._target_=flwr.serverapp.strategy.FedAdam"
+
+
+@pytest.mark.parametrize(
+    ("overrides", "mu"),
+    [
+        ([ADAM, "dataset=digits"], 1.0),  # once the default with every strategy
+        ([ADAM, "dataset=shakespeare", "dataset.path=there"], 0.001),
+        (["experiment=flare_cifar10"], 1.0),  # once not what the preset's comment says
+        (["experiment=flare_cifar10", "strategy=feddane"], 1.0),
+    ],
+)
+def test_a_run_of_an_earlier_version_keeps_the_mu_that_was_a_default_then(tmp_path, overrides, mu):
+    folder = written(tmp_path / "run", "config", overrides, mu=mu)
+    assert whole_command([f"resume={folder}"], CONF)[2] == f"mu={mu}"
+
+
+@pytest.mark.parametrize(("anew", "keeps"), [([], True), (["mu=0.5"], False), (["strategy=fedavg"], False)])
+def test_so_does_a_branch_of_it_but_for_another_mu_or_strategy_which_has_its_own(tmp_path, anew, keeps):
+    folder = written(tmp_path / "run", "config", [ADAM, "dataset=digits"], mu=1.0)
+    command = whole_command([f"branch_from={folder}", "branch_round=3", *anew], CONF)
+    assert ("mu=1.0" in command) == keeps
+
+
+def test_a_mu_that_never_was_a_default_is_not_the_commands(tmp_path):
+    folder = written(tmp_path / "run", "config", [ADAM, "dataset=digits"], mu=0.25)
+    with pytest.raises(UserError, match=r"would change the past: mu=0.0 \(was 0.25\)"):
+        whole_command([f"resume={folder}"], CONF)
