@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 from flwr.app import ArrayRecord
+from flwr.serverapp.strategy import Strategy
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import nn
@@ -31,6 +32,8 @@ from fedprox.rounds import Engine
 from fedprox.schedule import learning_rate_factor
 from fedprox.seeds import Stream, generator
 from fedprox.solvers.problem import SgdSettings
+from fedprox.strategy_calls import repeatable
+from fedprox.strategy_checks import fit
 
 _log = logging.getLogger("fedprox")
 
@@ -84,6 +87,19 @@ def _check_weights(weights: Mapping[str, torch.Tensor], own: Mapping[str, torch.
             raise ValueError(f"{name} is of type {tensor.dtype}, but the model's is of {own[name].dtype}")
         if not torch.isfinite(tensor).all():
             raise ValueError(f"{name} has numbers that are not finite")
+
+
+def strategy(config: Mapping[str, Any]) -> Strategy:
+    """Return the strategy as its class makes it; what that draws from global generators follows from the seed.
+
+    Raises:
+        UserError: If it cannot be made like that, or is of no use here.
+    """
+    rng = generator(config["seed"], Stream.STRATEGY, repetition=config.get("repeat_num", 0))
+    with repeatable(rng):
+        made: Strategy = build(config, "strategy", Strategy)
+    fit(made, config["mu"])
+    return made
 
 
 def plan(config: Mapping[str, Any], data: FederatedData, protocol: ExperimentProtocol) -> CohortPlan:

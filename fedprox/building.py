@@ -33,6 +33,8 @@ def build(config: Mapping[str, Any], group: str, kind: Any, *args: Any, **kwargs
         inspect.signature(pkgutil.resolve_name(node["_target_"])).bind(*args, **given, **taken)
         made = _instantiated(node, args, taken)
     except TypeError as error:
+        if missing := re.search(r"missing a required (?:keyword-only )?argument: '(\w+)'", str(error)):
+            raise UserError(f"{name} needs {missing[1]}; add +{group}.{missing[1]}=<value>") from None
         raise _not_callable(name, kwargs, str(error)) from None
     except InstantiationException as error:
         cause = error.__cause__

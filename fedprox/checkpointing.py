@@ -43,6 +43,13 @@ class Checkpoints:
             self._wait()
             self._writing = self._disk.submit(self._write, self._latest)
 
+    def forget(self) -> None:
+        """Remove all checkpoints: the tables beside which they are of use have changed."""
+        self._wait()
+        for round_num in self._written:
+            self._file(round_num).unlink(missing_ok=True)
+        self._written.clear()
+
     def _wait(self) -> None:
         """Return once nothing is being written; raise what went wrong."""
         if self._writing:

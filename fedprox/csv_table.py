@@ -42,7 +42,7 @@ class CsvTable:
         self._name = file
         self._digest = hashlib.sha256()
         if mark is None:
-            self._file = file.open("wb", buffering=0)
+            self._file = file.open("w+b", buffering=0)
             self._num_bytes = 0
             self.add([columns])
         else:
@@ -66,6 +66,17 @@ class CsvTable:
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         self._digest.update(content)
         self._num_bytes += len(content)
+
+    def widen(self, columns: Sequence[str]) -> None:
+        """Add columns, which are empty in the rows that there are; earlier marks do not fit any longer."""
+        self._file.seek(0)
+        _, *rows = csv.reader(io.StringIO(self._file.read().decode(), newline=""))
+        self._file.seek(0)
+        self._file.truncate()
+        self._digest, self._num_bytes = hashlib.sha256(), 0
+        self.columns = (*self.columns, *columns)
+        self.add([self.columns, *([*row, *[""] * len(columns)] for row in rows)])
+        self.set_mark()
 
     def set_mark(self) -> None:
         """Keep the file as far as it has come now."""

@@ -3,7 +3,7 @@
 import logging
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,7 @@ from fedprox.prepared import Experiment, columns
 from fedprox.progress import watched
 from fedprox.recorded import read_record, rows_before
 from fedprox.records import RunRecord
+from fedprox.startup import only_new_garbage
 
 _log = logging.getLogger("fedprox")
 
@@ -96,9 +97,13 @@ def _record_rounds(
     stopping = EarlyStopping(**config["early_stopping"])
     for earlier in rows_before(first_round, record.path / "metrics.csv"):
         stopping.observe(earlier)
-    with Checkpoints(record, **config["checkpoint"]) as checkpoints:
+    collecting = nullcontext() if experiment.strategy.is_ours else only_new_garbage()
+    with collecting, Checkpoints(record, **config["checkpoint"]) as checkpoints:
         rounds = iter(()) if stopping.is_over else several_at_once(experiment.rounds(start))
         for outcome in watched(rounds, config["num_rounds"], algorithm(config), first_round):
+            if new := record.lacks(outcome):
+                checkpoints.forget()
+                record.widen(new)
             row = record.add(outcome)
             loggers.log(row)
             experiment.faults.check(outcome)

@@ -14,6 +14,7 @@ from fedprox.arrays import to_numpy
 from fedprox.errors import RunStopped
 from fedprox.messages import client_of, draw_of, is_late, late, only
 from fedprox.outcomes import Round
+from fedprox.strategy_calls import is_finite
 
 STOP, DROP, CONTINUE = "stop", "drop", "continue"
 _log = logging.getLogger("fedprox")
@@ -46,6 +47,15 @@ class Faults:
     def sifted(self, grid: Sends, round_num: int) -> "Sifted":
         """Return an engine for one round, which begins now: what it returns are replies that count."""
         return Sifted(self, grid, round_num)
+
+    def check_model(self, arrays: ArrayRecord | None, made_by: str) -> None:
+        """Raise RunStopped if a strategy made a model that is nan or infinite: the updates that count are finite."""
+        if self.on_divergence == STOP and arrays is not None and not is_finite(arrays.values()):
+            raise RunStopped(
+                f"{made_by} made a model that is nan or infinite of updates that are finite; change the strategy's "
+                "settings, or set on_divergence=continue",
+                "diverged",
+            )
 
     def check(self, outcome: Round) -> None:
         """Raise RunStopped, or with "drop" warn once, where the global model's loss is nan or infinite.

@@ -48,6 +48,7 @@ class Round:
         mu: Weight of the proximal term in this round's training, or for round 0, in the first.
         carried: What the next round depends on besides the model: the state of the strategy and of adaptive mu, as
             `fedprox.checkpoint` can write it.
+        metrics: What the strategy adds to what clients report: a number for each name.
     """
 
     round_num: int
@@ -57,6 +58,7 @@ class Round:
     time_s: float
     mu: float = 0.0
     carried: Mapping[str, Any] = field(default_factory=dict)
+    metrics: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def test(self) -> Evaluation | None:

@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any, Self
 
 from flwr.app import ArrayRecord
-from flwr.serverapp.strategy import Strategy
 
 from fedprox import assembly, data_assembly
 from fedprox.adaptive_mu import AdaptiveMu
@@ -58,14 +57,14 @@ class Experiment:
         Raises:
             UserError: If a setting or a data file is wrong; nothing is computed then.
         """
-        protocol = check_settings(config)
+        protocol, strategy = check_settings(config), assembly.strategy(config)
         with announced("reading and dividing the data", after_s=2.0):
             data = data_assembly.divided_data(config)
         model = assembly.initial_model(config, data)
         arrays = to_record(model.state_dict())
         plan = assembly.plan(config, data, protocol)
-        strategy = build(config, "strategy", Strategy)
-        planned = Planned(strategy, plan, assembly.local_statistics(config, arrays))
+        streams = {"seed": config["seed"], "repetition": config.get("repeat_num", 0)}
+        planned = Planned(strategy, plan, assembly.local_statistics(config, arrays), **streams)
         grid = assembly.engine(config, data, model)
         evaluate, mu = assembly.evaluation(config, data, model), assembly.mu(config)
         return cls(config, data, arrays, planned, grid, evaluate, mu, assembly.faults(config))

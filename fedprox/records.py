@@ -39,6 +39,7 @@ FEDERATION = (  # more columns with evaluation=clients
     "gamma_max",
 )
 SPREAD = ("client_accuracy_std", "client_accuracy_worst", "client_accuracy_best")  # with evaluation.per_client
+_OURS = {*METRICS, *FEDERATION, *SPREAD, "mu"}
 CLASSES = ("round", "class", "num_examples", "accuracy", "name")
 CLIENTS = (
     "round",
@@ -76,7 +77,8 @@ class RunRecord:
         Args:
             path: The run directory, which exists.
             facts: Entries of run.json, such as settings and seed.
-            columns: Of metrics.csv: METRICS, also FEDERATION, SPREAD, "mu".
+            columns: Of metrics.csv: METRICS, also FEDERATION, SPREAD, "mu"; those of the strategy come with its first
+                metrics.
             per_class: Whether there is a classes.csv.
             class_names: What the classes are called in it; empty where they are only numbers.
             state: How far an earlier process had come with this directory; what it wrote after that goes.
@@ -84,7 +86,9 @@ class RunRecord:
         Raises:
             UserError: If its tables are not what they were then.
         """
-        self._columns = tuple(columns)
+        self._own = tuple(columns)
+        self._reported: tuple[str, ...] = tuple(state.get("reported", ())) if state else ()
+        self._columns = (*self._own, *(name for name in (state or {}).get("final") or () if name not in self._own))
         self.path = path
         self.final: Mapping[str, Any] | None = state["final"] if state else None
         self._best: Mapping[str, Any] | None = state["best"] if state else None
@@ -105,7 +109,7 @@ class RunRecord:
         """
         row = None
         if outcome.test is not None:
-            values = _values(outcome, outcome.test)
+            values = {**dict.fromkeys(self._columns), **outcome.metrics, **_values(outcome, outcome.test)}
             row = {column: values[column] for column in self._columns}
             self._tables["metrics.csv"].add([row.values()])
             if "classes.csv" in self._tables:
@@ -121,8 +125,34 @@ class RunRecord:
         for each in test.classes:
             yield round_num, *astuple(each), self._class_names[each.label] if self._class_names else ""
 
+    def lacks(self, outcome: Round) -> list[str]:
+        """Return the names of the strategy's metrics that metrics.csv has no column for yet; see `widen`.
+
+        Raises:
+            RunStopped: If one is the name of a column of ours, or was not among the strategy's first metrics.
+        """
+        for name in outcome.metrics:
+            metric = f"round {outcome.round_num}: the strategy's metric {name!r}"
+            if name in _OURS:
+                raise RunStopped(f"{metric} is called like a column of metrics.csv; rename it")
+            if self._reported and name not in self._reported:
+                first = ", ".join(self._reported)
+                raise RunStopped(f"{metric} is new; return it in the first round, too, beside {first}")
+        self._reported = self._reported or tuple(outcome.metrics)
+        return [name for name in outcome.metrics if name not in self._columns]
+
+    def widen(self, names: Sequence[str]) -> None:
+        """Give metrics.csv more columns, which are empty in the rows that there are."""
+        self._columns = (*self._columns, *names)
+        self._tables["metrics.csv"].widen(names)
+        self.final, self._best = (row and {**dict.fromkeys(self._columns), **row} for row in (self.final, self._best))
+        self._save("running")  # who follows the run begins again with a file that has changed
+
     def adopt(self, rows: Mapping[str, Sequence[Mapping[str, str]]]) -> None:
         """Begin with rows of an earlier run, by table and column; what that had no column for stays empty."""
+        more = [name for name in (rows["metrics.csv"] or [{}])[0] if name not in _OURS]
+        if more:
+            self.widen(more)
         for name, table in self._tables.items():
             table.add([row.get(column, "") for column in table.columns] for row in rows[name])
             table.set_mark()
@@ -138,7 +168,7 @@ class RunRecord:
     def state(self) -> dict[str, Any]:
         """Return how far the tables have come, for a process that goes on from here."""
         marks = {name: table.mark for name, table in self._tables.items()}
-        return {"tables": marks, "final": self.final, "best": self._best}
+        return {"tables": marks, "final": self.final, "best": self._best, "reported": self._reported}
 
     def sync(self) -> None:
         """Return once all rows are on the disk, and not only with the operating system."""

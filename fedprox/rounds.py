@@ -74,11 +74,12 @@ def run_rounds(
         round_num: int,
         tested: Callable[[], Evaluation] | None,
         clients: tuple[ClientOutcome, ...] = (),
+        metrics: MetricRecord | None = None,
     ) -> Round:
         present_s, present_mu = time.perf_counter() - start, _present(mu)
         _adapt(mu, tested)
         carried = {"strategy": strategy.state(), "mu": mu.state() if isinstance(mu, AdaptiveMu) else None}
-        return Round(round_num, arrays, tested, clients, present_s, present_mu, carried)
+        return Round(round_num, arrays, tested, clients, present_s, present_mu, carried, metrics or {})
 
     if rounds_done is None:
         yield ended(0, measuring.later(arrays))
@@ -88,12 +89,14 @@ def run_rounds(
         nodes = faults.sifted(grid, round_num)  # those whose replies count
         messages = strategy.configure_train(round_num, arrays, ConfigRecord({**settings}), cast(Grid, nodes))
         replies = nodes.send_and_receive(messages)
-        new_arrays, _ = strategy.aggregate_train(round_num, replies)
+        new_arrays, metrics = strategy.aggregate_train(round_num, replies)
+        if not strategy.is_ours:
+            faults.check_model(new_arrays, f"round {round_num}: {strategy.name}")
         arrays = arrays if new_arrays is None else new_arrays  # nobody left: the model stays
         is_evaluated = round_num % evaluate_every == 0 or round_num == num_rounds
         tested = measuring.later(arrays) if is_evaluated else None
         clients = _outcomes(strategy, round_num, replies)
-        yield ended(round_num, tested, clients)
+        yield ended(round_num, tested, clients, metrics)
 
 
 def _present(mu: AdaptiveMu | float) -> float:

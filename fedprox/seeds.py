@@ -18,6 +18,7 @@ class Stream(IntEnum):
     FEATURES = 8  # how one client's features differ from the data set's
     AUGMENTATION = 9  # what becomes of the pictures of one client in one round
     TEST_SET = 10  # the global test set of data that come without one
+    STRATEGY = 11  # what a strategy draws from the global generators in one round
     PAIRS = 20  # the clients whose label distributions are compared; no result of a run depends on them
 
 

@@ -4,7 +4,9 @@ Every Flower strategy runs here with the same cohort: `Planned` lets it see the 
 only, and puts its messages into the order of the plan.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+import logging
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from typing import Any, cast
 
@@ -14,14 +16,18 @@ from flwr.serverapp import Grid
 from flwr.serverapp.strategy import FedAvg, Strategy
 
 from fedprox.arrays import to_numpy, to_record
-from fedprox.averaging import in_type, weighted_average, weighted_metrics
+from fedprox.averaging import in_type, weighted_average
 from fedprox.batch_statistics import LocalStatistics
-from fedprox.errors import UserError
+from fedprox.errors import RunStopped, UserError
 from fedprox.messages import group_id, node_id, only, task_record
 from fedprox.plan import ClientTask, CohortPlan, numbered
+from fedprox.seeds import Stream, generator
+from fedprox.strategy_calls import checked_messages, checked_result, repeatable, told
+from fedprox.strategy_checks import REPORTED
 from fedprox.strategy_state import StrategyState, layers
 
-_FLOWERS_METRICS = FedAvg().train_metrics_aggr_fn
+_log = logging.getLogger("fedprox")
+_AVERAGED = FedAvg().train_metrics_aggr_fn  # Flower's default
 
 
 class FedProx(FedAvg):
@@ -37,15 +43,14 @@ class FedProx(FedAvg):
     def aggregate_train(
         self, server_round: int, replies: Iterable[Message]
     ) -> tuple[ArrayRecord | None, MetricRecord | None]:
-        """Return the average of the models, and the metrics averaged by numbers of examples."""
+        """Return the average of the models, and what `train_metrics_aggr_fn` makes of the metrics."""
         is_first = server_round == 1  # clients answer in the same form in every round
         valid, _ = self._check_and_log_replies(replies, is_train=True, validate=is_first)
         if not valid:
             return None, None
         contents = [reply.content for reply in valid]
-        is_flowers = self.train_metrics_aggr_fn is _FLOWERS_METRICS
-        metrics = (weighted_metrics if is_flowers else self.train_metrics_aggr_fn)(contents, self.weighted_by_key)
-        return weighted_average(contents, self.weighted_by_key if self.weighting == "examples" else None), metrics
+        average = weighted_average(contents, self.weighted_by_key if self.weighting == "examples" else None)
+        return average, self.train_metrics_aggr_fn(contents, self.weighted_by_key)
 
 
 class FedAvgWithStragglerDrop(FedProx):
@@ -79,26 +84,41 @@ class Planned(Strategy):
     A strategy whose attribute `drops_stragglers` is true is offered the other clients only. Where nobody
     is left, it is not asked at all and the model stays. One whose `corrects_gradients` is true gets FedDANE's
     first phase.
+
+    Attributes:
+        name: What the strategy's class is called.
+        is_ours: Whether that is one of this module's own, and not one that is made from them.
     """
 
-    def __init__(self, strategy: Strategy, plan: CohortPlan, statistics: LocalStatistics | None = None) -> None:
+    def __init__(
+        self,
+        strategy: Strategy,
+        plan: CohortPlan,
+        statistics: LocalStatistics | None = None,
+        *,
+        seed: int = 0,
+        repetition: int = 0,
+    ) -> None:
         """Wrap a strategy; its own sampling is switched off, because the plan has sampled already.
 
         Args:
             strategy: Any.
             plan: Who takes part in which round, and with how much work.
             statistics: Each client's own batch statistics; None where they are averaged like weights.
+            seed: What a strategy draws from the global generators follows from it.
+            repetition: See `fedprox.seeds.generator`.
 
         Raises:
             UserError: If the strategy and the plan do not go together.
         """
         self.strategy = strategy
+        self.name, self.is_ours = type(strategy).__name__, type(strategy) in _OURS
+        self._layers = layers(strategy)
         self._statistics = statistics
+        self._seed, self._repetition = seed, repetition
         self.plan = replace(plan, drops_stragglers=self._has("drops_stragglers"))  # type: ignore[type-var]
-        for layer in layers(strategy):
-            for name, value in _TAKE_ALL.items():
-                if hasattr(layer, name):
-                    setattr(layer, name, value)
+        for layer in self._layers:
+            _fit(layer)
         if plan.sampling == "proportional":
             if not isinstance(strategy, FedProx):
                 raise UserError(
@@ -109,16 +129,21 @@ class Planned(Strategy):
         if self._has("corrects_gradients") and not hasattr(plan, "gradient_clients"):
             raise UserError("strategy=feddane samples two cohorts a round; use protocol=paper or flower")
         self._state = StrategyState(strategy)
+        self._shapes: Mapping[str, tuple[int, ...]] | None = None  # of the model's arrays
+        self._warned: set[str] = set()
         self._cohort: tuple[int, tuple[ClientTask, ...]] = (0, ())
 
     def state(self) -> dict[str, Any]:
         """Return what later rounds depend on besides the model."""
-        return {"layers": self._state.take(), "statistics": self._statistics.state() if self._statistics else None}
+        with told(f"{self.name}'s state"):
+            taken = self._state.take()
+        return {"layers": taken, "statistics": self._statistics.state() if self._statistics else None}
 
     def restore(self, state: Mapping[str, Any]) -> None:
         """Go on from a state; batch statistics are taken over where this run and the earlier one keep them."""
         if state["layers"]:  # not those of another strategy
-            self._state.restore(state["layers"])
+            with told(f"{self.name}'s earlier state"):
+                self._state.restore(state["layers"])
         if self._statistics and state["statistics"]:
             self._statistics.restore(state["statistics"])
 
@@ -140,13 +165,17 @@ class Planned(Strategy):
         if not tasks:
             return []
         cohort = _Cohort(list(dict.fromkeys(node_id(task.client) for task in tasks)))
-        messages = self.strategy.configure_train(server_round, arrays, config, cast(Grid, cohort))
+        settings = dict(config)  # before the strategy changes any
+        with self._call("configure_train", server_round) as call:
+            messages = self.strategy.configure_train(server_round, arrays, config, cast(Grid, cohort))
+            messages = checked_messages(messages, call)
+        self._shapes = {name: array.shape for name, array in arrays.items()}
         by_node = {message.metadata.dst_node_id: message for message in messages}
-        planned = [
-            (_of_draw(by_node[node_id(task.client)], task.draw), task)
-            for task in tasks
-            if node_id(task.client) in by_node
-        ]
+        asked = [task for task in tasks if node_id(task.client) in by_node]
+        if not asked:
+            raise RunStopped(f"{call} returned no message for any of the {len(tasks)} clients that are to train")
+        self._settle(list(by_node.values()), settings)
+        planned = [(_of_draw(by_node[node_id(task.client)], task.draw), task) for task in asked]
         correction: dict[str, ArrayRecord] = {}
         if self._has("corrects_gradients"):
             gradient = self._mean_gradient(server_round, arrays, grid)
@@ -156,6 +185,49 @@ class Planned(Strategy):
         for message, task in planned:
             message.content = RecordDict({**message.content, **correction, **self._with_task(task)})
         return [message for message, _ in planned]
+
+    def _settle(self, messages: Sequence[Message], settings: Mapping[str, Any]) -> None:
+        """Write what the run decides, such as mu, into messages, over whatever the strategy has put there.
+
+        Messages may share one config, as Flower's do, or have one each.
+        """
+        settled: dict[int, ConfigRecord] = {}
+        for message in messages:
+            config = message.content.get("config")
+            if id(config) not in settled:
+                settled[id(config)] = self._settled(config, settings)
+        for message in messages:
+            config = message.content.get("config")
+            if settled[id(config)] is not config:
+                message.content = RecordDict({**message.content, "config": settled[id(config)]})
+
+    def _settled(self, config: object, settings: Mapping[str, Any]) -> ConfigRecord:
+        """Return a message's config with what the run decides."""
+        own = config if isinstance(config, ConfigRecord) else ConfigRecord()
+        if all(own.get(name) == value for name, value in settings.items()):
+            return own
+        mu = own.get("proximal-mu")
+        if mu and mu != settings.get("proximal-mu"):
+            line = f"{self.name} sets proximal-mu={mu!r}, but clients get the run's mu={settings.get('proximal-mu')}"
+            self._warn("mu", f"{line}; set mu={mu!r} if that is meant")
+        return ConfigRecord({**own, **settings})
+
+    def _warn(self, of: str, line: str) -> None:
+        """Say something of a kind once in a run."""
+        if of not in self._warned:
+            self._warned.add(of)
+            _log.warning("%s", line)
+
+    @contextmanager
+    def _call(self, method: str, round_num: int) -> Iterator[str]:
+        """Call the strategy meanwhile: its draws repeat, and what it raises is one line that begins so."""
+        call = f"round {round_num}: {self.name}.{method}"
+        with told(call), nullcontext() if self.is_ours else repeatable(self._rng(method, round_num)):
+            yield call
+
+    def _rng(self, method: str, round_num: int) -> np.random.Generator:
+        ids = (round_num, _METHODS.index(method))
+        return generator(self._seed, Stream.STRATEGY, *ids, repetition=self._repetition)
 
     def _mean_gradient(self, round_num: int, arrays: ArrayRecord, grid: Grid) -> ArrayRecord | None:
         """Return g_t: the mean of a second cohort's full gradients at w^t, weighted as the models are.
@@ -181,23 +253,32 @@ class Planned(Strategy):
         return {"task": task_record(task), **own}
 
     def _has(self, fact: str) -> bool:
-        return any(getattr(layer, fact, False) for layer in layers(self.strategy))
+        return any(getattr(layer, fact, False) for layer in self._layers)
 
     def aggregate_train(
         self, server_round: int, replies: Iterable[Message]
     ) -> tuple[ArrayRecord | None, MetricRecord | None]:
-        """Aggregate as the wrapped strategy does, integers to integers; without replies the model stays."""
+        """Aggregate as the wrapped strategy does, integers to integers; without replies the model stays.
+
+        Metrics are those that the strategy adds to what clients report, which metrics.csv has already.
+        """
         replies = list(replies)
         if self._statistics:
             self._statistics.keep(replies)
         if not replies:
             return None, None
         integers = _integers(replies)  # now: FedMedian takes the arrays out of the replies
-        arrays, metrics = self.strategy.aggregate_train(server_round, replies)
+        with self._call("aggregate_train", server_round) as call:
+            result = self.strategy.aggregate_train(server_round, replies)
+            arrays, metrics = checked_result(result, self._shapes, call)
+        if arrays is None:
+            self._warn("model", f"{call} made no model of {len(replies)} replies: the model stays as it is")
         if arrays is not None and integers:  # of which Flower's strategies make float64
             nearest = {name: in_type(to_numpy(arrays[name]), dtype) for name, dtype in integers.items()}
             arrays = ArrayRecord({**arrays, **to_record(nearest)})
-        return arrays, metrics
+        if all(getattr(layer, _METRICS, _AVERAGED) in (_AVERAGED, _none) for layer in self._layers):
+            metrics = {name: value for name, value in metrics.items() if name not in (*REPORTED, "gamma")}
+        return arrays, MetricRecord({**metrics}) if metrics else None
 
     def configure_evaluate(
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
@@ -223,7 +304,29 @@ def _of_draw(message: Message, draw: int) -> Message:
     return message
 
 
+_OURS = (FedProx, FedAvgWithStragglerDrop, FedDane)
+_METHODS = ("configure_train", "aggregate_train")
+_METRICS = "train_metrics_aggr_fn"
 _TAKE_ALL = {"fraction_train": 1.0, "fraction_evaluate": 0.0, "min_train_nodes": 1, "min_available_nodes": 1}
+
+
+def _fit(layer: Any) -> None:
+    """Let a strategy, or one that it wraps, take the planned cohort as it is.
+
+    Averages of these metrics, which metrics.csv has already, are not computed where no code of the user's can read
+    them.
+    """
+    for name, value in _TAKE_ALL.items():
+        if hasattr(layer, name):
+            setattr(layer, name, value)
+    is_known = type(layer) in _OURS or type(layer).__module__.startswith("flwr.")
+    if is_known and getattr(layer, _METRICS, None) is _AVERAGED:
+        setattr(layer, _METRICS, _none)
+
+
+def _none(replies: Sequence[RecordDict], weighted_by: str) -> MetricRecord:
+    """Return no metrics."""
+    return MetricRecord()
 
 
 class _Cohort:

@@ -1,4 +1,4 @@
-"""What a strategy carries from round to round: FedAdam's momenta, the norm of adaptive clipping, and the like.
+"""What a strategy carries from round to round: FedAdam's momenta, and the like.
 
 Flower's strategies have no way to tell it, so it is what their attributes are besides those they were made with.
 """
@@ -9,16 +9,27 @@ from typing import Any
 
 import numpy as np
 from flwr.app import ArrayRecord
+from flwr.serverapp.strategy import Strategy
 
 _log = logging.getLogger("fedprox")
 _SCALARS = (type(None), bool, int, float, str)
 
 
-def layers(strategy: Any) -> Iterable[Any]:
-    """Yield a strategy and those it wraps, such as the one inside a differential-privacy wrapper."""
-    while strategy is not None:
-        yield strategy
-        strategy = getattr(strategy, "strategy", None)
+def layers(strategy: Any) -> list[Any]:
+    """Return a strategy and those it wraps: in attributes, or in lists, tuples and dicts that are attributes."""
+    found: list[Any] = []
+    seen: set[int] = set()
+    waiting: list[Any] = [strategy]
+    while waiting:
+        value = waiting.pop(0)
+        if id(value) in seen or not isinstance(value, (Strategy, list, tuple, dict)):
+            continue
+        seen.add(id(value))
+        if isinstance(value, Strategy):
+            found.append(value)
+            value = vars(value)
+        waiting += value.values() if isinstance(value, dict) else value
+    return found
 
 
 class StrategyState:
@@ -30,7 +41,7 @@ class StrategyState:
 
     def __init__(self, strategy: Any) -> None:
         """Note what the strategy is like before its first round."""
-        self._layers = list(layers(strategy))
+        self._layers = layers(strategy)
         self._initial = [{name: _copied(value) for name, value in vars(layer).items()} for layer in self._layers]
         self._told: set[str] = set()
 

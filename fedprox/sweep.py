@@ -1,5 +1,6 @@
 """A sweep by Hydra: checked before its first job runs, and with a table of all jobs at its end."""
 
+import logging
 import os
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -51,11 +52,14 @@ class CheckFirst(Callback):
 def _check_values(config: DictConfig) -> None:
     """Compose and check a configuration for each value of each swept setting."""
     with without_garbage_collection():
-        from fedprox.prepared import check_settings  # here: it imports torch, which --help does not need
+        from fedprox import assembly  # here: it imports torch, which --help does not need
+        from fedprox.prepared import check_settings
 
+    logging.getLogger("flwr").setLevel(logging.ERROR)  # what strategies say of sampling and mu does not hold here
     for overrides in each_value_once(_words(config)):
         settings = plain(compose(config_name=config.hydra.job.config_name, overrides=overrides))
         check_settings(settings)
+        assembly.strategy(settings)
         _check_launcher(config.hydra.launcher._target_, settings["engine"])
 
 

@@ -231,7 +231,8 @@ PROMISED = {  # what the name and the comment of each preset say
     "paper_synthetic_0_0": SYNTHETIC | {"dataset.alpha": 0.0, "dataset.beta": 0.0},
     "paper_synthetic_0.5_0.5": SYNTHETIC | {"dataset.alpha": 0.5, "dataset.beta": 0.5},
     "paper_synthetic_1_1": SYNTHETIC | {"dataset.alpha": 1.0, "dataset.beta": 1.0},
-    "flare_cifar10": FLARE | {"num_rounds": 50, "num_epochs": 4, "model._target_": "fedprox.vision_models.moderate_cnn"},
+    "flare_cifar10": FLARE
+    | {"num_rounds": 50, "num_epochs": 4, "model._target_": "fedprox.vision_models.moderate_cnn"},
     "flare_cifar10_small": FLARE
     | {"num_rounds": 12, "num_epochs": 2, "model._target_": "fedprox.vision_models.cnn_tutorial"},
     "cifar10_cross_device": CROSS | {"num_rounds": 500},

@@ -90,6 +90,8 @@ ORDER = [
     "messages",
     "batch_statistics",
     "strategy_state",
+    "strategy_checks",
+    "strategy_calls",
     "averaging",
     "strategy",
     "client_app",

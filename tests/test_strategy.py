@@ -1,13 +1,15 @@
 """Server side: exact weighted averaging, and any Flower strategy on a planned cohort."""
 
+import logging
 import random
 from dataclasses import replace
 
 import numpy as np
 import pytest
+import torch
 from flwr.app import Array, ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
+from flwr.serverapp import strategy as flowers
 from flwr.serverapp.strategy import (
-    DifferentialPrivacyServerSideFixedClipping,
     FedAdam,
     FedAvg,
     FedAvgM,
@@ -19,9 +21,9 @@ from flwr.serverapp.strategy import (
 )
 
 from fedprox.authors import AuthorsProtocol
-from fedprox.averaging import weighted_average, weighted_metrics
+from fedprox.averaging import weighted_average
 from fedprox.engines.identity import act_as_server
-from fedprox.errors import UserError
+from fedprox.errors import RunStopped, UserError
 from fedprox.messages import node_id, task_of
 from fedprox.plan import PaperProtocol, Plan
 from fedprox.strategy import FedAvgWithStragglerDrop, FedDane, FedProx, Planned
@@ -56,18 +58,6 @@ def plan(fraction: float = 0.5, per_round: int = 4, sampling: str = "uniform") -
 def configure(planned: Planned, round_num: int = 1, **arrays: np.ndarray) -> list[Message]:
     start = record(**(arrays or {"w": np.zeros(2, dtype=np.float32)}))
     return planned.configure_train(round_num, start, ConfigRecord({"proximal-mu": 0.5}), NO_GRID)
-
-
-def test_metrics_are_averaged_as_flower_does_it():
-    contents = [
-        RecordDict({"metrics": MetricRecord({"num-examples": n, "loss": loss, "steps": n, "parts": [loss, 2.0]})})
-        for n, loss in ((3, 0.5), (1, -1.0), (6, 2.25))
-    ]
-    ours, theirs = weighted_metrics(contents, "num-examples"), FedAvg().train_metrics_aggr_fn(contents, "num-examples")
-    assert ours.keys() == theirs.keys() == {"loss", "steps", "parts"}
-    assert ours["loss"] == pytest.approx((3 * 0.5 - 1.0 + 6 * 2.25) / 10)
-    for name in theirs:
-        assert ours[name] == pytest.approx(theirs[name])
 
 
 def test_a_metrics_function_of_the_users_own_is_asked():
@@ -245,13 +235,29 @@ def test_clients_are_never_asked_to_evaluate():
     assert planned.aggregate_evaluate(1, []) is None
 
 
-def private(strategy: Strategy | None = None) -> Strategy:
-    return DifferentialPrivacyServerSideFixedClipping(
-        strategy or FedAvg(), noise_multiplier=0.0, clipping_norm=1e9, num_sampled_clients=4
-    )
+class Wrapped(Strategy):
+    """Fake: a strategy around another one, which it keeps in an attribute of its own choice."""
+
+    def __init__(self, inner: Strategy | None = None) -> None:
+        self.parts = {"inner": [inner or FedAvg()]}
+
+    @property
+    def inner(self) -> Strategy:
+        return self.parts["inner"][0]
+
+    def configure_train(self, *arguments):
+        return self.inner.configure_train(*arguments)
+
+    def aggregate_train(self, *arguments):
+        return self.inner.aggregate_train(*arguments)
+
+    def configure_evaluate(self, *_):
+        raise AssertionError
+
+    aggregate_evaluate = summary = configure_evaluate
 
 
-OTHERS = [FedAvg, FedAdam, FedYogi, FedAvgM, FedMedian, Krum, private]
+OTHERS = [FedAvg, FedAdam, FedYogi, FedAvgM, FedMedian, Krum, Wrapped]
 
 
 @pytest.mark.parametrize("make", OTHERS)
@@ -304,9 +310,9 @@ def aggregated(strategy: Strategy, models: list[list[float]]) -> tuple[np.ndarra
 MODELS = [[1.0, -1.0], [2.0, 0.0], [-4.0, 8.0], [9.0, 3.0]]
 
 
-@pytest.mark.parametrize("make", [FedAvg, FedAvgM, private])
+@pytest.mark.parametrize("make", [FedAvg, FedAvgM, Wrapped])
 def test_strategies_that_average_give_the_weighted_average(make):
-    # FedAvgM's defaults are momentum 0 and rate 1; the privacy wrapper neither clips nor adds noise here.
+    # FedAvgM's defaults are momentum 0 and rate 1.
     w, n = aggregated(make(), MODELS)
     # Flower averages in float32: a few roundings of 6e-8.
     np.testing.assert_allclose(w, (n[:, None] * np.array(MODELS)).sum(axis=0) / n.sum(), rtol=1e-6)
@@ -333,18 +339,234 @@ def test_adaptive_strategies_step_from_the_global_model_towards_the_average(make
 
 
 def test_a_wrapper_around_a_dropping_strategy_drops_too():
-    planned = Planned(private(FedAvgWithStragglerDrop()), plan())
+    planned = Planned(Wrapped(FedAvgWithStragglerDrop()), plan())
     expected = [task.client for task in plan().tasks(1) if not task.is_straggler]
     assert clients(configure(planned)) == expected
 
 
-def test_a_privacy_wrapper_clips_the_cohorts_updates():
-    # From w = 0 an update of norm 5 is scaled to the clipping norm 1; all clients send the same one.
-    strategy = DifferentialPrivacyServerSideFixedClipping(
-        FedAvg(), noise_multiplier=0.0, clipping_norm=1.0, num_sampled_clients=4
+# What the run decides
+
+
+class OneConfigEach(FedAvg):
+    """Fake: each message has a config of its own, with a mu of the strategy's."""
+
+    def configure_train(self, server_round, arrays, config, grid):
+        messages = super().configure_train(server_round, arrays, config, grid)
+        own = {"proximal-mu": 7.0, "learning-rate-factor": 0.0, "measure-gamma": True, "extra": "kept"}
+        for message in messages:
+            message.content = RecordDict({**message.content, "config": ConfigRecord({**config, **own})})
+        return messages
+
+
+class NoConfig(FedAvg):
+    """Fake: messages hold the model alone."""
+
+    def configure_train(self, server_round, arrays, config, grid):
+        messages = super().configure_train(server_round, arrays, config, grid)
+        for message in messages:
+            message.content = RecordDict({"arrays": arrays})
+        return messages
+
+
+class Takes(FedAvg):
+    """Fake: takes a setting away from the record that all messages share."""
+
+    def configure_train(self, server_round, arrays, config, grid):
+        del config["proximal-mu"]
+        return super().configure_train(server_round, arrays, config, grid)
+
+
+@pytest.mark.parametrize("make", [FedProx, flowers.FedProx, OneConfigEach, NoConfig, Takes])
+def test_what_the_run_decides_reaches_the_clients_whatever_the_strategy_writes(make):
+    decided = {"proximal-mu": 0.5, "learning-rate-factor": 0.25, "measure-gamma": False}
+    messages = Planned(make(), plan()).configure_train(
+        3, record(w=np.zeros(2, dtype=np.float32)), ConfigRecord({**decided}), NO_GRID
     )
-    w, _ = aggregated(strategy, [[3.0, -4.0]] * 4)
-    np.testing.assert_allclose(w, [0.6, -0.8], rtol=1e-6)
+    assert [task_of(message) for message in messages] == list(plan().tasks(3))
+    for message in messages:
+        sent = dict(message.content["config"])
+        assert {name: sent[name] for name in decided} == decided
+        assert sent.get("extra") == ("kept" if make is OneConfigEach else None)
+
+
+def warnings(caplog) -> list[str]:
+    return [entry.getMessage() for entry in caplog.records if entry.name == "fedprox"]
+
+
+def test_a_mu_of_the_strategys_own_is_reported_once_and_that_of_flowers_default_is_not(caplog):
+    planned, plain = Planned(OneConfigEach(), plan()), Planned(flowers.FedProx(), plan())
+    with caplog.at_level(logging.WARNING, "fedprox"):
+        for round_num in (1, 2):
+            configure(planned, round_num)
+            configure(plain, round_num)
+    assert warnings(caplog) == [
+        "OneConfigEach sets proximal-mu=7.0, but clients get the run's mu=0.5; set mu=7.0 if that is meant"
+    ]
+
+
+# What a strategy draws
+
+
+class Draws(FedAvg):
+    """Fake: adds what each global generator gives to the model."""
+
+    def aggregate_train(self, server_round, replies):
+        drawn = [random.random(), np.random.random(), float(torch.rand(()))]
+        return record(w=np.array(drawn)), None
+
+
+def drawn(round_num: int, **streams: int) -> list[float]:
+    planned = Planned(Draws(), plan(), **streams)
+    messages = configure(planned, round_num, w=np.zeros(3, dtype=np.float32))
+    arrays, _ = planned.aggregate_train(round_num, replies(messages, [[0.0] * 3] * len(messages)))
+    return arrays["w"].numpy().tolist()
+
+
+def test_what_a_strategy_draws_follows_from_seed_repetition_and_round():
+    one = drawn(1, seed=3, repetition=1)
+    random.seed(5), np.random.seed(5), torch.manual_seed(5)
+    assert drawn(1, seed=3, repetition=1) == one
+    others = [drawn(2, seed=3, repetition=1), drawn(1, seed=4, repetition=1), drawn(1, seed=3, repetition=2)]
+    assert all(a != b for other in others for a, b in zip(other, one, strict=True))
+
+
+def test_global_generators_are_left_as_they_were():
+    random.seed(5), np.random.seed(5), torch.manual_seed(5)
+    expected = random.random(), np.random.random(), float(torch.rand(()))
+    random.seed(5), np.random.seed(5), torch.manual_seed(5)
+    drawn(1)
+    assert (random.random(), np.random.random(), float(torch.rand(()))) == expected
+
+
+# What a strategy raises or returns wrongly
+
+
+class Returns(FedAvg):
+    """Fake: returns what it was made with, or raises it."""
+
+    def __init__(self, messages=None, result=None) -> None:
+        super().__init__()
+        self.messages, self.result = messages, result
+
+    def configure_train(self, *arguments):
+        sent = super().configure_train(*arguments)
+        return sent if self.messages is None else self.messages(sent)
+
+    def aggregate_train(self, *arguments):
+        return self.result()
+
+
+def raises(*_):
+    raise ValueError("boom\nat once")
+
+
+def ends(*_):
+    raise SystemExit(0)
+
+
+def without(name: str):
+    def messages(sent):
+        for message in sent:
+            message.content = RecordDict({key: value for key, value in message.content.items() if key != name})
+        return sent
+
+    return messages
+
+
+MESSAGES = {
+    "raises": (raises, r"ValueError: boom; at once \(test_strategy.py:\d+\)"),
+    "ends the process": (ends, r"SystemExit: 0 \("),
+    "none": (lambda sent: [], "returned no message for any of the 4 clients"),
+    "None": (lambda sent: 5, "must return messages, got a value of type int"),
+    "text": (lambda sent: ["a"], "must return messages, got a value of type str among them"),
+    "of another type": (
+        lambda sent: [Message(each.content, each.metadata.dst_node_id, "query") for each in sent],
+        "must return messages of type train, got query",
+    ),
+    "without the model": (without("arrays"), "must send the model as the ArrayRecord 'arrays'"),
+}
+
+
+@pytest.mark.parametrize(("messages", "line"), MESSAGES.values(), ids=MESSAGES)
+def test_wrong_messages_stop_the_run_with_one_line(messages, line):
+    with pytest.raises(RunStopped, match=f"^round 2: Returns.configure_train:? {line}") as stopped:
+        configure(Planned(Returns(messages), plan()), 2)
+    assert "\n" not in str(stopped.value)
+
+
+def model(**arrays: object):
+    return lambda: (record(**{name: np.asarray(value) for name, value in arrays.items()}), None)
+
+
+def metrics(**values: object):
+    return lambda: (None, MetricRecord(values))
+
+
+RESULTS = {
+    "raises": (raises, r"ValueError: boom; at once \(test_strategy.py:\d+\)"),
+    "ends the process": (ends, r"SystemExit: 0 \("),
+    "None": (lambda: None, "must return a tuple of arrays and metrics, got None"),
+    "arrays alone": (lambda: record(w=np.zeros(2)), "must return a tuple .* got a value of type ArrayRecord"),
+    "three": (lambda: (None, None, None), "must return a tuple of arrays and metrics"),
+    "a dict": (lambda: ({"w": np.zeros(2)}, None), "must return arrays as an ArrayRecord or None, got .* dict"),
+    "another name": (model(v=[0.0, 0.0]), "must return the arrays of the model by name: 'v' is not one of them"),
+    "no array": (model(), "must return the arrays of the model by name: 'w' is missing"),
+    "another shape": (model(w=[0.0, 0.0, 0.0]), r"must return 'w' of shape \(2,\), got \(3,\)"),
+    "one number": (model(w=0.0), r"must return 'w' of shape \(2,\), got \(\)"),
+    "complex": (model(w=[1j, 2j]), "must return numbers, got 'w' of type complex128"),
+    "text": (model(w=["a", "b"]), "must return numbers, got 'w' of type <U1"),
+    "metrics of text": (lambda: (None, "good"), "must return metrics as a MetricRecord or None, got .* str"),
+    "a list as metric": (metrics(a=[1.0, 2.0]), "must return one number for each metric.*'a' is a value of type list"),
+    "a comma in a name": (metrics(**{"a,b": 1.0}), "must name metrics by letters, .* got 'a,b'"),
+    "a break in a name": (metrics(**{"a\nb": 1.0}), r"must name metrics by letters, .* got 'a\\nb'"),
+    "no name": (metrics(**{"": 1.0}), "must name metrics by letters, .* got ''"),
+}
+
+
+@pytest.mark.parametrize(("result", "line"), RESULTS.values(), ids=RESULTS)
+def test_a_wrong_result_stops_the_run_with_one_line(result, line):
+    planned = Planned(Returns(result=result), plan())
+    messages = configure(planned, 2)
+    with pytest.raises(RunStopped, match=f"^round 2: Returns.aggregate_train:? {line}") as stopped:
+        planned.aggregate_train(2, replies(messages, MODELS))
+    assert "\n" not in str(stopped.value)
+
+
+def test_a_strategy_that_makes_no_model_of_its_replies_is_reported_once(caplog):
+    planned = Planned(Returns(result=lambda: (None, None)), plan())
+    with caplog.at_level(logging.WARNING, "fedprox"):
+        for round_num in (1, 2):
+            assert planned.aggregate_train(round_num, replies(configure(planned, round_num), MODELS)) == (None, None)
+    line = "round 1: Returns.aggregate_train made no model of 4 replies: the model stays as it is"
+    assert warnings(caplog) == [line]
+
+
+# Metrics
+
+
+class Adds(FedAvg):
+    """Fake: adds a metric to those of its superclass, which it reads."""
+
+    def aggregate_train(self, server_round, replies):
+        arrays, metrics = super().aggregate_train(server_round, replies)
+        return arrays, MetricRecord({**metrics, "twice": 2 * metrics["train-loss"]})
+
+
+@pytest.mark.parametrize(
+    ("make", "expected"),
+    # n_k is k + 1 and the loss 10 k: the mean weighted by n_k is that of Flower's default.
+    [(FedProx, None), (FedAvg, None), (FedMedian, None), (Adds, {"twice"})],
+)
+def test_what_a_strategy_adds_to_the_clients_metrics_is_returned_and_their_averages_are_not(make, expected):
+    planned = Planned(make(), plan())
+    answers = replies(configure(planned), MODELS)
+    for answer in answers:
+        answer.content["metrics"]["train-loss"] = 10.0 * (answer.content["metrics"]["num-examples"] - 1)
+    n = np.array([answer.content["metrics"]["num-examples"] for answer in answers])
+    _, metrics = planned.aggregate_train(1, answers)
+    assert (metrics and set(metrics)) == expected
+    if expected:
+        assert metrics["twice"] == pytest.approx(2 * (n * 10.0 * (n - 1)).sum() / n.sum())
 
 
 # sampling=proportional
@@ -364,7 +586,7 @@ def test_with_sampling_uniform_it_is_not():
     assert w.tolist() != [2.0, 2.5]
 
 
-@pytest.mark.parametrize("make", [FedAvg, FedAdam, Krum, lambda: private(FedProx())])
+@pytest.mark.parametrize("make", [FedAvg, FedAdam, Krum, lambda: Wrapped(FedProx())])
 def test_a_strategy_that_weights_by_examples_is_refused_with_sampling_proportional(make):
     # Its weights n_k would count a client's size twice.
     with pytest.raises(UserError, match=r"sampling=proportional goes with a simple mean.*sampling=uniform"):

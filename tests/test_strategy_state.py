@@ -15,7 +15,22 @@ from fedprox.strategy import FedProx, Planned
 from fedprox.strategy_state import StrategyState, is_plain
 
 START = {"weight": np.linspace(-1, 1, 6, dtype=np.float32).reshape(2, 3), "bias": np.zeros(2, np.float32)}
-CLIPPING = {"noise_multiplier": 0.0, "num_sampled_clients": 5}
+
+
+class Wraps(flowers.FedAvg):
+    """Fake: leaves the work to a strategy in an attribute of its own choice."""
+
+    def __init__(self, inner) -> None:
+        super().__init__()
+        self.others = [inner]
+
+    def configure_train(self, *arguments):
+        return self.others[0].configure_train(*arguments)
+
+    def aggregate_train(self, *arguments):
+        return self.others[0].aggregate_train(*arguments)
+
+
 STRATEGIES = {
     "FedProx": FedProx,
     "FedAvg": flowers.FedAvg,
@@ -29,15 +44,9 @@ STRATEGIES = {
     "Krum": lambda: flowers.Krum(num_malicious_nodes=1),
     "MultiKrum": lambda: flowers.MultiKrum(num_malicious_nodes=1, num_nodes_to_select=2),
     "Bulyan": lambda: flowers.Bulyan(num_malicious_nodes=0),
-    "fixed clipping": lambda: flowers.DifferentialPrivacyServerSideFixedClipping(
-        flowers.FedAdam(), clipping_norm=0.5, **CLIPPING
-    ),
-    # Clipping adapts with noise on the count: Flower draws it from NumPy's global generator, which `played` seeds.
-    "adaptive clipping": lambda: flowers.DifferentialPrivacyServerSideAdaptiveClipping(
-        flowers.FedAvgM(server_momentum=0.5), initial_clipping_norm=0.3, noise_multiplier=0.1, num_sampled_clients=5
-    ),
+    "wrapped": lambda: Wraps(flowers.FedAdam()),
 }
-CHANGE = {"FedAdam", "FedYogi", "FedAdagrad", "FedAvgM", "fixed clipping", "adaptive clipping"}  # momenta and norms
+CHANGE = {"FedAdam", "FedYogi", "FedAdagrad", "FedAvgM", "wrapped"}  # momenta
 
 
 @pytest.fixture(autouse=True)
@@ -52,7 +61,6 @@ def planned(strategy) -> Planned:
 def played(strategy: Planned, arrays, rounds: range):
     """Yield the global model after each round, of clients that answer with what only round and client decide."""
     for round_num in rounds:
-        np.random.seed(round_num)
         messages = strategy.configure_train(round_num, arrays, ConfigRecord({"proximal-mu": 0.0}), None)
         arrays, _ = strategy.aggregate_train(round_num, [answer(message, round_num) for message in messages])
         yield arrays
