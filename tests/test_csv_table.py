@@ -77,3 +77,17 @@ def test_a_full_disk_is_an_error_that_names_the_file(tmp_path):
     full.symlink_to("/dev/full")
     with pytest.raises(OSError, match=r"No space left on device: .*metrics\.csv"):
         CsvTable(full, ["round"])
+
+
+def test_more_columns_are_empty_in_the_rows_that_there_are_and_the_table_goes_on_from_its_mark(file):
+    table = begun(file, 1, 2)
+    before = table.mark
+    table.widen(["a", "b"])
+    assert file.read_bytes() == b"round,loss,a,b\r\n1,0.5,,\r\n2,0.5,,\r\n"
+    assert (is_kept(file, before), is_kept(file, table.mark)) == (False, True)
+    table.add([[3, 0.25, 7, 8]])
+    table.back_to_mark()
+    table.close()
+    again = CsvTable(file, table.columns, table.mark)
+    again.add([[3, 0.25, 9, 8]])
+    assert file.read_bytes() == b"round,loss,a,b\r\n1,0.5,,\r\n2,0.5,,\r\n3,0.25,9,8\r\n"

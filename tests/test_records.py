@@ -10,6 +10,7 @@ import torch
 from flwr.app import ArrayRecord
 from safetensors.torch import load_file
 
+from fedprox.errors import RunStopped
 from fedprox.metrics import ClassAccuracy, ClientSpread, Evaluation, FederationMetrics
 from fedprox.outcomes import ClientOutcome, Round
 from fedprox.plan import ClientTask
@@ -264,3 +265,38 @@ def test_run_json_stays_valid_json_when_a_run_diverges(tmp_path):
         record.add(outcome(2, loss=float("inf")))
         finish(record)
     assert run_json(tmp_path)["status"] == "finished"
+
+
+# Metrics that a strategy adds
+
+
+def reporting(round_num: int, **metrics: float) -> Round:
+    return replace(outcome(round_num), metrics=metrics)
+
+
+def test_a_strategys_metrics_get_columns_with_its_first_ones_which_are_empty_before(tmp_path):
+    with RunRecord(tmp_path, {}) as record:
+        for round_ in (outcome(0), reporting(1, fairness=0.25, best=3), reporting(2, best=4)):
+            if new := record.lacks(round_):
+                record.widen(new)
+            record.add(round_)
+        finish(record)
+    measured = rows(tmp_path / "metrics.csv")
+    assert tuple(measured[0]) == (*METRICS, "fairness", "best")
+    assert [(row["fairness"], row["best"]) for row in measured] == [("", ""), ("0.25", "3"), ("", "4")]
+    result = run_json(tmp_path)["result"]
+    assert (result["final"]["fairness"], result["final"]["best"]) == (None, 4)
+
+
+@pytest.mark.parametrize("name", [*METRICS, *FEDERATION, *SPREAD, "mu"])
+def test_a_strategys_metric_that_is_called_like_a_column_is_refused_whether_the_run_has_it_or_not(tmp_path, name):
+    with RunRecord(tmp_path, {}) as record, pytest.raises(RunStopped, match=f"metric '{name}' is called like a column"):
+        record.lacks(reporting(1, **{name: 1.0}))
+
+
+def test_a_strategys_metric_that_comes_later_is_refused_by_name(tmp_path):
+    with RunRecord(tmp_path, {}) as record:
+        assert record.lacks(outcome(1)) == []  # nobody was left to train
+        record.widen(record.lacks(reporting(2, a=1.0)))
+        with pytest.raises(RunStopped, match=r"round 3: the strategy's metric 'b' is new.* beside a$"):
+            record.lacks(reporting(3, a=1.0, b=2.0))

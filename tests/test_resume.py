@@ -1,5 +1,6 @@
 """A run that was interrupted and resumed is, byte for byte, the run that was not."""
 
+import csv
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -14,22 +15,21 @@ from tests.faults.compared import differences, untimed
 DIGITS = ("dataset=digits", "engine=local", "num_clients=20", "clients_per_round=4", "num_epochs=3", "num_rounds=10")
 FLOWERS = "strategy._target_=flwr.serverapp.strategy."
 OWN = """
+import numpy as np
 import torch
+from flwr.app import MetricRecord
 from fedprox.strategy import FedProx
 
 def normalised(input_shape, num_classes):
     layers = [torch.nn.Unflatten(1, (1, 8)), torch.nn.Conv2d(1, 3, 3), torch.nn.BatchNorm2d(3), torch.nn.Flatten()]
     return torch.nn.Sequential(*layers, torch.nn.Linear(3 * 6 * 6, num_classes))
 
-class Switching(FedProx):
-    def __init__(self, after, mu):
-        super().__init__()
-        self.after, self.other_mu = after, mu
-
-    def configure_train(self, server_round, arrays, config, grid):
-        if server_round > self.after:
-            config["proximal-mu"] = self.other_mu
-        return super().configure_train(server_round, arrays, config, grid)
+class Reporting(FedProx):
+    # Draws a metric, and reports nothing in round 1.
+    def aggregate_train(self, server_round, replies):
+        arrays, metrics = super().aggregate_train(server_round, replies)
+        own = {"drawn": float(np.random.random()), "replies": len(replies)}
+        return arrays, MetricRecord(own) if server_round > 1 else None
 """
 
 
@@ -106,6 +106,7 @@ CHOICES = {
     "averaged batch statistics": ("model._target_=own_parts.normalised",),
     "every third round evaluated": ("evaluation.every=3",),
     "cosine": ("schedule.name=cosine",),
+    "metrics of the strategy's own": ("strategy._target_=own_parts.Reporting", "checkpoint.every=1"),
     "authors": ("protocol=authors", "dataset=synthetic_iid", "num_clients=12"),
     "paper with parts of epochs": ("protocol=paper", "num_epochs=1"),
     "per class and client": ("evaluation.per_class=true", "evaluation.per_client=true"),
@@ -309,9 +310,17 @@ def test_a_branch_without_changes_is_its_trunk_from_a_kept_checkpoint_or_a_round
 
 
 @pytest.mark.parametrize("every", [2, "null"])
-def test_a_branch_with_another_mu_is_a_run_whose_mu_changes_at_that_round(run, every):
-    own = "strategy._target_=own_parts.Switching"
-    switched = run(*DIGITS, own, "+strategy.after=4", "+strategy.mu=0.1", "mu=1", into="switched")
+def test_a_branch_with_another_mu_is_a_run_whose_mu_changes_at_that_round(run, every, monkeypatch):
+    configure = Planned.configure_train
+
+    def switching(self, server_round, arrays, config, grid):
+        if server_round > 4:
+            config["proximal-mu"] = 0.1
+        return configure(self, server_round, arrays, config, grid)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Planned, "configure_train", switching)
+        switched = run(*DIGITS, "mu=1", into="switched")
     trunk = run(*DIGITS, "mu=1", f"checkpoint.every={every}", "checkpoint.keep=null", into="trunk")
     branch = run("branch_from=trunk", "branch_round=4", "mu=0.1", into="branch")
     for name in ("metrics.csv", "clients.csv"):
@@ -320,6 +329,19 @@ def test_a_branch_with_another_mu_is_a_run_whose_mu_changes_at_that_round(run, e
     assert (branch / "model.safetensors").read_bytes() == (switched / "model.safetensors").read_bytes()
     assert facts(branch)["branched_from"]["changed"] == ["mu=0.1 (was 1.0)"]
     assert facts(branch)["settings"]["mu"] == 0.1
+
+
+def test_a_branch_has_the_metrics_of_its_trunks_strategy_and_adds_its_own(run):
+    # The trunk reports from round 2 on; the branch of another strategy, which reports nothing, keeps what there was.
+    own = "strategy._target_=own_parts.Reporting"
+    trunk = run(*DIGITS, own, into="trunk")
+    same = run("branch_from=trunk", "branch_round=4", into="same")
+    assert untimed(same / "metrics.csv") == untimed(trunk / "metrics.csv")
+    other = run("branch_from=trunk", "branch_round=4", "strategy=fedprox", into="other")
+    with (trunk / "metrics.csv").open(newline="") as ours, (other / "metrics.csv").open(newline="") as theirs:
+        pairs = list(zip(csv.DictReader(ours), csv.DictReader(theirs), strict=True))
+    assert [row["drawn"] == old["drawn"] for old, row in pairs] == [True] * 5 + [False] * 6
+    assert {row["drawn"] for _, row in pairs[5:]} == {""}
 
 
 def test_a_branch_that_was_interrupted_is_resumed_and_keeps_its_lineage(run):

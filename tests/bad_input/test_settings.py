@@ -79,6 +79,35 @@ SETTINGS = {
         ["strategy._target_=no_such_package.Mine"],
         ["strategy._target_=no_such_package.Mine", "cannot be loaded", "No module named 'no_such_package'"],
     ),
+    "differential privacy of Flower's": (
+        ["strategy._target_=flwr.serverapp.strategy.DifferentialPrivacyClientSideAdaptiveClipping"],
+        [
+            "DifferentialPrivacyClientSideAdaptiveClipping is refused",
+            "no client clips",
+            "not seeded",
+            "name the wrapped",
+        ],
+    ),
+    "a mu of the strategy's own": (
+        ["strategy._target_=flwr.serverapp.strategy.FedProx", "+strategy.proximal_mu=0.5"],
+        ["strategy.proximal_mu=0.5 has no effect", "set mu=0.5"],
+    ),
+    "sampling of the strategy's own": (
+        ["+strategy.fraction_train=0.5"],
+        ["strategy.fraction_train", "clients_per_round"],
+    ),
+    "strategy without a setting that it needs": (
+        ["strategy._target_=flwr.serverapp.strategy.QFedAvg"],
+        ["QFedAvg needs client_learning_rate", "add +strategy.client_learning_rate=<value>"],
+    ),
+    "strategy that cannot be made": (
+        ["strategy._target_=flwr.serverapp.strategy.FedTrimmedAvg", "+strategy.beta=0.7"],
+        ["FedTrimmedAvg cannot be made", "ValueError: `beta` must be in the range"],
+    ),
+    "strategy within a strategy not there": (
+        ["strategy._target_=flwr.serverapp.strategy.FedAvg", "+strategy.train_metrics_aggr_fn._target_=no.such"],
+        ["FedAvg cannot be made", "no.such"],
+    ),
     "target a number": (["strategy._target_=5"], ["strategy._target_ must name a function or class", "got 5"]),
     "target's argument of a wrong type": (
         ["partition.sigma=large"],
@@ -213,6 +242,10 @@ BAD_FIRST_OR_LAST = {
     "misspelt and swept": (["learn_rate=0.1,1"], ["learn_rate is no setting", "did you mean learning_rate?"]),
     "range of repetitions below 0": (["+repeat_num=range(-1,2)"], ["repeat_num must be an integer >= 0", "got -1"]),
     "target not there": (["strategy._target_=flwr.serverapp.strategy.FedAdam,no.such"], ["strategy._target_=no.such"]),
+    "strategy that cannot be made": (
+        ["strategy._target_=flwr.serverapp.strategy.FedTrimmedAvg", "+strategy.beta=0.1,0.7"],
+        ["FedTrimmedAvg cannot be made", "`beta`"],
+    ),
 }
 
 
