@@ -5,6 +5,8 @@ from pathlib import Path
 
 import pytest
 
+from fedprox import data_assembly
+
 SMALL = ("dataset=digits", "engine=local", "num_rounds=1")
 
 
@@ -156,7 +158,7 @@ def a_pair():
     return np.zeros((4, 2)), np.zeros(4)
 
 def raising():
-    raise RuntimeError("first\nsecond \x1b[31m <_io.BytesIO object at 0x7f747a5d7c90>")
+    raise RuntimeError("first\\nsecond \\x1b[31m <_io.BytesIO object at 0x7f747a5d7c90>")
 
 def raising_nothing():
     raise Exception
@@ -342,10 +344,12 @@ def test_what_a_data_set_changes_for_the_whole_process_is_undone(fedprox, tmp_pa
 
 @pytest.mark.usefixtures("own")
 def test_jobs_that_share_their_data_log_them_once(fedprox):
+    data_assembly._load.cache_clear()  # of an earlier test
     jobs = ("--multirun", "mu=0,1", "dataset=custom", "dataset._target_=own_data.whole", "partition=iid")
     jobs += ("num_clients=2", "clients_per_round=2", "engine=local", "num_rounds=1")
     assert fedprox(*jobs).out.count("2 clients with 36 training examples") == 1
-    assert fedprox(*jobs, "num_clients=2,4", "clients_per_round=1").out.count("clients with 36 training examples") == 4
+    others = fedprox(*jobs, "num_clients=2,4", "hydra.sweep.dir=other")
+    assert others.out.count("clients with 36 training examples") == 3  # of 2, 4, 2, 4 clients; the last had 2
 
 
 @pytest.mark.usefixtures("own")

@@ -170,9 +170,9 @@ def test_files_that_are_hidden_or_written_in_capitals_are_understood(fedprox, pl
 
 def test_names_cannot_write_on_the_terminal(refused, place, tmp_path):
     place(example(y="\x1b[31m"))
-    (tmp_path / "place").rename(tmp_path / "red \x1b[31m\n\u202e")
-    line = refused("dataset=leaf", "dataset.path='red \x1b[31m\n\u202e'", *RUN)
-    assert "red \\x1b[31m\\n\\u202e/train/data.json" in line
+    (tmp_path / "place").rename(tmp_path / "red \x1b[31m\u202e")
+    line = refused("dataset=leaf", "dataset.path='red \x1b[31m\u202e'", *RUN)
+    assert "red \\x1b[31m\\u202e/train/data.json" in line
 
 
 SETTINGS = {
