@@ -65,9 +65,9 @@ def title(run_dir: Path, facts: Mapping[str, Any]) -> str:
 def hyperparameters(facts: Mapping[str, Any]) -> dict[str, Scalar]:
     """Return the settings and the other facts in one level: {"engine.num_threads": "null", "seed": 0, ...}.
 
-    What is no number and no text is written as JSON.
+    What is no number and no text is written as JSON. Names of classes are left out: services limit a value's length.
     """
-    others = {name: value for name, value in facts.items() if name != "settings"}
+    others = {name: value for name, value in facts.items() if name not in ("settings", "classes")}
     return _flat(others) | _flat(facts["settings"])
 
 

@@ -12,6 +12,10 @@ from fedprox.errors import UserError
 from fedprox.loggers.interface import hyperparameters, measured, require, title
 
 
+def test_names_of_classes_are_no_hyperparameters():
+    assert hyperparameters({"seed": 0, "classes": ["a"] * 10_000, "settings": {}}) == {"seed": 0}
+
+
 def test_settings_stand_in_one_level_beside_the_other_facts(facts):
     assert hyperparameters(facts) == {
         "algorithm": "FedProx (mu = 1)",
