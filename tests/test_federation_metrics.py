@@ -605,3 +605,32 @@ def test_for_all_data_and_weights_the_two_paths_agree_variances_are_at_least_0_a
     assert fast.gradient_variance == pytest.approx(slow.gradient_variance, rel=1e-3, abs=1e-4)
     assert fast.gradient_variance_unweighted == pytest.approx(slow.gradient_variance_unweighted, rel=1e-3, abs=1e-4)
     assert fast.dissimilarity_b == pytest.approx(slow.dissimilarity_b, rel=1e-3)
+
+
+class Changing(nn.Module):
+    """Two layers on twice the input, with noise where it is asked for."""
+
+    def __init__(self, *, inplace: bool, noise: float = 0.0) -> None:
+        super().__init__()
+        self.layers, self.inplace, self.noise = two_layers(), inplace, noise
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        logits = self.layers(x.mul_(2) if self.inplace else x * 2)
+        return logits + self.noise * torch.randn_like(logits) if self.noise else logits
+
+
+@pytest.mark.parametrize("memory_bytes", [1, 2**28])  # one client after another, and many at a time
+def test_a_model_that_changes_its_input_is_measured_as_one_that_does_not(memory_bytes):
+    data = drawn()
+    expected, *measured = [
+        FederationEvaluator(model, data, "cpu", memory_bytes)([model.state_dict()])[0]
+        for model in (initialised(lambda inplace=inplace: Changing(inplace=inplace)) for inplace in (False, True, True))
+    ]
+    assert measured == [expected] * 2
+
+
+@pytest.mark.parametrize("memory_bytes", [1, 2**28])
+def test_a_model_that_draws_random_numbers_is_measured_the_same_twice(memory_bytes):
+    model = initialised(lambda: Changing(inplace=False, noise=0.1))
+    evaluator = FederationEvaluator(model, drawn(), "cpu", memory_bytes)
+    assert evaluator([model.state_dict()]) == evaluator([model.state_dict()])

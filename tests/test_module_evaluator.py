@@ -1,7 +1,9 @@
 """Losses are true means over examples; accuracy is the share of largest logits that are right."""
 
 import math
+import random
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -63,17 +65,94 @@ def test_one_example():
     assert (result.loss, result.accuracy) == (pytest.approx(math.log1p(math.exp(-2.0)), rel=1e-6), 1.0)
 
 
+class Doubled(nn.Module):
+    """Its input times 2."""
+
+    def __init__(self, *, inplace: bool = False) -> None:
+        super().__init__()
+        self.inplace = inplace
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x.mul_(2) if self.inplace else x * 2
+
+
+def test_a_model_that_changes_its_input_changes_no_later_measurement():
+    images = torch.randn(70, 4, generator=torch.Generator().manual_seed(0))
+    kept, labels = images.clone(), torch.arange(70) % 4
+    evaluator = ModuleEvaluator(Doubled(inplace=True), images, labels)
+    expected = evaluate(Doubled(), kept, labels)
+    assert [evaluator([{}])[0] for _ in range(3)] == [expected] * 3
+    assert torch.equal(images, kept)
+
+
+class Noisy(nn.Module):
+    """Its input and random numbers, also in evaluation mode, but for small pieces."""
+
+    def __init__(self, draw) -> None:
+        super().__init__()
+        self.draw = draw
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x + self.draw() if len(x) > 3 else x
+
+
+NOISE = {
+    "torch": lambda: torch.randn(4),
+    "numpy": lambda: torch.from_numpy(np.random.randn(4)).float(),
+    "python": lambda: torch.tensor([random.random() for _ in range(4)]),
+}
+
+
+def with_threads(num_threads: int, *args) -> ModuleEvaluator:
+    before = torch.get_num_threads()
+    torch.set_num_threads(num_threads)
+    try:
+        return ModuleEvaluator(*args)
+    finally:
+        torch.set_num_threads(before)
+
+
+@pytest.mark.parametrize("kind", NOISE)
+def test_a_model_that_draws_random_numbers_is_measured_the_same_by_any_number_of_threads(kind):
+    images, labels = torch.zeros(230, 4), torch.arange(230) % 4
+    results = {
+        with_threads(num_threads, Noisy(NOISE[kind]), images, labels)([{}])[0]
+        for num_threads in (1, 3)
+        for _ in range(2)
+    }
+    assert len(results) == 1
+    assert results.pop().loss != pytest.approx(math.log(4), rel=1e-4)  # what it has without noise
+
+
+class Counting(nn.Module):
+    """Its input times the number of its passes, in a buffer that may be part of the state dict."""
+
+    def __init__(self, *, persistent: bool) -> None:
+        super().__init__()
+        self.register_buffer("passes", torch.zeros(()), persistent=persistent)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        self.passes += 1
+        return x * self.passes
+
+
+@pytest.mark.parametrize("persistent", [True, False])
+@pytest.mark.parametrize("num_threads", [1, 3])
+def test_a_model_that_counts_its_passes_counts_the_same_ones_in_every_piece(persistent, num_threads):
+    # Each piece begins with the state dict that is measured, so every pass is the first: the input times 1.
+    images, labels = torch.randn(230, 4, generator=torch.Generator().manual_seed(0)), torch.arange(230) % 4
+    model = Counting(persistent=persistent)
+    evaluator, state = with_threads(num_threads, model, images, labels), model.state_dict()
+    expected = pytest.approx(float(functional.cross_entropy(images, labels)), rel=1e-6)
+    assert [each.loss for each in evaluator([state, state])] == [expected] * 2
+
+
 @pytest.mark.parametrize("num_threads", [1, 3])
 def test_threads_and_layouts_change_no_result_beyond_rounding(num_threads):
     generator = torch.Generator().manual_seed(0)
     model, other = (cnn((3, 8, 8), 4) for _ in range(2))
     images, labels = torch.randn(230, 3, 8, 8, generator=generator), torch.arange(230) % 4
-    before = torch.get_num_threads()
-    torch.set_num_threads(num_threads)
-    try:
-        evaluator = ModuleEvaluator(model, images, labels)
-    finally:
-        torch.set_num_threads(before)
+    evaluator = with_threads(num_threads, model, images, labels)
     states = [model.state_dict(), other.state_dict(), model.state_dict()]
     for each, measured in zip((model, other, model), evaluator(states), strict=True):
         with torch.no_grad():

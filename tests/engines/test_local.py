@@ -1,6 +1,7 @@
 """The engine that plays all clients in this process."""
 
 import gc
+import random
 import subprocess
 import sys
 import threading
@@ -16,6 +17,7 @@ from flwr.app import ArrayRecord, ConfigRecord, Message
 from fedprox.client_app import ClientSide
 from fedprox.engines.local import LocalGrid
 from fedprox.errors import UserError
+from fedprox.generators import Generators
 from fedprox.messages import client_of, is_late, node_id, task_of
 from fedprox.models import cnn, logistic
 from fedprox.plan import epoch_orders
@@ -433,6 +435,63 @@ def test_a_model_that_draws_random_numbers_is_never_used_by_two_threads(federati
     )
     assert not federation.side.make_solver().is_concurrent
     assert all(equal(reply, same) for reply, same in replies)
+
+
+class SometimesNoisy(torch.nn.Module):
+    """Logistic regression that draws random numbers for batches of four, of which a trial of three sees nothing."""
+
+    def __init__(self, draw, *, draws_in_training: bool) -> None:
+        super().__init__()
+        self.linear, self.draw, self.draws_in_training = torch.nn.Linear(6, 4), draw, draws_in_training
+
+    def forward(self, x):
+        logits = self.linear(x.flatten(1))
+        return logits * self.draw() if self.training == self.draws_in_training and len(x) >= 4 else logits
+
+
+DRAWS = {"torch": lambda: torch.rand(()), "numpy": lambda: np.random.rand(), "python": lambda: random.random()}
+
+
+@pytest.mark.parametrize(
+    ("kind", "draws_in_training", "strategy"),
+    [
+        ("torch", True, FedProx),
+        ("numpy", True, FedProx),
+        ("python", True, FedProx),
+        ("numpy", False, FedProx),  # gamma is measured in evaluation mode
+        ("torch", False, FedDane),  # and so are FedDANE's gradients
+    ],
+)
+def test_random_numbers_drawn_unexpectedly_are_each_clients_own_on_any_engine(
+    federation, caplog, kind, draws_in_training, strategy
+):
+    model = SometimesNoisy(DRAWS[kind], draws_in_training=draws_in_training)
+    side = ClientSide(federation.side.data, model, SgdSettings(0.1, 4))
+    assert side.make_solver().is_concurrent
+    one, other, again = (trajectory(federation, side, strategy(), number, num_rounds=2) for number in (1, 3, 3))
+    for replies, *others in zip(one, other, again, strict=True):
+        assert all(equal(reply, same) for each in others for reply, same in zip(replies, each, strict=True))
+    assert sum("the model draws random numbers" in record.message for record in caplog.records) == 3  # once a grid
+
+
+def test_random_numbers_drawn_unexpectedly_leave_the_generators_as_they_were(federation):
+    model = SometimesNoisy(lambda: sum(draw() for draw in DRAWS.values()), draws_in_training=True)
+    messages = federation.messages(arrays=ArrayRecord(model.state_dict()))
+    grid, before = LocalGrid(ClientSide(federation.side.data, model, SgdSettings(0.1, 4))), Generators()
+    for _ in range(2):  # the first time they are noticed, the second time they are expected
+        assert not any(reply.has_error() for reply in grid.send_and_receive(messages))
+        assert not before.have_moved()
+
+
+def test_a_cohort_in_one_call_that_draws_unexpectedly_is_computed_client_by_client(federation, caplog):
+    model = SometimesNoisy(DRAWS["torch"], draws_in_training=True)
+    side = ClientSide(federation.side.data, model, SgdSettings(0.1, 4))
+    batched = replace(side, solver="cohort")
+    assert isinstance(batched.make_solver(), CohortSolver)
+    one, other = (trajectory(federation, each, FedProx(), 2, num_rounds=2) for each in (side, batched))
+    for replies, same in zip(one, other, strict=True):
+        assert all(equal(reply, expected) for reply, expected in zip(replies, same, strict=True))
+    assert sum("the model draws random numbers" in record.message for record in caplog.records) == 2
 
 
 def test_an_error_in_one_of_several_threads_comes_out(federation, concurrent):

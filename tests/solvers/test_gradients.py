@@ -224,3 +224,28 @@ def test_the_squares_of_a_drift_are_summed_in_float64():
 def test_a_model_that_diverged_has_no_finite_drift():
     assert math.isnan(drift({"w": torch.tensor([math.nan, 1.0])}, {"w": torch.zeros(2)}, ["w"]))
     assert drift({"w": torch.tensor([math.inf, 1.0])}, {"w": torch.zeros(2)}, ["w"]) == math.inf
+
+
+class Rectified(nn.Module):
+    """A linear layer on the rectified input; counts its passes, which are a buffer."""
+
+    def __init__(self, *, inplace: bool) -> None:
+        super().__init__()
+        self.rectified, self.linear = nn.ReLU(inplace=inplace), nn.Linear(36, 4)
+        self.register_buffer("passes", torch.zeros((), dtype=torch.int64))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        self.passes += 1
+        return self.linear(self.rectified(x.flatten(1)) * 2)
+
+
+def test_a_model_that_changes_its_input_and_buffers_changes_neither_examples_nor_points():
+    model, same = Rectified(inplace=True), Rectified(inplace=False)
+    x, y = torch.randn(7, 6, 6, generator=torch.Generator().manual_seed(0)), torch.arange(7) % 4
+    kept, point = x.clone(), {name: value.clone() for name, value in model.state_dict().items()}
+    gradients = full_gradients(model, [point, point], x, y)
+    for gradient in gradients:
+        for name, expected in full_gradients(same, [point], kept, y)[0].items():
+            assert torch.equal(gradient[name], expected)
+    assert torch.equal(x, kept)
+    assert point["passes"] == 0

@@ -1,13 +1,16 @@
 """Copies of a model for threads, and what a trial of one shows."""
 
 import copy
+import random
 from concurrent.futures import ThreadPoolExecutor
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
 from torch.nn import functional
 
+from fedprox.generators import Generators
 from fedprox.language_models import lstm_shakespeare
 from fedprox.models import cnn, logistic
 from fedprox.solvers.pooling import RectifiedMaxPool2d
@@ -90,6 +93,38 @@ def test_who_draws_random_numbers_is_found_out_without_a_trace(model, features, 
     assert torch.equal(torch.get_rng_state(), generator)
     assert not model.training
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+
+
+@pytest.mark.parametrize("draw", [np.random.rand, random.random])
+def test_draws_from_numpy_and_python_are_found_out_too_without_a_trace(draw):
+    class Scaled(nn.Flatten):
+        def forward(self, x):
+            return super().forward(x) * draw()
+
+    before = Generators()
+    assert draws_random_numbers(Scaled(), IMAGES)
+    assert not before.have_moved()
+
+
+def test_a_trial_changes_no_example_of_a_model_that_changes_its_input():
+    model = nn.Sequential(nn.ReLU(inplace=True), cnn((1, 8, 8), 4))
+    kept = IMAGES.clone()
+    assert not draws_random_numbers(model, IMAGES)
+    tuned_for_cpu(model, IMAGES)
+    tuned_for_cpu(model, IMAGES.contiguous(memory_format=torch.channels_last))
+    assert torch.equal(IMAGES, kept)
+
+
+def test_buffers_outside_the_state_dict_begin_anew_with_every_state_dict():
+    model = nn.Flatten()
+    model.register_buffer("passes", torch.zeros(2), persistent=False)
+    workspace = Workspace(model, "cpu")
+    workspace.model.passes += 1
+    workspace.load({})
+    assert workspace.model.passes.tolist() == [0, 0]
+    workspace.model.passes = torch.ones(3)
+    workspace.load({})
+    assert workspace.model.passes.tolist() == [0, 0]
 
 
 def test_convolutions_get_channels_last_with_the_same_weights():
