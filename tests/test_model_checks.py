@@ -1,5 +1,10 @@
 """What a model must be for the data, found out before the first round."""
 
+import copy
+import random
+import sys
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
@@ -7,7 +12,8 @@ from torch import nn
 
 from fedprox.data.federated import ClientIndex, FederatedData, LabelledData
 from fedprox.errors import UserError
-from fedprox.model_checks import check_smallest_batch, check_takes_data
+from fedprox.generators import Generators
+from fedprox.model_checks import check_held, check_smallest_batch, check_takes_data, check_trains
 from fedprox.models import cnn
 from fedprox.vision_models import cnn_tutorial, moderate_cnn, resnet18_bn, resnet18_gn
 
@@ -37,7 +43,9 @@ def test_a_model_made_for_other_images_is_told_with_both_shapes(make):
     for words in ("float32 of shape (1, 28, 28)", "input[1, 1, 28, 28]", "3 channels", "than mine.Model"):
         assert words in str(told.value)
     if make in (cnn, cnn_tutorial, moderate_cnn):  # ResNet takes the mean over all pixels, so it fits any size
-        with pytest.raises(UserError, match=r"float32 of shape \(3, 24, 24\): mat1 and mat2 .*\(1x\d+ and \d+x\d+\)"):
+        with pytest.raises(
+            UserError, match=r"float32 of shape \(3, 24, 24\): RuntimeError: mat1 and mat2 .*\(1x\d+ and \d+x\d+\)"
+        ):
             check_takes_data(model, "mine.Model", images(3, 24, 24).data)
     assert model.training
 
@@ -57,11 +65,14 @@ class TwoInputs(nn.Linear):
     [
         (
             nn.Linear(5, 4),
-            r"3 logits for an input, float32 of shape \(5,\), so shape \(1, 3\), but gave shape \(1, 4\)",
+            r"3 logits for each of 1 inputs, float32 of shape \(5,\), .* \(1, 3\), but gave float32 of shape \(1, 4\)",
         ),
-        (TwoResults(5, 3), r"so shape \(1, 3\), but gave a tuple; choose another model than mine\.Model"),
+        (
+            TwoResults(5, 3),
+            r"so shape \(1, 3\), but gave a tuple; return the logits alone, or .* another model than mine\.Model",
+        ),
         (TwoInputs(5, 3), r"does not take the data's inputs, float32 of shape \(5,\): .*'hidden'"),
-        (nn.Linear(6, 3), r"float32 of shape \(5,\): mat1 and mat2 shapes .*\(1x5 and 6x3\)"),
+        (nn.Linear(6, 3), r"float32 of shape \(5,\): RuntimeError: mat1 and mat2 shapes .*\(1x5 and 6x3\)"),
     ],
 )
 def test_a_model_of_other_inputs_or_results_is_told(model, words):
@@ -82,6 +93,7 @@ def test_a_last_batch_of_one_is_told_where_batch_norm_cannot_take_it(sizes, batc
         check_smallest_batch(norm(), batch_size, images(5, sizes=sizes))
     said = f"batch_size={batch_size} leaves one example to the last batch of {how_many} clients, the first of them "
     assert str(told.value).startswith(f"{said}client {first}, and the model cannot be trained on one: Expected more")
+    assert "set last_batch=drop or merge, choose another batch_size, or a model without batch norm" in str(told.value)
 
 
 @pytest.mark.parametrize(
@@ -123,3 +135,295 @@ def test_a_model_in_evaluation_mode_stays_there():
     model = nn.Linear(5, 3).eval()
     check_takes_data(model, "mine.Model", images(5).data)
     assert not model.training
+
+
+# What a model holds
+
+
+class Net(nn.Module):
+    """Two layers for five features and three classes; those below change one thing."""
+
+    def __init__(self, input_shape: tuple[int, ...] = (5,), num_classes: int = 3) -> None:
+        super().__init__()
+        self.a, self.b = nn.Linear(*input_shape, 4), nn.Linear(4, num_classes)
+
+    def forward(self, x):
+        return self.b(torch.relu(self.a(x)))
+
+
+def with_parameter(tensor: torch.Tensor, **settings) -> nn.Module:
+    model = Net()
+    model.own = nn.Parameter(tensor, **settings)
+    return model
+
+
+def with_buffer(tensor: torch.Tensor) -> nn.Module:
+    model = Net()
+    model.register_buffer("own", tensor)
+    return model
+
+
+def tied_by_memory() -> nn.Module:
+    model = Net()
+    model.a.weight = nn.Parameter(torch.zeros(4, 5))
+    model.twin = nn.Parameter(model.a.weight.data)
+    return model
+
+
+class WithState(Net):
+    def get_extra_state(self):
+        return {"calls": 1}
+
+
+class Hiding(Net):
+    def state_dict(self, *args, **kwargs):
+        return {name: value for name, value in super().state_dict(*args, **kwargs).items() if name != "a.bias"}
+
+
+@pytest.mark.parametrize(
+    ("make", "words"),
+    [
+        (lambda: with_parameter(torch.zeros(2, dtype=torch.bfloat16)), "own is of type bfloat16, which no update"),
+        (lambda: with_parameter(torch.zeros(2, dtype=torch.complex64)), "own is of type complex64"),
+        (lambda: with_buffer(torch.zeros(2, dtype=torch.float8_e5m2)), "own is of type float8_e5m2"),
+        (lambda: with_parameter(torch.eye(2).to_sparse()), "own is sparse"),
+        (lambda: with_parameter(torch.zeros(2, device="meta")), "own is on the device meta"),
+        (lambda: with_buffer(torch.quantize_per_tensor(torch.ones(2), 0.1, 0, torch.qint8)), "own is quantized"),
+        (tied_by_memory, "twin and a.weight are two parameters in the same memory"),
+        (WithState, "must hold tensors alone, but _extra_state is a dict"),
+        (Hiding, "a.bias is trained, but missing in its state dict"),
+        (lambda: torch.jit.script(Net()), "compiled by torch.jit"),
+        (lambda: nn.Sequential(torch.jit.trace(Net(), torch.zeros(1, 5))), "compiled by torch.jit"),
+    ],
+)
+@pytest.mark.filterwarnings("ignore")  # torch's own about jit and quantization
+def test_what_no_update_can_carry_is_told(make, words):
+    with pytest.raises(UserError, match=words):
+        check_held(make(), "mine.Model")
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.float64, torch.int64, torch.uint8, torch.bool])
+def test_every_real_type_of_numpys_is_carried(dtype):
+    check_held(with_parameter(torch.zeros(2, dtype=dtype), requires_grad=False), "mine.Model")
+    check_held(with_buffer(torch.zeros(2, dtype=dtype)), "mine.Model")
+
+
+def test_a_model_whose_initial_weights_are_nan_is_told_with_their_name():
+    model = Net()
+    nn.init.constant_(model.a.weight, float("nan"))
+    with pytest.raises(UserError, match=r"already gives nan or infinite logits .*: a.weight holds nan"):
+        check_takes_data(model, "mine.Model", images(5).data)
+
+
+# What training reaches
+
+
+class NoGradients(Net):
+    def forward(self, x):
+        with torch.no_grad():
+            return super().forward(x)
+
+
+class InList(Net):
+    """Its first layer is in a list, which nn.Module does not see."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers = [self.a]
+        del self.a
+
+    def forward(self, x):
+        return self.b(torch.relu(self.layers[0](x)))
+
+
+class Captured(Net):
+    """Its first layer is called by a function that knows this very object, also in copies of it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.hidden = lambda x: torch.relu(self.a(x))
+
+    def forward(self, x):
+        return self.b(self.hidden(x))
+
+
+class Reassigning(Net):
+    """Takes a state dict's tensors for its parameters: those that the solver moved are gone."""
+
+    def load_state_dict(self, state_dict, *args, **kwargs):
+        return super().load_state_dict(state_dict, *args, assign=True, **kwargs)
+
+
+class InTraining(Net):
+    """Does something else with its logits while it trains."""
+
+    def __init__(self, function) -> None:
+        super().__init__()
+        self.function = function
+
+    def forward(self, x):
+        return self.function(super().forward(x)) if self.training else super().forward(x)
+
+
+def raises(logits):
+    raise KeyError("x")
+
+
+@pytest.mark.parametrize(
+    ("make", "words"),
+    [
+        (lambda: Net().requires_grad_(False), "nothing to train: no parameter of mine.Model requires a gradient"),
+        (nn.Flatten, "nothing to train"),
+        (NoGradients, "no parameter of mine.Model gets a gradient"),
+        (InList, r"a trainable tensor of shape \(4,( 5)?\) that is not a parameter of its copies"),
+        (Captured, r"a trainable tensor of shape \(4,( 5)?\) that is not a parameter of its copies"),
+        (Reassigning, r"model's a.weight does not get the gradient of plain autograd in the local solver"),
+        (lambda: InTraining(lambda y: (y, y)), "but gave a tuple in training mode"),
+        (lambda: InTraining(lambda y: y[:, :1]), r"but gave float32 of shape \(3, 1\) in training mode"),
+        (lambda: InTraining(lambda y: y.mean(0, keepdim=True)), r"but gave float32 of shape \(1, 3\)"),
+        (lambda: InTraining(lambda y: y.argmax(1, keepdim=True).expand_as(y)), "but gave int64 of shape"),
+        (lambda: InTraining(raises), r"in training mode, .*: KeyError: 'x' \(test_model_checks.py:\d+\)"),
+        (lambda: InTraining(lambda y: sys.exit(3)), "in training mode, .*: SystemExit: 3"),
+        (lambda: InTraining(lambda y: torch.sigmoid(y).mul_(2).sigmoid_().mul_(y.exp_())), "cannot be trained on 3"),
+    ],
+)
+def test_a_model_that_training_would_not_reach_is_told_before_round_1(make, words):
+    with pytest.raises(UserError, match=words):
+        check_trains(make(), "mine.Model", 4, images(3 if make is nn.Flatten else 5).data)
+
+
+def tied() -> nn.Module:
+    model = nn.Sequential(nn.Linear(5, 5), nn.ReLU(), nn.Linear(5, 5), nn.Linear(5, 3))
+    model[2].weight = model[0].weight
+    return model
+
+
+def frozen() -> nn.Module:
+    model = Net()
+    model.a.requires_grad_(False)
+    return model
+
+
+def transposed() -> nn.Module:
+    model = Net()
+    model.a.weight = nn.Parameter(torch.randn(5, 4).t())
+    return model
+
+
+def counting() -> nn.Module:
+    model = nn.Sequential(nn.BatchNorm1d(5), nn.Dropout(0.5), Net())
+    model.register_forward_pre_hook(lambda module, inputs: module[0].num_batches_tracked.add_(1) and None)
+    return model
+
+
+TRAINED = {
+    "tied": tied,
+    "frozen": frozen,
+    "transposed": transposed,
+    "counting": counting,
+    "float64": lambda: nn.Sequential(Net(), nn.Identity()).double(),
+    "weight norm": lambda: nn.Sequential(nn.utils.parametrizations.weight_norm(nn.Linear(5, 4)), nn.Linear(4, 3)),
+    "spectral norm": lambda: nn.Sequential(nn.utils.parametrizations.spectral_norm(nn.Linear(5, 4)), nn.Linear(4, 3)),
+    "drawing": lambda: InTraining(lambda y: y * (torch.rand(()) + np.random.rand() + random.random())),
+    "input gradient": lambda: InTraining(lambda y: y + y.detach().requires_grad_() * 0.1),
+}
+
+
+@pytest.mark.parametrize("name", TRAINED)
+def test_a_model_that_training_reaches_passes_without_a_word_and_without_a_trace(name, caplog):
+    model, data = TRAINED[name](), images(5).data
+    if name == "float64":
+        model.register_forward_pre_hook(lambda module, inputs: inputs[0].double())
+    before, generators = copy.deepcopy(model.state_dict()), Generators()
+    features = data.features.copy()
+    check_held(model, "mine.Model")
+    check_takes_data(model, "mine.Model", data)
+    check_trains(model, "mine.Model", 4, data)
+    assert not generators.have_moved()
+    assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
+    assert all(parameter.grad is None for parameter in model.parameters())
+    assert np.array_equal(data.features, features)
+    assert model.training
+    assert caplog.records == []
+
+
+def test_a_parameter_that_no_gradient_reaches_is_named_in_one_line(caplog):
+    check_trains(with_parameter(torch.zeros(2)), "mine.Model", 4, images(5).data)
+    assert [record.getMessage() for record in caplog.records] == [
+        "no gradient reaches own of mine.Model: the loss does not change them"
+    ]
+
+
+class OwnGenerator(Net):
+    def __init__(self) -> None:
+        super().__init__()
+        self.rng = np.random.default_rng(0)
+
+    def forward(self, x):
+        return super().forward(x) * (1 + 0.01 * self.rng.random())
+
+
+def test_a_model_with_a_generator_of_its_own_is_told_that_nothing_can_be_repeated(caplog):
+    check_trains(OwnGenerator(), "mine.Model", 4, images(5).data)
+    assert "mine.Model gives other gradients in a second pass" in caplog.text
+
+
+# What it gives
+
+
+class Outputs(Net):
+    """Gives more than logits."""
+
+    def __init__(self, wrap, *, only_in_training: bool = False) -> None:
+        super().__init__()
+        self.wrap, self.only_in_training = wrap, only_in_training
+
+    def forward(self, x):
+        logits = super().forward(x)
+        return self.wrap(logits) if self.training or not self.only_in_training else logits
+
+
+@pytest.mark.parametrize("only_in_training", [False, True])
+@pytest.mark.parametrize("wrap", [lambda y: {"logits": y, "loss": None}, lambda y: SimpleNamespace(logits=y, aux=y)])
+def test_logits_are_taken_out_of_an_output_that_holds_them_under_the_same_names(wrap, only_in_training):
+    model, plain = Outputs(wrap, only_in_training=only_in_training), Net()
+    plain.load_state_dict(model.state_dict())
+    check_takes_data(model, "mine.Model", images(5).data)
+    check_trains(model, "mine.Model", 4, images(5).data)
+    assert list(model.state_dict()) == list(plain.state_dict())
+    x = torch.from_numpy(images(5).data.features)
+    for each in (model, copy.deepcopy(model)):
+        for mode in (True, False):
+            assert torch.equal(each.train(mode)(x), plain(x))
+
+
+@pytest.mark.parametrize(("function", "expected"), [(torch.softmax, True), (torch.log_softmax, False)])
+def test_probabilities_in_place_of_logits_are_told(caplog, function, expected):
+    model = nn.Sequential(Net())
+    model.register_forward_hook(lambda module, inputs, output: function(output, 1))
+    check_takes_data(model, "mine.Model", images(5).data)
+    assert ("mine.Model look like probabilities" in caplog.text) is expected
+
+
+def test_tokens_are_the_data_sets_own_and_stay_as_they_are():
+    class Shifting(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.embedding, self.linear = nn.Embedding(9, 2), nn.Linear(10, 3)
+
+        def forward(self, x):
+            return self.linear(self.embedding(x.add_(1)).flatten(1))
+
+    data = images(5)
+    tokens = np.arange(50).reshape(10, 5) % 7
+    texts = LabelledData(
+        tokens.copy(),
+        *[getattr(data.data, n) for n in ("labels", "test_features", "test_labels")],
+        3,
+        data.data.mean,
+        data.data.std,
+    )
+    model = Shifting()
+    check_takes_data(model, "mine.Model", texts)
+    check_trains(model, "mine.Model", 4, texts)
+    assert np.array_equal(texts.features, tokens)
