@@ -27,6 +27,8 @@ _log = logging.getLogger("fedprox")
 def make_lazy_layers(model: nn.Module, target: str, data: LabelledData) -> None:
     """Give a model's lazy layers their shapes and initial weights by one forward pass; no other model is changed.
 
+    The weights are drawn from the shared generators, as those of other layers are when a model is made.
+
     Raises:
         UserError: If the model does not take the data, or the pass does not reach a layer.
     """
@@ -268,7 +270,8 @@ def _logits(model: nn.Module, copied: nn.Module, features: Tensor, target: str, 
     Raises:
         UserError: If the copy raises, or does not give (n, num_classes) of them.
     """
-    output = _output(copied, features, target)
+    with seeded(0):
+        output = _output(copied, features, target)
     logits = take_logits(copied, (), output)
     if logits is not output:
         model.register_forward_hook(take_logits)
@@ -298,7 +301,7 @@ def take_logits(module: nn.Module, inputs: tuple[Any, ...], output: Any) -> Any:
 def _output(model: nn.Module, features: Tensor, target: str) -> Any:
     """Return what a model makes of a copy of some inputs, without gradients."""
     try:
-        with torch.no_grad(), seeded(0):
+        with torch.no_grad():
             return model(features.clone())
     except (Exception, SystemExit) as error:
         tokens = ", or give numbers that are no tokens as float32 (in JSON 5.0, not 5)"
