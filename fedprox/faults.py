@@ -166,8 +166,5 @@ def _name(reply: Message) -> str:
 def _named(replies: Sequence[Message], num_asked: int) -> str:
     """Return such as "3 of 10 clients (3, 5 and 8)": how many, and their numbers, which begin with 0."""
     *first, last = map(_name, replies)
-    return (
-        f"{len(replies)} of {num_asked} clients ({', '.join(first)} and {last})"
-        if first
-        else (f"1 of {num_asked} clients (client {last})")
-    )
+    names = f"{', '.join(first)} and {last}" if first else f"client {last}"
+    return f"{len(replies)} of {num_asked} clients ({names})"
