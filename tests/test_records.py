@@ -300,3 +300,14 @@ def test_a_strategys_metric_that_comes_later_is_refused_by_name(tmp_path):
         record.widen(record.lacks(reporting(2, a=1.0)))
         with pytest.raises(RunStopped, match=r"round 3: the strategy's metric 'b' is new.* beside a$"):
             record.lacks(reporting(3, a=1.0, b=2.0))
+
+
+def test_rows_of_an_earlier_run_bring_the_columns_of_its_strategy_and_another_one_may_add_its_own(tmp_path):
+    earlier = [{**dict.fromkeys(METRICS, ""), "round": str(t), "test_accuracy": "0.5", "a": str(t)} for t in (0, 1)]
+    with RunRecord(tmp_path, {}) as record:
+        record.adopt({"metrics.csv": earlier, "clients.csv": []})
+        record.widen(record.lacks(reporting(2, b=7.0)))
+        record.add(reporting(2, b=7.0))
+    measured = rows(tmp_path / "metrics.csv")
+    assert tuple(measured[0]) == (*METRICS, "a", "b")
+    assert [(row["a"], row["b"]) for row in measured] == [("0", ""), ("1", ""), ("", "7.0")]

@@ -1,6 +1,5 @@
 """A run that was interrupted and resumed is, byte for byte, the run that was not."""
 
-import csv
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -331,17 +330,12 @@ def test_a_branch_with_another_mu_is_a_run_whose_mu_changes_at_that_round(run, e
     assert facts(branch)["settings"]["mu"] == 0.1
 
 
-def test_a_branch_has_the_metrics_of_its_trunks_strategy_and_adds_its_own(run):
-    # The trunk reports from round 2 on; the branch of another strategy, which reports nothing, keeps what there was.
+def test_a_branch_has_the_metrics_of_its_trunks_strategy(run):
     own = "strategy._target_=own_parts.Reporting"
     trunk = run(*DIGITS, own, into="trunk")
-    same = run("branch_from=trunk", "branch_round=4", into="same")
-    assert untimed(same / "metrics.csv") == untimed(trunk / "metrics.csv")
-    other = run("branch_from=trunk", "branch_round=4", "strategy=fedprox", into="other")
-    with (trunk / "metrics.csv").open(newline="") as ours, (other / "metrics.csv").open(newline="") as theirs:
-        pairs = list(zip(csv.DictReader(ours), csv.DictReader(theirs), strict=True))
-    assert [row["drawn"] == old["drawn"] for old, row in pairs] == [True] * 5 + [False] * 6
-    assert {row["drawn"] for _, row in pairs[5:]} == {""}
+    branch = run("branch_from=trunk", "branch_round=4", own, into="branch")
+    assert untimed(branch / "metrics.csv") == untimed(trunk / "metrics.csv")
+    assert "drawn" in (trunk / "metrics.csv").read_text()
 
 
 def test_a_branch_that_was_interrupted_is_resumed_and_keeps_its_lineage(run):
