@@ -39,10 +39,11 @@ def run(command: Sequence[str], folder: Path, environment: Mapping[str, str]) ->
 
     The memory is the sum, over all processes of its tree, of each one's own peak resident memory, as last read every
     0.1 s: VmHWM of /proc, a high-water mark, so nothing is missed in between; new processes are looked for every
-    second. (What the kernel tells at a process's end
-    will not do: it begins with the peak of the parent that started it.) A page that several processes share counts in
-    each, and their peaks need not coincide, so the sum is never less than the true peak. Processes that live for less
-    than a second may not count.
+    second. A page that several processes share counts in each, and their peaks need not coincide, so the sum is never
+    less than the true peak of the processes that were seen. One that lives for less than a second, or on a machine so
+    busy that nobody looks, may not be. So the result is at least the largest peak of any one process, which the kernel
+    tells at the end (`wait4`), where that is more than this process's own: it begins with the peak of the parent that
+    started it.
 
     Args:
         command: The program and its arguments.
@@ -53,7 +54,7 @@ def run(command: Sequence[str], folder: Path, environment: Mapping[str, str]) ->
         OSError: If it cannot be started.
     """
     with (folder / "out.txt").open("w") as out, (folder / "err.txt").open("w") as err:
-        start = time.perf_counter()
+        own_bytes, start = _high_water_mark(os.getpid()), time.perf_counter()
         process = subprocess.Popen(command, cwd=folder, env=environment, stdout=out, stderr=err)
         tree = _Tree(process.pid)
         try:
@@ -66,11 +67,12 @@ def run(command: Sequence[str], folder: Path, environment: Mapping[str, str]) ->
             tree.stop()
         whole_s = time.perf_counter() - start
     process.returncode = os.waitstatus_to_exitcode(status)
+    largest_bytes = used.ru_maxrss * 1024
     return Ended(
         status=process.returncode,
         whole_s=whole_s,
         cpu_s=used.ru_utime + used.ru_stime,
-        peak_bytes=tree.peak_bytes(),
+        peak_bytes=max(tree.peak_bytes(), largest_bytes if largest_bytes > own_bytes else 0),
         out=(folder / "out.txt").read_text(errors="replace"),
         err=(folder / "err.txt").read_text(errors="replace"),
     )

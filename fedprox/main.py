@@ -12,7 +12,6 @@ import tempfile
 import traceback
 from collections.abc import Sequence
 from contextlib import suppress
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import NoReturn
 
@@ -36,6 +35,7 @@ from fedprox.signals import exit_status, terminated_like_interrupted
 from fedprox.startup import without_garbage_collection
 from fedprox.sweep import as_given, each_job_composed_once, is_job, note_job, table_at_the_end
 from fedprox.terminal import ends_quietly
+from fedprox.version import version_line
 
 _PACKAGE = Path(__file__).parent
 CONF = next(path for path in (_PACKAGE / "conf", _PACKAGE.parent / "conf") if path.is_dir())  # installed, checkout
@@ -89,16 +89,9 @@ def _check_options() -> None:
 
     parser = argparse.ArgumentParser(parents=[get_args_parser()], add_help=False, conflict_handler="resolve")
     parser.error = refuse  # type: ignore[method-assign]
-    parser.add_argument("--version", action="version", version=f"fedprox {_version()}")  # in the place of Hydra's
+    parser.add_argument("--version", action="version", version=version_line())  # in the place of Hydra's
     if parser.parse_args(sys.argv[1:]).experimental_rerun:
         raise UserError("--experimental-rerun unpickles a file, which may run anything; give resume=<run directory>")
-
-
-def _version() -> str:
-    try:
-        return version("fedprox")
-    except PackageNotFoundError:
-        return "(not installed)"
 
 
 def _ended(config: DictConfig, failures: Path) -> float | None:

@@ -18,6 +18,7 @@ ORDER = [
     "startup",
     "announcing",
     "terminal",
+    "version",
     "seeds",
     "earlier",
     "recorded",

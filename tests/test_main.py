@@ -11,6 +11,7 @@ import subprocess
 import sys
 import termios
 import time
+from importlib.metadata import version
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -735,13 +736,15 @@ def test_terminate_while_ray_starts_ends_with_143_and_one_line_too(tmp_path, env
 # What is on the screen.
 
 
-def test_progress_is_plain_lines_where_there_is_no_terminal(program):
+def test_progress_is_plain_lines_where_there_is_no_terminal(program, tmp_path):
     ended = program(*DIGITS, "num_rounds=3", "hydra.run.dir=run")
     assert ended.status == 0
     assert ended.err == ""
     lines = ended.out.splitlines()
-    assert [line.partition("round ")[2][:3] for line in lines if "round " in line] == ["0/3", "3/3"]
-    assert lines[-1].endswith("results: run")
+    assert [line.partition("round ")[2][:3] for line in lines if ", round " in line] == ["0/3", "3/3"]
+    final, best = (record(tmp_path / "run")["result"][row] for row in ("final", "best"))
+    told = f"accuracy {final['test_accuracy']:.4f} after round 3, best {best['test_accuracy']:.4f} in round "
+    assert lines[-1].endswith(f"{told}{best['round']}; results: run")
     assert "\r" not in ended.out
     assert "\x1b" not in ended.out
 
@@ -783,6 +786,11 @@ def test_help_lists_the_groups_and_their_choices(fedprox):
         folder = Path(__file__).parents[1] / "conf" / group
         assert set(choices[group].split(", ")) == {file.stem for file in folder.glob("*.yaml")}
     assert choices["num_rounds"] == "100"
+
+
+def test_version_is_the_programs_own(fedprox):
+    ended = fedprox("--version")
+    assert (ended.status, ended.out, ended.err) == (0, f"fedprox {version('fedprox')}\n", "")
 
 
 SAYS_WHAT_IT_LOADED = """

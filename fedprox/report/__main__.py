@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from fedprox.errors import UserError, one_line
 from fedprox.report.outputs import FIGURES, TABLES, check_writable
 from fedprox.terminal import ends_quietly
+from fedprox.version import version_line
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -52,6 +53,7 @@ def _parser() -> argparse.ArgumentParser:
         "and python -m fedprox.report watch --help how to see running ones "
         "(a folder of runs that is called partition or watch goes as ./partition or ./watch)",
     )
+    parser.add_argument("--version", action="version", version=version_line())
     parser.add_argument(
         "directories",
         nargs="+",

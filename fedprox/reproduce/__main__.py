@@ -14,6 +14,7 @@ from fedprox.reproduce.figures import DATASETS, FIGURES, jobs_of
 from fedprox.reproduce.runs import run_missing
 from fedprox.signals import exit_status, terminated_like_interrupted
 from fedprox.terminal import ends_quietly
+from fedprox.version import version_line
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -44,6 +45,7 @@ def _parser() -> argparse.ArgumentParser:
         description="Reproduce a figure of the FedProx paper: run what is missing, draw it, write its table.",
         epilog="example: python -m fedprox.reproduce fig2 --seeds 5",
     )
+    parser.add_argument("--version", action="version", version=version_line())
     parser.add_argument("figure", choices=[*FIGURES, "all"], metavar="FIGURE", help="fig1 to fig12, headline or all")
     parser.add_argument(
         "--datasets",
