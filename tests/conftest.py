@@ -98,7 +98,7 @@ def program(tmp_path) -> Callable[..., Ended]:
 
     def call(*arguments: str) -> Ended:
         command = [sys.executable, "-m", "fedprox.main", *arguments]
-        done = subprocess.run(command, cwd=tmp_path, env=environment(), capture_output=True, text=True, timeout=120)
+        done = subprocess.run(command, cwd=tmp_path, env=environment(), capture_output=True, text=True, timeout=600)
         return Ended(done.returncode, done.stdout, done.stderr)
 
     return call

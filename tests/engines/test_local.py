@@ -8,6 +8,7 @@ import threading
 import time
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -15,6 +16,7 @@ import torch
 from flwr.app import ArrayRecord, ConfigRecord, Message
 
 from fedprox.client_app import ClientSide
+from fedprox.engines import local
 from fedprox.engines.local import LocalGrid
 from fedprox.errors import UserError
 from fedprox.generators import Generators
@@ -238,10 +240,13 @@ def test_a_mistake_in_a_setting_is_no_clients_fault(federation):
         LocalGrid(side).send_and_receive(federation.messages(arrays=ArrayRecord(side.model.state_dict())))
 
 
-def test_who_has_not_begun_when_the_time_is_up_is_late_and_the_longest_begin_first(federation):
+def test_who_has_not_begun_when_the_time_is_up_is_late_and_the_longest_begin_first(federation, monkeypatch):
+    now = [100.0]
+    monkeypatch.setattr(local, "time", SimpleNamespace(monotonic=lambda: now[0]))
+
     class Slow(Choosy):
         def forward(self, x):
-            time.sleep(0.02)
+            now[0] += 0.02
             return super().forward(x)
 
     side = replace(choosy(federation, raising=3), model=Slow())
@@ -253,7 +258,7 @@ def test_who_has_not_begun_when_the_time_is_up_is_late_and_the_longest_begin_fir
     # The first takes 0.02 s for each step, so that no other begins within 0.01 s.
     assert [is_late(reply) for reply in replies] == [steps[at] != max(steps) for at in range(6)]
     assert [reply.content["metrics"]["num-steps"] for reply in replies if reply.has_content()] == [max(steps)]
-    assert all(is_late(reply) for reply in LocalGrid(side).send_and_receive(messages, timeout=0.0))
+    assert all(is_late(reply) for reply in LocalGrid(side).send_and_receive(messages, timeout=-1.0))
 
 
 class FailingTogether(CohortSolver):
@@ -347,13 +352,13 @@ def test_as_many_clients_are_computed_at_once_as_there_are_threads(
     federation, concurrent, monkeypatch, num_threads, expected
 ):
     grid, present, most, lock = LocalGrid(concurrent, num_threads=num_threads), [], [0], threading.Lock()
-    solve = grid._clients.solve
+    solve, all_are_here = grid._clients.solve, threading.Barrier(expected)  # of 6 clients
 
     def watched(message, work_of_message):
         with lock:
             present.append(threading.get_ident())
             most[0] = max(most[0], len(present))
-        time.sleep(0.05)
+        all_are_here.wait(timeout=120)
         try:
             return solve(message, work_of_message)
         finally:
@@ -382,6 +387,7 @@ import numpy as np, torch
 from fedprox.client_app import ClientSide
 from fedprox.data.federated import ClientIndex, FederatedData
 from fedprox.data.digits import digits
+from fedprox.engines import local
 from fedprox.engines.local import LocalGrid
 from fedprox.models import logistic
 from fedprox.solvers.problem import SgdSettings
@@ -424,7 +430,7 @@ def test_the_threads_stay_from_round_to_round_and_end_with_the_engine(federation
     del grid
     gc.collect()
     for thread in set(seen):
-        thread.join(timeout=10)
+        thread.join(timeout=120)
         assert not thread.is_alive()
 
 

@@ -59,13 +59,12 @@ def actors(grid: RayGrid) -> list:
 
 @pytest.mark.usefixtures("two_cpus")
 class TestOnActors:
-    def test_more_than_there_is_is_an_error_at_once_that_says_what_to_set(self, federation):
-        start = time.monotonic()
+    def test_more_than_there_is_is_an_error_at_once_that_says_what_to_set(self, federation, monkeypatch):
+        monkeypatch.setattr(engine, "_crew", lambda *_: pytest.fail("actors are started, and waited for"))
         with pytest.raises(UserError, match=r"client_resources\.num_cpus=3 .*2 CPUs.*num_cpus to at most"):
             RayGrid(federation.side, num_cpus=3, max_actors=4)
         with pytest.raises(UserError, match=r"client_resources\.num_gpus=9999 .*num_gpus to at most"):
             RayGrid(federation.side, num_cpus=1, num_gpus=9999, max_actors=4)
-        assert time.monotonic() - start < 5
 
     @pytest.mark.parametrize(("num_cpus", "num_actors"), [(2, 1), (1, 2)])
     def test_one_and_two_actors_give_the_local_engines_replies_to_the_bit(self, federation, num_cpus, num_actors):
@@ -168,20 +167,21 @@ class TestOnActors:
         assert contents([reply for reply in replies if reply.has_content()]) == contents(alone)
 
     def test_shares_that_are_late_are_left_out_and_the_next_round_is_on_time(self, federation):
-        side = marked(replace(federation.side, model=Slow(federation.side.model)), client=3)
+        side = marked(replace(federation.side, model=Slow(federation.side.model, each_s=0.0)), client=3)
         grid = RayGrid(side, num_cpus=1, max_actors=6)
         messages = federation.messages(1, arrays=renamed(federation.start))
         work = [int(federation.plan.client_sizes[task.client]) * task.num_epochs for task in map(task_of, messages)]
         share = next(share for share in balance(work, 2) if 3 in clients_of(messages, share))
         start = time.monotonic()
-        replies = grid.send_and_receive(messages, timeout=3.0)
-        assert 3 <= time.monotonic() - start < 20
+        replies = grid.send_and_receive(messages, timeout=5.0)  # the others take some hundredths of a second
+        assert 5 <= time.monotonic() - start < 1000
         assert [is_late(reply) for reply in replies] == [at in share for at in range(6)]
         in_time = [message for at, message in enumerate(messages) if at not in share]
         undisturbed = LocalGrid(side).send_and_receive(in_time)
         assert contents([reply for reply in replies if reply.has_content()]) == contents(undisturbed)
-        again = grid.send_and_receive(in_time, timeout=50)  # the late client's 100 s hold nobody up
+        again = grid.send_and_receive(in_time, timeout=1000)
         assert contents(again) == contents(undisturbed)
+        assert time.monotonic() - start < 1000  # the late client's hour holds nobody up
 
 
 def clients_of(messages, share) -> list[int]:
@@ -189,15 +189,15 @@ def clients_of(messages, share) -> list[int]:
 
 
 class Slow(nn.Module):
-    """A model whose training batches take 0.05 s; those with marked examples, where there are any, take 100 s."""
+    """A model whose training batches take 0.05 s; those with marked examples, where there are any, an hour."""
 
-    def __init__(self, model: nn.Module) -> None:
+    def __init__(self, model: nn.Module, each_s: float = 0.05) -> None:
         super().__init__()
-        self.model = model
+        self.model, self.each_s = model, each_s
 
     def forward(self, x):
         if self.training:
-            time.sleep(100.0 if (x == MARK).any() else 0.05)
+            time.sleep(3600.0 if (x == MARK).any() else self.each_s)
         return self.model(x)
 
 

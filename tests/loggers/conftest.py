@@ -165,7 +165,7 @@ def wandb_records(run_dir: Path) -> list[Any]:
     files = sorted((run_dir / "wandb").glob("offline-run-*/*.wandb"), key=lambda file: file.stat().st_mtime_ns)
     found = []
     for file in files:
-        for _ in range(500):
+        for _ in range(60_000):
             records = list(_records(file.read_bytes()))
             if records and records[-1].HasField("exit"):
                 break

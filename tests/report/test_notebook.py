@@ -54,7 +54,7 @@ def test_the_notebook_shows_the_table_the_figures_and_a_slice(tmp_path, write_ru
     second = write_run(tmp_path / "1", [0.08 * k for k in range(12)], algorithm="FedProx (mu = 2)", mu=2.0)
     monkeypatch.setenv("FEDPROX_RUNS", os.pathsep.join(map(str, (first, second))))
     notebook = nbformat.read(NOTEBOOK, as_version=4)
-    NotebookClient(notebook, kernel_name=kernel_name, timeout=120).execute(cwd=str(NOTEBOOK.parent))
+    NotebookClient(notebook, kernel_name=kernel_name, timeout=600).execute(cwd=str(NOTEBOOK.parent))
     table, comparison, pivot, curves = outputs(notebook)
     assert "0.325" in table["text/plain"]
     assert "0.520" in table["text/plain"]
@@ -70,7 +70,7 @@ def test_the_notebook_reads_a_sweep_that_was_really_run(tmp_path, fedprox, monke
     assert fedprox("--multirun", *digits, "mu=0,2", "+repeat_num=0,1").status == 0
     monkeypatch.setenv("FEDPROX_RUNS", str(tmp_path / "sweep"))
     notebook = nbformat.read(NOTEBOOK, as_version=4)
-    NotebookClient(notebook, kernel_name=kernel_name, timeout=120).execute(cwd=str(NOTEBOOK.parent))
+    NotebookClient(notebook, kernel_name=kernel_name, timeout=600).execute(cwd=str(NOTEBOOK.parent))
     table = outputs(notebook)[0]["text/plain"]
     runs = read_runs([tmp_path / "sweep"])
     for algorithm in ("FedProx (mu = 0)", "FedProx (mu = 2)"):
@@ -81,7 +81,7 @@ def test_the_notebook_reads_a_sweep_that_was_really_run(tmp_path, fedprox, monke
 
 def test_the_notebook_on_partitions_shows_figures_and_tables_of_several_alphas(kernel_name):
     notebook = nbformat.read(EXPLORE, as_version=4)
-    NotebookClient(notebook, kernel_name=kernel_name, timeout=120).execute(cwd=str(EXPLORE.parent))
+    NotebookClient(notebook, kernel_name=kernel_name, timeout=600).execute(cwd=str(EXPLORE.parent))
     dots, measures, heat, against = outputs(notebook)
     for figure in (dots, heat):
         width, height = struct.unpack(">II", base64.b64decode(figure["image/png"])[16:24])
