@@ -126,8 +126,21 @@ class ModuleGradients:
         bytes_per_client = 2 * sum(param.nbytes for param in model.parameters() if param.requires_grad)
         bytes_per_example = 2 * _activation_bytes(model, examples.features[:1])  # theirs, and their gradients'
         self._max_examples = max(1, memory_bytes // 2 // bytes_per_example)
-        max_clients = 1 if _is_faster_one_by_one(model) else max(1, memory_bytes // 2 // bytes_per_client)
+        one_by_one = _is_faster_one_by_one(model) or not self._takes_several()
+        max_clients = 1 if one_by_one else max(1, memory_bytes // 2 // bytes_per_client)
         self._groups = _groups(examples.sizes, min(max_clients, self._max_examples))
+
+    def _takes_several(self) -> bool:
+        """Return whether the gradients of two clients can be taken at once, which a branch on values prevents."""
+        x, y = (tensor[:1].expand(2, *tensor[:1].shape) for tensor in (self._examples.features, self._examples.labels))
+        params = dict(self._model.named_parameters())
+        trained = {name: params[name].detach() for name in self._trained}
+        try:
+            with seeded(0, x.device):
+                self._gradients(trained, x.clone(), y, torch.ones_like(y, dtype=next(iter(params.values())).dtype))
+        except RuntimeError:
+            return False
+        return True
 
     def sums(self, params: Params) -> GradientSums:
         """Return the sums over clients at a state dict."""

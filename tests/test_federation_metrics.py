@@ -634,3 +634,22 @@ def test_a_model_that_draws_random_numbers_is_measured_the_same_twice(memory_byt
     model = initialised(lambda: Changing(inplace=False, noise=0.1))
     evaluator = FederationEvaluator(model, drawn(), "cpu", memory_bytes)
     assert evaluator([model.state_dict()]) == evaluator([model.state_dict()])
+
+
+class Branching(nn.Module):
+    """Two layers with a branch on values that is never taken: vmap refuses it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers = two_layers()
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.layers(x) * (0 if float(x.abs().max()) > 1e9 else 1)
+
+
+def test_a_model_that_branches_on_values_is_measured_client_by_client():
+    branching, data = initialised(Branching), drawn()
+    plain = two_layers()
+    plain.load_state_dict({name.removeprefix("layers."): value for name, value in branching.state_dict().items()})
+    measured = measure(FederationEvaluator(branching, data, "cpu"), branching.state_dict())
+    assert astuple(measured) == pytest.approx(astuple(one_after_another(plain, data)), rel=FLOAT32)

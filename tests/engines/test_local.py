@@ -443,6 +443,20 @@ def test_a_model_that_draws_random_numbers_is_never_used_by_two_threads(federati
     assert all(equal(reply, same) for reply, same in replies)
 
 
+def test_a_parameter_of_another_kind_than_numbers_is_no_part_of_the_drift(federation):
+    model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(6, 4))
+    masked = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(6, 4))
+    masked.load_state_dict(model.state_dict())
+    masked.mask = torch.nn.Parameter(torch.ones(3, dtype=torch.bool), requires_grad=False)
+    one, other = (
+        LocalGrid(ClientSide(federation.side.data, each, SgdSettings(0.1, 4), solver="reference")).send_and_receive(
+            federation.messages(arrays=ArrayRecord(each.state_dict()))
+        )
+        for each in (model, masked)
+    )
+    assert [dict(reply.content["metrics"]) for reply in one] == [dict(reply.content["metrics"]) for reply in other]
+
+
 class SometimesNoisy(torch.nn.Module):
     """Logistic regression that draws random numbers for batches of four, of which a trial of three sees nothing."""
 

@@ -284,6 +284,7 @@ class Tied(nn.Module):
         self.one, self.two, self.head = nn.Linear(6, 6), nn.Linear(6, 6), nn.Linear(6, NUM_CLASSES)
         self.two.weight = self.one.weight
         self.register_buffer("scale", torch.tensor(0.7))
+        self.register_buffer("mask", torch.ones(6, dtype=torch.bool))
 
     def forward(self, x):
         return self.head(self.two(torch.tanh(self.one(self.flat(x) * self.scale))))
