@@ -2,6 +2,7 @@
 
 import logging
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -158,3 +159,9 @@ def test_a_global_loss_that_is_not_finite_stops_the_run_is_warned_of_once_or_ign
     Faults(on_divergence="continue").check(outcome(*losses))
     assert len(caplog.records) == 1
     Faults().check(outcome(1.0, 2.0))
+
+
+def test_nan_before_any_training_is_told_as_the_initial_models():
+    with pytest.raises(RunStopped, match="round 0: .* the initial model already gives it, before any training") as told:
+        Faults().check(replace(outcome(NAN), round_num=0))
+    assert "learning_rate" not in str(told.value)
