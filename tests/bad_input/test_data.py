@@ -86,7 +86,7 @@ DATA = {
     ),
     "model of any arguments that refuses ours": (
         ["model._target_=torch.nn.LSTM"],
-        ["model._target_=torch.nn.LSTM", "with input_shape and num_classes", "'input_shape'", "rnn.py, line", "README"],
+        ["model._target_=torch.nn.LSTM", "with input_shape and num_classes", "'input_size'", "rnn.py, line", "README"],
     ),
     "model that is none": (
         ["model._target_=collections.UserDict"],
