@@ -4,6 +4,7 @@ import csv
 import json
 import math
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -78,7 +79,8 @@ def test_a_client_that_raises_can_be_left_out(fedprox, broken, tmp_path):
 def test_a_run_that_diverges_stops_and_keeps_what_was_measured(fedprox, tmp_path):
     ended = fedprox(*SMALL, "num_rounds=20", "learning_rate=1e38")
     assert ended.status == 1
-    assert ended.err.rstrip("\n").split("\n")[-1].startswith("error: round 1: the updates of client")
+    last = ended.err.rstrip("\n").split("\n")[-1]
+    assert re.match(r"error: round 1: the updates of \d+ of \d+ clients \(.*\) are nan or infinite", last)
     assert record(tmp_path / "run")["status"] == "diverged"
     assert [row["round"] for row in rows(tmp_path / "run")] == ["0"]
 
@@ -107,7 +109,7 @@ def test_a_global_loss_that_is_infinite_stops_the_run_after_its_row(fedprox, tmp
 def test_a_round_that_takes_too_long_stops_the_run_or_goes_on_without_those_who_are_late(fedprox, tmp_path):
     ended = fedprox(*SMALL, "num_rounds=3", "round_timeout=1e-9")
     assert ended.status == 1
-    assert "error: round 1: clients " in ended.err
+    assert re.search(r"error: round 1: \d+ of \d+ clients \(.*\) did not answer", ended.err)
     assert fedprox(*SMALL, "num_rounds=3", "round_timeout=1e-9", "on_timeout=drop").status == 0
     assert {row["num_clients_counted"] for row in rows(tmp_path / "run")} == {"0"}
 
