@@ -213,3 +213,18 @@ def test_one_with_a_checksum_that_fits_but_other_content_is_no_checkpoint_either
         read(file)
     file.write_bytes(content_of(good))
     assert read(file).record == record.state()
+
+
+def test_checkpoints_beside_tables_that_have_changed_are_forgotten_and_later_ones_are_written(tmp_path):
+    record = RunRecord(tmp_path, {"settings": {}})
+    with Checkpoints(record, every=1, keep=None) as checkpoints:
+        for round_num in range(4):
+            if round_num == 3:
+                checkpoints.forget()
+                record.widen(["more"])
+                assert latest(tmp_path) is None  # a run that is killed now begins anew
+            record.add(outcome(round_num))
+            checkpoints.after(outcome(round_num))
+            checkpoints._wait()
+    assert rounds(tmp_path) == [3]
+    assert latest(tmp_path).round_num == 3
