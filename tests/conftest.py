@@ -43,7 +43,27 @@ class Ended:
 
 
 @pytest.fixture
-def fedprox(tmp_path, monkeypatch, capfd) -> Callable[..., Ended]:
+def in_this_process(monkeypatch, capfd) -> Callable[..., Ended]:
+    """Return a function that calls a program's main function here, where all is imported, as if in a process."""
+    monkeypatch.setattr(sys, "argv", ["fedprox"])
+    monkeypatch.setenv("FEDPROX_DATA_DIR", str(DATA_DIR))
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))  # for Ray's workers, which else import what is installed
+    monkeypatch.setenv("HYDRA_FULL_ERROR", "")  # main sets it; this is what brings it back
+
+    def call(main: Callable[[list[str]], int], arguments: list[str]) -> Ended:
+        capfd.readouterr()
+        with _hydra_and_logging_left_as_they_were():
+            try:
+                status = main(arguments)
+            except SystemExit as end:
+                status = int(end.code or 0)
+        return Ended(status, *capfd.readouterr())
+
+    return call
+
+
+@pytest.fixture
+def fedprox(tmp_path, monkeypatch, in_this_process) -> Callable[..., Ended]:
     """Return a function that calls `fedprox.main.main` in this process, from tmp_path as working directory.
 
     A run's directory is tmp_path / "run", a sweep's tmp_path / "sweep", unless the arguments say otherwise.
@@ -51,21 +71,7 @@ def fedprox(tmp_path, monkeypatch, capfd) -> Callable[..., Ended]:
     from fedprox.main import main
 
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(sys, "argv", ["fedprox"])
-    monkeypatch.setenv("FEDPROX_DATA_DIR", str(DATA_DIR))
-    monkeypatch.setenv("PYTHONPATH", str(ROOT))  # for Ray's workers, which else import what is installed
-    monkeypatch.setenv("HYDRA_FULL_ERROR", "")  # main sets it; this is what brings it back
-
-    def call(*arguments: str) -> Ended:
-        capfd.readouterr()
-        with _hydra_and_logging_left_as_they_were():
-            try:
-                status = main(_with_directories(arguments))
-            except SystemExit as end:
-                status = int(end.code or 0)
-        return Ended(status, *capfd.readouterr())
-
-    return call
+    return lambda *arguments: in_this_process(main, _with_directories(arguments))
 
 
 def _with_directories(arguments: tuple[str, ...]) -> list[str]:

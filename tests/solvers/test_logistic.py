@@ -411,3 +411,11 @@ LogisticSolver(SgdSettings(0.1, 10))
         for _ in range(2)
     ]
     assert ["compiling the solver" in lines for lines in said] == [True, False]
+
+
+def test_without_the_compiler_the_numbers_are_plain_ones_too(monkeypatch):
+    # NUMBA_DISABLE_JIT=1 leaves NumPy's own, which Flower's records refuse.
+    monkeypatch.setattr("fedprox.solvers.logistic.descend", lambda *_: (np.float32(3.0), 4, 1, np.float64(0.5)))
+    solution = make_case().solve()
+    assert (solution.train_loss, solution.drift) == (0.75, 0.5)
+    assert {type(solution.train_loss), type(solution.drift)} == {float}
