@@ -6,11 +6,13 @@ from pathlib import Path
 from typing import Any
 
 from fedprox.checkpoint import Checkpoint, latest
+from fedprox.config import CONF
 from fedprox.earlier import completed
 from fedprox.errors import UserError
 from fedprox.prepared import Experiment
-from fedprox.recorded import FREE, WHERE, broken, differences, read_record
+from fedprox.recorded import FREE, broken, differences, read_record
 from fedprox.records import RunRecord
+from fedprox.trust import made_here, recorded_settings
 
 _MU = ("mu", "adaptive_mu")
 _TABLES = ("metrics.csv", "clients.csv", "classes.csv")
@@ -27,6 +29,7 @@ def branch_point(config: Mapping[str, Any]) -> Checkpoint:
     """
     run_dir, round_num = Path(config["branch_from"]), config["branch_round"]
     settings = completed(read_record(run_dir / "run.json")["settings"])
+    _check_made(settings, run_dir)
     rounds = [int(row["round"]) for row in _rows(run_dir / "clients.csv")]
     if round_num > max(rounds, default=0):
         raise UserError(
@@ -35,13 +38,22 @@ def branch_point(config: Mapping[str, Any]) -> Checkpoint:
         )
     point = latest(run_dir, up_to=round_num)
     if point is None or point.round_num != round_num:
-        point = _done_again({**settings, **{name: config[name] for name in WHERE if name in config}}, point, round_num)
+        point = _done_again(made_here(settings, config, CONF), point, round_num)
     carried = dict(point.carried)
-    if settings["strategy"]["_target_"] != config["strategy"]["_target_"]:
+    if settings["strategy"].get("_target_") != config["strategy"]["_target_"]:
         carried["strategy"] = {**carried["strategy"], "layers": []}
-    if any(settings[name] != config[name] for name in _MU):
+    if any(settings.get(name) != config[name] for name in _MU):
         carried["mu"] = None
     return Checkpoint(round_num, point.arrays, carried, point.time_s, {}, None)
+
+
+def _check_made(settings: Mapping[str, Any], run_dir: Path) -> None:
+    """Raise UserError unless settings are made as a record's are."""
+    try:
+        if "strategy._target_" not in recorded_settings(settings):
+            raise ValueError("settings lacks strategy._target_")
+    except (ValueError, TypeError, AttributeError) as error:
+        raise broken(run_dir / "run.json", error) from error
 
 
 def _done_again(settings: Mapping[str, Any], start: Checkpoint | None, round_num: int) -> Checkpoint:
@@ -62,6 +74,8 @@ def _rows(file: Path) -> list[dict[str, str]]:
     """Return the rows of a table that are whole; none where there is no file."""
     if not file.exists():
         return []
+    if not file.is_file():  # a pipe would never end
+        raise broken(file, "it is not a file")
     try:
         with file.open(newline="", encoding="utf-8") as opened:
             lines = [line for line in opened if line.endswith("\n")]

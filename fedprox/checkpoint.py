@@ -18,10 +18,11 @@ from safetensors.numpy import save
 from fedprox.checksum import checksum
 from fedprox.csv_table import is_kept
 from fedprox.errors import UserError
+from fedprox.files import CHECKPOINTS
 from fedprox.plain import decoded, encoded
 
 _log = logging.getLogger("fedprox")
-FOLDER = "checkpoint"
+FOLDER = CHECKPOINTS
 # What reading a file may raise that holds anything whatever; a depth of 10,000 brackets is a RecursionError.
 _DAMAGE = (OSError, SafetensorError, LookupError, TypeError, ValueError, AttributeError, OverflowError, RecursionError)
 

@@ -4,6 +4,7 @@ import difflib
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
+from pathlib import Path
 from typing import Any
 
 from hydra.core.config_store import ConfigStore
@@ -135,6 +136,9 @@ class Config:
 
 
 SETTINGS = [setting.name for setting in fields(Config)]
+GROUPS = [setting.name for setting in fields(Config) if setting.type == dict[str, Any]]
+_PACKAGE = Path(__file__).parent
+CONF = next(path for path in (_PACKAGE / "conf", _PACKAGE.parent / "conf") if path.is_dir())  # installed, checkout
 
 
 _HAVE_MU = ("fedprox.strategy.FedProx", "fedprox.strategy.FedDane")

@@ -11,6 +11,11 @@ from pathlib import Path
 
 from fedprox.errors import UserError
 
+# What a run writes into its directory; see `fedprox.records`.
+TABLES = ("metrics.csv", "clients.csv", "classes.csv")
+RESULTS = ("model.safetensors", "curves.png")
+CHECKPOINTS = "checkpoint"
+OWN = ("run.json", *TABLES, *RESULTS, "main.log", ".hydra", CHECKPOINTS)
 PATIENCE_S = 0.5  # with those who have a folder for a moment, to see whether it is taken
 
 
@@ -60,6 +65,14 @@ def _check_mode(file: Path, mode: int) -> None:
         raise OSError(errno.EISDIR, os.strerror(errno.EISDIR), str(file))
     if not stat.S_ISREG(mode):
         raise OSError(errno.EINVAL, "it is not a regular file but a pipe, a device or a socket", str(file))
+
+
+def check_no_links(run_dir: Path) -> None:
+    """Raise UserError if a run directory has a link in the place of a file that a run writes: it may lead anywhere."""
+    written = [run_dir / f"{name}{ending}" for name in OWN for ending in ("", ".part")]
+    for file in (*written, *(run_dir / CHECKPOINTS).glob("*"), *(run_dir / ".hydra").glob("*")):
+        if file.is_symlink():
+            raise UserError(f"{file} is a link, and a run writes there; put what it leads to in its place")
 
 
 @contextmanager

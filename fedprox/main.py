@@ -37,8 +37,7 @@ from fedprox.sweep import as_given, each_job_composed_once, is_job, note_job, ta
 from fedprox.terminal import ends_quietly
 from fedprox.version import version_line
 
-_PACKAGE = Path(__file__).parent
-CONF = next(path for path in (_PACKAGE / "conf", _PACKAGE.parent / "conf") if path.is_dir())  # installed, checkout
+CONF = schema.CONF
 
 
 def main(argv: Sequence[str] | None = None) -> int:

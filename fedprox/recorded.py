@@ -16,6 +16,8 @@ WHERE = ("engine", "client_resources", "server_device", "data_dir", "checkpoint"
 _FAULTS = ("on_client_error", "on_divergence", "round_timeout", "on_timeout")
 FREE = (*WHERE, *_FAULTS)
 
+MAX_BYTES = 2**25  # of run.json; one with a thousand resumptions has two million
+
 Settings = Mapping[str, Any]
 
 
@@ -26,6 +28,8 @@ def read_record(file: Path) -> dict[str, Any]:
         UserError: If it cannot be read or lacks a key of RECORD.
     """
     try:
+        if file.stat().st_size > MAX_BYTES:
+            raise ValueError(f"it has more than {MAX_BYTES:,} bytes")
         record = json.loads(file.read_text(encoding="utf-8"))
         lacking = [key for key in RECORD if key not in record]
         if lacking:

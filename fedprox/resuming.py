@@ -1,22 +1,34 @@
-"""`resume=` and `branch_from=`: the command line of an earlier run, with what is to be different.
+"""`resume=` and `branch_from=`: the command that makes an earlier run's settings again, with what is to be different.
 
-run.json keeps the overrides that a run was made with. So a run is resumed by the same command into the same directory,
-which finds its checkpoint there; and a branch is made by the same command with other settings.
+It is made from the settings in run.json, which are data: see `fedprox.trust`. The overrides that stand there too say
+only which files of conf/ were chosen, so that a branch which chooses another one gets all that belongs to it.
 """
 
-from collections.abc import Mapping, Sequence
+import json
+import re
+import shlex
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from hydra import compose, initialize_config_dir
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Quote, QuotedString
+from omegaconf import DictConfig, OmegaConf
 
-from fedprox.config import plain
+from fedprox.config import GROUPS
 from fedprox.errors import UserError
-from fedprox.recorded import FREE, differences, read_record
-from fedprox.trust import strangers
+from fedprox.files import CHECKPOINTS, check_no_links
+from fedprox.recorded import FREE, broken, differences, read_record
+from fedprox.trust import PATHS, is_place, is_refused, recorded_settings, shown
 
 OPTIONS = ("resume", "branch_from")
-_DEFAULTS_OF_MU = (1.0, 0.01, 0.001)  # of earlier versions
+_BRANCH = ("branch_from", "branch_round")
+_CHOICE = re.compile(r"""\+{0,2}(\w+)=(['"]?)(\w[\w.]*)\2""")
+_SIMPLE = re.compile(r"[\w./-]*[A-Za-z_/][\w./-]*")
+_DERIVED_PATHS = ("data_dir", "path", "glove")  # which conf/ derives from data_dir
+
+Leaves = Mapping[str, Any]
 
 
 def whole_command(words: Sequence[str], conf: Path) -> list[str]:
@@ -27,39 +39,60 @@ def whole_command(words: Sequence[str], conf: Path) -> list[str]:
         conf: The folder of the configuration's files.
 
     Raises:
-        UserError: If there is no such run, or it cannot be resumed with the settings given.
+        UserError: If there is no such run, or it cannot be resumed with the settings given, or they do not name what
+            a record may not decide.
     """
-    given = {_name(word): word.partition("=")[2] for word in words if not word.startswith("-")}
-    option = next((option for option in OPTIONS if given.get(option) not in (None, "", "null")), None)
-    if option is None:
+    asked = next(((option, text) for option in OPTIONS if (text := _text(option, words))), None)
+    if asked is None:
         return list(words)
-    run_dir = _directory(option, given[option])
+    option, run_dir = asked[0], _directory(*asked)
     record = _origin(option, run_dir, conf)
     _check_alone(option, words)
-    overrides = _replaced(record["overrides"], words)
-    recorded = _composed(record["config_name"], record["overrides"], conf)
-    _check_trusted(option, run_dir, (recorded, record["settings"]), words, conf)
-    overrides = [*_mu_of_then(record, recorded.get("mu"), words), *overrides]
-    command = ["--config-name", record["config_name"], *overrides]
+    given = [_name(word) for word in words]
+    settings = _taken_over(option, run_dir, record["settings"])
+    name, choices = record["config_name"], _choices(record["overrides"], conf)
+    overrides, composed = _made_again(name, choices.values(), settings, conf)
+    kept = [override for group, override in choices.items() if group not in given]
+    kept += [override for setting, override in overrides.items() if not _is_given(setting, given)]
+    depended_on = {setting: value for setting, value in settings.items() if not _is_given(setting, given)}
+    _check_named(option, run_dir, depended_on, composed, given, conf)
+    command = ["--config-name", name, *kept, *words]
     if option == "branch_from":
         return command
-    _check_past(record, _composed(record["config_name"], overrides, conf), run_dir)
-    return [*command, f"hydra.run.dir='{run_dir}'"]
+    _check_past(record, _plain(_composed(name, [*kept, *words], conf)), run_dir)
+    return [*command, f"hydra.run.dir={_quoted(str(run_dir))}"]
+
+
+def _text(option: str, words: Sequence[str]) -> str | None:
+    """Return what an option is set to; None if it is not.
+
+    Raises:
+        UserError: If it refers to something else: what it stands for may differ from one moment to the next.
+    """
+    given = [word.partition("=")[2] for word in words if not word.startswith("-") and _name(word) == option]
+    if not given or given[-1] in ("", "null"):
+        return None
+    if "${" in given[-1]:
+        raise UserError(f"{option} must be the path of a run directory, got {given[-1]}; write it without ${{...}}")
+    value = OverridesParser.create().parse_override(f"{option}={given[-1]}").value()
+    return value if isinstance(value, str) else given[-1]
 
 
 def _directory(option: str, text: str) -> Path:
-    run_dir = Path(text.strip("'\""))
+    run_dir = Path(text)
     if not (run_dir / "run.json").is_file():
         raise UserError(f"{option}={text} is no run directory: there is no run.json; name one that has it")
     return run_dir
 
 
 def _origin(option: str, run_dir: Path, conf: Path) -> Mapping[str, Any]:
+    if option == "resume":
+        check_no_links(run_dir)
     record = read_record(run_dir / "run.json")
     names = [path.stem for path in conf.glob("*.yaml")]
     overrides = record.get("overrides")
     is_plain = isinstance(overrides, list) and all(
-        isinstance(word, str) and not word.startswith(("-", "hydra")) for word in overrides
+        isinstance(word, str) and not word.startswith("-") and not _is_hydras(word) for word in overrides
     )
     if not is_plain or record.get("config_name") not in names:
         raise UserError(
@@ -67,6 +100,21 @@ def _origin(option: str, run_dir: Path, conf: Path) -> Mapping[str, Any]:
             "give the command that made it again"
         )
     return record
+
+
+def _taken_over(option: str, run_dir: Path, settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the recorded settings that the new command is made of.
+
+    Raises:
+        UserError: If they are not made as settings are.
+    """
+    try:
+        leaves = recorded_settings(settings)
+    except (ValueError, TypeError, AttributeError) as error:
+        raise broken(run_dir / "run.json", error) from error
+    if option == "branch_from":  # which the command gives
+        return {name: value for name, value in leaves.items() if name not in _BRANCH}
+    return leaves
 
 
 def _check_alone(option: str, words: Sequence[str]) -> None:
@@ -80,10 +128,94 @@ def _check_alone(option: str, words: Sequence[str]) -> None:
             )
 
 
-def _replaced(earlier: Sequence[str], words: Sequence[str]) -> list[str]:
-    """Return the earlier overrides without those that are given anew, then the words given."""
-    names = {_name(word) for word in words}
-    return [*(override for override in earlier if _name(override) not in names), *words]
+def _choices(overrides: Sequence[str], conf: Path) -> dict[str, str]:
+    """Return the files of conf/ that a run's overrides choose: group -> override."""
+    found = filter(None, map(_CHOICE.fullmatch, overrides))
+    chosen = {each[1]: each[3] for each in found if (conf / each[1] / f"{each[3]}.yaml").is_file()}
+    chosen.pop("logger", None)  # says whom to tell
+    return {group: f"{group}={choice}" for group, choice in chosen.items()}
+
+
+def _made_again(
+    config_name: str, choices: Iterable[str], settings: Leaves, conf: Path
+) -> tuple[dict[str, str], dict[str, Any]]:
+    """Return setting -> override for what a record has otherwise than the files of conf/, and what comes out.
+
+    A setting that refers to another one follows it, unless it was given itself. What a record may not decide stays as
+    it is in conf/.
+    """
+    composed = _composed(config_name, choices, conf)
+    followers = [
+        name for name, value in recorded_settings(_plain(composed, resolve=False)).items() if "${" in str(value)
+    ]
+    found = recorded_settings(_plain(composed))
+    overrides: dict[str, str] = {}
+    for ignored in (followers, []):
+        more = {name: text for name, text in _overrides(settings, found, conf).items() if name not in ignored}
+        if more:
+            overrides |= more
+            found = recorded_settings(_plain(_composed(config_name, [*choices, *overrides.values()], conf)))
+    return overrides, found
+
+
+def _overrides(settings: Leaves, composed: Leaves, conf: Path) -> dict[str, str]:
+    """Return setting -> override for what a composed configuration has otherwise than a record."""
+    found = {}
+    for name, value in settings.items():
+        is_data = name == "branch_from" or not is_place(name, value)  # it is read only if the run has no checkpoint
+        if is_data and not is_refused(name, value, conf) and not _equal(value, composed.get(name, ...)):
+            found[name] = f"{'' if name in composed else '++'}{name}={_as_override(value)}"
+    groups = {name.partition(".")[0] for name in settings} & set(GROUPS)
+    left_out = [name for name in composed if name not in settings and name.partition(".")[0] in groups]
+    return found | {name: f"~{name}" for name in left_out}
+
+
+def _check_named(
+    option: str, run_dir: Path, settings: Leaves, composed: Leaves, given: Sequence[str], conf: Path
+) -> None:
+    """Raise UserError if a run depends on what a record may not decide and the command does not say.
+
+    Args:
+        option: "resume" or "branch_from".
+        run_dir: The earlier run.
+        settings: Of the record, without those that the command gives.
+        composed: What they are without what the record may not decide.
+        given: The names of the settings that the command gives.
+        conf: The folder of the configuration's files.
+    """
+    begins = option == "resume" and not any((run_dir / CHECKPOINTS).glob("*.safetensors"))
+    asked = []
+    for name, value in settings.items():
+        present = composed.get(name, ...)
+        if _equal(value, present) and not (name == "branch_from" and value is not None and begins):
+            continue
+        key = name.rpartition(".")[2]
+        if key == "cache_dir" or (key in _DERIVED_PATHS and "data_dir" in given and present not in (..., "???")):
+            continue
+        is_named = key == "_target_" or not is_refused(name, value, conf)
+        text = _as_given(value) if is_named else "<value>"
+        asked.append(_for_a_shell(f"{'' if name in composed else '++'}{name}={text}"))
+    if asked:
+        raise UserError(
+            f"{option}={run_dir} may not decide what is called, read or written; if you trust what it had, add "
+            f"{' '.join(asked)}"
+        )
+
+
+def _as_given(value: Any) -> str:
+    return value if isinstance(value, str) and _SIMPLE.fullmatch(value) else _as_override(value)
+
+
+def _for_a_shell(word: str) -> str:
+    """Return an argument as it is typed, without characters that a terminal obeys."""
+    if _SIMPLE.fullmatch(word.partition("=")[2]) or word.endswith("=<value>"):
+        return word
+    return shown(shlex.quote(word) if set(word) & set('"$`\\!') else f'"{word}"')
+
+
+def _is_given(name: str, given: Sequence[str]) -> bool:
+    """Return whether a command says what a setting is, or one that it is a part of."""
+    return any(f"{name}.".startswith(f"{each}.") or each.startswith(f"{name}.") for each in given)
 
 
 def without_resume(overrides: Sequence[str]) -> list[str]:
@@ -106,29 +238,48 @@ def _name(override: str) -> str:
     return override.partition("=")[0].lstrip("+~")
 
 
-def _composed(config_name: str, overrides: Sequence[str], conf: Path) -> dict[str, Any]:
-    settings = [word for word in overrides if not word.startswith(("-", "hydra"))]
+def _is_hydras(word: str) -> bool:
+    return re.match(r"[^\w]*hydra\b", word) is not None
+
+
+def _composed(config_name: str, overrides: Iterable[str], conf: Path) -> DictConfig:
+    settings = [word for word in overrides if not word.startswith("-") and not _is_hydras(word)]
     with initialize_config_dir(version_base=None, config_dir=str(conf)):
-        return plain(compose(config_name, settings))
+        return compose(config_name, settings)
 
 
-def _check_trusted(
-    option: str, run_dir: Path, settings: Sequence[Mapping[str, Any]], words: Sequence[str], conf: Path
-) -> None:
-    """Raise UserError where an earlier run, which may be anybody's, would call what the user has not named."""
-    named = [word.partition("=")[2] for word in words if "_target_=" in word]
-    for each in settings:
-        if unknown := strangers(each, conf, named):
-            raise UserError(
-                f"{option}={run_dir} calls {', '.join(unknown)}, which is neither fedprox's nor Flower's; if you trust "
-                "it, give that setting again, such as dataset._target_=my_data.rings"
-            )
+def _plain(config: DictConfig, resolve: bool = True) -> dict[str, Any]:
+    return OmegaConf.to_container(config, resolve=resolve)  # type: ignore[return-value]
+
+
+def _equal(value: Any, other: Any) -> bool:
+    return other is not ... and json.dumps(value, sort_keys=True) == json.dumps(other, sort_keys=True)
+
+
+def _as_override(value: Any) -> str:
+    """Return a value in Hydra's grammar, in which every string is quoted and so nothing but itself."""
+    if value is None:
+        return "null"
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, str):
+        return _quoted(value)
+    if isinstance(value, list):
+        return f"[{','.join(map(_as_override, value))}]"
+    if isinstance(value, Mapping):
+        return f"{{{','.join(f'{key}:{_as_override(each)}' for key, each in value.items())}}}"
+    return repr(value)
+
+
+def _quoted(text: str) -> str:
+    return QuotedString(text, Quote.single).with_quotes()
 
 
 def _check_past(record: Mapping[str, Any], present: Mapping[str, Any], run_dir: Path) -> None:
     """Raise UserError where a resumed run would not be what it would have been without the interruption."""
     longer = ("num_rounds",) * (present["schedule"]["name"] == "constant")  # any other depends on the last round
-    changed = differences(record["settings"], present, (*FREE, *longer, "early_stopping"))
+    moved = PATHS if "fingerprint" in record else ()  # by which data are known wherever they lie
+    changed = differences(record["settings"], present, (*FREE, *longer, *moved, "early_stopping"))
     if changed:
         raise UserError(
             f"resume={run_dir} would change the past: {', '.join(changed)}; leave that out, or begin a new run from "

@@ -1,39 +1,55 @@
-"""The command line of an earlier run, with what is to be different."""
+"""The command that makes an earlier run's settings again, with what is to be different."""
 
 import json
 from pathlib import Path
 
 import pytest
+from hydra import compose, initialize_config_dir
+from hypothesis import given
+from hypothesis import strategies as st
 
 from fedprox import config
+from fedprox.config import CONF
 from fedprox.errors import UserError
-from fedprox.resuming import whole_command, without_resume
+from fedprox.resuming import _as_override, whole_command, without_resume
 
-CONF = Path(__file__).parents[1] / "conf"
-OVERRIDES = ["dataset=digits", "mu=0.5", "+repeat_num=2", "data_dir=data"]
+OVERRIDES = ["dataset=digits", "mu=0.5", "+repeat_num=2"]
+CHECKPOINT = "checkpoint/round_000003.safetensors"
 
 
-@pytest.fixture(autouse=True)
+@pytest.fixture(autouse=True, scope="module")
 def _schema():
     config.register()
 
 
-@pytest.fixture
-def run_dir(tmp_path):
-    """Return a directory whose run.json is that of a run with OVERRIDES."""
-    return written(tmp_path / "run of mine", "fedavg", OVERRIDES)
-
-
-def written(folder: Path, config_name: str, overrides: list[str], **settings: object) -> Path:
-    """Return a folder with the run.json of a command, where a few settings may be an earlier version's."""
-    from hydra import compose, initialize_config_dir
-
+def composed(name: str, overrides: list[str]) -> dict:
+    words = [word for word in overrides if not word.startswith(("hydra", "-"))]
     with initialize_config_dir(version_base=None, config_dir=str(CONF)):
-        settings = config.plain(compose(config_name, overrides)) | settings
-    record = {"status": "interrupted", "algorithm": "FedAvg", "seed": 0, "name": "digits", "settings": settings}
-    folder.mkdir()
-    (folder / "run.json").write_text(json.dumps({**record, "config_name": config_name, "overrides": overrides}))
-    return folder
+        return config.plain(compose(name, words))
+
+
+@pytest.fixture
+def run_of(tmp_path):
+    """Return a function that makes the directory of a run with some overrides, as far as it is looked at here."""
+
+    def make(*overrides: str, name: str = "config", **changes) -> Path:
+        settings = composed(name, list(overrides))
+        settings |= {key: value for key, value in changes.items() if key in settings or key == "hydra"}
+        record = {"status": "interrupted", "algorithm": "FedAvg", "seed": 0, "name": "digits", "settings": settings}
+        record |= {"config_name": name, "overrides": list(overrides), "fingerprint": {}}
+        record |= {key: value for key, value in changes.items() if key in record}
+        folder = tmp_path / "run of mine"
+        (folder / "checkpoint").mkdir(parents=True)
+        (folder / CHECKPOINT).touch()
+        (folder / "run.json").write_text(json.dumps(record))
+        return folder
+
+    return make
+
+
+@pytest.fixture
+def run_dir(run_of):
+    return run_of(*OVERRIDES, name="fedavg")
 
 
 @pytest.mark.parametrize("words", [[], ["mu=1"], ["resume=null"], ["branch_from="], ["--multirun", "mu=1,2"]])
@@ -42,27 +58,94 @@ def test_a_command_that_names_no_earlier_run_stays_as_it_is(words):
 
 
 @pytest.mark.parametrize("form", ["resume={}", "resume='{}'", "++resume={}"])
-def test_a_resumed_run_has_the_command_that_made_it_and_its_directory(run_dir, form):
+def test_a_resumed_run_has_the_settings_that_it_had_and_its_directory(run_dir, form):
     word = form.format(run_dir)
-    command = ["--config-name", "fedavg", *OVERRIDES, word, f"hydra.run.dir='{run_dir}'"]
-    assert whole_command([word], CONF) == command
+    made = ["dataset=digits", "mu=0.5", "++repeat_num=2", word]
+    assert whole_command([word], CONF) == ["--config-name", "fedavg", *made, f"hydra.run.dir='{run_dir}'"]
 
 
 def test_what_is_given_anew_replaces_what_was_given_then(run_dir):
     command = whole_command([f"resume={run_dir}", "data_dir=elsewhere", "engine=local"], CONF)
-    assert command[2:-1] == [*OVERRIDES[:3], f"resume={run_dir}", "data_dir=elsewhere", "engine=local"]
+    assert command[2:-1] == [
+        *("dataset=digits", "mu=0.5", "++repeat_num=2"),
+        *(f"resume={run_dir}", "data_dir=elsewhere", "engine=local"),
+    ]
 
 
 @pytest.mark.parametrize("anew", ["+repeat_num=3", "++repeat_num=3", "repeat_num=3"])
 def test_with_or_without_a_plus_it_is_the_same_setting(run_dir, anew):
     words = [f"branch_from={run_dir}", "branch_round=4", anew]
-    assert whole_command(words, CONF) == ["--config-name", "fedavg", *OVERRIDES[:2], OVERRIDES[3], *words]
+    assert whole_command(words, CONF) == ["--config-name", "fedavg", "dataset=digits", "mu=0.5", *words]
 
 
 def test_a_branch_may_be_swept(run_dir):
     words = ["--multirun", f"branch_from={run_dir}", "branch_round=4", "mu=0,1"]
     assert whole_command(words, CONF)[:2] == ["--config-name", "fedavg"]
     assert "mu=0.5" not in whole_command(words, CONF)
+
+
+def test_a_branch_that_chooses_another_file_of_conf_gets_what_belongs_to_it(run_of):
+    folder = run_of("dataset=synthetic_1_1", "seed=3")  # which sets num_clients, partition and dataset.seed too
+    branch = [f"branch_from={folder}", "branch_round=4", "strategy=fedavg", "dataset=digits", "seed=4"]
+    whole = composed("config", whole_command(branch, CONF)[2:])
+    expected = composed("config", ["strategy=fedavg", "dataset=digits", "seed=4"])
+    assert whole | {"branch_from": None, "branch_round": None} == expected
+    assert (whole["mu"], whole["num_clients"]) == (0.0, 100)  # and not 1.0 and 30
+
+
+def test_settings_that_refer_to_others_follow_those_of_the_branch(run_of):
+    folder = run_of("dataset=synthetic_1_1", "seed=3", "num_clients=20")
+    command = whole_command([f"branch_from={folder}", "branch_round=4", "seed=4"], CONF)
+    assert composed("config", command[2:])["dataset"]["seed"] == 4
+    assert composed("config", command[2:])["dataset"]["num_clients"] == 20
+
+
+COMMANDS = {
+    "fedavg": ["strategy=fedavg", "stragglers_fraction=0.5", "dataset=digits"],
+    "a preset": ["experiment=paper_synthetic_1_1", "num_rounds=3"],
+    "references": ["dataset=synthetic_0_0", "seed=7", "dataset.seed=3"],
+    "nested": ["dataset=digits", "early_stopping.metric=test_loss", "checkpoint.every=null", "adaptive_mu.step=1e-5"],
+    "without an entry": ["dataset=digits", "~partition.sigma"],
+    "lists and text": ["dataset=digits", "+strategy.a=[1,-2.5,x,[true,null]]", r"+strategy.b='it\'s, {b}'"],
+    "words that look like others": ["dataset=digits", "+strategy.a='1'", "+strategy.b='null'", "+strategy.c='1e3'"],
+    "words of Hydra's grammar": ["dataset=digits", "+strategy.a='range(3)'", "+strategy.b='a,b'", "+strategy.c=' a '"],
+}
+
+
+@pytest.mark.parametrize("overrides", COMMANDS.values(), ids=COMMANDS)
+def test_the_settings_come_out_as_they_went_in(run_of, overrides):
+    folder = run_of(*overrides)
+    again = [
+        f"+{word}" for word in overrides if set(word) & set("(,'\\") and word.startswith("+strategy.b")
+    ]  # not a word
+    again += ["++strategy.a='range(3)'"] if "+strategy.a='range(3)'" in overrides else []
+    command = whole_command([f"resume={folder}", *again], CONF)
+    assert composed("config", command[2:-1]) | {"resume": None} == composed("config", overrides)
+
+
+PLAIN = st.none() | st.booleans() | st.integers(-(2**31), 2**31) | st.floats(allow_nan=False) | st.text()
+NAMES = st.from_regex(r"[A-Za-z]\w{0,5}", fullmatch=True).filter(str.isascii)
+
+
+@given(st.recursive(PLAIN, lambda inner: st.lists(inner, max_size=3) | st.dictionaries(NAMES, inner, max_size=3)))
+def test_every_value_in_hydras_grammar_is_that_value_and_nothing_else(value):
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+
+    if "${" in str(value):
+        return  # is refused before
+    override = OverridesParser.create().parse_override(f"x={_as_override(value)}")
+    assert not override.is_sweep_override()
+    assert plain(override.value()) == value
+
+
+def plain(value):
+    from hydra.core.override_parser.types import QuotedString
+
+    if isinstance(value, QuotedString):
+        return value.text
+    if isinstance(value, list):
+        return [plain(each) for each in value]
+    return {plain(key): plain(each) for key, each in value.items()} if isinstance(value, dict) else value
 
 
 @pytest.mark.parametrize("more", [["num_rounds=200"], ["mu=0.5"], ["engine=local"], ["checkpoint.every=1"]])
@@ -98,28 +181,166 @@ def test_the_overrides_of_a_run_do_not_tell_that_it_was_resumed():
 ADAM = "strategy._target_=flwr.serverapp.strategy.FedAdam"
 
 
+def test_mu_is_the_recorded_one_even_if_the_strategy_would_have_another_default(run_of):
+    folder = run_of(ADAM, "dataset=digits", mu=1.0)
+    assert "mu=1.0" in whole_command([f"resume={folder}", ADAM], CONF)
+
+
+def test_a_branch_with_another_strategy_has_the_mu_of_that_strategy(run_of):
+    folder = run_of("dataset=digits")  # FedProx, with mu = 1 by default
+    command = whole_command([f"branch_from={folder}", "branch_round=3", "strategy=fedavg"], CONF)
+    assert composed("config", [*command[2:]])["mu"] == 0.0
+
+
+# What a record may not decide.
+
+
+@pytest.mark.parametrize("option", ["resume", "branch_from"])
+@pytest.mark.parametrize("text", ["a${now:%Y}b", "'a${now:%Y}b'", "${oc.env:HOME}", r"\${x}"])
+def test_a_run_is_named_without_references(option, text):
+    with pytest.raises(UserError, match=f"{option} must be the path of a run directory"):
+        whole_command([f"{option}={text}"], CONF)
+
+
+HYDRAS = [
+    *("hydra.callbacks.evil={_target_: os.abort}", "+hydra.x=1", "++hydra.callbacks.evil._target_=os.abort"),
+    *("~hydra.callbacks", "++hydra={}", "hydra/launcher=joblib", "+hydra/launcher@x=joblib", "'hydra'.x=1"),
+    *('"hydra".x=1', "hydra@x=1", " hydra.x=1", "hydra.searchpath=[file:///evil]", "--config-dir=/evil", "-cd=/evil"),
+]
+
+
+@pytest.mark.parametrize("word", HYDRAS)
+def test_a_record_with_hydras_own_settings_is_refused(run_of, word):
+    folder = run_of("dataset=digits", overrides=["dataset=digits", word])
+    with pytest.raises(UserError, match="was not made by this command"):
+        whole_command([f"resume={folder}"], CONF)
+
+
+PLACES = [
+    *("logger=mlflow", "logger.mlflow.tracking_uri=http://127.0.0.1:9/${oc.env:SECRET}", "logger=[mlflow,wandb]"),
+    *("engine=ray", "engine.address=127.0.0.1:9", "++engine._target_=os.abort", "data_dir=/evil", "server_device=cuda"),
+    *("client_resources.num_cpus=9", "dataset.cache_dir=/evil", "model.init=/evil", "+x=../../evil", "mu=9"),
+    *("experiment=../../evil", "model=../../evil", "dataset@hydra.x=digits", "resume=/evil", "branch_from=/evil"),
+    *("mu=${oc.env:SECRET}", "experiment='digits,x'", "checkpoint.every=1"),
+]
+
+
+@pytest.mark.parametrize("words", [["resume={}"], ["branch_from={}", "branch_round=2"]])
+def test_recorded_overrides_that_settings_do_not_bear_out_change_nothing(run_of, words):
+    folder = run_of("dataset=digits", overrides=["dataset=digits", *PLACES])
+    command = whole_command([each.format(folder) for each in words], CONF)
+    # A name of conf/, without an address, stays.
+    assert command[2 : command.index(words[0].format(folder))] == ["dataset=digits", "engine=ray"]
+
+
+def test_where_a_run_computes_and_whom_it_tells_is_not_taken_over_but_for_the_name_of_the_engine(run_of):
+    theirs = [
+        "engine=local",
+        "engine.num_threads=3",
+        "server_device=cuda",
+        "client_resources.num_gpus=1",
+        "data_dir=/x",
+    ]
+    folder = run_of("dataset=digits", *theirs, "logger=mlflow", "logger.mlflow.tracking_uri=http://x")
+    assert whole_command([f"resume={folder}"], CONF)[2:4] == ["dataset=digits", "engine=local"]
+
+
 @pytest.mark.parametrize(
-    ("overrides", "mu"),
+    ("overrides", "asked"),
     [
-        ([ADAM, "dataset=digits"], 1.0),  # once the default with every strategy
-        ([ADAM, "dataset=shakespeare", "dataset.path=there"], 0.001),
-        (["experiment=flare_cifar10"], 1.0),  # once not what the preset's comment says
-        (["experiment=flare_cifar10", "strategy=feddane"], 1.0),
+        (["dataset=image_folder", "dataset.path=/their/images"], "dataset.path=/their/images"),
+        (["dataset=image_folder", "dataset.path='/a b'"], "\"dataset.path='/a b'\""),
+        (["dataset=mnist", "data_dir=/theirs"], "dataset.data_dir=/theirs"),
+        (["dataset=digits", "model.init=/their/model.safetensors"], "model.init=/their/model.safetensors"),
+        (["dataset=digits", "model._target_=their_model.Net"], "model._target_=their_model.Net"),
+        (
+            ["dataset=digits", "strategy._target_=flwr.serverapp.strategy.FedAdam"],
+            "strategy._target_=flwr.serverapp.strategy.FedAdam",
+        ),
+        (["dataset=custom", "dataset._target_=x.y", "+dataset.file=/z"], "dataset._target_=x.y ++dataset.file=/z"),
+        (["dataset=digits", "+strategy.hook._target_=os.abort"], "++strategy.hook._target_=os.abort"),
+        (["dataset=digits", "+strategy._partial_=true"], "++strategy._partial_=<value>"),
+        (["dataset=digits", "+strategy.x='\x1b[31m/'"], r"\x1b[31m"),
     ],
 )
-def test_a_run_of_an_earlier_version_keeps_the_mu_that_was_a_default_then(tmp_path, overrides, mu):
-    folder = written(tmp_path / "run", "config", overrides, mu=mu)
-    assert whole_command([f"resume={folder}"], CONF)[2] == f"mu={mu}"
+def test_what_is_called_or_read_is_asked_for_in_words_that_can_be_added(run_of, overrides, asked):
+    folder = run_of(*overrides)
+    for words in ([f"resume={folder}"], [f"branch_from={folder}", "branch_round=2"]):
+        with pytest.raises(UserError, match="may not decide what is called, read or written") as raised:
+            whole_command(words, CONF)
+        assert asked in str(raised.value)
+        assert "\x1b" not in str(raised.value)
 
 
-@pytest.mark.parametrize(("anew", "keeps"), [([], True), (["mu=0.5"], False), (["strategy=fedavg"], False)])
-def test_so_does_a_branch_of_it_but_for_another_mu_or_strategy_which_has_its_own(tmp_path, anew, keeps):
-    folder = written(tmp_path / "run", "config", [ADAM, "dataset=digits"], mu=1.0)
-    command = whole_command([f"branch_from={folder}", "branch_round=3", *anew], CONF)
-    assert ("mu=1.0" in command) == keeps
+@pytest.mark.parametrize(
+    ("overrides", "again"),
+    [
+        (["dataset=image_folder", "dataset.path=/a", "dataset.size=8"], "dataset.path=/a"),
+        (["dataset=image_folder", "dataset.path=/a", "dataset.size=8"], "dataset.path=/moved"),
+        (["dataset=mnist", "data_dir=/a"], "data_dir=/b"),
+        (["dataset=leaf", "dataset.path=/a", "dataset.num_classes=3"], "dataset.path=/b"),
+        (["dataset=sent140", "data_dir=/a", "model=lstm_sent140", "model.hidden_size=5"], "data_dir=/b"),
+        (["dataset=custom", "dataset._target_=x.y", "+dataset.noise=0.2"], "dataset._target_=x.y"),
+        (["dataset=digits", "strategy._target_=x.y", "+strategy.eta=0.03"], "strategy._target_=x.y"),
+        (["dataset=digits", "strategy._target_=x.y", "+strategy.hook._target_=z"], "strategy._target_=x.y"),
+    ],
+)
+def test_what_the_command_gives_again_is_taken_with_the_rest_of_the_record(run_of, overrides, again):
+    folder = run_of(*overrides)
+    words = [f"resume={folder}", again, *(["++strategy.hook._target_=z"] if "hook" in str(overrides) else [])]
+    made = composed("config", whole_command(words, CONF)[2:-1])
+    expected = composed("config", [*(word for word in overrides if word.split("=")[0] != again.split("=")[0]), again])
+    assert made | {"resume": None} == expected
 
 
-def test_a_mu_that_never_was_a_default_is_not_the_commands(tmp_path):
-    folder = written(tmp_path / "run", "config", [ADAM, "dataset=digits"], mu=0.25)
-    with pytest.raises(UserError, match=r"would change the past: mu=0.0 \(was 0.25\)"):
+def test_a_data_set_that_has_moved_is_known_by_its_fingerprint_or_not_at_all(run_of):
+    folder = run_of("dataset=leaf", "dataset.path=/a")
+    record = json.loads((folder / "run.json").read_text())
+    record.pop("fingerprint")
+    (folder / "run.json").write_text(json.dumps(record))
+    with pytest.raises(UserError, match="would change the past"):
+        whole_command([f"resume={folder}", "dataset.path=/b"], CONF)
+
+
+def test_a_branch_is_resumed_without_its_trunk_unless_it_has_no_checkpoint(run_of):
+    folder = run_of("dataset=digits", "branch_from=/their/run", "branch_round=3")
+    assert "branch_from='/their/run'" in whole_command([f"resume={folder}"], CONF)
+    (folder / CHECKPOINT).unlink()
+    with pytest.raises(UserError, match="branch_from=/their/run"):
         whole_command([f"resume={folder}"], CONF)
+    assert whole_command([f"resume={folder}", "branch_from=/their/run"], CONF)[-2] == "branch_from=/their/run"
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"hydra": {"callbacks": {"evil": {"_target_": "os.abort"}}}}, ["run.json cannot be used", "'hydra'"]),
+        ({"dataset": "../../evil"}, ["run.json cannot be used", "settings.dataset must be an object"]),
+        ({"strategy": ["a", "b"]}, ["settings.strategy must be an object"]),
+        ({"mu": {"_target_": "os.abort"}}, ["may not decide"]),
+        ({"sampling": "${oc.env:HOME}"}, ["sampling=<value>"]),
+        ({"dataset": {"_target_": "os.abort"}}, ["dataset._target_=os.abort"]),
+    ],
+)
+def test_settings_that_are_none_are_refused(run_of, changes, words):
+    folder = run_of("dataset=digits", **changes)
+    with pytest.raises(UserError) as raised:
+        whole_command([f"resume={folder}"], CONF)
+    assert [word for word in words if word not in str(raised.value)] == []
+
+
+@pytest.mark.parametrize("name", ["run.json", "metrics.csv", "clients.csv.part", "checkpoint", CHECKPOINT, "main.log"])
+def test_a_link_among_the_files_that_a_resumed_run_would_write_is_refused(run_dir, tmp_path, name):
+    target = tmp_path / "precious"
+    if (run_dir / name).exists():
+        (run_dir / name).rename(target)
+    (run_dir / name).symlink_to(target)
+    with pytest.raises(UserError, match=f"{name} is a link"):
+        whole_command([f"resume={run_dir}"], CONF)
+
+
+def test_a_record_of_gigabytes_is_not_read(run_dir):
+    with (run_dir / "run.json").open("r+b") as file:
+        file.truncate(2**33)  # a hole: it takes no room
+    with pytest.raises(UserError, match="more than 33,554,432 bytes"):
+        whole_command([f"resume={run_dir}"], CONF)

@@ -5,6 +5,7 @@ import os
 import re
 import socket
 import time
+from typing import Any
 
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
@@ -15,6 +16,7 @@ from ray._private.grpc_utils import init_grpc_channel
 from ray._private.services import canonicalize_bootstrap_address
 
 from fedprox.announcing import announced
+from fedprox.engines.tokens import token_demanded, token_of_the_environment
 from fedprox.errors import RunStopped, UserError
 from fedprox.signals import sigterm_held_back
 
@@ -35,17 +37,23 @@ def connect(address: str | None) -> bool:
     if ray.is_initialized():
         return False
     if address is None:
-        _start()
+        start()
     else:
         _join(address)
     return True
 
 
-def _start() -> None:
+def start(**options: Any) -> None:
+    """Start a Ray on this machine that answers this process alone.
+
+    Args:
+        options: More arguments of `ray.init`.
+    """
+    # "local", or else it would join a cluster that RAY_ADDRESS names, or that it finds on this machine.
+    options |= {"address": "local", "include_dashboard": False, "log_to_driver": False}
     try:
-        with sigterm_held_back(), announced("starting Ray on this machine"):
-            # "local", or else it would join a cluster that RAY_ADDRESS names, or that it finds on this machine.
-            ray.init(address="local", include_dashboard=False, log_to_driver=False, logging_level=logging.CRITICAL)
+        with token_demanded(), sigterm_held_back(), announced("starting Ray on this machine"):
+            ray.init(logging_level=logging.CRITICAL, **options)
     except Exception as error:  # plain ones among them
         ray.shutdown()
         raise UserError(
@@ -55,6 +63,7 @@ def _start() -> None:
 
 
 def _join(address: str) -> None:
+    token_of_the_environment()
     try:
         found = _address_of_cluster(address)
         _check_that_ray_answers(found)

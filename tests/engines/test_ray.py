@@ -7,14 +7,19 @@ import threading
 import time
 from dataclasses import replace
 
+import grpc
 import psutil
 import pytest
 import ray
 from flwr.app import ArrayRecord
+from ray.core.generated.gcs_service_pb2 import GetAllNodeInfoRequest
+from ray.core.generated.gcs_service_pb2_grpc import NodeInfoGcsServiceStub
+from ray.core.generated.node_manager_pb2 import GetNodeStatsRequest
+from ray.core.generated.node_manager_pb2_grpc import NodeManagerServiceStub
 from torch import nn
 
 from fedprox.client_app import ClientSide
-from fedprox.engines import crew
+from fedprox.engines import cluster, crew
 from fedprox.engines import ray as engine
 from fedprox.engines.balance import balance
 from fedprox.engines.local import LocalGrid
@@ -33,9 +38,22 @@ def stop_ray() -> None:
 def two_cpus():
     """Start Ray once for this module, with two CPUs whatever the machine has."""
     stop_ray()
-    ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
+    cluster.start(num_cpus=2)
     yield
     stop_ray()
+
+
+def doors() -> list[tuple]:
+    """Return where Ray's control process and this machine's raylet listen, and something to ask each for."""
+    (node,) = ray.nodes()
+    control = ray.get_runtime_context().gcs_address
+    return [
+        (control, NodeInfoGcsServiceStub, "GetAllNodeInfo", GetAllNodeInfoRequest()),
+        (
+            f"{node['NodeManagerAddress']}:{node['NodeManagerPort']}",
+            *(NodeManagerServiceStub, "GetNodeStats", GetNodeStatsRequest()),
+        ),
+    ]
 
 
 def expected(federation, round_num: int = 1) -> list[tuple]:
@@ -59,6 +77,23 @@ def actors(grid: RayGrid) -> list:
 
 @pytest.mark.usefixtures("two_cpus")
 class TestOnActors:
+    @pytest.mark.parametrize("metadata", [(), (("authorization", f"Bearer {'0' * 64}"),)], ids=["none", "wrong"])
+    def test_an_intruder_without_the_token_is_refused_by_all_that_listen(self, metadata):
+        codes = []
+        for address, stub, method, request in doors():
+            with grpc.insecure_channel(address) as channel, pytest.raises(grpc.RpcError) as raised:
+                getattr(stub(channel), method)(request, metadata=metadata, timeout=20)
+            codes.append(raised.value.code())
+        assert codes == [grpc.StatusCode.UNAUTHENTICATED] * 2
+
+    def test_the_token_is_in_no_command_line_and_not_in_this_processs_environment(self):
+        token = ray.get(ray.remote(lambda: os.environ["RAY_AUTH_TOKEN"]).options(num_cpus=0).remote())
+        assert len(token) == 64  # 256 bits
+        assert "RAY_AUTH_TOKEN" not in os.environ
+        lines = [" ".join(process.cmdline()) for process in psutil.Process().children(recursive=True)]
+        assert any("raylet" in line for line in lines)
+        assert [line for line in lines if token in line] == []
+
     def test_more_than_there_is_is_an_error_at_once_that_says_what_to_set(self, federation, monkeypatch):
         monkeypatch.setattr(engine, "_crew", lambda *_: pytest.fail("actors are started, and waited for"))
         with pytest.raises(UserError, match=r"client_resources\.num_cpus=3 .*2 CPUs.*num_cpus to at most"):

@@ -146,7 +146,9 @@ class Range:
 
     def _one_life(self, run: Run, run_dir: Path, reference: Reference, shot: Shot | None) -> None:
         is_there = (run_dir / "run.json").exists()
-        arguments = [f"resume={run_dir}"] if is_there else [*reference.arguments, f"hydra.run.dir={run_dir}"]
+        named = [word for word in reference.arguments if word.startswith(("strategy._target_=", "client_resources."))]
+        anew = [*reference.arguments, f"hydra.run.dir={run_dir}"]
+        arguments = [f"resume={run_dir}", *named] if is_there else anew  # a record decides neither
         life = lived(arguments, run_dir, self._environment, shot)
         self.agents |= life.agents
         if shot:
