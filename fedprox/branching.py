@@ -9,27 +9,36 @@ from fedprox.checkpoint import Checkpoint, latest
 from fedprox.config import CONF
 from fedprox.earlier import completed
 from fedprox.errors import UserError
+from fedprox.files import TABLES
 from fedprox.prepared import Experiment
 from fedprox.recorded import FREE, broken, differences, read_record
-from fedprox.records import RunRecord
-from fedprox.trust import made_here, recorded_settings
+from fedprox.same_data import check_same_data, fingerprints
+from fedprox.trust import PATHS, made_here, recorded_settings
 
 _MU = ("mu", "adaptive_mu")
-_TABLES = ("metrics.csv", "clients.csv", "classes.csv")
+DATA_SETTINGS = ("dataset", "partition", "feature_skew", "num_clients", "hold_out", "seed")  # that decide the data
 
 
-def branch_point(config: Mapping[str, Any]) -> Checkpoint:
+def branch_point(config: Mapping[str, Any], facts: Mapping[str, Any]) -> Checkpoint:
     """Return the state after round `branch_round` of the run `branch_from`, for a run with other settings.
 
     Where no checkpoint of that round is left, the run is done again from the one before it, as it was then. The
     strategy's state goes along where the strategy is the same, and that of adaptive mu where its settings are.
 
+    Args:
+        config: Of the branch.
+        facts: Of the branch, with the fingerprint of its data: they are the earlier run's, unless the settings of data
+            or partition are others.
+
     Raises:
-        UserError: If there is no such run, or it has not come to that round.
+        UserError: If there is no such run, or it has not come to that round, or was made on other data.
     """
     run_dir, round_num = Path(config["branch_from"]), config["branch_round"]
-    settings = completed(read_record(run_dir / "run.json")["settings"])
+    record = read_record(run_dir / "run.json")
+    settings = completed(record["settings"])
     _check_made(settings, run_dir)
+    if all(_without_paths(settings.get(name)) == _without_paths(config.get(name)) for name in DATA_SETTINGS):
+        check_same_data(facts, record, f"branch_from={run_dir}")
     rounds = [int(row["round"]) for row in _rows(run_dir / "clients.csv")]
     if round_num > max(rounds, default=0):
         raise UserError(
@@ -38,7 +47,7 @@ def branch_point(config: Mapping[str, Any]) -> Checkpoint:
         )
     point = latest(run_dir, up_to=round_num)
     if point is None or point.round_num != round_num:
-        point = _done_again(made_here(settings, config, CONF), point, round_num)
+        point = _done_again(made_here(settings, config, CONF), point, round_num, record)
     carried = dict(point.carried)
     if settings["strategy"].get("_target_") != config["strategy"]["_target_"]:
         carried["strategy"] = {**carried["strategy"], "layers": []}
@@ -56,18 +65,26 @@ def _check_made(settings: Mapping[str, Any], run_dir: Path) -> None:
         raise broken(run_dir / "run.json", error) from error
 
 
-def _done_again(settings: Mapping[str, Any], start: Checkpoint | None, round_num: int) -> Checkpoint:
-    for outcome in Experiment.of(settings).rounds(start):
+def _done_again(
+    settings: Mapping[str, Any], start: Checkpoint | None, round_num: int, record: Mapping[str, Any]
+) -> Checkpoint:
+    experiment = Experiment.of(settings)
+    check_same_data({"fingerprint": fingerprints(experiment.data)}, record, "branch_from")
+    for outcome in experiment.rounds(start):
         if outcome.round_num == round_num:
             break
     return Checkpoint(round_num, outcome.arrays, outcome.carried, outcome.time_s, {}, None)
 
 
-def adopt_rows(record: RunRecord, config: Mapping[str, Any]) -> None:
-    """Begin a record with the rows of the earlier run, up to the round at which it is left."""
+def _without_paths(node: Any) -> Any:
+    return {name: value for name, value in node.items() if name not in PATHS} if isinstance(node, Mapping) else node
+
+
+def adopted_rows(config: Mapping[str, Any]) -> dict[str, list[dict[str, str]]]:
+    """Return the rows with which a branch begins, by table: those of the earlier run up to where it is left."""
     run_dir, round_num = Path(config["branch_from"]), config["branch_round"]
-    tables = {name: _rows(run_dir / name) for name in _TABLES}
-    record.adopt({name: [row for row in rows if int(row["round"]) <= round_num] for name, rows in tables.items()})
+    tables = {name: _rows(run_dir / name) for name in TABLES}
+    return {name: [row for row in rows if int(row["round"]) <= round_num] for name, rows in tables.items()}
 
 
 def _rows(file: Path) -> list[dict[str, str]]:

@@ -54,10 +54,12 @@ def forget_after(run_dir: Path, rounds_done: int) -> None:
     Raises:
         UserError: If there is something that cannot be removed.
     """
-    for file in list((run_dir / FOLDER).glob("*")):
-        header = header_of(file)
+    files = list((run_dir / FOLDER).glob("*"))
+    for file in files:
         if file.is_dir():
             raise UserError(f"{file} is a folder where a checkpoint belongs; move it away")
+    for file in files:
+        header = header_of(file)
         if not header or header.round_num > rounds_done:
             file.unlink()
 

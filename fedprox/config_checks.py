@@ -13,7 +13,7 @@ from typing import Any
 from fedprox import strategy_checks
 from fedprox.config import SETTINGS, client_device, unknown
 from fedprox.epoch_batches import DROP, KEEP, MERGE
-from fedprox.errors import UserError, one_line
+from fedprox.errors import UserError, one_line, reason
 
 END_OF_INTEGERS = 2**32  # beyond, arrays' sizes overflow
 MAX_EPOCHS = 100_000  # a client's order of examples is drawn for all of its epochs at once
@@ -100,6 +100,8 @@ def check_target(group: str, node: Mapping[str, Any]) -> None:
         target: Callable[..., Any] = pkgutil.resolve_name(path)
         parameters = inspect.signature(target).parameters
         hints = typing.get_type_hints(target.__init__ if inspect.isclass(target) else target)
+    except SystemExit as end:
+        raise UserError(f"{group}._target_={path} cannot be loaded: {reason(end)}") from end
     except Exception as error:  # an import may fail in any way
         raise UserError(f"{group}._target_={path} cannot be loaded: {_why_not_loaded(group, path, error)}") from error
     takes_any = any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values())

@@ -28,6 +28,9 @@ class RunStopped(Exception):  # noqa: N818  # not always an error
         self.status = status
 
 
+USERS = (Exception, SystemExit)  # what the user's code may raise: its sys.exit() is an error like any other
+
+
 def on_record(error: BaseException) -> str:
     """Return in one line why a run failed."""
     told = (UserError, RunStopped, OSError, MemoryError)
@@ -36,8 +39,10 @@ def on_record(error: BaseException) -> str:
 
 def reason(error: BaseException) -> str:
     """Return an error of the user's code as "ValueError: what it says (my_model.py:12)"."""
-    told = printable("; ".join(_told(error)))
     place = _place(error)
+    if isinstance(error, SystemExit):
+        return f"sys.exit({'' if error.code is None else repr(error.code)}){f' ({place})' if place else ''}"
+    told = printable("; ".join(_told(error)))
     return f"{type(error).__name__}{': ' * bool(told)}{told}{f' ({place})' if place else ''}"
 
 

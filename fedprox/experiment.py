@@ -2,34 +2,41 @@
 
 import logging
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
 from fedprox import assembly, data_assembly
 from fedprox.arrays import to_params
-from fedprox.branching import adopt_rows, branch_point, lineage
+from fedprox.branching import adopted_rows, branch_point, lineage
 from fedprox.checkpoint import Checkpoint, forget_after, latest
 from fedprox.checkpointing import Checkpoints
 from fedprox.earlier import completed
 from fedprox.early_stopping import EarlyStopping
 from fedprox.environment import environment
-from fedprox.errors import UserError
-from fedprox.files import alone_in
+from fedprox.errors import USERS, UserError, on_record
+from fedprox.files import alone_in, check_no_links, files_of_a_run
 from fedprox.loggers.attached import Attached
+from fedprox.loggers.interface import RUN_ID
 from fedprox.measuring import several_at_once
 from fedprox.prepared import Experiment, columns
 from fedprox.progress import watched
 from fedprox.recorded import read_record, rows_before
 from fedprox.records import RunRecord
+from fedprox.same_data import check_same_data, fingerprints
 from fedprox.startup import only_new_garbage
 
 _log = logging.getLogger("fedprox")
 
 
 def run(
-    config: Mapping[str, Any], run_dir: Path, *, resume: bool = False, origin: Mapping[str, Any] | None = None
+    config: Mapping[str, Any],
+    run_dir: Path,
+    *,
+    resume: bool = False,
+    origin: Mapping[str, Any] | None = None,
+    on_begin: Callable[[], None] = lambda: None,
 ) -> Mapping[str, Any] | None:
     """Run one experiment and return the last row of its metrics.csv.
 
@@ -38,38 +45,85 @@ def run(
         run_dir: An existing directory, which receives what `fedprox.records` describes.
         resume: Go on from the directory's last checkpoint, if it has one; it is of a run with this configuration.
         origin: More entries of run.json: how the configuration came about.
+        on_begin: Called when nothing refuses the run any more, before the first file is written.
+
+    What can fail comes first. Then all that an earlier run has left in the directory goes, unless it is resumed.
 
     Raises:
-        UserError: If a setting or a data file is wrong; nothing is computed then.
+        UserError: If a setting or a data file is wrong; nothing is computed then, and the directory is as it was.
         RunStopped: If a fault ends the run; what was measured is there.
     """
     begin = time.perf_counter()
     if resume and (row := _final_row(config, run_dir)):
         _log.info("%s is finished already", run_dir)
+        if not (run_dir / "curves.png").exists():  # its process was killed in between
+            _draw_curves(run_dir)
         return row
+    _check_sources_stay(config, run_dir, resume)
     experiment = Experiment.of(config)
     with alone_in(run_dir):
         facts = {**_facts(experiment), **(origin or {})}
-        start = latest(run_dir) if resume else None
+        earlier = read_record(run_dir / "run.json") if resume and (run_dir / "run.json").exists() else None
+        if earlier:
+            check_no_links(run_dir)
+            check_same_data(facts, earlier, f"resume={run_dir}")
+        start = latest(run_dir) if earlier else None
         if resume and start is None:
             _log.info("%s has no checkpoint; the run begins with round 0", run_dir)
-        if start:
-            facts = _continued(facts, run_dir, start)
-        state = start.record if start else None
+        if start and earlier:
+            facts = _continued(facts, earlier, run_dir, start)
+        state, rows = start.record if start else None, {}
         if start is None and config["branch_from"]:
-            start, facts = branch_point(config), {**facts, "branched_from": lineage(config)}
+            start, rows = branch_point(config, facts), adopted_rows(config)
+            facts = {**facts, "branched_from": lineage(config)}
+        source = run_dir if state else Path(config["branch_from"] or run_dir)
         if start:
-            experiment.check_start(start, run_dir if state else Path(config["branch_from"]))
-        forget_after(run_dir, start.round_num if state and start else 0)
+            experiment.check_start(start, source)
+        old = [] if state else files_of_a_run(run_dir)
+        first_round = start.round_num + 1 if start else 0
         with (
             _telling_how_to_go_on(run_dir),
-            RunRecord(run_dir, facts, columns(config), **experiment.tables, state=state) as record,
+            Attached(assembly.loggers(config), run_dir, facts, first_round, source) as loggers,
         ):
-            if start and not state:
-                adopt_rows(record, config)
-            with Attached(assembly.loggers(config), run_dir, facts, start.round_num + 1 if start else 0) as loggers:
+            if state and start:
+                forget_after(run_dir, start.round_num)
+            _remove(old, run_dir, config)
+            on_begin()
+            with RunRecord(run_dir, facts, columns(config), **experiment.tables, state=state) as record:
+                if rows:
+                    record.adopt(rows)
                 _record_rounds(experiment, start, record, loggers, begin)
+        _draw_curves(run_dir)
     return record.final
+
+
+def _check_sources_stay(config: Mapping[str, Any], run_dir: Path, resume: bool) -> None:
+    """Raise UserError if a new run would remove what it begins with."""
+    if resume:
+        return
+    source, init = config["branch_from"], Path(config["model"].get("init", "default"))
+    if source and any(_is_same(Path(source), folder) for folder in (run_dir, *run_dir.resolve().parents)):
+        raise UserError(
+            f"hydra.run.dir must be another directory than that of branch_from={source}, and not within it, got "
+            f"{run_dir}; the run there would be lost"
+        )
+    if init.exists() and _is_same(init.resolve().parent, run_dir):
+        raise UserError(
+            f"model.init must not be in the directory of the new run, which removes the old model, got {init}; copy "
+            "it, or name another hydra.run.dir"
+        )
+
+
+def _is_same(one: Path, other: Path) -> bool:
+    return one.exists() and other.exists() and one.samefile(other)
+
+
+def _remove(old: Sequence[Path], run_dir: Path, config: Mapping[str, Any]) -> None:
+    """Remove what an earlier run has left, and by what names tools knew it that are not told of the new one."""
+    tools = [run_dir / f"{name}{RUN_ID}" for name in config["logger"]]
+    unknown = [file for file in run_dir.glob(f"*{RUN_ID}") if file not in tools] if old else []
+    for file in (*old, *unknown):
+        file.unlink()
 
 
 @contextmanager
@@ -115,16 +169,18 @@ def _record_rounds(
     now = time.perf_counter()
     timings = {"setup_s": rounds_begin - begin, "rounds_s": now - rounds_begin, "total_s": now - begin}
     timings |= {name: timings[name] + earlier_s for name in ("rounds_s", "total_s")}
-    _draw_curves(record.path)
     early = {"stopped_early": {"round": round_num, "metric": stopping.metric}} if stopping.is_over else {}
     record.finish(to_params(arrays), timings, experiment.grid.peak_memory_bytes(), early)
 
 
 def _draw_curves(run_dir: Path) -> None:
-    """Write curves.png from what the run directory says."""
-    from fedprox.report.curves import save_curves  # here: matplotlib is of no use to a run that fails
+    """Write curves.png from what the run directory says; all else is written already, so it may fail."""
+    try:
+        from fedprox.report.curves import save_curves  # here: matplotlib is of no use to a run that fails
 
-    save_curves(run_dir)
+        save_curves(run_dir)
+    except USERS as error:  # matplotlib goes by settings and fonts of the user's, and by LaTeX where they say so
+        _log.warning("curves.png could not be drawn, all else is there: %s", on_record(error))
 
 
 def algorithm(config: Mapping[str, Any]) -> str:
@@ -151,6 +207,7 @@ def _facts(experiment: Experiment) -> dict[str, Any]:
         "name": data_assembly.data_name(config),
         "data": data_assembly.summary(experiment.data),
         **({"classes": list(names)} if (names := experiment.data.data.class_names) else {}),
+        "fingerprint": fingerprints(experiment.data),
         "seed": config["seed"],
         "repetition": config.get("repeat_num", 0),
         "settings": {name: value for name, value in config.items() if name != "resume"},
@@ -168,9 +225,10 @@ def _final_row(config: Mapping[str, Any], run_dir: Path) -> Mapping[str, Any] | 
     return (record.get("result") or {}).get("final") if is_finished else None
 
 
-def _continued(facts: Mapping[str, Any], run_dir: Path, start: Checkpoint) -> dict[str, Any]:
+def _continued(
+    facts: Mapping[str, Any], earlier: Mapping[str, Any], run_dir: Path, start: Checkpoint
+) -> dict[str, Any]:
     """Return the facts of a resumed run: those of its first process, and when which other one took over."""
-    earlier = read_record(run_dir / "run.json")
     present = {name: facts[name] for name in ("command", "versions", "git_commit", "hardware")}
     if any(earlier.get(name) != present[name] for name in ("versions", "git_commit")):
         _log.warning("%s was begun by another version of the program; its numbers may differ from now on", run_dir)

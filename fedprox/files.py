@@ -15,6 +15,7 @@ from fedprox.errors import UserError
 TABLES = ("metrics.csv", "clients.csv", "classes.csv")
 RESULTS = ("model.safetensors", "curves.png")
 CHECKPOINTS = "checkpoint"
+HYDRAS = ("config.yaml", "hydra.yaml", "overrides.yaml")  # in .hydra/
 OWN = ("run.json", *TABLES, *RESULTS, "main.log", ".hydra", CHECKPOINTS)
 PATIENCE_S = 0.5  # with those who have a folder for a moment, to see whether it is taken
 
@@ -73,6 +74,29 @@ def check_no_links(run_dir: Path) -> None:
     for file in (*written, *(run_dir / CHECKPOINTS).glob("*"), *(run_dir / ".hydra").glob("*")):
         if file.is_symlink():
             raise UserError(f"{file} is a link, and a run writes there; put what it leads to in its place")
+
+
+def files_of_a_run(run_dir: Path) -> list[Path]:
+    """Return the files in a directory that a run has written, run.json first; what is somebody else's is not listed.
+
+    Raises:
+        UserError: If something else is in the place of one of them.
+    """
+    single = [run_dir / f"{name}{ending}" for name in OWN for ending in ("", ".part")]
+    checkpoints, hydras = folders = run_dir / CHECKPOINTS, run_dir / ".hydra"
+    found = [file for file in single if file not in (checkpoints, hydras) or file.is_symlink()]
+    for folder in folders:
+        if folder.exists() and not folder.is_dir():
+            raise UserError(f"{folder} must be a folder; move that file away")
+    if not checkpoints.is_symlink():
+        found += checkpoints.glob("round_*.safetensors*")
+    if not hydras.is_symlink():
+        found += [hydras / name for name in HYDRAS]
+    there = [file for file in found if file.is_symlink() or file.exists()]
+    for file in there:
+        if file.is_dir() and not file.is_symlink():
+            raise UserError(f"{file} is a folder where a file of the run belongs; move it away")
+    return there
 
 
 @contextmanager

@@ -27,13 +27,14 @@ from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
 from fedprox import config as schema
-from fedprox.errors import RunStopped, UserError, on_record
+from fedprox.errors import USERS, RunStopped, UserError, on_record
 from fedprox.jobs import earlier_run
 from fedprox.recorded import read_record
 from fedprox.resuming import whole_command, without_resume
+from fedprox.run_log import begin_log
 from fedprox.signals import exit_status, terminated_like_interrupted
 from fedprox.startup import without_garbage_collection
-from fedprox.sweep import as_given, each_job_composed_once, is_job, note_job, table_at_the_end
+from fedprox.sweep import as_given, each_job_composed_once, is_job, note_job, run_dir_is_new, table_at_the_end
 from fedprox.terminal import ends_quietly
 from fedprox.version import version_line
 
@@ -73,7 +74,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             print("interrupted; what was measured is in the run directory, and resume=<it> goes on", file=sys.stderr)
             return exit_status(interrupt)
         except SystemExit as end:  # --version, or a sweep with a wrong value
-            return int(end.code or 0)
+            return end.code if isinstance(end.code, int) else int(end.code is not None)
         except Exception as error:  # from composing the configuration or making the run directory; jobs keep theirs
             _tell(error)
             return 2
@@ -106,15 +107,20 @@ def _ended(config: DictConfig, failures: Path) -> float | None:
         logging.raiseExceptions = False
     try:
         return _run(config)
-    except Exception as error:
+    except USERS as error:
         why, status = on_record(error), 1
         if isinstance(error, (UserError, OmegaConfBaseException, OSError, MemoryError)):
             status = 2
-        if status == 2 or isinstance(error, RunStopped):
+        if isinstance(error, SystemExit):
+            print(f"error: {why} ended the run", file=sys.stderr)
+        elif status == 2 or isinstance(error, RunStopped):
             _tell(error)
         else:
             traceback.print_exc()
         (failures / str(status)).touch()
+        if run_dir_is_new.get():
+            with suppress(OSError):  # something was written
+                Path(HydraConfig.get().runtime.output_dir).rmdir()
     finally:
         note_job(failures, why)
     return None
@@ -138,7 +144,12 @@ def _run(config: DictConfig) -> float | None:
             from fedprox import experiment  # here: it imports torch, which --help does not need
 
     logging.getLogger("flwr").setLevel(logging.ERROR)  # its per-round lines repeat what metrics.csv says
-    last = experiment.run(settings, run_dir, resume=bool(settings["resume"] or earlier), origin=origin)
+    last = experiment.run(
+        *(settings, run_dir),
+        resume=bool(settings["resume"] or earlier),
+        origin=origin,
+        on_begin=lambda: begin_log(run_dir, config, HydraConfig.instance().cfg),
+    )
     logging.getLogger("fedprox").info("%sresults: %s", _result(run_dir), os.path.relpath(run_dir))
     return float(last["test_accuracy"]) if last else None
 

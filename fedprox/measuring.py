@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterator, Sequence
 
 from flwr.app import ArrayRecord
 
+from fedprox.errors import USERS
 from fedprox.metrics import Evaluation
 from fedprox.outcomes import Round
 
@@ -27,7 +28,7 @@ def several_at_once(rounds: Iterator[Round], at_most: int = 16, within_s: float 
             if len(ended) == at_most or time.perf_counter() - start > within_s:
                 yield from _taken(ended)
                 start = time.perf_counter()
-    except (Exception, KeyboardInterrupt):
+    except (*USERS, KeyboardInterrupt):
         yield from _taken(ended)
         raise
     yield from _taken(ended)

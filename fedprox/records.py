@@ -99,6 +99,7 @@ class RunRecord:
             headers["classes.csv"] = CLASSES
         marks = state["tables"] if state else {}
         self._tables = {name: CsvTable(path / name, header, marks.get(name)) for name, header in headers.items()}
+        self._is_finished = False
         self._save("running")
 
     def add(self, outcome: Round) -> Mapping[str, Any] | None:
@@ -194,6 +195,7 @@ class RunRecord:
         own = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
         self._facts |= {"timings": dict(timings), "peak_memory_bytes": own + peak_memory_bytes, **(more or {})}
         self._save("finished")
+        self._is_finished = True
 
     def __enter__(self) -> Self:
         """Return the record, whose status stays "running" until `finish`."""
@@ -205,6 +207,8 @@ class RunRecord:
             for table in self._tables.values():
                 table.back_to_mark()
                 table.close()
+            if self._is_finished:
+                return
             if isinstance(error, KeyboardInterrupt):
                 self._save("interrupted")
             elif error is not None:

@@ -223,17 +223,6 @@ def without_resume(overrides: Sequence[str]) -> list[str]:
     return [override for override in overrides if _name(override) != "resume"]
 
 
-def _mu_of_then(record: Mapping[str, Any], default: float | None, words: Sequence[str]) -> list[str]:
-    """Return an earlier run's mu as an override, if it was a default of its version and the default is another now.
-
-    Earlier versions had the same mu for every strategy, and mu = 1 with experiment=flare_cifar10.
-    """
-    was = record["settings"].get("mu")
-    given = "mu" in map(_name, record["overrides"])
-    anew = {_name(word).partition(".")[0] for word in words} & {"mu", "strategy"}
-    return [f"mu={was}"] if was in _DEFAULTS_OF_MU and was != default and not given and not anew else []
-
-
 def _name(override: str) -> str:
     return override.partition("=")[0].lstrip("+~")
 

@@ -21,17 +21,22 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf, open_dict
 
 from fedprox.config import explained, plain
-from fedprox.errors import UserError
+from fedprox.errors import USERS, UserError, reason
 from fedprox.files import alone_in
 from fedprox.jobs import Job, begin_table, earlier_run, final_table, is_same_command, note
 from fedprox.recorded import read_record
 from fedprox.startup import without_garbage_collection
 
+run_dir_is_new: ContextVar[bool] = ContextVar("run_dir_is_new", default=False)
 _at_the_end: ContextVar[ExitStack] = ContextVar("at_the_end")
 
 
 class CheckFirst(Callback):
     """A Hydra callback: a sweep that is wrong, or would overwrite runs, ends with one line before any work."""
+
+    def on_run_start(self, config: DictConfig, **_: Any) -> None:
+        """Note whether there is nothing yet where a single run goes: then a refused one leaves nothing."""
+        run_dir_is_new.set(not Path(config.hydra.run.dir).exists())
 
     def on_multirun_start(self, config: DictConfig, **_: Any) -> None:
         """Check what the sweep's directory holds, and a configuration for each value of each swept setting."""
@@ -44,8 +49,9 @@ class CheckFirst(Callback):
             _at_the_end.get().enter_context(alone_in(sweep_dir))
             _at_the_end.get().callback(lambda: print(f"\n{final_table(sweep_dir)}", flush=True))
             begin_table(sweep_dir, jobs)
-        except Exception as error:
-            print(f"error: {explained(error)}", file=sys.stderr)
+        except USERS as error:
+            why = reason(error) if isinstance(error, SystemExit) else explained(error)
+            print(f"error: {why}", file=sys.stderr)
             raise SystemExit(2) from None  # Hydra would turn any other exception into a warning
 
 

@@ -28,7 +28,7 @@ ROWS = "0,2.5,0.125,,0,0.0,\r\n1,2.0,0.5,1.5,4,1.25,0.5\r\n2,1.0,0.75,nan,4,2.5,
 def adopted(config: dict, folder: Path, columns=METRICS) -> RunRecord:
     folder.mkdir()
     with RunRecord(folder, {"settings": {}}, columns) as record:
-        branching.adopt_rows(record, config)
+        record.adopt(branching.adopted_rows(config))
     return record
 
 

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fedprox.data.federated import FederatedData
+from fedprox.data.federated import FederatedData, LabelledData
 
 PIECE_BYTES = 1 << 24  # of an array that is not contiguous, copied at a time
 _CACHED_AS = "_fingerprint"
@@ -21,16 +21,23 @@ def fingerprint(data: FederatedData) -> str:
     holds out which examples, and the clients' ids. How the arrays lie in memory makes no difference. The shared
     arrays are read once per object: jobs with different partitions of one data set compute only the rest.
     """
-    labelled = data.data
     arrays = {
         "train.indices": data.train.indices,
         "train.offsets": data.train.offsets,
         "held_out.indices": data.held_out.indices,
         "held_out.offsets": data.held_out.offsets,
     }
+    return _kept(data, arrays, json.dumps([_of_examples(data.data), data.client_ids]))[:32]
+
+
+def examples_fingerprint(labelled: LabelledData) -> str:
+    """Return the fingerprint of the examples alone, whichever client holds them."""
+    return _of_examples(labelled)[:32]
+
+
+def _of_examples(labelled: LabelledData) -> str:
     names = ("features", "labels", "test_features", "test_labels", "mean", "std")
-    shared = _kept(labelled, {name: getattr(labelled, name) for name in names}, str(labelled.num_classes))
-    return _kept(data, arrays, json.dumps([shared, data.client_ids]))[:32]
+    return _kept(labelled, {name: getattr(labelled, name) for name in names}, str(labelled.num_classes))
 
 
 def _kept(owner: object, arrays: Mapping[str, NDArray[Any]], text: str) -> str:

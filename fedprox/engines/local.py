@@ -13,7 +13,7 @@ from flwr.app import Message, MessageType
 
 from fedprox.client_app import Clients, ClientSide
 from fedprox.engines.identity import act_as_server
-from fedprox.errors import UserError, reason
+from fedprox.errors import USERS, UserError, reason
 from fedprox.generators import Generators, seeded
 from fedprox.messages import client_of_task, failed, late, node_id
 from fedprox.solvers.logistic_kernels import has_kernels
@@ -101,7 +101,7 @@ class LocalGrid:
                 draws = generators.have_moved()
         except UserError:
             raise
-        except Exception as error:  # of one of them; which one, only trying tells
+        except USERS as error:  # of one of them; which one, only trying tells
             _log.warning("all clients in one call: %s; now one by one", reason(error))
             return []
         if not draws:
@@ -127,7 +127,7 @@ class LocalGrid:
                 return function(at)
             except UserError:
                 raise
-            except Exception as error:  # the user's model may raise anything
+            except USERS as error:  # the user's model may raise anything
                 return failed(messages[at], reason(error))
 
         order, is_watched = np.argsort(work)[::-1].tolist(), self._may_draw and self._solver.is_concurrent

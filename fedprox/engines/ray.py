@@ -18,6 +18,7 @@ from fedprox.engines.balance import balance
 from fedprox.engines.crew import Crew, Undone
 from fedprox.engines.identity import act_as_server
 from fedprox.engines.local import LocalGrid
+from fedprox.errors import reason
 from fedprox.messages import failed, late, node_id, task_of
 
 
@@ -116,7 +117,10 @@ class _Worker:
 
     def load(self, side: list[Any]) -> None:
         if self._loaded != side:  # a new job, or a new process
-            self._loaded, self._grid = side, _assemble(side)
+            try:
+                self._loaded, self._grid = side, _assemble(side)
+            except SystemExit as end:  # which would end the actor, as if it had been asked to
+                raise RuntimeError(reason(end)) from None
 
     def do(self, side: list[Any], messages: list[Message], share: list[int]) -> list[Message]:
         self.load(side)

@@ -5,8 +5,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Self
 
-from fedprox.errors import UserError, one_line
-from fedprox.loggers.interface import Logger, Row
+from fedprox.errors import USERS, UserError, one_line, reason
+from fedprox.loggers.interface import RUN_ID, Logger, Row
 from fedprox.recorded import rows_before
 
 _log = logging.getLogger("fedprox")
@@ -16,11 +16,24 @@ class Attached:
     """Tells all loggers of a run what happens in it, from its first round to its end."""
 
     def __init__(
-        self, loggers: Mapping[str, Logger], run_dir: Path, facts: Mapping[str, Any], first_round: int = 0
+        self,
+        loggers: Mapping[str, Logger],
+        run_dir: Path,
+        facts: Mapping[str, Any],
+        first_round: int = 0,
+        source: Path | None = None,
     ) -> None:
-        """Take the loggers by name; the rest is what `Logger.begin` is given."""
+        """Take the loggers by name; the rest is what `Logger.begin` is given.
+
+        Args:
+            loggers: By name.
+            run_dir: See `Logger.begin`, as for the next two.
+            facts: See run_dir.
+            first_round: See run_dir.
+            source: The run directory that has the rows before first_round; None for run_dir.
+        """
         self._waiting = dict(loggers)
-        self._earlier = rows_before(first_round, run_dir / "metrics.csv") if first_round and loggers else []
+        self._earlier = rows_before(first_round, (source or run_dir) / "metrics.csv") if first_round and loggers else []
         self._facts = (run_dir, facts, first_round)
         self._loggers: dict[str, Logger] = {}
 
@@ -30,17 +43,21 @@ class Attached:
         Raises:
             UserError: If one of them cannot be; the others are closed again.
         """
+        run_dir = self._facts[0]
+        ids = {file: file.read_bytes() for file in run_dir.glob(f"*{RUN_ID}")}  # of an earlier run
         for name, logger in self._waiting.items():
             try:
                 logger.begin(*self._facts)
                 for row in self._earlier:
                     logger.log(row)
-            except Exception as error:  # a library and a network may fail in any way
+            except USERS as error:  # a library and a network may fail in any way
                 self._end("failed")
+                for file in run_dir.glob(f"*{RUN_ID}"):
+                    file.write_bytes(ids[file]) if file in ids else file.unlink()
                 if isinstance(error, UserError):
                     raise
                 raise UserError(
-                    f"logger={name} cannot be set up: {one_line(error)}; mend that or leave the logger out"
+                    f"logger={name} cannot be set up: {_why(error)}; mend that or leave the logger out"
                 ) from error
             self._loggers[name] = logger
         return self
@@ -52,10 +69,10 @@ class Attached:
         for name, logger in list(self._loggers.items()):
             try:
                 logger.log(row)
-            except Exception as error:
+            except USERS as error:
                 del self._loggers[name]
                 _log.warning(
-                    "logger=%s failed in round %s, the run goes on without: %s", name, row["round"], one_line(error)
+                    "logger=%s failed in round %s, the run goes on without: %s", name, row["round"], _why(error)
                 )
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
@@ -69,5 +86,9 @@ class Attached:
         for name, logger in self._loggers.items():
             try:
                 logger.end(status)
-            except Exception as error:
-                _log.warning("logger=%s could not be closed: %s", name, one_line(error))
+            except USERS as error:
+                _log.warning("logger=%s could not be closed: %s", name, _why(error))
+
+
+def _why(error: BaseException) -> str:
+    return reason(error) if isinstance(error, SystemExit) else one_line(error)

@@ -9,6 +9,7 @@ from typing import Any, Protocol, runtime_checkable
 from fedprox.errors import UserError
 
 Row = Mapping[str, float | int | None]
+RUN_ID = "_run_id"  # how files end that keep what a tool calls a run: <run>/mlflow_run_id
 Scalar = bool | int | float | str
 
 

@@ -49,5 +49,5 @@ def draw(columns: Mapping[str, Curve], title: str) -> Figure:
     finish_accuracy(right, "")
     left.legend(frameon=False)
     figure.supxlabel("round", fontsize=10)
-    figure.suptitle(title, fontsize=11)
+    figure.suptitle(title, fontsize=11, parse_math=False)  # a folder may be named a$b$c
     return figure

@@ -1,0 +1,54 @@
+"""main.log and .hydra/, written once a run begins: a command that is refused leaves those of an earlier run alone."""
+
+import logging
+from pathlib import Path
+from typing import Any
+
+from omegaconf import OmegaConf
+
+from fedprox.files import HYDRAS
+
+
+class RunLog(logging.Handler):
+    """Keeps what is logged until the run begins, and writes it and all that follows into a file."""
+
+    def __init__(self, filename: str | None = None) -> None:
+        """Prepare for a file, which is not touched yet; None for none."""
+        super().__init__()
+        self._filename = filename
+        self._waiting: list[logging.LogRecord] = []
+        self._file: logging.FileHandler | None = None
+
+    def begin(self) -> None:
+        """Go on with the file, or make it."""
+        if self._filename is None or self._file:
+            return
+        self._file = logging.FileHandler(self._filename, encoding="utf-8")
+        self._file.setFormatter(self.formatter)
+        for record in self._waiting:
+            self._file.emit(record)
+        self._waiting.clear()
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Take what is logged."""
+        if self._file:
+            self._file.emit(record)
+        else:
+            self._waiting.append(record)
+
+    def close(self) -> None:
+        """Close the file."""
+        if self._file:
+            self._file.close()
+        super().close()
+
+
+def begin_log(run_dir: Path, config: Any, hydra_config: Any) -> None:
+    """Write .hydra/ as Hydra does, and begin main.log."""
+    folder = run_dir / ".hydra"
+    folder.mkdir(exist_ok=True)
+    for name, content in zip(HYDRAS, (config, hydra_config, hydra_config.hydra.overrides.task), strict=True):
+        (folder / name).write_text(OmegaConf.to_yaml(content), encoding="utf-8")
+    for handler in logging.getLogger().handlers:
+        if isinstance(handler, RunLog):
+            handler.begin()

@@ -1,0 +1,39 @@
+"""Whether a run that is resumed, or left by a branch, was made on the data that there are now."""
+
+import logging
+from collections.abc import Mapping
+from typing import Any
+
+from fedprox.data.federated import FederatedData
+from fedprox.data.fingerprint import examples_fingerprint, fingerprint
+from fedprox.errors import UserError
+
+_log = logging.getLogger("fedprox")
+
+
+def fingerprints(data: FederatedData) -> dict[str, str]:
+    """Return what run.json says of the data: the examples' fingerprint, and that of who holds which of them."""
+    return {"data": examples_fingerprint(data.data), "partition": fingerprint(data)}
+
+
+def check_same_data(present: Mapping[str, Any], earlier: Mapping[str, Any], option: str) -> None:
+    """Raise UserError if the data of an earlier run were others; warn if its record does not say.
+
+    Args:
+        present: Facts of the present run, with the entry "fingerprint".
+        earlier: The run.json of the earlier one.
+        option: What the command names it by, for the message.
+    """
+    was, now = earlier.get("fingerprint"), present["fingerprint"]
+    if not isinstance(was, Mapping):
+        _log.warning(
+            "%s is of a version that kept no fingerprint of the data; whether they are the same is not known", option
+        )
+        return
+    changed = next((name for name in ("data", "partition") if was.get(name) != now[name]), None)
+    if changed:
+        what = {"data": "the data are", "partition": "the data are divided among clients otherwise; the partition is"}
+        raise UserError(
+            f"{option} had other data: {what[changed]} not what it began with ({was.get('data', '')!s:.8} then); bring "
+            "back what it had, or begin a new run"
+        )

@@ -1,0 +1,362 @@
+"""No work is lost: a command that is refused leaves what was there, and one that runs leaves nothing old beside it."""
+
+import csv
+import json
+from pathlib import Path
+
+import matplotlib as mpl
+import numpy as np
+import pytest
+
+from tests.faults.compared import differences
+
+DIGITS = ("dataset=digits", "engine=local", "num_clients=20", "clients_per_round=4", "num_epochs=2", "num_rounds=3")
+OWN = """
+import sys
+import torch
+from fedprox.data.digits import digits
+from fedprox.data.partition import iid
+from fedprox.models import logistic
+from fedprox.strategy import FedProx
+
+def exiting(code=0):
+    sys.exit(code)
+
+def parts(labels, num_clients, rng):
+    sys.exit()
+
+class Net(torch.nn.Module):
+    def __init__(self, input_shape, num_classes, when=""):
+        super().__init__()
+        self.when, self.inner = when, logistic(input_shape, num_classes)
+        if when == "made":
+            sys.exit("bye")
+    def forward(self, x):
+        if self.when == "training" and self.training and torch.is_grad_enabled():
+            sys.exit(0)
+        return self.inner(x)
+
+class Strategy(FedProx):
+    def __init__(self, when=""):
+        super().__init__()
+        self.when = when
+    def configure_train(self, server_round, *others):
+        if (self.when, server_round) == ("configure", 2):
+            sys.exit(5)
+        return super().configure_train(server_round, *others)
+    def aggregate_train(self, server_round, replies):
+        if (self.when, server_round) == ("aggregate", 2):
+            sys.exit(0)
+        return super().aggregate_train(server_round, replies)
+
+class Tool:
+    def __init__(self, fails=True, when=""):
+        self.fails, self.when = fails, when
+        if when == "made":
+            sys.exit(0)
+    def begin(self, run_dir, facts, first_round):
+        (run_dir / "mlflow_run_id").write_text("new")
+        if self.when == "begin":
+            sys.exit(0)
+        if self.fails:
+            raise ConnectionError("nobody answers")
+    def log(self, row):
+        if self.when == "log":
+            sys.exit(0)
+    def end(self, status):
+        if self.when == "end":
+            sys.exit(0)
+"""
+
+
+@pytest.fixture
+def command(fedprox, tmp_path, monkeypatch):
+    """Return `fedprox`, with the module own_parts."""
+    (tmp_path / "own_parts.py").write_text(OWN)
+    monkeypatch.syspath_prepend(tmp_path)
+    return fedprox
+
+
+def everything(folder: Path) -> dict[str, bytes]:
+    """Return what all files hold, Hydra's and main.log too."""
+    files = [path for path in folder.rglob("*") if path.is_file()]
+    return {str(path.relative_to(folder)): path.read_bytes() for path in files}
+
+
+def record(folder: Path) -> dict:
+    return json.loads((folder / "run.json").read_text())
+
+
+TOOL = ("+logger.own._target_=own_parts.Tool",)
+REFUSED = {
+    "a value": ("mu=-1",),
+    "a name": ("no_such=1",),
+    "a choice": ("dataset=no_such",),
+    "what only the data tell": ("num_clients=141",),
+    "a weight file": ("model.init=nowhere.safetensors",),
+    "a logger that is not there": TOOL,
+    "a logger after another": ("+logger.first={_target_: own_parts.Tool, fails: false}", *TOOL),
+    "a data set that exits": ("dataset._target_=own_parts.exiting",),
+    "a model of the same directory": ("model.init=run/model.safetensors",),
+    "a run that is itself": ("branch_from=run", "branch_round=2"),
+    "a run that is itself by another name": ("branch_from=../{0}/./run", "branch_round=2"),
+    "a run that is itself by a link": ("branch_from=link", "branch_round=2"),
+    "a link to the run that it leaves": ("branch_from=run", "branch_round=2", "hydra.run.dir=link"),
+    "a place within the run that it leaves": ("branch_from=run", "branch_round=2", "hydra.run.dir=run/checkpoint"),
+    "a round that was not reached": ("branch_from=run", "branch_round=9", "hydra.run.dir=run2"),
+    "rows that are not whole": ("branch_from=damaged", "branch_round=2"),
+    "another model": ("branch_from=run", "branch_round=2", "model=cnn", "hydra.run.dir=run2"),
+    "a resumed run with another mu": ("resume=run", "mu=0"),
+    "a resumed run of fewer rounds": ("resume=run", "num_rounds=2"),
+    "a resumed run and a logger": ("resume=run", "num_rounds=5", *TOOL),
+}
+
+
+def test_what_is_refused_leaves_every_byte_of_the_run_that_was_there(command, tmp_path):
+    for name in ("run", "run2", "damaged"):
+        assert command(*DIGITS, "checkpoint.every=1", f"hydra.run.dir={name}").status == 0
+        (tmp_path / name / "mlflow_run_id").write_text("old")
+    with (tmp_path / "damaged" / "clients.csv").open("a") as file:
+        file.write("x\n")
+    (tmp_path / "link").symlink_to(tmp_path / "run")
+    before = everything(tmp_path)
+    for name, words in REFUSED.items():
+        base = () if words[0].startswith(("branch_from", "resume")) else DIGITS
+        ended = command(*base, *(word.format(tmp_path.name) for word in words))
+        assert (ended.status, ended.err.count("\n")) == (2, 1), (name, ended.err)
+        after = everything(tmp_path)
+        assert [file for file in before | after if before.get(file) != after.get(file)] == [], name
+
+
+@pytest.mark.parametrize("words", [("mu=-1",), TOOL, ("dataset._target_=own_parts.exiting",)])
+def test_what_is_refused_in_a_new_place_leaves_nothing(command, tmp_path, words):
+    assert command(*DIGITS, *words, "hydra.run.dir=new/place").status == 2
+    assert not (tmp_path / "new" / "place").exists()
+    (tmp_path / "there").mkdir()
+    assert command(*DIGITS, *words, "hydra.run.dir=there").status == 2
+    assert (tmp_path / "there").exists()
+
+
+def test_a_new_run_leaves_nothing_old_in_its_place_but_what_no_run_has_written(command, tmp_path):
+    kept = {"notes.txt", "checkpoint/mine", ".hydra/mine"}
+    assert command(*DIGITS, "evaluation.per_class=true", "checkpoint.every=1").status == 0
+    for name in kept:
+        (tmp_path / "run" / name).write_text("mine")
+    for name in ("mlflow_run_id", "metrics.csv.part"):
+        (tmp_path / "run" / name).write_text("old")
+    assert command(*DIGITS, "num_rounds=1", "checkpoint.every=null").status == 0
+    ours = {"metrics.csv", "clients.csv", "run.json", "model.safetensors", "curves.png", "main.log"}
+    hydras = {f".hydra/{name}.yaml" for name in ("config", "hydra", "overrides")}
+    assert set(everything(tmp_path / "run")) == kept | ours | hydras
+    assert (tmp_path / "run" / "main.log").read_text().count("results:") == 1
+
+
+def test_a_link_in_the_place_of_a_table_is_removed_and_not_followed(command, tmp_path):
+    (tmp_path / "run" / ".hydra").mkdir(parents=True)
+    precious = tmp_path / "precious"
+    precious.write_text("mine")
+    for name in ("metrics.csv", "run.json", "main.log", "model.safetensors.part", "checkpoint"):
+        (tmp_path / "run" / name).symlink_to(precious if name != "checkpoint" else tmp_path)
+    (tmp_path / "round_000001.safetensors").write_text("mine")
+    assert command(*DIGITS).status == 0
+    assert precious.read_text() == "mine"
+    assert (tmp_path / "round_000001.safetensors").read_text() == "mine"
+    assert not (tmp_path / "run" / "checkpoint").is_symlink()
+
+
+def test_hydras_files_and_the_log_are_those_of_the_run_and_a_resumed_one_appends(command, tmp_path):
+    assert command(*DIGITS, "mu=0.5").status == 0
+    assert "- mu=0.5" in (tmp_path / "run" / ".hydra" / "overrides.yaml").read_text()
+    assert "mu: 0.5" in (tmp_path / "run" / ".hydra" / "config.yaml").read_text()
+    first = (tmp_path / "run" / "main.log").read_text()
+    assert command("resume=run", "num_rounds=4").status == 0
+    assert (tmp_path / "run" / "main.log").read_text().startswith(first)
+    assert (tmp_path / "run" / "main.log").read_text().count("results:") == 2
+
+
+def test_a_branch_begun_in_the_place_of_an_old_run_is_the_branch(command, tmp_path):
+    assert command(*DIGITS, "hydra.run.dir=trunk").status == 0
+    branch = ("branch_from=trunk", "branch_round=2", "mu=0")
+    assert command(*branch, "hydra.run.dir=whole").status == 0
+    assert command(*DIGITS, "seed=3").status == 0
+    assert command(*branch).status == 0
+    assert differences(tmp_path / "run", tmp_path / "whole") == []
+
+
+# Drawing.
+
+
+def broken_drawing(monkeypatch) -> None:
+    monkeypatch.setenv("PATH", "")
+    monkeypatch.setitem(mpl.rcParams, "text.usetex", True)  # as matplotlibrc may say, without LaTeX
+
+
+def test_a_run_whose_curves_cannot_be_drawn_is_finished_with_one_warning(command, tmp_path, monkeypatch):
+    with monkeypatch.context() as patched:
+        broken_drawing(patched)
+        ended = command(*DIGITS)
+    assert (ended.status, ended.err) == (0, "")
+    (line,) = [line for line in ended.out.splitlines() if "WARNING" in line]
+    assert "curves.png could not be drawn, all else is there" in line
+    assert record(tmp_path / "run")["status"] == "finished"
+    assert (tmp_path / "run" / "model.safetensors").exists()
+    assert not (tmp_path / "run" / "curves.png").exists()
+    assert command("resume=run").status == 0  # finished already; what is missing is drawn
+    assert (tmp_path / "run" / "curves.png").exists()
+
+
+@pytest.mark.parametrize("kind", [SystemExit, KeyboardInterrupt, MemoryError])
+def test_no_end_of_the_drawing_takes_the_run_back(command, tmp_path, monkeypatch, kind):
+    from fedprox.report import curves
+
+    def fail(run_dir):
+        raise kind
+
+    monkeypatch.setattr(curves, "save_curves", fail)
+    assert command(*DIGITS).status == (130 if kind is KeyboardInterrupt else 0)
+    assert record(tmp_path / "run")["status"] == "finished"
+
+
+def test_a_title_with_dollars_is_drawn_as_it_is(tmp_path):
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+
+    from fedprox.report.curves import draw
+
+    columns = ("round", "test_loss", "test_accuracy", "train_loss_cohort", "num_clients_counted")
+    values = {name: np.array([0.0, 1.0]) for name in columns}
+    FigureCanvasAgg(draw(values, r"image_folder:a$\frac{b$c")).print_png(tmp_path / "curves.png")
+
+
+# sys.exit() in the user's code.
+
+EXITS = {
+    "a data set": (["dataset._target_=own_parts.exiting"], 2, "own_parts.py:10"),
+    "a data set with text": (["dataset._target_=own_parts.exiting", "+dataset.code=bye"], 2, "sys.exit('bye')"),
+    "a partition": (["partition=custom", "partition._target_=own_parts.parts"], 2, "sys.exit() (own_parts.py:13)"),
+    "a model as it is made": (["model._target_=own_parts.Net", "+model.when=made"], 2, "sys.exit('bye')"),
+    "a strategy before a round": (
+        ["strategy._target_=own_parts.Strategy", "+strategy.when=configure"],
+        1,
+        "sys.exit(5)",
+    ),
+    "a strategy after a round": (
+        ["strategy._target_=own_parts.Strategy", "+strategy.when=aggregate"],
+        1,
+        "sys.exit(0)",
+    ),
+    "a logger as it is made": (["+logger.own={_target_: own_parts.Tool, when: made}"], 2, "sys.exit(0)"),
+    "a logger as it begins": (["+logger.own={_target_: own_parts.Tool, when: begin}"], 2, "sys.exit(0)"),
+    "a module as it is imported": (["dataset._target_=own_exit.rings"], 2, "own_exit.py:1"),
+}
+
+
+@pytest.mark.parametrize(("words", "status", "place"), EXITS.values(), ids=EXITS)
+def test_an_exit_in_the_users_code_ends_the_run_like_an_error(command, tmp_path, words, status, place):
+    (tmp_path / "own_exit.py").write_text("raise SystemExit(0)\n")
+    ended = command(*DIGITS, *words)
+    assert (ended.status, ended.err.count("\n")) == (status, 1), ended.err
+    assert place in ended.err
+    if status == 1:  # in round 2: what was measured is kept
+        assert (record(tmp_path / "run")["status"], place in record(tmp_path / "run")["error"]) == ("failed", True)
+        with (tmp_path / "run" / "metrics.csv").open() as lines:
+            assert [row["round"] for row in csv.DictReader(lines)] == ["0", "1"]
+
+
+@pytest.mark.parametrize("when", ["log", "end"])
+def test_an_exit_in_a_logger_while_the_run_goes_on_leaves_that_logger_out(command, tmp_path, when):
+    ended = command(*DIGITS, f"+logger.own={{_target_: own_parts.Tool, fails: false, when: {when}}}")
+    assert (ended.status, record(tmp_path / "run")["status"]) == (0, "finished")
+    assert "sys.exit(0) (own_parts.py:" in ended.out
+
+
+def test_an_exit_in_a_job_is_that_jobs_and_the_others_run(command, tmp_path):
+    words = ("strategy._target_=own_parts.Strategy", "+strategy.when=configure,x")
+    ended = command("--multirun", *DIGITS, *words)
+    assert ended.status == 1
+    jobs = [record(tmp_path / "sweep" / job) for job in "01"]
+    assert [job["status"] for job in jobs] == ["failed", "finished"]
+    assert "sys.exit(5) (own_parts.py:" in ended.out.splitlines()[-2]
+
+
+def test_a_client_whose_model_exits_is_one_that_failed(command, tmp_path):
+    ended = command(*DIGITS, "model._target_=own_parts.Net", "+model.when=training", "solver=reference")
+    assert (ended.status in (1, 2), ended.err.count("\n")) == (True, 1), ended.err
+    assert "sys.exit(0) (own_parts.py:" in ended.err
+
+
+# Other data.
+
+CHANGING = """
+import json
+from dataclasses import replace
+from pathlib import Path
+import numpy as np
+from fedprox.data.digits import digits
+from fedprox.data.federated import ClientIndex, FederatedData
+
+def changing(path="state.json"):
+    state = json.loads(Path(path).read_text())
+    data = digits()
+    if state["data"]:
+        data = replace(data, features=data.features[::-1].copy(), labels=data.labels[::-1].copy())
+    own = [np.arange(k * 60, k * 60 + 60) for k in range(20)]
+    if state["partition"]:
+        own = own[::-1]
+    return FederatedData(data, ClientIndex.from_lists(own), ClientIndex.from_lists([np.arange(0)] * 20))
+"""
+
+
+@pytest.fixture
+def changing(command, tmp_path):
+    """Return a function that says what the data are from now on."""
+    from fedprox import data_assembly
+
+    (tmp_path / "changing_data.py").write_text(CHANGING)
+
+    def change(**state: bool) -> None:
+        (tmp_path / "state.json").write_text(json.dumps({"data": False, "partition": False} | state))
+        data_assembly._load.cache_clear()
+        data_assembly._loaded.cache_clear()
+
+    change()
+    return change
+
+
+NATURAL = ("dataset=custom", "dataset._target_=changing_data.changing", "partition=natural")
+
+
+def test_a_run_is_resumed_and_left_on_its_own_data_only(command, tmp_path, changing):
+    again = "dataset._target_=changing_data.changing"
+    assert command(*DIGITS[1:], *NATURAL).status == 0
+    facts = record(tmp_path / "run")["fingerprint"]
+    assert sorted(facts) == ["data", "partition"]
+    before = everything(tmp_path / "run")
+    for change, words in (({"data": True}, "the data are not"), ({"partition": True}, "the partition is not")):
+        changing(**change)
+        for command_line in (("resume=run", "num_rounds=4"), ("branch_from=run", "branch_round=2", "hydra.run.dir=b")):
+            ended = command(*command_line, again)
+            assert (ended.status, ended.err.count("\n")) == (2, 1), ended.err
+            assert "run had other data" in ended.err
+            assert words in ended.err
+    assert everything(tmp_path / "run") == before
+    changing()
+    assert command("branch_from=run", "branch_round=2", "hydra.run.dir=b", again).status == 0
+    assert command("resume=run", "num_rounds=4", again).status == 0
+    assert record(tmp_path / "run")["fingerprint"] == facts
+
+
+def test_a_branch_may_be_given_other_data_by_its_settings(command, tmp_path):
+    assert command(*DIGITS).status == 0
+    assert command("branch_from=run", "branch_round=3", "num_rounds=4", "partition=iid", "hydra.run.dir=b").status == 0
+    was, now = (record(tmp_path / name)["fingerprint"] for name in ("run", "b"))
+    assert (was["data"] == now["data"], was["partition"] == now["partition"]) == (True, False)
+
+
+def test_a_run_of_a_version_without_fingerprints_is_resumed_with_a_warning(command, tmp_path):
+    assert command(*DIGITS).status == 0
+    facts = record(tmp_path / "run")
+    facts.pop("fingerprint")
+    (tmp_path / "run" / "run.json").write_text(json.dumps(facts))
+    ended = command("resume=run", "num_rounds=4")
+    assert ended.status == 0
+    assert ended.out.count("kept no fingerprint of the data") == 1
