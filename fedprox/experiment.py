@@ -22,10 +22,11 @@ from fedprox.loggers.interface import RUN_ID
 from fedprox.measuring import several_at_once
 from fedprox.prepared import Experiment, columns
 from fedprox.progress import watched
-from fedprox.recorded import read_record, rows_before
+from fedprox.recorded import flattened, read_record, rows_before
 from fedprox.records import RunRecord
 from fedprox.same_data import check_same_data, fingerprints
 from fedprox.startup import only_new_garbage
+from fedprox.trust import PLACEMENT, shown
 
 _log = logging.getLogger("fedprox")
 
@@ -232,6 +233,15 @@ def _continued(
     present = {name: facts[name] for name in ("command", "versions", "git_commit", "hardware")}
     if any(earlier.get(name) != present[name] for name in ("versions", "git_commit")):
         _log.warning("%s was begun by another version of the program; its numbers may differ from now on", run_dir)
+    for name, (was, now) in _moved(earlier["settings"], facts["settings"]).items():
+        _log.info("resumed with %s=%s (was %s), which a record does not decide", name, now, shown(was))
     resumed = [*earlier.get("resumed", []), {"after_round": start.round_num, **present}]
     kept = {name: earlier[name] for name in (*present, "branched_from") if name in earlier}
     return {**facts, **kept, "resumed": resumed}
+
+
+def _moved(earlier: Mapping[str, Any], present: Mapping[str, Any]) -> dict[str, tuple[str, str]]:
+    """Return where a run computes and whom it tells otherwise than before: setting -> what it was and is."""
+    was, now = (flattened({name: each[name] for name in PLACEMENT if name in each}) for each in (earlier, present))
+    names = [name for name in was if was[name] != now.get(name)]
+    return {name: (was[name], now.get(name, "null")) for name in names}

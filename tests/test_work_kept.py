@@ -122,7 +122,7 @@ def test_what_is_refused_leaves_every_byte_of_the_run_that_was_there(command, tm
     before = everything(tmp_path)
     for name, words in REFUSED.items():
         base = () if words[0].startswith(("branch_from", "resume")) else DIGITS
-        ended = command(*base, *(word.format(tmp_path.name) for word in words))
+        ended = command(*base, *(word.replace("{0}", tmp_path.name) for word in words))
         assert (ended.status, ended.err.count("\n")) == (2, 1), (name, ended.err)
         after = everything(tmp_path)
         assert [file for file in before | after if before.get(file) != after.get(file)] == [], name
