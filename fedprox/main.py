@@ -118,7 +118,7 @@ def _ended(config: DictConfig, failures: Path) -> float | None:
         else:
             traceback.print_exc()
         (failures / str(status)).touch()
-        if run_dir_is_new.get():
+        if run_dir_is_new.get() and not is_job():
             with suppress(OSError):  # something was written
                 Path(HydraConfig.get().runtime.output_dir).rmdir()
     finally:

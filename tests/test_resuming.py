@@ -1,6 +1,7 @@
 """The command that makes an earlier run's settings again, with what is to be different."""
 
 import json
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -23,9 +24,13 @@ def _schema():
 
 
 def composed(name: str, overrides: list[str]) -> dict:
-    words = [word for word in overrides if not word.startswith(("hydra", "-"))]
+    return json.loads(as_json(name, *(word for word in overrides if not word.startswith(("hydra", "-")))))
+
+
+@cache
+def as_json(name: str, *overrides: str) -> str:
     with initialize_config_dir(version_base=None, config_dir=str(CONF)):
-        return config.plain(compose(name, words))
+        return json.dumps(config.plain(compose(name, list(overrides))))
 
 
 @pytest.fixture

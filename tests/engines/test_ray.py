@@ -201,6 +201,16 @@ class TestOnActors:
         alone = LocalGrid(side).send_and_receive(others)
         assert contents([reply for reply in replies if reply.has_content()]) == contents(alone)
 
+    def test_a_client_whose_model_calls_sys_exit_is_named_and_its_actor_lives(self, federation):
+        side = marked(replace(federation.side, model=Deadly(sys.exit)), client=3)
+        grid = RayGrid(side, num_cpus=1, max_actors=6)
+        before = set(processes(grid))
+        replies = grid.send_and_receive(federation.messages(arrays=renamed(federation.start, "linear.")))
+        errors = {client_of(reply): reply.error.reason for reply in replies if reply.has_error()}
+        assert list(errors) == [3]
+        assert errors[3].startswith("sys.exit(1)")
+        assert set(processes(grid)) == before
+
     def test_shares_that_are_late_are_left_out_and_the_next_round_is_on_time(self, federation):
         side = marked(replace(federation.side, model=Slow(federation.side.model, each_s=0.0)), client=3)
         grid = RayGrid(side, num_cpus=1, max_actors=6)
@@ -239,13 +249,14 @@ class Slow(nn.Module):
 class Deadly(nn.Module):
     """A model that ends its process at the sight of a marked example, in a Ray worker only."""
 
-    def __init__(self) -> None:
+    def __init__(self, end=os._exit) -> None:
         super().__init__()
         self.linear = nn.Linear(6, 4)
+        self.end = end
 
     def forward(self, x):
         if self.training and (x == MARK).any():
-            os._exit(1)
+            self.end(1)
         return self.linear(x.flatten(1))
 
 
