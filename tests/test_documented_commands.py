@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -203,10 +204,20 @@ def test_a_documented_command_works(folders, environment, in_this_process, monke
 
     for name in document.files:  # another page may show one of this name
         monkeypatch.delitem(sys.modules, name, raising=False)
+
+    def in_its_own(arguments: list[str]) -> Any:
+        line = [sys.executable, "-m", program, *arguments]
+        variables = environment(PYTHONPATH=f"{ROOT}:{folder}")
+        done = subprocess.run(line, cwd=folder, env=variables, capture_output=True, text=True, timeout=1200)
+        return SimpleNamespace(status=done.returncode, out=done.stdout, err=done.stderr)
+
     monkeypatch.chdir(folder)
     monkeypatch.syspath_prepend(folder)  # `python -m` has the working directory there
 
     def call(arguments: list[str]) -> Any:
+        is_local = any(word.startswith(("engine=local", "resume=", "branch_from=")) for word in arguments)
+        if program == "fedprox.main" and not is_local:  # Ray would stay in this process, and speak when it likes
+            return in_its_own(arguments)
         second = int(time.time())
         while int(time.time()) == second and any(folder.rglob("run.json")):
             time.sleep(0.05)  # a run without a name is called after the second in which it begins

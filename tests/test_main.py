@@ -741,7 +741,7 @@ def test_progress_is_plain_lines_where_there_is_no_terminal(program, tmp_path):
     assert ended.status == 0
     assert ended.err == ""
     lines = ended.out.splitlines()
-    assert [line.partition("round ")[2][:3] for line in lines if ", round " in line] == ["0/3", "3/3"]
+    assert [line.partition("round ")[2][:3] for line in lines if ": accuracy" in line] == ["0/3", "3/3"]
     final, best = (record(tmp_path / "run")["result"][row] for row in ("final", "best"))
     told = f"accuracy {final['test_accuracy']:.4f} after round 3, best {best['test_accuracy']:.4f} in round "
     assert lines[-1].endswith(f"{told}{best['round']}; results: run")

@@ -68,7 +68,7 @@ class Crew:
         for _ in range(num_actors - len(self._starting)):
             self._start()
         until = time.monotonic() + START_S
-        with announced(f"starting {num_actors} Ray actors", after_s=2.0):
+        with announced(f"starting Ray actors, {num_actors} in all", after_s=2.0):
             while self._starting and time.monotonic() < until:
                 self._take_in(self._ready(until))
         if not self._idle:

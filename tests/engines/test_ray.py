@@ -170,8 +170,13 @@ class TestOnActors:
         assert time.monotonic() - start > 1.0
         assert not set(victims) & set(processes(grid))
 
-    def test_an_actor_killed_while_it_starts_is_replaced_too(self, federation):
-        grid = RayGrid(federation.side, num_cpus=1, max_actors=6)
+    def test_an_actor_killed_while_it_starts_is_replaced_too(self, federation, tmp_path):
+        hold = tmp_path / "hold"
+        side = replace(federation.side, model=Held(federation.side.model, str(hold)))
+        grid = RayGrid(side, num_cpus=1, max_actors=6)
+        messages = federation.messages(2, arrays=renamed(federation.start))
+        undisturbed = contents(LocalGrid(side).send_and_receive(messages))
+        hold.touch()  # nobody gets done before four have been killed
         stop, killed = threading.Event(), set()
 
         def kill_all_that_start() -> None:  # both, and both that take their places
@@ -179,11 +184,12 @@ class TestOnActors:
                 for process in {*workers()} - killed:
                     os.kill(process, signal.SIGKILL)
                     killed.add(process)
+            hold.unlink()
 
         killer = threading.Thread(target=kill_all_that_start)
         killer.start()
         try:
-            assert contents(grid.send_and_receive(federation.messages(2))) == expected(federation, 2)
+            assert contents(grid.send_and_receive(messages)) == undisturbed
         finally:
             stop.set()
             killer.join()
@@ -243,6 +249,19 @@ class Slow(nn.Module):
     def forward(self, x):
         if self.training:
             time.sleep(3600.0 if (x == MARK).any() else self.each_s)
+        return self.model(x)
+
+
+class Held(nn.Module):
+    """A model that trains only while a file is not there."""
+
+    def __init__(self, model: nn.Module, file: str) -> None:
+        super().__init__()
+        self.model, self.file = model, file
+
+    def forward(self, x):
+        while self.training and os.path.exists(self.file):
+            time.sleep(0.01)
         return self.model(x)
 
 
