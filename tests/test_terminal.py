@@ -98,7 +98,7 @@ def test_a_run_whose_reader_leaves_is_finished_without_a_word(tmp_path, environm
     process = subprocess.Popen(
         command, cwd=tmp_path, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )
-    assert "digits" in process.stdout.readline()
+    assert process.stdout.readline()
     process.stdout.close()
     assert process.stderr.read() == ""
     assert process.wait() == 141
