@@ -51,7 +51,8 @@ def whole_command(words: Sequence[str], conf: Path) -> list[str]:
     given = [_name(word) for word in words]
     settings = _taken_over(option, run_dir, record["settings"])
     name, choices = record["config_name"], _choices(record["overrides"], conf)
-    overrides, composed = _made_again(name, choices.values(), settings, conf)
+    vouched_for = [word for word in words if str(settings.get(_name(word), "")) == word.partition("=")[2] != ""]
+    overrides, composed = _made_again(name, [*choices.values(), *vouched_for], settings, conf)
     kept = [override for group, override in choices.items() if group not in given]
     kept += [override for setting, override in overrides.items() if not _is_given(setting, given)]
     depended_on = {setting: value for setting, value in settings.items() if not _is_given(setting, given)}

@@ -283,7 +283,7 @@ def raises(logits):
         (lambda: InTraining(lambda y: y.mean(0, keepdim=True)), r"but gave float32 of shape \(1, 3\)"),
         (lambda: InTraining(lambda y: y.argmax(1, keepdim=True).expand_as(y)), "but gave int64 of shape"),
         (lambda: InTraining(raises), r"in training mode, .*: KeyError: 'x' \(test_model_checks.py:\d+\)"),
-        (lambda: InTraining(lambda y: sys.exit(3)), "in training mode, .*: SystemExit: 3"),
+        (lambda: InTraining(lambda y: sys.exit(3)), r"in training mode, .*: sys.exit\(3\)"),
         (lambda: InTraining(lambda y: torch.sigmoid(y).mul_(2).sigmoid_().mul_(y.exp_())), "cannot be trained on 3"),
     ],
 )

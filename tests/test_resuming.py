@@ -188,7 +188,8 @@ ADAM = "strategy._target_=flwr.serverapp.strategy.FedAdam"
 
 def test_mu_is_the_recorded_one_even_if_the_strategy_would_have_another_default(run_of):
     folder = run_of(ADAM, "dataset=digits", mu=1.0)
-    assert "mu=1.0" in whole_command([f"resume={folder}", ADAM], CONF)
+    for words in ([f"resume={folder}"], [f"branch_from={folder}", "branch_round=3"]):
+        assert "mu=1.0" in whole_command([*words, ADAM], CONF)
 
 
 def test_a_branch_with_another_strategy_has_the_mu_of_that_strategy(run_of):
