@@ -36,7 +36,7 @@ def build(config: Mapping[str, Any], group: str, kind: Any, *args: Any, **kwargs
         if missing := re.search(r"missing a required (?:keyword-only )?argument: '(\w+)'", str(error)):
             raise UserError(f"{name} needs {missing[1]}; add +{group}.{missing[1]}=<value>") from None
         raise _not_callable(name, kwargs, str(error)) from None
-    except SystemExit as end:
+    except (SystemExit, GeneratorExit) as end:
         raise UserError(f"{name} ended with {reason(end)}, which ends a run; let it return instead") from end
     except InstantiationException as error:
         cause = error.__cause__

@@ -100,7 +100,7 @@ def check_target(group: str, node: Mapping[str, Any]) -> None:
         target: Callable[..., Any] = pkgutil.resolve_name(path)
         parameters = inspect.signature(target).parameters
         hints = typing.get_type_hints(target.__init__ if inspect.isclass(target) else target)
-    except SystemExit as end:
+    except (SystemExit, GeneratorExit) as end:
         raise UserError(f"{group}._target_={path} cannot be loaded: {reason(end)}") from end
     except Exception as error:  # an import may fail in any way
         raise UserError(f"{group}._target_={path} cannot be loaded: {_why_not_loaded(group, path, error)}") from error

@@ -28,7 +28,8 @@ class RunStopped(Exception):  # noqa: N818  # not always an error
         self.status = status
 
 
-USERS = (Exception, SystemExit)  # what the user's code may raise: its sys.exit() is an error like any other
+# What the user's code may raise: its sys.exit() is an error like any other.
+USERS = (Exception, SystemExit, GeneratorExit)
 
 
 def on_record(error: BaseException) -> str:

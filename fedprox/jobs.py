@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from fedprox.errors import UserError
+from fedprox.errors import UserError, printable
 from fedprox.files import alone_in, write_whole
 from fedprox.following import FollowedRun
 from fedprox.recorded import FREE, differences, read_record
@@ -154,6 +154,7 @@ def readable(rows: Sequence[Row]) -> str:
     }
     if any(row["error"] for row in rows):
         columns["reason"] = [row["error"] for row in rows]
+    columns = {name: list(map(printable, texts)) for name, texts in columns.items()}
     return str(tabulate(columns, headers="keys", disable_numparse=True))
 
 

@@ -14,7 +14,7 @@ from torch.nn.parameter import is_lazy
 
 from fedprox.data.federated import FederatedData, LabelledData
 from fedprox.epoch_batches import KEEP, epoch_batches
-from fedprox.errors import UserError, one_line, reason
+from fedprox.errors import USERS, UserError, one_line, reason
 from fedprox.generators import seeded
 from fedprox.models import is_logistic
 from fedprox.solvers.problem import Params
@@ -139,7 +139,7 @@ def check_trains(model: nn.Module, target: str, batch_size: int, data: LabelledD
     try:
         passes = [_gradients(plain, state, features[:num], labels) for _ in range(2)]
         _gradients(solvers, state, laid_out[:num], labels)
-    except (Exception, SystemExit) as error:
+    except USERS as error:
         raise UserError(
             f"model cannot be trained on {num} inputs, {_said(features)}: {reason(error)}; mend {target}"
         ) from error
@@ -303,7 +303,7 @@ def _output(model: nn.Module, features: Tensor, target: str) -> Any:
     try:
         with torch.no_grad():
             return model(features.clone())
-    except (Exception, SystemExit) as error:
+    except USERS as error:
         tokens = ", or give numbers that are no tokens as float32 (in JSON 5.0, not 5)"
         raise UserError(
             f"model does not take the data's inputs{_in_mode(model)}, {_said(features)}: {reason(error)}; choose "

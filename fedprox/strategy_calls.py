@@ -11,7 +11,7 @@ import torch
 from flwr.app import ArrayRecord, Message, MessageType
 
 from fedprox.arrays import to_numpy
-from fedprox.errors import RunStopped, UserError, reason
+from fedprox.errors import USERS, RunStopped, UserError, reason
 
 Metrics = dict[str, int | float]
 _NAME = re.compile(r"[\w.:/()%-][\w.:/()% -]*", re.ASCII)  # as a column of a table that is split at commas
@@ -44,7 +44,7 @@ def told(call: str) -> Iterator[None]:
         yield
     except (UserError, RunStopped, MemoryError):
         raise
-    except (Exception, SystemExit) as error:
+    except USERS as error:
         raise RunStopped(f"{call}: {reason(error)}") from error
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from fedprox.config import GROUPS, SETTINGS
-from fedprox.errors import UserError
+from fedprox.errors import UserError, printable
 
 # Settings that say where a run computes and who is told.
 PLACEMENT = ("engine", "client_resources", "server_device", "data_dir", "resume", "logger")
@@ -113,8 +113,7 @@ def made_here(settings: Settings, present: Settings, conf: Path) -> dict[str, An
 
 def shown(value: Any) -> str:
     """Return a value of a record for the terminal: short, and without characters that it would obey."""
-    text = (value if isinstance(value, str) else repr(value))[:300]
-    return "".join(each if each.isprintable() else each.encode("unicode_escape").decode() for each in text)
+    return printable((value if isinstance(value, str) else repr(value))[:300])
 
 
 def _texts(value: Any) -> Iterator[str]:

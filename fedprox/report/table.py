@@ -7,7 +7,7 @@ from pathlib import Path
 import pandas as pd
 
 from fedprox.earlier import completed
-from fedprox.errors import UserError
+from fedprox.errors import UserError, printable
 from fedprox.recorded import read_record
 from fedprox.report.checks import EXPERIMENT, Facts, distortions, label, percent
 from fedprox.report.directory import identify, read_metrics
@@ -69,7 +69,7 @@ def read_runs(paths: Iterable[str | Path], by: Sequence[str] = ()) -> pd.DataFra
         for record, lineage in zip(records, lineages, strict=True)
     ]
     for line in distortions(runs, settings):
-        print(f"warning: {line}", file=sys.stderr)
+        print(f"warning: {printable(line)}", file=sys.stderr)
     frame = pd.concat([table for table in tables if len(table)], ignore_index=True)
     first = [*runs[0], "begins"]
     return frame[[*first, *frame.columns.drop(first)]]
@@ -122,7 +122,7 @@ def summarise(frame: pd.DataFrame, last: int = 10, level: float | None = None) -
         summary["rounds_to_level_mean"], summary["rounds_to_level_std"] = rounds.mean(), rounds.std()
     summary = in_order(summary.reset_index(), algorithm_order(frame))
     for row in summary[summary["used"] == "unfinished"].to_dict("records"):
-        print(f"warning: no finished run of {label(row)}; its unfinished ones are used", file=sys.stderr)
+        print(f"warning: no finished run of {printable(label(row))}; its unfinished ones are used", file=sys.stderr)
     return summary
 
 
@@ -185,9 +185,9 @@ def readable(summary: pd.DataFrame, last: int = 10) -> pd.DataFrame:
         f"worst clients (last {last})": "client_accuracy_worst",
         f"best clients (last {last})": "client_accuracy_best",
     }
-    table = pd.DataFrame({"data set": summary["dataset"]})
+    table = pd.DataFrame({"data set": summary["dataset"].map(printable)})
     table["stragglers"] = [percent(fraction) for fraction in summary["stragglers_fraction"]]
-    table["algorithm"] = summary["algorithm"]
+    table["algorithm"] = summary["algorithm"].map(printable)
     table["runs"] = [_counted(row) for row in summary.to_dict("records")]
     for heading, name in values.items():
         if f"{name}_mean" in summary:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from fedprox.earlier import completed
-from fedprox.errors import UserError
+from fedprox.errors import UserError, printable
 from fedprox.files import is_taken
 from fedprox.following import SILENT, FollowedRun, Progress
 from fedprox.jobs import TABLE, WAITING, read_table
@@ -60,7 +60,7 @@ class Watched:
                 rows.setdefault(folder, {**_shown(None), **told})
         is_over = not any(each.status == "running" for each in seen.values()) and not any(map(is_taken, sweeps))
         table = [{"run": str(folder), **rows[folder]} for folder in sorted(rows, key=_natural)]
-        return [{name: _plain(text) for name, text in row.items()} for row in table], is_over
+        return [{name: printable(text) for name, text in row.items()} for row in table], is_over
 
     def _follow(self, folder: Path) -> FollowedRun:
         return self._runs.setdefault(folder, FollowedRun(folder))
@@ -103,11 +103,6 @@ def _natural(path: Path) -> list[tuple[bool, int, str]]:
     """Return a key by which 9 comes before 10."""
     words = re.split(r"(\d+)", str(path))
     return [(word.isdecimal(), int(word) if word.isdecimal() else 0, word) for word in words]
-
-
-def _plain(text: str) -> str:
-    """Return a text without what would move a terminal's cursor; records may be somebody else's."""
-    return text if text.isprintable() else "".join(letter if letter.isprintable() else " " for letter in text)
 
 
 def _short(name: str) -> str:
