@@ -29,7 +29,7 @@ DATASETS = {
     "shakespeare": Dataset("Shakespeare", best_mu=0.001),
     "sent140": Dataset("Sent140", best_mu=0.01),
 }
-LOWER_RUNS = 3  # at most; FedDANE with 20 and 30 devices a round costs two and three times as much
+LOWER_RUNS = 1  # at most, as FedDANE with 20 and 30 devices a round costs two and three times as much
 SYNTHETIC = ("synthetic_iid", "synthetic_0_0", "synthetic_0.5_0.5", "synthetic_1_1")
 FIVE = ("synthetic_1_1", "mnist", "femnist", "shakespeare", "sent140")
 
