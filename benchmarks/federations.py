@@ -19,16 +19,18 @@ def cifar_shaped(num_examples: int = 50_000, num_test: int = 100) -> LabelledDat
     return replace(data, features=images, test_features=test_images)
 
 
-def mnist_shaped(num_clients: int = 1_000, clients_hold: int = 62, num_examples: int = 60_000) -> FederatedData:
-    """Return any number of clients, each with `clients_hold` of the same 60,000 random 28 x 28 images.
+def mnist_shaped(num_clients: int = 1_000, clients_hold: int = 62) -> FederatedData:
+    """Return any number of clients, each with `clients_hold` black 28 x 28 images of its own; 100 random test images.
 
-    An example belongs to many clients, which no real federation has: so 100,000 clients need no 5 GB, and what grows
-    with their number is what the program itself keeps.
+    The kernel gives black images no memory until they are written to, and they are only read: so 100,000 clients need
+    no 5 GB, and what grows with their number is what the program itself keeps.
     """
-    data = _random_images((SIDE, SIDE), num_examples, 100)
-    indices = np.random.default_rng(1).integers(0, num_examples, num_clients * clients_hold)
+    test, num_examples = _random_images((SIDE, SIDE), 1, 100), num_clients * clients_hold
+    black = np.zeros((num_examples, SIDE, SIDE), dtype=np.uint8)
+    labels = np.random.default_rng(1).integers(0, CLASSES, num_examples)
     offsets = np.arange(num_clients + 1, dtype=np.int64) * clients_hold
-    return FederatedData(data, ClientIndex(indices, offsets), ClientIndex.from_lists([indices[:0]] * num_clients))
+    train, held_out = ClientIndex(np.arange(num_examples), offsets), ClientIndex.from_lists([[]] * num_clients)
+    return FederatedData(replace(test, features=black, labels=labels), train, held_out)
 
 
 def _random_images(shape: tuple[int, ...], num_examples: int, num_test: int) -> LabelledData:

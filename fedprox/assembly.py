@@ -58,8 +58,8 @@ def initial_model(config: Mapping[str, Any], data: FederatedData) -> nn.Module:
     elif init != "default":
         _load_weights(model, init)
     check_takes_data(model, target, data.data)
-    check_trains(model, target, config["batch_size"], data.data)
     check_smallest_batch(model, config["batch_size"], data, config["last_batch"])
+    check_trains(model, target, config["batch_size"], data.data)
     return model
 
 

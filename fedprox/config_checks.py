@@ -10,7 +10,6 @@ import typing
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from fedprox import strategy_checks
 from fedprox.config import SETTINGS, client_device, unknown
 from fedprox.epoch_batches import DROP, KEEP, MERGE
 from fedprox.errors import UserError, one_line, reason
@@ -81,7 +80,6 @@ def check(config: Mapping[str, Any]) -> None:
     for group in ("dataset", "partition", "feature_skew", "model", "strategy", "protocol", "engine", "augmentation"):
         _check_numbers(group, config[group])
         check_target(group, config[group])
-    strategy_checks.check_settings(config["strategy"])
     for name, node in config["logger"].items():
         _require(isinstance(node, Mapping), f"logger.{name}", "the settings of a logger", node, "; set logger=<name>")
         check_target(f"logger.{name}", node)

@@ -102,7 +102,7 @@ def _check_sources_stay(config: Mapping[str, Any], run_dir: Path, resume: bool) 
     """Raise UserError if a new run would remove what it begins with."""
     if resume:
         return
-    source, init = config["branch_from"], Path(config["model"].get("init", "default"))
+    source, init = config["branch_from"], Path(str(config["model"].get("init", "default")))
     if source and any(_is_same(Path(source), folder) for folder in (run_dir, *run_dir.resolve().parents)):
         raise UserError(
             f"hydra.run.dir must be another directory than that of branch_from={source}, and not within it, got "

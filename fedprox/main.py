@@ -34,7 +34,7 @@ from fedprox.resuming import whole_command, without_resume
 from fedprox.run_log import begin_log
 from fedprox.signals import exit_status, terminated_like_interrupted
 from fedprox.startup import without_garbage_collection
-from fedprox.sweep import as_given, each_job_composed_once, is_job, note_job, run_dir_is_new, table_at_the_end
+from fedprox.sweep import as_given, each_job_composed_once, is_job, note_job, remove_new_run_dir, table_at_the_end
 from fedprox.terminal import ends_quietly
 from fedprox.version import version_line
 
@@ -118,9 +118,7 @@ def _ended(config: DictConfig, failures: Path) -> float | None:
         else:
             traceback.print_exc()
         (failures / str(status)).touch()
-        if run_dir_is_new.get() and not is_job():
-            with suppress(OSError):  # something was written
-                Path(HydraConfig.get().runtime.output_dir).rmdir()
+        remove_new_run_dir()
     finally:
         note_job(failures, why)
     return None

@@ -7,7 +7,7 @@ from typing import Any, Self
 
 from flwr.app import ArrayRecord
 
-from fedprox import assembly, data_assembly
+from fedprox import assembly, data_assembly, strategy_checks
 from fedprox.adaptive_mu import AdaptiveMu
 from fedprox.announcing import announced
 from fedprox.arrays import to_record
@@ -126,6 +126,7 @@ def check_settings(config: Mapping[str, Any]) -> ExperimentProtocol:
         UserError: If a setting is wrong.
     """
     check(config)
+    strategy_checks.check_settings(config["strategy"])
     assembly.loggers(config)  # whether their libraries are there
     protocol: ExperimentProtocol = build(config, "protocol", ExperimentProtocol)
     protocol.check(*(config[name] for name in ("num_epochs", "stragglers_fraction", "sampling", "last_batch")))

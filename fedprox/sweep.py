@@ -4,7 +4,7 @@ import logging
 import os
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from contextvars import ContextVar
 from pathlib import Path
 from typing import Any
@@ -27,7 +27,7 @@ from fedprox.jobs import Job, begin_table, earlier_run, final_table, is_same_com
 from fedprox.recorded import read_record
 from fedprox.startup import without_garbage_collection
 
-run_dir_is_new: ContextVar[bool] = ContextVar("run_dir_is_new", default=False)
+_run_dir_is_new: ContextVar[bool] = ContextVar("run_dir_is_new", default=False)
 _at_the_end: ContextVar[ExitStack] = ContextVar("at_the_end")
 
 
@@ -36,7 +36,7 @@ class CheckFirst(Callback):
 
     def on_run_start(self, config: DictConfig, **_: Any) -> None:
         """Note whether there is nothing yet where a single run goes: then a refused one leaves nothing."""
-        run_dir_is_new.set(not Path(config.hydra.run.dir).exists())
+        _run_dir_is_new.set(not Path(config.hydra.run.dir).exists())
 
     def on_multirun_start(self, config: DictConfig, **_: Any) -> None:
         """Check what the sweep's directory holds, and a configuration for each value of each swept setting."""
@@ -149,6 +149,13 @@ def table_at_the_end() -> Iterator[None]:
 def as_given(overrides: Any) -> list[str]:
     """Return overrides as their text is: "mu=${...}" is nothing but that."""
     return OmegaConf.to_container(overrides, resolve=False)  # type: ignore[return-value]
+
+
+def remove_new_run_dir() -> None:
+    """Remove the directory of a single run that was refused, if this command has made it and nothing is in it."""
+    if _run_dir_is_new.get() and not is_job():
+        with suppress(OSError):  # something was written
+            Path(HydraConfig.get().runtime.output_dir).rmdir()
 
 
 def is_job() -> bool:

@@ -165,7 +165,7 @@ def one_round(strategy, client_side: ClientSide, sizes: list[int], num_epochs: i
 
 
 def test_with_one_client_feddane_is_fedprox_because_its_gradient_is_the_global_one():
-    alone = replace(DATA, train=ClientIndex.from_lists([DATA.train[1]]))
+    alone = replace(DATA, train=ClientIndex.from_lists([DATA.train[1]]), held_out=ClientIndex.from_lists([[]]))
     dane, prox = (one_round(strategy, side(data=alone), [8]) for strategy in (FedDane(), FedProx()))
     assert np.array_equal(dane, prox)  # the correction is a difference of equal numbers: no rounding
     assert not np.allclose(prox, START, atol=0.01)

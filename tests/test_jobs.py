@@ -81,7 +81,7 @@ def test_a_job_that_failed_has_its_reason_on_record_and_is_resumed_to_what_it_wo
     command = (*SWEEP, "num_rounds=14", "mu=0,1", "strategy._target_=breaks.Breaks")
     failed = fedprox(*command)
     assert failed.status == 1
-    reason = "RuntimeError: broken; in two lines (breaks.py:8)"
+    reason = "round 12: Breaks.configure_train: RuntimeError: broken; in two lines (breaks.py:8)"
     for job in "01":
         assert (record(tmp_path / "sweep" / job)["status"], record(tmp_path / "sweep" / job)["error"]) == (
             "failed",

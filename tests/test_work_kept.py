@@ -23,7 +23,7 @@ def exiting(code=0):
     sys.exit(code)
 
 def parts(labels, num_clients, rng):
-    sys.exit()
+    sys.exit(3)
 
 class Net(torch.nn.Module):
     def __init__(self, input_shape, num_classes, when=""):
@@ -232,7 +232,7 @@ def test_a_title_with_dollars_is_drawn_as_it_is(tmp_path):
 EXITS = {
     "a data set": (["dataset._target_=own_parts.exiting"], 2, "own_parts.py:10"),
     "a data set with text": (["dataset._target_=own_parts.exiting", "+dataset.code=bye"], 2, "sys.exit('bye')"),
-    "a partition": (["partition=custom", "partition._target_=own_parts.parts"], 2, "sys.exit() (own_parts.py:13)"),
+    "a partition": (["partition=custom", "partition._target_=own_parts.parts"], 2, "sys.exit(3) (own_parts.py:13)"),
     "a model as it is made": (["model._target_=own_parts.Net", "+model.when=made"], 2, "sys.exit('bye')"),
     "a strategy before a round": (
         ["strategy._target_=own_parts.Strategy", "+strategy.when=configure"],

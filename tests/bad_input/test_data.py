@@ -82,7 +82,7 @@ DATA = {
     ),
     "model without our arguments": (
         ["model._target_=torch.nn.Linear"],
-        ["model._target_=torch.nn.Linear", "with input_shape and num_classes", "in_features", "README"],
+        ["model._target_=torch.nn.Linear needs in_features", "+model.in_features=<value>"],
     ),
     "model of any arguments that refuses ours": (
         ["model._target_=torch.nn.LSTM"],

@@ -79,7 +79,8 @@ def test_what_is_no_logger_is_refused(fedprox, mine):
     ended = fedprox(*RUN, "+logger.mine._target_=my_logger.none")
     assert (ended.status, ended.err) == (
         2,
-        "error: logger.mine._target_=my_logger.none must make a Logger, but made a int\n",
+        "error: logger.mine._target_=my_logger.none must make a Logger, but made a int; the README shows what is "
+        "expected\n",
     )
 
 
