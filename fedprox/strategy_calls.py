@@ -98,7 +98,7 @@ def _check_arrays(arrays: Any, shapes: Mapping[str, tuple[int, ...]], call: str)
         raise RunStopped(f"{call} must return the arrays of the model by name: {name!r} {fault}")
     for name, shape in shapes.items():
         array = to_numpy(arrays[name])
-        if array.dtype.kind not in "fiu":
+        if array.dtype.kind not in "fiub":
             raise RunStopped(f"{call} must return numbers, got {name!r} of type {array.dtype}")
         if array.shape != tuple(shape):
             raise RunStopped(f"{call} must return {name!r} of shape {tuple(shape)}, got {array.shape}")

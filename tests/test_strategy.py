@@ -299,6 +299,15 @@ def test_integers_stay_integers_the_nearest_with_any_strategy(make, expected):
         assert arrays["batches"].numpy().item() == expected
 
 
+def test_a_mask_of_bool_stays_one():
+    mask, planned = np.array([True, False, True]), Planned(FedProx(), plan())
+    messages = configure(planned, w=np.zeros(2, dtype=np.float32), mask=mask)
+    answers = [Message(content(1, w=np.ones(2, np.float32), mask=mask), reply_to=message) for message in messages]
+    arrays, _ = planned.aggregate_train(1, answers)
+    assert arrays["mask"].dtype == "bool"
+    assert np.array_equal(arrays["mask"].numpy(), mask)
+
+
 def aggregated(strategy: Strategy, models: list[list[float]]) -> tuple[np.ndarray, np.ndarray]:
     """Return the model after one round from (0, 0), and the weights n_k of the replies."""
     planned = Planned(strategy, plan())
