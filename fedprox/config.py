@@ -185,6 +185,9 @@ def explained(error: Exception) -> str:
     """Return in one line what is wrong with a configuration that could not be composed or used."""
     message = str(error)
     if misspelt := re.match(r"Could not override '(\w+)'", message):
+        if misspelt[1] in GROUPS:  # an object that is merged into the group
+            key = getattr(error.__cause__, "full_key", misspelt[1])
+            return f"{key} is not a key of {misspelt[1]}; add one with a plus: +{key}=<value>"
         return str(unknown(misspelt[1]))
     if message.startswith("Cannot find primary config"):
         return f"{one_line(error)} There are config (the default) and fedavg"

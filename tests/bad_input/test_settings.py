@@ -71,6 +71,10 @@ SETTINGS = {
     "CPUs 0": (["client_resources.num_cpus=0"], ["client_resources.num_cpus must be finite and > 0", "got 0"]),
     "CPUs of letters": (["client_resources.num_cpus=all"], ["client_resources.num_cpus=all", "Float"]),
     "GPUs below 0": (["client_resources.num_gpus=-1"], ["client_resources.num_gpus must be", ">= 0", "got -1"]),
+    "new key in an object": (
+        ["strategy={_target_: fedprox.strategy.FedProx, eta: 1.0}"],
+        ["strategy.eta is not a key of strategy", "+strategy.eta=<value>"],
+    ),
     "target not there": (
         ["strategy._target_=flwr.serverapp.strategy.FedAdm"],
         ["strategy._target_=flwr.serverapp.strategy.FedAdm", "cannot be loaded", "no attribute 'FedAdm'"],
