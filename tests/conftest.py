@@ -1,5 +1,6 @@
 """What several tests need."""
 
+import gc
 import logging
 import os
 import subprocess
@@ -7,9 +8,12 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 import pytest
+
+from tests.composing import remembered
 
 ROOT = Path(__file__).parents[1]
 DATA_DIR = Path(os.environ.get("FEDPROX_DATA_DIR", "data")).absolute()  # before a test changes the working directory
@@ -42,9 +46,22 @@ class Ended:
     err: str
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _configuration_files_are_read_once() -> Iterator[None]:
+    with remembered():
+        yield
+
+
 @pytest.fixture
-def in_this_process(monkeypatch, capfd) -> Callable[..., Ended]:
-    """Return a function that calls a program's main function here, where all is imported, as if in a process."""
+def in_this_process(monkeypatch, capfd, request) -> Callable[..., Ended]:
+    """Return a function that calls a program's main function here, where all is imported, as if in a process.
+
+    A run's curves.png is empty but where the tests' module says LOOKS_AT_CURVES: drawing takes longer than a small run.
+    """
+    from matplotlib.figure import Figure
+
+    if not getattr(request.module, "LOOKS_AT_CURVES", False):
+        monkeypatch.setattr("fedprox.report.curves.draw", lambda *_: Figure(figsize=(1, 1)))
     monkeypatch.setattr(sys, "argv", ["fedprox"])
     monkeypatch.setenv("FEDPROX_DATA_DIR", str(DATA_DIR))
     monkeypatch.setenv("PYTHONPATH", str(ROOT))  # for Ray's workers, which else import what is installed
@@ -57,9 +74,16 @@ def in_this_process(monkeypatch, capfd) -> Callable[..., Ended]:
                 status = main(arguments)
             except SystemExit as end:
                 status = int(end.code or 0)
+        _look_for_no_garbage_in_libraries()
         return Ended(status, *capfd.readouterr())
 
     return call
+
+
+@cache
+def _look_for_no_garbage_in_libraries() -> None:
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture

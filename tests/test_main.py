@@ -28,6 +28,7 @@ from fedprox.data.synthetic import synthetic
 from fedprox.module_evaluator import ModuleEvaluator
 from fedprox.plan import FlowerProtocol
 
+LOOKS_AT_CURVES = True
 DIGITS = ("dataset=digits", "engine=local")
 MNIST = ("dataset=mnist", "engine=local")
 COLUMNS = ["round", "test_loss", "test_accuracy", "train_loss_cohort", "num_clients_counted", "time_s", "drift"]

@@ -10,6 +10,7 @@ import pytest
 
 from tests.faults.compared import differences
 
+LOOKS_AT_CURVES = True
 DIGITS = ("dataset=digits", "engine=local", "num_clients=20", "clients_per_round=4", "num_epochs=2", "num_rounds=3")
 OWN = """
 import sys
