@@ -15,6 +15,7 @@ from typing import Any
 from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from hydra._internal.config_repository import ConfigRepository
 from hydra._internal.hydra import Hydra
+from omegaconf import OmegaConf
 
 from fedprox.config import CONF
 
@@ -60,7 +61,9 @@ def _merged_once(self: ConfigLoaderImpl, defaults: list, repo: Any) -> Any:
     key = tuple((each.config_path, each.parent, each.package, each.is_self, each.primary) for each in defaults)
     if key not in _merged:
         _merged[key] = _merge(self, defaults, repo)
-    return copy.deepcopy(_merged[key])
+    config = copy.deepcopy(_merged[key])
+    OmegaConf.clear_cache(config)  # of ${now:}, which copies share
+    return config
 
 
 def _is_ours(sources: list) -> bool:

@@ -111,8 +111,9 @@ def made_small(arguments: list[str], data_dir: Path) -> list[str]:
     kept = [re.sub(r"^branch_round=\d+$", "branch_round=1", _placed(word, data_dir)) for word in kept]
     cheap = ["num_epochs=2", "clients_per_round=2"] if "model=cnn" in kept else []  # minutes otherwise
     if any(word.startswith("experiment=") and "cifar10" in word for word in kept):
-        kept = [word.replace("range(2)", "range(1)") for word in kept]  # each seed divides the pictures anew
-        cheap = ["num_epochs=1", "clients_per_round=1"]
+        kept = [word.replace("range(2)", "range(1)") for word in kept]  # each seed divides the images anew
+        kept = [re.sub(r"^([\w.]+=[\w.]+,[\w.]+),[\w.,]+$", r"\1", word) for word in kept]  # two values of a sweep
+        cheap = ["num_epochs=1", "clients_per_round=1", "num_clients=100"]
     return [*kept, *cheap, f"num_rounds={1 if sweeps else 2}"]
 
 
@@ -220,14 +221,14 @@ def test_a_documented_command_works(folders, environment, in_this_process, monke
     monkeypatch.syspath_prepend(folder)  # `python -m` has the working directory there
 
     def call(arguments: list[str]) -> Any:
-        if program == "fedprox.main" and on_ray(arguments):  # Ray would stay in this process, and speak when it likes
-            if arguments == ["num_rounds=2"] or any(f"={name}." in word for name in document.files for word in words):
-                return in_its_own(arguments)
-            arguments = [*arguments, "engine=local"]  # that Ray does the same is seen once, and with a page's own files
         if program == "fedprox.main" and not any(".dir=" in word or "resume=" in word for word in arguments):
             second = int(time.time())
             while int(time.time()) == second and any(folder.rglob("run.json")):
                 time.sleep(0.05)  # a run without a name is called after the second in which it begins
+        if program == "fedprox.main" and on_ray(arguments):  # Ray would stay in this process, and speak when it likes
+            if arguments == ["num_rounds=2"] or any(f"={name}." in word for name in document.files for word in words):
+                return in_its_own(arguments)
+            arguments = [*arguments, "engine=local"]  # that Ray does the same is seen once, and with a page's own files
         return in_this_process(import_module(MODULES[program]).main, arguments)
 
     if program != "fedprox.reproduce" and needs_data(words):
@@ -363,6 +364,14 @@ def test_a_run_becomes_small_and_keeps_all_else():
     small = made_small(["mu=1", "num_rounds=200", "data_dir=../data", "hydra.run.dir=x"], Path("/mnist"))
     assert small == ["mu=1", "data_dir=/mnist", "hydra.run.dir=x", "num_rounds=2"]
     assert made_small(["--help"], Path("/mnist")) == ["--help"]
+
+
+def test_a_sweep_over_cifar10_becomes_smaller_still():
+    small = made_small(
+        ["-m", "experiment=flare_cifar10_small", "seed=range(3)", "mu=0.001,0.01,1.0", "x=1"], Path("/x")
+    )
+    cheap = ["num_epochs=1", "clients_per_round=1", "num_clients=100", "num_rounds=1"]
+    assert small == ["-m", "experiment=flare_cifar10_small", "seed=range(1)", "mu=0.001,0.01", "x=1", *cheap]
 
 
 def test_a_figure_becomes_small_and_keeps_what_is_not_about_its_size():
