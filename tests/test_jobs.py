@@ -109,14 +109,14 @@ def test_jobs_that_share_one_ray_are_resumed_to_what_they_are_on_the_local_engin
 ):
     (tmp_path / "breaks.py").write_text(BREAKS)
     rounds = ("num_rounds=14", "mu=0,1", "strategy._target_=breaks.Breaks")
-    on_ray = (*SWEEP, *rounds, "engine=ray", "client_resources.num_cpus=1", "hydra.sweep.dir=on_ray")
-    assert program(*on_ray).status == 1
-    assert [row["status"] for row in read_table(tmp_path / "on_ray")] == ["failed"] * 2
-    (tmp_path / "mended").touch()
-    ended = program(*on_ray)
-    assert ended.status == 0, ended.err
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.delitem(sys.modules, "breaks", raising=False)
+    on_ray = (*SWEEP, *rounds, "client_resources.num_cpus=1", "hydra.sweep.dir=on_ray")
+    assert fedprox(*on_ray).status == 1
+    assert [row["status"] for row in read_table(tmp_path / "on_ray")] == ["failed"] * 2
+    (tmp_path / "mended").touch()
+    ended = program(*on_ray, "engine=ray")  # another place to compute is the same sweep
+    assert ended.status == 0, ended.err
     assert fedprox(*SWEEP, *rounds, "hydra.sweep.dir=local").status == 0
     for job in "01":
         assert [each["after_round"] for each in record(tmp_path / "on_ray" / job)["resumed"]] == [11]
