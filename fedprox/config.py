@@ -181,7 +181,7 @@ def client_device(config: Mapping[str, Any]) -> str:
     return str(config["server_device"])
 
 
-def explained(error: Exception) -> str:
+def explained(error: BaseException) -> str:
     """Return in one line what is wrong with a configuration that could not be composed or used."""
     message = str(error)
     if misspelt := re.match(r"Could not override '(\w+)'", message):

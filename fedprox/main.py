@@ -162,7 +162,7 @@ def _result(run_dir: Path) -> str:
     return f"{ended}, best {best['test_accuracy']:.4f} in round {best['round']}; "
 
 
-def _tell(error: Exception) -> None:
+def _tell(error: BaseException) -> None:
     print(f"error: {schema.explained(error)}", file=sys.stderr)
 
 
