@@ -5,6 +5,7 @@ import signal
 import sys
 import threading
 import time
+from contextlib import suppress
 from dataclasses import replace
 
 import grpc
@@ -180,11 +181,14 @@ class TestOnActors:
         stop, killed = threading.Event(), set()
 
         def kill_all_that_start() -> None:  # both, and both that take their places
-            while len(killed) < 4 and not stop.wait(0.01):
-                for process in {*workers()} - killed:
-                    os.kill(process, signal.SIGKILL)
-                    killed.add(process)
-            hold.unlink()
+            try:
+                while len(killed) < 4 and not stop.wait(0.01):
+                    for process in {*workers()} - killed:
+                        with suppress(ProcessLookupError):  # it has ended by itself
+                            os.kill(process, signal.SIGKILL)
+                            killed.add(process)
+            finally:
+                hold.unlink()
 
         killer = threading.Thread(target=kill_all_that_start)
         killer.start()
