@@ -194,7 +194,8 @@ def untimed(run_dir: Path) -> list[dict[str, str]]:
     return [row | {"time_s": ""} for row in rows(run_dir)]
 
 
-@pytest.mark.parametrize("part", ["raylet", "gcs_server"])
+# Not the raylet: where Ray itself ends the process first, as docs/reliability.md says, there is no line.
+@pytest.mark.parametrize("part", ["gcs_server"])
 def test_a_run_whose_cluster_is_lost_ends_and_says_how_to_go_on(begun, part):
     # Long rounds: Ray itself ends a process without a word if an object is put in the very moment that the raylet dies.
     run, run_dir = begun("num_rounds=100000", "num_epochs=3000")

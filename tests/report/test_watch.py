@@ -104,7 +104,7 @@ def test_a_thousand_runs_take_seconds_at_most_per_look(tmp_path, write_run):
 
 def test_a_record_cannot_move_the_cursor(tmp_path, write_run):
     write_run(tmp_path / "0", [0.1], status="\x1b[2Jfailed\n", num_rounds=1)
-    assert rows_of(tmp_path)["0"]["status"] == " [2Jfailed "
+    assert rows_of(tmp_path)["0"]["status"] == r"\x1b[2Jfailed\n"
 
 
 # The command.
