@@ -194,11 +194,15 @@ def untimed(run_dir: Path) -> list[dict[str, str]]:
     return [row | {"time_s": ""} for row in rows(run_dir)]
 
 
-# Not the raylet: where Ray itself ends the process first, as docs/reliability.md says, there is no line.
-@pytest.mark.parametrize("part", ["gcs_server"])
+@pytest.mark.parametrize("part", ["raylet", "gcs_server"])
 def test_a_run_whose_cluster_is_lost_ends_and_says_how_to_go_on(begun, part):
-    # Long rounds: Ray itself ends a process without a word if an object is put in the very moment that the raylet dies.
+    # Within a long round: Ray itself ends a process without a word if an object is put as the raylet dies, and a round
+    # begins with that.
     run, run_dir = begun("num_rounds=100000", "num_epochs=3000")
+    until = time.monotonic() + 600
+    while not all("_Worker.do" in " ".join(worker.cmdline()) for worker in processes(run, "_Worker")):
+        assert time.monotonic() < until
+        time.sleep(0.01)
     os.kill(processes(run, part)[0].pid, signal.SIGKILL)
     _, err = run.communicate(timeout=600)
     assert run.returncode == 1
