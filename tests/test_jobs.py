@@ -110,7 +110,6 @@ def test_jobs_that_share_one_ray_are_resumed_to_what_they_are_on_the_local_engin
     (tmp_path / "breaks.py").write_text(BREAKS)
     rounds = ("num_rounds=14", "mu=0,1", "strategy._target_=breaks.Breaks")
     monkeypatch.syspath_prepend(tmp_path)
-    monkeypatch.delitem(sys.modules, "breaks", raising=False)
     on_ray = (*SWEEP, *rounds, "client_resources.num_cpus=1", "hydra.sweep.dir=on_ray")
     assert fedprox(*on_ray).status == 1
     assert [row["status"] for row in read_table(tmp_path / "on_ray")] == ["failed"] * 2

@@ -364,7 +364,7 @@ def test_a_branch_of_a_branch_begins_with_the_rows_of_both(run):
 
 
 def test_a_branch_may_have_another_strategy_and_other_columns(run):
-    run(*DIGITS, f"{FLOWERS}FedAdam", "checkpoint.every=4", into="trunk")
+    run(*DIGITS, f"{FLOWERS}FedAdam", "checkpoint.every=4", "checkpoint.keep=null", into="trunk")
     branch = run(
         *("branch_from=trunk", "branch_round=4", "strategy._target_=fedprox.strategy.FedProx"),
         *("evaluation=clients", "adaptive_mu.enabled=true"),

@@ -37,8 +37,6 @@ def mine(tmp_path, monkeypatch):
     """Let the programs of a test find a logger of the user's own."""
     (tmp_path / "my_logger.py").write_text(MINE)
     monkeypatch.syspath_prepend(str(tmp_path))
-    yield
-    sys.modules.pop("my_logger", None)
 
 
 @pytest.mark.usefixtures("tensorboard", "wandb", "mlflow")
@@ -59,8 +57,7 @@ def test_all_three_at_once_in_a_sweep_change_no_number_and_keep_its_jobs_apart(f
     assert (jobs[0] / "mlflow_run_id").read_text() != (jobs[1] / "mlflow_run_id").read_text()
 
 
-def test_loggers_themselves_can_be_swept(fedprox, tmp_path, mine, monkeypatch):
-    monkeypatch.delitem(sys.modules, "my_logger", raising=False)  # another test's
+def test_loggers_themselves_can_be_swept(fedprox, tmp_path, mine):
     ended = fedprox("--multirun", *RUN, "+logger.mine._target_=my_logger.Mine", "logger=none,[]")
     assert ended.status == 0, ended.err
     assert len(list(tmp_path.glob("sweep/*/mine.txt"))) == 2
