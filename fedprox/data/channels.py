@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 
 from fedprox.data.federated import Floats, Integers
 
-CHUNK = 50  # pictures whose squares are in memory at once
+SQUARED_AT_ONCE = 50  # pictures whose squares are in memory at once
 
 Bytes = NDArray[np.uint8]
 
@@ -32,10 +32,10 @@ def channel_sums(pictures: Bytes) -> Integers:
     sums = np.empty((num, 2, channels), dtype=np.int64)
     # In float64 sums of whole numbers are exact below 2^53.
     ones = np.ones((1, height * width))
-    for first in range(0, num, CHUNK):
-        x = pictures[first : first + CHUNK].reshape(-1, height * width, channels).astype(np.float64)
-        sums[first : first + CHUNK, 0] = (ones @ x)[:, 0]
-        sums[first : first + CHUNK, 1] = (ones @ np.square(x, out=x))[:, 0]
+    for first in range(0, num, SQUARED_AT_ONCE):
+        x = pictures[first : first + SQUARED_AT_ONCE].reshape(-1, height * width, channels).astype(np.float64)
+        sums[first : first + SQUARED_AT_ONCE, 0] = (ones @ x)[:, 0]
+        sums[first : first + SQUARED_AT_ONCE, 1] = (ones @ np.square(x, out=x))[:, 0]
     return sums
 
 

@@ -20,7 +20,7 @@ from fedprox.data.channels import Bytes
 from fedprox.data.download import what_failed
 from fedprox.errors import UserError
 
-CHUNK = 64  # pictures that a thread takes at once: small ones take less time than the handing over
+TAKEN_AT_ONCE = 64  # pictures that a thread takes at once: small ones take less time than the handing over
 # Pillow's names for what is read: not all that it can, EPS would start another program.
 FORMATS = ("BMP", "GIF", "JPEG", "JPEG2000", "PNG", "PPM", "TGA", "TIFF", "WEBP")
 # Of numbers of two bytes Pillow keeps one; read as if in the other byte order, it keeps the other one.
@@ -141,7 +141,7 @@ def _room(num: int, shape: tuple[int, ...]) -> Bytes:
 
 def _each(read: Read, names: Sequence[str], wanted: Wanted, num_threads: int) -> Generator[Pixels | str, None, None]:
     """Yield each picture, or what is wrong with it, in order, and show progress on a terminal."""
-    chunks = [names[first : first + CHUNK] for first in range(0, len(names), CHUNK)]
+    chunks = [names[first : first + TAKEN_AT_ONCE] for first in range(0, len(names), TAKEN_AT_ONCE)]
     silent = True if multiprocessing.parent_process() else None  # joblib's workers would share the line; None asks tty
     bar = tqdm(total=len(names), desc="decoding", unit="picture", unit_scale=True, disable=silent, leave=False)
     with bar, ThreadPoolExecutor(num_threads) as executor:

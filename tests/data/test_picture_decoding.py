@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from fedprox.data.picture_decoding import CHUNK, Wanted, decode, decoded
+from fedprox.data.picture_decoding import TAKEN_AT_ONCE, Wanted, decode, decoded
 from fedprox.errors import UserError
 
 AS_IS = Wanted(size=None, channels=None, skip_broken=False)
@@ -201,7 +201,7 @@ def error_line(contents: dict[str, bytes], wanted: Wanted = AS_IS) -> str:
     return str(caught.value)
 
 
-NUM = 2 * CHUNK + 5
+NUM = 2 * TAKEN_AT_ONCE + 5
 
 
 def test_any_number_of_threads_gives_the_pictures_in_their_order():
