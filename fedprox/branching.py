@@ -9,10 +9,10 @@ from fedprox.checkpoint import Checkpoint, latest
 from fedprox.config import CONF
 from fedprox.earlier import completed
 from fedprox.errors import UserError
-from fedprox.files import TABLES
 from fedprox.prepared import Experiment
 from fedprox.recorded import FREE, broken, differences, read_record
 from fedprox.same_data import check_same_data, fingerprints
+from fedprox.storage import TABLES
 from fedprox.trust import PATHS, made_here, recorded_settings
 
 _MU = ("mu", "adaptive_mu")

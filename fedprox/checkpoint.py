@@ -15,11 +15,10 @@ from flwr.app import ArrayRecord
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
-from fedprox.checksum import checksum
 from fedprox.csv_table import is_kept
 from fedprox.errors import UserError
-from fedprox.files import CHECKPOINTS
 from fedprox.plain import decoded, encoded
+from fedprox.storage import CHECKPOINTS, checksum
 
 _log = logging.getLogger("fedprox")
 FOLDER = CHECKPOINTS

@@ -5,9 +5,9 @@ from pathlib import Path
 from typing import Self
 
 from fedprox.checkpoint import FOLDER, Checkpoint, content_of, header_of
-from fedprox.files import write_whole
 from fedprox.outcomes import Round
 from fedprox.records import RunRecord
+from fedprox.storage import write_whole
 
 
 class Checkpoints:

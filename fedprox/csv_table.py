@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from fedprox.errors import UserError
-from fedprox.files import naming
+from fedprox.storage import naming
 
 Mark = Mapping[str, Any]
 

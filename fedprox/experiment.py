@@ -16,16 +16,16 @@ from fedprox.earlier import completed
 from fedprox.early_stopping import EarlyStopping
 from fedprox.environment import environment
 from fedprox.errors import USERS, UserError, on_record
-from fedprox.files import alone_in, check_no_links, files_of_a_run
 from fedprox.loggers.attached import Attached
 from fedprox.loggers.interface import RUN_ID
 from fedprox.measuring import several_at_once
 from fedprox.prepared import Experiment, columns
+from fedprox.process import only_new_garbage
 from fedprox.progress import watched
 from fedprox.recorded import flattened, read_record, rows_before
 from fedprox.records import RunRecord
 from fedprox.same_data import check_same_data, fingerprints
-from fedprox.startup import only_new_garbage
+from fedprox.storage import alone_in, check_no_links, files_of_a_run
 from fedprox.trust import PLACEMENT, shown
 
 _log = logging.getLogger("fedprox")

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from fedprox.errors import UserError
-from fedprox.files import is_taken
 from fedprox.recorded import read_record
+from fedprox.storage import is_taken
 
 SILENT = "stopped without a word"  # the status of a run on record as running that no process has any more
 _RATE_OVER = 20  # rows of metrics.csv over which the rate is taken

@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import Any
 
 from fedprox.errors import UserError, printable
-from fedprox.files import alone_in, write_whole
 from fedprox.following import FollowedRun
 from fedprox.recorded import FREE, differences, read_record
+from fedprox.storage import alone_in, write_whole
 
 TABLE = "jobs.csv"
 _RESULT = ("status", "rounds", "num_rounds", "final_accuracy", "best_accuracy", "time_s", "error")

@@ -9,7 +9,6 @@ from flwr.app import ArrayRecord
 
 from fedprox import assembly, data_assembly, strategy_checks
 from fedprox.adaptive_mu import AdaptiveMu
-from fedprox.announcing import announced
 from fedprox.arrays import to_record
 from fedprox.building import build
 from fedprox.checkpoint import Checkpoint
@@ -21,6 +20,7 @@ from fedprox.faults import Faults
 from fedprox.measuring import Evaluate
 from fedprox.outcomes import Round
 from fedprox.plan import ExperimentProtocol
+from fedprox.process import announced
 from fedprox.records import FEDERATION, METRICS, SPREAD
 from fedprox.rounds import Engine, run_rounds
 from fedprox.strategy import Planned

@@ -8,8 +8,8 @@ from collections.abc import Iterator
 
 from tqdm import tqdm
 
-from fedprox.announcing import Reminder
 from fedprox.outcomes import Round
+from fedprox.process import Reminder
 
 LINE_EVERY_S = 5.0
 _log = logging.getLogger("fedprox")

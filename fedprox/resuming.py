@@ -18,8 +18,8 @@ from omegaconf import DictConfig, OmegaConf
 
 from fedprox.config import GROUPS
 from fedprox.errors import UserError
-from fedprox.files import CHECKPOINTS, check_no_links
 from fedprox.recorded import FREE, broken, differences, read_record
+from fedprox.storage import CHECKPOINTS, check_no_links
 from fedprox.trust import PATHS, is_place, is_refused, recorded_settings, shown
 
 OPTIONS = ("resume", "branch_from")

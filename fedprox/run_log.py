@@ -6,7 +6,7 @@ from typing import Any
 
 from omegaconf import OmegaConf
 
-from fedprox.files import HYDRAS
+from fedprox.storage import HYDRAS
 
 
 class RunLog(logging.Handler):

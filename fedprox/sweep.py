@@ -22,10 +22,10 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 
 from fedprox.config import explained, plain
 from fedprox.errors import USERS, UserError, reason
-from fedprox.files import alone_in
 from fedprox.jobs import Job, begin_table, earlier_run, final_table, is_same_command, note
+from fedprox.process import without_garbage_collection
 from fedprox.recorded import read_record
-from fedprox.startup import without_garbage_collection
+from fedprox.storage import alone_in
 
 _run_dir_is_new: ContextVar[bool] = ContextVar("run_dir_is_new", default=False)
 _at_the_end: ContextVar[ExitStack] = ContextVar("at_the_end")

@@ -6,14 +6,14 @@ import threading
 
 import pytest
 
-from fedprox import announcing
-from fedprox.announcing import announced
+from fedprox import process
+from fedprox.process import announced
 
 
 @pytest.fixture
 def told(caplog, monkeypatch):
     """Return the lines of a program whose ten seconds are a hundredth of one."""
-    monkeypatch.setattr(announcing, "EVERY_S", 0.01)
+    monkeypatch.setattr(process, "EVERY_S", 0.01)
     caplog.set_level(logging.INFO, logger="fedprox")
     return caplog.messages
 

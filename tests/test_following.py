@@ -4,8 +4,8 @@ import json
 
 import pytest
 
-from fedprox.files import alone_in
 from fedprox.following import SILENT, FollowedRun
+from fedprox.storage import alone_in
 
 HEADER = "round,test_loss,test_accuracy,train_loss_cohort,num_clients_counted,time_s\n"
 

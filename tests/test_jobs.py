@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from fedprox.files import alone_in
 from fedprox.jobs import COLUMNS, WAITING, Job, begin_table, note, read_table, readable
+from fedprox.storage import alone_in
 from tests.faults.compared import differences
 
 DIGITS = ("dataset=digits", "engine=local", "clients_per_round=2", "num_epochs=2")

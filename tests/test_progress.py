@@ -9,7 +9,7 @@ from collections.abc import Iterator
 import pytest
 from flwr.app import ArrayRecord
 
-from fedprox import announcing, progress
+from fedprox import process, progress
 from fedprox.metrics import Evaluation
 from fedprox.progress import pace, watched
 from fedprox.rounds import Round
@@ -92,7 +92,7 @@ def test_a_run_resumed_in_round_0_says_so_too(lines):
 
 def test_a_round_that_takes_long_is_told_of_and_the_first_of_a_run_too(caplog, monkeypatch):
     # The first outcome comes only when somebody has said something, and so does the second.
-    monkeypatch.setattr(announcing, "EVERY_S", 0.01)
+    monkeypatch.setattr(process, "EVERY_S", 0.01)
     caplog.set_level(logging.INFO, logger="fedprox")
 
     def slow() -> Iterator[Round]:

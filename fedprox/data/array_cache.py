@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fedprox.checksum import checksum
+from fedprox.storage import checksum
 
 FOLDER = ".fedprox-cache"
 

@@ -8,7 +8,7 @@ import numpy as np
 from fedprox.data.channels import Bytes
 from fedprox.data.federated import Integers
 from fedprox.errors import UserError
-from fedprox.files import read_regular
+from fedprox.storage import read_regular
 
 PIXELS = 3 * 32 * 32  # of one picture: its red, then its green, then its blue plane
 NUM_CLASSES = 10

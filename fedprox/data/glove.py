@@ -9,7 +9,7 @@ import numpy as np
 
 from fedprox.data.federated import Floats
 from fedprox.errors import UserError
-from fedprox.files import check_regular
+from fedprox.storage import check_regular
 
 
 @dataclass(frozen=True)

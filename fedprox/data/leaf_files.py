@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 import orjson
 
 from fedprox.errors import UserError
-from fedprox.files import read_regular
+from fedprox.storage import read_regular
 
 SIDES = ("train", "test")
 KEYS = {"users": list, "num_samples": list, "user_data": dict}

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from fedprox.data.download import SILENCE_S, cannot_download, give_up_after, torchvision_datasets, what_failed
 from fedprox.data.federated import Integers, LabelledData
 from fedprox.errors import UserError
-from fedprox.files import check_regular
+from fedprox.storage import check_regular
 
 # Of the uncompressed files, which torchvision itself does not check.
 MD5 = {

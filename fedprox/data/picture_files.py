@@ -12,7 +12,7 @@ from typing import NamedTuple, Protocol
 
 from fedprox.data.download import what_failed
 from fedprox.errors import UserError, printable
-from fedprox.files import read_regular
+from fedprox.storage import read_regular
 
 SUFFIXES = (
     *(".apng", ".bmp", ".dib", ".gif", ".j2c", ".j2k", ".jfif", ".jp2", ".jpc", ".jpe", ".jpeg", ".jpf", ".jpg"),

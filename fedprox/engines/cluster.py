@@ -15,10 +15,9 @@ import ray
 from ray._private.grpc_utils import init_grpc_channel
 from ray._private.services import canonicalize_bootstrap_address
 
-from fedprox.announcing import announced
 from fedprox.engines.tokens import token_demanded, token_of_the_environment
 from fedprox.errors import RunStopped, UserError
-from fedprox.signals import sigterm_held_back
+from fedprox.process import announced, sigterm_held_back
 
 _log = logging.getLogger("fedprox")
 _JOIN_S = 5.0

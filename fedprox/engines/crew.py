@@ -10,9 +10,9 @@ from typing import Any
 
 import ray
 
-from fedprox.announcing import announced
 from fedprox.engines.cluster import Lifeline
 from fedprox.errors import RunStopped, UserError, reason
+from fedprox.process import announced
 
 START_S = 300.0  # an actor's start takes 3 to 10 s, with much data longer; a busy cluster may never have room
 MAX_DEATHS = 3  # of actors over one job; more are no accident

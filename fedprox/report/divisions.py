@@ -12,9 +12,9 @@ from fedprox.config_checks import check
 from fedprox.data.skew import class_counts, measure
 from fedprox.errors import UserError
 from fedprox.main import CONF
+from fedprox.process import without_garbage_collection
 from fedprox.report.holdings import Division
 from fedprox.seeds import Stream, generator
-from fedprox.startup import without_garbage_collection
 from fedprox.sweep import each_value_once
 
 # Nobody trains here: who would, and where, is no reason to refuse settings made for another machine.

@@ -14,10 +14,10 @@ from typing import Any, TextIO
 
 from fedprox.earlier import completed
 from fedprox.errors import UserError, printable
-from fedprox.files import is_taken
 from fedprox.following import SILENT, FollowedRun, Progress
 from fedprox.jobs import TABLE, WAITING, read_table
 from fedprox.recorded import flattened
+from fedprox.storage import is_taken
 
 # What is worth seeing first, where a terminal is too small for all runs.
 _FIRST = ("running", SILENT, "failed", "diverged", "interrupted", WAITING)

@@ -8,11 +8,11 @@ from pathlib import Path
 import pandas as pd
 
 from fedprox.errors import UserError, one_line
+from fedprox.process import exit_status, terminated_like_interrupted
 from fedprox.reproduce import datasets, headline, tables
 from fedprox.reproduce.drawing import draw
 from fedprox.reproduce.figures import DATASETS, FIGURES, jobs_of
 from fedprox.reproduce.runs import run_missing
-from fedprox.signals import exit_status, terminated_like_interrupted
 from fedprox.terminal import ends_quietly
 from fedprox.version import version_line
 

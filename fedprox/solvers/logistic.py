@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from fedprox.announcing import announced
+from fedprox.process import announced
 from fedprox.solvers.compiling import compiled, is_kept
 from fedprox.solvers.lanes import NUM_LANES, load, store
 from fedprox.solvers.logistic_kernels import (

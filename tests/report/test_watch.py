@@ -9,10 +9,10 @@ import time
 
 import pytest
 
-from fedprox.files import alone_in
 from fedprox.jobs import Job, begin_table
 from fedprox.report.__main__ import main
 from fedprox.report.watch import Watched, table
+from fedprox.storage import alone_in
 
 
 def rows_of(*folders):

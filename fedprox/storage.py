@@ -2,12 +2,17 @@
 
 import errno
 import fcntl
+import hashlib
 import os
 import stat
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 from fedprox.errors import UserError
 
@@ -155,3 +160,13 @@ def _locked(opened: int, kind: int, without_locks: bool = True) -> bool:
     except OSError:
         return without_locks
     return True
+
+
+def checksum(text: str, arrays: Mapping[str, NDArray[Any]]) -> str:
+    """Return the SHA-256 of the text and of each array's name, type, shape and numbers."""
+    digest = hashlib.sha256(text.encode())
+    for name in sorted(arrays):
+        array = arrays[name]
+        digest.update(f"\n{name} {array.dtype} {array.shape}\n".encode())
+        digest.update(np.ascontiguousarray(array).data if array.size else b"")
+    return digest.hexdigest()

@@ -11,12 +11,12 @@ import time
 import pytest
 
 from fedprox.errors import UserError
-from fedprox.files import alone_in, is_taken, write_whole
+from fedprox.storage import alone_in, is_taken, write_whole
 
 HOLDS = """
 import sys, time
 from pathlib import Path
-from fedprox.files import alone_in
+from fedprox.storage import alone_in
 with alone_in(Path(sys.argv[1])):
     print("has it", flush=True)
     time.sleep(60)
@@ -24,7 +24,7 @@ with alone_in(Path(sys.argv[1])):
 DIES = """
 import os, sys
 from pathlib import Path
-from fedprox.files import write_whole
+from fedprox.storage import write_whole
 setattr(os, sys.argv[2], lambda *_: os.kill(os.getpid(), 9))
 if sys.argv[2] == "replace":
     Path.replace = lambda *_: os.kill(os.getpid(), 9)
@@ -51,7 +51,7 @@ def test_a_writer_that_dies_in_between_leaves_the_old_file(tmp_path, at, environ
 
 def test_no_room_leaves_the_old_file_and_its_error_names_it(tmp_path, environment):
     code = (
-        "import resource, sys; from pathlib import Path; from fedprox.files import write_whole\n"
+        "import resource, sys; from pathlib import Path; from fedprox.storage import write_whole\n"
         "resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))\n"
         "write_whole(Path(sys.argv[1]), b'x' * 5000)"
     )
@@ -102,7 +102,7 @@ def test_a_folder_is_taken_as_long_as_somebody_has_it(tmp_path):
 
 
 def test_who_looks_keeps_nobody_from_taking_a_folder(tmp_path, monkeypatch):
-    monkeypatch.setattr("fedprox.files.PATIENCE_S", 60.0)  # the timer may be late
+    monkeypatch.setattr("fedprox.storage.PATIENCE_S", 60.0)  # the timer may be late
     opened = os.open(tmp_path, os.O_RDONLY)
     fcntl.flock(opened, fcntl.LOCK_SH)  # as is_taken does for an instant
     threading.Timer(0.1, os.close, [opened]).start()

@@ -8,7 +8,7 @@ import threading
 
 import pytest
 
-from fedprox.signals import Terminated, sigterm_held_back, terminated_like_interrupted
+from fedprox.process import Terminated, sigterm_held_back, terminated_like_interrupted
 
 
 def hit_by(number: int) -> None:
