@@ -8,7 +8,7 @@ import numpy as np
 from hydra import compose, initialize_config_dir
 
 from fedprox import assembly, data_assembly, main
-from fedprox import config as schema
+from fedprox.config import schema
 from fedprox.data.federated import FederatedData
 from fedprox.plan import CohortPlan
 from fedprox.prepared import check_settings

@@ -14,9 +14,9 @@ from torch import nn
 from fedprox.adaptive_mu import AdaptiveMu
 from fedprox.arrays import to_params
 from fedprox.batch_statistics import LocalStatistics
-from fedprox.building import build
 from fedprox.client_app import ClientSide
-from fedprox.config import client_device
+from fedprox.config.instantiate import build
+from fedprox.config.schema import client_device
 from fedprox.data.augmentation import PadCropFlip
 from fedprox.data.federated import FederatedData
 from fedprox.data_assembly import data_name

@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from fedprox.checkpoint import Checkpoint, latest
-from fedprox.config import CONF
-from fedprox.earlier import completed
+from fedprox.config.compose import CONF
+from fedprox.config.earlier import completed
 from fedprox.errors import UserError
 from fedprox.prepared import Experiment
 from fedprox.recorded import FREE, broken, differences, read_record

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from fedprox.building import build
+from fedprox.config.instantiate import build
 from fedprox.data import checks, image_folder
 from fedprox.data.federated import ClientIndex, FederatedData, Integers, LabelledData
 from fedprox.data.partition import divide

@@ -12,7 +12,7 @@ from fedprox.arrays import to_params
 from fedprox.branching import adopted_rows, branch_point, lineage
 from fedprox.checkpoint import Checkpoint, forget_after, latest
 from fedprox.checkpointing import Checkpoints
-from fedprox.earlier import completed
+from fedprox.config.earlier import completed
 from fedprox.early_stopping import EarlyStopping
 from fedprox.environment import environment
 from fedprox.errors import USERS, UserError, on_record

@@ -10,9 +10,9 @@ from flwr.app import ArrayRecord
 from fedprox import assembly, data_assembly, strategy_checks
 from fedprox.adaptive_mu import AdaptiveMu
 from fedprox.arrays import to_record
-from fedprox.building import build
 from fedprox.checkpoint import Checkpoint
-from fedprox.config_checks import check
+from fedprox.config.checks import check
+from fedprox.config.instantiate import build
 from fedprox.data.federated import FederatedData
 from fedprox.early_stopping import EarlyStopping
 from fedprox.errors import UserError

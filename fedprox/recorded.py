@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from fedprox.earlier import completed
+from fedprox.config.earlier import completed
 from fedprox.errors import UserError
 
 RECORD = ("status", "algorithm", "settings", "seed", "name")

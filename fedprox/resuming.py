@@ -16,7 +16,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Quote, QuotedString
 from omegaconf import DictConfig, OmegaConf
 
-from fedprox.config import GROUPS
+from fedprox.config.schema import GROUPS
 from fedprox.errors import UserError
 from fedprox.recorded import FREE, broken, differences, read_record
 from fedprox.storage import CHECKPOINTS, check_no_links

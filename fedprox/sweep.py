@@ -11,16 +11,14 @@ from typing import Any
 
 from hydra import compose
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
-from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
-from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import Override
 from hydra.experimental.callback import Callback
 from hydra.plugins.sweeper import Sweeper
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf, open_dict
 
-from fedprox.config import explained, plain
+from fedprox.config.compose import _parsed, as_given, each_value_once, plain
+from fedprox.config.schema import explained
 from fedprox.errors import USERS, UserError, reason
 from fedprox.jobs import Job, begin_table, earlier_run, final_table, is_same_command, note
 from fedprox.process import without_garbage_collection
@@ -146,11 +144,6 @@ def table_at_the_end() -> Iterator[None]:
             _at_the_end.reset(token)
 
 
-def as_given(overrides: Any) -> list[str]:
-    """Return overrides as their text is: "mu=${...}" is nothing but that."""
-    return OmegaConf.to_container(overrides, resolve=False)  # type: ignore[return-value]
-
-
 def remove_new_run_dir() -> None:
     """Remove the directory of a single run that was refused, if this command has made it and nothing is in it."""
     if _run_dir_is_new.get() and not is_job():
@@ -197,33 +190,3 @@ def each_job_composed_once() -> Iterator[None]:
         yield
     finally:
         Sweeper.validate_batch_is_legal = validate  # type: ignore[method-assign]
-
-
-def each_value_once(overrides: Sequence[str]) -> Iterator[list[str]]:
-    """Yield lists of overrides without sweeps, in which each value of each swept setting occurs.
-
-    Values are varied one setting at a time, the others at their first value: as many lists as there are
-    values, not as there are jobs. What has no values that can be listed, such as interval(0, 1), is left out: the
-    sweeper chooses them. Hydra must be initialised.
-
-    Raises:
-        UserError: If a swept setting has no value at all.
-    """
-    choices = []
-    for override in _parsed(overrides):
-        if not override.is_sweep_override():
-            choices.append([str(override.input_line)])
-        elif override.is_discrete_sweep():
-            choices.append([f"{override.get_key_element()}={value}" for value in override.sweep_string_iterator()])
-            if not choices[-1]:
-                raise UserError(f"{override.input_line} gives no value, so that the sweep has no job; give one or more")
-    first = [values[0] for values in choices]
-    yield first
-    for position, values in enumerate(choices):
-        for value in values[1:]:
-            yield [*first[:position], value, *first[position + 1 :]]
-
-
-def _parsed(overrides: Sequence[str]) -> list[Override]:
-    loader = GlobalHydra.instance().config_loader()  # knows what glob(*) stands for
-    return OverridesParser.create(config_loader=loader).parse_overrides(list(overrides))

@@ -10,7 +10,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from fedprox.config import GROUPS, SETTINGS
+from fedprox.config.schema import GROUPS, SETTINGS
 from fedprox.errors import UserError, printable
 
 # Settings that say where a run computes and who is told.

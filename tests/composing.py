@@ -17,7 +17,7 @@ from hydra._internal.config_repository import ConfigRepository
 from hydra._internal.hydra import Hydra
 from omegaconf import OmegaConf
 
-from fedprox.config import CONF
+from fedprox.config.compose import CONF
 
 OURS = {("file", str(CONF)), ("pkg", "hydra.conf"), ("structured", "")}
 MAY_SET_THE_MODE = re.compile(r"[+~]*hydra(=|$|\.(mode|searchpath))")

@@ -14,7 +14,7 @@ from fedprox import assembly, data_assembly, experiment
 from fedprox.arrays import to_params, to_record
 from fedprox.batch_statistics import LocalStatistics
 from fedprox.client_app import Clients, ClientSide
-from fedprox.earlier import completed
+from fedprox.config.earlier import completed
 from fedprox.engines.identity import act_as_server
 from fedprox.messages import client_of, node_id, task_of
 from fedprox.plan import ClientTask, PaperProtocol, epoch_orders

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from fedprox.assembly import initial_model
-from fedprox.building import build
+from fedprox.config.instantiate import build
 from fedprox.data.digits import digits
 from fedprox.data.federated import ClientIndex, FederatedData
 from fedprox.errors import UserError

@@ -9,8 +9,8 @@ from hydra import compose, initialize_config_dir
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fedprox import config
-from fedprox.config import CONF
+from fedprox.config import schema
+from fedprox.config.compose import CONF
 from fedprox.errors import UserError
 from fedprox.resuming import _as_override, whole_command, without_resume
 
@@ -20,7 +20,7 @@ CHECKPOINT = "checkpoint/round_000003.safetensors"
 
 @pytest.fixture(autouse=True, scope="module")
 def _schema():
-    config.register()
+    schema.register()
 
 
 def composed(name: str, overrides: list[str]) -> dict:
@@ -30,7 +30,7 @@ def composed(name: str, overrides: list[str]) -> dict:
 @cache
 def as_json(name: str, *overrides: str) -> str:
     with initialize_config_dir(version_base=None, config_dir=str(CONF)):
-        return json.dumps(config.plain(compose(name, list(overrides))))
+        return json.dumps(schema.plain(compose(name, list(overrides))))
 
 
 @pytest.fixture

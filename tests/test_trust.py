@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from fedprox.config import CONF
+from fedprox.config.compose import CONF
 from fedprox.errors import UserError
 from fedprox.trust import is_place, is_refused, made_here, recorded_settings, shown
 

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fedprox.earlier import completed
+from fedprox.config.earlier import completed
 from fedprox.errors import UserError
 from fedprox.recorded import broken
 from fedprox.report.lineage import steps, suffix

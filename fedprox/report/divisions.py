@@ -7,15 +7,15 @@ from hydra import compose, initialize_config_dir
 from hydra.errors import HydraException
 from omegaconf.errors import OmegaConfBaseException
 
-from fedprox import config as schema
-from fedprox.config_checks import check
+from fedprox.config import schema
+from fedprox.config.checks import check
+from fedprox.config.compose import each_value_once
 from fedprox.data.skew import class_counts, measure
 from fedprox.errors import UserError
 from fedprox.main import CONF
 from fedprox.process import without_garbage_collection
 from fedprox.report.holdings import Division
 from fedprox.seeds import Stream, generator
-from fedprox.sweep import each_value_once
 
 # Nobody trains here: who would, and where, is no reason to refuse settings made for another machine.
 NO_TRAINING = {"clients_per_round": 1, "server_device": "cpu", "client_resources": {"num_cpus": 1, "num_gpus": 0}}

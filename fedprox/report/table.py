@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from fedprox.earlier import completed
+from fedprox.config.earlier import completed
 from fedprox.errors import UserError, printable
 from fedprox.recorded import read_record
 from fedprox.report.checks import EXPERIMENT, Facts, distortions, label, percent

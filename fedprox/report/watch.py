@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TextIO
 
-from fedprox.earlier import completed
+from fedprox.config.earlier import completed
 from fedprox.errors import UserError, printable
 from fedprox.following import SILENT, FollowedRun, Progress
 from fedprox.jobs import TABLE, WAITING, read_table

@@ -9,8 +9,8 @@ from typing import Any
 
 from hydra import compose, initialize_config_dir
 
-from fedprox import config as schema
 from fedprox import main
+from fedprox.config import schema
 from fedprox.recorded import status_of
 from fedprox.reproduce.figures import Job
 

@@ -11,10 +11,10 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 
 from benchmarks.summary import UNITS
 from benchmarks.workloads import WORKLOADS, against, changed, of_engine, shown_of
-from fedprox import config as schema
 from fedprox import main
+from fedprox.config import schema
+from fedprox.config.compose import each_value_once
 from fedprox.prepared import check_settings
-from fedprox.sweep import each_value_once
 
 ROOT = Path(__file__).parents[2]
 CASES = [case for workload in WORKLOADS.values() for case in workload.cases]

@@ -12,8 +12,8 @@ import pytest
 from hydra import compose, initialize_config_dir
 
 import fedprox
-from fedprox.config import plain, register
-from fedprox.config_checks import check
+from fedprox.config.checks import check
+from fedprox.config.compose import plain, register
 from fedprox.data.femnist import FILES, femnist, images_per_letter
 from fedprox.errors import UserError
 

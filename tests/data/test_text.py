@@ -12,8 +12,8 @@ from hydra import compose, initialize_config_dir
 from safetensors.torch import load_file
 
 import fedprox
-from fedprox.config import plain, register
-from fedprox.config_checks import check
+from fedprox.config.checks import check
+from fedprox.config.compose import plain, register
 from fedprox.data.glove import read_glove
 from fedprox.data.text import ALL_LETTERS, sent140, shakespeare
 from fedprox.errors import UserError

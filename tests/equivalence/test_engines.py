@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import load_file
 
 from fedprox import experiment
-from fedprox.earlier import completed
+from fedprox.config.earlier import completed
 from fedprox.engines import ray as ray_engine
 
 ENGINES = {

@@ -14,8 +14,10 @@ from omegaconf import MissingMandatoryValue, OmegaConf
 
 import fedprox
 from fedprox import data_assembly
-from fedprox.config import plain, register, unknown
-from fedprox.config_checks import check, check_target
+from fedprox.config.checks import check
+from fedprox.config.compose import plain, register
+from fedprox.config.instantiate import check_target
+from fedprox.config.schema import unknown
 from fedprox.errors import UserError
 from fedprox.experiment import algorithm
 

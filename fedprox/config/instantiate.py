@@ -1,10 +1,13 @@
 """Objects from the groups of the configuration, by the function or class that `_target_` names."""
 
+import importlib
 import inspect
 import pkgutil
 import re
 import traceback
-from collections.abc import Mapping
+import types
+import typing
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import NoneType
 from typing import Any, get_args
@@ -79,3 +82,59 @@ def _instantiated(node: Mapping[str, Any], args: tuple[Any, ...], taken: Mapping
 def _not_callable(name: str, kwargs: Mapping[str, Any], why: str) -> UserError:
     asked = f", with {' and '.join(kwargs)}" if kwargs else ""
     return UserError(f"{name} cannot be called as it must be{asked}: {why}; {_README}")
+
+
+def check_target(group: str, node: Mapping[str, Any]) -> None:
+    """Raise UserError unless node["_target_"] can be called with the node's other keys.
+
+    A callable's signature is the schema of its group: names must be parameters, and values of plain types
+    (int, float, bool, str, or one of them or None) must fit the annotations.
+    """
+    path = node.get("_target_")
+    if not isinstance(path, str):
+        raise UserError(f"{group}._target_ must name a function or class as module.name, got {path!r}")
+    try:
+        target: Callable[..., Any] = pkgutil.resolve_name(path)
+        parameters = inspect.signature(target).parameters
+        hints = typing.get_type_hints(target.__init__ if inspect.isclass(target) else target)
+    except (SystemExit, GeneratorExit) as end:
+        raise UserError(f"{group}._target_={path} cannot be loaded: {reason(end)}") from end
+    except Exception as error:  # an import may fail in any way
+        raise UserError(f"{group}._target_={path} cannot be loaded: {_why_not_loaded(group, path, error)}") from error
+    takes_any = any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values())
+    for name, value in node.items():
+        if name == "_target_" or (group, name) == ("model", "init"):
+            continue
+        if name.startswith("_") or (name not in parameters and not takes_any):  # Hydra's _args_, _partial_, ...
+            raise UserError(f"{group}.{name} is unknown: {path} takes {', '.join(parameters) or 'nothing'}")
+        if name in hints and not _fits(value, hints[name]):
+            expected = getattr(hints[name], "__name__", str(hints[name]))
+            raise UserError(f"{group}.{name} must be of type {expected}, got {value!r}")
+
+
+def _why_not_loaded(group: str, path: str, error: Exception) -> str:
+    """Return why: an import that fails in a module of a package shows as a missing attribute of the package."""
+    if isinstance(error, AttributeError):
+        try:
+            importlib.import_module(path.rpartition(".")[0])
+        except Exception as cause:
+            if not (isinstance(cause, ModuleNotFoundError) and f"{path}.".startswith(f"{cause.name}.")):
+                error = cause
+    if isinstance(error, ModuleNotFoundError) and error.name and not f"{path}.".startswith(f"{error.name}."):
+        package = error.name.partition(".")[0]
+        local = ", or use engine=local" if group == "engine" else ""
+        return f"the package {package} is not installed; install it with pip install {package}{local}"
+    return one_line(error)
+
+
+def _fits(value: Any, hint: Any) -> bool:
+    """Return whether a value read from YAML fits an annotation; annotations that are not plain fit all."""
+    if typing.get_origin(hint) in (typing.Union, types.UnionType):
+        return any(_fits(value, option) for option in typing.get_args(hint))
+    if hint is type(None):
+        return value is None
+    if hint is float:
+        return isinstance(value, (int, float)) and not isinstance(value, bool)
+    if hint is int:
+        return isinstance(value, int) and not isinstance(value, bool)
+    return isinstance(value, hint) if hint in (bool, str) else True

@@ -4,12 +4,11 @@ import difflib
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
-from pathlib import Path
 from typing import Any
 
-from hydra.core.config_store import ConfigStore
-from omegaconf import MISSING, DictConfig, OmegaConf
+from omegaconf import MISSING, OmegaConf
 
+from fedprox.config.compose import _of_fedprox
 from fedprox.errors import UserError, one_line
 
 
@@ -137,41 +136,9 @@ class Config:
 
 SETTINGS = [setting.name for setting in fields(Config)]
 GROUPS = [setting.name for setting in fields(Config) if setting.type == dict[str, Any]]
-_PACKAGE = Path(__file__).parent
-CONF = next(path for path in (_PACKAGE / "conf", _PACKAGE.parent / "conf") if path.is_dir())  # installed, checkout
-
-
-_HAVE_MU = ("fedprox.strategy.FedProx", "fedprox.strategy.FedDane")
-
-
-def _of_fedprox(mu: float, *, _root_: DictConfig) -> float:
-    """Return a default for mu, as ${of_fedprox:1.0} in conf/: the value for FedProx and FedDANE, 0 for the others.
-
-    So every reader of a configuration meets a number, and a data set or a preset can have its own.
-    """
-    return float(mu) if OmegaConf.select(_root_, "strategy._target_") in _HAVE_MU else 0.0
 
 
 OmegaConf.register_new_resolver("of_fedprox", _of_fedprox, replace=True)  # on import: jobs may be in other processes
-
-
-def register() -> None:
-    """Make the schema known to Hydra, under the name `schema` in conf/*.yaml."""
-    ConfigStore.instance().store(name="schema", node=Config)
-
-
-def plain(config: DictConfig) -> dict[str, Any]:
-    """Return a composed configuration as plain containers, references resolved and -0.0 as 0.0."""
-    return _unsigned_zeros(OmegaConf.to_container(config, resolve=True, throw_on_missing=True))  # type: ignore[no-any-return]
-
-
-def _unsigned_zeros(value: Any) -> Any:
-    """Return a setting with 0.0 for every -0.0, which passes checks for >= 0 and which NumPy refuses as negative."""
-    if isinstance(value, dict):
-        return {key: _unsigned_zeros(each) for key, each in value.items()}
-    if isinstance(value, list):
-        return list(map(_unsigned_zeros, value))
-    return value + 0.0 if isinstance(value, float) else value
 
 
 def client_device(config: Mapping[str, Any]) -> str:

@@ -4,8 +4,8 @@ from collections.abc import Mapping
 
 from hydra import compose, initialize_config_dir
 
-from fedprox.config import plain, register
-from fedprox.earlier import _LATER, Settings, completed
+from fedprox.config.compose import plain, register
+from fedprox.config.earlier import _LATER, Settings, completed
 from fedprox.main import CONF
 
 LATER = {"schedule": {"name": "constant", "final": 0.0}, "rate": 1}
