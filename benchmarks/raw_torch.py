@@ -6,7 +6,7 @@ import time
 import torch
 from torch.nn import functional
 
-from fedprox.vision_models import cnn_tutorial
+from fedprox.models.cnn import cnn_tutorial
 
 BATCH_SIZE, LEARNING_RATE = 32, 0.03
 

@@ -16,7 +16,7 @@ from fedprox.data.federated import FederatedData, LabelledData
 from fedprox.epoch_batches import KEEP, epoch_batches
 from fedprox.errors import USERS, UserError, one_line, reason
 from fedprox.generators import seeded
-from fedprox.models import is_logistic
+from fedprox.models.logistic import is_logistic
 from fedprox.solvers.problem import Params
 from fedprox.solvers.workspace import TrainingWorkspace, Workspace, tuned_for_cpu, with_channels_last
 

@@ -13,7 +13,8 @@ from fedprox.data.augmentation import PadCropFlip
 from fedprox.data.federated import ClientIndex, FederatedData, LabelledData
 from fedprox.engines.local import LocalGrid
 from fedprox.messages import node_id, task_record
-from fedprox.models import cnn, logistic
+from fedprox.models.cnn import cnn
+from fedprox.models.logistic import logistic
 from fedprox.plan import ClientTask, PaperProtocol, Plan
 from fedprox.solvers.problem import SgdSettings
 from fedprox.strategy import FedDane, FedProx, Planned

@@ -22,7 +22,8 @@ from fedprox.data.synthetic import synthetic
 from fedprox.federation_metrics import FederationEvaluator, evaluator_on_test_set
 from fedprox.logistic_metrics import LogisticEvaluator, LogisticGradients
 from fedprox.metrics import ClassAccuracy, ClientSpread, Evaluation, FederationMetrics
-from fedprox.models import cnn, logistic
+from fedprox.models.cnn import cnn
+from fedprox.models.logistic import logistic
 from fedprox.module_evaluator import ModuleEvaluator
 
 DATA_DIR = Path(os.environ.get("FEDPROX_DATA_DIR", "data")).absolute()

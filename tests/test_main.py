@@ -203,7 +203,7 @@ def test_the_saved_model_has_the_last_rows_accuracy_and_loss(run, data_dir, data
 
 
 def test_the_saved_cnn_fits_the_model_it_was_made_by(run):
-    from fedprox.models import cnn
+    from fedprox.models.cnn import cnn
 
     folder = run(*DIGITS, "model=cnn", "num_rounds=1", "num_epochs=2", "clients_per_round=2")
     model = cnn((8, 8), 10)

@@ -14,8 +14,8 @@ from fedprox.data.federated import ClientIndex, FederatedData, LabelledData
 from fedprox.errors import UserError
 from fedprox.generators import Generators
 from fedprox.model_checks import check_held, check_smallest_batch, check_takes_data, check_trains
-from fedprox.models import cnn
-from fedprox.vision_models import cnn_tutorial, moderate_cnn, resnet18_bn, resnet18_gn
+from fedprox.models.cnn import cnn, cnn_tutorial, moderate_cnn
+from fedprox.models.resnet import resnet18_bn, resnet18_gn
 
 
 def images(*shape: int, sizes: tuple[int, ...] = (4, 6)) -> FederatedData:

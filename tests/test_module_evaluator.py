@@ -10,7 +10,7 @@ from torch import nn
 from torch.nn import functional
 
 from fedprox.metrics import Evaluation
-from fedprox.models import cnn
+from fedprox.models.cnn import cnn
 from fedprox.module_evaluator import ModuleEvaluator
 
 

@@ -17,7 +17,7 @@ OURS = "fedprox.data.digits.digits"
         "os.system",
         "fedprox.main.os.system",  # a module of ours has it as an attribute
         "fedprox.main.main",  # ours, and would take a command line
-        "fedprox.models.logistic",  # ours, and no data set
+        "fedprox.models.logistic.logistic",  # ours, and no data set
         "fedprox.loggers.mlflow.MlflowLogger",
         "flwr.serverapp.strategy.FedAdam",
         "flwr.serverapp.strategy.fedavg.os.system",

@@ -17,7 +17,7 @@ import sys
 import torch
 from fedprox.data.digits import digits
 from fedprox.data.partition import iid
-from fedprox.models import logistic
+from fedprox.models.cnn import logistic
 from fedprox.strategy import FedProx
 
 def exiting(code=0):

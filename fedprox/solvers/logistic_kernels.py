@@ -16,7 +16,7 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from fedprox.models import is_logistic
+from fedprox.models.logistic import is_logistic
 from fedprox.solvers.compiling import compiled
 from fedprox.solvers.lanes import NUM_LANES, load, spread, store
 from fedprox.solvers.problem import Params

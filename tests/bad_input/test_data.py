@@ -233,11 +233,11 @@ OWN_DATA = {
     ),
     "tokens for logistic regression": (
         ["dataset._target_=own_data.tokens"],
-        ["int64", "(3,)", "choose another model than fedprox.models.logistic"],
+        ["int64", "(3,)", "choose another model than fedprox.models.logistic.logistic"],
     ),
     "tokens for the reference solver too": (
         ["dataset._target_=own_data.tokens", "solver=reference", "evaluation=clients"],
-        ["int64", "(3,)", "choose another model than fedprox.models.logistic"],
+        ["int64", "(3,)", "choose another model than fedprox.models.logistic.logistic"],
     ),
     "more clients a round than there are": (
         ["dataset._target_=own_data.named", "clients_per_round=11"],

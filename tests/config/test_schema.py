@@ -108,7 +108,7 @@ def test_defaults_are_the_earlier_baselines(config_name, mu, strategy):
     assert config["mu"] == mu
     assert config["strategy"] == {"_target_": strategy}
     assert config["dataset"]["_target_"] == "fedprox.data.mnist.mnist"
-    assert config["model"] == {"_target_": "fedprox.models.logistic", "init": "default"}
+    assert config["model"] == {"_target_": "fedprox.models.logistic.logistic", "init": "default"}
     assert config["partition"]["_target_"] == "fedprox.data.partition.power_law"
     assert config["protocol"] == {"_target_": "fedprox.plan.FlowerProtocol"}
     assert config["weight_decay"] == 0.001  # of protocol=flower
@@ -221,7 +221,7 @@ CROSS = {  # "100 clients of unequal size, 10 of them in a round"
     "dataset._target_": "fedprox.data.cifar10.cifar10",
     "partition._target_": "fedprox.data.dirichlet.dirichlet",
     "partition.sizes": "drawn",
-    "model._target_": "fedprox.vision_models.cnn_tutorial",
+    "model._target_": "fedprox.models.cnn.cnn_tutorial",
 }
 PROMISED = {  # what the name and the comment of each preset say
     "digits": {"dataset._target_": "fedprox.data.digits.digits", "num_rounds": 50},
@@ -233,10 +233,9 @@ PROMISED = {  # what the name and the comment of each preset say
     "paper_synthetic_0_0": SYNTHETIC | {"dataset.alpha": 0.0, "dataset.beta": 0.0},
     "paper_synthetic_0.5_0.5": SYNTHETIC | {"dataset.alpha": 0.5, "dataset.beta": 0.5},
     "paper_synthetic_1_1": SYNTHETIC | {"dataset.alpha": 1.0, "dataset.beta": 1.0},
-    "flare_cifar10": FLARE
-    | {"num_rounds": 50, "num_epochs": 4, "model._target_": "fedprox.vision_models.moderate_cnn"},
+    "flare_cifar10": FLARE | {"num_rounds": 50, "num_epochs": 4, "model._target_": "fedprox.models.cnn.moderate_cnn"},
     "flare_cifar10_small": FLARE
-    | {"num_rounds": 12, "num_epochs": 2, "model._target_": "fedprox.vision_models.cnn_tutorial"},
+    | {"num_rounds": 12, "num_epochs": 2, "model._target_": "fedprox.models.cnn.cnn_tutorial"},
     "cifar10_cross_device": CROSS | {"num_rounds": 500},
     "cifar10_cross_device_small": CROSS | {"num_rounds": 50},
 }
@@ -491,7 +490,7 @@ def test_a_node_that_fits_the_signature_is_accepted(node):
         ({}, r"model\._target_ must name a function or class .*None"),
         ({"_target_": 3}, r"model\._target_ must name a function or class .*3"),
         ({"_target_": "nowhere.to.be.found"}, r"model\._target_=nowhere\.to\.be\.found cannot be loaded"),
-        ({"_target_": "fedprox.models.lstm"}, r"model\._target_=fedprox\.models\.lstm cannot be loaded"),
+        ({"_target_": "fedprox.models.cnn.lstm"}, r"model\._target_=fedprox\.models\.lstm cannot be loaded"),
         ({"_target_": "fedprox.data.lstm.lstm"}, r"fedprox\.data\.lstm\.lstm cannot be loaded: .*'lstm'"),
         ({"_target_": f"{HERE}.HERE"}, r"cannot be loaded"),  # not callable
         ({"_target_": ""}, r"cannot be loaded"),

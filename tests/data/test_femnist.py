@@ -291,7 +291,7 @@ def test_the_preset_has_the_papers_constants(config_name, mu):
     expected |= {"clients_per_round": 10, "batch_size": 10, "momentum": 0.0, "weight_decay": 0.0}
     assert {name: config[name] for name in expected} == expected
     assert config["dataset"]["classes_per_client"] == 5
-    assert config["model"]["_target_"] == "fedprox.models.logistic"
+    assert config["model"]["_target_"] == "fedprox.models.logistic.logistic"
     assert config["protocol"] == {"_target_": "fedprox.plan.PaperProtocol"}
 
 

@@ -45,7 +45,7 @@ CONFIG = {
     "hold_out": 0.1,
     "dataset": {"_target_": "fedprox.data.digits.digits"},
     "partition": {"_target_": "fedprox.data.partition.power_law"},
-    "model": {"_target_": "fedprox.models.logistic"},
+    "model": {"_target_": "fedprox.models.logistic.logistic"},
     "protocol": {"_target_": "fedprox.plan.PaperProtocol"},
     "evaluation": {"name": "clients", "every": 1},
 }

@@ -82,8 +82,25 @@ PLAUSIBLE = {
 }
 # None of these does anything but fail or make an object.
 TARGETS = (
-    *("os.getcwd", "nope", "no.pe", "builtins.dict", "torch.nn.Linear", "torch.nn.LSTM", "fedprox.models", ".", "a..b"),
-    *("collections.OrderedDict", "fedprox.models.", "builtins.int", "é.é", "fedprox.models.cnn", "functools.partial"),
+    *(
+        "os.getcwd",
+        "nope",
+        "no.pe",
+        "builtins.dict",
+        "torch.nn.Linear",
+        "torch.nn.LSTM",
+        "fedprox.models.cnn",
+        ".",
+        "a..b",
+    ),
+    *(
+        "collections.OrderedDict",
+        "fedprox.models.cnn.",
+        "builtins.int",
+        "é.é",
+        "fedprox.models.cnn.cnn",
+        "functools.partial",
+    ),
     *("fedprox.data.digits.digits", "flwr.serverapp.strategy.FedAvg", "flwr.serverapp.strategy.FedAdam"),
     *("flwr.serverapp.strategy.Krum", "flwr.serverapp.strategy.FedTrimmedAvg", "fedprox.data.partition.iid"),
 )

@@ -22,7 +22,6 @@ from hypothesis import strategies as st
 from PIL import Image
 from safetensors.torch import save
 
-from fedprox import models
 from fedprox.assembly import _load_weights
 from fedprox.data.array_cache import cached
 from fedprox.data.cifar_batches import read_batch
@@ -32,6 +31,7 @@ from fedprox.data.image_folder import image_folder
 from fedprox.data.leaf import leaf
 from fedprox.data.text import shakespeare
 from fedprox.errors import UserError
+from fedprox.models import cnn
 from fedprox.report.table import read_runs, readable, summarise
 
 PIECES = st.one_of(
@@ -162,7 +162,7 @@ FORMATS = {
     "tiff": ("x.tif", picture(5, "tiff"), read_pictures),
     "webp": ("x.webp", picture(5, "webp"), read_pictures),
     "archive": ("x.zip", archive(), lambda file: image_folder(str(file), 0)),
-    "weights": ("x.safetensors", save(WEIGHTS), lambda file: _load_weights(models.logistic((4,), 2), str(file))),
+    "weights": ("x.safetensors", save(WEIGHTS), lambda file: _load_weights(cnn.logistic((4,), 2), str(file))),
     "run.json": ("run.json", json.dumps(RUN).encode(), read_record("run.json")),
     "metrics.csv": ("metrics.csv", METRICS.encode(), read_record("metrics.csv")),
 }

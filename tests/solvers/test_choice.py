@@ -9,7 +9,8 @@ from torch import nn
 
 from fedprox.data.augmentation import PadCropFlip
 from fedprox.errors import UserError
-from fedprox.models import cnn, logistic
+from fedprox.models.cnn import cnn
+from fedprox.models.logistic import logistic
 from fedprox.solvers.batches import PictureInput
 from fedprox.solvers.choice import choose
 from fedprox.solvers.cohort import CohortSolver

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from fedprox.models import logistic
+from fedprox.models.logistic import logistic
 from fedprox.solvers.gradients import drift, full_gradients, gamma
 
 Params = dict[str, torch.Tensor]

@@ -17,7 +17,8 @@ from numba import njit
 from torch import Tensor, nn
 from torch.nn import functional
 
-from fedprox.models import cnn, logistic
+from fedprox.models.cnn import cnn
+from fedprox.models.logistic import logistic
 from fedprox.solvers import compiling
 from fedprox.solvers.logistic import LogisticSolver
 from fedprox.solvers.logistic_kernels import exponential, padded, unpadded

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from fedprox.models import cnn
+from fedprox.models.cnn import cnn
 from fedprox.solvers.reference import LocalWork, ReferenceSolver, SgdSettings, step
 from fedprox.threads import one_thread
 

@@ -11,8 +11,9 @@ from torch import nn
 from torch.nn import functional
 
 from fedprox.generators import Generators
-from fedprox.language_models import lstm_shakespeare
-from fedprox.models import cnn, logistic
+from fedprox.models.cnn import cnn
+from fedprox.models.logistic import logistic
+from fedprox.models.lstm import lstm_shakespeare
 from fedprox.solvers.pooling import RectifiedMaxPool2d
 from fedprox.solvers.workspace import TrainingWorkspace, Workspace, draws_random_numbers, tuned_for_cpu
 

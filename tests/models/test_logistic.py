@@ -4,7 +4,8 @@ import pytest
 import torch
 
 from fedprox.errors import UserError
-from fedprox.models import cnn, logistic
+from fedprox.models.cnn import cnn
+from fedprox.models.logistic import logistic
 
 
 def num_params(model: torch.nn.Module) -> int:

@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 from torch import nn
 
 from fedprox.errors import UserError
-from fedprox.vision_models import cnn_tutorial, moderate_cnn, resnet18_bn, resnet18_gn
+from fedprox.models.cnn import cnn_tutorial, moderate_cnn
+from fedprox.models.resnet import resnet18_bn, resnet18_gn
 
 CIFAR10 = (3, 32, 32)
 LEAST = {cnn_tutorial: 16, moderate_cnn: 8, resnet18_gn: 8, resnet18_bn: 8}

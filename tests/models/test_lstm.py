@@ -11,7 +11,7 @@ from torch.nn import functional
 
 from fedprox.data.glove import read_glove
 from fedprox.errors import UserError
-from fedprox.language_models import FrozenEmbedding, lstm_sent140, lstm_shakespeare
+from fedprox.models.lstm import FrozenEmbedding, lstm_sent140, lstm_shakespeare
 from fedprox.solvers.choice import choose
 from fedprox.solvers.reference import LocalWork, ReferenceSolver, SgdSettings
 

@@ -1,0 +1,24 @@
+"""TODO docstring."""
+
+import math
+
+from torch import nn
+
+
+def logistic(input_shape: tuple[int, ...], num_classes: int) -> nn.Module:
+    """Return multinomial logistic regression: softmax(W x + b), the paper's convex model."""
+    return nn.Sequential(nn.Flatten(), nn.Linear(math.prod(input_shape), num_classes))
+
+
+def is_logistic(model: nn.Module) -> bool:
+    """Return whether a model is softmax(W x + b), all of it trained, as `logistic` makes it."""
+    if not (type(model) is nn.Sequential and len(model) == 2):
+        return False
+    flatten, linear = model
+    return (
+        type(flatten) is nn.Flatten
+        and (flatten.start_dim, flatten.end_dim) == (1, -1)
+        and type(linear) is nn.Linear
+        and linear.bias is not None
+        and all(param.requires_grad for param in linear.parameters())
+    )
