@@ -10,7 +10,7 @@ from hydra import compose, initialize_config_dir
 from fedprox import assembly, data_assembly, main
 from fedprox.config import schema
 from fedprox.data.federated import FederatedData
-from fedprox.plan import CohortPlan
+from fedprox.plan.plan import CohortPlan
 from fedprox.prepared import check_settings
 
 SETTINGS = ("num_rounds", "num_epochs", "batch_size", "learning_rate", "mu", "weight_decay")

@@ -10,7 +10,7 @@ import torch
 from benchmarks.export import composed, prepared
 from benchmarks.workloads import WORKLOADS
 from fedprox.data.federated import FederatedData
-from fedprox.plan import CohortPlan
+from fedprox.plan.plan import CohortPlan
 
 
 def gflop(config: dict[str, int], data: FederatedData, plan: CohortPlan) -> dict[str, float]:

@@ -27,7 +27,8 @@ from fedprox.generators import seeded
 from fedprox.loggers.interface import Logger
 from fedprox.measuring import Evaluate
 from fedprox.model_checks import check_held, check_smallest_batch, check_takes_data, check_trains, make_lazy_layers
-from fedprox.plan import CohortPlan, ExperimentProtocol
+from fedprox.plan.plan import CohortPlan
+from fedprox.plan.protocols import ExperimentProtocol
 from fedprox.rounds import Engine
 from fedprox.schedule import learning_rate_factor
 from fedprox.seeds import Stream, generator

@@ -16,7 +16,7 @@ from fedprox.data.augmentation import PadCropFlip
 from fedprox.data.federated import FederatedData
 from fedprox.generators import seeded
 from fedprox.messages import client_of_task, task_of
-from fedprox.plan import ClientTask, epoch_orders, epoch_shifts
+from fedprox.plan.plan import ClientTask, epoch_orders, epoch_shifts
 from fedprox.solvers.batches import PictureInput
 from fedprox.solvers.choice import choose
 from fedprox.solvers.gradients import drift, full_gradients, gamma

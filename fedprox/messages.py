@@ -4,7 +4,7 @@ from typing import TypeVar, cast
 
 from flwr.app import ArrayRecord, ConfigRecord, Error, Message, MetricRecord, RecordDict
 
-from fedprox.plan import ClientTask
+from fedprox.plan.plan import ClientTask
 
 FIRST_NODE_ID = 2  # Flower gives the server node id 1
 _RAISED, _LATE = 2, 4  # Flower's own numbers for a client app that raised, and for a reply that is not there

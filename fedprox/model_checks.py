@@ -13,10 +13,10 @@ from torch.nn import functional
 from torch.nn.parameter import is_lazy
 
 from fedprox.data.federated import FederatedData, LabelledData
-from fedprox.epoch_batches import KEEP, epoch_batches
 from fedprox.errors import USERS, UserError, one_line, reason
 from fedprox.generators import seeded
 from fedprox.models.logistic import is_logistic
+from fedprox.plan.epoch_batches import KEEP, epoch_batches
 from fedprox.solvers.problem import Params
 from fedprox.solvers.workspace import TrainingWorkspace, Workspace, tuned_for_cpu, with_channels_last
 
@@ -246,7 +246,7 @@ def check_smallest_batch(model: nn.Module, batch_size: int, data: FederatedData,
         model: It takes the data; left as it was, and so is the global generator.
         batch_size: B.
         data: All clients' examples.
-        last_batch: What becomes of an epoch's last, short batch; see `fedprox.epoch_batches`.
+        last_batch: What becomes of an epoch's last, short batch; see `fedprox.plan.epoch_batches`.
     """
     sizes = np.unique(data.train.sizes).tolist()
     ones = [size for size in sizes if epoch_batches(size, batch_size, last_batch).smallest == 1]

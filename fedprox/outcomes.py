@@ -7,7 +7,7 @@ from typing import Any
 from flwr.app import ArrayRecord
 
 from fedprox.metrics import Evaluation
-from fedprox.plan import ClientTask
+from fedprox.plan.plan import ClientTask
 
 
 @dataclass(frozen=True)

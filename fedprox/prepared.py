@@ -19,7 +19,7 @@ from fedprox.errors import UserError
 from fedprox.faults import Faults
 from fedprox.measuring import Evaluate
 from fedprox.outcomes import Round
-from fedprox.plan import ExperimentProtocol
+from fedprox.plan.protocols import ExperimentProtocol
 from fedprox.process import announced
 from fedprox.records import FEDERATION, METRICS, SPREAD
 from fedprox.rounds import Engine, run_rounds

@@ -17,7 +17,7 @@ from fedprox.measuring import Evaluate, Measuring
 from fedprox.messages import client_of, draw_of, only
 from fedprox.metrics import Evaluation
 from fedprox.outcomes import ClientOutcome, Round
-from fedprox.plan import ClientTask, CohortPlan
+from fedprox.plan.plan import ClientTask, CohortPlan
 from fedprox.strategy import Planned
 
 

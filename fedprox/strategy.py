@@ -20,7 +20,7 @@ from fedprox.averaging import in_type, weighted_average
 from fedprox.batch_statistics import LocalStatistics
 from fedprox.errors import RunStopped, UserError
 from fedprox.messages import group_id, node_id, only, task_record
-from fedprox.plan import ClientTask, CohortPlan, numbered
+from fedprox.plan.plan import ClientTask, CohortPlan, numbered
 from fedprox.seeds import Stream, generator
 from fedprox.strategy_calls import checked_messages, checked_result, repeatable, told
 from fedprox.strategy_checks import REPORTED

@@ -17,7 +17,8 @@ from fedprox.client_app import Clients, ClientSide
 from fedprox.config.earlier import completed
 from fedprox.engines.identity import act_as_server
 from fedprox.messages import client_of, node_id, task_of
-from fedprox.plan import ClientTask, PaperProtocol, epoch_orders
+from fedprox.plan.plan import ClientTask, epoch_orders
+from fedprox.plan.protocols import PaperProtocol
 from fedprox.solvers.problem import SgdSettings
 from fedprox.strategy import FedDane, FedProx, Planned
 
@@ -67,7 +68,7 @@ def config(**changes) -> dict:
         "dataset": {"_target_": "fedprox.data.digits.digits"},
         "partition": {"_target_": "fedprox.data.partition.power_law"},
         "model": {"_target_": f"{__name__}.normalised"},
-        "protocol": {"_target_": "fedprox.plan.PaperProtocol"},
+        "protocol": {"_target_": "fedprox.plan.protocols.PaperProtocol"},
         "evaluation": {"name": "clients", "every": 1},
         "strategy": {"_target_": "fedprox.strategy.FedProx"},
         "engine": {"_target_": "fedprox.engines.local.LocalGrid", "num_threads": 2},

@@ -15,7 +15,8 @@ from fedprox.engines.local import LocalGrid
 from fedprox.messages import node_id, task_record
 from fedprox.models.cnn import cnn
 from fedprox.models.logistic import logistic
-from fedprox.plan import ClientTask, PaperProtocol, Plan
+from fedprox.plan.plan import ClientTask, Plan
+from fedprox.plan.protocols import PaperProtocol
 from fedprox.solvers.problem import SgdSettings
 from fedprox.strategy import FedDane, FedProx, Planned
 

@@ -26,7 +26,7 @@ from fedprox.data.digits import digits
 from fedprox.data.mnist import mnist
 from fedprox.data.synthetic import synthetic
 from fedprox.module_evaluator import ModuleEvaluator
-from fedprox.plan import FlowerProtocol
+from fedprox.plan.protocols import FlowerProtocol
 
 LOOKS_AT_CURVES = True
 DIGITS = ("dataset=digits", "engine=local")

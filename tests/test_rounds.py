@@ -13,7 +13,8 @@ from fedprox.measuring import several_at_once
 from fedprox.messages import draw_of, failed, task_of
 from fedprox.metrics import Evaluation, FederationMetrics
 from fedprox.outcomes import ClientOutcome, Round
-from fedprox.plan import ClientTask, FlowerProtocol, PaperProtocol, Plan
+from fedprox.plan.plan import ClientTask, Plan
+from fedprox.plan.protocols import FlowerProtocol, PaperProtocol
 from fedprox.rounds import run_rounds
 from fedprox.strategy import FedAvgWithStragglerDrop, FedProx, Planned
 

@@ -10,7 +10,8 @@ from flwr.serverapp import strategy as flowers
 from fedprox.arrays import to_numpy, to_record
 from fedprox.engines.identity import act_as_server
 from fedprox.plain import decoded, encoded
-from fedprox.plan import PaperProtocol, Plan
+from fedprox.plan.plan import Plan
+from fedprox.plan.protocols import PaperProtocol
 from fedprox.strategy import FedProx, Planned
 from fedprox.strategy_state import StrategyState, is_plain
 

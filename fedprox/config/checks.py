@@ -7,8 +7,8 @@ from typing import Any
 
 from fedprox.config.instantiate import check_target
 from fedprox.config.schema import SETTINGS, client_device, unknown
-from fedprox.epoch_batches import DROP, KEEP, MERGE
 from fedprox.errors import UserError
+from fedprox.plan.epoch_batches import DROP, KEEP, MERGE
 
 END_OF_INTEGERS = 2**32  # beyond, arrays' sizes overflow
 MAX_EPOCHS = 100_000  # a client's order of examples is drawn for all of its epochs at once

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from fedprox.data.augmentation import Shifts
-from fedprox.epoch_batches import KEEP, EpochBatches, epoch_batches
+from fedprox.plan.epoch_batches import KEEP, EpochBatches, epoch_batches
 
 Params = dict[str, Tensor]
 
@@ -25,7 +25,7 @@ class SgdSettings:
         weight_decay: Weight of (1 / 2) * ||w||^2, >= 0.
         mixed_precision: Whether a model on a GPU computes in bfloat16 where torch.autocast says so; what is trained
             stays as it is.
-        last_batch: What becomes of an epoch's last, short batch; see `fedprox.epoch_batches`.
+        last_batch: What becomes of an epoch's last, short batch; see `fedprox.plan.epoch_batches`.
     """
 
     learning_rate: float

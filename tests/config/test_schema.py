@@ -110,7 +110,7 @@ def test_defaults_are_the_earlier_baselines(config_name, mu, strategy):
     assert config["dataset"]["_target_"] == "fedprox.data.mnist.mnist"
     assert config["model"] == {"_target_": "fedprox.models.logistic.logistic", "init": "default"}
     assert config["partition"]["_target_"] == "fedprox.data.partition.power_law"
-    assert config["protocol"] == {"_target_": "fedprox.plan.FlowerProtocol"}
+    assert config["protocol"] == {"_target_": "fedprox.plan.protocols.FlowerProtocol"}
     assert config["weight_decay"] == 0.001  # of protocol=flower
     assert config["engine"] == {
         "_target_": "fedprox.engines.ray.RayGrid",
@@ -201,7 +201,7 @@ PAPER = {
     "momentum": 0.0,
     "weight_decay": 0.0,
     "mu": 1.0,
-    "protocol._target_": "fedprox.plan.PaperProtocol",
+    "protocol._target_": "fedprox.plan.protocols.PaperProtocol",
 }
 SYNTHETIC = PAPER | {"num_clients": 30, "num_rounds": 200, "learning_rate": 0.01}
 FLARE = {  # "NVIDIA FLARE's comparison: 8 clients that all take part, ... FedProx with mu=1e-5"
@@ -266,7 +266,7 @@ def test_the_papers_experiments_have_the_papers_constants(experiment, expected, 
     assert {name: config[name] for name in expected} == expected
     constants = ("clients_per_round", "batch_size", "num_epochs", "momentum", "weight_decay", "mu")
     assert [config[name] for name in constants] == [10, 10, 20, 0.0, 0.0, mu]
-    assert config["protocol"] == {"_target_": "fedprox.plan.PaperProtocol"}
+    assert config["protocol"] == {"_target_": "fedprox.plan.protocols.PaperProtocol"}
 
 
 @pytest.mark.parametrize(

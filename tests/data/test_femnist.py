@@ -292,7 +292,7 @@ def test_the_preset_has_the_papers_constants(config_name, mu):
     assert {name: config[name] for name in expected} == expected
     assert config["dataset"]["classes_per_client"] == 5
     assert config["model"]["_target_"] == "fedprox.models.logistic.logistic"
-    assert config["protocol"] == {"_target_": "fedprox.plan.PaperProtocol"}
+    assert config["protocol"] == {"_target_": "fedprox.plan.protocols.PaperProtocol"}
 
 
 def test_a_run_trains_on_it(fedprox, small, tmp_path):

@@ -323,7 +323,7 @@ def test_the_presets_have_the_papers_constants_and_mu_0_for_fedavg(name, best_mu
             assert fedavg["strategy"]["_target_"] == "fedprox.strategy.FedAvgWithStragglerDrop"
         assert composed("mu=0.1")["mu"] == 0.1
         assert composed()["model"]["_target_"] == f"fedprox.models.lstm.lstm_{name}"
-        assert composed()["protocol"] == {"_target_": "fedprox.plan.PaperProtocol"}
+        assert composed()["protocol"] == {"_target_": "fedprox.plan.protocols.PaperProtocol"}
 
 
 def test_the_sent140_model_reads_the_words_of_its_data_set():

@@ -12,7 +12,8 @@ from torch import nn
 
 from fedprox.client_app import ClientSide
 from fedprox.data.federated import ClientIndex, FederatedData, LabelledData
-from fedprox.plan import PaperProtocol, Plan
+from fedprox.plan.plan import Plan
+from fedprox.plan.protocols import PaperProtocol
 from fedprox.solvers.reference import SgdSettings
 from fedprox.strategy import FedProx, Planned
 

@@ -23,7 +23,7 @@ from fedprox.generators import Generators
 from fedprox.messages import client_of, is_late, node_id, task_of
 from fedprox.models.cnn import cnn
 from fedprox.models.logistic import logistic
-from fedprox.plan import epoch_orders
+from fedprox.plan.plan import epoch_orders
 from fedprox.solvers.cohort import CohortSolver
 from fedprox.solvers.reference import LocalWork, ReferenceSolver, SgdSettings
 from fedprox.strategy import FedDane, FedProx, Planned

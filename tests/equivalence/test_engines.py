@@ -46,7 +46,7 @@ CONFIG = {
     "dataset": {"_target_": "fedprox.data.digits.digits"},
     "partition": {"_target_": "fedprox.data.partition.power_law"},
     "model": {"_target_": "fedprox.models.logistic.logistic"},
-    "protocol": {"_target_": "fedprox.plan.PaperProtocol"},
+    "protocol": {"_target_": "fedprox.plan.protocols.PaperProtocol"},
     "evaluation": {"name": "clients", "every": 1},
 }
 
@@ -125,11 +125,11 @@ def test_the_fastest_solver_gives_the_reference_solvers_run(tmp_path):
 
 
 PROTOCOLS = {
-    "flower": ("fedprox.plan.FlowerProtocol", {}),
-    "paper": ("fedprox.plan.PaperProtocol", {}),
-    "paper, partial epochs": ("fedprox.plan.PaperProtocol", {"num_epochs": 1}),
+    "flower": ("fedprox.plan.protocols.FlowerProtocol", {}),
+    "paper": ("fedprox.plan.protocols.PaperProtocol", {}),
+    "paper, partial epochs": ("fedprox.plan.protocols.PaperProtocol", {"num_epochs": 1}),
     "authors": (
-        "fedprox.authors.AuthorsProtocol",
+        "fedprox.plan.authors.AuthorsProtocol",
         {
             "dataset": {
                 "_target_": "fedprox.data.synthetic.synthetic",

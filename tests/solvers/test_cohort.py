@@ -11,10 +11,10 @@ from hypothesis import strategies as st
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from fedprox.epoch_batches import epoch_batches
 from fedprox.models.cnn import cnn
 from fedprox.models.logistic import logistic
 from fedprox.models.lstm import lstm_shakespeare
+from fedprox.plan.epoch_batches import epoch_batches
 from fedprox.solvers.cohort import CohortSolver, _batches, _schedule
 from fedprox.solvers.problem import BatchedSolver, LocalProblem, LocalSolution, LocalWork, SgdSettings
 from fedprox.solvers.reference import ReferenceSolver

@@ -6,9 +6,9 @@ from itertools import pairwise
 import numpy as np
 import pytest
 
-from fedprox import legacy
-from fedprox.authors import AuthorsProtocol
 from fedprox.errors import UserError
+from fedprox.plan import authors_draws
+from fedprox.plan.authors import AuthorsProtocol
 
 SIZES = np.arange(30) + 14
 
@@ -47,7 +47,7 @@ def test_a_stragglers_epochs_follow_from_whoever_trained_before_it():
     assert tasks[0].num_epochs == 5  # the first of round 0
     for before, task in pairwise(tasks):
         if task.is_straggler:
-            assert task.num_epochs == legacy.straggler_epochs_after(int(SIZES[before.client]), 20)
+            assert task.num_epochs == authors_draws.straggler_epochs_after(int(SIZES[before.client]), 20)
 
 
 def test_epochs_before_counts_what_a_client_has_trained_so_far():

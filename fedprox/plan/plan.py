@@ -6,16 +6,16 @@ stragglers and batches, every engine gives the same numbers, and a longer run be
 
 import logging
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any, Protocol, runtime_checkable
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from fedprox import legacy
 from fedprox.data.augmentation import PadCropFlip, Shifts
-from fedprox.epoch_batches import KEEP, epoch_batches
+from fedprox.plan import authors_draws
+from fedprox.plan.epoch_batches import KEEP, epoch_batches
 from fedprox.seeds import Stream, generator
 
 _log = logging.getLogger("fedprox")
@@ -64,19 +64,6 @@ class CohortPlan(Protocol):
         """Return the round's tasks in the order of aggregation, those that are dropped included."""
 
 
-@runtime_checkable
-class ExperimentProtocol(Protocol):
-    """Who takes part in a round, and with how much work; the setting `protocol`."""
-
-    def check(
-        self, num_epochs: int, stragglers_fraction: float, sampling: str = "uniform", last_batch: str = KEEP
-    ) -> None:
-        """Raise UserError if the protocol has no meaning for these settings."""
-
-    def plan(self, **settings: Any) -> CohortPlan:
-        """Return the plan of a run; the settings are those of `Plan`, and client_ids."""
-
-
 class WorkModel(Protocol):
     """Who is a straggler, and how much work a straggler does."""
 
@@ -87,58 +74,9 @@ class WorkModel(Protocol):
         """Return how many mini-batch steps a straggler does, of num_epochs * num_batches."""
 
 
-class PaperProtocol:
-    """The paper's text (section 5.2): an exact share of the cohort, 1 .. E epochs for each of them."""
-
-    def check(
-        self, num_epochs: int, stragglers_fraction: float, sampling: str = "uniform", last_batch: str = KEEP
-    ) -> None:
-        """Accept every setting; E = 1 gives partial epochs."""
-
-    def plan(self, *, client_ids: Sequence[str] = (), **settings: Any) -> "Plan":
-        """Return the plan of a run."""
-        return Plan(protocol=self, **settings)
-
-    def stragglers(self, rng: np.random.Generator, size: int, fraction: float) -> NDArray[np.bool_]:
-        """Mark exactly round(size * fraction) of the cohort, chosen uniformly."""
-        return rng.permutation(size) < round(size * fraction)
-
-    def straggler_steps(self, rng: np.random.Generator, num_epochs: int, num_batches: int) -> int:
-        """Draw whole epochs uniformly from 1 .. E; with E = 1, single steps from 1 .. num_batches."""
-        if num_epochs == 1:
-            return part_of_epoch(rng, num_batches)
-        return int(rng.integers(1, num_epochs, endpoint=True)) * num_batches
-
-
 def part_of_epoch(rng: np.random.Generator, num_batches: int) -> int:
     """Draw a straggler's steps uniformly from 1 .. num_batches; a client with one batch does that one."""
     return int(rng.integers(1, num_batches, endpoint=True))
-
-
-class FlowerProtocol:
-    """The earlier Flower baseline: each client of a cohort is a straggler independently, with 1 .. E - 1 epochs."""
-
-    def check(
-        self, num_epochs: int, stragglers_fraction: float, sampling: str = "uniform", last_batch: str = KEEP
-    ) -> None:
-        """Accept every setting; E = 1 gives partial epochs, as in the paper."""
-
-    def plan(self, *, client_ids: Sequence[str] = (), **settings: Any) -> "Plan":
-        """Return the plan of a run, and log where it departs from the baseline, which had no stragglers with E = 1."""
-        plan = Plan(protocol=self, **settings)
-        if plan.num_epochs == 1 and plan.stragglers_fraction > 0:
-            _log.info("num_epochs=1: a straggler does a part of the epoch, 1 to all of its batches, as in the paper")
-        return plan
-
-    def stragglers(self, rng: np.random.Generator, size: int, fraction: float) -> NDArray[np.bool_]:
-        """Mark each client with probability `fraction`; fewer stragglers are always a subset of more."""
-        return rng.random(size) < fraction
-
-    def straggler_steps(self, rng: np.random.Generator, num_epochs: int, num_batches: int) -> int:
-        """Draw whole epochs uniformly from 1 .. E - 1, as in the baseline; with E = 1, single steps as in the paper."""
-        if num_epochs == 1:
-            return part_of_epoch(rng, num_batches)
-        return int(rng.integers(1, num_epochs)) * num_batches
 
 
 @dataclass(frozen=True)
@@ -159,7 +97,7 @@ class Plan:
             app. A.1: the expected simple mean over the draws is then sum p_k w_k). Each draw is a task of its own,
             with its own straggler status, work and batch order.
         drops_stragglers: Whether stragglers are left out.
-        last_batch: What becomes of an epoch's last, short batch; see `fedprox.epoch_batches`.
+        last_batch: What becomes of an epoch's last, short batch; see `fedprox.plan.epoch_batches`.
     """
 
     client_sizes: NDArray[np.int64]
@@ -232,10 +170,10 @@ def numbered(clients: Iterable[int]) -> list[tuple[int, int]]:
 def epoch_orders(task: ClientTask, num_examples: int) -> NDArray[np.int64]:
     """Return each epoch's order of a client's examples: permutations of 0 .. num_examples - 1 as rows.
 
-    Batches are consecutive pieces of a row; see `fedprox.epoch_batches`.
+    Batches are consecutive pieces of a row; see `fedprox.plan.epoch_batches`.
     """
     if not task.batch_key:
-        return legacy.epoch_orders(num_examples, task.epochs_before, task.num_epochs)
+        return authors_draws.epoch_orders(num_examples, task.epochs_before, task.num_epochs)
     rng = _of_task(task, Stream.BATCHES)
     # What rng.permutation(num_examples) draws, once per epoch
     return rng.permuted(np.tile(np.arange(num_examples), (task.num_epochs, 1)), axis=1)

@@ -10,7 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fedprox.plan import ClientTask, FlowerProtocol, PaperProtocol, Plan, epoch_orders
+from fedprox.plan.plan import ClientTask, Plan, epoch_orders
+from fedprox.plan.protocols import FlowerProtocol, PaperProtocol
 from fedprox.seeds import Stream, generator
 
 PROTOCOLS = [PaperProtocol(), FlowerProtocol()]

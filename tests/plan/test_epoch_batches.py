@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fedprox.epoch_batches import DROP, KEEP, MERGE, epoch_batches
+from fedprox.plan.epoch_batches import DROP, KEEP, MERGE, epoch_batches
 
 
 def sizes(num_examples: int, batch_size: int, last_batch: str) -> list[int]:

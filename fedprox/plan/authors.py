@@ -6,10 +6,10 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from fedprox import legacy
-from fedprox.epoch_batches import KEEP
 from fedprox.errors import UserError
-from fedprox.plan import ClientTask
+from fedprox.plan import authors_draws
+from fedprox.plan.epoch_batches import KEEP
+from fedprox.plan.plan import ClientTask
 
 
 class AuthorsProtocol:
@@ -57,7 +57,7 @@ class AuthorsProtocol:
 
 @dataclass(frozen=True)
 class AuthorsPlan:
-    """The cohorts of a run; see `fedprox.plan.Plan` for the attributes.
+    """The cohorts of a run; see `fedprox.plan.plan.Plan` for the attributes.
 
     A client's arrays stay shuffled from round to round, so a round depends on how often its clients have trained
     before; earlier rounds are worked out when a later one is asked for.
@@ -86,7 +86,7 @@ class AuthorsPlan:
     def _next_tasks(self, round_index: int) -> tuple[ClientTask, ...]:
         num_active = round(self.clients_per_round * (1 - self.stragglers_fraction))
         drawn = (len(self.client_sizes), round_index, self.clients_per_round, num_active)
-        selected, active = legacy.select(*drawn)
+        selected, active = authors_draws.select(*drawn)
         if self.drops_stragglers:
             dropped = [client for client in selected.tolist() if client not in active]
             trained = [self._task(client, self.num_epochs, is_straggler=False) for client in active.tolist()]
@@ -95,9 +95,9 @@ class AuthorsPlan:
         for client in selected.tolist():
             epochs = self.num_epochs
             if client not in active and not tasks:
-                epochs = legacy.first_straggler_epochs(*drawn, self.num_epochs)
+                epochs = authors_draws.first_straggler_epochs(*drawn, self.num_epochs)
             elif client not in active:
-                epochs = legacy.straggler_epochs_after(int(self.client_sizes[tasks[-1].client]), self.num_epochs)
+                epochs = authors_draws.straggler_epochs_after(int(self.client_sizes[tasks[-1].client]), self.num_epochs)
             tasks.append(self._task(client, epochs, is_straggler=client not in active))
         return tuple(tasks)
 

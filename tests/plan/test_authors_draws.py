@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from fedprox import legacy
+from fedprox.plan import authors_draws
 
 SELECTED = {
     (30, 0): [2, 28, 13, 10, 26, 24, 27, 11, 17, 22],
@@ -24,15 +24,15 @@ ACTIVE_AT_90 = {(30, 0): 13, (30, 1): 10, (1000, 0): 298, (1000, 1): 452, (1000,
 
 @pytest.mark.parametrize(("num_clients", "round_index"), SELECTED)
 def test_a_round_selects_and_activates_the_clients_that_the_authors_program_does(num_clients, round_index):
-    selected, active = legacy.select(num_clients, round_index, 10, 5)
+    selected, active = authors_draws.select(num_clients, round_index, 10, 5)
     assert selected.tolist() == SELECTED[num_clients, round_index]
     assert active.tolist() == ACTIVE_AT_50[num_clients, round_index]
-    assert legacy.select(num_clients, round_index, 10, 1)[1].tolist() == [ACTIVE_AT_90[num_clients, round_index]]
+    assert authors_draws.select(num_clients, round_index, 10, 1)[1].tolist() == [ACTIVE_AT_90[num_clients, round_index]]
 
 
 @pytest.mark.parametrize("num_active", [1, 5])
 def test_a_straggler_that_is_first_draws_its_epochs_after_the_selection(num_active):
-    epochs = [legacy.first_straggler_epochs(30, index, 10, num_active, 20) for index in range(10)]
+    epochs = [authors_draws.first_straggler_epochs(30, index, 10, num_active, 20) for index in range(10)]
     assert epochs == [5, 8, 12, 11, 8, 17, 2, 15, 17, 9]
 
 
@@ -40,11 +40,11 @@ def test_a_straggler_that_is_first_draws_its_epochs_after_the_selection(num_acti
     ("num_examples", "epochs"), [(14, 15), (15, 17), (18, 5), (22, 10), (24, 2), (60, 18), (100, 5), (1000, 12)]
 )
 def test_a_straggler_after_another_client_draws_what_that_clients_shuffle_left(num_examples, epochs):
-    assert legacy.straggler_epochs_after(num_examples, 20) == epochs
+    assert authors_draws.straggler_epochs_after(num_examples, 20) == epochs
 
 
 def test_one_epochs_shuffle_is_the_authors():
-    (order,) = legacy.epoch_orders(17, epochs_before=0, num_epochs=1)
+    (order,) = authors_draws.epoch_orders(17, epochs_before=0, num_epochs=1)
     assert order.tolist() == [14, 9, 11, 1, 12, 6, 15, 5, 2, 4, 10, 0, 13, 7, 3, 16, 8]
 
 
@@ -55,14 +55,14 @@ def test_shuffles_accumulate_over_epochs_and_rounds():
     for _ in range(7):
         np.random.RandomState(100).shuffle(array)
         expected.append(array.tolist())
-    orders = [*legacy.epoch_orders(17, 0, 3), *legacy.epoch_orders(17, 3, 4)]
+    orders = [*authors_draws.epoch_orders(17, 0, 3), *authors_draws.epoch_orders(17, 3, 4)]
     assert [order.tolist() for order in orders] == expected
 
 
 def test_the_global_generator_is_left_alone():
     np.random.seed(5)
     before = np.random.get_state()[1].tolist()
-    legacy.select(30, 0, 10, 5)
-    list(legacy.epoch_orders(17, 2, 3))
-    legacy.straggler_epochs_after(14, 20)
+    authors_draws.select(30, 0, 10, 5)
+    list(authors_draws.epoch_orders(17, 2, 3))
+    authors_draws.straggler_epochs_after(14, 20)
     assert np.random.get_state()[1].tolist() == before

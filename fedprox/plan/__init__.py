@@ -1,0 +1,1 @@
+"""Everything random in a round, fixed beforehand."""
