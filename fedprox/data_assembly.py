@@ -12,14 +12,14 @@ from typing import Any
 import numpy as np
 
 from fedprox.config.instantiate import build
-from fedprox.data import checks, image_folder
-from fedprox.data.federated import ClientIndex, FederatedData, Integers, LabelledData
-from fedprox.data.partition import divide
+from fedprox.data import checks
+from fedprox.data.federated import ClientIndex, FederatedData, Integers, LabelledData, divide
+from fedprox.data.sources import image_folder
 from fedprox.errors import UserError, printable
 from fedprox.seeds import Stream, generator
 
 _log = logging.getLogger("fedprox")
-NATURAL = "fedprox.data.partition.natural"
+NATURAL = "fedprox.data.partitioners.natural.natural"
 MAX_NAMES = 20  # classes that the log names
 MAX_LENGTH = 40  # characters of a name
 LARGE = 1e4  # model input beyond this is seldom meant

@@ -18,7 +18,7 @@ from torch.nn import functional
 
 from fedprox.client_gradients import Examples, ModuleGradients
 from fedprox.data.federated import ClientIndex, FederatedData, LabelledData
-from fedprox.data.synthetic import synthetic
+from fedprox.data.sources.synthetic import synthetic
 from fedprox.federation_metrics import FederationEvaluator, evaluator_on_test_set
 from fedprox.logistic_metrics import LogisticEvaluator, LogisticGradients
 from fedprox.metrics import ClassAccuracy, ClientSpread, Evaluation, FederationMetrics

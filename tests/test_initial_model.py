@@ -10,8 +10,8 @@ from torch import nn
 
 from fedprox.assembly import initial_model
 from fedprox.config.instantiate import build
-from fedprox.data.digits import digits
 from fedprox.data.federated import ClientIndex, FederatedData
+from fedprox.data.sources.digits import digits
 from fedprox.errors import UserError
 from fedprox.generators import Generators
 

@@ -22,9 +22,9 @@ import torch
 from safetensors.torch import load_file
 
 from fedprox import assembly, data_assembly
-from fedprox.data.digits import digits
-from fedprox.data.mnist import mnist
-from fedprox.data.synthetic import synthetic
+from fedprox.data.sources.digits import digits
+from fedprox.data.sources.mnist import mnist
+from fedprox.data.sources.synthetic import synthetic
 from fedprox.module_evaluator import ModuleEvaluator
 from fedprox.plan.protocols import FlowerProtocol
 
@@ -145,7 +145,7 @@ def test_run_json_says_what_the_result_depends_on(run):
     facts = record(run(*DIGITS, "num_rounds=2", "mu=0.5", "seed=7", "+repeat_num=3"))
     assert (facts["status"], facts["seed"], facts["repetition"]) == ("finished", 7, 3)
     assert facts["settings"]["mu"] == 0.5
-    assert facts["settings"]["dataset"] == {"_target_": "fedprox.data.digits.digits"}
+    assert facts["settings"]["dataset"] == {"_target_": "fedprox.data.sources.digits.digits"}
     assert "${" not in json.dumps(facts["settings"])  # references are resolved
     assert {"num_rounds=2", "mu=0.5", "seed=7", "+repeat_num=3"} <= set(facts["command"])
     assert facts["versions"]["python"] == platform.python_version()
@@ -615,7 +615,7 @@ def test_each_job_of_a_sweep_is_composed_once(fedprox, monkeypatch):
 
 
 def test_the_jobs_of_a_sweep_share_what_was_read_and_divided(fedprox, monkeypatch, data_dir):
-    from fedprox.data import mnist as source
+    from fedprox.data.sources import mnist as source
 
     read = []
     original = source._original

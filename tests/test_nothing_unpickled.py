@@ -143,7 +143,7 @@ def test_a_malicious_pickle_in_the_place_of_a_file_is_told_and_not_loaded(
 
 @pytest.mark.parametrize("inside", [False, True], ids=["a pickle", "an archive of arrays with objects"])
 def test_a_cache_that_is_a_malicious_pickle_is_made_again(tmp_path, marker, malicious, inside):
-    from fedprox.data.array_cache import cached
+    from fedprox.data.cache import cached
 
     if inside:
         np.savez(tmp_path / "x.npz", key=np.frombuffer(b"key", np.uint8), x=np.array([Malicious(marker)], dtype=object))

@@ -163,7 +163,7 @@ def test_what_changes_no_number_of_the_past_is_accepted(run_dir, more):
     [
         (["mu=1"], "mu=1.0 (was 0.5)"),
         (["+repeat_num=3"], "repeat_num=3 (was 2)"),
-        (["dataset=mnist"], 'dataset._target_="fedprox.data.mnist.mnist"'),
+        (["dataset=mnist"], 'dataset._target_="fedprox.data.sources.mnist.mnist"'),
         (["schedule.name=cosine"], 'schedule.name="cosine" (was "constant")'),
     ],
 )

@@ -8,7 +8,7 @@ from fedprox.config.compose import CONF
 from fedprox.errors import UserError
 from fedprox.trust import is_place, is_refused, made_here, recorded_settings, shown
 
-OURS = "fedprox.data.digits.digits"
+OURS = "fedprox.data.sources.digits.digits"
 
 
 @pytest.mark.parametrize(
@@ -139,7 +139,7 @@ def test_rounds_are_done_again_at_the_places_of_the_present_run():
     ("group", "node"),
     [
         ("strategy", {"_target_": "os.system"}),
-        ("dataset", {"_target_": "fedprox.data.leaf.leaf", "path": "/evil"}),
+        ("dataset", {"_target_": "fedprox.data.sources.leaf.leaf", "path": "/evil"}),
         ("dataset", {"_target_": OURS, "x": "${oc.env:HOME}"}),
         ("dataset", {"_target_": OURS, "x": {"_target_": "os.system"}}),
     ],

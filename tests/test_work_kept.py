@@ -15,8 +15,8 @@ DIGITS = ("dataset=digits", "engine=local", "num_clients=20", "clients_per_round
 OWN = """
 import sys
 import torch
-from fedprox.data.digits import digits
-from fedprox.data.partition import iid
+from fedprox.data.sources.digits import digits
+from fedprox.data.partitioners.power_law import iid
 from fedprox.models.cnn import logistic
 from fedprox.strategy import FedProx
 
@@ -292,7 +292,7 @@ import json
 from dataclasses import replace
 from pathlib import Path
 import numpy as np
-from fedprox.data.digits import digits
+from fedprox.data.sources.digits import digits
 from fedprox.data.federated import ClientIndex, FederatedData
 
 def changing(path="state.json"):

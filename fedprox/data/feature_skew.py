@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from fedprox.data.federated import Features, FederatedData
-from fedprox.data.shares import check_between
+from fedprox.data.partitioners.sizes import check_between
 from fedprox.errors import UserError
 from fedprox.seeds import Stream, generator
 

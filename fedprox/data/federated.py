@@ -173,3 +173,42 @@ class FederatedData:
 def authors_ids(num_clients: int) -> tuple[str, ...]:
     """Return f_00000, f_00001, ..., as the authors' generators call the clients they make."""
     return tuple(f"f_{client:05d}" for client in range(num_clients))
+
+
+def divide(
+    data: LabelledData, parts: list[Integers], rng: np.random.Generator, *, hold_out: float = 0.1
+) -> FederatedData:
+    """Return the data divided among clients, each one's examples shuffled and then split in two.
+
+    Args:
+        data: The examples that `parts` points into.
+        parts: Positions of each client's examples, from one of the schemes.
+        rng: Shuffles each client's examples, in the order of the clients.
+        hold_out: Share of its examples that a client tests on, in [0, 1); see `split`.
+
+    Raises:
+        UserError: If `hold_out` is out of its range.
+    """
+    train, held_out = split([rng.permutation(part) for part in parts], hold_out)
+    return FederatedData(data, train, held_out, authors_ids(len(parts)))
+
+
+def split(parts: list[Integers], hold_out: float) -> tuple[ClientIndex, ClientIndex]:
+    """Return each client's training examples and its held-out ones, without reordering them.
+
+    The first int((1 - hold_out) * n) of a client's n examples are for training, but at least one; the
+    rest is held out. hold_out = 0.1 gives int(0.9 * n), as in the authors' generators.
+
+    Args:
+        parts: Positions of each client's examples.
+        hold_out: In [0, 1); 0 holds nothing out.
+
+    Raises:
+        UserError: If `hold_out` is out of its range.
+    """
+    if not 0 <= hold_out < 1:
+        raise UserError(f"hold_out must be >= 0 and < 1, got {hold_out}; the paper holds 0.1 out")
+    cuts = [max(1, int((1 - hold_out) * len(part))) for part in parts]
+    train = [part[:cut] for part, cut in zip(parts, cuts, strict=True)]
+    held_out = [part[cut:] for part, cut in zip(parts, cuts, strict=True)]
+    return ClientIndex.from_lists(train), ClientIndex.from_lists(held_out)

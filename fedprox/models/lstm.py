@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from fedprox.data.glove import read_glove
+from fedprox.data.sources.glove import read_glove
 from fedprox.errors import UserError
 
 MAX_SIZE = 16_384  # a layer of so many units has 4 GB

@@ -10,7 +10,7 @@ from omegaconf.errors import OmegaConfBaseException
 from fedprox.config import schema
 from fedprox.config.checks import check
 from fedprox.config.compose import each_value_once
-from fedprox.data.skew import class_counts, measure
+from fedprox.data.heterogeneity import class_counts, measure
 from fedprox.errors import UserError
 from fedprox.main import CONF
 from fedprox.process import without_garbage_collection

@@ -8,7 +8,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from fedprox.data.federated import Integers
-from fedprox.data.skew import Distributions, Skew
+from fedprox.data.heterogeneity import Distributions, Skew
 
 DOT_CLIENTS, DOT_CLASSES = 60, 40  # up to so many there is a dot per client and class, beyond a heat map
 NARROW_CLIENTS = 20  # up to so many half the width is enough
@@ -41,7 +41,7 @@ class Division:
 
 
 def table(divisions: Sequence[Division]) -> pd.DataFrame:
-    """Return the measures of skew for people, a row per division; see `fedprox.data.skew.Skew`."""
+    """Return the measures of skew for people, a row per division; see `fedprox.data.heterogeneity.Skew`."""
     rows = []
     for division in divisions:
         skew = division.skew

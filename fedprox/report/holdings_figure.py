@@ -12,7 +12,7 @@ from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
 from fedprox.data.federated import Integers
-from fedprox.data.skew import label_distributions
+from fedprox.data.heterogeneity import label_distributions
 from fedprox.report.holdings import Division, by_class, heading, merged, size_bins
 from fedprox.report.panels import PALETTE, WIDTH, blank_figure
 

@@ -59,8 +59,8 @@ def test_there_are_options_in_every_group():
 
 TEXT = {"shakespeare": ["dataset.path=there"], "sent140": ["dataset.path=there", "dataset.glove=there"]}
 MANDATORY = {
-    "partition=custom": ["partition._target_=fedprox.data.partition.shards"],
-    "dataset=custom": ["dataset._target_=fedprox.data.digits.digits"],
+    "partition=custom": ["partition._target_=fedprox.data.partitioners.shards.shards"],
+    "dataset=custom": ["dataset._target_=fedprox.data.sources.digits.digits"],
     "dataset=leaf": ["dataset.path=there"],
     "dataset=image_folder": ["dataset.path=there"],
     "model=lstm_sent140": ["dataset=sent140", *TEXT["sent140"]],
@@ -107,9 +107,9 @@ def test_defaults_are_the_earlier_baselines(config_name, mu, strategy):
     assert {name: config[name] for name in BASELINE} == BASELINE
     assert config["mu"] == mu
     assert config["strategy"] == {"_target_": strategy}
-    assert config["dataset"]["_target_"] == "fedprox.data.mnist.mnist"
+    assert config["dataset"]["_target_"] == "fedprox.data.sources.mnist.mnist"
     assert config["model"] == {"_target_": "fedprox.models.logistic.logistic", "init": "default"}
-    assert config["partition"]["_target_"] == "fedprox.data.partition.power_law"
+    assert config["partition"]["_target_"] == "fedprox.data.partitioners.power_law.power_law"
     assert config["protocol"] == {"_target_": "fedprox.plan.protocols.FlowerProtocol"}
     assert config["weight_decay"] == 0.001  # of protocol=flower
     assert config["engine"] == {
@@ -209,8 +209,8 @@ FLARE = {  # "NVIDIA FLARE's comparison: 8 clients that all take part, ... FedPr
     "clients_per_round": 8,
     "stragglers_fraction": 0.0,
     "mu": 1e-5,
-    "dataset._target_": "fedprox.data.cifar10.cifar10",
-    "partition._target_": "fedprox.data.dirichlet.dirichlet",
+    "dataset._target_": "fedprox.data.sources.cifar10.cifar10",
+    "partition._target_": "fedprox.data.partitioners.dirichlet.dirichlet",
     "schedule.name": "cosine",
     "augmentation._target_": "fedprox.data.augmentation.PadCropFlip",
     "hold_out": 0.0,
@@ -218,13 +218,13 @@ FLARE = {  # "NVIDIA FLARE's comparison: 8 clients that all take part, ... FedPr
 CROSS = {  # "100 clients of unequal size, 10 of them in a round"
     "num_clients": 100,
     "clients_per_round": 10,
-    "dataset._target_": "fedprox.data.cifar10.cifar10",
-    "partition._target_": "fedprox.data.dirichlet.dirichlet",
+    "dataset._target_": "fedprox.data.sources.cifar10.cifar10",
+    "partition._target_": "fedprox.data.partitioners.dirichlet.dirichlet",
     "partition.sizes": "drawn",
     "model._target_": "fedprox.models.cnn.cnn_tutorial",
 }
 PROMISED = {  # what the name and the comment of each preset say
-    "digits": {"dataset._target_": "fedprox.data.digits.digits", "num_rounds": 50},
+    "digits": {"dataset._target_": "fedprox.data.sources.digits.digits", "num_rounds": 50},
     "paper_mnist": PAPER | {"num_clients": 1000, "num_rounds": 100, "learning_rate": 0.03},
     "paper_femnist": PAPER | {"num_clients": 200, "num_rounds": 200, "learning_rate": 0.003},
     "paper_shakespeare": PAPER | {"mu": 0.001, "learning_rate": 0.8},
@@ -476,7 +476,7 @@ HERE = __name__
         {"_target_": f"{HERE}.takes", "limit": None, "other": [1, 2]},  # no annotation, no rule
         {"_target_": f"{HERE}.takes_anything", "whatever": 1},
         {"_target_": f"{HERE}.TakesInInit", "count": 1},
-        {"_target_": "fedprox.data.partition.power_law", "sigma": 2, "classes_per_client": 2},
+        {"_target_": "fedprox.data.partitioners.power_law.power_law", "sigma": 2, "classes_per_client": 2},
         {"_target_": "flwr.serverapp.strategy.FedAdam", "eta": 0.1},
     ],
 )
@@ -505,7 +505,10 @@ def test_a_node_that_fits_the_signature_is_accepted(node):
         ({"_target_": f"{HERE}.takes", "flag": 1}, r"model\.flag must be of type bool, got 1"),
         ({"_target_": f"{HERE}.takes", "limit": "x"}, r"model\.limit must be of type .*None, got 'x'"),
         ({"_target_": f"{HERE}.TakesInInit", "size": 1}, r"model\.size is unknown"),
-        ({"_target_": "fedprox.data.partition.power_law", "sgima": 2}, r"model\.sgima is unknown: .*sigma"),
+        (
+            {"_target_": "fedprox.data.partitioners.power_law.power_law", "sgima": 2},
+            r"model\.sgima is unknown: .*sigma",
+        ),
     ],
 )
 def test_a_node_that_does_not_fit_is_refused_in_one_line(node, told):

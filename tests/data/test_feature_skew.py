@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from fedprox.data.feature_skew import brightness, noise, none, rotated, rotation
-from fedprox.data.federated import ClientIndex, Features, FederatedData, LabelledData
-from fedprox.data.partition import divide, iid
+from fedprox.data.federated import ClientIndex, Features, FederatedData, LabelledData, divide
+from fedprox.data.partitioners.iid import iid
 from fedprox.errors import UserError
 from fedprox.seeds import Stream, generator
 

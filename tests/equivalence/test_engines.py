@@ -43,8 +43,8 @@ CONFIG = {
     "seed": 3,
     "data_dir": "data",
     "hold_out": 0.1,
-    "dataset": {"_target_": "fedprox.data.digits.digits"},
-    "partition": {"_target_": "fedprox.data.partition.power_law"},
+    "dataset": {"_target_": "fedprox.data.sources.digits.digits"},
+    "partition": {"_target_": "fedprox.data.partitioners.power_law.power_law"},
     "model": {"_target_": "fedprox.models.logistic.logistic"},
     "protocol": {"_target_": "fedprox.plan.protocols.PaperProtocol"},
     "evaluation": {"name": "clients", "every": 1},
@@ -132,13 +132,13 @@ PROTOCOLS = {
         "fedprox.plan.authors.AuthorsProtocol",
         {
             "dataset": {
-                "_target_": "fedprox.data.synthetic.synthetic",
+                "_target_": "fedprox.data.sources.synthetic.synthetic",
                 "num_clients": 8,
                 "seed": 0,
                 "alpha": 0.0,
                 "beta": 0.0,
             },
-            "partition": {"_target_": "fedprox.data.partition.natural"},
+            "partition": {"_target_": "fedprox.data.partitioners.natural.natural"},
             "num_clients": 8,
             "learning_rate": 1e-4,  # so low that these data are not expansive
         },

@@ -101,8 +101,8 @@ TARGETS = (
         "fedprox.models.cnn.cnn",
         "functools.partial",
     ),
-    *("fedprox.data.digits.digits", "flwr.serverapp.strategy.FedAvg", "flwr.serverapp.strategy.FedAdam"),
-    *("flwr.serverapp.strategy.Krum", "flwr.serverapp.strategy.FedTrimmedAvg", "fedprox.data.partition.iid"),
+    *("fedprox.data.sources.digits.digits", "flwr.serverapp.strategy.FedAvg", "flwr.serverapp.strategy.FedAdam"),
+    *("flwr.serverapp.strategy.Krum", "flwr.serverapp.strategy.FedTrimmedAvg", "fedprox.data.partitioners.iid.iid"),
 )
 GROUPS = ("dataset", "partition", "feature_skew", "model", "strategy", "protocol", "engine", "augmentation")
 SPECIAL = ("_target_", "_target_", "_target_", "_args_", "_partial_", "_convert_", "_recursive_", "x", "a.b")

@@ -23,13 +23,13 @@ from PIL import Image
 from safetensors.torch import save
 
 from fedprox.assembly import _load_weights
-from fedprox.data.array_cache import cached
-from fedprox.data.cifar_batches import read_batch
-from fedprox.data.femnist import _parsed, _unpack
-from fedprox.data.glove import read_glove
-from fedprox.data.image_folder import image_folder
-from fedprox.data.leaf import leaf
-from fedprox.data.text import shakespeare
+from fedprox.data.cache import cached
+from fedprox.data.sources.cifar10 import read_batch
+from fedprox.data.sources.femnist import _parsed, _unpack
+from fedprox.data.sources.glove import read_glove
+from fedprox.data.sources.image_folder import image_folder
+from fedprox.data.sources.leaf import leaf
+from fedprox.data.sources.text import shakespeare
 from fedprox.errors import UserError
 from fedprox.models import cnn
 from fedprox.report.table import read_runs, readable, summarise

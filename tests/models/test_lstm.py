@@ -9,7 +9,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from fedprox.data.glove import read_glove
+from fedprox.data.sources.glove import read_glove
 from fedprox.errors import UserError
 from fedprox.models.lstm import FrozenEmbedding, lstm_sent140, lstm_shakespeare
 from fedprox.solvers.choice import choose

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from fedprox import data_assembly
-from fedprox.data.digits import digits
 from fedprox.data.federated import LabelledData
+from fedprox.data.sources.digits import digits
 from fedprox.errors import UserError
 from fedprox.report.divisions import MOST_PANELS, divisions
 
@@ -72,7 +72,7 @@ def test_a_data_set_that_is_divided_in_several_ways_is_loaded_once(monkeypatch):
         made.append(digits())
         return made[-1]
 
-    monkeypatch.setattr("fedprox.data.digits.digits", counted)
+    monkeypatch.setattr("fedprox.data.sources.digits.digits", counted)
     data_assembly._loaded.cache_clear()
     divisions(DIGITS, "partition.shards_per_client=2,4,5")
     assert len(made) == 1

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from matplotlib.collections import EllipseCollection
 
-from fedprox.data.skew import label_distributions, measure
+from fedprox.data.heterogeneity import label_distributions, measure
 from fedprox.report.holdings import Division, by_class, merged, size_bins, table
 from fedprox.report.holdings_figure import SHARES, draw
 

@@ -1,0 +1,321 @@
+"""Pictures in a folder or in a .zip file, and the classes that their folders name."""
+
+import errno
+import os
+import zipfile
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import NamedTuple, Protocol
+
+from fedprox.data.sources.download import what_failed
+from fedprox.errors import UserError, printable
+from fedprox.storage import read_regular
+
+SUFFIXES = (
+    *(".apng", ".bmp", ".dib", ".gif", ".j2c", ".j2k", ".jfif", ".jp2", ".jpc", ".jpe", ".jpeg", ".jpf", ".jpg"),
+    *(".jpx", ".mpo", ".pbm", ".pgm", ".png", ".pnm", ".ppm", ".tga", ".tif", ".tiff", ".webp"),
+)
+# What the sides may be called, in any capitalisation; for testing the first that is there.
+SIDES = {
+    **{"train": "train", "training": "train", "test": "test", "testing": "test"},
+    **{"val": "val", "valid": "val", "validation": "val", "dev": "val", "eval": "val"},
+}
+TEST_SIDES = ("test", "val")
+HIDDEN = ("__MACOSX", "@eaDir", "$RECYCLE.BIN", "System Volume Information", "lost+found")  # and whatever begins with .
+MAX_FILE_BYTES = 600_000_000  # the 89 million pixels that Pillow takes at most, of six bytes each, and some more
+UNPACKED_BYTES = 1 << 26  # a member of an archive that is larger and
+MAX_RATIO = 100  # so many times its packed size is a bomb, as images cannot be packed like that
+MAX_REASONS = 8  # suffixes that are named
+LAYOUT = "<class>/x.png, or train/<class>/x.png and test/<class>/x.png"
+
+
+class PictureFile(NamedTuple):  # tuples: there are many, and a data class is slow to write down
+    """A file that a suffix says to be a picture.
+
+    Attributes:
+        name: Its path below the folder or in the .zip file, with "/" between folders.
+        size_bytes: Its size.
+        stamp: Time of change in ns since 1970; in a .zip file the checksum.
+    """
+
+    name: str
+    size_bytes: int
+    stamp: int
+
+
+class Source(Protocol):
+    """Where pictures are; any number of threads may read."""
+
+    listing: "Listing"
+
+    def read(self, name: str) -> bytes:
+        """Return what a file holds."""
+
+    def close(self) -> None:
+        """Give back what reading needs."""
+
+
+@dataclass
+class Listing:
+    """What is in a folder or an archive.
+
+    Attributes:
+        files: The images, as their suffixes say.
+        folders: All folders that are not hidden, by their path below the root.
+        passed_over: How many files are no images, by reason.
+    """
+
+    files: list[PictureFile] = field(default_factory=list)
+    folders: set[str] = field(default_factory=set)
+    passed_over: Counter[str] = field(default_factory=Counter)
+
+    def note(self, name: str) -> bool:
+        """Return whether a file is an image; one that is not is counted."""
+        suffix = os.path.splitext(name)[1].lower()
+        if suffix not in SUFFIXES:
+            self.passed_over[f"*{suffix}" if suffix else "without a suffix"] += 1
+        return suffix in SUFFIXES
+
+
+@dataclass(frozen=True)
+class ClassTree:
+    """Which pictures are for training, which for testing, and of which class they are.
+
+    Attributes:
+        classes: Names in sorted order; a class's place is its number.
+        train: Pictures' names, by class and within a class sorted.
+        train_labels: Their classes' numbers.
+        test: Likewise; empty where there is one tree without train/ and test/.
+        test_labels: Likewise.
+        empty: Folders in the place of a class that hold no image, and are none therefore.
+        num_outside: Number of images in no class or side.
+    """
+
+    classes: tuple[str, ...]
+    train: tuple[str, ...]
+    train_labels: tuple[int, ...]
+    test: tuple[str, ...]
+    test_labels: tuple[int, ...]
+    empty: tuple[str, ...] = ()
+    num_outside: int = 0
+
+
+@contextmanager
+def opened(path: str) -> Iterator[Source]:
+    """Open a folder or a .zip file of pictures; hidden files and folders (.x, __MACOSX) are left out.
+
+    Raises:
+        UserError: If it is neither, or cannot be read.
+    """
+    source = _source(path)
+    try:
+        yield source
+    finally:
+        source.close()
+
+
+def _source(path: str) -> Source:
+    place = Path(os.path.expanduser(path))  # Path.expanduser raises for an unknown ~name
+    try:
+        if place.is_dir():
+            return _Folder(place)
+        if place.exists() and not place.is_file():
+            raise OSError(errno.EINVAL, "it is a pipe, a device or a socket")
+        if place.exists():
+            return _Zip(place)
+    except OSError as error:
+        raise UserError(f"dataset.path={path} cannot be read ({what_failed(error)}); mend that") from error
+    except Exception as error:  # BadZipFile, and whatever else a damaged archive raises
+        raise UserError(
+            f"dataset.path={path} is neither a folder nor a whole .zip file ({what_failed(error)}); copy it again, or "
+            "unpack it and name the folder"
+        ) from error
+    raise UserError(f"dataset.path={path} is not there; name a folder of pictures or a .zip file of one")
+
+
+class _Folder:
+    def __init__(self, root: Path) -> None:
+        self._root = root
+        self.listing = Listing()
+        _list(str(root), "", self.listing)
+
+    def read(self, name: str) -> bytes:
+        return read_regular(self._root / name, MAX_FILE_BYTES)
+
+    def close(self) -> None:
+        pass  # there is nothing open
+
+
+def _list(folder: str, prefix: str, listing: Listing, above: tuple[str, ...] = ()) -> None:
+    """Add what is below a folder, `prefix` being its name below the root; links are followed.
+
+    Raises:
+        OSError: If a folder cannot be read, or is one of those `above`, real paths: a link leads in a circle.
+    """
+    real = os.path.realpath(folder)
+    if real in above:
+        raise OSError(errno.ELOOP, "a link leads in a circle", folder)
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            if _is_hidden(entry.name):
+                listing.passed_over["hidden"] += 1
+            elif entry.is_dir():
+                listing.folders.add(prefix + entry.name)
+                _list(entry.path, f"{prefix}{entry.name}/", listing, (*above, real))
+            elif listing.note(entry.name):
+                status = entry.stat(follow_symlinks=entry.is_file())  # of a link to nothing the link's own
+                listing.files.append(PictureFile(prefix + entry.name, status.st_size, status.st_mtime_ns))
+
+
+class _Zip:
+    def __init__(self, file: Path) -> None:
+        self._archive = zipfile.ZipFile(file)
+        self._members: dict[str, zipfile.ZipInfo] = {}
+        self.listing = Listing()
+        for info in self._archive.infolist():
+            name = info.filename.replace("\\", "/")  # as some programs on Windows write it
+            parts = name.split("/")
+            if any(map(_is_hidden, parts)):
+                self.listing.passed_over["hidden"] += not name.endswith("/")
+                continue
+            self.listing.folders |= {"/".join(parts[:depth]) for depth in range(1, len(parts))}
+            if not name.endswith("/") and self.listing.note(name):
+                self.listing.passed_over["replaced by a later one of the same name"] += name in self._members
+                self._members[name] = info
+        self.listing.files = [PictureFile(name, each.file_size, each.CRC) for name, each in self._members.items()]
+
+    def read(self, name: str) -> bytes:
+        info = self._members[name]
+        is_bomb = info.file_size > max(UNPACKED_BYTES, MAX_RATIO * info.compress_size)
+        if is_bomb or info.file_size > MAX_FILE_BYTES:
+            raise ValueError(f"{info.compress_size:,} bytes that unpack to {info.file_size:,}, more than an image has")
+        with self._archive.open(info) as member:  # ends after the bytes that it declares
+            return member.read(info.file_size)
+
+    def close(self) -> None:
+        self._archive.close()
+
+
+def _is_hidden(part: str) -> bool:
+    return part.startswith(".") or part in HIDDEN
+
+
+def class_tree(listing: Listing, path: str) -> ClassTree:
+    """Return what the names of the pictures say about classes and sides.
+
+    A class is a folder; its pictures are all below it. Folders above, of which each holds one folder and
+    nothing else, do not count. Where train/ stands beside test/ (or val/, used only without test/), those
+    two are the sides and other folders are not read; else all is one tree. Capitals make no difference to sides, and
+    they have other names (SIDES). Pictures in no class are not read.
+
+    Args:
+        listing: All pictures and folders.
+        path: How errors call the place.
+
+    Raises:
+        UserError: If there are no pictures in folders, not two classes, or the sides' classes differ.
+    """
+    parts = [file.name.split("/") for file in listing.files]
+    depth = _depth(parts)
+    heads = {each[depth] for each in parts if len(each) > depth + 1}
+    if not heads:
+        passed_over = reasons(listing.passed_over)
+        raise UserError(
+            f"dataset.path={path} must hold pictures in one folder for each class, {LAYOUT}; got "
+            f"{len(listing.files)} pictures, none in such a folder{f' ({passed_over})' * bool(passed_over)}; known are "
+            f"{' '.join(SUFFIXES)}"
+        )
+    sides = _sides(heads, path)
+    if not sides:
+        train, test = _by_class(parts, depth), {}
+    else:
+        train, test = (_by_class([each for each in parts if each[depth] == side], depth + 1) for side in sides)
+        _check_same(train, test, sides, path)
+    if len(train) < 2:
+        raise UserError(
+            f"dataset.path={path} must hold two classes or more, got {', '.join(train) or 'none'}; make a folder for "
+            f"each, {LAYOUT}"
+        )
+    num_outside = len(parts) - sum(map(len, [*train.values(), *test.values()]))
+    empty = _empty(listing.folders, parts, depth + (2 if sides else 1))
+    return ClassTree(tuple(sorted(train)), *_in_order(train), *_in_order(test), empty, num_outside)
+
+
+def _empty(folders: set[str], parts: list[list[str]], depth: int) -> tuple[str, ...]:
+    """Return the folders, down to the depth of classes, that hold no picture; of nested ones the topmost."""
+    full = {"/".join(each[:length]) for each in parts for length in range(min(len(each), depth + 1))}
+    return tuple(sorted(each for each in folders - full if each.count("/") < depth and os.path.dirname(each) in full))
+
+
+def _sides(heads: set[str], path: str) -> tuple[str, str] | None:
+    """Return the folders for training and testing; None where there are only classes.
+
+    Raises:
+        UserError: If two folders could be the same side, or all are sides and not these two: they are no classes.
+    """
+    named: dict[str, list[str]] = {}
+    for head in sorted(heads):
+        if side := SIDES.get(head.lower()):
+            named.setdefault(side, []).append(head)
+    test_side = next((side for side in TEST_SIDES if side in named), None)
+    if "train" in named and test_side:
+        for side in ("train", test_side):
+            if len(named[side]) > 1:
+                raise UserError(
+                    f"dataset.path={path} must have one folder for each side, got {'/ and '.join(named[side])}/; put "
+                    "them together, or rename one"
+                )
+        return named["train"][0], named[test_side][0]
+    if len(heads) > 1 and len(heads) == sum(map(len, named.values())):
+        raise UserError(
+            f"dataset.path={path} must have train/ beside test/ or val/, or a folder for each class, got "
+            f"{'/ and '.join(sorted(heads))}/, which are sides and no classes; rename or move them"
+        )
+    return None
+
+
+def reasons(passed_over: Counter[str]) -> str:
+    """Return how many files were passed over, and why: "3 files passed over: 2 *.txt, 1 hidden"; "" if none was."""
+    counts = [(reason, num) for reason, num in passed_over.most_common() if num]
+    told = [f"{num} {reason[:40]}" for reason, num in counts[:MAX_REASONS]]
+    if rest := sum(num for _, num in counts[MAX_REASONS:]):
+        told.append(f"{rest} of other kinds")
+    total = sum(num for _, num in counts)
+    return printable(f"{total} file{'s' * (total > 1)} passed over: {', '.join(told)}") if told else ""
+
+
+def _depth(parts: list[list[str]]) -> int:
+    """Return how many folders stand above all classes, or above train/ and test/, and hold nothing else."""
+    depth = 0
+    while parts and all(len(each) > depth + 2 for each in parts) and len({each[depth] for each in parts}) == 1:
+        depth += 1
+    return depth
+
+
+def _by_class(parts: list[list[str]], depth: int) -> dict[str, list[str]]:
+    """Return the names of each class's pictures; the class is the folder at `depth`."""
+    classes: dict[str, list[str]] = {}
+    for each in parts:
+        if len(each) > depth + 1:
+            classes.setdefault(each[depth], []).append("/".join(each))
+    return classes
+
+
+def _in_order(classes: dict[str, list[str]]) -> tuple[tuple[str, ...], tuple[int, ...]]:
+    """Return all pictures by class and name, and their classes' numbers."""
+    names = [sorted(classes[name]) for name in sorted(classes)]
+    labels = [label for label, members in enumerate(names) for _ in members]
+    return tuple(name for members in names for name in members), tuple(labels)
+
+
+def _check_same(train: dict[str, list[str]], test: dict[str, list[str]], sides: tuple[str, str], path: str) -> None:
+    """Raise UserError unless both sides have the same classes."""
+    for one, other, (side, lacking) in ((train, test, sides), (test, train, sides[::-1])):
+        if more := sorted(one.keys() - other.keys()):
+            raise UserError(
+                f"dataset.path={path} must have the same classes in {sides[0]}/ and {sides[1]}/, but {lacking}/ has no "
+                f"pictures of {', '.join(more[:5])}, which {side}/ has; add them, or remove the class from {side}/"
+            )

@@ -1,0 +1,319 @@
+"""From files of pictures to one array, decoded by Pillow in threads."""
+
+import math
+import multiprocessing
+import os
+import sys
+import warnings
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing, contextmanager
+from dataclasses import dataclass
+from io import BytesIO
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from tqdm import tqdm
+
+from fedprox.data.federated import Floats, Integers
+from fedprox.data.sources.download import what_failed
+from fedprox.errors import UserError
+
+SQUARED_AT_ONCE = 50  # pictures whose squares are in memory at once
+
+Bytes = NDArray[np.uint8]
+
+
+def channels_first(pictures: Bytes) -> Bytes:
+    """Return pictures of shape (n, height, width, C) as (n, C, height, width): a view, still channels last in memory.
+
+    `LabelledData.model_input` keeps that order, in which convolutions on the CPU are fastest.
+    """
+    return np.ascontiguousarray(pictures).transpose(0, 3, 1, 2)
+
+
+def channel_sums(pictures: Bytes) -> Integers:
+    """Return each picture's sum of x and of x^2 by channel, shape (n, 2, C), exact.
+
+    From them follows the mean of any choice of pictures without another look at their pixels.
+
+    Args:
+        pictures: Shape (n, height, width, C).
+    """
+    num, height, width, channels = pictures.shape
+    sums = np.empty((num, 2, channels), dtype=np.int64)
+    # In float64 sums of whole numbers are exact below 2^53.
+    ones = np.ones((1, height * width))
+    for first in range(0, num, SQUARED_AT_ONCE):
+        x = pictures[first : first + SQUARED_AT_ONCE].reshape(-1, height * width, channels).astype(np.float64)
+        sums[first : first + SQUARED_AT_ONCE, 0] = (ones @ x)[:, 0]
+        sums[first : first + SQUARED_AT_ONCE, 1] = (ones @ np.square(x, out=x))[:, 0]
+    return sums
+
+
+def mean_and_std(sums: Integers, pixels: int) -> tuple[Floats, Floats]:
+    """Return mean and deviation of each channel over all pixels of all pictures, shape (C, 1, 1).
+
+    A channel that never changes has the deviation 1, so that its model input is 0.
+
+    Args:
+        sums: Of the pictures, as from `channel_sums`, at least one.
+        pixels: Height times width.
+    """
+    count = len(sums) * pixels
+    total, squares = sums.sum(axis=0)
+    mean = total / count
+    # (count * sum of x^2 - (sum of x)^2) / count^2 in whole numbers of any size, so that nothing cancels
+    spread = [count * int(q) - int(s) ** 2 for s, q in zip(total, squares, strict=True)]
+    std = np.array([math.sqrt(each) / count if each else 1.0 for each in spread])
+    return mean.astype(np.float32).reshape(-1, 1, 1), std.astype(np.float32).reshape(-1, 1, 1)
+
+
+TAKEN_AT_ONCE = 64  # pictures that a thread takes at once: small ones take less time than the handing over
+# Pillow's names for what is read: not all that it can, EPS would start another program.
+FORMATS = ("BMP", "GIF", "JPEG", "JPEG2000", "PNG", "PPM", "TGA", "TIFF", "WEBP")
+# Of numbers of two bytes Pillow keeps one; read as if in the other byte order, it keeps the other one.
+OTHER_BYTE = {
+    f"{channels};16{order}": f"{channels};16{other}"
+    for channels in ("RGB", "RGBA", "RGBX")
+    for order, other in ("BL", "LB", ("N", "B" if sys.byteorder == "little" else "L"))
+}
+LUMA = (19595, 38470, 7471)  # of red, green and blue in grey, by 2^16, as Pillow has them
+RANGES = (255, 1023, 4095, 16383, 65535)  # of 8, 10, 12, 14 and 16 bits
+COLOURLESS = ("1", "L", "LA", "La", "I;16", "I;16B", "I;16L")  # Pillow's names for pictures of grey
+
+Read = Callable[[str], bytes]
+Pixels = Bytes | NDArray[np.uint16]
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What a data set's pictures are to be like.
+
+    Attributes:
+        size: Height and width: the largest square in the middle of a picture, made so large or so small
+            (bicubic, anti-aliased). None: as they are, all alike.
+        channels: 1, grey, or 3, colours. None: as they are, all alike.
+        skip_broken: Leave out pictures that cannot be decoded, instead of an error.
+    """
+
+    size: int | None
+    channels: int | None
+    skip_broken: bool
+
+
+@dataclass(frozen=True)
+class Wide:
+    """The pictures of a set that have 16 bits for a number.
+
+    Attributes:
+        num: How many there are.
+        largest: Their largest number.
+    """
+
+    num: int = 0
+    largest: int = 0
+
+    @property
+    def white(self) -> int:
+        """The smallest of RANGES that holds all their numbers; it becomes 255."""
+        return next(white for white in RANGES if white >= self.largest)
+
+
+def decoded(read: Read, names: Sequence[str], wanted: Wanted, num_threads: int) -> tuple[Bytes, dict[int, str], Wide]:
+    """Return pictures, shape (n, height, width, C), what is wrong with those left out, by their places, and the wide.
+
+    A transparent picture keeps its colours and loses its transparency; of an animation the first picture is
+    taken; a photograph is turned as its EXIF data say. Pictures of 16 bits are scaled to 8, all of them by the same
+    factor: by the range that they use, so numbers up to 255 stay as they are.
+
+    Args:
+        read: Returns the bytes of one of the names; called in any thread.
+        names: The pictures, in the order of the result.
+        wanted: What they are to be like.
+        num_threads: How many of them are decoded at a time.
+
+    Raises:
+        UserError: If one is broken and is not to be left out, or they are not alike, or none is left.
+    """
+    pictures: Bytes | None = None
+    first, broken, num = "", {}, 0
+    wide: dict[int, NDArray[np.uint16]] = {}
+    with _no_bombs(), closing(_each(read, names, wanted, num_threads)) as each:
+        for place, outcome in enumerate(each):
+            if isinstance(outcome, str):
+                if not wanted.skip_broken:
+                    raise _broken(names[place], outcome)
+                broken[place] = outcome
+                continue
+            if pictures is None:
+                first, pictures = names[place], _room(len(names), outcome.shape)
+            if outcome.shape != pictures.shape[1:]:
+                raise _unlike(first, pictures.shape[1:], names[place], outcome.shape)
+            if outcome.dtype == np.uint16:
+                wide[num] = outcome.astype(np.uint16, copy=False)
+            else:
+                pictures[num] = outcome
+            num += 1
+    if pictures is None:
+        raise UserError(f"none of {len(names)} pictures can be read; {names[0]}: {broken[0]}")
+    found = Wide(len(wide), max((int(each.max()) for each in wide.values()), default=0))
+    for place, picture in wide.items():
+        pictures[place] = np.rint(picture * (255 / found.white))
+    return pictures[:num], broken, found
+
+
+@contextmanager
+def _no_bombs() -> Iterator[None]:
+    """Let Pillow refuse a picture that says it has more than 89 million pixels, of which it would only warn."""
+    from PIL import Image  # here: see `decode`
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", Image.DecompressionBombWarning)
+        yield
+
+
+def _room(num: int, shape: tuple[int, ...]) -> Bytes:
+    """Return an array for `num` pictures of a shape (height, width, C).
+
+    Raises:
+        UserError: If this machine has not the memory for it.
+    """
+    size_bytes, memory_bytes = num * math.prod(shape), os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    if size_bytes > memory_bytes:
+        raise UserError(
+            f"{num} pictures of {shape[1]} x {shape[0]} pixels take {size_bytes / 1e9:.1f} GB, and this machine has "
+            f"{memory_bytes / 1e9:.1f} GB; make them smaller with dataset.size="
+        )
+    return np.empty((num, *shape), dtype=np.uint8)
+
+
+def _each(read: Read, names: Sequence[str], wanted: Wanted, num_threads: int) -> Generator[Pixels | str, None, None]:
+    """Yield each picture, or what is wrong with it, in order, and show progress on a terminal."""
+    chunks = [names[first : first + TAKEN_AT_ONCE] for first in range(0, len(names), TAKEN_AT_ONCE)]
+    silent = True if multiprocessing.parent_process() else None  # joblib's workers would share the line; None asks tty
+    bar = tqdm(total=len(names), desc="decoding", unit="picture", unit_scale=True, disable=silent, leave=False)
+    with bar, ThreadPoolExecutor(num_threads) as executor:
+        outcomes = executor.map(lambda chunk: [_outcome(read, name, wanted) for name in chunk], chunks)
+        try:
+            for chunk in outcomes:
+                yield from chunk
+                bar.update(len(chunk))
+        finally:
+            executor.shutdown(wait=False, cancel_futures=True)
+
+
+def _outcome(read: Read, name: str, wanted: Wanted) -> Pixels | str:
+    from PIL import UnidentifiedImageError  # here: see `decode`
+
+    try:
+        return decode(read(name), wanted)
+    except UnidentifiedImageError:  # whose own words are an object's address
+        return f"it is no {', '.join(FORMATS[:-1])} or {FORMATS[-1]}"
+    except Exception as error:  # whatever a damaged file raises: OSError, SyntaxError, struct.error, BadZipFile, ...
+        return what_failed(error)
+
+
+def decode(content: bytes, wanted: Wanted) -> Pixels:
+    """Return one picture, shape (height, width, C), as uint16 if it has 16 bits for a number.
+
+    Raises:
+        Exception: Any, if it cannot be decoded.
+    """
+    from PIL import Image, ImageOps  # here: 0.1 s, which no other data set needs
+
+    with Image.open(BytesIO(content), formats=FORMATS) as image:
+        wide = _sixteen_bits(image, content)
+        if wide is not None:
+            return _as_wanted(wide, wanted)
+        picture: Image.Image = ImageOps.exif_transpose(image)
+        if picture.mode in ("I", "F"):
+            raise ValueError(f"pixels of mode {picture.mode} have no fixed range; save it with 8 or 16 bits")
+        grey = picture.mode in COLOURLESS if wanted.channels is None else wanted.channels == 1
+        picture = picture.convert("L" if grey else "RGB")
+        if wanted.size is not None:
+            picture = ImageOps.fit(picture, (wanted.size, wanted.size))
+        pixels = np.asarray(picture)
+    return pixels[:, :, None] if grey else pixels
+
+
+def _sixteen_bits(image: Any, content: bytes) -> NDArray[np.uint16] | None:
+    """Return a picture that has 16 bits for a number, upright, shape (height, width, 1 or 3); None if it has not.
+
+    Raises:
+        ValueError: If Pillow would give only a part of its bits.
+    """
+    if image.mode.startswith("I;16"):
+        return _upright(image).astype(np.uint16)[:, :, None]
+    args = image.tile[0].args if image.tile else ""
+    raw, *more = (args,) if isinstance(args, str) else args or ("",)
+    if image.format == "PPM" and more and isinstance(more[0], int) and more[0] > 255 and image.mode != "I":
+        raise ValueError(f"colours up to {more[0]} are more than Pillow reads; save it as PNG")
+    if image.format == "PPM" and image.mode == "I":  # which Pillow stretches to 65535
+        white = more[0] if more and isinstance(more[0], int) else 65535
+        numbers: NDArray[np.uint16] = np.rint(_upright(image) * (white / 65535)).astype(np.uint16)
+        return numbers[:, :, None]
+    if raw == "LA;16B":  # four bytes
+        both = _upright(_reread(content, {raw: "RGBA"}))
+        return _joined(both[:, :, :1], both[:, :, 1:2])
+    if raw in OTHER_BYTE:
+        low = _upright(_reread(content, OTHER_BYTE))[:, :, :3]
+        return _joined(_upright(image)[:, :, :3], low)
+    if ";16" in str(raw):
+        raise ValueError(f"pixels of {raw} are more than Pillow reads; save it with 8 bits, or as PNG")
+    return None
+
+
+def _joined(high: NDArray[Any], low: NDArray[Any]) -> NDArray[np.uint16]:
+    both: NDArray[np.uint16] = (high.astype(np.uint16) << 8) | low
+    return both
+
+
+def _upright(image: Any) -> NDArray[Any]:
+    from PIL import ImageOps  # here: see `decode`
+
+    return np.asarray(ImageOps.exif_transpose(image))
+
+
+def _reread(content: bytes, instead: Mapping[str, str]) -> Any:
+    """Return a picture opened again, with other ways of reading its numbers."""
+    from PIL import Image  # here: see `decode`
+
+    image: Any = Image.open(BytesIO(content), formats=FORMATS)
+    for place, tile in enumerate(image.tile):
+        args = instead[tile.args] if isinstance(tile.args, str) else (instead[tile.args[0]], *tile.args[1:])
+        image.tile[place] = tile._replace(args=args)
+    return image
+
+
+def _as_wanted(pixels: NDArray[np.uint16], wanted: Wanted) -> NDArray[np.uint16]:
+    """Return a picture, shape (height, width, 1 or 3), with the channels and of the size that are wanted."""
+    from PIL import Image, ImageOps  # here: see `decode`
+
+    if wanted.channels == 1 and pixels.shape[2] == 3:
+        pixels = ((pixels @ np.array(LUMA, dtype=np.int64) + (1 << 15)) >> 16).astype(np.uint16)[:, :, None]
+    if wanted.channels == 3 and pixels.shape[2] == 1:
+        pixels = np.repeat(pixels, 3, axis=2)
+    if wanted.size is not None and pixels.shape[:2] != (wanted.size, wanted.size):
+        channels = [Image.fromarray(channel.astype(np.float32)) for channel in pixels.transpose(2, 0, 1)]
+        fitted = [np.asarray(ImageOps.fit(each, (wanted.size, wanted.size))) for each in channels]
+        pixels = np.rint(np.clip(np.stack(fitted, axis=2), 0, 65535)).astype(np.uint16)
+    return pixels
+
+
+def _broken(name: str, reason: str) -> UserError:
+    return UserError(
+        f"{name} cannot be read as a picture ({reason}); mend or remove it, or set dataset.skip_broken=true"
+    )
+
+
+def _unlike(first: str, shape: tuple[int, ...], name: str, other: tuple[int, ...]) -> UserError:
+    """Return the error for two pictures, shapes (height, width, C), that cannot be in one array."""
+    if shape[:2] != other[:2]:
+        sizes = f"{first} has {shape[1]} x {shape[0]} pixels and {name} {other[1]} x {other[0]}"
+        return UserError(f"all pictures must have one size, but {sizes}; set dataset.size={min(shape[:2])} or another")
+    return UserError(
+        f"all pictures must have the same number of channels, but {first} has {shape[2]} and {name} {other[2]}; set "
+        "dataset.channels=3 for colours or 1 for grey"
+    )

@@ -1,0 +1,152 @@
+"""MNIST from its four files: as the earlier Flower baseline has it, and pooled as the authors have it."""
+
+import hashlib
+from functools import lru_cache
+from http.client import HTTPException
+from pathlib import Path
+from types import ModuleType
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fedprox.data.federated import Integers, LabelledData
+from fedprox.data.sources.download import SILENCE_S, cannot_download, give_up_after, torchvision_datasets, what_failed
+from fedprox.errors import UserError
+from fedprox.storage import check_regular
+
+# Of the uncompressed files, which torchvision itself does not check.
+MD5 = {
+    "train-images-idx3-ubyte": "6bbc9ace898e44ae57da46a324031adb",
+    "train-labels-idx1-ubyte": "a25bea736e30d166cdddb491f175f624",
+    "t10k-images-idx3-ubyte": "2646ac647ad5339dbf082846283269ea",
+    "t10k-labels-idx1-ubyte": "27ae3e4e09519cfbb04c329615203637",
+}
+MEAN, STD = 0.1307, 0.3081  # of the training pixels scaled to 0 .. 1, as commonly used with MNIST
+
+Bytes = NDArray[np.uint8]
+
+
+def mnist(data_dir: str) -> LabelledData:
+    """Return MNIST with the global test set: 60,000 + 10,000 images, uint8 shape (n, 28, 28).
+
+    Model input is (x / 255 - 0.1307) / 0.3081.
+
+    Args:
+        data_dir: Folder with MNIST/raw in it, or where to download that.
+
+    Raises:
+        UserError: If a file is altered, or missing and cannot be downloaded.
+    """
+    train_images, train_labels, test_images, test_labels = _load(data_dir)
+    return LabelledData(
+        features=train_images,
+        labels=train_labels,
+        test_features=test_images,
+        test_labels=test_labels,
+        num_classes=10,
+        mean=np.array(MEAN * 255, dtype=np.float32),
+        std=np.array(STD * 255, dtype=np.float32),
+    )
+
+
+def mnist_pooled(data_dir: str) -> LabelledData:
+    """Return MNIST as the authors divide it: 70,000 images, those for training first, in file order.
+
+    Model input is (x - mean) / (std + 0.001), mean and std of each pixel's raw values 0 .. 255 over all
+    70,000, shape (28, 28) (litian96/FedProx, data/mnist/generate_niid.py). Summed in float64 here, in
+    float32 there: their inputs differ from these by 6e-5 on average, 0.02 at most.
+    There is no global test set: each client tests on its held-out part.
+
+    Args:
+        data_dir: Folder with MNIST/raw in it, or where to download that.
+
+    Raises:
+        UserError: If a file is altered, or missing and cannot be downloaded.
+    """
+    train_images, train_labels, test_images, test_labels = _load(data_dir)
+    images = np.concatenate([train_images, test_images])
+    mean = images.mean(axis=0, dtype=np.float64)
+    # E[x^2] - E[x]^2 from sums that are exact in float64; 255^2 fits uint16, so no large copy in float64.
+    variance = np.square(images, dtype=np.uint16).mean(axis=0, dtype=np.float64) - mean**2
+    return LabelledData(
+        features=images,
+        labels=np.concatenate([train_labels, test_labels]),
+        test_features=np.empty((0, 28, 28), dtype=np.uint8),
+        test_labels=np.empty(0, dtype=np.int64),
+        num_classes=10,
+        mean=mean.astype(np.float32),
+        std=(np.sqrt(np.maximum(variance, 0)) + 0.001).astype(np.float32),
+    )
+
+
+@lru_cache(maxsize=1)  # what is in the files is known beforehand, so jobs with different partitions share it
+def _load(data_dir: str) -> tuple[Bytes, Integers, Bytes, Integers]:
+    """Return training images and labels, test images and labels, from files known to be the right ones."""
+    raw = Path(data_dir).expanduser() / "MNIST" / "raw"
+    contents = {name: _original(raw / name) for name in MD5 if (raw / name).exists()}
+    missing = [name for name in MD5 if name not in contents]
+    if missing:
+        _download(torchvision_datasets("MNIST").mnist, raw, missing)
+        contents |= {name: _original(raw / name) for name in missing}
+    train_images, train_labels, test_images, test_labels = (contents[name] for name in MD5)
+    return _images(train_images), _labels(train_labels), _images(test_images), _labels(test_labels)
+
+
+def _images(content: Bytes) -> Bytes:
+    """Return an image file's pixels, shape (n, 28, 28); its header is four numbers of four bytes."""
+    return content[16:].reshape(-1, 28, 28)
+
+
+def _labels(content: Bytes) -> Integers:
+    """Return a label file's labels, shape (n,); its header is two numbers of four bytes."""
+    return content[8:].astype(np.int64)
+
+
+def _original(path: Path) -> Bytes:
+    """Return what one of the four files holds, byte by byte.
+
+    Raises:
+        UserError: If it cannot be read or is not what it should be.
+    """
+    try:
+        check_regular(path)
+        content = np.fromfile(path, np.uint8)
+    except OSError as error:
+        raise UserError(f"{path} cannot be read: {what_failed(error)}; mend that or set data_dir=") from error
+    md5 = MD5[path.name]
+    if hashlib.md5(content.data, usedforsecurity=False).hexdigest() != md5:
+        raise UserError(
+            f"{path} must be the original file with MD5 {md5}, but it is truncated or altered "
+            f"({len(content):,} bytes); delete it to have it downloaded again, or set data_dir="
+        )
+    return content
+
+
+def _download(source: ModuleType, raw: Path, missing: list[str]) -> None:
+    """Download the missing files with torchvision, which shows progress, from the first mirror that answers.
+
+    Archives (.gz) that are there already are unpacked without a network.
+
+    Raises:
+        UserError: If no mirror gives a file.
+    """
+    for name in missing:
+        try:
+            with give_up_after(SILENCE_S):
+                _download_one(source, raw, name)
+        except (RuntimeError, OSError, HTTPException) as error:
+            raise cannot_download("MNIST", raw, name, MD5, "their .gz archives", error) from error
+
+
+def _download_one(source: ModuleType, raw: Path, name: str) -> None:
+    """Download and unpack one file; raise the last mirror's error if all fail."""
+    archive = f"{name}.gz"
+    md5 = dict(source.MNIST.resources)[archive]
+    *others, last = source.MNIST.mirrors
+    for mirror in others:
+        try:
+            source.download_and_extract_archive(mirror + archive, str(raw), filename=archive, md5=md5)
+            return
+        except (RuntimeError, OSError, HTTPException):
+            continue  # the next mirror may have it
+    source.download_and_extract_archive(last + archive, str(raw), filename=archive, md5=md5)

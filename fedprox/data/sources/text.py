@@ -1,0 +1,157 @@
+"""The paper's data sets of text (Li et al. 2020, sec. 5.1), from the authors' or LEAF's JSON files.
+
+Features are token numbers, int64 of shape (num_examples, length). Clients are the files' users, in the order
+of their ids, with the files' own split into training and test examples; there is no global test set.
+"""
+
+import re
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+
+from fedprox.data.federated import ClientIndex, FederatedData, Integers, LabelledData
+from fedprox.data.sources.glove import Glove, read_glove
+from fedprox.data.sources.leaf import LeafExamples, LeafUsers, read_leaf
+from fedprox.errors import UserError
+
+# The authors' 80 characters (litian96/FedProx, flearn/utils/language_utils.py); a character's place is its token.
+ALL_LETTERS = "\n !\"&'(),-.0123456789:;>?ABCDEFGHIJKLMNOPQRSTUVWXYZ[]abcdefghijklmnopqrstuvwxyz}"
+LENGTH = 80  # characters of one example
+_LETTER_OF_CODE = np.full(129, -1, dtype=np.int64)  # of ASCII; the last place is for everything else
+_LETTER_OF_CODE[[ord(letter) for letter in ALL_LETTERS]] = np.arange(len(ALL_LETTERS))
+
+CLASSES = {0: 0, 1: 1, 4: 1, "0": 0, "1": 1, "4": 1}  # Sentiment140 writes 4 for positive, LEAF as a string
+TEXT = 4  # the text's place in a tweet's fields: id, date, query, user, text, ...
+MAX_TOKENS = 10_000  # no tweet has as many
+TOKEN = re.compile(r"[\w']+|[.,!?;]")  # LEAF's
+
+Tokens = Callable[[LeafExamples], tuple[Integers, Integers]]
+
+
+def shakespeare(path: str) -> FederatedData:
+    """Return the next-character data: 80 characters as tokens 0 .. 79, and as class the one that follows.
+
+    A client is a speaking role. The paper has 143 of them with 517,106 examples.
+
+    Args:
+        path: Folder with train/*.json and test/*.json; x is a string of 80 characters, y one character.
+
+    Raises:
+        UserError: If a file is missing or damaged, or an example is not like that or has a character that
+            is none of the 80. (The authors' program gives such a character the token -1.)
+    """
+    return _federated(read_leaf(path), _letters, len(ALL_LETTERS))
+
+
+def sent140(path: str, glove: str, num_tokens: int = 25, max_words: int | None = None) -> FederatedData:
+    """Return tweets as tokens, rows of a GloVe file, and as class whether their sentiment is positive.
+
+    A client is a Twitter account. The paper has 772 of them with 40,783 tweets, and 25 tokens.
+
+    Tokens are the words and the marks .,!?; of the text as it is: with upper-case letters, for which
+    glove.6B has no words. Unknown words, and the places after a text's end, have the row after the last
+    word's, whose vector is zero (as in the authors' program). What the model needs is the same file.
+
+    Args:
+        path: Folder with train/*.json and test/*.json; x is a list whose item 4 is the text; y is 0 or 1,
+            or 0 or 4, as a number or a string.
+        glove: Text file with lines "word v1 v2 ...", such as glove.6B.300d.txt.
+        num_tokens: How many tokens an example has, 1 .. 10,000.
+        max_words: How many of the file's words to know; None for all. The model must have the same number.
+
+    Raises:
+        UserError: If a file is missing or damaged, or an example is not like that.
+    """
+    if not 1 <= num_tokens <= MAX_TOKENS:
+        raise UserError(f"num_tokens must be >= 1 and <= {MAX_TOKENS}, got {num_tokens}; the paper has 25")
+    words = read_glove(glove, max_words)
+    return _federated(read_leaf(path), lambda examples: _tweets(examples, words, num_tokens), 2)
+
+
+def _federated(users: LeafUsers, to_arrays: Tokens, num_classes: int) -> FederatedData:
+    """Return the users' examples as tokens, those for training first, in the users' order."""
+    parts = [to_arrays(examples) for examples in (*users.train, *users.test)]
+    features = np.concatenate([tokens for tokens, _ in parts])
+    labels = np.concatenate([classes for _, classes in parts])
+    data = LabelledData(
+        features=features,
+        labels=labels,
+        test_features=features[:0],
+        test_labels=labels[:0],
+        num_classes=num_classes,
+        mean=np.zeros((), dtype=np.float32),
+        std=np.ones((), dtype=np.float32),
+    )
+    train, held_out = _positions(users.train, 0), _positions(users.test, sum(len(part.y) for part in users.train))
+    return FederatedData(data, ClientIndex.from_lists(train), ClientIndex.from_lists(held_out), tuple(users.ids))
+
+
+def _positions(parts: Sequence[LeafExamples], first: int) -> list[Integers]:
+    """Return each part's positions where the parts stand one after another from position `first`."""
+    ends = first + np.cumsum([len(part.y) for part in parts])
+    return [np.arange(end - len(part.y), end) for part, end in zip(parts, ends.tolist(), strict=True)]
+
+
+def _letters(examples: LeafExamples) -> tuple[Integers, Integers]:
+    """Return one client's tokens, shape (n, 80), and the characters that follow, shape (n,)."""
+    for texts, length, name in ((examples.x, LENGTH, "x"), (examples.y, 1, "y")):
+        for text in texts:
+            if not isinstance(text, str) or len(text) != length:
+                raise UserError(
+                    f"{examples.where}: each {name} must be a string of length {length}, got {_shown(text)}; "
+                    "prepare the data set with the authors' or LEAF's preprocess.sh for Shakespeare"
+                )
+    return _numbers(examples, examples.x).reshape(-1, LENGTH), _numbers(examples, examples.y)
+
+
+def _numbers(examples: LeafExamples, texts: Sequence[str]) -> Integers:
+    """Return the tokens of all characters, one after another.
+
+    Raises:
+        UserError: If a character is none of the 80.
+    """
+    joined = "".join(texts)
+    codes = np.frombuffer(joined.encode("utf-32-le", "surrogatepass"), dtype="<u4")
+    tokens: Integers = _LETTER_OF_CODE[np.minimum(codes, len(_LETTER_OF_CODE) - 1)]
+    if len(unknown := np.flatnonzero(tokens < 0)):
+        character = joined[unknown[0]]
+        raise UserError(
+            f"{examples.where} has the character {character!r} (U+{ord(character):04X}), which is none of the "
+            f"{len(ALL_LETTERS)} of the authors' alphabet; replace it or leave the user out"
+        )
+    return tokens
+
+
+def _tweets(examples: LeafExamples, words: Glove, num_tokens: int) -> tuple[Integers, Integers]:
+    """Return one client's tokens, shape (n, num_tokens), and classes, shape (n,)."""
+    tokens = np.full((len(examples.x), num_tokens), words.unknown, dtype=np.int64)
+    for row, fields in zip(tokens, examples.x, strict=True):
+        found = TOKEN.findall(_text(examples, fields))[:num_tokens]
+        row[: len(found)] = [words.index.get(word, words.unknown) for word in found]
+    return tokens, np.array([_sentiment(examples, y) for y in examples.y], dtype=np.int64)
+
+
+def _text(examples: LeafExamples, fields: Any) -> str:
+    """Return a tweet's text."""
+    if isinstance(fields, list) and len(fields) > TEXT and isinstance(text := fields[TEXT], str):
+        return text
+    raise UserError(
+        f"{examples.where}: each x must be a list with the text as item {TEXT} (counted from 0), got "
+        f"{_shown(fields)}; prepare the data set with the authors' or LEAF's preprocess.sh for Sent140"
+    )
+
+
+def _sentiment(examples: LeafExamples, y: Any) -> int:
+    """Return 1 for a positive tweet, 0 for a negative one."""
+    if not isinstance(y, (int, float, str)) or y not in CLASSES:
+        raise UserError(
+            f"{examples.where}: each y must be 0 or 1, or 0 or 4, got {_shown(y)}; leave neutral tweets (2) out"
+        )
+    return CLASSES[y]
+
+
+def _shown(value: Any) -> str:
+    """Return a value as a message shows it, at most 60 characters."""
+    text = repr(value)
+    return text if len(text) <= 60 else text[:57] + "..."

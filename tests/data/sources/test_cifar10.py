@@ -1,0 +1,261 @@
+"""CIFAR-10 from small files in torchvision's layout: the real ones are 170 MB to download."""
+
+import hashlib
+import io
+import json
+import pickle
+import socket
+import struct
+import tarfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from fedprox.data.sources import cifar10 as ours
+from fedprox.data.sources.cifar10 import cifar10, read_batch
+from fedprox.errors import UserError
+
+FOLDER, ARCHIVE = "cifar-10-batches-py", "cifar-10-python.tar.gz"
+TRAIN = [f"data_batch_{number}" for number in range(1, 6)]
+NAMES = [*TRAIN, "test_batch", "batches.meta"]
+PER_BATCH = 4
+
+
+def batch(number: int) -> dict:
+    """Return a batch as CIFAR-10's files have it: a row is a picture's red, then green, then blue plane."""
+    rng = np.random.default_rng(number)
+    pixels = rng.integers(0, 256, (PER_BATCH, 3072), dtype=np.uint8)
+    return {"data": pixels, "labels": [(number + i) % 10 for i in range(PER_BATCH)]}
+
+
+@pytest.fixture
+def files(monkeypatch) -> dict[str, bytes]:
+    """Return small files, whose checksums torchvision is told; the download's address answers nobody."""
+    from torchvision.datasets.cifar import CIFAR10
+
+    contents = {name: pickle.dumps(batch(number)) for number, name in enumerate(NAMES[:-1])}
+    contents["batches.meta"] = pickle.dumps({"label_names": [f"class {label}" for label in range(10)]})
+    md5 = {name: hashlib.md5(content).hexdigest() for name, content in contents.items()}
+    monkeypatch.setattr(CIFAR10, "train_list", [[name, md5[name]] for name in TRAIN])
+    monkeypatch.setattr(CIFAR10, "test_list", [["test_batch", md5["test_batch"]]])
+    monkeypatch.setattr(CIFAR10, "meta", {**CIFAR10.meta, "md5": md5["batches.meta"]})
+    monkeypatch.setattr(CIFAR10, "url", "http://127.0.0.1:9/" + ARCHIVE)
+    monkeypatch.setattr(CIFAR10, "tgz_md5", hashlib.md5(packed(contents)).hexdigest())
+    monkeypatch.setenv("no_proxy", "127.0.0.1")
+    return contents
+
+
+def packed(contents: dict[str, bytes]) -> bytes:
+    made = io.BytesIO()
+    with tarfile.open(fileobj=made, mode="w:gz", compresslevel=0) as archive:
+        for name, content in contents.items():
+            member = tarfile.TarInfo(f"{FOLDER}/{name}")
+            member.size = len(content)
+            archive.addfile(member, io.BytesIO(content))
+    content = made.getvalue()
+    return content[:4] + bytes(4) + content[8:]  # without the time
+
+
+@pytest.fixture
+def small(files, tmp_path) -> Path:
+    """Return a data_dir that has the small files."""
+    (tmp_path / FOLDER).mkdir()
+    for name, content in files.items():
+        (tmp_path / FOLDER / name).write_bytes(content)
+    return tmp_path
+
+
+def error_line(data_dir: Path) -> str:
+    with pytest.raises(UserError) as caught:
+        cifar10(str(data_dir))
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+def assert_is_the_small_set(data) -> None:
+    batches = [batch(number) for number in range(6)]
+    pixels = np.concatenate([each["data"] for each in batches])
+    features = np.concatenate([data.features, data.test_features])
+    assert features.dtype == np.uint8
+    assert (features == pixels.reshape(-1, 3, 32, 32)).all()
+    assert data.labels.tolist() == [label for each in batches[:5] for label in each["labels"]]
+    assert data.test_labels.tolist() == batches[5]["labels"]
+    assert (len(data.features), len(data.test_features), data.num_classes) == (5 * PER_BATCH, PER_BATCH, 10)
+
+
+def test_the_five_batches_are_for_training_and_the_sixth_is_the_test_set(small):
+    assert_is_the_small_set(cifar10(str(small)))
+
+
+def test_the_images_lie_in_memory_with_channels_last(small):
+    data = cifar10(str(small))
+    for features in (data.features, data.test_features):
+        assert features.transpose(0, 2, 3, 1).flags.c_contiguous
+    assert np.shares_memory(data.features, cifar10(str(small)).features)  # one copy for all jobs of a sweep
+
+
+def test_model_input_has_mean_0_and_deviation_1_in_each_channel_of_the_training_set(small):
+    data = cifar10(str(small))
+    assert data.mean.shape == data.std.shape == (3, 1, 1)
+    x = data.model_input(data.features).astype(np.float64)
+    # float32 inputs of size 1
+    np.testing.assert_allclose(x.mean(axis=(0, 2, 3)), 0, atol=1e-6)
+    np.testing.assert_allclose(x.std(axis=(0, 2, 3)), 1, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("change", ["cut off", "altered"])
+def test_a_file_that_is_not_the_original_is_named_and_never_unpickled(small, tmp_path, monkeypatch, name, change):
+    path = small / FOLDER / name
+    content = path.read_bytes()
+    path.write_bytes(content[:-1] if change == "cut off" else content + b"\0")
+    monkeypatch.setattr(pickle, "load", None)
+    line = error_line(small)
+    assert f"{path} must be the original file with MD5 " in line
+    assert "delete it" in line
+    assert "data_dir=" in line
+
+
+def test_without_files_and_network_one_line_names_the_three_ways_out(files, tmp_path):
+    line = error_line(tmp_path)
+    assert f"CIFAR-10: data_batch_1 is not in {tmp_path / FOLDER} and cannot be downloaded (" in line
+    assert all(name in line for name in NAMES)
+    for way_out in (f"{ARCHIVE} beside that folder", "data_dir=", "dataset=digits", "dataset=synthetic_1_1"):
+        assert way_out in line
+
+
+def test_a_missing_file_is_named(small):
+    (small / FOLDER / "data_batch_3").unlink()
+    assert "CIFAR-10: data_batch_3 is not in" in error_line(small)
+
+
+def test_the_archive_in_data_dir_is_unpacked_without_a_network(files, tmp_path):
+    (tmp_path / ARCHIVE).write_bytes(packed(files))
+    assert_is_the_small_set(cifar10(str(tmp_path)))
+
+
+def test_an_archive_that_is_cut_off_is_never_used(files, tmp_path):
+    (tmp_path / ARCHIVE).write_bytes(packed(files)[:-20])
+    assert "data_batch_1 is not in" in error_line(tmp_path)
+    assert not (tmp_path / FOLDER).exists()
+
+
+def test_the_archive_is_downloaded_where_files_are_missing(files, tmp_path, monkeypatch):
+    from torchvision.datasets import cifar as source
+
+    asked = []
+
+    def download(url, folder, filename, md5):
+        asked.append((url, filename, md5))
+        with tarfile.open(fileobj=io.BytesIO(packed(files))) as archive:
+            archive.extractall(folder, filter="data")
+
+    monkeypatch.setattr(source, "download_and_extract_archive", download)
+    assert_is_the_small_set(cifar10(str(tmp_path)))
+    assert asked == [(source.CIFAR10.url, ARCHIVE, source.CIFAR10.tgz_md5)]
+
+
+def test_a_download_without_one_of_the_files_is_refused(files, tmp_path, monkeypatch):
+    from torchvision.datasets import cifar as source
+
+    del files["test_batch"]
+    content = packed(files)
+    monkeypatch.setattr(source.CIFAR10, "tgz_md5", hashlib.md5(content).hexdigest())
+    (tmp_path / ARCHIVE).write_bytes(content)
+    assert f"{tmp_path / FOLDER / 'test_batch'} must be the original file" in error_line(tmp_path)
+
+
+def test_a_server_that_says_nothing_is_given_up(files, tmp_path, monkeypatch):
+    from torchvision.datasets.cifar import CIFAR10
+
+    monkeypatch.setattr(ours, "SILENCE_S", 0.2)
+    with socket.create_server(("127.0.0.1", 0)) as silent:  # accepts, never answers
+        monkeypatch.setattr(CIFAR10, "url", f"http://127.0.0.1:{silent.getsockname()[1]}/")
+        assert "timed out" in error_line(tmp_path)
+    assert socket.getdefaulttimeout() is None  # as before
+
+
+def test_the_layout_is_torchvisions():
+    from torchvision.datasets.cifar import CIFAR10
+
+    assert [name for name, _ in CIFAR10.train_list] == TRAIN
+    assert [name for name, _ in CIFAR10.test_list] == ["test_batch"]
+    assert (CIFAR10.base_folder, CIFAR10.filename, CIFAR10.meta["filename"]) == (FOLDER, ARCHIVE, "batches.meta")
+
+
+RUN = ("dataset=cifar10", "partition=iid", "num_clients=2", "clients_per_round=2", "engine=local", "num_rounds=1")
+
+
+def test_a_run_trains_on_it(fedprox, small, tmp_path):
+    ended = fedprox(*RUN, f"data_dir={small}", "hold_out=0")
+    assert ended.status == 0, ended.err
+    told = json.loads((tmp_path / "run" / "run.json").read_text())
+    assert told["name"] == "cifar10"
+    assert told["data"].startswith("2 clients with 20 training examples (min 10")
+
+
+@pytest.mark.usefixtures("files")
+def test_a_run_without_files_and_network_ends_in_one_line(fedprox, tmp_path):
+    ended = fedprox(*RUN, f"data_dir={tmp_path}")
+    assert ended.status == 2
+    assert ended.err.splitlines()[-1].startswith("error: CIFAR-10: data_batch_1 is not in")
+
+
+NUM = 3
+PIXELS = np.random.default_rng(0).integers(0, 256, (NUM, 3072), dtype=np.uint8)
+LABELS = [9, 0, 9]
+
+
+def by_python_2() -> bytes:
+    """Return a batch as Python 2 wrote the original ones: protocol 2, strings of bytes, an array's state in a tuple."""
+    string = lambda text: b"U" + bytes([len(text)]) + text  # noqa: E731
+    numbers = b"](" + b"".join(b"K" + bytes([label]) for label in LABELS) + b"e"
+    empty = b"cnumpy.core.multiarray\n_reconstruct\ncnumpy\nndarray\nK\x00\x85" + string(b"b") + b"\x87R"
+    shape = b"K" + bytes([NUM]) + b"M" + struct.pack("<H", 3072) + b"\x86"
+    kind = b"cnumpy\ndtype\n" + string(b"u1") + b"K\x00K\x01\x87R(K\x03" + string(b"|") + b"NNNJ\xff\xff\xff\xff"
+    kind += b"J\xff\xff\xff\xffK\x00tb"
+    state = b"(K\x01" + shape + kind + b"\x89T" + struct.pack("<i", PIXELS.size) + PIXELS.tobytes() + b"tb"
+    names = b"](" + b"".join(string(b"labels_%d.png" % each) for each in range(NUM)) + b"e"
+    batch = string(b"batch_label") + string(b"training batch 1 of 5") + string(b"labels") + numbers
+    return b"\x80\x02}(" + batch + string(b"data") + empty + state + string(b"filenames") + names + b"u."
+
+
+def test_what_stands_in_for_python_2_is_the_pickle_of_such_a_batch():
+    batch = pickle.loads(by_python_2(), encoding="latin1")
+    assert (batch["labels"], batch["data"].tolist()) == (LABELS, PIXELS.tolist())
+
+
+@pytest.mark.parametrize("protocol", ["Python 2", 2, 3, 4, 5])
+def test_pictures_and_labels_come_whoever_wrote_them(tmp_path, protocol):
+    file = tmp_path / "batch"
+    batch = {"batch_label": "training batch 1 of 5", "labels": LABELS, "data": PIXELS, "filenames": ["a"] * NUM}
+    file.write_bytes(by_python_2() if protocol == "Python 2" else pickle.dumps(batch, protocol))
+    pictures, labels = read_batch(file)
+    assert labels.tolist() == LABELS
+    assert (pictures.transpose(0, 3, 1, 2).reshape(NUM, -1) == PIXELS).all()
+
+
+@pytest.mark.parametrize(
+    "batch",
+    [
+        {"labels": LABELS, "data": PIXELS[:2]},
+        {"labels": LABELS[:2], "data": PIXELS},
+        {"labels": [1, 2, 10], "data": PIXELS},
+        {"data": PIXELS},
+        {},
+    ],
+    ids=["too few pixels", "too few labels", "a class too many", "no labels", "nothing"],
+)
+def test_a_batch_of_anything_else_is_refused(tmp_path, batch):
+    (tmp_path / "batch").write_bytes(pickle.dumps(batch))
+    with pytest.raises(UserError, match=r"must hold pictures of 32 x 32 pixels and as many labels 0 \.\. 9"):
+        read_batch(tmp_path / "batch")
+
+
+def test_a_batch_that_is_cut_off_anywhere_is_refused(tmp_path):
+    whole = by_python_2()
+    for end in [0, 1, 5, 100, len(whole) // 2, len(whole) - 1]:
+        (tmp_path / "batch").write_bytes(whole[:end])
+        with pytest.raises(UserError, match="delete it"):
+            read_batch(tmp_path / "batch")

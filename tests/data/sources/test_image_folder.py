@@ -1,0 +1,437 @@
+"""Folders of pictures as a data set: classes, sides, statistics, the cache, and what the user is told."""
+
+import csv
+import json
+import logging
+import os
+import shutil
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from fedprox.data.sources import image_folder as ours
+from fedprox.data.sources.image_folder import image_folder, name_of
+from fedprox.errors import UserError
+
+CIFAR_JPEG = Path(os.environ.get("FEDPROX_DATA_DIR", "data")).absolute() / "cifar10-jpeg.zip"
+
+
+@pytest.fixture(autouse=True)
+def _own_cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "home"))
+
+
+def colour(name: str) -> np.ndarray:
+    """Return pixels that only this name has, shape (4, 4, 3)."""
+    return np.random.default_rng(list(name.encode())).integers(0, 256, (4, 4, 3), dtype=np.uint8)
+
+
+def write(folder: Path, *names: str) -> Path:
+    for name in names:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(colour(name)).save(folder / name)
+    return folder
+
+
+def zipped(folder: Path, file: Path) -> Path:
+    with zipfile.ZipFile(file, "w") as archive:
+        for path in sorted(folder.rglob("*.png")):
+            archive.write(path, path.relative_to(folder.parent))
+    return file
+
+
+SIDES = ("train/cat/1.png", "train/cat/2.png", "train/dog/1.png", "test/cat/3.png", "test/dog/2.png", "test/dog/3.png")
+
+
+@pytest.fixture
+def sides(tmp_path) -> Path:
+    """Return a folder with train/ and test/."""
+    return write(tmp_path / "pets", *SIDES)
+
+
+@pytest.fixture
+def one_tree(tmp_path) -> Path:
+    """Return a folder with 10 pictures of each of cat and dog, and 3 of emu."""
+    numbers = {"cat": 10, "dog": 10, "emu": 3}
+    return write(tmp_path / "zoo", *(f"{label}/{i}.png" for label, num in numbers.items() for i in range(num)))
+
+
+def assert_same(one, other) -> None:
+    for name in ("features", "labels", "test_features", "test_labels", "mean", "std"):
+        assert (getattr(one, name) == getattr(other, name)).all(), name
+    assert one.num_classes == other.num_classes
+
+
+def error_line(path: Path | str, **settings) -> str:
+    with pytest.raises(UserError) as caught:
+        image_folder(str(path), 0, **settings)
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+@pytest.mark.parametrize("kind", ["folder", "zip"])
+def test_both_sides_come_by_class_and_name_from_a_folder_and_from_a_zip(sides, tmp_path, kind):
+    data = image_folder(str(sides if kind == "folder" else zipped(sides, tmp_path / "pets.zip")), 0)
+    train, test = ([name for name in SIDES if name.startswith(side)] for side in ("train", "test"))
+    assert (data.features.transpose(0, 2, 3, 1) == [colour(name) for name in train]).all()
+    assert (data.test_features.transpose(0, 2, 3, 1) == [colour(name) for name in test]).all()
+    assert (data.labels.tolist(), data.test_labels.tolist(), data.num_classes) == ([0, 0, 1], [0, 1, 1], 2)
+    assert (data.features.dtype, data.labels.dtype) == (np.uint8, np.int64)
+
+
+def test_pictures_lie_in_memory_with_channels_last(sides, one_tree):
+    for path in (sides, one_tree):
+        for _ in range(2):  # decoded, and from the cache
+            data = image_folder(str(path), 0)
+            for features in (data.features, data.test_features):
+                assert features.shape[1:] == (3, 4, 4)
+                assert features.transpose(0, 2, 3, 1).flags.c_contiguous
+
+
+def test_mean_and_std_are_those_of_the_training_pixels_of_each_channel(sides, one_tree):
+    for path in (sides, one_tree):
+        data = image_folder(str(path), 0)
+        assert data.mean.shape == data.std.shape == (3, 1, 1)
+        pixels = data.features.astype(np.float64)
+        np.testing.assert_allclose(data.mean.ravel(), pixels.mean(axis=(0, 2, 3)), rtol=1e-6)  # float32
+        np.testing.assert_allclose(data.std.ravel(), pixels.std(axis=(0, 2, 3)), rtol=1e-6)
+
+
+def pictures_of(data) -> tuple[set[bytes], set[bytes]]:
+    train, test = ({each.transpose(1, 2, 0).tobytes() for each in side} for side in (data.features, data.test_features))
+    return train, test
+
+
+def test_one_tree_is_divided_class_by_class_without_loss(one_tree):
+    data = image_folder(str(one_tree), 0, test_fraction=0.4)
+    # int(0.4 * 10), int(0.4 * 10), int(0.4 * 3)
+    assert np.bincount(data.test_labels).tolist() == [4, 4, 1]
+    assert np.bincount(data.labels).tolist() == [6, 6, 2]
+    train, test = pictures_of(data)
+    everything = {colour(str(path.relative_to(one_tree))).tobytes() for path in one_tree.rglob("*.png")}
+    assert train | test == everything
+    assert train & test == set()
+
+
+def test_each_picture_keeps_its_class_when_one_tree_is_divided(one_tree):
+    data = image_folder(str(one_tree), 3, test_fraction=0.4)
+    label_of = {colour(str(p.relative_to(one_tree))).tobytes(): p.parent.name for p in one_tree.rglob("*.png")}
+    for features, labels in ((data.features, data.labels), (data.test_features, data.test_labels)):
+        found = [label_of[each.transpose(1, 2, 0).tobytes()] for each in features]
+        assert found == [["cat", "dog", "emu"][label] for label in labels]
+
+
+def test_the_seed_decides_the_test_set_and_nothing_else_does(one_tree):
+    first, again, other = (image_folder(str(one_tree), seed, test_fraction=0.4) for seed in (0, 0, 1))
+    assert_same(first, again)
+    assert pictures_of(first)[1] != pictures_of(other)[1]
+
+
+def test_a_fifth_is_for_testing_where_nothing_is_said_and_nothing_where_0_is(one_tree):
+    assert np.bincount(image_folder(str(one_tree), 0).test_labels).tolist() == [2, 2]  # int(3 / 5) = 0
+    assert len(image_folder(str(one_tree), 0, test_fraction=0.0).test_labels) == 0
+
+
+def test_settings_out_of_range_are_told_before_anything_is_read():
+    for settings, rule in (
+        ({"size": 0}, "dataset.size must be >= 1 and <= 4096, got 0"),
+        ({"channels": 2}, "dataset.channels must be 1 or 3, got 2"),
+        ({"test_fraction": 1.0}, "dataset.test_fraction must be at least 0 and below 1, got 1.0"),
+        ({"test_fraction": -0.1}, "dataset.test_fraction must be at least 0 and below 1, got -0.1"),
+        ({"test_fraction": float("nan")}, "dataset.test_fraction must be at least 0 and below 1, got nan"),
+    ):
+        assert error_line("nowhere", **settings).startswith(rule)
+
+
+def test_a_fraction_for_data_that_have_a_test_set_is_refused(sides):
+    assert "dataset.test_fraction divides one tree" in error_line(sides, test_fraction=0.5)
+
+
+def test_a_size_and_channels_are_made_as_asked(sides):
+    data = image_folder(str(sides), 0, size=2, channels=1)
+    assert (data.features.shape, data.test_features.shape) == ((3, 1, 2, 2), (3, 1, 2, 2))
+    assert data.mean.shape == (1, 1, 1)
+
+
+# Broken pictures.
+
+
+def test_broken_pictures_are_skipped_on_both_sides_and_counted_each_time(sides, caplog):
+    clean = image_folder(str(sides), 0)
+    for name in ("train/cat/0.png", "train/dog/9.png", "test/dog/25.png"):
+        (sides / name).write_bytes(b"broken")
+    assert "train/cat/0.png cannot be read as a picture" in error_line(sides)
+    for _ in range(2):  # decoded, and from the cache
+        caplog.clear()
+        assert_same(image_folder(str(sides), 0, skip_broken=True), clean)
+        assert f"{sides}: 3 broken pictures are skipped, the first is train/cat/0.png: " in caplog.text
+
+
+def test_a_class_without_a_whole_picture_is_told(sides):
+    (sides / "train" / "dog" / "1.png").write_bytes(b"broken")
+    assert "must have pictures of every class, but all of dog are broken" in error_line(sides, skip_broken=True)
+
+
+@pytest.mark.skipif(not Path("/proc/self/mem").exists(), reason="no file here that even root cannot read")
+def test_a_file_that_cannot_be_read_is_named_as_broken(sides):
+    (sides / "train" / "cat" / "9.png").symlink_to("/proc/self/mem")
+    assert "train/cat/9.png cannot be read as a picture (OSError" in error_line(sides)
+
+
+def test_a_picture_that_is_altered_within_a_zip_is_named(sides, tmp_path):
+    file = zipped(sides, tmp_path / "pets.zip")
+    content = bytearray(file.read_bytes())
+    with zipfile.ZipFile(file) as archive:
+        info = archive.getinfo("pets/train/dog/1.png")
+    content[info.header_offset + 30 + len(info.filename) + info.compress_size // 2] ^= 255  # 30 bytes of header
+    file.write_bytes(content)
+    assert "pets/train/dog/1.png cannot be read as a picture (BadZipFile" in error_line(file)
+
+
+# The cache.
+
+
+def cache_of(folder: Path) -> Path:
+    (file,) = (folder / ".fedprox-cache").glob("*")
+    return file
+
+
+def spoil(folder: Path) -> None:
+    """Make the pictures unusable without a change of size or time."""
+    for file in folder.rglob("*.png"):
+        stat = file.stat()
+        file.write_bytes(b"?" * stat.st_size)
+        os.utime(file, ns=(stat.st_atime_ns, stat.st_mtime_ns))
+
+
+def test_the_second_time_nothing_is_decoded(sides, one_tree):
+    for path in (sides, one_tree):
+        first = image_folder(str(path), 0)
+        spoil(path)
+        assert_same(image_folder(str(path), 0), first)
+
+
+def test_another_division_of_one_tree_needs_no_decoding(one_tree):
+    image_folder(str(one_tree), 0, test_fraction=0.4)
+    spoil(one_tree)
+    data = image_folder(str(one_tree), 1, test_fraction=0.5)
+    assert np.bincount(data.test_labels).tolist() == [5, 5, 1]
+    np.testing.assert_allclose(data.mean.ravel(), data.features.mean(axis=(0, 2, 3)), rtol=1e-6)
+
+
+def test_each_size_and_number_of_channels_has_a_cache_of_its_own(sides):
+    made = {(size, channels): image_folder(str(sides), 0, size, channels) for size in (None, 2) for channels in (1, 3)}
+    spoil(sides)
+    for settings, data in made.items():
+        assert_same(image_folder(str(sides), 0, *settings), data)
+
+
+def change_pixels(folder: Path) -> None:
+    Image.fromarray(255 - colour("x")).save(folder / "train/cat/1.png")
+
+
+def touch(folder: Path) -> None:
+    file = folder / "train/cat/1.png"
+    size = file.stat().st_size
+    Image.fromarray(255 - colour("train/cat/1.png")).save(file)
+    assert file.stat().st_size == size
+    os.utime(file, ns=(10**18, 10**18))  # in 2001; a .zip file has no time before 1980
+
+
+def add(folder: Path) -> None:
+    write(folder, "train/cat/new.png")
+
+
+def rename(folder: Path) -> None:
+    (folder / "train/cat/1.png").rename(folder / "train/cat/9.png")
+
+
+def remove(folder: Path) -> None:
+    (folder / "train/cat/1.png").unlink()
+
+
+@pytest.mark.parametrize("change", [change_pixels, touch, add, rename, remove])
+@pytest.mark.parametrize("kind", ["folder", "zip"])
+def test_after_any_change_of_the_files_they_are_decoded_anew(sides, tmp_path, kind, change):
+    place = tmp_path / "pets.zip" if kind == "zip" else sides
+    if kind == "zip":
+        zipped(sides, place)
+    old = image_folder(str(place), 0)
+    change(sides)
+    if kind == "zip":
+        zipped(sides, place)
+    new = image_folder(str(place), 0)
+    assert old.features.shape != new.features.shape or (old.features != new.features).any()
+    assert_same(new, image_folder(str(sides), 0, cache_dir=str(tmp_path / "another")))
+
+
+def test_another_version_of_pillow_or_of_the_format_decodes_anew(sides, monkeypatch):
+    image_folder(str(sides), 0)
+    for name, value in (("VERSION", ours.VERSION + 1), ("version", lambda _: "another")):
+        before = cache_of(sides).read_bytes()
+        monkeypatch.setattr(ours, name, value)
+        image_folder(str(sides), 0)
+        assert cache_of(sides).read_bytes() != before
+
+
+def test_a_cache_that_is_cut_off_or_altered_is_made_again(sides, caplog):
+    caplog.set_level(logging.INFO, "fedprox")
+    first = image_folder(str(sides), 0)
+    cache = cache_of(sides)
+    whole = cache.read_bytes()
+    for place in range(0, len(whole), 41):
+        for content in (whole[:place], whole[:place] + bytes([whole[place] ^ 4]) + whole[place + 1 :]):
+            cache.write_bytes(content)
+            assert_same(image_folder(str(sides), 0), first)
+    assert f"{cache} cannot be used (BadZipFile) and is made again" in caplog.text
+    cache.write_bytes(whole[:-100])
+    image_folder(str(sides), 0)
+    spoil(sides)
+    assert_same(image_folder(str(sides), 0), first)
+
+
+def test_the_cache_is_beside_a_zip_and_where_a_setting_says(sides, tmp_path):
+    folder = tmp_path / "zips"
+    folder.mkdir()
+    file = zipped(sides, folder / "pets.zip")
+    image_folder(str(file), 0)
+    assert cache_of(folder).suffix == ".npz"
+    shutil.rmtree(folder / ".fedprox-cache")
+    image_folder(str(file), 0, cache_dir=str(tmp_path / "there"))
+    assert [path.name for path in folder.iterdir()] == ["pets.zip"]
+    assert len(list((tmp_path / "there").iterdir())) == 1
+
+
+def test_where_the_data_are_read_only_the_cache_is_in_the_users_home(sides, tmp_path):
+    sides.chmod(0o555)
+    first = image_folder(str(sides), 0)
+    assert not (sides / ".fedprox-cache").exists()
+    assert len(list((tmp_path / "home" / "fedprox" / "pictures").glob("*/pictures-*.npz"))) == 1
+    spoil(sides)
+    assert_same(image_folder(str(sides), 0), first)
+
+
+def test_where_nothing_can_be_written_it_works_without_a_cache(sides, tmp_path, caplog):
+    caplog.set_level(logging.INFO, "fedprox")
+    (tmp_path / "in the way").write_text("")
+    first = image_folder(str(sides), 0)
+    assert_same(image_folder(str(sides), 0, cache_dir=str(tmp_path / "in the way" / "cache")), first)
+    assert "no cache can be written in" in caplog.text
+
+
+# The command line.
+
+
+@pytest.mark.parametrize(
+    ("path", "name"),
+    [("/a/cifar10-jpeg.zip", "cifar10-jpeg"), ("/a/pets/", "pets"), ("../v1.0", "v1.0"), ("/a/X.ZIP", "X")],
+)
+def test_the_name_is_the_folders_or_the_zips(path, name):
+    assert name_of(path) == name
+
+
+SMALL = ("dataset=image_folder", "partition=iid", "num_clients=2", "clients_per_round=2", "engine=local")
+
+
+def test_a_run_trains_on_pictures_and_its_record_names_the_folder(fedprox, sides, tmp_path):
+    path = write(sides, "train/dog/4.png")  # 4 pictures to train on, 2 for each client
+    ended = fedprox(*SMALL, f"dataset.path={path}", "num_rounds=2", "hold_out=0")
+    assert ended.status == 0, ended.err
+    told = json.loads((tmp_path / "run" / "run.json").read_text())
+    assert told["name"] == "image_folder:pets"
+    assert told["data"].startswith("2 clients with 4 training examples (min 2")
+
+
+def test_a_run_tells_which_class_is_which_folder(fedprox, tmp_path):
+    names = ["10", "2", "\x1b[31m", "a,b"]
+    write(tmp_path / "odd", *(f"{name}/{number}.png" for name in names for number in range(5)))
+    ended = fedprox(*SMALL, "dataset.path=odd", "num_rounds=1", "evaluation.per_class=true")
+    assert ended.status == 0, ended.err
+    classes = sorted(names)  # as strings, so "10" is before "2"
+    assert "image_folder:odd: 4 classes: \\x1b[31m, 10, 2, a,b; 3 to 4 training examples each" in ended.out
+    assert "\x1b" not in ended.out + ended.err + (tmp_path / "run" / "main.log").read_text()
+    assert json.loads((tmp_path / "run" / "run.json").read_text())["classes"] == classes
+    with (tmp_path / "run" / "classes.csv").open(newline="") as lines:
+        rows = list(csv.DictReader(lines))
+    assert [(row["class"], row["name"]) for row in rows[:4]] == [
+        *(("0", "\\x1b[31m"), ("1", "10"), ("2", "2"), ("3", "a,b"))
+    ]
+    assert image_folder(str(tmp_path / "odd"), 0).class_names == tuple(classes)  # from the cache
+
+
+def test_what_is_left_out_is_logged(sides, caplog):
+    caplog.set_level(logging.INFO, "fedprox")
+    (sides / "train" / "emu").mkdir()
+    (sides / "train" / "cat" / "list.txt").touch()
+    (sides / "train" / "cat" / "4").touch()
+    (sides / ".DS_Store").touch()
+    write(sides, "val/cat/1.png", "train/logo.png")
+    image_folder(str(sides), 0)
+    for words in (
+        *("3 files passed over: ", "1 *.txt", "1 without a suffix", "1 hidden"),
+        *("2 images are left out: they are in no class folder", "train/emu/ holds no image and is not a class"),
+    ):
+        assert words in caplog.text
+
+
+@pytest.mark.parametrize(("largest", "told"), [(200, "all of them keep their values"), (900, "divided by 1023 / 255")])
+def test_sixteen_bits_are_scaled_alike_on_both_sides_and_that_is_logged_each_time(tmp_path, caplog, largest, told):
+    caplog.set_level(logging.INFO, "fedprox")
+    for place, number in enumerate((100, 100, largest, 100)):  # the largest is in the test set
+        file = tmp_path / "deep" / ("train", "test")[place // 2] / "ab"[place % 2] / "1.png"
+        file.parent.mkdir(parents=True)
+        Image.fromarray(np.array([[0, number]], dtype=np.uint16)).save(file)
+    scaled = [round(number * 255 / (255 if largest == 200 else 1023)) for number in (100, largest)]
+    for _ in range(2):  # decoded, and from the cache
+        caplog.clear()
+        data = image_folder(str(tmp_path / "deep"), 0)
+        assert data.features[:, 0, 0, 1].tolist() == [scaled[0], scaled[0]]
+        assert data.test_features[:, 0, 0, 1].tolist() == [scaled[1], scaled[0]]
+        assert f"4 of 4 images have 16 bits; their largest value is {largest}" in caplog.text
+        assert told in caplog.text
+
+
+def test_mistakes_end_in_one_line(fedprox, sides, tmp_path):
+    (tmp_path / "empty").mkdir()
+    write(tmp_path / "one", "cat/1.png", "cat/2.png")
+    for path, words in (
+        ("nowhere", "dataset.path=nowhere is not there"),
+        ("empty", "dataset.path=empty must hold pictures in one folder for each class"),
+        ("one", "dataset.path=one must hold two classes or more, got cat"),
+        ("pets dataset.size=large", "dataset.size must be of type int | None, got 'large'"),
+    ):
+        ended = fedprox(*SMALL, *f"dataset.path={path}".split())
+        assert (ended.status, ended.err.count("\n")) == (2, 1), ended.err
+        assert ended.err.startswith("error: " + words)
+
+
+@pytest.fixture
+def cifar_jpeg(tmp_path, monkeypatch) -> str:
+    """Return the path of CIFAR-10 as JPEG files; without it the test is skipped."""
+    if not CIFAR_JPEG.is_file():
+        pytest.skip(f"{CIFAR_JPEG} is not there; set FEDPROX_DATA_DIR to the folder that holds it")
+    return str(CIFAR_JPEG)
+
+
+def test_a_run_on_cifar_10_as_60000_jpeg_files(fedprox, cifar_jpeg, tmp_path):
+    cache = tmp_path / "cache"
+    few = ("clients_per_round=2", "num_clients=500", "num_epochs=2", "num_rounds=1", "learning_rate=0.001")
+    arguments = (*SMALL, f"dataset.path={cifar_jpeg}", f"dataset.cache_dir={cache}", *few)
+    ended = fedprox(*arguments)
+    assert ended.status == 0, ended.err
+    told = json.loads((tmp_path / "run" / "run.json").read_text())
+    assert told["name"] == "image_folder:cifar10-jpeg"
+    assert told["data"].endswith("tested on 10000")
+    with (tmp_path / "run" / "metrics.csv").open() as file:
+        losses = [float(row["test_loss"]) for row in csv.DictReader(file)]
+    assert len(set(losses)) == 2
+    data = image_folder(cifar_jpeg, 0, cache_dir=str(cache))
+    assert (data.features.shape, data.test_features.shape) == ((50_000, 3, 32, 32), (10_000, 3, 32, 32))
+    assert np.bincount(data.labels).tolist() == [5000] * 10
+    assert np.bincount(data.test_labels).tolist() == [1000] * 10
+    # CIFAR-10's own are 125.3, 123.0, 113.9 and 63.0, 62.1, 66.7; JPEG keeps the mean and smooths a little.
+    np.testing.assert_allclose(data.mean.ravel(), [125.3, 123.0, 113.9], atol=0.2)
+    np.testing.assert_allclose(data.std.ravel(), [63.0, 62.1, 66.7], atol=1)

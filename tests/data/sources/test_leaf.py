@@ -1,0 +1,410 @@
+"""LEAF's JSON format: what comes out of the files, and what the user is told when they are not right."""
+
+import copy
+import json
+import os
+import tempfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from fedprox.data.sources import leaf as leaf_cache
+from fedprox.data.sources.leaf import leaf, read_leaf
+from fedprox.data.sources.synthetic import synthetic
+from fedprox.errors import UserError
+
+GENERATED = Path(os.environ.get("FEDPROX_DATA_DIR", "data")).absolute() / "leaf" / "synthetic_1_1"
+
+# Two clients with three and one training examples, one and two test examples; in no order.
+TRAIN = {"b": ([[1.5, -2.0], [0.25, 3.0], [7.0, 8.0]], [2.0, 0.0, 1.0]), "a": ([[4.0, 5.0]], [1.0])}
+TEST = {"b": ([[9.0, 0.5]], [0.0]), "a": ([[6.0, 1.0], [2.0, 2.0]], [1.0, 2.0])}
+
+
+def content(clients: dict[str, tuple[list, list]]) -> dict:
+    """Return what a LEAF file with these clients holds."""
+    return {
+        "users": list(clients),
+        "num_samples": [len(y) for _, y in clients.values()],
+        "user_data": {user: {"x": x, "y": y} for user, (x, y) in clients.items()},
+    }
+
+
+def write(folder: Path, **files: object) -> Path:
+    """Write train=... and test=..., or train_1=... and so on, as JSON files; return the folder."""
+    for name, value in files.items():
+        path = folder / name.partition("_")[0] / f"{name}.json"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(value if isinstance(value, str) else json.dumps(value), encoding="latin-1")
+    return folder
+
+
+@pytest.fixture
+def folder(tmp_path) -> Path:
+    """Return a data set with the clients a and b."""
+    return write(tmp_path, train=content(TRAIN), test=content(TEST))
+
+
+def error_line(folder: Path, **options: object) -> str:
+    """Return the one line that leaf() says instead of returning data."""
+    with pytest.raises(UserError) as caught:
+        leaf(str(folder), **options)
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+def test_clients_are_the_sorted_ids_each_with_its_own_training_and_test_examples(folder):
+    data = leaf(str(folder))
+    assert data.client_ids == ("a", "b")
+    assert (data.train.sizes.tolist(), data.held_out.sizes.tolist()) == ([1, 3], [2, 1])
+    for client, user in enumerate("ab"):
+        for index, side in ((data.train, TRAIN), (data.held_out, TEST)):
+            assert data.data.features[index[client]].tolist() == side[user][0]
+            assert data.data.labels[index[client]].tolist() == side[user][1]
+    assert (data.data.features.dtype, data.data.labels.dtype) == (np.float32, np.int64)
+    assert data.num_left_over == 0
+
+
+def test_numbers_are_sorted_as_strings(tmp_path):
+    one = ([[1.0]], [0])
+    clients = content({"10": one, "9": one, "2": one})
+    assert leaf(str(write(tmp_path, train=clients, test=clients))).client_ids == ("10", "2", "9")
+
+
+def test_the_model_gets_the_features_unchanged_and_there_is_no_global_test_set(folder):
+    data = leaf(str(folder))
+    assert data.client_examples(1)[0].tolist() == TRAIN["b"][0]
+    assert len(data.data.test_labels) == len(data.data.test_features) == 0
+    features, labels = data.test_examples()
+    assert features.tolist() == TEST["a"][0] + TEST["b"][0]
+    assert labels.tolist() == [1, 2, 0]
+
+
+def test_several_files_a_side_are_one_data_set_however_the_clients_are_spread(folder, tmp_path):
+    whole = leaf(str(folder))
+    one = {user: content({user: TRAIN[user]}) for user in "ab"}
+    split = write(tmp_path / "split", train_0=one["b"], train_1=one["a"], test_0=content(TEST))
+    parts = leaf(str(split))
+    assert parts.client_ids == whole.client_ids
+    assert (parts.data.features == whole.data.features).all()
+    assert (parts.data.labels == whole.data.labels).all()
+    assert parts.train.offsets.tolist() == whole.train.offsets.tolist()
+
+
+@pytest.mark.skipif(not GENERATED.is_dir(), reason=f"a data set of the authors' generator is not in {GENERATED}")
+def test_files_of_the_authors_generator_with_seed_0_are_what_synthetic_generates(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    (tmp_path / "data").mkdir()
+    for side in ("train", "test"):  # links, so that the cache is not written beside the originals
+        (tmp_path / "data" / side).symlink_to(GENERATED / side)
+    read, ours = leaf(str(tmp_path / "data")), synthetic(30, seed=0)
+    assert read.client_ids == ours.client_ids
+    assert read.data.num_classes == ours.data.num_classes == 10
+    for index, our_index in ((read.train, ours.train), (read.held_out, ours.held_out)):
+        assert index.sizes.tolist() == our_index.sizes.tolist()
+        # Their float64 numbers are drawn identically; an unlucky BLAS could differ in the last float32 bit.
+        expected = ours.data.features[our_index.indices]
+        np.testing.assert_allclose(read.data.features[index.indices], expected, rtol=2e-7)
+        assert read.data.labels[index.indices].tolist() == ours.data.labels[our_index.indices].tolist()
+
+
+def numbers(shape: tuple[int, ...], number: st.SearchStrategy) -> st.SearchStrategy[list]:
+    """Return a strategy for nested lists of a shape."""
+    for length in reversed(shape):
+        number = st.lists(number, min_size=length, max_size=length)
+    return number
+
+
+@st.composite
+def data_sets(draw):
+    """Draw (clients of train, clients of test, dtype that the features must have)."""
+    shape = tuple(draw(st.lists(st.integers(1, 3), min_size=1, max_size=3)))
+    whole = draw(st.booleans())
+    number = (
+        st.integers(-1 if draw(st.booleans()) else 0, 2**20)
+        if whole
+        else st.floats(width=32, allow_nan=False, allow_infinity=False)
+    )
+    label = st.integers(0, 4).flatmap(lambda value: st.sampled_from([value, float(value)]))
+    example = st.tuples(numbers(shape, number), label)
+    some = st.lists(example, min_size=1, max_size=4).map(lambda pairs: tuple(map(list, zip(*pairs, strict=True))))
+    users = draw(st.lists(st.text(max_size=3), min_size=1, max_size=4, unique=True))
+    train, test = ({user: draw(some) for user in users} for _ in range(2))
+    is_flat = whole and len(shape) == 1
+    are_tokens = is_flat and all(
+        min(x) >= 0 for side in (train, test) for examples, _ in side.values() for x in examples
+    )
+    return train, test, np.int64 if are_tokens else np.float32
+
+
+@settings(max_examples=150, deadline=None)
+@given(data_sets(), st.integers(1, 3), st.randoms(use_true_random=False))
+def test_what_is_written_is_what_is_read(drawn, num_files, random):
+    train, test, dtype = drawn
+    with tempfile.TemporaryDirectory() as name:
+        files = {}
+        for side, clients in (("train", train), ("test", test)):
+            users = random.sample(sorted(clients), len(clients))
+            for i in range(num_files):
+                files[f"{side}_{i}"] = content({user: clients[user] for user in users[i::num_files]})
+        data = leaf(str(write(Path(name), **files)))
+    assert data.client_ids == tuple(sorted(train))
+    assert data.data.features.dtype == dtype
+    assert data.data.num_classes == 1 + max(int(max(y)) for side in (train, test) for _, y in side.values())
+    for index, side in ((data.train, train), (data.held_out, test)):
+        for client, user in enumerate(data.client_ids):
+            assert data.data.features[index[client]].tolist() == side[user][0]
+            assert data.data.labels[index[client]].tolist() == side[user][1]
+
+
+def test_flat_lists_of_whole_numbers_are_tokens_and_reach_the_model_as_they_are(tmp_path):
+    clients = content({"a": ([[5, 0, 2**40]], [1])})
+    features, _ = leaf(str(write(tmp_path, train=clients, test=clients))).client_examples(0)
+    assert features.dtype == np.int64
+    assert features.tolist() == [[5, 0, 2**40]]  # beyond what a float32 holds
+
+
+@pytest.mark.parametrize(
+    ("first", "second"),
+    [
+        ([[1, 2]], [[0.5, 1]]),  # one number with a point, in another client
+        ([[[1, 2]]], [[[3, 4]]]),  # an image of whole numbers
+        ([[1, 2]], [[-3, 4]]),  # a number below zero, which no token is
+    ],
+)
+def test_whole_numbers_are_float32_where_a_point_stands_anywhere_and_in_images(tmp_path, first, second):
+    clients = content({"a": (first, [0]), "b": (second, [1])})
+    data = leaf(str(write(tmp_path, train=clients, test=clients))).data
+    assert data.features.dtype == np.float32
+    assert data.features[:2].tolist() == [*first, *second]
+
+
+def test_num_classes_is_the_largest_label_plus_one_unless_it_is_given(folder):
+    assert leaf(str(folder)).data.num_classes == 3
+    assert leaf(str(folder), num_classes=3).data.num_classes == 3
+    assert leaf(str(folder), num_classes=62).data.num_classes == 62
+
+
+def test_a_label_that_num_classes_excludes_is_named_with_its_file_and_user(folder, tmp_path):
+    line = error_line(folder, num_classes=2)
+    assert f"{tmp_path}/train/train.json: user 'b': each y must be between 0 and" in line
+    assert "num_classes - 1 = 1, got 2" in line
+    assert "set dataset.num_classes=3" in line
+    of_the_test_part = copy.deepcopy(TEST)
+    of_the_test_part["a"][1][1] = 7  # a comes first, so its part is the third of four
+    write(tmp_path, test=content(of_the_test_part))
+    assert f"{tmp_path}/test/test.json: user 'a': each y" in error_line(folder, num_classes=7)
+
+
+@pytest.mark.parametrize("num_classes", [0, -1, 2.5, True, "ten"])
+def test_num_classes_is_a_whole_number_of_at_least_one(folder, num_classes):
+    assert f"dataset.num_classes must be a whole number >= 1, got {num_classes}" in error_line(
+        folder, num_classes=num_classes
+    )
+
+
+def test_raw_reading_gives_text_as_it_stands_by_sorted_id(tmp_path):
+    # As in Shakespeare (x a line of characters, y the next one) and in Sent140 (x six fields, y 0 or 1).
+    play = (["to be", "o be "], [" ", "o"])
+    tweet = ([["1467", "Mon Apr 06", "NO_QUERY", "somebody", "so sad", "training"]], [0])
+    write(tmp_path, train=content({"b": play, "a": tweet}), test=content({"a": tweet, "b": play}))
+    users = read_leaf(str(tmp_path))
+    assert users.ids == ("a", "b")
+    for side, name in ((users.train, "train"), (users.test, "test")):
+        assert [(examples.x, examples.y) for examples in side] == [tweet, play]
+        assert side[0].where == f"{tmp_path}/{name}/{name}.json: user 'a'"
+
+
+def test_text_with_half_a_surrogate_pair_is_read_as_python_writes_it(tmp_path):
+    clients = content({"a": (["cut \ud83d"], [0])})
+    assert read_leaf(str(write(tmp_path, train=clients, test=clients))).train[0].x == ["cut \ud83d"]
+
+
+def test_a_number_too_large_for_json_parsers_is_named_like_infinity(folder):
+    write(folder, train=json.dumps(content(TRAIN)).replace("7.0", "1e999"))
+    assert f"{B}: each x must be finite in float32, got inf; leave out or replace" in error_line(folder)
+
+
+def test_other_keys_in_a_file_are_left_alone(folder):
+    write(folder, train={**content(TRAIN), "hierarchies": ["play", "play"]})  # as LEAF's Shakespeare has them
+    assert leaf(str(folder)).num_clients == 2
+
+
+def test_a_folder_whose_name_is_a_number_is_found(tmp_path, monkeypatch):
+    write(tmp_path / "2024", train=content(TRAIN), test=content(TEST))
+    monkeypatch.chdir(tmp_path)
+    assert leaf(2024).num_clients == 2  # as Hydra understands dataset.path=2024
+
+
+def test_a_tilde_is_the_users_home_and_an_unknown_users_is_a_missing_folder(folder, monkeypatch):
+    monkeypatch.setenv("HOME", str(folder.parent))
+    assert leaf(f"~/{folder.name}").num_clients == 2
+    assert "~no-such-user/data must be the folder" in error_line(Path("~no-such-user/data"))
+
+
+def test_a_missing_folder_is_named_and_so_is_what_a_folder_must_hold(tmp_path):
+    remedy = "set dataset.path= to the folder that holds train/*.json and test/*.json"
+    line = error_line(tmp_path / "nowhere")
+    assert f"{tmp_path / 'nowhere'} must be the folder of a LEAF data set, but there is no such folder" in line
+    assert remedy in line
+    for side, expected in (("train", "no such folder"), ("test", "no such folder")):
+        line = error_line(tmp_path)
+        assert f"{tmp_path / side} must hold LEAF's JSON files, but there is {expected}" in line
+        assert remedy in line
+        (tmp_path / side).mkdir()
+        (tmp_path / side / "data.txt").write_text("{}")
+        assert f"{tmp_path / side} must hold LEAF's JSON files, but there is no .json file in it" in error_line(
+            tmp_path
+        )
+        write(tmp_path, **{side: content(TRAIN)})
+    assert leaf(str(tmp_path)).num_clients == 2
+
+
+@pytest.mark.parametrize(
+    "spoil",
+    [
+        lambda text: text[:-1],
+        lambda text: text[: len(text) // 2],
+        lambda text: text.replace("7.0", "NaN")[:-1],
+        lambda text: "[" * 100_000,
+        lambda text: text.replace('"a"', '"\xff"'),
+        lambda text: text + "}",
+        lambda text: "",
+        lambda text: "<html>Log in</html>",
+    ],
+)
+@pytest.mark.parametrize("side", ["train", "test"])
+def test_a_file_that_is_no_json_is_named(folder, spoil, side):
+    write(folder, **{side: spoil(json.dumps(content(TRAIN)))})
+    line = error_line(folder)
+    assert f"{folder}/{side}/{side}.json must be JSON, but is truncated or altered" in line
+    assert "copy or prepare it again" in line
+
+
+def test_a_file_that_cannot_be_read_is_named(folder):
+    (folder / "train" / "zzz.json").mkdir()
+    assert f"{folder}/train/zzz.json cannot be read" in error_line(folder)
+    (folder / "train" / "zzz.json").rmdir()
+    (folder / "train" / "zzz.json").symlink_to(folder / "nowhere")
+    assert f"{folder}/train/zzz.json cannot be read" in error_line(folder)
+
+
+def replaced(key: str, value: object):
+    """Return a change that puts another value in a file."""
+    return lambda file: {**file, key: value}
+
+
+def without(key: str):
+    """Return a change that takes a key out of a file."""
+    return lambda file: {name: value for name, value in file.items() if name != key}
+
+
+def of_b(key: str, value: object):
+    """Return a change that gives user b other x or y; None takes it out."""
+
+    def change(file: dict) -> dict:
+        if value is None:
+            del file["user_data"]["b"][key]
+        else:
+            file["user_data"]["b"][key] = value
+        return file
+
+    return change
+
+
+MUST = " must be an object with the lists users and num_samples and the object user_data, but "
+B = ": user 'b'"
+SHAPE = f"{B}: each x must have the same shape, but their lengths differ; leave out or pad"
+NUMBERS = f"{B}: each x must consist of numbers, but one holds "
+LABEL = f"{B}: each y must be a whole number, the class 0, 1, ..., got "
+XS = [[1.5, -2.0], [0.25, 3.0]]
+BAD_FILES = [
+    (lambda file: [file], f"{MUST}users is missing or something else; mend the file"),
+    (without("users"), f"{MUST}users is missing or something else; mend the file"),
+    (without("num_samples"), f"{MUST}num_samples is missing or something else; mend the file"),
+    (without("user_data"), f"{MUST}user_data is missing or something else; mend the file"),
+    (replaced("users", "ab"), f"{MUST}users is missing or something else; mend the file"),
+    (replaced("users", ["b"]), " has 1 users but 2 num_samples; mend the file"),
+    (replaced("num_samples", [3]), " has 2 users but 1 num_samples; mend the file"),
+    (replaced("users", ["b", "c"]), ": user 'a' is in user_data but not in users; mend the file"),
+    (replaced("users", [["b"], "a"]), ": users must be texts, as in user_data, got ['b']; mend the file"),
+    (replaced("user_data", {"b": content(TRAIN)["user_data"]["b"]}), ": user 'a' is in users but not in user_data"),
+    (lambda file: {**file, "users": ["b", "a", "b"], "num_samples": [3, 1, 3]}, f"{B} is in users twice; merge"),
+    (replaced("num_samples", ["3", 1]), f"{B}: num_samples must consist of numbers, got '3'; mend the file"),
+    (replaced("num_samples", [4, 1]), f"{B} has 3 examples, but num_samples says 4; mend the file"),
+    (of_b("x", None), f"{B} must have the lists x and y, but x is none; mend the file"),
+    (of_b("y", None), f"{B} must have the lists x and y, but y is none; mend the file"),
+    (of_b("y", [0, 1]), f"{B} has 3 x but 2 y; mend the file"),
+    (lambda file: content({**TRAIN, "b": ([], [])}), f"{B} has no example; leave it out of train/ and test/"),
+    (of_b("y", [0, 1.5, 2]), f"{LABEL}1.5; number the classes from 0"),
+    (of_b("y", [0, -1, 2]), f"{LABEL}-1; number the classes from 0"),
+    (of_b("y", [0, -1.0, 2]), f"{LABEL}-1.0; number the classes from 0"),
+    (of_b("y", [0, 2**31, 2]), f"{LABEL}2147483648; number the classes from 0"),
+    (of_b("y", [0, float("nan"), 2]), f"{LABEL}nan; number the classes from 0"),
+    (of_b("y", [0, float("inf"), 2]), f"{LABEL}inf; number the classes from 0"),
+    (of_b("y", [0, True, 2]), f"{LABEL}True; number the classes from 0"),
+    (of_b("y", [0, None, 2]), f"{LABEL}None; number the classes from 0"),
+    (of_b("y", ["a", "b", "c"]), f"{LABEL}'a'; number the classes from 0, or read text with a function of"),
+    (of_b("y", [0, [1], 2]), f"{LABEL}[1]; number the classes from 0"),
+    (of_b("x", [*XS, [1.0]]), SHAPE),
+    (of_b("x", [*XS, [1.0, [2.0]]]), SHAPE),
+    (of_b("x", [*XS, 1.0]), SHAPE),
+    (
+        of_b("x", [*XS, [1.0, "2"]]),
+        f"{NUMBERS}'2'; write numbers, or read text with a function of fedprox.data.sources.text",
+    ),
+    (of_b("x", ["to be or not", "o be or not ", " be or not t"]), f"{NUMBERS}'to be or not'; write numbers"),
+    (of_b("x", [*XS, [None, 1.0]]), f"{NUMBERS}None; write numbers"),
+    (of_b("x", [[True, False]] * 3), f"{NUMBERS}True; write numbers"),
+    (of_b("x", [{}, {}, {}]), f"{NUMBERS}{{}}; write numbers"),
+    (of_b("x", [1.0, 2.0, 3.0]), f"{B}: each x must be a list of numbers, at least one, got 1.0; mend the file"),
+    (of_b("x", [[], [], []]), f"{B}: each x must be a list of numbers, at least one, got []; mend the file"),
+    (of_b("x", [*XS, [1.0, float("nan")]]), f"{B}: each x must be finite in float32, got nan; leave out or replace"),
+    (of_b("x", [*XS, [1.0, -float("inf")]]), f"{B}: each x must be finite in float32, got -inf; leave out"),
+    (of_b("x", [*XS, [1.0, 1e39]]), f"{B}: each x must be finite in float32, got 1e+39; leave out or replace"),
+]
+
+
+@pytest.mark.parametrize(("change", "message"), BAD_FILES)
+def test_what_is_wrong_in_a_file_is_named_with_the_file_the_user_and_the_remedy(folder, change, message):
+    write(folder, train=change(copy.deepcopy(content(TRAIN))))
+    assert f"{folder}/train/train.json{message}" in error_line(folder)
+
+
+def test_widths_that_differ_between_users_are_named_with_both(folder):
+    write(folder, test=content({**TEST, "b": ([[1.0, 2.0, 3.0]], [0])}))
+    line = error_line(folder)
+    assert f"{folder}/test/test.json: user 'b': each x must have one shape in the whole data set, got (3,)" in line
+    assert f"but (2,) in {folder}/train/train.json: user 'a'; leave out or pad" in line
+
+
+@pytest.mark.parametrize(("side", "other"), [("train", "test"), ("test", "train")])
+def test_a_user_on_one_side_only_is_named_with_the_side_it_is_missing_from(folder, side, other):
+    both = {"train": TRAIN, "test": TEST}[side]
+    write(folder, **{side: content({**both, "c": both["a"], "d": both["a"]})})
+    line = error_line(folder)
+    assert f"{folder}/{other}: user 'c' (2 in all) is in {side}/ but not here" in line
+    assert "preprocess.sh -t sample" in line
+
+
+def test_a_user_in_two_files_of_a_side_is_named_with_the_second_file(folder):
+    write(folder, train_2=content({"a": TRAIN["a"]}))
+    assert f"{folder}/train/train_2.json: user 'a' is in {folder}/train twice; merge" in error_line(folder)
+
+
+def test_files_without_any_user_are_refused(tmp_path):
+    line = error_line(write(tmp_path, train=content({}), test=content({})))
+    assert f"{tmp_path}/train/train.json and all other files have no user; prepare the data set again" in line
+
+
+def test_a_users_id_cannot_break_the_line(folder):
+    write(folder, train=content({**TRAIN, "two\nlines": ([], [])}))
+    assert "user 'two\\nlines' has no example" in error_line(folder)
+
+
+def test_small_data_sets_leave_no_cache(folder):
+    assert sum(file.stat().st_size for file in folder.rglob("*.json")) < leaf_cache.SMALLEST_BYTES
+    leaf(str(folder))
+    assert sorted(path.name for path in folder.iterdir()) == ["test", "train"]

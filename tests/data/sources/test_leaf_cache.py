@@ -1,0 +1,234 @@
+"""The cache of large LEAF data sets: used where nothing changed, and never trusted further than that."""
+
+import json
+import logging
+import os
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from fedprox.data.federated import FederatedData
+from fedprox.data.sources import leaf as leaf_cache
+from fedprox.data.sources.leaf import leaf
+from fedprox.errors import UserError
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch) -> Path:
+    """Return a data set that is large enough for a cache, which may be in it or in tmp_path / "home"."""
+    monkeypatch.setattr(leaf_cache, "SMALLEST_BYTES", 0)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "home"))
+    for side, sizes in (("train", {"é\0": 4, "b": 9}), ("test", {"é\0": 2, "b": 1})):
+        write(tmp_path / "data" / side / "data.json", sizes)
+    return tmp_path / "data"
+
+
+def write(file: Path, sizes: dict[str, int], first: float = 0.5) -> None:
+    """Write a file whose features count upwards from `first`, by 1."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    user_data = {}
+    for user, size in sizes.items():
+        user_data[user] = {
+            "x": (first + np.arange(2.0 * size).reshape(size, 2)).tolist(),
+            "y": [i % 3 for i in range(size)],
+        }
+    file.write_text(json.dumps({"users": list(sizes), "num_samples": list(sizes.values()), "user_data": user_data}))
+
+
+def spoil(folder: Path) -> None:
+    """Make the JSON unusable without a change of size or time."""
+    for file in folder.rglob("*.json"):
+        stat = file.stat()
+        file.write_bytes(b"?" * stat.st_size)
+        os.utime(file, ns=(stat.st_atime_ns, stat.st_mtime_ns))
+
+
+def assert_same(one: FederatedData, other: FederatedData) -> None:
+    assert one.client_ids == other.client_ids
+    assert one.data.num_classes == other.data.num_classes
+    pairs = [(one.data.features, other.data.features), (one.data.labels, other.data.labels)]
+    for index, its in ((one.train, other.train), (one.held_out, other.held_out)):
+        pairs += [(index.indices, its.indices), (index.offsets, its.offsets)]
+    for array, its in pairs:
+        assert array.dtype == its.dtype
+        assert array.tolist() == its.tolist()
+
+
+def test_the_second_time_the_same_data_comes_from_the_cache_and_not_from_the_files(folder):
+    first = leaf(str(folder))
+    assert (folder / ".fedprox-cache" / "leaf.npz").is_file()
+    assert [path.name for path in (folder / ".fedprox-cache").iterdir()] == ["leaf.npz"]  # nothing half-written
+    spoil(folder)
+    assert_same(leaf(str(folder)), first)
+
+
+def change_size(folder: Path) -> None:
+    file = folder / "test" / "data.json"
+    stat = file.stat()
+    write(file, {"é\0": 2, "b": 1}, first=100.5)  # longer numbers
+    os.utime(file, ns=(stat.st_atime_ns, stat.st_mtime_ns))
+
+
+def change_time(folder: Path) -> None:
+    file = folder / "test" / "data.json"
+    stat = file.stat()
+    write(file, {"é\0": 2, "b": 1}, first=1.5)
+    assert file.stat().st_size == stat.st_size
+    os.utime(file, ns=(stat.st_atime_ns, stat.st_mtime_ns + 1))
+
+
+def add_a_file(folder: Path) -> None:
+    for side in ("train", "test"):
+        write(folder / side / "more.json", {"c": 1})
+
+
+def rename_a_file(folder: Path) -> None:
+    (folder / "test" / "data.json").rename(folder / "test" / "new.json")
+
+
+def another_version(folder: Path) -> None:
+    leaf_cache.VERSION += 1
+
+
+@pytest.mark.parametrize("change", [change_size, change_time, add_a_file, rename_a_file, another_version])
+def test_any_change_of_the_files_or_of_the_format_makes_the_cache_anew(folder, tmp_path, monkeypatch, change):
+    monkeypatch.setattr(leaf_cache, "VERSION", leaf_cache.VERSION)
+    leaf(str(folder))
+    cache = folder / ".fedprox-cache" / "leaf.npz"
+    old = cache.read_bytes()
+    change(folder)
+    read = leaf(str(folder))
+    assert cache.read_bytes() != old
+    shutil.copytree(folder / "train", tmp_path / "copy" / "train")
+    shutil.copytree(folder / "test", tmp_path / "copy" / "test")
+    assert_same(read, leaf(str(tmp_path / "copy")))  # read from the files
+    spoil(folder)
+    assert_same(leaf(str(folder)), read)  # and from the new cache
+
+
+def test_a_removed_file_makes_the_cache_anew(folder):
+    add_a_file(folder)
+    assert leaf(str(folder)).num_clients == 3
+    for side in ("train", "test"):
+        (folder / side / "more.json").unlink()
+    assert leaf(str(folder)).num_clients == 2
+
+
+def damaged(content: bytes) -> list[bytes]:
+    """Return a cache file cut off at many places, with one bit turned at many places, and what is none."""
+    places = range(0, len(content), 41)
+    turned = [content[:i] + bytes([content[i] ^ 4]) + content[i + 1 :] for i in places]
+    return [content[:i] for i in places] + turned + [b"\x80\x04]\x94.", b"PK\x05\x06" + bytes(18)]
+
+
+def test_a_damaged_cache_is_never_used(folder):
+    first = leaf(str(folder))
+    cache = folder / ".fedprox-cache" / "leaf.npz"
+    whole = cache.read_bytes()
+    for content in damaged(whole):
+        cache.write_bytes(content)
+        assert_same(leaf(str(folder)), first)
+
+
+def test_a_damaged_cache_is_replaced_by_a_whole_one(folder, caplog):
+    caplog.set_level(logging.INFO, "fedprox")
+    first = leaf(str(folder))
+    cache = folder / ".fedprox-cache" / "leaf.npz"
+    cache.write_bytes(cache.read_bytes()[:-100])
+    leaf(str(folder))
+    assert f"{cache} cannot be used (BadZipFile) and is made again" in caplog.text
+    spoil(folder)
+    assert_same(leaf(str(folder)), first)
+
+
+def test_nothing_in_a_cache_is_unpickled(folder, tmp_path):
+    class Harmful:
+        def __reduce__(self):
+            return os.mkdir, (str(tmp_path / "harm"),)
+
+    leaf(str(folder))
+    cache = folder / ".fedprox-cache" / "leaf.npz"
+    with np.load(cache) as source:
+        arrays = dict(source)
+    np.savez(cache, **{**arrays, "features": np.array([Harmful()], dtype=object)})
+    assert leaf(str(folder)).num_clients == 2
+    assert not (tmp_path / "harm").exists()
+
+
+def test_where_the_folder_cannot_be_written_the_cache_is_the_users_one_per_folder(folder, tmp_path):
+    other = tmp_path / "other"
+    shutil.copytree(folder, other)
+    write(other / "train" / "data.json", {"é\0": 5, "b": 9})
+    for place in (folder, other):
+        (place / ".fedprox-cache").write_text("a file, so no folder can be made")  # root may write anywhere else
+    first, second = leaf(str(folder)), leaf(str(other))
+    assert len(list((tmp_path / "home" / "fedprox" / "leaf").glob("*/leaf.npz"))) == 2
+    for place, data in ((folder, first), (other, second)):
+        spoil(place)
+        assert_same(leaf(str(place)), data)
+
+
+def test_the_users_cache_is_that_of_the_absolute_path(folder, tmp_path, monkeypatch):
+    (folder / ".fedprox-cache").write_text("")
+    first = leaf(str(folder))
+    spoil(folder)
+    monkeypatch.chdir(tmp_path)
+    assert_same(leaf("data"), first)
+
+
+def test_without_xdg_cache_home_it_is_below_home(folder, tmp_path, monkeypatch):
+    monkeypatch.delenv("XDG_CACHE_HOME")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (folder / ".fedprox-cache").write_text("")
+    leaf(str(folder))
+    assert len(list((tmp_path / ".cache" / "fedprox" / "leaf").glob("*/leaf.npz"))) == 1
+
+
+@pytest.mark.parametrize("home", ["home", "~/.cache"])  # a file in the way; no home known, where ~ stays ~
+def test_where_nothing_can_be_written_the_files_are_read_each_time(folder, tmp_path, monkeypatch, caplog, home):
+    caplog.set_level(logging.INFO, "fedprox")
+    (folder / ".fedprox-cache").write_text("")
+    (tmp_path / "home").write_text("")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / home) if home == "home" else home)
+    assert leaf(str(folder)).num_clients == leaf(str(folder)).num_clients == 2
+    assert caplog.text.count("no cache can be written in") == 2
+    assert not (tmp_path / "~").exists()
+
+
+def test_a_write_that_fails_leaves_nothing_behind(folder, tmp_path, monkeypatch):
+    def full(target, **arrays):
+        target.write(b"PK")
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(np, "savez", full)
+    assert leaf(str(folder)).num_clients == 2
+    assert not [path for path in tmp_path.rglob("*") if path.suffix in (".part", ".npz")]
+
+
+def test_a_label_out_of_range_is_named_from_the_cache_as_from_the_files(folder, tmp_path):
+    lines = []
+    for _ in range(2):
+        with pytest.raises(UserError) as caught:
+            leaf(str(folder), num_classes=2)
+        lines.append(str(caught.value))
+        spoil(folder)
+    assert lines[0] == lines[1]
+    assert f"{folder}/train/data.json: user 'b'" in lines[0]
+    folder.rename(tmp_path / "moved")
+    with pytest.raises(UserError, match=r"moved/train/data\.json: user 'b'"):
+        leaf(str(tmp_path / "moved"), num_classes=2)
+
+
+def test_only_what_takes_seconds_to_read_is_told(folder, monkeypatch, caplog):
+    caplog.set_level(logging.INFO, "fedprox")
+    leaf(str(folder))
+    assert caplog.text == ""
+    monkeypatch.setattr(leaf_cache, "SLOW_BYTES", 0)
+    leaf(str(folder))
+    assert caplog.text == ""  # from the cache
+    write(folder / "train" / "data.json", {"é\0": 5, "b": 9})
+    leaf(str(folder))
+    assert "reading 2 LEAF files, 0.0 GB ..." in caplog.text

@@ -1,0 +1,391 @@
+"""Shakespeare and Sent140 from files in LEAF's format, GloVe vectors from files in GloVe's, all generated here."""
+
+import csv
+import json
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hydra import compose, initialize_config_dir
+from safetensors.torch import load_file
+
+import fedprox
+from fedprox.config.checks import check
+from fedprox.config.compose import plain, register
+from fedprox.data.sources.glove import read_glove
+from fedprox.data.sources.text import ALL_LETTERS, sent140, shakespeare
+from fedprox.errors import UserError
+
+PACKAGE = Path(fedprox.__file__).parent
+CONF = next(path for path in (PACKAGE / "conf", PACKAGE.parent / "conf") if path.is_dir())
+SENTENCE = "To be, or not to be: that is the question: whether 'tis nobler in the mind to suffer the slings and arrows"
+WORDS = ("the", ",", "i", "don't", "!", "good", "bad")
+WIDTH = 300
+
+Examples = dict[str, tuple[list, list]]  # id -> x, y
+
+
+def write_leaf(folder: Path, train: Examples, test: Examples) -> Path:
+    for side, users in (("train", train), ("test", test)):
+        (folder / side).mkdir(parents=True, exist_ok=True)
+        content = {
+            "users": list(users),
+            "num_samples": [len(y) for _, y in users.values()],
+            "user_data": {user: {"x": x, "y": y} for user, (x, y) in users.items()},
+        }
+        (folder / side / "all_data_niid_0_keep_0.json").write_text(json.dumps(content))
+    return folder
+
+
+def glove_lines(words: tuple[str, ...] = WORDS, width: int = WIDTH) -> list[str]:
+    """Return lines whose vector of word k is k + 1, k + 1.25, k + 1, k + 1.25, ..."""
+    return [
+        " ".join([word, *(f"{row + 1 + 0.25 * (place % 2):g}" for place in range(width))])
+        for row, word in enumerate(words)
+    ]
+
+
+@pytest.fixture
+def glove(tmp_path) -> Path:
+    path = tmp_path / "glove.6B.300d.txt"
+    path.write_text("\n".join(glove_lines()) + "\n")
+    return path
+
+
+def tweet(text: str) -> list[str]:
+    """Return a tweet's fields as LEAF's Sent140 has them."""
+    return ["1467810369", "Mon Apr 06 22:19:45 PDT 2009", "NO_QUERY", "someone", text, "training"]
+
+
+def windows(text: str) -> tuple[list[str], list[str]]:
+    """Return every 80 characters of a text and the character after them."""
+    places = range(len(text) - 80)
+    return [text[place : place + 80] for place in places], [text[place + 80] for place in places]
+
+
+def error_line(load, *arguments, **settings) -> str:
+    with pytest.raises(UserError) as caught:
+        load(*map(str, arguments), **settings)
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+# Shakespeare
+
+
+def test_a_characters_token_is_its_place_among_the_authors_80(tmp_path):
+    assert len(ALL_LETTERS) == len(set(ALL_LETTERS)) == 80
+    folder = write_leaf(tmp_path, {"HAMLET": ([ALL_LETTERS] * 3, ["\n", "A", "}"])}, {"HAMLET": ([" " * 80], ["a"])})
+    data = shakespeare(str(folder))
+    assert data.data.features.dtype == data.data.labels.dtype == np.int64
+    assert data.data.features.tolist() == [list(range(80))] * 3 + [[1] * 80]
+    # "\n" is first and "}" last; before A are \n, blank, ! " & ' ( ) , - . (11), ten digits and : ; > ? (4): 25.
+    # After Z (50) and [ ] comes a: 53.
+    assert data.data.labels.tolist() == [0, 25, 79, 53]
+    assert data.data.num_classes == 80
+
+
+def test_clients_are_the_users_sorted_each_with_its_own_split(tmp_path):
+    x, y = windows(SENTENCE[:100])  # 20 examples
+    train = {"OTHELLO": (x[:3], y[:3]), "IAGO": (x[3:5], y[3:5]), "iago": (x[5:6], y[5:6])}
+    test = {"iago": (x[6:7], y[6:7]), "OTHELLO": (x[7:9], y[7:9]), "IAGO": (x[9:13], y[9:13])}
+    data = shakespeare(str(write_leaf(tmp_path, train, test)))
+    assert data.client_ids == ("IAGO", "OTHELLO", "iago")
+    assert data.train.sizes.tolist() == [2, 3, 1]
+    assert data.held_out.sizes.tolist() == [4, 2, 1]
+    assert data.num_left_over == 0
+    for client, user in enumerate(data.client_ids):
+        features, labels = data.client_examples(client)
+        assert ["".join(ALL_LETTERS[token] for token in row) for row in features] == train[user][0]
+        assert [ALL_LETTERS[token] for token in labels] == train[user][1]
+    features, labels = data.test_examples()
+    assert ["".join(ALL_LETTERS[token] for token in row) for row in features] == x[9:13] + x[7:9] + x[6:7]
+    assert [ALL_LETTERS[token] for token in labels] == y[9:13] + y[7:9] + y[6:7]
+
+
+def test_tokens_reach_the_model_as_whole_numbers(tmp_path):
+    data = shakespeare(str(write_leaf(tmp_path, {"A": windows(SENTENCE)}, {"A": windows(SENTENCE)})))
+    features, _ = data.client_examples(0)
+    assert features.dtype == np.int64
+    assert (features == data.data.features[data.train[0]]).all()
+
+
+@pytest.mark.parametrize(
+    ("character", "shown"),
+    [("é", "'é' (U+00E9)"), ("\t", "'\\t' (U+0009)"), ("~", "'~' (U+007E)"), ("€", "'€' (U+20AC)"), ("🎭", "U+1F3AD")],
+)
+@pytest.mark.parametrize("side", ["train", "test"])
+@pytest.mark.parametrize("key", ["x", "y"])
+def test_an_unknown_character_is_told_with_its_user(tmp_path, character, shown, side, key):
+    good = ["a" * 80, "b" * 80], ["c", "d"]
+    spoilt = (["a" * 80, "b" * 79 + character], good[1]) if key == "x" else (good[0], ["c", character])
+    users = {"train": {"ROMEO": good, "JULIET": good}, "test": {"ROMEO": good, "JULIET": good}}
+    users[side]["JULIET"] = spoilt
+    line = error_line(shakespeare, write_leaf(tmp_path, **users))
+    assert f"{side}/all_data_niid_0_keep_0.json: user 'JULIET' has the character" in line
+    assert shown in line
+
+
+@pytest.mark.parametrize(
+    ("x", "y", "rule"),
+    [
+        ("a" * 79, "b", "each x must be a string of length 80, got 'aaa"),
+        ("a" * 81, "b", "each x must be a string of length 80, got 'aaa"),
+        ([1] * 80, "b", "each x must be a string of length 80, got [1, 1"),
+        ("a" * 80, "bc", "each y must be a string of length 1, got 'bc'"),
+        ("a" * 80, "", "each y must be a string of length 1, got ''"),
+        ("a" * 80, 3, "each y must be a string of length 1, got 3"),
+    ],
+)
+def test_an_example_of_another_form_is_told_with_its_user(tmp_path, x, y, rule):
+    good = (["a" * 80], ["b"])
+    line = error_line(shakespeare, write_leaf(tmp_path, {"PUCK": (["c" * 80, x], ["d", y])}, {"PUCK": good}))
+    assert "user 'PUCK'" in line
+    assert rule in line
+
+
+# GloVe
+
+
+def test_glove_rows_are_the_words_in_the_files_order_and_a_zero_row_for_all_others(glove):
+    words = read_glove(str(glove))
+    assert words.index == {word: row for row, word in enumerate(WORDS)}
+    assert words.unknown == 7
+    assert words.vectors.shape == (8, 300)
+    assert words.vectors.dtype == np.float32
+    assert words.vectors[:, 0].tolist() == [1, 2, 3, 4, 5, 6, 7, 0]
+    assert words.vectors[:, 299].tolist() == [1.25, 2.25, 3.25, 4.25, 5.25, 6.25, 7.25, 0]
+
+
+def test_a_files_line_ends_and_blanks_before_them_do_not_matter(glove):
+    glove.write_bytes(" \r\n".join(glove_lines()).encode())
+    assert (read_glove(str(glove)).vectors[:, 299] == [1.25, 2.25, 3.25, 4.25, 5.25, 6.25, 7.25, 0]).all()
+
+
+def test_max_words_takes_the_first_ones_and_no_more_of_the_file_is_read(glove):
+    glove.write_text("\n".join([*glove_lines()[:3], "a damaged line"]))
+    words = read_glove(str(glove), 3)
+    assert (list(words.index), words.unknown) == (["the", ",", "i"], 3)
+    assert (words.vectors[3] == 0).all()
+
+
+def test_words_with_blanks_or_rare_separators_are_words(glove):
+    # glove.840B has ". . ."; at U+0085 and U+2028 str.splitlines would end a line.
+    glove.write_text("\n".join(glove_lines(("the", ". . .", "a\u0085b", "\u2028"))), encoding="utf-8")
+    assert list(read_glove(str(glove)).index) == ["the", ". . .", "a\u0085b", "\u2028"]
+
+
+@pytest.mark.parametrize(
+    ("number", "line", "rule"),
+    [
+        (4, " ".join(["word", *["0.5"] * 299]), "a word and 300 finite numbers, as the first line does"),
+        (4, " ".join(["word", *["0.5"] * 299, "half"]), "a word and 300 finite numbers, as the first line does"),
+        (4, " ".join(["word", *["0.5"] * 299, "nan"]), "a word and 300 finite numbers, as the first line does"),
+        (4, " ".join(["word", *["0.5"] * 301]), "a word and 300 finite numbers, as the first line does"),
+        (7, "", "a word and 300 finite numbers, as the first line does"),
+        (1, "word", "a word and at least 2 finite numbers"),
+        (1, "word one two", "a word and at least 2 finite numbers"),
+    ],
+)
+def test_a_line_of_another_form_is_told_with_its_number(glove, number, line, rule):
+    lines = glove_lines()
+    lines[number - 1] = line
+    glove.write_text("\n".join(lines) + "\n")
+    told = error_line(read_glove, glove)
+    assert f"{glove}, line {number}: each line must hold {rule}" in told
+
+
+def test_a_header_line_as_of_word2vec_is_refused(glove):
+    glove.write_text("\n".join(["7 300", *glove_lines()]))
+    assert f"{glove}, line 1: each line must hold a word and at least 2 finite numbers" in error_line(read_glove, glove)
+
+
+def test_a_glove_file_that_is_missing_empty_or_no_text_is_told_with_the_remedy(tmp_path, glove):
+    glove.write_bytes(b"PK\x03\x04\xff\xfe\x80 1.0\n")
+    empty = tmp_path / "empty.txt"
+    empty.touch()
+    for path, reason in (
+        (tmp_path / "none.txt", "No such file"),
+        (tmp_path, "Is a directory"),
+        (empty, "is empty"),
+        (glove, "it is not UTF-8 text"),
+    ):
+        line = error_line(read_glove, path)
+        assert f"{path} " in line
+        assert reason in line
+        assert "dataset.glove=" in line
+
+
+@pytest.mark.parametrize("max_words", [0, -1])
+def test_max_words_below_one_is_refused(glove, max_words):
+    assert f"max_words must be >= 1, got {max_words}" in error_line(read_glove, glove, max_words=max_words)
+
+
+# Sent140
+
+
+def tokens_of(text: str, folder: Path, glove: Path, **settings) -> list[int]:
+    users = {"someone": ([tweet(text)], [0])}
+    return sent140(str(write_leaf(folder, users, users)), str(glove), **settings).data.features[0].tolist()
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        # the 0 , 1 i 2 don't 3 ! 4 good 5 bad 6; 7 is every other word
+        ("i don't, the good!", [2, 3, 1, 0, 5, 4]),
+        ("The bad, BAD i", [7, 6, 1, 7, 2]),  # as they stand: glove.6B has no upper-case letters
+        ("good-bad @the #i http://good", [5, 6, 0, 2, 7, 5]),  # other marks part words and are no token
+        ("", []),
+        ("...", [7, 7, 7]),  # a token each
+    ],
+)
+def test_tokens_are_words_and_marks_padded_with_the_unknown_row(tmp_path, glove, text, expected):
+    assert tokens_of(text, tmp_path, glove) == expected + [7] * (25 - len(expected))
+
+
+def test_a_longer_text_is_cut_to_its_first_tokens(tmp_path, glove):
+    assert tokens_of("good bad " * 13, tmp_path, glove) == [5, 6] * 12 + [5]  # 26 words
+    assert tokens_of("good bad the", tmp_path, glove, num_tokens=2) == [5, 6]
+
+
+def test_words_beyond_max_words_are_unknown(tmp_path, glove):
+    assert tokens_of("the i good", tmp_path, glove, num_tokens=4, max_words=3) == [0, 2, 3, 3]
+
+
+@pytest.mark.parametrize(
+    "y", [[0, 1, 1, 0], [0, 4, 4, 0], ["0", "4", "4", "0"], ["0", "1", "1", "0"], [0.0, 4.0, 1, 0]]
+)
+def test_positive_is_class_1_whether_it_is_written_1_or_4(tmp_path, glove, y):
+    users = {"someone": ([tweet("good")] * 4, y)}
+    data = sent140(str(write_leaf(tmp_path, users, users)), str(glove))
+    assert data.data.labels.tolist() == [0, 1, 1, 0] * 2
+    assert data.data.num_classes == 2
+
+
+@pytest.mark.parametrize("y", [2, "2", -1, 5, 0.5, "positive", None, [4], ""])
+def test_a_label_outside_is_told_with_its_user(tmp_path, glove, y):
+    good = {"someone": ([tweet("good")], [0])}
+    folder = write_leaf(tmp_path, good, {"someone": ([tweet("good")] * 2, [4, y])})
+    line = error_line(sent140, folder, glove)
+    assert "test/all_data_niid_0_keep_0.json: user 'someone': each y must be 0 or 1, or 0 or 4, got" in line
+    assert repr(y) in line
+
+
+@pytest.mark.parametrize(
+    "x", ["good", ["1", "date", "query", "someone"], [*tweet("good")[:4], 7], {"text": "good"}, None]
+)
+def test_a_tweet_without_a_text_is_told_with_its_user(tmp_path, glove, x):
+    good = {"someone": ([tweet("good")], [0])}
+    line = error_line(sent140, write_leaf(tmp_path, {"someone": ([x], [0])}, good), glove)
+    assert "train/all_data_niid_0_keep_0.json: user 'someone': each x must be a list with the text as item 4" in line
+
+
+def test_num_tokens_below_one_is_refused(tmp_path, glove):
+    assert "num_tokens must be >= 1 and <= 10000, got 0" in error_line(sent140, tmp_path, glove, num_tokens=0)
+
+
+@pytest.mark.parametrize(
+    "load", [shakespeare, lambda path: sent140(path, str(Path(path).with_name("glove.6B.300d.txt")))]
+)
+def test_a_missing_folder_is_told(tmp_path, glove, load):
+    assert str(tmp_path / "none") in error_line(load, tmp_path / "none")
+
+
+# Presets and runs
+
+CONSTANTS = {"num_epochs": 20, "clients_per_round": 10, "batch_size": 10, "momentum": 0.0, "weight_decay": 0.0}
+
+
+@pytest.mark.parametrize(
+    ("name", "best_mu", "expected"),
+    [
+        ("shakespeare", 0.001, {"num_rounds": 40, "learning_rate": 0.8, "num_clients": None}),
+        ("sent140", 0.01, {"num_rounds": 800, "learning_rate": 0.3, "num_clients": None}),
+    ],
+)
+def test_the_presets_have_the_papers_constants_and_mu_0_for_fedavg(name, best_mu, expected):
+    register()
+    with initialize_config_dir(version_base=None, config_dir=str(CONF)):
+
+        def composed(*overrides: str, config_name: str = "config") -> dict:
+            asked = [f"experiment=paper_{name}", "client_resources.num_cpus=1", *overrides]
+            config = plain(compose(config_name=config_name, overrides=asked))
+            check(config)
+            return config
+
+        # Li et al. 2020, sec. 5 and app. C.
+        assert expected | CONSTANTS | {"mu": best_mu} == {key: composed()[key] for key in (*expected, *CONSTANTS, "mu")}
+        for fedavg in (composed(config_name="fedavg"), composed("strategy=fedavg")):
+            assert fedavg == composed() | {"mu": 0.0, "strategy": fedavg["strategy"]}
+            assert fedavg["strategy"]["_target_"] == "fedprox.strategy.FedAvgWithStragglerDrop"
+        assert composed("mu=0.1")["mu"] == 0.1
+        assert composed()["model"]["_target_"] == f"fedprox.models.lstm.lstm_{name}"
+        assert composed()["protocol"] == {"_target_": "fedprox.plan.protocols.PaperProtocol"}
+
+
+def test_the_sent140_model_reads_the_words_of_its_data_set():
+    register()
+    with initialize_config_dir(version_base=None, config_dir=str(CONF)):
+        overrides = ["dataset=sent140", "model=lstm_sent140", "dataset.glove=vectors.txt", "dataset.max_words=1000"]
+        model = plain(compose(config_name="config", overrides=overrides))["model"]
+    assert (model["glove"], model["max_words"]) == ("vectors.txt", 1000)
+
+
+def results(run_dir: Path) -> tuple[dict, list[dict[str, str]]]:
+    with (run_dir / "metrics.csv").open() as file:
+        return json.loads((run_dir / "run.json").read_text()), list(csv.DictReader(file))
+
+
+def test_a_run_on_shakespeare_trains_the_lstm(fedprox, tmp_path):
+    x, y = windows(SENTENCE)
+    users = {user: (x[k : k + 4], y[k : k + 4]) for k, user in enumerate(("MACBETH", "BANQUO", "DUNCAN"))}
+    folder = write_leaf(tmp_path / "data", users, users)
+    settings = ("num_rounds=2", "num_epochs=2", "clients_per_round=2", "engine=local", "model.hidden_size=8")
+    ended = fedprox("experiment=paper_shakespeare", f"dataset.path={folder}", *settings)
+    assert ended.status == 0, ended.err
+    told, rows = results(tmp_path / "run")
+    assert (told["algorithm"], told["name"]) == ("FedProx (mu = 0.001)", "shakespeare")
+    assert told["data"].startswith("3 clients with 12 training examples")
+    # Small initial weights: all 80 characters are about equally likely.
+    assert float(rows[0]["test_loss"]) == pytest.approx(math.log(80), abs=0.3)
+    assert len({row["test_loss"] for row in rows}) == 3  # trained twice
+    weights = load_file(tmp_path / "run" / "model.safetensors")
+    assert weights["embedding.weight"].shape == (80, 8)
+
+
+def test_a_run_on_sent140_trains_all_but_the_word_vectors(fedprox, tmp_path, glove):
+    tweets = [tweet("the good i don't"), tweet("bad, bad!"), tweet("good!"), tweet("i the bad")], ["4", "0", "4", "0"]
+    users = {user: tweets for user in ("a", "b", "c")}
+    folder = write_leaf(tmp_path / "data", users, users)
+    settings = ("num_rounds=2", "num_epochs=2", "clients_per_round=2", "engine=local", "model.hidden_size=8")
+    files = (f"dataset.path={folder}", f"dataset.glove={glove}")
+    ended = fedprox("experiment=paper_sent140", *files, *settings)
+    assert ended.status == 0, ended.err
+    told, rows = results(tmp_path / "run")
+    assert (told["algorithm"], told["name"]) == ("FedProx (mu = 0.01)", "sent140")
+    assert len({row["test_loss"] for row in rows}) == 3
+    weights = load_file(tmp_path / "run" / "model.safetensors")
+    # Two LSTM layers (300 -> 8 -> 8), dense 8 -> 30 -> 1; nothing of shape (8, 300), the 8 word vectors.
+    lstm = 4 * 8 * (300 + 8) + 2 * 4 * 8 + 4 * 8 * (8 + 8) + 2 * 4 * 8
+    assert sum(weight.numel() for weight in weights.values()) == lstm + 8 * 30 + 30 + 30 + 1
+    assert all(weight.dtype == torch.float32 for weight in weights.values())
+
+
+def test_fedavg_on_a_text_preset_has_no_proximal_term(fedprox, tmp_path):
+    users = {user: windows(SENTENCE[:84]) for user in ("a", "b")}
+    folder = write_leaf(tmp_path / "data", users, users)
+    settings = ("num_rounds=1", "num_epochs=1", "clients_per_round=2", "engine=local", "model.hidden_size=4")
+    ended = fedprox("--config-name=fedavg", "experiment=paper_shakespeare", f"dataset.path={folder}", *settings)
+    assert ended.status == 0, ended.err
+    assert results(tmp_path / "run")[0]["algorithm"] == "FedAvg"
+
+
+def test_a_mistake_in_the_files_ends_a_run_with_one_line_and_status_2(fedprox, tmp_path):
+    folder = write_leaf(tmp_path / "data", {"a": (["~" * 80], ["b"])}, {"a": (["a" * 80], ["b"])})
+    ended = fedprox("experiment=paper_shakespeare", f"dataset.path={folder}", "clients_per_round=1", "engine=local")
+    assert ended.status == 2
+    assert "Traceback" not in ended.err
+    assert "user 'a' has the character '~' (U+007E)" in ended.err
