@@ -23,7 +23,6 @@ from fedprox.data_assembly import data_name
 from fedprox.errors import UserError, one_line
 from fedprox.faults import Faults
 from fedprox.federation_metrics import FederationEvaluator, evaluator_on_test_set
-from fedprox.generators import seeded
 from fedprox.loggers.interface import Logger
 from fedprox.measuring import Evaluate
 from fedprox.model_checks import check_held, check_smallest_batch, check_takes_data, check_trains, make_lazy_layers
@@ -32,6 +31,7 @@ from fedprox.plan.protocols import ExperimentProtocol
 from fedprox.rounds import Engine
 from fedprox.schedule import learning_rate_factor
 from fedprox.seeds import Stream, generator
+from fedprox.solvers.generators import seeded
 from fedprox.solvers.problem import SgdSettings
 from fedprox.strategy_calls import repeatable
 from fedprox.strategy_checks import fit

@@ -14,11 +14,11 @@ from torch import Tensor, nn
 from fedprox.arrays import to_params, to_record
 from fedprox.data.augmentation import PadCropFlip
 from fedprox.data.federated import FederatedData
-from fedprox.generators import seeded
 from fedprox.messages import client_of_task, task_of
 from fedprox.plan.plan import ClientTask, epoch_orders, epoch_shifts
 from fedprox.solvers.batches import PictureInput
 from fedprox.solvers.choice import choose
+from fedprox.solvers.generators import seeded
 from fedprox.solvers.gradients import drift, full_gradients, gamma
 from fedprox.solvers.problem import BatchedSolver, LocalProblem, LocalSolution, LocalWork, Params, SgdSettings, Solver
 from fedprox.solvers.workspace import Workspace

@@ -12,7 +12,7 @@ from torch.func import functional_call, grad, vmap
 from torch.nn import functional
 
 from fedprox.data.federated import Integers
-from fedprox.generators import seeded
+from fedprox.solvers.generators import seeded
 from fedprox.solvers.gradients import differentiable
 from fedprox.solvers.problem import Params
 

@@ -15,7 +15,7 @@ from fedprox.data.federated import FederatedData, Floats, Integers
 from fedprox.logistic_metrics import LogisticEvaluator, LogisticGradients
 from fedprox.metrics import Evaluation, FederationMetrics
 from fedprox.module_evaluator import ModuleEvaluator
-from fedprox.solvers.logistic_kernels import has_kernels
+from fedprox.solvers.kernels.logistic import has_kernels
 from fedprox.solvers.problem import Params
 
 _PIECE = 10_000  # examples that are turned into model input at once

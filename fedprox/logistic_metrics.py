@@ -12,9 +12,9 @@ from torch import Tensor
 
 from fedprox.client_gradients import Examples, GradientSums
 from fedprox.metrics import Evaluation
-from fedprox.solvers.compiling import compiled
-from fedprox.solvers.lanes import NUM_LANES
-from fedprox.solvers.logistic_kernels import (
+from fedprox.solvers.kernels.compile import compiled
+from fedprox.solvers.kernels.lanes import NUM_LANES
+from fedprox.solvers.kernels.logistic import (
     FIVE,
     PIECE,
     Doubles,
@@ -122,7 +122,7 @@ def _measure(
     """Return the sum of losses and the number of hits of each model, shape (2, num_models).
 
     Args:
-        weights: All models' classes side by side, in the layout of `fedprox.solvers.logistic_kernels.padded`.
+        weights: All models' classes side by side, in the layout of `fedprox.solvers.kernels.logistic.padded`.
         features: Shape (n, num_features).
         labels: Shape (n,).
         is_right: Written: whether each model classifies each example rightly, shape (n, num_models).
@@ -174,7 +174,7 @@ def _sum_clients(
     """Add the clients first .. last - 1 to the vectors and squares of `GradientSums`.
 
     Args:
-        weight: w, as `fedprox.solvers.logistic_kernels.padded` makes it.
+        weight: w, as `fedprox.solvers.kernels.logistic.padded` makes it.
         features: All clients' examples, shape (n, num_features).
         labels: Shape (n,).
         bounds: Client k holds the examples bounds[k] .. bounds[k + 1] - 1.

@@ -14,9 +14,9 @@ from torch.nn.parameter import is_lazy
 
 from fedprox.data.federated import FederatedData, LabelledData
 from fedprox.errors import USERS, UserError, one_line, reason
-from fedprox.generators import seeded
 from fedprox.models.logistic import is_logistic
 from fedprox.plan.epoch_batches import KEEP, epoch_batches
+from fedprox.solvers.generators import seeded
 from fedprox.solvers.problem import Params
 from fedprox.solvers.workspace import TrainingWorkspace, Workspace, tuned_for_cpu, with_channels_last
 

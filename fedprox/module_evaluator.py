@@ -8,11 +8,11 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional
 
-from fedprox.generators import Generators, seeded
 from fedprox.metrics import Evaluation
+from fedprox.solvers.generators import Generators, seeded
 from fedprox.solvers.problem import Params
+from fedprox.solvers.threads import Pool
 from fedprox.solvers.workspace import Workspace, tuned_for_cpu, with_channels_last
-from fedprox.threads import Pool
 
 _ON_CPU, _ON_GPU = 50, 10_000  # examples of a piece: activations that fit into a cache; enough work for a GPU
 

@@ -13,7 +13,7 @@ from fedprox.config.instantiate import build
 from fedprox.data.federated import ClientIndex, FederatedData
 from fedprox.data.sources.digits import digits
 from fedprox.errors import UserError
-from fedprox.generators import Generators
+from fedprox.solvers.generators import Generators
 
 DATA = FederatedData(digits(), *[ClientIndex.from_lists([np.arange(start, start + 8)]) for start in (0, 8)])
 

@@ -12,10 +12,10 @@ from torch import nn
 
 from fedprox.data.federated import ClientIndex, FederatedData, LabelledData
 from fedprox.errors import UserError
-from fedprox.generators import Generators
 from fedprox.model_checks import check_held, check_smallest_batch, check_takes_data, check_trains
 from fedprox.models.cnn import cnn, cnn_tutorial, moderate_cnn
 from fedprox.models.resnet import resnet18_bn, resnet18_gn
+from fedprox.solvers.generators import Generators
 
 
 def images(*shape: int, sizes: tuple[int, ...] = (4, 6)) -> FederatedData:

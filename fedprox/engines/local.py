@@ -14,11 +14,11 @@ from flwr.app import Message, MessageType
 from fedprox.client_app import Clients, ClientSide
 from fedprox.engines.identity import act_as_server
 from fedprox.errors import USERS, UserError, reason
-from fedprox.generators import Generators, seeded
 from fedprox.messages import client_of_task, failed, late, node_id
-from fedprox.solvers.logistic_kernels import has_kernels
+from fedprox.solvers.generators import Generators, seeded
+from fedprox.solvers.kernels.logistic import has_kernels
 from fedprox.solvers.problem import BatchedSolver, LocalSolution, Solver
-from fedprox.threads import Pool, one_thread
+from fedprox.solvers.threads import Pool, one_thread
 
 Result = TypeVar("Result")
 _log = logging.getLogger("fedprox")

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from fedprox.data.augmentation import PadCropFlip, Shifts
-from fedprox.solvers.picture_kernels import cropped, normalised
+from fedprox.solvers.kernels.images import cropped, normalised
 
 
 class Batches(Protocol):

@@ -19,8 +19,8 @@ from torch import Tensor, nn
 from torch.func import functional_call, vmap
 from torch.nn import functional
 
-from fedprox.generators import seeded
 from fedprox.plan.epoch_batches import EpochBatches
+from fedprox.solvers.generators import seeded
 from fedprox.solvers.problem import LocalProblem, LocalSolution, LocalWork, Params, SgdSettings
 from fedprox.solvers.reference import ReferenceSolver, step
 

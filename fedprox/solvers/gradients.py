@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn import functional
 
-from fedprox.solvers.logistic_kernels import full_batch, has_kernels, padded, unit_vectors, unpadded
+from fedprox.solvers.kernels.logistic import full_batch, has_kernels, padded, unit_vectors, unpadded
 from fedprox.solvers.problem import Params
 
 _PIECE = 500  # examples that autograd holds at once

@@ -9,9 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from fedprox.process import announced
-from fedprox.solvers.compiling import compiled, is_kept
-from fedprox.solvers.lanes import NUM_LANES, load, store
-from fedprox.solvers.logistic_kernels import (
+from fedprox.solvers.kernels.compile import compiled, is_kept
+from fedprox.solvers.kernels.lanes import NUM_LANES, load, store
+from fedprox.solvers.kernels.logistic import (
     FIVE,
     ONE,
     ZERO,

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from fedprox.generators import seeded
 from fedprox.solvers.batches import Batches, DevicePictureBatches, PictureBatches, PictureInput, TensorBatches
+from fedprox.solvers.generators import seeded
 from fedprox.solvers.problem import LocalSolution, LocalWork, Params, SgdSettings
 from fedprox.solvers.workspace import TrainingWorkspace, draws_random_numbers, tuned_for_cpu
 

@@ -8,8 +8,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from fedprox.generators import Generators, seeded
-from fedprox.solvers.pooling import RectifiedMaxPool2d
+from fedprox.solvers.generators import Generators, seeded
+from fedprox.solvers.kernels.pooling import RectifiedMaxPool2d
 from fedprox.solvers.problem import Params
 
 _REGISTER = 16  # numbers; a parameter begins where 64 bytes are aligned

@@ -19,12 +19,12 @@ from fedprox.client_app import ClientSide
 from fedprox.engines import local
 from fedprox.engines.local import LocalGrid
 from fedprox.errors import UserError
-from fedprox.generators import Generators
 from fedprox.messages import client_of, is_late, node_id, task_of
 from fedprox.models.cnn import cnn
 from fedprox.models.logistic import logistic
 from fedprox.plan.plan import epoch_orders
 from fedprox.solvers.cohort import CohortSolver
+from fedprox.solvers.generators import Generators
 from fedprox.solvers.reference import LocalWork, ReferenceSolver, SgdSettings
 from fedprox.strategy import FedDane, FedProx, Planned
 
@@ -513,7 +513,7 @@ def test_an_error_in_one_of_several_threads_comes_out(federation, concurrent):
 
 ENDS_AT_ONCE = """
 import torch
-from fedprox.threads import Pool
+from fedprox.solvers.threads import Pool
 def job(_):
     w = torch.ones(3, requires_grad=True)
     return torch.autograd.grad((w * w).sum(), w)[0].sum().item()

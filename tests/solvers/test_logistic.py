@@ -19,9 +19,9 @@ from torch.nn import functional
 
 from fedprox.models.cnn import cnn
 from fedprox.models.logistic import logistic
-from fedprox.solvers import compiling
+from fedprox.solvers.kernels import compile
+from fedprox.solvers.kernels.logistic import exponential, padded, unpadded
 from fedprox.solvers.logistic import LogisticSolver
-from fedprox.solvers.logistic_kernels import exponential, padded, unpadded
 from fedprox.solvers.problem import LocalSolution, LocalWork, Params, SgdSettings
 from fedprox.solvers.reference import ReferenceSolver
 
@@ -389,8 +389,8 @@ def test_where_no_folder_can_be_written_the_solver_is_compiled_all_the_same(monk
             raise RuntimeError("cannot cache function: no locator available")
         return njit(*args, **options)
 
-    monkeypatch.setattr(compiling, "njit", refuse)
-    assert compiling.compiled(lambda a, b: a * b)(3, 4) == 12
+    monkeypatch.setattr(compile, "njit", refuse)
+    assert compile.compiled(lambda a, b: a * b)(3, 4) == 12
 
 
 def test_who_waits_for_the_compiler_is_told_so_and_only_then(environment, tmp_path):

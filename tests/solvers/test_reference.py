@@ -13,7 +13,7 @@ from torch.nn import functional
 
 from fedprox.models.cnn import cnn
 from fedprox.solvers.reference import LocalWork, ReferenceSolver, SgdSettings, step
-from fedprox.threads import one_thread
+from fedprox.solvers.threads import one_thread
 
 # Float64 throughout: what remains is rounding, a few units of 1e-16 per operation.
 EXACT = {"rtol": 1e-12, "atol": 1e-13}

@@ -10,11 +10,11 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from fedprox.generators import Generators
 from fedprox.models.cnn import cnn
 from fedprox.models.logistic import logistic
 from fedprox.models.lstm import lstm_shakespeare
-from fedprox.solvers.pooling import RectifiedMaxPool2d
+from fedprox.solvers.generators import Generators
+from fedprox.solvers.kernels.pooling import RectifiedMaxPool2d
 from fedprox.solvers.workspace import TrainingWorkspace, Workspace, draws_random_numbers, tuned_for_cpu
 
 IMAGES = torch.randn(3, 1, 8, 8, generator=torch.Generator().manual_seed(0))

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from numba import njit
 
-from fedprox.solvers.lanes import NUM_LANES, load, spread, store
+from fedprox.solvers.kernels.lanes import NUM_LANES, load, spread, store
 
 GRID = np.random.default_rng(0).normal(size=(3, 40)).astype(np.float32)
 

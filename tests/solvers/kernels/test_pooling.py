@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from torch import nn
 from torch.nn import functional
 
-from fedprox.solvers.pooling import RectifiedMaxPool2d
+from fedprox.solvers.kernels.pooling import RectifiedMaxPool2d
 
 
 def in_two(x: torch.Tensor) -> torch.Tensor:

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from fedprox.generators import Generators, seeded
+from fedprox.solvers.generators import Generators, seeded
 
 DRAWS = {"torch": lambda: float(torch.rand(())), "numpy": np.random.rand, "python": random.random}
 

@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fedprox.solvers.compiling import compiled
+from fedprox.solvers.kernels.compile import compiled
 
 Floats = NDArray[np.float32]
 

@@ -6,7 +6,7 @@ import time
 import pytest
 import torch
 
-from fedprox.threads import Pool, one_thread
+from fedprox.solvers.threads import Pool, one_thread
 
 
 @pytest.mark.parametrize("num_threads", [1, 2, 7])

@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional
 
-from fedprox.solvers.compiling import compiled
+from fedprox.solvers.kernels.compile import compiled
 
 Floats = NDArray[np.float32]
 Places = NDArray[np.uint8]

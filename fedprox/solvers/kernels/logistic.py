@@ -17,8 +17,8 @@ from numpy.typing import NDArray
 from torch import nn
 
 from fedprox.models.logistic import is_logistic
-from fedprox.solvers.compiling import compiled
-from fedprox.solvers.lanes import NUM_LANES, load, spread, store
+from fedprox.solvers.kernels.compile import compiled
+from fedprox.solvers.kernels.lanes import NUM_LANES, load, spread, store
 from fedprox.solvers.problem import Params
 
 Floats = NDArray[np.float32]
