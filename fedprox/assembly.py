@@ -21,8 +21,8 @@ from fedprox.data.augmentation import PadCropFlip
 from fedprox.data.federated import FederatedData
 from fedprox.data_assembly import data_name
 from fedprox.errors import UserError, one_line
+from fedprox.evaluation.evaluators import FederationEvaluator, evaluator_on_test_set
 from fedprox.faults import Faults
-from fedprox.federation_metrics import FederationEvaluator, evaluator_on_test_set
 from fedprox.loggers.interface import Logger
 from fedprox.measuring import Evaluate
 from fedprox.model_checks import check_held, check_smallest_batch, check_takes_data, check_trains, make_lazy_layers

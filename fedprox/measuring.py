@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from flwr.app import ArrayRecord
 
 from fedprox.errors import USERS
-from fedprox.metrics import Evaluation
+from fedprox.evaluation.metrics import Evaluation
 from fedprox.outcomes import Round
 
 Evaluate = Callable[[Sequence[ArrayRecord]], list[Evaluation]]

@@ -6,7 +6,7 @@ from typing import Any
 
 from flwr.app import ArrayRecord
 
-from fedprox.metrics import Evaluation
+from fedprox.evaluation.metrics import Evaluation
 from fedprox.plan.plan import ClientTask
 
 

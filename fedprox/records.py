@@ -24,7 +24,7 @@ from safetensors.torch import save
 
 from fedprox.csv_table import CsvTable
 from fedprox.errors import RunStopped, on_record, printable
-from fedprox.metrics import Evaluation
+from fedprox.evaluation.metrics import Evaluation
 from fedprox.outcomes import Round
 from fedprox.storage import write_whole
 

@@ -12,10 +12,10 @@ from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord
 from flwr.serverapp import Grid
 
 from fedprox.adaptive_mu import AdaptiveMu
+from fedprox.evaluation.metrics import Evaluation
 from fedprox.faults import Faults
 from fedprox.measuring import Evaluate, Measuring
 from fedprox.messages import client_of, draw_of, only
-from fedprox.metrics import Evaluation
 from fedprox.outcomes import ClientOutcome, Round
 from fedprox.plan.plan import ClientTask, CohortPlan
 from fedprox.strategy import Planned

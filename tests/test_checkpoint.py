@@ -12,7 +12,7 @@ from fedprox.arrays import to_record
 from fedprox.checkpoint import content_of, forget_after, latest, read
 from fedprox.checkpointing import Checkpoints
 from fedprox.errors import UserError
-from fedprox.metrics import Evaluation
+from fedprox.evaluation.metrics import Evaluation
 from fedprox.outcomes import Round
 from fedprox.records import RunRecord
 

@@ -25,7 +25,7 @@ from fedprox import assembly, data_assembly
 from fedprox.data.sources.digits import digits
 from fedprox.data.sources.mnist import mnist
 from fedprox.data.sources.synthetic import synthetic
-from fedprox.module_evaluator import ModuleEvaluator
+from fedprox.evaluation.evaluators import ModuleEvaluator
 from fedprox.plan.protocols import FlowerProtocol
 
 LOOKS_AT_CURVES = True

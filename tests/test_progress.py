@@ -10,7 +10,7 @@ import pytest
 from flwr.app import ArrayRecord
 
 from fedprox import process, progress
-from fedprox.metrics import Evaluation
+from fedprox.evaluation.metrics import Evaluation
 from fedprox.progress import pace, watched
 from fedprox.rounds import Round
 

@@ -11,7 +11,7 @@ from flwr.app import ArrayRecord
 from safetensors.torch import load_file
 
 from fedprox.errors import RunStopped
-from fedprox.metrics import ClassAccuracy, ClientSpread, Evaluation, FederationMetrics
+from fedprox.evaluation.metrics import ClassAccuracy, ClientSpread, Evaluation, FederationMetrics
 from fedprox.outcomes import ClientOutcome, Round
 from fedprox.plan.plan import ClientTask
 from fedprox.records import CLIENTS, FEDERATION, METRICS, SPREAD, RunRecord

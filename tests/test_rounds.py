@@ -8,10 +8,10 @@ from flwr.app import Array, ArrayRecord, Message, MetricRecord, RecordDict
 
 from fedprox.adaptive_mu import AdaptiveMu
 from fedprox.engines.identity import act_as_server
+from fedprox.evaluation.metrics import Evaluation, FederationMetrics
 from fedprox.faults import Faults
 from fedprox.measuring import several_at_once
 from fedprox.messages import draw_of, failed, task_of
-from fedprox.metrics import Evaluation, FederationMetrics
 from fedprox.outcomes import ClientOutcome, Round
 from fedprox.plan.plan import ClientTask, Plan
 from fedprox.plan.protocols import FlowerProtocol, PaperProtocol

@@ -10,8 +10,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from fedprox.client_gradients import Examples, GradientSums
-from fedprox.metrics import Evaluation
+from fedprox.evaluation.gradients import Examples, GradientSums
+from fedprox.evaluation.metrics import Evaluation
 from fedprox.solvers.kernels.compile import compiled
 from fedprox.solvers.kernels.lanes import NUM_LANES
 from fedprox.solvers.kernels.logistic import (

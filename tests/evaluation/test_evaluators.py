@@ -16,15 +16,14 @@ from hypothesis import strategies as st
 from torch import nn
 from torch.nn import functional
 
-from fedprox.client_gradients import Examples, ModuleGradients
 from fedprox.data.federated import ClientIndex, FederatedData, LabelledData
 from fedprox.data.sources.synthetic import synthetic
-from fedprox.federation_metrics import FederationEvaluator, evaluator_on_test_set
-from fedprox.logistic_metrics import LogisticEvaluator, LogisticGradients
-from fedprox.metrics import ClassAccuracy, ClientSpread, Evaluation, FederationMetrics
+from fedprox.evaluation.evaluators import FederationEvaluator, ModuleEvaluator, evaluator_on_test_set
+from fedprox.evaluation.gradients import Examples, ModuleGradients
+from fedprox.evaluation.logistic import LogisticEvaluator, LogisticGradients
+from fedprox.evaluation.metrics import ClassAccuracy, ClientSpread, Evaluation, FederationMetrics
 from fedprox.models.cnn import cnn
 from fedprox.models.logistic import logistic
-from fedprox.module_evaluator import ModuleEvaluator
 
 DATA_DIR = Path(os.environ.get("FEDPROX_DATA_DIR", "data")).absolute()
 GOLDEN = DATA_DIR / "golden" / "synthetic_1_1_fedprox_mu_1_stragglers_0.5_first_25.csv"

@@ -9,9 +9,9 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from fedprox.metrics import Evaluation
+from fedprox.evaluation.evaluators import ModuleEvaluator
+from fedprox.evaluation.metrics import Evaluation
 from fedprox.models.cnn import cnn
-from fedprox.module_evaluator import ModuleEvaluator
 
 
 def evaluate(model: nn.Module, features: torch.Tensor, labels: torch.Tensor, piece: int | None = None) -> Evaluation:

@@ -7,8 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fedprox.accuracies import among_clients, by_class
-from fedprox.metrics import ClassAccuracy, ClientSpread
+from fedprox.evaluation.metrics import ClassAccuracy, ClientSpread, among_clients, by_class
 
 
 def flags(*values: int) -> np.ndarray:

@@ -1,0 +1,1 @@
+"""Metrics of a global model, on the server and on all clients."""
