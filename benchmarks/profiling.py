@@ -12,8 +12,8 @@ import fedprox
 from benchmarks.export import composed
 from benchmarks.workloads import WORKLOADS
 from fedprox import experiment
-from fedprox.measuring import several_at_once
-from fedprox.outcomes import Round
+from fedprox.federation.deferred import several_at_once
+from fedprox.federation.results import Round
 
 PACKAGE = Path(fedprox.__file__).parent
 PARTS = {  # of the table -> modules below `fedprox`; a name stands for itself and all below it

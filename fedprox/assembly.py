@@ -11,10 +11,6 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import nn
 
-from fedprox.adaptive_mu import AdaptiveMu
-from fedprox.arrays import to_params
-from fedprox.batch_statistics import LocalStatistics
-from fedprox.client_app import ClientSide
 from fedprox.config.instantiate import build
 from fedprox.config.schema import client_device
 from fedprox.data.augmentation import PadCropFlip
@@ -22,19 +18,22 @@ from fedprox.data.federated import FederatedData
 from fedprox.data_assembly import data_name
 from fedprox.errors import UserError, one_line
 from fedprox.evaluation.evaluators import FederationEvaluator, evaluator_on_test_set
-from fedprox.faults import Faults
+from fedprox.federation.client_app import ClientSide
+from fedprox.federation.client_state import LocalStatistics
+from fedprox.federation.deferred import Evaluate
+from fedprox.federation.failures import Faults
+from fedprox.federation.rounds import Engine
+from fedprox.federation.schedules import AdaptiveMu, learning_rate_factor
+from fedprox.federation.strategy_calls import repeatable
+from fedprox.federation.strategy_checks import fit
 from fedprox.loggers.interface import Logger
-from fedprox.measuring import Evaluate
 from fedprox.model_checks import check_held, check_smallest_batch, check_takes_data, check_trains, make_lazy_layers
 from fedprox.plan.plan import CohortPlan
 from fedprox.plan.protocols import ExperimentProtocol
-from fedprox.rounds import Engine
-from fedprox.schedule import learning_rate_factor
 from fedprox.seeds import Stream, generator
 from fedprox.solvers.generators import seeded
 from fedprox.solvers.problem import SgdSettings
-from fedprox.strategy_calls import repeatable
-from fedprox.strategy_checks import fit
+from fedprox.strategies.arrays import to_params
 
 _log = logging.getLogger("fedprox")
 

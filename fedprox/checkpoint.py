@@ -33,7 +33,7 @@ class Checkpoint:
     Attributes:
         round_num: The round.
         arrays: The global model.
-        carried: See `fedprox.outcomes.Round`.
+        carried: See `fedprox.federation.results.Round`.
         time_s: Seconds since the first round began, without those in which the run was interrupted.
         record: How far the run directory's tables were; see `fedprox.records.RunRecord.state`.
         accuracy: On the test set; None if the round was not evaluated.

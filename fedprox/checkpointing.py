@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Self
 
 from fedprox.checkpoint import FOLDER, Checkpoint, content_of, header_of
-from fedprox.outcomes import Round
+from fedprox.federation.results import Round
 from fedprox.records import RunRecord
 from fedprox.storage import write_whole
 

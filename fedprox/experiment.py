@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 from fedprox import assembly, data_assembly
-from fedprox.arrays import to_params
 from fedprox.branching import adopted_rows, branch_point, lineage
 from fedprox.checkpoint import Checkpoint, forget_after, latest
 from fedprox.checkpointing import Checkpoints
@@ -16,9 +15,9 @@ from fedprox.config.earlier import completed
 from fedprox.early_stopping import EarlyStopping
 from fedprox.environment import environment
 from fedprox.errors import USERS, UserError, on_record
+from fedprox.federation.deferred import several_at_once
 from fedprox.loggers.attached import Attached
 from fedprox.loggers.interface import RUN_ID
-from fedprox.measuring import several_at_once
 from fedprox.prepared import Experiment, columns
 from fedprox.process import only_new_garbage
 from fedprox.progress import watched
@@ -26,6 +25,7 @@ from fedprox.recorded import flattened, read_record, rows_before
 from fedprox.records import RunRecord
 from fedprox.same_data import check_same_data, fingerprints
 from fedprox.storage import alone_in, check_no_links, files_of_a_run
+from fedprox.strategies.arrays import to_params
 from fedprox.trust import PLACEMENT, shown
 
 _log = logging.getLogger("fedprox")

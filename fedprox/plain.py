@@ -11,7 +11,7 @@ import numpy as np
 from flwr.app import ArrayRecord
 from numpy.typing import NDArray
 
-from fedprox.arrays import to_numpy, to_record
+from fedprox.strategies.arrays import to_numpy, to_record
 
 Arrays = dict[str, NDArray[np.generic]]
 

@@ -7,23 +7,24 @@ from typing import Any, Self
 
 from flwr.app import ArrayRecord
 
-from fedprox import assembly, data_assembly, strategy_checks
-from fedprox.adaptive_mu import AdaptiveMu
-from fedprox.arrays import to_record
+from fedprox import assembly, data_assembly
 from fedprox.checkpoint import Checkpoint
 from fedprox.config.checks import check
 from fedprox.config.instantiate import build
 from fedprox.data.federated import FederatedData
 from fedprox.early_stopping import EarlyStopping
 from fedprox.errors import UserError
-from fedprox.faults import Faults
-from fedprox.measuring import Evaluate
-from fedprox.outcomes import Round
+from fedprox.federation import strategy_checks
+from fedprox.federation.deferred import Evaluate
+from fedprox.federation.failures import Faults
+from fedprox.federation.planned_strategy import Planned
+from fedprox.federation.results import Round
+from fedprox.federation.rounds import Engine, run_rounds
+from fedprox.federation.schedules import AdaptiveMu
 from fedprox.plan.protocols import ExperimentProtocol
 from fedprox.process import announced
 from fedprox.records import FEDERATION, METRICS, SPREAD
-from fedprox.rounds import Engine, run_rounds
-from fedprox.strategy import Planned
+from fedprox.strategies.arrays import to_record
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 from tqdm import tqdm
 
-from fedprox.outcomes import Round
+from fedprox.federation.results import Round
 from fedprox.process import Reminder
 
 LINE_EVERY_S = 5.0

@@ -25,7 +25,7 @@ from safetensors.torch import save
 from fedprox.csv_table import CsvTable
 from fedprox.errors import RunStopped, on_record, printable
 from fedprox.evaluation.metrics import Evaluation
-from fedprox.outcomes import Round
+from fedprox.federation.results import Round
 from fedprox.storage import write_whole
 
 METRICS = ("round", "test_loss", "test_accuracy", "train_loss_cohort", "num_clients_counted", "time_s", "drift")

@@ -16,7 +16,7 @@ import pytest
 
 from fedprox import checkpoint
 from fedprox.errors import UserError
-from fedprox.strategy import Planned
+from fedprox.federation.planned_strategy import Planned
 from tests.faults.compared import differences
 
 ADAM = "strategy._target_=flwr.serverapp.strategy.FedAdam"  # is trusted when it is named again

@@ -18,7 +18,7 @@ JOBLIB = ("--multirun", "hydra/launcher=joblib", "hydra.sweep.dir=joblib")
 ONE_FAILS = (*DIGITS, "num_rounds=2", "num_clients=50,141,60", "+repeat_num=0")
 
 BREAKS = """
-from fedprox.strategy import FedProx
+from fedprox.federation.planned_strategy import FedProx
 
 class Breaks(FedProx):
     def configure_train(self, server_round, arrays, config, grid):

@@ -19,7 +19,7 @@ DIGITS = ("dataset=digits", "engine=local", "clients_per_round=2", "num_epochs=2
 SWEEP = ("--multirun", *DIGITS)
 BREAKS = """
 from pathlib import Path
-from fedprox.strategy import FedProx
+from fedprox.federation.planned_strategy import FedProx
 
 class Breaks(FedProx):
     def configure_train(self, server_round, arrays, config, grid):

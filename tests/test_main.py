@@ -673,7 +673,7 @@ def assert_rows_are_complete(run_dir: Path) -> None:
 # Ends its own process without warning before round 4, when rounds 0 to 3 are to be on disk.
 KILLS_ITSELF = """
 import os, signal, time
-from fedprox.strategy import FedProx
+from fedprox.federation.planned_strategy import FedProx
 
 class Killed(FedProx):
     def configure_train(self, server_round, arrays, config, grid):

@@ -195,7 +195,7 @@ def test_the_wheel_declares_the_command_and_carries_the_licence(wheel):
 
 USERS_MODULE = """
 import fedprox
-from fedprox.strategy import FedProx
+from fedprox.federation.planned_strategy import FedProx
 
 print(fedprox.__file__)
 class Mine(FedProx): ...

@@ -11,8 +11,8 @@ from flwr.app import ArrayRecord
 
 from fedprox import process, progress
 from fedprox.evaluation.metrics import Evaluation
+from fedprox.federation.rounds import Round
 from fedprox.progress import pace, watched
-from fedprox.rounds import Round
 
 
 class Clock:

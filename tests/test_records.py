@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 
 from fedprox.errors import RunStopped
 from fedprox.evaluation.metrics import ClassAccuracy, ClientSpread, Evaluation, FederationMetrics
-from fedprox.outcomes import ClientOutcome, Round
+from fedprox.federation.results import ClientOutcome, Round
 from fedprox.plan.plan import ClientTask
 from fedprox.records import CLIENTS, FEDERATION, METRICS, SPREAD, RunRecord
 

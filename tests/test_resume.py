@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from fedprox.checkpointing import Checkpoints
+from fedprox.federation.planned_strategy import Planned
 from fedprox.records import RunRecord
-from fedprox.strategy import Planned
 from tests.faults.compared import differences, untimed
 
 DIGITS = ("dataset=digits", "engine=local", "num_clients=20", "clients_per_round=4", "num_epochs=3", "num_rounds=10")
@@ -17,7 +17,7 @@ OWN = """
 import numpy as np
 import torch
 from flwr.app import MetricRecord
-from fedprox.strategy import FedProx
+from fedprox.federation.planned_strategy import FedProx
 
 def normalised(input_shape, num_classes):
     layers = [torch.nn.Unflatten(1, (1, 8)), torch.nn.Conv2d(1, 3, 3), torch.nn.BatchNorm2d(3), torch.nn.Flatten()]
@@ -366,7 +366,7 @@ def test_a_branch_of_a_branch_begins_with_the_rows_of_both(run):
 def test_a_branch_may_have_another_strategy_and_other_columns(run):
     run(*DIGITS, f"{FLOWERS}FedAdam", "checkpoint.every=4", "checkpoint.keep=null", into="trunk")
     branch = run(
-        *("branch_from=trunk", "branch_round=4", "strategy._target_=fedprox.strategy.FedProx"),
+        *("branch_from=trunk", "branch_round=4", "strategy._target_=fedprox.strategies.fedprox.FedProx"),
         *("evaluation=clients", "adaptive_mu.enabled=true"),
         into="branch",
     )

@@ -124,7 +124,7 @@ def test_what_may_be_called_is_what_the_files_of_a_group_name(tmp_path: Path):
 
 def settings(**changes) -> dict:
     dataset = {"_target_": OURS, "path": "here", "x": 1}
-    strategy = {"_target_": "fedprox.strategy.FedProx"}
+    strategy = {"_target_": "fedprox.strategies.fedprox.FedProx"}
     return {"dataset": dataset, "strategy": strategy, "engine": {"n": 1}, "branch_round": 3} | changes
 
 

@@ -18,7 +18,7 @@ import torch
 from fedprox.data.sources.digits import digits
 from fedprox.data.partitioners.power_law import iid
 from fedprox.models.cnn import logistic
-from fedprox.strategy import FedProx
+from fedprox.federation.planned_strategy import FedProx
 
 def exiting(code=0):
     sys.exit(code)

@@ -19,7 +19,7 @@ _PACKAGE = Path(__file__).parent
 CONF = next(path for path in (_PACKAGE / "conf", _PACKAGE.parent / "conf") if path.is_dir())  # installed, checkout
 
 
-_HAVE_MU = ("fedprox.strategy.FedProx", "fedprox.strategy.FedDane")
+_HAVE_MU = ("fedprox.strategies.fedprox.FedProx", "fedprox.strategies.fedprox.FedDane")
 
 
 def _of_fedprox(mu: float, *, _root_: DictConfig) -> float:

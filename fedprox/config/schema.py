@@ -44,7 +44,7 @@ class AdaptiveMuSettings:
 
 @dataclass
 class ScheduleSettings:
-    """The clients' learning rate over the rounds; see `fedprox.schedule`.
+    """The clients' learning rate over the rounds; see `fedprox.federation.schedules`.
 
     Attributes:
         name: "constant" or "cosine".

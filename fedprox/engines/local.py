@@ -11,10 +11,10 @@ import numpy as np
 import torch
 from flwr.app import Message, MessageType
 
-from fedprox.client_app import Clients, ClientSide
 from fedprox.engines.identity import act_as_server
 from fedprox.errors import USERS, UserError, reason
-from fedprox.messages import client_of_task, failed, late, node_id
+from fedprox.federation.client_app import Clients, ClientSide
+from fedprox.federation.messages import client_of_task, failed, late, node_id
 from fedprox.solvers.generators import Generators, seeded
 from fedprox.solvers.kernels.logistic import has_kernels
 from fedprox.solvers.problem import BatchedSolver, LocalSolution, Solver

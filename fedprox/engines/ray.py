@@ -12,14 +12,14 @@ from typing import Any
 import ray
 from flwr.app import Message
 
-from fedprox.client_app import ClientSide
 from fedprox.engines import cluster
 from fedprox.engines.balance import balance
 from fedprox.engines.crew import Crew, Undone
 from fedprox.engines.identity import act_as_server
 from fedprox.engines.local import LocalGrid
 from fedprox.errors import reason
-from fedprox.messages import failed, late, node_id, task_of
+from fedprox.federation.client_app import ClientSide
+from fedprox.federation.messages import failed, late, node_id, task_of
 
 
 class RayGrid:

@@ -30,7 +30,7 @@ def resnet18_gn(input_shape: tuple[int, ...], num_classes: int, groups: int = 32
 
 
 def resnet18_bn(input_shape: tuple[int, ...], num_classes: int) -> nn.Module:
-    """Return ResNet-18 for small images with batch norm, as in He et al. (2016); see `fedprox.batch_statistics`.
+    """Return ResNet-18 for small images with batch norm, as in He et al. (2016); see `fedprox.federation.client_state`.
 
     Args:
         input_shape: (height, width) or (channels, height, width), at least 8 x 8 pixels.

@@ -72,7 +72,7 @@ SETTINGS = {
     "CPUs of letters": (["client_resources.num_cpus=all"], ["client_resources.num_cpus=all", "Float"]),
     "GPUs below 0": (["client_resources.num_gpus=-1"], ["client_resources.num_gpus must be", ">= 0", "got -1"]),
     "new key in an object": (
-        ["strategy={_target_: fedprox.strategy.FedProx, eta: 1.0}"],
+        ["strategy={_target_: fedprox.strategies.fedprox.FedProx, eta: 1.0}"],
         ["strategy.eta is not a key of strategy", "+strategy.eta=<value>"],
     ),
     "target not there": (

@@ -98,8 +98,8 @@ BASELINE = {
 @pytest.mark.parametrize(
     ("config_name", "mu", "strategy"),
     [
-        ("config", 1.0, "fedprox.strategy.FedProx"),
-        ("fedavg", 0.0, "fedprox.strategy.FedAvgWithStragglerDrop"),
+        ("config", 1.0, "fedprox.strategies.fedprox.FedProx"),
+        ("fedavg", 0.0, "fedprox.strategies.fedprox.FedAvgWithStragglerDrop"),
     ],
 )
 def test_defaults_are_the_earlier_baselines(config_name, mu, strategy):
@@ -174,11 +174,11 @@ def test_mu_is_a_number_for_whoever_refers_to_it():
 @pytest.mark.parametrize(
     ("strategy", "mu", "adaptive", "name"),
     [
-        ("fedprox.strategy.FedProx", 1.0, False, "FedProx (mu = 1)"),
-        ("fedprox.strategy.FedProx", 0.0, False, "FedProx (mu = 0)"),
-        ("fedprox.strategy.FedDane", 0.0, False, "FedDane (mu = 0)"),
-        ("fedprox.strategy.FedAvgWithStragglerDrop", 0.0, False, "FedAvg"),
-        ("fedprox.strategy.FedAvgWithStragglerDrop", 0.5, False, "FedAvg (mu = 0.5)"),
+        ("fedprox.strategies.fedprox.FedProx", 1.0, False, "FedProx (mu = 1)"),
+        ("fedprox.strategies.fedprox.FedProx", 0.0, False, "FedProx (mu = 0)"),
+        ("fedprox.strategies.fedprox.FedDane", 0.0, False, "FedDane (mu = 0)"),
+        ("fedprox.strategies.fedprox.FedAvgWithStragglerDrop", 0.0, False, "FedAvg"),
+        ("fedprox.strategies.fedprox.FedAvgWithStragglerDrop", 0.5, False, "FedAvg (mu = 0.5)"),
         ("flwr.serverapp.strategy.FedProx", 1.0, False, "FedProx (mu = 1)"),
         ("flwr.serverapp.strategy.FedAdam", 0.0, False, "FedAdam"),
         ("flwr.serverapp.strategy.FedAdam", 1e-5, False, "FedAdam (mu = 1e-05)"),

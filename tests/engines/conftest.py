@@ -10,12 +10,13 @@ import torch
 from flwr.app import ArrayRecord, ConfigRecord, Message
 from torch import nn
 
-from fedprox.client_app import ClientSide
 from fedprox.data.federated import ClientIndex, FederatedData, LabelledData
+from fedprox.federation.client_app import ClientSide
+from fedprox.federation.planned_strategy import Planned
 from fedprox.plan.plan import Plan
 from fedprox.plan.protocols import PaperProtocol
 from fedprox.solvers.reference import SgdSettings
-from fedprox.strategy import FedProx, Planned
+from fedprox.strategies.fedprox import FedProx
 
 SIZES = [1, 9, 4, 23, 7, 12]
 SHAPE, NUM_CLASSES = (2, 3), 4

@@ -15,18 +15,19 @@ import pytest
 import torch
 from flwr.app import ArrayRecord, ConfigRecord, Message
 
-from fedprox.client_app import ClientSide
 from fedprox.engines import local
 from fedprox.engines.local import LocalGrid
 from fedprox.errors import UserError
-from fedprox.messages import client_of, is_late, node_id, task_of
+from fedprox.federation.client_app import ClientSide
+from fedprox.federation.messages import client_of, is_late, node_id, task_of
+from fedprox.federation.planned_strategy import Planned
 from fedprox.models.cnn import cnn
 from fedprox.models.logistic import logistic
 from fedprox.plan.plan import epoch_orders
 from fedprox.solvers.cohort import CohortSolver
 from fedprox.solvers.generators import Generators
 from fedprox.solvers.reference import LocalWork, ReferenceSolver, SgdSettings
-from fedprox.strategy import FedDane, FedProx, Planned
+from fedprox.strategies.fedprox import FedDane, FedProx
 
 
 @pytest.fixture

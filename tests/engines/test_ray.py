@@ -19,14 +19,14 @@ from ray.core.generated.node_manager_pb2 import GetNodeStatsRequest
 from ray.core.generated.node_manager_pb2_grpc import NodeManagerServiceStub
 from torch import nn
 
-from fedprox.client_app import ClientSide
 from fedprox.engines import cluster, crew
 from fedprox.engines import ray as engine
 from fedprox.engines.balance import balance
 from fedprox.engines.local import LocalGrid
 from fedprox.engines.ray import RayGrid
 from fedprox.errors import UserError
-from fedprox.messages import client_of, is_late, node_id, task_of
+from fedprox.federation.client_app import ClientSide
+from fedprox.federation.messages import client_of, is_late, node_id, task_of
 
 
 def stop_ray() -> None:

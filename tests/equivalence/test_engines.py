@@ -61,7 +61,7 @@ def _ray_ends_with_this_module():
 
 def run(engine: str, strategy: str, folder: Path, **changes) -> Path:
     folder.mkdir()
-    chosen = {"strategy": {"_target_": f"fedprox.strategy.{strategy}"}, "engine": ENGINES[engine]}
+    chosen = {"strategy": {"_target_": f"fedprox.federation.planned_strategy.{strategy}"}, "engine": ENGINES[engine]}
     experiment.run(completed(copy.deepcopy(CONFIG | chosen | changes)), folder)
     return folder
 

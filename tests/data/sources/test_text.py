@@ -320,7 +320,7 @@ def test_the_presets_have_the_papers_constants_and_mu_0_for_fedavg(name, best_mu
         assert expected | CONSTANTS | {"mu": best_mu} == {key: composed()[key] for key in (*expected, *CONSTANTS, "mu")}
         for fedavg in (composed(config_name="fedavg"), composed("strategy=fedavg")):
             assert fedavg == composed() | {"mu": 0.0, "strategy": fedavg["strategy"]}
-            assert fedavg["strategy"]["_target_"] == "fedprox.strategy.FedAvgWithStragglerDrop"
+            assert fedavg["strategy"]["_target_"] == "fedprox.strategies.fedprox.FedAvgWithStragglerDrop"
         assert composed("mu=0.1")["mu"] == 0.1
         assert composed()["model"]["_target_"] == f"fedprox.models.lstm.lstm_{name}"
         assert composed()["protocol"] == {"_target_": "fedprox.plan.protocols.PaperProtocol"}

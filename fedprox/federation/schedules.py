@@ -1,5 +1,6 @@
 """Adapting mu to the training loss (Li et al. 2020, sec. 5.3.2 and app. C.3.3; figures 3 and 11)."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -42,3 +43,20 @@ class AdaptiveMu:
 
     def _change(self, by: float) -> None:
         self.mu = round(max(0.0, self.mu + by), 10)  # 0.3, where 0.1 + 0.1 + 0.1 is more
+
+
+def learning_rate_factor(name: str, round_num: int, num_rounds: int, final: float) -> float:
+    """Return what the learning rate is multiplied by in a round.
+
+    "cosine" falls from 1 in round 1 along half a cosine (Loshchilov & Hutter 2017, eq. 5, without restarts), so that
+    a round after the last one would have `final`; "constant" is always 1.
+
+    Args:
+        name: "constant" or "cosine".
+        round_num: 1 .. num_rounds.
+        num_rounds: T.
+        final: 0 .. 1.
+    """
+    if name == "constant":
+        return 1.0
+    return final + (1 - final) * (1 + math.cos(math.pi * (round_num - 1) / num_rounds)) / 2

@@ -7,8 +7,7 @@ import numpy as np
 from flwr.app import ArrayRecord, MetricRecord, RecordDict
 from numpy.typing import NDArray
 
-from fedprox.arrays import to_numpy, to_record
-from fedprox.messages import only
+from fedprox.strategies.arrays import only, to_numpy, to_record
 
 
 def weighted_average(replies: Sequence[RecordDict], weighted_by: str | None = "num-examples") -> ArrayRecord:

@@ -11,14 +11,15 @@ from typing import Protocol, cast, runtime_checkable
 from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord
 from flwr.serverapp import Grid
 
-from fedprox.adaptive_mu import AdaptiveMu
 from fedprox.evaluation.metrics import Evaluation
-from fedprox.faults import Faults
-from fedprox.measuring import Evaluate, Measuring
-from fedprox.messages import client_of, draw_of, only
-from fedprox.outcomes import ClientOutcome, Round
+from fedprox.federation.deferred import Evaluate, Measuring
+from fedprox.federation.failures import Faults
+from fedprox.federation.messages import client_of, draw_of
+from fedprox.federation.planned_strategy import Planned
+from fedprox.federation.results import ClientOutcome, Round
+from fedprox.federation.schedules import AdaptiveMu
 from fedprox.plan.plan import ClientTask, CohortPlan
-from fedprox.strategy import Planned
+from fedprox.strategies.arrays import only
 
 
 @runtime_checkable
@@ -50,7 +51,7 @@ def run_rounds(
     """Yield round 0, which is the initial model, and then each round of training as it ends.
 
     A model is measured when somebody asks for that, and then all models are that wait for it: see
-    `fedprox.measuring`.
+    `fedprox.federation.deferred`.
 
     Args:
         arrays: w^0; where a run goes on, the model after the rounds that are done.

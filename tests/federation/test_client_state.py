@@ -11,16 +11,17 @@ from torch import nn
 from torch.nn import functional
 
 from fedprox import assembly, data_assembly, experiment
-from fedprox.arrays import to_params, to_record
-from fedprox.batch_statistics import LocalStatistics
-from fedprox.client_app import Clients, ClientSide
 from fedprox.config.earlier import completed
 from fedprox.engines.identity import act_as_server
-from fedprox.messages import client_of, node_id, task_of
+from fedprox.federation.client_app import Clients, ClientSide
+from fedprox.federation.client_state import LocalStatistics
+from fedprox.federation.messages import client_of, node_id, task_of
+from fedprox.federation.planned_strategy import Planned
 from fedprox.plan.plan import ClientTask, epoch_orders
 from fedprox.plan.protocols import PaperProtocol
 from fedprox.solvers.problem import SgdSettings
-from fedprox.strategy import FedDane, FedProx, Planned
+from fedprox.strategies.arrays import to_params, to_record
+from fedprox.strategies.fedprox import FedDane, FedProx
 
 MU, LR, BATCH, ROUNDS = 0.3, 0.05, 4, 4
 STATISTICS = ("running_mean", "running_var", "num_batches_tracked")
@@ -70,7 +71,7 @@ def config(**changes) -> dict:
         "model": {"_target_": f"{__name__}.normalised"},
         "protocol": {"_target_": "fedprox.plan.protocols.PaperProtocol"},
         "evaluation": {"name": "clients", "every": 1},
-        "strategy": {"_target_": "fedprox.strategy.FedProx"},
+        "strategy": {"_target_": "fedprox.strategies.fedprox.FedProx"},
         "engine": {"_target_": "fedprox.engines.local.LocalGrid", "num_threads": 2},
     } | changes
     return completed(settings)

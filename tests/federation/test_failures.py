@@ -11,9 +11,9 @@ from flwr.app import Array, ArrayRecord, Message, MetricRecord, RecordDict
 from fedprox.engines.identity import act_as_server
 from fedprox.errors import RunStopped
 from fedprox.evaluation.metrics import Evaluation, FederationMetrics
-from fedprox.faults import Faults, diverges
-from fedprox.messages import client_of, draw_of, failed, group_id, late, node_id
-from fedprox.outcomes import Round
+from fedprox.federation.failures import Faults, diverges
+from fedprox.federation.messages import client_of, draw_of, failed, group_id, late, node_id
+from fedprox.federation.results import Round
 
 NAN, INF = math.nan, math.inf
 

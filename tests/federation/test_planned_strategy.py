@@ -20,14 +20,15 @@ from flwr.serverapp.strategy import (
     strategy_utils,
 )
 
-from fedprox.averaging import weighted_average
 from fedprox.engines.identity import act_as_server
 from fedprox.errors import RunStopped, UserError
-from fedprox.messages import node_id, task_of
+from fedprox.federation.messages import node_id, task_of
+from fedprox.federation.planned_strategy import Planned
 from fedprox.plan.authors import AuthorsProtocol
 from fedprox.plan.plan import Plan
 from fedprox.plan.protocols import PaperProtocol
-from fedprox.strategy import FedAvgWithStragglerDrop, FedDane, FedProx, Planned
+from fedprox.strategies.averaging import weighted_average
+from fedprox.strategies.fedprox import FedAvgWithStragglerDrop, FedDane, FedProx
 
 NO_GRID = None  # a planned strategy never asks which nodes there are
 

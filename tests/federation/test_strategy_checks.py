@@ -4,7 +4,7 @@ import pytest
 from flwr.serverapp import strategy as flowers
 
 from fedprox.errors import UserError
-from fedprox.strategy_checks import check_settings, fit
+from fedprox.federation.strategy_checks import check_settings, fit
 
 FLOWERS = "flwr.serverapp.strategy"
 PRIVATE = [name for name in flowers.__all__ if name.startswith("DifferentialPrivacy")]

@@ -1,21 +1,13 @@
 """What a train message carries beside the model and the round's config: whose turn it is, and its task."""
 
-from typing import TypeVar, cast
+from typing import cast
 
-from flwr.app import ArrayRecord, ConfigRecord, Error, Message, MetricRecord, RecordDict
+from flwr.app import ConfigRecord, Error, Message
 
 from fedprox.plan.plan import ClientTask
 
 FIRST_NODE_ID = 2  # Flower gives the server node id 1
 _RAISED, _LATE = 2, 4  # Flower's own numbers for a client app that raised, and for a reply that is not there
-
-
-Record = TypeVar("Record", ArrayRecord, MetricRecord)
-
-
-def only(kind: type[Record], content: RecordDict) -> Record:
-    """Return the one record of a kind, which a reply has under a name of the client's choice."""
-    return next(record for record in content.values() if isinstance(record, kind))
 
 
 def node_id(client: int) -> int:

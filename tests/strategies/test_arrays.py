@@ -5,7 +5,7 @@ import pytest
 import torch
 from flwr.app import Array, ArrayRecord
 
-from fedprox.arrays import to_numpy, to_params, to_record
+from fedprox.strategies.arrays import to_numpy, to_params, to_record
 
 ARRAYS = {
     "matrix": np.arange(12, dtype=np.float32).reshape(3, 4),

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from fedprox.errors import UserError
-from fedprox.strategy_state import layers
+from fedprox.federation.strategy_state import layers
 
 _SAMPLING = "has no effect: clients_per_round says how many clients train; leave it out"
 _EVALUATION = "has no effect: no client is asked to evaluate; use evaluation=clients, and leave it out"

@@ -16,7 +16,8 @@ from collections.abc import Iterable, Mapping
 
 from flwr.app import ArrayRecord, Message
 
-from fedprox.messages import client_of, only
+from fedprox.federation.messages import client_of
+from fedprox.strategies.arrays import only
 
 _NAMES = ("running_mean", "running_var", "num_batches_tracked")  # of torch's batch norm, and of instance norm
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from fedprox.adaptive_mu import AdaptiveMu
+from fedprox.federation.schedules import AdaptiveMu, learning_rate_factor
 
 
 def values(losses, **settings):
@@ -36,3 +36,23 @@ def test_mu_is_never_below_0():
 
 def test_step_and_patience_are_settings():
     assert values([3, 2, 1, 2], mu=1.0, step=0.5, patience=2) == pytest.approx([1.0, 1.0, 0.5, 1.0])
+
+
+def test_a_constant_learning_rate_is_the_same_in_every_round():
+    assert {learning_rate_factor("constant", round_num, 7, 0.0) for round_num in range(1, 8)} == {1.0}
+
+
+@pytest.mark.parametrize(
+    ("round_num", "final", "expected"),
+    [
+        # (1 + cos(pi (t - 1) / 4)) / 2 at t = 1, 2, 3, 4: cosines of 0, 45, 90 and 135 degrees
+        (1, 0.0, 1.0),
+        (2, 0.0, (1 + 0.5**0.5) / 2),
+        (3, 0.0, 0.5),
+        (4, 0.0, (1 - 0.5**0.5) / 2),
+        (3, 0.2, 0.6),  # half of the way from 1 to 0.2
+        (5, 0.2, 0.2),  # a round after the last
+    ],
+)
+def test_a_cosine_falls_from_1_to_its_final_value(round_num, final, expected):
+    assert learning_rate_factor("cosine", round_num, 4, final) == pytest.approx(expected, abs=1e-15)

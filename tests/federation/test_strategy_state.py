@@ -7,13 +7,14 @@ import pytest
 from flwr.app import ConfigRecord, Message, MetricRecord, RecordDict
 from flwr.serverapp import strategy as flowers
 
-from fedprox.arrays import to_numpy, to_record
 from fedprox.engines.identity import act_as_server
+from fedprox.federation.planned_strategy import Planned
+from fedprox.federation.strategy_state import StrategyState, is_plain
 from fedprox.plain import decoded, encoded
 from fedprox.plan.plan import Plan
 from fedprox.plan.protocols import PaperProtocol
-from fedprox.strategy import FedProx, Planned
-from fedprox.strategy_state import StrategyState, is_plain
+from fedprox.strategies.arrays import to_numpy, to_record
+from fedprox.strategies.fedprox import FedProx
 
 START = {"weight": np.linspace(-1, 1, 6, dtype=np.float32).reshape(2, 3), "bias": np.zeros(2, np.float32)}
 

@@ -7,7 +7,7 @@ from flwr.app import ArrayRecord
 
 from fedprox.errors import USERS
 from fedprox.evaluation.metrics import Evaluation
-from fedprox.outcomes import Round
+from fedprox.federation.results import Round
 
 Evaluate = Callable[[Sequence[ArrayRecord]], list[Evaluation]]
 

@@ -8,17 +8,18 @@ import torch
 from flwr.app import ArrayRecord, ConfigRecord, Context, Message, RecordDict
 from torch import nn
 
-from fedprox.client_app import Clients, ClientSide, make_client_app
 from fedprox.data.augmentation import PadCropFlip
 from fedprox.data.federated import ClientIndex, FederatedData, LabelledData
 from fedprox.engines.local import LocalGrid
-from fedprox.messages import node_id, task_record
+from fedprox.federation.client_app import Clients, ClientSide, make_client_app
+from fedprox.federation.messages import node_id, task_record
+from fedprox.federation.planned_strategy import Planned
 from fedprox.models.cnn import cnn
 from fedprox.models.logistic import logistic
 from fedprox.plan.plan import ClientTask, Plan
 from fedprox.plan.protocols import PaperProtocol
 from fedprox.solvers.problem import SgdSettings
-from fedprox.strategy import FedDane, FedProx, Planned
+from fedprox.strategies.fedprox import FedDane, FedProx
 
 SIZES = [3, 8, 5]
 LR, MU = 0.25, 0.5

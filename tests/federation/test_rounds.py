@@ -6,17 +6,18 @@ import numpy as np
 import pytest
 from flwr.app import Array, ArrayRecord, Message, MetricRecord, RecordDict
 
-from fedprox.adaptive_mu import AdaptiveMu
 from fedprox.engines.identity import act_as_server
 from fedprox.evaluation.metrics import Evaluation, FederationMetrics
-from fedprox.faults import Faults
-from fedprox.measuring import several_at_once
-from fedprox.messages import draw_of, failed, task_of
-from fedprox.outcomes import ClientOutcome, Round
+from fedprox.federation.deferred import several_at_once
+from fedprox.federation.failures import Faults
+from fedprox.federation.messages import draw_of, failed, task_of
+from fedprox.federation.planned_strategy import Planned
+from fedprox.federation.results import ClientOutcome, Round
+from fedprox.federation.rounds import run_rounds
+from fedprox.federation.schedules import AdaptiveMu
 from fedprox.plan.plan import ClientTask, Plan
 from fedprox.plan.protocols import FlowerProtocol, PaperProtocol
-from fedprox.rounds import run_rounds
-from fedprox.strategy import FedAvgWithStragglerDrop, FedProx, Planned
+from fedprox.strategies.fedprox import FedAvgWithStragglerDrop, FedProx
 
 SIZES = np.array([1, 4, 2, 8, 3, 5])
 

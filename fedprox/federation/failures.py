@@ -10,11 +10,11 @@ from typing import Protocol
 import numpy as np
 from flwr.app import ArrayRecord, Message, MetricRecord
 
-from fedprox.arrays import to_numpy
 from fedprox.errors import RunStopped
-from fedprox.messages import client_of, draw_of, is_late, late, only
-from fedprox.outcomes import Round
-from fedprox.strategy_calls import is_finite
+from fedprox.federation.messages import client_of, draw_of, is_late, late
+from fedprox.federation.results import Round
+from fedprox.federation.strategy_calls import is_finite
+from fedprox.strategies.arrays import only, to_numpy
 
 STOP, DROP, CONTINUE = "stop", "drop", "continue"
 _log = logging.getLogger("fedprox")

@@ -6,10 +6,11 @@ Flower's own conversions give the same bytes and the same numbers, in several ti
 import io
 from collections.abc import Mapping
 from functools import lru_cache
+from typing import TypeVar
 
 import numpy as np
 import torch
-from flwr.app import Array, ArrayRecord
+from flwr.app import Array, ArrayRecord, MetricRecord, RecordDict
 from numpy.lib import format as npy
 from numpy.typing import NDArray
 
@@ -48,3 +49,11 @@ def _header(dtype: np.dtype[np.generic], shape: tuple[int, ...]) -> tuple[str, b
     buffer = io.BytesIO()
     npy.write_array_header_1_0(buffer, {"descr": dtype.str, "fortran_order": False, "shape": shape})
     return str(dtype), buffer.getvalue()
+
+
+Record = TypeVar("Record", ArrayRecord, MetricRecord)
+
+
+def only(kind: type[Record], content: RecordDict) -> Record:
+    """Return the one record of a kind, which a reply has under a name of the client's choice."""
+    return next(record for record in content.values() if isinstance(record, kind))

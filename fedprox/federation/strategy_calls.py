@@ -10,8 +10,8 @@ import numpy as np
 import torch
 from flwr.app import ArrayRecord, Message, MessageType
 
-from fedprox.arrays import to_numpy
 from fedprox.errors import USERS, RunStopped, UserError, reason
+from fedprox.strategies.arrays import to_numpy
 
 Metrics = dict[str, int | float]
 _NAME = re.compile(r"[\w.:/()%-][\w.:/()% -]*", re.ASCII)  # as a column of a table that is split at commas

@@ -11,10 +11,9 @@ from flwr.app import ArrayRecord, ConfigRecord, Context, Message, MetricRecord, 
 from flwr.clientapp import ClientApp
 from torch import Tensor, nn
 
-from fedprox.arrays import to_params, to_record
 from fedprox.data.augmentation import PadCropFlip
 from fedprox.data.federated import FederatedData
-from fedprox.messages import client_of_task, task_of
+from fedprox.federation.messages import client_of_task, task_of
 from fedprox.plan.plan import ClientTask, epoch_orders, epoch_shifts
 from fedprox.solvers.batches import PictureInput
 from fedprox.solvers.choice import choose
@@ -22,6 +21,7 @@ from fedprox.solvers.generators import seeded
 from fedprox.solvers.gradients import drift, full_gradients, gamma
 from fedprox.solvers.problem import BatchedSolver, LocalProblem, LocalSolution, LocalWork, Params, SgdSettings, Solver
 from fedprox.solvers.workspace import Workspace
+from fedprox.strategies.arrays import to_params, to_record
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,1 @@
+"""A round of federated learning: messages, clients, replies. Start reading in rounds.py."""
