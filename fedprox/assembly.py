@@ -26,10 +26,10 @@ from fedprox.federation.rounds import Engine
 from fedprox.federation.schedules import AdaptiveMu, learning_rate_factor
 from fedprox.federation.strategy_calls import repeatable
 from fedprox.federation.strategy_checks import fit
-from fedprox.loggers.interface import Logger
 from fedprox.model_checks import check_held, check_smallest_batch, check_takes_data, check_trains, make_lazy_layers
 from fedprox.plan.plan import CohortPlan
 from fedprox.plan.protocols import ExperimentProtocol
+from fedprox.runs.loggers.interface import Logger
 from fedprox.seeds import Stream, generator
 from fedprox.solvers.generators import seeded
 from fedprox.solvers.problem import SgdSettings

@@ -5,15 +5,15 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from fedprox.checkpoint import Checkpoint, latest
 from fedprox.config.compose import CONF
 from fedprox.config.earlier import completed
 from fedprox.errors import UserError
 from fedprox.prepared import Experiment
-from fedprox.recorded import FREE, broken, differences, read_record
+from fedprox.runs.checkpoint import Checkpoint, latest
+from fedprox.runs.reader import FREE, broken, differences, read_record
+from fedprox.runs.trust import PATHS, made_here, recorded_settings
 from fedprox.same_data import check_same_data, fingerprints
 from fedprox.storage import TABLES
-from fedprox.trust import PATHS, made_here, recorded_settings
 
 _MU = ("mu", "adaptive_mu")
 DATA_SETTINGS = ("dataset", "partition", "feature_skew", "num_clients", "hold_out", "seed")  # that decide the data

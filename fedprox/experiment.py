@@ -9,24 +9,23 @@ from typing import Any
 
 from fedprox import assembly, data_assembly
 from fedprox.branching import adopted_rows, branch_point, lineage
-from fedprox.checkpoint import Checkpoint, forget_after, latest
-from fedprox.checkpointing import Checkpoints
 from fedprox.config.earlier import completed
 from fedprox.early_stopping import EarlyStopping
-from fedprox.environment import environment
 from fedprox.errors import USERS, UserError, on_record
 from fedprox.federation.deferred import several_at_once
-from fedprox.loggers.attached import Attached
-from fedprox.loggers.interface import RUN_ID
 from fedprox.prepared import Experiment, columns
 from fedprox.process import only_new_garbage
-from fedprox.progress import watched
-from fedprox.recorded import flattened, read_record, rows_before
-from fedprox.records import RunRecord
+from fedprox.runs.checkpoint import Checkpoint, Checkpoints, forget_after, latest
+from fedprox.runs.environment import environment
+from fedprox.runs.loggers.group import Attached
+from fedprox.runs.loggers.interface import RUN_ID
+from fedprox.runs.progress import watched
+from fedprox.runs.reader import flattened, read_record, rows_before
+from fedprox.runs.trust import PLACEMENT, shown
+from fedprox.runs.writer import RunRecord
 from fedprox.same_data import check_same_data, fingerprints
 from fedprox.storage import alone_in, check_no_links, files_of_a_run
 from fedprox.strategies.arrays import to_params
-from fedprox.trust import PLACEMENT, shown
 
 _log = logging.getLogger("fedprox")
 
@@ -43,7 +42,7 @@ def run(
 
     Args:
         config: The resolved configuration as plain containers.
-        run_dir: An existing directory, which receives what `fedprox.records` describes.
+        run_dir: An existing directory, which receives what `fedprox.runs.writer` describes.
         resume: Go on from the directory's last checkpoint, if it has one; it is of a run with this configuration.
         origin: More entries of run.json: how the configuration came about.
         on_begin: Called when nothing refuses the run any more, before the first file is written.

@@ -13,8 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from fedprox.errors import UserError, printable
-from fedprox.following import FollowedRun
-from fedprox.recorded import FREE, differences, read_record
+from fedprox.runs.reader import FREE, FollowedRun, differences, read_record
 from fedprox.storage import alone_in, write_whole
 
 TABLE = "jobs.csv"

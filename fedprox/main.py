@@ -31,9 +31,9 @@ from fedprox.config.compose import as_given
 from fedprox.errors import USERS, RunStopped, UserError, on_record
 from fedprox.jobs import earlier_run
 from fedprox.process import exit_status, terminated_like_interrupted, without_garbage_collection
-from fedprox.recorded import read_record
 from fedprox.resuming import whole_command, without_resume
-from fedprox.run_log import begin_log
+from fedprox.runs.log import begin_log
+from fedprox.runs.reader import read_record
 from fedprox.sweep import each_job_composed_once, is_job, note_job, remove_new_run_dir, table_at_the_end
 from fedprox.terminal import ends_quietly
 from fedprox.version import version_line

@@ -8,7 +8,6 @@ from typing import Any, Self
 from flwr.app import ArrayRecord
 
 from fedprox import assembly, data_assembly
-from fedprox.checkpoint import Checkpoint
 from fedprox.config.checks import check
 from fedprox.config.instantiate import build
 from fedprox.data.federated import FederatedData
@@ -23,7 +22,8 @@ from fedprox.federation.rounds import Engine, run_rounds
 from fedprox.federation.schedules import AdaptiveMu
 from fedprox.plan.protocols import ExperimentProtocol
 from fedprox.process import announced
-from fedprox.records import FEDERATION, METRICS, SPREAD
+from fedprox.runs.checkpoint import Checkpoint
+from fedprox.runs.writer import FEDERATION, METRICS, SPREAD
 from fedprox.strategies.arrays import to_record
 
 

@@ -1,6 +1,6 @@
 """`resume=` and `branch_from=`: the command that makes an earlier run's settings again, with what is to be different.
 
-It is made from the settings in run.json, which are data: see `fedprox.trust`. The overrides that stand there too say
+It is made from the settings in run.json, which are data: see `fedprox.runs.trust`. The overrides that stand there too say
 only which files of conf/ were chosen, so that a branch which chooses another one gets all that belongs to it.
 """
 
@@ -18,9 +18,9 @@ from omegaconf import DictConfig, OmegaConf
 
 from fedprox.config.schema import GROUPS
 from fedprox.errors import UserError
-from fedprox.recorded import FREE, broken, differences, read_record
+from fedprox.runs.reader import FREE, broken, differences, read_record
+from fedprox.runs.trust import PATHS, is_place, is_refused, recorded_settings, shown
 from fedprox.storage import CHECKPOINTS, check_no_links
-from fedprox.trust import PATHS, is_place, is_refused, recorded_settings, shown
 
 OPTIONS = ("resume", "branch_from")
 _BRANCH = ("branch_from", "branch_round")

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from fedprox.errors import UserError
 
-# What a run writes into its directory; see `fedprox.records`.
+# What a run writes into its directory; see `fedprox.runs.writer`.
 TABLES = ("metrics.csv", "clients.csv", "classes.csv")
 RESULTS = ("model.safetensors", "curves.png")
 CHECKPOINTS = "checkpoint"

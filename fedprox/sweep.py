@@ -22,7 +22,7 @@ from fedprox.config.schema import explained
 from fedprox.errors import USERS, UserError, reason
 from fedprox.jobs import Job, begin_table, earlier_run, final_table, is_same_command, note
 from fedprox.process import without_garbage_collection
-from fedprox.recorded import read_record
+from fedprox.runs.reader import read_record
 from fedprox.storage import alone_in
 
 _run_dir_is_new: ContextVar[bool] = ContextVar("run_dir_is_new", default=False)

@@ -7,7 +7,7 @@ import pytest
 
 from fedprox import branching
 from fedprox.errors import UserError
-from fedprox.records import CLIENTS, METRICS, RunRecord
+from fedprox.runs.writer import CLIENTS, METRICS, RunRecord
 
 HEADER = ",".join(METRICS) + "\r\n"
 

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from fedprox.checkpointing import Checkpoints
 from fedprox.federation.planned_strategy import Planned
-from fedprox.records import RunRecord
+from fedprox.runs.checkpoint import Checkpoints
+from fedprox.runs.writer import RunRecord
 from tests.faults.compared import differences, untimed
 
 DIGITS = ("dataset=digits", "engine=local", "num_clients=20", "clients_per_round=4", "num_epochs=3", "num_rounds=10")

@@ -6,7 +6,7 @@ import pytest
 
 from fedprox.config.compose import CONF
 from fedprox.errors import UserError
-from fedprox.trust import is_place, is_refused, made_here, recorded_settings, shown
+from fedprox.runs.trust import is_place, is_refused, made_here, recorded_settings, shown
 
 OURS = "fedprox.data.sources.digits.digits"
 
@@ -18,7 +18,7 @@ OURS = "fedprox.data.sources.digits.digits"
         "fedprox.main.os.system",  # a module of ours has it as an attribute
         "fedprox.main.main",  # ours, and would take a command line
         "fedprox.models.logistic.logistic",  # ours, and no data set
-        "fedprox.loggers.mlflow.MlflowLogger",
+        "fedprox.runs.loggers.mlflow.MlflowLogger",
         "flwr.serverapp.strategy.FedAdam",
         "flwr.serverapp.strategy.fedavg.os.system",
         "my_data.rings",

@@ -5,8 +5,9 @@ from importlib.metadata import PackageNotFoundError, version
 
 import pytest
 
-from fedprox import engines, environment
-from fedprox.recorded import read_record
+from fedprox import engines
+from fedprox.runs import environment
+from fedprox.runs.reader import read_record
 
 DIGITS = ("dataset=digits", "num_rounds=1", "num_clients=10", "partition=iid")
 

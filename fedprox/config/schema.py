@@ -57,7 +57,7 @@ class ScheduleSettings:
 
 @dataclass
 class CheckpointSettings:
-    """Which rounds a run can be resumed from; see `fedprox.checkpoint`.
+    """Which rounds a run can be resumed from; see `fedprox.runs.checkpoint`.
 
     Attributes:
         every: Rounds from one checkpoint to the next; None for none at all.

@@ -47,7 +47,7 @@ class Round:
         time_s: Seconds since the first round began, when the model was there; it may not have been measured yet.
         mu: Weight of the proximal term in this round's training, or for round 0, in the first.
         carried: What the next round depends on besides the model: the state of the strategy and of adaptive mu, as
-            `fedprox.checkpoint` can write it.
+            `fedprox.runs.checkpoint` can write it.
         metrics: What the strategy adds to what clients report: a number for each name.
     """
 

@@ -4,7 +4,7 @@ from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from fedprox.recorded import FREE, flattened
+from fedprox.runs.reader import FREE, flattened
 
 EXPERIMENT = ["dataset", "stragglers_fraction", "algorithm"]  # runs that agree here are repetitions
 # Settings in which repetitions may differ: they choose the draws, or where and how fast a run computes.

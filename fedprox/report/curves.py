@@ -7,10 +7,10 @@ import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from fedprox.recorded import read_record
 from fedprox.report.checks import label
 from fedprox.report.directory import identify, read_metrics
 from fedprox.report.panels import PALETTE, Curve, blank_figure, finish_accuracy, finish_loss, loss_limit
+from fedprox.runs.reader import read_record
 
 
 def save_curves(run_dir: Path) -> None:

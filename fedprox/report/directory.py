@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 
 from fedprox.config.earlier import completed
 from fedprox.errors import UserError
-from fedprox.recorded import broken
 from fedprox.report.lineage import steps, suffix
+from fedprox.runs.reader import broken
 
 METRICS = ("round", "test_loss", "test_accuracy", "train_loss_cohort", "num_clients_counted", "time_s")
 

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from fedprox.recorded import broken
+from fedprox.runs.reader import broken
 
 # Settings that are seen elsewhere: in the algorithm's name, the panel, the curve's length, or that make repetitions.
 _SEEN = ("mu", "strategy", "stragglers_fraction", "num_rounds", "seed", "repeat_num")

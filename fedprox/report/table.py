@@ -8,11 +8,11 @@ import pandas as pd
 
 from fedprox.config.earlier import completed
 from fedprox.errors import UserError, printable
-from fedprox.recorded import read_record
 from fedprox.report.checks import EXPERIMENT, Facts, distortions, label, percent
 from fedprox.report.directory import identify, read_metrics
 from fedprox.report.lineage import of_repetitions, own_beginnings, steps
 from fedprox.report.measures import ALWAYS, per_run, recorded
+from fedprox.runs.reader import read_record
 
 
 def find_runs(paths: Iterable[str | Path]) -> list[Path]:

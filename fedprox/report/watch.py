@@ -14,9 +14,8 @@ from typing import Any, TextIO
 
 from fedprox.config.earlier import completed
 from fedprox.errors import UserError, printable
-from fedprox.following import SILENT, FollowedRun, Progress
 from fedprox.jobs import TABLE, WAITING, read_table
-from fedprox.recorded import flattened
+from fedprox.runs.reader import SILENT, FollowedRun, Progress, flattened
 from fedprox.storage import is_taken
 
 # What is worth seeing first, where a terminal is too small for all runs.

@@ -11,8 +11,8 @@ from hydra import compose, initialize_config_dir
 
 from fedprox import main
 from fedprox.config import schema
-from fedprox.recorded import status_of
 from fedprox.reproduce.figures import Job
+from fedprox.runs.reader import status_of
 
 Config = dict[str, Any]
 Run = Callable[[Mapping[str, Any], Path], object]

@@ -5,11 +5,11 @@ from pathlib import Path
 
 import pandas as pd
 
-from fedprox.recorded import read_record
 from fedprox.report.checks import percent
 from fedprox.report.table import rounds_of
 from fedprox.reproduce.figures import DATASETS, Figure, Job
 from fedprox.reproduce.runs import folder_of
+from fedprox.runs.reader import read_record
 
 EXPERIMENT = ["dataset", "stragglers_fraction", "line"]  # runs that agree here differ in their seed or repetition
 RUN = [*EXPERIMENT, "seed", "repetition"]

@@ -4,8 +4,8 @@ import json
 
 import pytest
 
-from fedprox.recorded import status_of
 from fedprox.report.__main__ import main as report
+from fedprox.runs.reader import status_of
 
 RUN_JSON = {
     "status": "finished",

@@ -5,11 +5,11 @@ import io
 import json
 from pathlib import Path
 
-from fedprox import checkpoint, plain, recorded
 from fedprox.errors import UserError
+from fedprox.runs import checkpoint, reader, serialize
 
 TABLES = ("metrics.csv", "clients.csv", "classes.csv")
-NO_NUMBER = (*recorded.FREE, "branch_from", "branch_round")
+NO_NUMBER = (*reader.FREE, "branch_from", "branch_round")
 
 
 def untimed(file: Path) -> bytes:
@@ -32,7 +32,7 @@ def differences(run_dir: Path, reference: Path) -> list[str]:
         found.append("model.safetensors")
     facts, expected = (json.loads((folder / "run.json").read_text()) for folder in (run_dir, reference))
     found += ["run.json: status"] if facts["status"] != expected["status"] else []
-    found += recorded.differences(expected["settings"], facts["settings"], NO_NUMBER)
+    found += reader.differences(expected["settings"], facts["settings"], NO_NUMBER)
     for which in ("final", "best"):
         facts["result"][which].pop("time_s"), expected["result"][which].pop("time_s")
         found += [f"run.json: {which}"] if facts["result"][which] != expected["result"][which] else []
@@ -44,7 +44,7 @@ def _last_state(run_dir: Path) -> object:
     last = checkpoint.latest(run_dir)
     if last is None:
         return None
-    text, arrays = plain.encoded(last.carried)
+    text, arrays = serialize.encoded(last.carried)
     return last.round_num, text, {name: array.tobytes() for name, array in arrays.items()}
 
 

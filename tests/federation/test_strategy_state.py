@@ -10,9 +10,9 @@ from flwr.serverapp import strategy as flowers
 from fedprox.engines.identity import act_as_server
 from fedprox.federation.planned_strategy import Planned
 from fedprox.federation.strategy_state import StrategyState, is_plain
-from fedprox.plain import decoded, encoded
 from fedprox.plan.plan import Plan
 from fedprox.plan.protocols import PaperProtocol
+from fedprox.runs.serialize import decoded, encoded
 from fedprox.strategies.arrays import to_numpy, to_record
 from fedprox.strategies.fedprox import FedProx
 

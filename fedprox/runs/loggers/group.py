@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any, Self
 
 from fedprox.errors import USERS, UserError, one_line, reason
-from fedprox.loggers.interface import RUN_ID, Logger, Row
-from fedprox.recorded import rows_before
+from fedprox.runs.loggers.interface import RUN_ID, Logger, Row
+from fedprox.runs.reader import rows_before
 
 _log = logging.getLogger("fedprox")
 

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from fedprox.errors import UserError
-from fedprox.loggers.interface import Row, hyperparameters, measured, require, title
+from fedprox.runs.loggers.interface import Row, hyperparameters, measured, require, title
 
 MODES = ("online", "offline", "disabled")
 QUIET: Mapping[str, Any] = {

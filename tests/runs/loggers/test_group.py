@@ -3,8 +3,8 @@
 import pytest
 
 from fedprox.errors import UserError
-from fedprox.loggers.attached import Attached
-from fedprox.recorded import rows_before
+from fedprox.runs.loggers.group import Attached
+from fedprox.runs.reader import rows_before
 
 
 class Notes:

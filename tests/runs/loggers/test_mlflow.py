@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from fedprox.errors import UserError
-from fedprox.loggers.attached import Attached
-from fedprox.loggers.mlflow import MAX_PARAMS, MlflowLogger
+from fedprox.runs.loggers.group import Attached
+from fedprox.runs.loggers.mlflow import MAX_PARAMS, MlflowLogger
 
 pytestmark = pytest.mark.usefixtures("mlflow")
 

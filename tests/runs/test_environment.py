@@ -4,7 +4,7 @@ import json
 import platform
 from importlib.metadata import version
 
-from fedprox.environment import environment
+from fedprox.runs.environment import environment
 
 
 def test_the_environment_names_what_a_result_depends_on():

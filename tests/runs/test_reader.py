@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from fedprox.following import SILENT, FollowedRun
+from fedprox.runs.reader import SILENT, FollowedRun
 from fedprox.storage import alone_in
 
 HEADER = "round,test_loss,test_accuracy,train_loss_cohort,num_clients_counted,time_s\n"

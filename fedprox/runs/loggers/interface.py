@@ -19,7 +19,7 @@ class Logger(Protocol):
 
     Making one checks its settings and is quick: no library is imported and nothing is written before `begin`. What it
     raises in `begin` ends the run before its first round; what it raises later is told in one line, and the run goes
-    on without it: see `fedprox.loggers.attached`.
+    on without it: see `fedprox.runs.loggers.group`.
     """
 
     def begin(self, run_dir: Path, facts: Mapping[str, Any], first_round: int) -> None:

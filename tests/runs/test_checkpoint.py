@@ -7,13 +7,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from fedprox import checkpointing
-from fedprox.checkpoint import content_of, forget_after, latest, read
-from fedprox.checkpointing import Checkpoints
 from fedprox.errors import UserError
 from fedprox.evaluation.metrics import Evaluation
 from fedprox.federation.results import Round
-from fedprox.records import RunRecord
+from fedprox.runs import checkpoint as checkpointing
+from fedprox.runs.checkpoint import Checkpoints, content_of, forget_after, latest, read
+from fedprox.runs.writer import RunRecord
 from fedprox.strategies.arrays import to_record
 
 CARRIED = {"strategy": {"layers": [{"m_t": {"w": np.arange(3.0)}, "count": 2}], "statistics": None}, "mu": None}

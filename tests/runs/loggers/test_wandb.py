@@ -5,7 +5,7 @@ import math
 import pytest
 
 from fedprox.errors import UserError
-from fedprox.loggers.wandb import WandbLogger
+from fedprox.runs.loggers.wandb import WandbLogger
 
 pytestmark = pytest.mark.usefixtures("wandb")
 

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from fedprox.loggers.interface import Row, hyperparameters, measured, require
+from fedprox.runs.loggers.interface import Row, hyperparameters, measured, require
 
 
 class TensorBoardLogger:

@@ -9,10 +9,11 @@ from collections.abc import Iterator
 import pytest
 from flwr.app import ArrayRecord
 
-from fedprox import process, progress
+from fedprox import process
 from fedprox.evaluation.metrics import Evaluation
 from fedprox.federation.rounds import Round
-from fedprox.progress import pace, watched
+from fedprox.runs import progress
+from fedprox.runs.progress import pace, watched
 
 
 class Clock:

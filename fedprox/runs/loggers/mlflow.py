@@ -10,7 +10,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from fedprox.loggers.interface import Row, hyperparameters, measured, require, title
+from fedprox.runs.loggers.interface import Row, hyperparameters, measured, require, title
 
 FOLDER = "mlruns"  # in the working directory, where MLflow's own programs look for it
 MAX_PARAMS = 100  # in one request

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fedprox.errors import UserError
-from fedprox.loggers.interface import hyperparameters, measured, require, title
+from fedprox.runs.loggers.interface import hyperparameters, measured, require, title
 
 
 def test_names_of_classes_are_no_hyperparameters():

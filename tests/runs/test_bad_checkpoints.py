@@ -14,9 +14,9 @@ from pathlib import Path
 
 import pytest
 
-from fedprox import checkpoint
 from fedprox.errors import UserError
 from fedprox.federation.planned_strategy import Planned
+from fedprox.runs import checkpoint
 from tests.faults.compared import differences
 
 ADAM = "strategy._target_=flwr.serverapp.strategy.FedAdam"  # is trusted when it is named again

@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from fedprox.loggers.tensorboard import TensorBoardLogger
+from fedprox.runs.loggers.tensorboard import TensorBoardLogger
 
 pytestmark = pytest.mark.usefixtures("tensorboard")
 

@@ -14,7 +14,7 @@ from fedprox.errors import RunStopped
 from fedprox.evaluation.metrics import ClassAccuracy, ClientSpread, Evaluation, FederationMetrics
 from fedprox.federation.results import ClientOutcome, Round
 from fedprox.plan.plan import ClientTask
-from fedprox.records import CLIENTS, FEDERATION, METRICS, SPREAD, RunRecord
+from fedprox.runs.writer import CLIENTS, FEDERATION, METRICS, SPREAD, RunRecord
 
 
 def outcome(round_num: int, accuracy: float = 0.5, loss: float = 1.5) -> Round:

@@ -12,9 +12,9 @@ from typing import Any
 
 import pytest
 
-from fedprox.loggers.attached import Attached
-from fedprox.loggers.interface import Logger
-from fedprox.loggers.mlflow import ENVIRONMENT
+from fedprox.runs.loggers.group import Attached
+from fedprox.runs.loggers.interface import Logger
+from fedprox.runs.loggers.mlflow import ENVIRONMENT
 
 FACTS = {
     "algorithm": "FedProx (mu = 1)",

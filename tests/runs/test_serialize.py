@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays_of
 
-from fedprox.plain import decoded, encoded
+from fedprox.runs.serialize import decoded, encoded
 from fedprox.strategies.arrays import to_record
 
 TYPES = [np.float32, np.float64, np.float16, np.int64, np.int32, np.uint8, np.bool_]

@@ -2,8 +2,8 @@
 
 import pytest
 
-from fedprox.csv_table import CsvTable, is_kept
 from fedprox.errors import UserError
+from fedprox.runs.writer import CsvTable, is_kept
 
 
 @pytest.fixture

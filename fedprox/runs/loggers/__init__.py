@@ -1,0 +1,1 @@
+"""Tools that are told of every round beside the run directory."""
