@@ -7,11 +7,13 @@ from typing import Any
 import numpy as np
 from hydra import compose, initialize_config_dir
 
-from fedprox import assembly, data_assembly, main
+from fedprox import main
 from fedprox.config import schema
 from fedprox.data.federated import FederatedData
+from fedprox.experiment import build
+from fedprox.experiment import data as data_assembly
+from fedprox.experiment.prepared import check_settings
 from fedprox.plan.plan import CohortPlan
-from fedprox.prepared import check_settings
 
 SETTINGS = ("num_rounds", "num_epochs", "batch_size", "learning_rate", "mu", "weight_decay")
 
@@ -32,7 +34,7 @@ def composed(overrides: Sequence[str]) -> dict[str, Any]:
 def prepared(config: dict[str, Any]) -> tuple[FederatedData, CohortPlan]:
     """Return a configuration's data divided among clients, and who takes part in which round."""
     data = data_assembly.divided_data(config)
-    return data, assembly.plan(config, data, check_settings(config))
+    return data, build.plan(config, data, check_settings(config))
 
 
 def write(overrides: Sequence[str], file: Path) -> None:
@@ -44,7 +46,7 @@ def write(overrides: Sequence[str], file: Path) -> None:
     """
     config = composed(overrides)
     data, plan = prepared(config)
-    model = [parameter.detach().numpy() for parameter in assembly.initial_model(config, data).parameters()]
+    model = [parameter.detach().numpy() for parameter in build.initial_model(config, data).parameters()]
     positions = data.train.indices
     test_features, test_labels = data.test_examples()
     with file.open("wb") as out:

@@ -11,7 +11,7 @@ from unittest.mock import patch
 import fedprox
 from benchmarks.export import composed
 from benchmarks.workloads import WORKLOADS
-from fedprox import experiment
+from fedprox.experiment import run as experiment
 from fedprox.federation.deferred import several_at_once
 from fedprox.federation.results import Round
 

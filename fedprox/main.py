@@ -26,17 +26,17 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
+from fedprox.cli.jobs import earlier_run
+from fedprox.cli.resume import whole_command, without_resume
+from fedprox.cli.sweep import each_job_composed_once, is_job, note_job, remove_new_run_dir, table_at_the_end
+from fedprox.cli.terminal import ends_quietly
+from fedprox.cli.version import version_line
 from fedprox.config import schema
 from fedprox.config.compose import as_given
 from fedprox.errors import USERS, RunStopped, UserError, on_record
-from fedprox.jobs import earlier_run
 from fedprox.process import exit_status, terminated_like_interrupted, without_garbage_collection
-from fedprox.resuming import whole_command, without_resume
 from fedprox.runs.log import begin_log
 from fedprox.runs.reader import read_record
-from fedprox.sweep import each_job_composed_once, is_job, note_job, remove_new_run_dir, table_at_the_end
-from fedprox.terminal import ends_quietly
-from fedprox.version import version_line
 
 CONF = schema.CONF
 
@@ -135,11 +135,11 @@ def _run(config: DictConfig) -> float | None:
     if earlier and earlier["status"] == "finished":
         logging.getLogger("fedprox").info("%s is finished already", os.path.relpath(run_dir))
         return float(earlier["result"]["final"]["test_accuracy"])
-    if "fedprox.experiment" in sys.modules:  # an earlier job's
-        from fedprox import experiment
+    if "fedprox.experiment.run" in sys.modules:  # an earlier job's
+        from fedprox.experiment import run as experiment
     else:
         with without_garbage_collection():  # which keeps for good what garbage there is
-            from fedprox import experiment  # here: it imports torch, which --help does not need
+            from fedprox.experiment import run as experiment  # here: it imports torch, which --help does not need
 
     logging.getLogger("flwr").setLevel(logging.ERROR)  # its per-round lines repeat what metrics.csv says
     last = experiment.run(

@@ -298,7 +298,7 @@ def test_the_command_line_starts_without_what_takes_seconds_to_import():
 
 
 def test_an_experiment_loads_neither_ray_nor_the_libraries_of_other_data_sets_nor_figures():
-    loaded = loaded_by("fedprox.experiment")
+    loaded = loaded_by("fedprox.experiment.run")
     assert {"torch", "flwr"} <= loaded
     assert not loaded & {"ray", "torchvision", "sklearn", "matplotlib", "pandas"}
 

@@ -21,11 +21,12 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from fedprox import assembly, data_assembly
 from fedprox.data.sources.digits import digits
 from fedprox.data.sources.mnist import mnist
 from fedprox.data.sources.synthetic import synthetic
 from fedprox.evaluation.evaluators import ModuleEvaluator
+from fedprox.experiment import build
+from fedprox.experiment import data as data_assembly
 from fedprox.plan.protocols import FlowerProtocol
 
 LOOKS_AT_CURVES = True
@@ -574,7 +575,7 @@ def test_the_setting_last_batch_reaches_the_plan_and_the_solver(run):
         assert any(int(row["num_examples"]) % 16 for row in rows)
         expected = [int(row["num_epochs"]) * max(1, int(row["num_examples"]) // 16) for row in rows]
         assert [int(row["num_steps"]) for row in rows] == expected
-        plan = assembly.plan(settings, data_assembly.divided_data(settings), FlowerProtocol())
+        plan = build.plan(settings, data_assembly.divided_data(settings), FlowerProtocol())
         assert [task.num_steps for task in plan.tasks(1)] == expected
     assert untimed(folders[0]) != untimed(folders[1])
 

@@ -70,7 +70,7 @@ class CheckpointSettings:
 
 @dataclass
 class EarlyStoppingSettings:
-    """When a run ends early; see `fedprox.early_stopping`.
+    """When a run ends early; see `fedprox.experiment.early_stopping`.
 
     Attributes:
         metric: A column of metrics.csv; None for never.

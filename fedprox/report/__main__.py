@@ -10,10 +10,10 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from fedprox.cli.terminal import ends_quietly
+from fedprox.cli.version import version_line
 from fedprox.errors import UserError, one_line
 from fedprox.report.outputs import FIGURES, TABLES, check_writable
-from fedprox.terminal import ends_quietly
-from fedprox.version import version_line
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -74,7 +74,7 @@ def _checked(overrides: list[str]) -> Config:
 def _division(name: str, config: Mapping[str, Any]) -> Division:
     """Load the data, divide them and measure the skew of what the clients train on."""
     with without_garbage_collection():
-        from fedprox import data_assembly  # here: it imports torch, which --help does not need
+        from fedprox.experiment import data as data_assembly  # here: it imports torch, which --help does not need
 
     data = data_assembly.divided_data(config)
     counts = class_counts(data.data.labels, data.train, data.data.num_classes)

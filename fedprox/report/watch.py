@@ -12,9 +12,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TextIO
 
+from fedprox.cli.jobs import TABLE, WAITING, read_table
 from fedprox.config.earlier import completed
 from fedprox.errors import UserError, printable
-from fedprox.jobs import TABLE, WAITING, read_table
 from fedprox.runs.reader import SILENT, FollowedRun, Progress, flattened
 from fedprox.storage import is_taken
 

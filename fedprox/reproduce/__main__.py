@@ -7,14 +7,14 @@ from pathlib import Path
 
 import pandas as pd
 
+from fedprox.cli.terminal import ends_quietly
+from fedprox.cli.version import version_line
 from fedprox.errors import UserError, one_line
 from fedprox.process import exit_status, terminated_like_interrupted
 from fedprox.reproduce import datasets, headline, tables
 from fedprox.reproduce.drawing import draw
 from fedprox.reproduce.figures import DATASETS, FIGURES, jobs_of
 from fedprox.reproduce.runs import run_missing
-from fedprox.terminal import ends_quietly
-from fedprox.version import version_line
 
 
 def main(argv: Sequence[str] | None = None) -> int:

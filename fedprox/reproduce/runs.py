@@ -32,12 +32,13 @@ def run_missing(
         jobs: May name a run twice; it is done once.
         out: Where to put the folder runs/.
         place: Data set -> further overrides, about where the data are and what computes.
-        run: Runs one configuration into an existing folder; None for `fedprox.experiment.run`.
+        run: Runs one configuration into an existing folder; None for `fedprox.experiment.run.run`.
 
     Raises:
         UserError: If a setting or a data file is wrong.
     """
-    from fedprox import experiment, prepared  # here: they import torch, which --help does not need
+    from fedprox.experiment import prepared
+    from fedprox.experiment import run as experiment  # here: they import torch, which --help does not need
 
     logging.getLogger("flwr").setLevel(logging.ERROR)  # its per-round lines repeat what metrics.csv says
     configs = settings_of({folder_of(job, out): job for job in jobs}, place or {})

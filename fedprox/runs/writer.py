@@ -7,7 +7,7 @@ run.json            settings, seed, versions, git commit, hardware, timings, mem
 model.safetensors   the last global model
 checkpoint/         what a resumed run goes on from; see `fedprox.runs.checkpoint`
 
-`fedprox.experiment` adds curves.png, and Hydra its .hydra/ and main.log.
+`fedprox.experiment.run` adds curves.png, and Hydra its .hydra/ and main.log.
 """
 
 import csv

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from fedprox import data_assembly
+from fedprox.experiment import data as data_assembly
 
 SMALL = ("dataset=digits", "engine=local", "num_rounds=1")
 

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from benchmarks.export import composed, prepared, write
-from fedprox import assembly
 from fedprox.errors import UserError
+from fedprox.experiment import build
 
 SMALL = ("dataset=digits", "num_clients=50", "num_rounds=3", "stragglers_fraction=0.0", "engine=local")
 
@@ -23,7 +23,7 @@ def test_the_file_has_our_clients_cohorts_initial_model_and_settings(tmp_path):
         assert np.array_equal(told["features"][held], features.reshape(len(labels), -1))
         assert np.array_equal(told["labels"][held], labels)
     assert told["cohorts"].tolist() == [[task.client for task in plan.tasks(t)] for t in (1, 2, 3)]
-    weight, bias = assembly.initial_model(config, data).parameters()
+    weight, bias = build.initial_model(config, data).parameters()
     assert np.array_equal(told["weight"], weight.detach())
     assert np.array_equal(told["bias"], bias.detach())
     assert told["test_features"].shape == (len(told["test_labels"]), told["features"].shape[1])

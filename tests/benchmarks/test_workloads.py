@@ -14,7 +14,7 @@ from benchmarks.workloads import WORKLOADS, against, changed, of_engine, shown_o
 from fedprox import main
 from fedprox.config import schema
 from fedprox.config.compose import each_value_once
-from fedprox.prepared import check_settings
+from fedprox.experiment.prepared import check_settings
 
 ROOT = Path(__file__).parents[2]
 CASES = [case for workload in WORKLOADS.values() for case in workload.cases]

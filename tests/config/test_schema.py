@@ -13,13 +13,13 @@ from hydra import compose, initialize_config_dir
 from omegaconf import MissingMandatoryValue, OmegaConf
 
 import fedprox
-from fedprox import data_assembly
 from fedprox.config.checks import check
 from fedprox.config.compose import plain, register
 from fedprox.config.instantiate import check_target
 from fedprox.config.schema import unknown
 from fedprox.errors import UserError
-from fedprox.experiment import algorithm
+from fedprox.experiment import data as data_assembly
+from fedprox.experiment.run import algorithm
 
 ROOT = Path(fedprox.__file__).parent
 CONF = next(path for path in (ROOT / "conf", ROOT.parent / "conf") if path.is_dir())

@@ -10,9 +10,11 @@ from safetensors.torch import load_file
 from torch import nn
 from torch.nn import functional
 
-from fedprox import assembly, data_assembly, experiment
 from fedprox.config.earlier import completed
 from fedprox.engines.identity import act_as_server
+from fedprox.experiment import build
+from fedprox.experiment import data as data_assembly
+from fedprox.experiment import run as experiment
 from fedprox.federation.client_app import Clients, ClientSide
 from fedprox.federation.client_state import LocalStatistics
 from fedprox.federation.messages import client_of, node_id, task_of
@@ -94,8 +96,8 @@ def by_hand(settings: dict) -> dict[str, torch.Tensor]:
     Running statistics are each client's own: they start at the initial model's, and go on from its last round.
     """
     data = data_assembly.divided_data(settings)
-    model = assembly.initial_model(settings, data)
-    plan = assembly.plan(settings, data, PaperProtocol())
+    model = build.initial_model(settings, data)
+    plan = build.plan(settings, data, PaperProtocol())
     state = {name: value.clone() for name, value in model.state_dict().items()}
     own = {client: {n: v for n, v in state.items() if is_statistic(n)} for client in range(5)}
     for round_num in range(1, ROUNDS + 1):
@@ -223,7 +225,7 @@ def test_feddanes_gradients_are_taken_with_the_clients_own_statistics(start):
             asked.extend(messages)
             return [clients.gradient(message) for message in messages]
 
-    plan = assembly.plan(settings | {"clients_per_round": 5}, data, PaperProtocol())
+    plan = build.plan(settings | {"clients_per_round": 5}, data, PaperProtocol())
     Planned(FedDane(), plan, statistics)._mean_gradient(1, start, Grid())
     by_client = {int(message.content["task"]["client"]): message for message in asked}
     for client, shift in ((0, 1.0), (1, 0.0)):
@@ -246,7 +248,7 @@ def _gradient(params: dict[str, torch.Tensor], data, client: int) -> np.ndarray:
 def test_a_train_message_carries_them_and_the_shared_global_model_as_it_was(start):
     settings = config()
     data = data_assembly.divided_data(settings)
-    plan = assembly.plan(settings, data, PaperProtocol())
+    plan = build.plan(settings, data, PaperProtocol())
     local = Planned(FedProx(), plan, LocalStatistics(start))
     for planned, carries in ((local, True), (Planned(FedProx(), plan), False)):
         messages = planned.configure_train(1, start, ConfigRecord({"proximal-mu": MU}), None)

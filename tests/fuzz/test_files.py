@@ -22,7 +22,6 @@ from hypothesis import strategies as st
 from PIL import Image
 from safetensors.torch import save
 
-from fedprox.assembly import _load_weights
 from fedprox.data.cache import cached
 from fedprox.data.sources.cifar10 import read_batch
 from fedprox.data.sources.femnist import _parsed, _unpack
@@ -31,6 +30,7 @@ from fedprox.data.sources.image_folder import image_folder
 from fedprox.data.sources.leaf import leaf
 from fedprox.data.sources.text import shakespeare
 from fedprox.errors import UserError
+from fedprox.experiment.build import _load_weights
 from fedprox.models import cnn
 from fedprox.report.table import read_runs, readable, summarise
 

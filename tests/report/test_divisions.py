@@ -5,10 +5,10 @@ import csv
 import numpy as np
 import pytest
 
-from fedprox import data_assembly
 from fedprox.data.federated import LabelledData
 from fedprox.data.sources.digits import digits
 from fedprox.errors import UserError
+from fedprox.experiment import data as data_assembly
 from fedprox.report.divisions import MOST_PANELS, divisions
 
 DIGITS = ["dataset=digits", "num_clients=12", "partition=shards"]

@@ -9,7 +9,7 @@ import time
 
 import pytest
 
-from fedprox.jobs import Job, begin_table
+from fedprox.cli.jobs import Job, begin_table
 from fedprox.report.__main__ import main
 from fedprox.report.watch import Watched, table
 from fedprox.storage import alone_in

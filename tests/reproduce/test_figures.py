@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from fedprox.prepared import check_settings
+from fedprox.experiment.prepared import check_settings
 from fedprox.reproduce.figures import DATASETS, FIGURES, FIVE, LOWER_RUNS, MU_0, SYNTHETIC, jobs_of
 from fedprox.reproduce.runs import folder_of, settings_of
 

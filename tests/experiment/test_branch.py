@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from fedprox import branching
 from fedprox.errors import UserError
+from fedprox.experiment import branch as branching
 from fedprox.runs.writer import CLIENTS, METRICS, RunRecord
 
 HEADER = ",".join(METRICS) + "\r\n"

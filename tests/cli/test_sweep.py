@@ -9,9 +9,9 @@ from hydra.plugins.sweeper import Sweeper
 from hypothesis import given
 from hypothesis import strategies as st
 
+from fedprox.cli.sweep import each_job_composed_once
 from fedprox.config.compose import each_value_once
 from fedprox.errors import UserError
-from fedprox.sweep import each_job_composed_once
 
 CONF = Path(__file__).parents[1] / "conf"
 

@@ -4,8 +4,8 @@ import math
 
 import pytest
 
-from fedprox.early_stopping import EarlyStopping
 from fedprox.errors import UserError
+from fedprox.experiment.early_stopping import EarlyStopping
 
 
 def ends_at(stopping: EarlyStopping, values) -> int | None:

@@ -310,7 +310,7 @@ def changing(path="state.json"):
 @pytest.fixture
 def changing(command, tmp_path):
     """Return a function that says what the data are from now on."""
-    from fedprox import data_assembly
+    from fedprox.experiment import data as data_assembly
 
     (tmp_path / "changing_data.py").write_text(CHANGING)
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from fedprox.jobs import COLUMNS, WAITING, Job, begin_table, note, read_table, readable
+from fedprox.cli.jobs import COLUMNS, WAITING, Job, begin_table, note, read_table, readable
 from fedprox.storage import alone_in
 from tests.faults.compared import differences
 

@@ -7,12 +7,13 @@ from typing import Any, Self
 
 from flwr.app import ArrayRecord
 
-from fedprox import assembly, data_assembly
 from fedprox.config.checks import check
 from fedprox.config.instantiate import build
 from fedprox.data.federated import FederatedData
-from fedprox.early_stopping import EarlyStopping
 from fedprox.errors import UserError
+from fedprox.experiment import build as assembly
+from fedprox.experiment import data as data_assembly
+from fedprox.experiment.early_stopping import EarlyStopping
 from fedprox.federation import strategy_checks
 from fedprox.federation.deferred import Evaluate
 from fedprox.federation.failures import Faults

@@ -12,7 +12,7 @@ from torch import nn
 
 from fedprox.data.federated import ClientIndex, FederatedData, LabelledData
 from fedprox.errors import UserError
-from fedprox.model_checks import check_held, check_smallest_batch, check_takes_data, check_trains
+from fedprox.experiment.model_checks import check_held, check_smallest_batch, check_takes_data, check_trains
 from fedprox.models.cnn import cnn, cnn_tutorial, moderate_cnn
 from fedprox.models.resnet import resnet18_bn, resnet18_gn
 from fedprox.solvers.generators import Generators

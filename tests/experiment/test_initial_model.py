@@ -8,11 +8,11 @@ import pytest
 import torch
 from torch import nn
 
-from fedprox.assembly import initial_model
 from fedprox.config.instantiate import build
 from fedprox.data.federated import ClientIndex, FederatedData
 from fedprox.data.sources.digits import digits
 from fedprox.errors import UserError
+from fedprox.experiment.build import initial_model
 from fedprox.solvers.generators import Generators
 
 DATA = FederatedData(digits(), *[ClientIndex.from_lists([np.arange(start, start + 8)]) for start in (0, 8)])

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 
 import pytest
 
-from fedprox.terminal import ends_quietly
+from fedprox.cli.terminal import ends_quietly
 
 
 @contextmanager

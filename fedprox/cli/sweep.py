@@ -17,10 +17,10 @@ from hydra.plugins.sweeper import Sweeper
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf, open_dict
 
+from fedprox.cli.jobs import Job, begin_table, earlier_run, final_table, is_same_command, note
 from fedprox.config.compose import _parsed, as_given, each_value_once, plain
 from fedprox.config.schema import explained
 from fedprox.errors import USERS, UserError, reason
-from fedprox.jobs import Job, begin_table, earlier_run, final_table, is_same_command, note
 from fedprox.process import without_garbage_collection
 from fedprox.runs.reader import read_record
 from fedprox.storage import alone_in
@@ -56,14 +56,14 @@ class CheckFirst(Callback):
 def _check_values(config: DictConfig) -> None:
     """Compose and check a configuration for each value of each swept setting."""
     with without_garbage_collection():
-        from fedprox import assembly  # here: it imports torch, which --help does not need
-        from fedprox.prepared import check_settings
+        from fedprox.experiment import build  # here: it imports torch, which --help does not need
+        from fedprox.experiment.prepared import check_settings
 
     logging.getLogger("flwr").setLevel(logging.ERROR)  # what strategies say of sampling and mu does not hold here
     for overrides in each_value_once(_words(config)):
         settings = plain(compose(config_name=config.hydra.job.config_name, overrides=overrides))
         check_settings(settings)
-        assembly.strategy(settings)
+        build.strategy(settings)
         _check_launcher(config.hydra.launcher._target_, settings["engine"])
 
 
@@ -160,7 +160,7 @@ def note_job(room: Path, error: str) -> None:
     """Note in the sweep's table what became of the job that Hydra is running, if it is one of a sweep.
 
     Args:
-        room: See `fedprox.jobs.note`.
+        room: See `fedprox.cli.jobs.note`.
         error: Why it failed; "" if it did not.
     """
     if not is_job():

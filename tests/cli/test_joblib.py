@@ -62,7 +62,7 @@ def test_jobs_side_by_side_give_the_files_and_the_status_of_jobs_one_after_anoth
 
 
 def test_jobs_side_by_side_are_in_the_table_and_left_alone_the_next_time(swept, program, tmp_path):
-    from fedprox.jobs import read_table
+    from fedprox.cli.jobs import read_table
 
     statuses = ["finished", "failed", "finished"]
     rows = read_table(tmp_path / "joblib")

@@ -15,9 +15,16 @@ from fedprox.config.instantiate import build
 from fedprox.config.schema import client_device
 from fedprox.data.augmentation import PadCropFlip
 from fedprox.data.federated import FederatedData
-from fedprox.data_assembly import data_name
 from fedprox.errors import UserError, one_line
 from fedprox.evaluation.evaluators import FederationEvaluator, evaluator_on_test_set
+from fedprox.experiment.data import data_name
+from fedprox.experiment.model_checks import (
+    check_held,
+    check_smallest_batch,
+    check_takes_data,
+    check_trains,
+    make_lazy_layers,
+)
 from fedprox.federation.client_app import ClientSide
 from fedprox.federation.client_state import LocalStatistics
 from fedprox.federation.deferred import Evaluate
@@ -26,7 +33,6 @@ from fedprox.federation.rounds import Engine
 from fedprox.federation.schedules import AdaptiveMu, learning_rate_factor
 from fedprox.federation.strategy_calls import repeatable
 from fedprox.federation.strategy_checks import fit
-from fedprox.model_checks import check_held, check_smallest_batch, check_takes_data, check_trains, make_lazy_layers
 from fedprox.plan.plan import CohortPlan
 from fedprox.plan.protocols import ExperimentProtocol
 from fedprox.runs.loggers.interface import Logger

@@ -8,11 +8,11 @@ from typing import Any
 from fedprox.config.compose import CONF
 from fedprox.config.earlier import completed
 from fedprox.errors import UserError
-from fedprox.prepared import Experiment
+from fedprox.experiment.prepared import Experiment
+from fedprox.experiment.same_data import check_same_data, fingerprints
 from fedprox.runs.checkpoint import Checkpoint, latest
 from fedprox.runs.reader import FREE, broken, differences, read_record
 from fedprox.runs.trust import PATHS, made_here, recorded_settings
-from fedprox.same_data import check_same_data, fingerprints
 from fedprox.storage import TABLES
 
 _MU = ("mu", "adaptive_mu")

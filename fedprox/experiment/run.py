@@ -7,13 +7,15 @@ from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
-from fedprox import assembly, data_assembly
-from fedprox.branching import adopted_rows, branch_point, lineage
 from fedprox.config.earlier import completed
-from fedprox.early_stopping import EarlyStopping
 from fedprox.errors import USERS, UserError, on_record
+from fedprox.experiment import build
+from fedprox.experiment import data as data_assembly
+from fedprox.experiment.branch import adopted_rows, branch_point, lineage
+from fedprox.experiment.early_stopping import EarlyStopping
+from fedprox.experiment.prepared import Experiment, columns
+from fedprox.experiment.same_data import check_same_data, fingerprints
 from fedprox.federation.deferred import several_at_once
-from fedprox.prepared import Experiment, columns
 from fedprox.process import only_new_garbage
 from fedprox.runs.checkpoint import Checkpoint, Checkpoints, forget_after, latest
 from fedprox.runs.environment import environment
@@ -23,7 +25,6 @@ from fedprox.runs.progress import watched
 from fedprox.runs.reader import flattened, read_record, rows_before
 from fedprox.runs.trust import PLACEMENT, shown
 from fedprox.runs.writer import RunRecord
-from fedprox.same_data import check_same_data, fingerprints
 from fedprox.storage import alone_in, check_no_links, files_of_a_run
 from fedprox.strategies.arrays import to_params
 
@@ -83,7 +84,7 @@ def run(
         first_round = start.round_num + 1 if start else 0
         with (
             _telling_how_to_go_on(run_dir),
-            Attached(assembly.loggers(config), run_dir, facts, first_round, source) as loggers,
+            Attached(build.loggers(config), run_dir, facts, first_round, source) as loggers,
         ):
             if state and start:
                 forget_after(run_dir, start.round_num)

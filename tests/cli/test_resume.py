@@ -9,10 +9,10 @@ from hydra import compose, initialize_config_dir
 from hypothesis import given
 from hypothesis import strategies as st
 
+from fedprox.cli.resume import _as_override, whole_command, without_resume
 from fedprox.config import schema
 from fedprox.config.compose import CONF
 from fedprox.errors import UserError
-from fedprox.resuming import _as_override, whole_command, without_resume
 
 OVERRIDES = ["dataset=digits", "mu=0.5", "+repeat_num=2"]
 CHECKPOINT = "checkpoint/round_000003.safetensors"

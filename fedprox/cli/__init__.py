@@ -1,0 +1,1 @@
+"""The command line: resuming, sweeps and their table of jobs."""
