@@ -19,7 +19,7 @@ import pytest
 import torch
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
-from fedprox.reproduce.figures import FIGURES, SYNTHETIC
+from fedprox.reproduce.specs import FIGURES, SYNTHETIC
 
 ROOT = Path(__file__).parents[1]
 FENCE = re.compile(r"^(?P<indent> *)```(?P<language>\w*)[^\n`]*\n(?P<text>.*?)^ *``` *$", re.MULTILINE | re.DOTALL)

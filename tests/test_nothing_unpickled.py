@@ -156,7 +156,7 @@ def test_a_cache_that_is_a_malicious_pickle_is_made_again(tmp_path, marker, mali
 
 def test_the_record_of_a_run_is_not_loaded_either(tmp_path, marker, malicious):
     from fedprox.errors import UserError
-    from fedprox.report.table import read_runs
+    from fedprox.report.summary import read_runs
 
     for name in ("run.json", "metrics.csv"):
         (tmp_path / name).write_bytes(malicious)

@@ -12,9 +12,9 @@ from typing import Any
 import ray
 from flwr.app import Message
 
-from fedprox.engines import cluster
+from fedprox.engines import ray_cluster
+from fedprox.engines.actor_pool import Crew, Undone
 from fedprox.engines.balance import balance
-from fedprox.engines.crew import Crew, Undone
 from fedprox.engines.identity import act_as_server
 from fedprox.engines.local import LocalGrid
 from fedprox.errors import reason
@@ -47,10 +47,10 @@ class RayGrid:
             UserError: If not even one actor fits, or no cluster answers.
         """
         act_as_server()
-        if cluster.connect(address):
+        if ray_cluster.connect(address):
             _crews.clear()
             _shared.clear()
-        cluster.check_room(num_cpus, num_gpus)
+        ray_cluster.check_room(num_cpus, num_gpus)
         self._num_shares = _num_actors(num_cpus, num_gpus, max_actors)
         self._sizes = [side.sgd.epoch(size).num_taken for size in side.data.train.sizes.tolist()]
         self._num_clients = side.data.num_clients

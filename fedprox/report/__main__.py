@@ -103,7 +103,7 @@ def _report(arguments: argparse.Namespace) -> None:
     if level is not None and not 0 < level <= 1:
         raise UserError(f"--level must be above 0 and at most 1, got {level:g}; it is a share of the test examples")
     from fedprox.report.figures import comparison  # here: pandas and matplotlib, which neither watch nor --help need
-    from fedprox.report.table import read_runs, readable, summarise
+    from fedprox.report.summary import read_runs, readable, summarise
 
     frame = read_runs(arguments.directories, arguments.by)
     summary = summarise(frame, last, level)

@@ -7,9 +7,8 @@ import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from fedprox.report.checks import label
-from fedprox.report.directory import identify, read_metrics
-from fedprox.report.panels import PALETTE, Curve, blank_figure, finish_accuracy, finish_loss, loss_limit
+from fedprox.report.runs import identify, label, read_metrics
+from fedprox.report.style import PALETTE, Curve, blank_figure, finish_accuracy, finish_loss, loss_limit
 from fedprox.runs.reader import read_record
 
 

@@ -1,4 +1,4 @@
-"""The tidy table of `fedprox.report.table` -> figures, by matplotlib's object API alone."""
+"""The tidy table of `fedprox.report.summary` -> figures, by matplotlib's object API alone."""
 
 import numpy as np
 import pandas as pd
@@ -7,10 +7,10 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from fedprox.errors import UserError
-from fedprox.report.checks import label, percent
 from fedprox.report.curves import draw
-from fedprox.report.panels import PALETTE, Curve, blank_figure, finish_accuracy, finish_drift, finish_loss, loss_limit
-from fedprox.report.table import algorithm_order, mean_by_round
+from fedprox.report.runs import label, percent
+from fedprox.report.style import PALETTE, Curve, blank_figure, finish_accuracy, finish_drift, finish_loss, loss_limit
+from fedprox.report.summary import algorithm_order, mean_by_round
 
 _LEGEND_CHARACTERS = 105  # that fit beside each other; a line's sample takes eight
 
@@ -24,7 +24,7 @@ def comparison(frame: pd.DataFrame, *, drift: bool = False) -> Figure:
     begins at a dot on its line.
 
     Args:
-        frame: From `fedprox.report.table.read_runs`. Several data sets give a group of rows each.
+        frame: From `fedprox.report.summary.read_runs`. Several data sets give a group of rows each.
         drift: Also draw the cohorts' mean drift.
 
     Raises:
@@ -63,7 +63,7 @@ def curves(frame: pd.DataFrame) -> Figure:
     """Draw one run by round, as in its curves.png: loss on the left, test accuracy on the right.
 
     Args:
-        frame: The rows of one run, from `fedprox.report.table.read_runs`.
+        frame: The rows of one run, from `fedprox.report.summary.read_runs`.
 
     Raises:
         ValueError: If the rows are not those of exactly one run.

@@ -2,14 +2,89 @@
 
 import argparse
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
+from hydra import compose, initialize_config_dir
+from hydra.errors import HydraException
+from omegaconf.errors import OmegaConfBaseException
+
+from fedprox.config import schema
+from fedprox.config.checks import check
+from fedprox.config.compose import each_value_once
+from fedprox.data.heterogeneity import class_counts, measure
 from fedprox.errors import UserError, one_line
-from fedprox.report.divisions import divisions
-from fedprox.report.holdings import table
-from fedprox.report.holdings_figure import draw
+from fedprox.main import CONF
+from fedprox.process import without_garbage_collection
 from fedprox.report.outputs import FIGURES, check_writable
+from fedprox.report.partition_figure import Division, draw, table
+from fedprox.seeds import Stream, generator
+
+# Nobody trains here: who would, and where, is no reason to refuse settings made for another machine.
+NO_TRAINING = {"clients_per_round": 1, "server_device": "cpu", "client_resources": {"num_cpus": 1, "num_gpus": 0}}
+
+MOST_PANELS = 20  # more make a picture too high to look at
+
+Config = dict[str, Any]
+
+
+def divisions(overrides: Sequence[str], compare: str | None = None) -> list[Division]:
+    """Return the data as the settings divide them among clients; settings about training do not matter.
+
+    Args:
+        overrides: As for `fedprox.main`, such as dataset=digits, each with one value.
+        compare: One more with several values, such as partition.alpha=0.1,1: a division for each.
+
+    Raises:
+        UserError: If a setting or a data file is wrong; all settings are checked before data are loaded.
+    """
+    schema.register()
+    try:
+        with initialize_config_dir(version_base=None, config_dir=str(CONF)):
+            configs = [(name, _checked(words)) for name, words in _variants(overrides, compare)]
+    except (HydraException, OmegaConfBaseException) as error:
+        raise UserError(schema.explained(error)) from error
+    return [_division(name, config) for name, config in configs]
+
+
+def _variants(overrides: Sequence[str], compare: str | None) -> list[tuple[str, list[str]]]:
+    """Return a name and all overrides of each division; "" where there is only one. Hydra must be initialised."""
+    for override in overrides:
+        if len(list(each_value_once([override]))) > 1:
+            raise UserError(f"{override} has several values; to see them side by side say --compare {override}")
+    if compare is None:
+        return [("", list(overrides))]
+    values = [value for (value,) in each_value_once([compare])]
+    if not 2 <= len(values) <= MOST_PANELS:
+        raise UserError(
+            f"--compare must give 2 to {MOST_PANELS} values, such as partition.alpha=0.1,1, got {len(values)} "
+            f"in {compare}"
+        )
+    return [(value.lstrip("+"), [*overrides, value]) for value in values]
+
+
+def _checked(overrides: list[str]) -> Config:
+    """Return the resolved configuration. Hydra must be initialised.
+
+    Raises:
+        UserError: If a setting is wrong.
+    """
+    config = {**schema.plain(compose("config", overrides)), **NO_TRAINING}
+    check(config)
+    return config
+
+
+def _division(name: str, config: Mapping[str, Any]) -> Division:
+    """Load the data, divide them and measure the skew of what the clients train on."""
+    with without_garbage_collection():
+        from fedprox.experiment import data as data_assembly  # here: it imports torch, which --help does not need
+
+    data = data_assembly.divided_data(config)
+    counts = class_counts(data.data.labels, data.train, data.data.num_classes)
+    partition = config["partition"]["_target_"].rsplit(".", 1)[-1]
+    name = name or f"{data_assembly.data_name(config)}, {partition}"
+    return Division(name, counts, measure(counts, generator(config["seed"], Stream.PAIRS)))
 
 
 def main(argv: Sequence[str]) -> int:

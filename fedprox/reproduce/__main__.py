@@ -12,9 +12,9 @@ from fedprox.cli.version import version_line
 from fedprox.errors import UserError, one_line
 from fedprox.process import exit_status, terminated_like_interrupted
 from fedprox.reproduce import datasets, headline, tables
-from fedprox.reproduce.drawing import draw
-from fedprox.reproduce.figures import DATASETS, FIGURES, jobs_of
+from fedprox.reproduce.figures import draw
 from fedprox.reproduce.runs import run_missing
+from fedprox.reproduce.specs import DATASETS, FIGURES, jobs_of
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from fedprox.errors import UserError
-from fedprox.reproduce.figures import DATASETS, FIGURES
+from fedprox.reproduce.specs import DATASETS, FIGURES
 
 PATHS = {  # what --path may name -> data set, the setting, its place in the data folder, what it is
     "shakespeare": ("shakespeare", "dataset.path", "shakespeare", "LEAF folder"),

@@ -1,215 +1,201 @@
-"""What each figure of the paper is made of: data sets, straggler levels, lines, and what is plotted."""
+"""The rounds of a figure's runs -> the figure, in the paper's arrangement."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure as Canvas
+from matplotlib.lines import Line2D
+from matplotlib.ticker import MaxNLocator
 
-@dataclass(frozen=True)
-class Dataset:
-    """A data set of the paper with its own settings (Li et al. 2020, app. C.2).
+from fedprox.report.runs import percent
+from fedprox.report.style import PALETTE, Curve, loss_limit
+from fedprox.reproduce.specs import DATASETS, MORE_DEVICES, Figure, Line
+from fedprox.reproduce.tables import EXPERIMENT, NAMES, of_data_sets, of_repetitions, summarise
 
-    Attributes:
-        title: What the paper calls it.
-        best_mu: The best of 0.001, 0.01, 0.1, 1 in the paper, which says so of the five data sets of figure 1 only.
-        adversarial_mu: Where adaptive mu starts (app. C.3.3): 1 on IID data, 0 otherwise.
-    """
-
-    title: str
-    best_mu: float = 1.0
-    adversarial_mu: float = 0.0
-
-
-DATASETS = {
-    "synthetic_iid": Dataset("Synthetic-IID", adversarial_mu=1.0),
-    "synthetic_0_0": Dataset("Synthetic(0,0)"),
-    "synthetic_0.5_0.5": Dataset("Synthetic(0.5,0.5)"),
-    "synthetic_1_1": Dataset("Synthetic(1,1)"),
-    "mnist": Dataset("MNIST"),
-    "femnist": Dataset("FEMNIST"),
-    "shakespeare": Dataset("Shakespeare", best_mu=0.001),
-    "sent140": Dataset("Sent140", best_mu=0.01),
+COLOURS = {
+    label: PALETTE[place]
+    for place, labels in (
+        (0, ("FedAvg",)),
+        (1, ("FedProx (mu = 0)",)),
+        (2, ("FedProx (mu = 1)", "FedProx (best mu)")),
+        (3, ("FedProx (adaptive mu)",)),
+        (5, ("FedDANE (mu = 0)", "mu = 0, sampling by size")),
+        (4, ("FedDANE (mu = 1)", "mu = 1, sampling by size")),
+    )
+    for label in labels
 }
-LOWER_RUNS = 1  # at most, as FedDANE with 20 and 30 devices a round costs two and three times as much
-SYNTHETIC = ("synthetic_iid", "synthetic_0_0", "synthetic_0.5_0.5", "synthetic_1_1")
-FIVE = ("synthetic_1_1", "mnist", "femnist", "shakespeare", "sent140")
+COLOURS |= {line.label: COLOURS[f"{line.label.partition(',')[0]})"] for line in MORE_DEVICES}
 
 
 @dataclass(frozen=True)
-class Line:
-    """One line of a figure.
-
-    Attributes:
-        label: Its name in the legend and the table.
-        overrides: Hydra overrides; {data.best_mu} and the like stand for a data set's own.
-        style: Matplotlib's line style.
-    """
-
-    label: str
-    overrides: tuple[str, ...]
-    style: str = "-"
-
-
-FEDAVG = Line("FedAvg", ("strategy=fedavg",))
-MU_0 = Line("FedProx (mu = 0)", ("mu=0",))
-MU_1 = Line("FedProx (mu = 1)", ("mu=1",))
-BEST_MU = Line("FedProx (best mu)", ("mu={data.best_mu:g}",))
-ADAPTIVE_MU = Line("FedProx (adaptive mu)", ("mu={data.adversarial_mu:g}", "adaptive_mu.enabled=true"))
-FEDDANE_0 = Line("FedDANE (mu = 0)", ("strategy=feddane", "mu=0"))
-FEDDANE_1 = Line("FedDANE (mu = 1)", ("strategy=feddane", "mu=1"))
-MORE_DEVICES = tuple(  # of 30; the paper's text gives no numbers for the lower row of figure 4
-    Line(f"{line.label[:-1]}, {num} devices)", (*line.overrides, f"clients_per_round={num}"), style)
-    for line in (FEDDANE_0, FEDDANE_1)
-    for num, style in ((20, "--"), (30, ":"))
-)
-PROPORTIONAL_0 = Line("mu = 0, sampling by size", ("mu=0", "sampling=proportional"))
-PROPORTIONAL_1 = Line("mu = 1, sampling by size", ("mu=1", "sampling=proportional"))
-
-
-@dataclass(frozen=True)
-class Figure:
-    """A figure of the paper: a column per data set, a row per straggler level and metric.
-
-    Attributes:
-        title: What it shows.
-        datasets: Its columns.
-        lines: In the order of the legend.
-        metrics: What is plotted: columns of metrics.csv.
-        levels: Its shares of stragglers, 0 .. 1.
-        overrides: What all its runs have in common.
-        levels_across: Whether the levels are columns too, and not rows.
-        lower_lines: The lines of a second set of rows, if there is one; those that are not in the first have at most
-            LOWER_RUNS repetitions.
-        over_data: Whether the lines are means over data sets drawn with seeds 0, 1, ..., instead of repetitions on
-            the data set of seed 0. Only synthetic data sets can be drawn again.
-    """
-
-    title: str
-    datasets: tuple[str, ...]
-    lines: tuple[Line, ...]
-    metrics: tuple[str, ...]
-    levels: tuple[float, ...] = (0.0,)
-    overrides: tuple[str, ...] = ()
-    levels_across: bool = False
-    lower_lines: tuple[Line, ...] = ()
-    over_data: bool = False
-
-    @property
-    def all_lines(self) -> tuple[Line, ...]:
-        """Return the lines of all rows, each once."""
-        return tuple(dict.fromkeys((*self.lines, *self.lower_lines)))
-
-
-_THREE = (FEDAVG, MU_0, BEST_MU)
-_LEVELS = (0.0, 0.5, 0.9)
-_ALL = ("train_loss", "test_accuracy", "gradient_variance")
-
-FIGURES = {
-    "fig1": Figure("Training loss with stragglers", FIVE, _THREE, ("train_loss",), _LEVELS),
-    "fig2": Figure(
-        "Statistical heterogeneity, no stragglers",
-        SYNTHETIC,
-        (MU_0, MU_1),
-        ("train_loss", "gradient_variance"),
-        over_data=True,
-    ),
-    "fig3": Figure("Adaptive mu", ("synthetic_iid", "synthetic_1_1"), (MU_0, MU_1, ADAPTIVE_MU), ("train_loss", "mu")),
-    "fig4": Figure(
-        "FedDANE and FedProx",
-        SYNTHETIC,
-        (MU_0, MU_1, FEDDANE_0, FEDDANE_1),
-        ("train_loss",),
-        lower_lines=(FEDDANE_0, FEDDANE_1, *MORE_DEVICES),
-    ),
-    "fig5": Figure(
-        "Stragglers on IID data",
-        ("synthetic_iid",),
-        (FEDAVG, MU_0, MU_1),  # the paper names no best mu for IID data
-        ("train_loss", "test_accuracy"),
-        _LEVELS,
-        levels_across=True,
-    ),
-    "fig6": Figure("All metrics of figure 2", SYNTHETIC, (MU_0, MU_1), _ALL, over_data=True),
-    "fig7": Figure("Test accuracy with stragglers", FIVE, _THREE, ("test_accuracy",), _LEVELS),
-    "fig8": Figure("Dissimilarity, no stragglers", FIVE, (MU_0, BEST_MU), ("gradient_variance",)),
-    "fig9": Figure("Training loss with stragglers, E = 1", FIVE, _THREE, ("train_loss",), _LEVELS, ("num_epochs=1",)),
-    "fig10": Figure(
-        "Test accuracy with stragglers, E = 1", FIVE, _THREE, ("test_accuracy",), _LEVELS, ("num_epochs=1",)
-    ),
-    "fig11": Figure("Adaptive mu on all synthetic data", SYNTHETIC, (MU_0, MU_1, ADAPTIVE_MU), ("train_loss", "mu")),
-    "fig12": Figure(
-        "Uniform sampling, and sampling by size with a simple mean",
-        SYNTHETIC,
-        (MU_0, MU_1, PROPORTIONAL_0, PROPORTIONAL_1),
-        _ALL,
-    ),
-    "headline": Figure(
-        "Test accuracy at 90 % stragglers", FIVE, (FEDAVG, BEST_MU), ("train_loss", "test_accuracy"), (0.9,)
-    ),
-}
-
-
-@dataclass(frozen=True)
-class Job:
-    """One run of a figure.
-
-    Attributes:
-        dataset: A key of DATASETS.
-        stragglers_fraction: Share of stragglers, 0 .. 1.
-        label: The line that it belongs to.
-        repetition: 0, 1, ...; the setting repeat_num, which repetition 0 does not have.
-        overrides: What is given to Hydra, the repetition and the seed left aside.
-        seed: 0, 1, ...; the setting seed, which draws a synthetic data set.
-    """
+class Panel:
+    """One pair of axes: what it plots against the round."""
 
     dataset: str
     stragglers_fraction: float
-    label: str
-    repetition: int
-    overrides: tuple[str, ...]
-    seed: int = 0
-
-    @property
-    def name(self) -> str:
-        """Return the run directory's name, which says all its settings and no figure: figures share runs."""
-        said = [override for override in self.overrides if override != "evaluation=clients"]
-        seed = [f"seed={self.seed}"] if self.seed else []
-        repetition = [f"repeat_num={self.repetition}"] if self.repetition else []
-        return ",".join([*said, *seed, *repetition]).removeprefix("experiment=paper_")
+    metric: str
+    lines: tuple[Line, ...]
 
 
-def jobs_of(figure: Figure, datasets: Sequence[str], num_seeds: int, num_rounds: int | None = None) -> list[Job]:
-    """Return a figure's runs, data set by data set.
+def draw(figure: Figure, curves: pd.DataFrame) -> Canvas:
+    """Draw a figure's panels: mean over runs with a band of one sample standard deviation to each side.
+
+    The runs are repetitions on one data set. In a figure over data sets they are one run on each, and bars at the right
+    edge show mean and standard deviation of the repetitions' last ten rounds. A loss or variance that leaves the view
+    does so at a triangle on the upper edge.
 
     Args:
         figure: One of FIGURES.
-        datasets: Which of its data sets.
-        num_seeds: Repetitions on the data of seed 0; number 0 is the plain run. A figure over data sets has as many
-            of those as well, each with one run; the plain run is the first of both.
-        num_rounds: None for the paper's.
+        curves: From `fedprox.reproduce.tables.read_curves`; its data sets are the columns.
     """
-    rounds = () if num_rounds is None else (f"num_rounds={num_rounds}",)
-    repetitions = [(0, repetition) for repetition in range(num_seeds)]
-    other_data = [(seed, 0) for seed in range(1, num_seeds)] if figure.over_data else []
+    panels = arrangement(figure, set(curves["dataset"]))
+    is_over_data = curves["seed"].nunique() > 1
+    means = _means(of_data_sets(curves) if is_over_data else curves, figure.metrics)
+    ends = summarise(of_repetitions(curves), figure) if is_over_data else None
+    canvas = Canvas(figsize=(_width(len(panels[0])), 1.3 + 2.1 * len(panels)), layout="constrained")
+    FigureCanvasAgg(canvas)
+    grid = canvas.subplots(len(panels), len(panels[0]), sharex="col", squeeze=False)
+    for row, (axes_row, panel_row) in enumerate(zip(grid, panels, strict=True)):
+        for column, (axes, panel) in enumerate(zip(axes_row, panel_row, strict=True)):
+            _draw_panel(axes, means, panel)
+            if ends is not None:
+                _draw_ends(axes, ends, panel)
+            axes.set_title(_title(figure, panel, first_row=row == 0), fontsize=10, loc="left")
+            axes.set_ylabel(NAMES[panel.metric] if column == 0 else "")
+    for axes in grid[-1]:
+        axes.set_xlabel("round")
+    _add_legend(canvas, figure, curves)
+    return canvas
+
+
+def arrangement(figure: Figure, datasets: set[str]) -> list[list[Panel]]:
+    """Return the panels row by row."""
+    shown = [name for name in figure.datasets if name in datasets]
+    sets = [lines for lines in (figure.lines, figure.lower_lines) if lines]
+    if figure.levels_across:
+        return [
+            [Panel(name, level, metric, lines) for name in shown for level in figure.levels]
+            for lines in sets
+            for metric in figure.metrics
+        ]
     return [
-        Job(
-            dataset,
-            level,
-            line.label,
-            repetition,
-            (
-                f"experiment=paper_{dataset}",
-                "evaluation=clients",
-                *(override.format(data=DATASETS[dataset]) for override in line.overrides),
-                f"stragglers_fraction={level:g}",
-                *figure.overrides,
-                *rounds,
-            ),
-            seed,
-        )
-        for dataset in figure.datasets
-        if dataset in datasets
+        [Panel(name, level, metric, lines) for name in shown]
+        for lines in sets
         for level in figure.levels
-        for line in figure.all_lines
-        for seed, repetition in (*repetitions, *other_data)
-        if line in figure.lines or repetition < LOWER_RUNS
+        for metric in figure.metrics
     ]
+
+
+def _means(curves: pd.DataFrame, metrics: Sequence[str]) -> pd.DataFrame:
+    """Return mean and standard deviation over runs by round; a NaN or infinite value is not left out."""
+    groups = curves.groupby([*EXPERIMENT, "round"])
+    columns = {}
+    for metric in metrics:
+        columns[metric] = groups[metric].mean(skipna=False)
+        columns[f"{metric}_std"] = groups[metric].std(skipna=False)
+    return pd.DataFrame(columns).reset_index()
+
+
+def _draw_panel(axes: Axes, means: pd.DataFrame, panel: Panel) -> None:
+    here = means[means["dataset"] == panel.dataset]
+    level = here[here["stragglers_fraction"] == panel.stragglers_fraction]
+    for line in panel.lines:
+        colour = COLOURS[line.label]
+        table = level[level["line"] == line.label]
+        rounds, mean = table["round"].to_numpy(float), table[panel.metric].to_numpy(float)
+        std = table[f"{panel.metric}_std"].to_numpy(float)
+        coincides = line.label == "FedAvg" and panel.stragglers_fraction == 0  # with mu = 0, which is drawn upon it
+        width = 3.5 if coincides else 1.5
+        axes.plot(rounds, mean, line.style, color=colour, lw=width, label=line.label)
+        if np.isfinite(std).any():
+            axes.fill_between(rounds, mean - std, mean + std, color=colour, alpha=0.18, lw=0)
+    edges = here[panel.metric] + here[f"{panel.metric}_std"].fillna(0.0)
+    _set_view(axes, panel.metric, [edge.to_numpy(float) for _, edge in edges.groupby([here[c] for c in EXPERIMENT])])
+
+
+def _draw_ends(axes: Axes, ends: pd.DataFrame, panel: Panel) -> None:
+    """Draw a bar per line beside the last round: mean ± standard deviation of the repetitions' last rounds."""
+    level = ends[(ends["dataset"] == panel.dataset) & (ends["stragglers_fraction"] == panel.stragglers_fraction)]
+    for place, line in enumerate(panel.lines):
+        (row,) = level[level["line"] == line.label].to_dict("records")
+        mean, std = row[f"{panel.metric}_last10_mean"], row[f"{panel.metric}_last10_std"]
+        if np.isfinite(mean) and mean + std <= axes.get_ylim()[1]:
+            at = row["last_round"] * (1.04 + 0.035 * place)
+            axes.errorbar(at, mean, std, color=COLOURS[line.label], fmt="_", ms=5, lw=1.5, capsize=2)
+
+
+def _set_view(axes: Axes, metric: str, lines: Sequence[Curve]) -> None:
+    """Set a metric's axis, the same for all panels of a data set."""
+    axes.grid(color="0.9", lw=0.7)
+    axes.set_axisbelow(True)
+    axes.margins(x=0.01)
+    axes.xaxis.set_major_locator(MaxNLocator(nbins=5, integer=True))
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.spines[["bottom", "left"]].set_color("0.6")
+    axes.tick_params(color="0.6", labelsize=8)
+    if metric.endswith("accuracy"):
+        axes.set_ylim(0.0, 1.0)
+        return
+    limit = 1.05 * max(1.0, *map(np.max, lines)) if metric == "mu" else loss_limit(lines)
+    _mark_leaving(axes, limit)
+    axes.set_ylim(0.0, limit)
+
+
+def _mark_leaving(axes: Axes, limit: float) -> None:
+    """Put a triangle where each line leaves the view for the first time."""
+    for line in list(axes.get_lines()):
+        rounds, values = np.asarray(line.get_xdata(), float), np.asarray(line.get_ydata(), float)
+        outside = ~(values <= limit)  # NaN is outside too
+        if outside.any():
+            axes.plot(
+                [rounds[outside.argmax()]],
+                [limit],
+                marker="^",
+                ms=6,
+                color=line.get_color(),
+                clip_on=False,
+                zorder=5,
+            )
+
+
+def _title(figure: Figure, panel: Panel, first_row: bool) -> str:
+    stragglers = f"{percent(panel.stragglers_fraction)} stragglers"
+    if figure.levels_across:
+        return stragglers if first_row else ""
+    name = DATASETS[panel.dataset].title
+    if panel.lines == figure.lower_lines:
+        return f"{name}, more devices"
+    if len(figure.levels) > 1:
+        return f"{name}, {stragglers}"
+    return name if first_row else ""
+
+
+def _add_legend(canvas: Canvas, figure: Figure, curves: pd.DataFrame) -> None:
+    runs = of_repetitions(curves).groupby(EXPERIMENT)["repetition"].nunique()
+    num_runs, fewest = runs.max(), runs.min()
+    counted = "one run each" if num_runs == 1 else f"mean ± one standard deviation of {num_runs} runs"
+    if fewest < num_runs:
+        counted += f", of {fewest} with more devices"
+    if (num_data := curves["seed"].nunique()) > 1:
+        counted = f"mean ± one standard deviation of {num_data} data sets; bars: of {num_runs} repetitions on the first"
+    if any(line.get_marker() == "^" for axes in canvas.axes for line in axes.get_lines()):
+        counted += "; ▲ leaves the view"
+    handles = [
+        Line2D([], [], color=COLOURS[line.label], ls=line.style, lw=2.4, label=line.label) for line in figure.all_lines
+    ]
+    canvas.legend(
+        handles=handles,
+        loc="outside upper center",
+        ncols=2 if canvas.get_figwidth() < 7 else 4,
+        title=figure.title + ("\n" if canvas.get_figwidth() < 7 else ": ") + counted,
+        title_fontsize=10,
+        frameon=False,
+    )
+
+
+def _width(num_columns: int) -> float:
+    return max(5.0, 0.5 + 2.9 * num_columns)

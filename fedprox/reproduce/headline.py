@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from fedprox.reproduce.figures import BEST_MU, DATASETS, FEDAVG
+from fedprox.reproduce.specs import BEST_MU, DATASETS, FEDAVG
 from fedprox.reproduce.tables import plus_minus
 
 CONVERGED = 1e-4  # |f_t - f_{t-1}| below this

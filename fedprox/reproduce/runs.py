@@ -11,7 +11,7 @@ from hydra import compose, initialize_config_dir
 
 from fedprox import main
 from fedprox.config import schema
-from fedprox.reproduce.figures import Job
+from fedprox.reproduce.specs import Job
 from fedprox.runs.reader import status_of
 
 Config = dict[str, Any]

@@ -5,10 +5,10 @@ from pathlib import Path
 
 import pandas as pd
 
-from fedprox.report.checks import percent
-from fedprox.report.table import rounds_of
-from fedprox.reproduce.figures import DATASETS, Figure, Job
+from fedprox.report.runs import percent
+from fedprox.report.summary import rounds_of
 from fedprox.reproduce.runs import folder_of
+from fedprox.reproduce.specs import DATASETS, Figure, Job
 from fedprox.runs.reader import read_record
 
 EXPERIMENT = ["dataset", "stragglers_fraction", "line"]  # runs that agree here differ in their seed or repetition

@@ -11,7 +11,7 @@ import grpc
 import pytest
 import ray
 
-from fedprox.engines import cluster
+from fedprox.engines import ray_cluster
 from fedprox.errors import UserError
 
 HERE = ray.util.get_node_ip_address()  # Ray goes there even when an address says 127.0.0.1
@@ -66,10 +66,10 @@ GREETINGS = {
 
 @pytest.mark.parametrize("greeting", GREETINGS.values(), ids=GREETINGS)
 def test_what_listens_and_is_not_ray_is_found_out_without_ray_itself(listener, monkeypatch, greeting):
-    monkeypatch.setattr(cluster, "_JOIN_S", 0.5)  # or else the silent one takes 5 s
+    monkeypatch.setattr(ray_cluster, "_JOIN_S", 0.5)  # or else the silent one takes 5 s
     address = listener(greeting)
     with pytest.raises(UserError, match=r"engine\.address: no Ray cluster answers at .*ray start --head") as error:
-        cluster.connect(address)
+        ray_cluster.connect(address)
     assert ("no answer within" if greeting == b"" else "not Ray") in str(error.value)
 
 
@@ -78,7 +78,7 @@ def test_a_grpc_server_of_somebody_elses_is_not_ray():
     port = server.add_insecure_port(f"{HERE}:0")
     server.start()
     with pytest.raises(UserError, match="what listens there is not Ray"):
-        cluster.connect(f"{HERE}:{port}")
+        ray_cluster.connect(f"{HERE}:{port}")
     server.stop(0)
 
 
@@ -108,14 +108,14 @@ def test_an_address_where_nothing_is_or_that_is_none_is_one_line(address, why):
     with pytest.raises(
         UserError, match=rf"(?i)engine\.address: no Ray cluster answers at '{address}' .*({why})"
     ) as error:
-        cluster.connect(address)
+        ray_cluster.connect(address)
     assert "\n" not in str(error.value)
 
 
 def test_auto_looks_at_what_ray_address_names_before_ray_waits_for_it(listener, monkeypatch):
     monkeypatch.setenv("RAY_ADDRESS", listener(b"HTTP/1.0 400 Bad Request\r\n\r\n"))
     with pytest.raises(UserError, match=r"engine\.address: no Ray cluster answers at 'auto' \(.*: what listens there"):
-        cluster.connect("auto")
+        ray_cluster.connect("auto")
 
 
 FAILURES = {
@@ -136,7 +136,7 @@ def test_a_ray_that_does_not_start_is_one_line_that_names_engine_local(monkeypat
     with pytest.raises(
         UserError, match=r"engine=ray: Ray does not start on this machine \(.+\); .*engine=local"
     ) as told:
-        cluster.connect(None)
+        ray_cluster.connect(None)
     assert "\n" not in str(told.value)
 
 
@@ -145,7 +145,7 @@ def test_a_ray_of_ones_own_is_started_whatever_ray_address_says(monkeypatch):
     asked = {}
     monkeypatch.setenv("RAY_ADDRESS", "127.0.0.1:9")
     monkeypatch.setattr(ray, "init", lambda **options: asked.update(options))
-    assert cluster.connect(None)
+    assert ray_cluster.connect(None)
     assert asked["address"] == "local"
     assert asked["logging_level"] > logging.ERROR  # its own lines would stand beside ours
     assert os.environ["RAY_ADDRESS"] == "127.0.0.1:9"

@@ -19,7 +19,7 @@ from ray.core.generated.node_manager_pb2 import GetNodeStatsRequest
 from ray.core.generated.node_manager_pb2_grpc import NodeManagerServiceStub
 from torch import nn
 
-from fedprox.engines import cluster, crew
+from fedprox.engines import actor_pool, ray_cluster
 from fedprox.engines import ray as engine
 from fedprox.engines.balance import balance
 from fedprox.engines.local import LocalGrid
@@ -39,7 +39,7 @@ def stop_ray() -> None:
 def two_cpus():
     """Start Ray once for this module, with two CPUs whatever the machine has."""
     stop_ray()
-    cluster.start(num_cpus=2)
+    ray_cluster.start(num_cpus=2)
     yield
     stop_ray()
 
@@ -200,7 +200,7 @@ class TestOnActors:
         assert len(killed) >= 4
 
     def test_a_client_over_which_every_actor_dies_is_named_and_the_others_reply(self, federation, monkeypatch):
-        monkeypatch.setattr(crew, "MAX_DEATHS", 2)  # each costs an actor, and seconds
+        monkeypatch.setattr(actor_pool, "MAX_DEATHS", 2)  # each costs an actor, and seconds
         side = marked(replace(federation.side, model=Deadly()), client=3)
         grid = RayGrid(side, num_cpus=1, max_actors=6)
         messages = federation.messages(arrays=renamed(federation.start, "linear."))

@@ -32,7 +32,7 @@ from fedprox.data.sources.text import shakespeare
 from fedprox.errors import UserError
 from fedprox.experiment.build import _load_weights
 from fedprox.models import cnn
-from fedprox.report.table import read_runs, readable, summarise
+from fedprox.report.summary import read_runs, readable, summarise
 
 PIECES = st.one_of(
     st.binary(max_size=8), st.sampled_from([b"\0", b"\xff" * 8, b"nan", b"-1", b"[", b"1e999", b"\n", b","])

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from fedprox.report.figures import algorithm_colours, comparison, curves
-from fedprox.report.panels import PALETTE, loss_limit
-from fedprox.report.table import read_runs
+from fedprox.report.style import PALETTE, loss_limit
+from fedprox.report.summary import read_runs
 
 ALGORITHMS = {"FedProx (mu = 2)": 2.0, "FedAvg": 0.0, "FedProx (mu = 0)": 0.0}
 ORDER = ["FedAvg", "FedProx (mu = 0)", "FedProx (mu = 2)"]

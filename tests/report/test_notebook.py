@@ -11,9 +11,9 @@ import nbformat
 import pytest
 from nbclient import NotebookClient
 
-from fedprox.report.divisions import divisions
-from fedprox.report.holdings import table
-from fedprox.report.table import read_runs
+from fedprox.report.partition import divisions
+from fedprox.report.partition_figure import table
+from fedprox.report.summary import read_runs
 
 ROOT = Path(__file__).parents[2]
 NOTEBOOK = ROOT / "notebooks" / "plot_results.ipynb"

@@ -1,144 +1,190 @@
-"""What the figures are made of."""
+"""The figures' panels, from the Figure object; no picture is compared."""
 
-import dataclasses
-import functools
-from collections import Counter
-from pathlib import Path
-
+import numpy as np
+import pandas as pd
 import pytest
 
-from fedprox.experiment.prepared import check_settings
-from fedprox.reproduce.figures import DATASETS, FIGURES, FIVE, LOWER_RUNS, MU_0, SYNTHETIC, jobs_of
-from fedprox.reproduce.runs import folder_of, settings_of
+from fedprox.reproduce.figures import draw
+from fedprox.reproduce.runs import run_missing
+from fedprox.reproduce.specs import FIGURES, jobs_of
+from fedprox.reproduce.tables import read_curves, readable, summarise
+
+ALL_METRICS = ("train_loss", "test_accuracy", "gradient_variance", "gradient_variance_unweighted")
 
 
-def test_there_are_the_papers_twelve_figures_and_the_headline():
-    assert list(FIGURES) == [f"fig{number}" for number in range(1, 13)] + ["headline"]
+@pytest.fixture
+def curves_of():
+    """Return a function: a figure's rounds 0 .. 12 with values from a generator; adaptive mu is 0.1 a round."""
+
+    def make(name, num_seeds=2, datasets=None):
+        figure = FIGURES[name]
+        rng = np.random.default_rng(0)
+        rounds = np.arange(13)
+        jobs = jobs_of(figure, datasets or figure.datasets, num_seeds)
+        tables = [
+            pd.DataFrame({metric: rng.uniform(0.2, 0.9, 13) for metric in ALL_METRICS}).assign(
+                mu=0.1 * rounds if "adaptive" in job.label else float(job.label == "FedProx (mu = 1)"),
+                round=rounds,
+                dataset=job.dataset,
+                stragglers_fraction=job.stragglers_fraction,
+                line=job.label,
+                seed=job.seed,
+                repetition=job.repetition,
+            )
+            for job in jobs
+        ]
+        return pd.concat(tables, ignore_index=True)
+
+    return make
 
 
-@pytest.mark.parametrize(
-    ("name", "count"),
-    [
-        ("fig1", 5 * 3 * 3),  # data sets, straggler levels, lines
-        ("fig2", 4 * 2),
-        ("fig3", 2 * 3),
-        ("fig4", 4 * (4 + 4)),  # the lower row has FedDANE with more devices, twice for each mu
-        ("fig5", 1 * 3 * 3),
-        ("fig6", 4 * 2),
-        ("fig7", 5 * 3 * 3),
-        ("fig8", 5 * 2),
-        ("fig9", 5 * 3 * 3),
-        ("fig10", 5 * 3 * 3),
-        ("fig11", 4 * 3),
-        ("fig12", 4 * 4),
-        ("headline", 5 * 2),
-    ],
-)
-def test_a_figure_has_a_run_per_data_set_level_line_and_repetition_and_may_have_one_per_seed(name, count):
-    figure = FIGURES[name]
-    assert len(jobs_of(figure, figure.datasets, 1)) == count
-    runs = 5 if figure.over_data else 3  # repetitions 0, 1, 2 of seed 0; seeds 1, 2
-    fewer = (3 - LOWER_RUNS) * len(figure.datasets) * len(set(figure.lower_lines) - set(figure.lines))
-    assert len({job.name for job in jobs_of(figure, figure.datasets, 3)}) == runs * count - fewer
-
-
-def test_lines_with_more_devices_are_repeated_lower_runs_times_and_the_others_as_often_as_asked():
-    jobs = [job for job in jobs_of(FIGURES["fig4"], ["synthetic_iid"], 5) if "FedDANE" in job.label]
-    assert Counter(job.label for job in jobs) == {
-        "FedDANE (mu = 0)": 5,
-        "FedDANE (mu = 1)": 5,
-        **{f"FedDANE (mu = {mu}, {devices} devices)": LOWER_RUNS for mu in (0, 1) for devices in (20, 30)},
-    }
-
-
-def test_only_synthetic_data_are_drawn_again_by_another_seed():
-    over_data = {name for name, figure in FIGURES.items() if figure.over_data}
-    assert over_data == {"fig2", "fig6"}
-    assert all(set(FIGURES[name].datasets) <= set(SYNTHETIC) for name in over_data)
-
-
-@functools.cache
-def settings_of_figure(name, num_rounds=None):
-    jobs = jobs_of(FIGURES[name], list(DATASETS), 2, num_rounds)
-    configs = settings_of({folder_of(job, Path()): job for job in jobs}, {})
-    return [(job, configs[folder_of(job, Path())]) for job in jobs]
-
-
-@pytest.mark.parametrize("name", FIGURES)
-def test_every_run_has_settings_that_pass_every_check(name):
-    for job, config in settings_of_figure(name):
-        check_settings(config)
-        assert config["protocol"]["_target_"].endswith("PaperProtocol"), job
-        assert (config["evaluation"]["name"], config["evaluation"]["every"]) == ("clients", 1)
-        assert config["stragglers_fraction"] == job.stragglers_fraction
-        assert config.get("repeat_num", 0) == job.repetition
-        assert config["seed"] == job.seed
-        assert job.seed == 0 or job.repetition == 0
-        assert config["num_epochs"] == (1 if name in ("fig9", "fig10") else 20)
-        num_devices = next((num for num in (20, 30) if f", {num} devices" in job.label), 10)
-        assert (config["clients_per_round"], config["batch_size"], config["momentum"]) == (num_devices, 10, 0)
-
-
-@pytest.mark.parametrize("name", FIGURES)
-def test_a_line_is_the_algorithm_that_its_label_says(name):
-    best = {"shakespeare": 0.001, "sent140": 0.01}  # elsewhere 1
-    for job, config in settings_of_figure(name):
-        strategy = config["strategy"]["_target_"].rsplit(".", 1)[-1]
-        assert strategy == {"FedAvg": "FedAvgWithStragglerDrop", "FedDANE": "FedDane"}.get(
-            job.label.split(" (")[0], "FedProx"
-        )
-        assert config["adaptive_mu"]["enabled"] == ("adaptive" in job.label)
-        assert config["sampling"] == ("proportional" if "by size" in job.label else "uniform")
-        if "adaptive" in job.label:
-            expected = 1 if job.dataset == "synthetic_iid" else 0
-        elif "best" in job.label:
-            expected = best.get(job.dataset, 1)
-        else:
-            expected = 1 if "mu = 1" in job.label else 0
-        assert config["mu"] == expected
+def shape(canvas):
+    grid = canvas.axes[0].get_subplotspec().get_gridspec()
+    return grid.nrows, grid.ncols
 
 
 @pytest.mark.parametrize(
-    ("dataset", "num_rounds", "learning_rate"),
+    ("name", "rows", "columns"),
     [
-        *((name, 200, 0.01) for name in SYNTHETIC),
-        ("mnist", 100, 0.03),
-        ("femnist", 200, 0.003),
-        ("shakespeare", 40, 0.8),
-        ("sent140", 800, 0.3),
+        ("fig1", 3, 5),
+        ("fig2", 2, 4),
+        ("fig3", 2, 2),
+        ("fig4", 2, 4),
+        ("fig5", 2, 3),
+        ("fig6", 3, 4),
+        ("fig7", 3, 5),
+        ("fig8", 1, 5),
+        ("fig9", 3, 5),
+        ("fig10", 3, 5),
+        ("fig11", 2, 4),
+        ("fig12", 3, 4),
     ],
 )
-def test_rounds_and_learning_rate_are_the_papers_unless_rounds_are_asked_for(dataset, num_rounds, learning_rate):
-    name = "fig1" if dataset in FIVE else "fig2"
-    of_dataset = [config for job, config in settings_of_figure(name) if job.dataset == dataset]
-    assert {(config["num_rounds"], config["learning_rate"]) for config in of_dataset} == {(num_rounds, learning_rate)}
-    assert {config["num_rounds"] for _, config in settings_of_figure("fig2", num_rounds=3)} == {3}
+def test_panels_are_arranged_as_in_the_paper_and_hold_a_line_per_algorithm(curves_of, name, rows, columns):
+    canvas = draw(FIGURES[name], curves_of(name))
+    assert shape(canvas) == (rows, columns)
+    upper, lower = ([line.label for line in lines] for lines in (FIGURES[name].lines, FIGURES[name].lower_lines))
+    for axes in canvas.axes:
+        is_lower = axes.get_subplotspec().rowspan.start == 1 and lower
+        shown = [line.get_label() for line in axes.get_lines() if len(line.get_xdata()) == 13]
+        assert shown == (lower if is_lower else upper)
+    assert [text.get_text() for text in canvas.legends[0].get_texts()] == list(dict.fromkeys(upper + lower))
 
 
-def test_figures_share_runs_because_a_name_says_the_settings_and_no_figure():
-    names = {figure: {job.name for job in jobs_of(FIGURES[figure], list(DATASETS), 2)} for figure in FIGURES}
-    assert names["fig1"] == names["fig7"]
-    assert names["fig9"] == names["fig10"]
-    assert names["fig2"] == names["fig6"]
-    assert {name for name in names["fig2"] if "seed=" not in name} < names["fig12"]
-    assert names["fig3"] < names["fig11"]
-    assert names["fig8"] < names["fig1"]
-    assert names["headline"] < names["fig1"]
-    assert not names["fig1"] & names["fig9"]
-    assert "shakespeare,mu=0.001,stragglers_fraction=0.9,repeat_num=1" in names["headline"]
+def test_a_panel_with_levels_names_both_and_one_without_names_the_data_set_on_top(curves_of):
+    titles = [axes.get_title(loc="left") for axes in draw(FIGURES["fig1"], curves_of("fig1")).axes]
+    assert titles[0] == "Synthetic(1,1), 0 % stragglers"
+    assert titles[14] == "Sent140, 90 % stragglers"
+    titles = [axes.get_title(loc="left") for axes in draw(FIGURES["fig2"], curves_of("fig2")).axes]
+    assert titles == ["Synthetic-IID", "Synthetic(0,0)", "Synthetic(0.5,0.5)", "Synthetic(1,1)", "", "", "", ""]
+    titles = [axes.get_title(loc="left") for axes in draw(FIGURES["fig5"], curves_of("fig5")).axes]
+    assert titles == ["0 % stragglers", "50 % stragglers", "90 % stragglers", "", "", ""]
 
 
-def test_a_trial_with_few_rounds_has_folders_of_its_own():
-    figure = FIGURES["fig2"]
-    whole, trial = ({job.name for job in jobs_of(figure, SYNTHETIC, 1, rounds)} for rounds in (None, 5))
-    assert not whole & trial
+def test_a_line_is_the_mean_over_repetitions_and_the_band_one_sample_deviation(curves_of):
+    curves = curves_of("fig7", num_seeds=3, datasets=["mnist"])
+    axes = draw(FIGURES["fig7"], curves).axes[2]  # 90 %
+    of_line = curves[(curves["stragglers_fraction"] == 0.9) & (curves["line"] == "FedProx (best mu)")]
+    runs = np.stack([run["test_accuracy"].to_numpy() for _, run in of_line.groupby("repetition")])
+    (line,) = (line for line in axes.get_lines() if line.get_label() == "FedProx (best mu)")
+    np.testing.assert_allclose(line.get_ydata(), runs.mean(axis=0), rtol=1e-12)
+    band = axes.collections[-1].get_paths()[0].get_extents()
+    assert band.y0 == pytest.approx((runs.mean(axis=0) - runs.std(axis=0, ddof=1)).min())
+    assert band.y1 == pytest.approx((runs.mean(axis=0) + runs.std(axis=0, ddof=1)).max())
 
 
-@pytest.mark.parametrize(("seed", "repetition", "given"), [(0, 2, "+repeat_num=2"), (1, 0, "seed=1")])
-def test_a_repetition_or_a_seed_has_the_settings_that_the_command_line_gives_it(seed, repetition, given):
-    jobs = jobs_of(FIGURES["fig2"], ["synthetic_iid"], num_seeds=3)
-    (job,) = (job for job in jobs if (job.seed, job.repetition, job.label) == (seed, repetition, MU_0.label))
-    by_hand = dataclasses.replace(job, seed=0, repetition=0, overrides=(*job.overrides, given))
-    configs = settings_of({Path("a"): job, Path("b"): by_hand}, {})
-    assert configs[Path("a")] == configs[Path("b")]
-    assert configs[Path("a")]["dataset"]["seed"] == seed
+def test_a_figure_over_data_has_bands_over_data_sets_and_bars_for_the_repetitions_on_the_first(curves_of):
+    figure, curves = FIGURES["fig2"], curves_of("fig2", num_seeds=3, datasets=["synthetic_1_1"])
+    axes = draw(figure, curves).axes[0]
+    of_line = curves[curves["line"] == "FedProx (mu = 1)"]
+    loss = {key: run["train_loss"].to_numpy() for key, run in of_line.groupby(["seed", "repetition"])}
+    assert set(loss) == {(0, 0), (1, 0), (2, 0), (0, 1), (0, 2)}
+    (line,) = (line for line in axes.get_lines() if line.get_label() == "FedProx (mu = 1)")
+    data_sets = np.stack([loss[seed, 0] for seed in range(3)])
+    np.testing.assert_allclose(line.get_ydata(), data_sets.mean(axis=0), rtol=1e-12)
+    ends = [loss[0, repetition][3:].mean() for repetition in range(3)]  # rounds 3 .. 12 are the last ten
+    bar = axes.containers[1]  # the second line's
+    ((_, low), (at, high)) = bar.lines[2][0].get_segments()[0]
+    assert at > 12
+    assert (low, high) == pytest.approx((np.mean(ends) - np.std(ends, ddof=1), np.mean(ends) + np.std(ends, ddof=1)))
+
+
+def test_the_legend_says_what_a_band_is_of(curves_of):
+    def title(name):
+        return draw(FIGURES[name], curves_of(name, num_seeds=2)).legends[0].get_title().get_text()
+
+    assert "mean ± one standard deviation of 2 runs" in title("fig8")
+    assert "of 2 data sets; bars: of 2 repetitions on the first" in title("fig2")
+
+
+def test_one_repetition_has_no_band_and_the_legend_says_so(curves_of):
+    canvas = draw(FIGURES["fig2"], curves_of("fig2", num_seeds=1))
+    assert not any(axes.collections for axes in canvas.axes)
+    assert canvas.legends[0].get_title().get_text().endswith(": one run each")
+
+
+def test_mu_is_drawn_as_it_was_in_each_round_and_as_the_setting_where_it_is_fixed(tmp_path, fake_run):
+    jobs = jobs_of(FIGURES["fig3"], FIGURES["fig3"].datasets, num_seeds=1, num_rounds=12)
+    run_missing(jobs, tmp_path, run=fake_run)
+    canvas = draw(FIGURES["fig3"], read_curves(jobs, tmp_path))
+    mu = {line.get_label(): line.get_ydata() for line in canvas.axes[3].get_lines()}  # Synthetic(1,1), second row
+    np.testing.assert_allclose(mu["FedProx (mu = 0)"], 0)
+    np.testing.assert_allclose(mu["FedProx (mu = 1)"], 1)
+    np.testing.assert_allclose(mu["FedProx (adaptive mu)"], 0.1 * np.arange(13))
+    assert canvas.axes[3].get_ylim()[1] > 1.2  # all of it is in view
+
+
+def test_a_loss_that_diverges_leaves_the_view_at_a_triangle(curves_of):
+    curves = curves_of("fig2", num_seeds=1, datasets=["synthetic_1_1"])
+    wild = (curves["line"] == "FedProx (mu = 0)") & (curves["round"] >= 7)
+    curves.loc[wild, "train_loss"] = 1e6
+    canvas = draw(FIGURES["fig2"], curves)
+    (triangle,) = (line for line in canvas.axes[0].get_lines() if line.get_marker() == "^")
+    assert triangle.get_xdata() == [7]
+    assert canvas.axes[0].get_ylim()[1] < 10
+    assert canvas.legends[0].get_title().get_text().endswith("▲ leaves the view")
+
+
+def test_the_table_follows_the_figures_order_and_averages_each_runs_last_rounds(curves_of):
+    figure = FIGURES["fig6"]
+    curves = curves_of("fig6", num_seeds=2, datasets=["synthetic_1_1", "synthetic_iid"])
+    table = summarise(curves, figure)
+    assert table["dataset"].tolist() == ["synthetic_iid"] * 4 + ["synthetic_1_1"] * 4
+    assert table["line"].tolist() == (["FedProx (mu = 0)"] * 2 + ["FedProx (mu = 1)"] * 2) * 2
+    assert table["over"].tolist() == ["data sets", "repetitions"] * 4
+    of_line = curves[(curves["dataset"] == "synthetic_1_1") & (curves["line"] == "FedProx (mu = 1)")]
+    for row, key in ((table.iloc[6], "seed"), (table.iloc[7], "repetition")):
+        others = of_line[of_line["repetition" if key == "seed" else "seed"] == 0]
+        assert_summarises(row, [run["test_accuracy"].to_numpy() for _, run in others.groupby(key)])
+    said = readable(table, figure)
+    assert said["runs"].tolist() == ["2 data sets", "2 repetitions"] * 4
+    assert said["training loss, run by run"].iloc[6] == ", ".join(f"{loss:.3f}" for loss in table["train_loss_each"][6])
+    assert "test accuracy, first half" not in said
+    assert "variance, unweighted" in said
+
+
+def assert_summarises(row, runs):
+    """Assert that a table's row holds these runs' accuracies of 12 rounds after the initial model's."""
+    assert row["test_accuracy_mean"] == pytest.approx(np.mean([run[-1] for run in runs]))
+    assert row["test_accuracy_std"] == pytest.approx(np.std([run[-1] for run in runs], ddof=1))
+    assert row["test_accuracy_last10_mean"] == pytest.approx(np.mean([run[3:].mean() for run in runs]))
+    assert row["test_accuracy_last10_std"] == pytest.approx(np.std([run[3:].mean() for run in runs], ddof=1))
+    assert row["test_accuracy_half_mean"] == pytest.approx(np.mean([run[1:7].mean() for run in runs]))  # rounds 1 .. 6
+    assert row["test_accuracy_half_std"] == pytest.approx(np.std([run[1:7].mean() for run in runs], ddof=1))
+    assert row["test_accuracy_each"] == pytest.approx([run[3:].mean() for run in runs])
+    assert (row["runs"], row["last_round"]) == (2, 12)
+
+
+def test_a_run_that_is_no_number_in_the_end_is_told_and_not_averaged_away(curves_of):
+    curves = curves_of("fig2", num_seeds=2, datasets=["synthetic_iid"])
+    curves.loc[(curves["repetition"] == 1) & (curves["round"] > 8), "train_loss"] = float("nan")
+    table = readable(summarise(curves, FIGURES["fig2"]), FIGURES["fig2"])
+    of_repetitions = table[table["runs"] == "2 repetitions"]  # the data set of seed 1 has no such run
+    assert of_repetitions["training loss"].tolist() == ["diverged", "diverged"]
+
+
+def test_a_table_with_stragglers_tells_the_first_half_of_the_rounds_too(curves_of):
+    figure = FIGURES["fig7"]
+    summary = summarise(curves_of("fig7", num_seeds=1, datasets=["synthetic_1_1"]), figure)
+    said = readable(summary, figure)["test accuracy, first half"].tolist()
+    assert said == [f"{mean:.3f}" for mean in summary["test_accuracy_half_mean"]]

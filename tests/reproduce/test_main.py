@@ -5,7 +5,7 @@ import pytest
 
 from fedprox.reproduce import __main__ as command
 from fedprox.reproduce import runs
-from fedprox.reproduce.drawing import draw
+from fedprox.reproduce.figures import draw
 
 pytestmark = pytest.mark.usefixtures("no_files")
 

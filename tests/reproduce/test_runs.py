@@ -6,8 +6,8 @@ import json
 import pytest
 
 from fedprox.errors import UserError
-from fedprox.reproduce.figures import FIGURES, Job, jobs_of
 from fedprox.reproduce.runs import run_missing
+from fedprox.reproduce.specs import FIGURES, Job, jobs_of
 from fedprox.runs.writer import RunRecord
 
 JOBS = jobs_of(FIGURES["fig8"], ["synthetic_1_1"], num_seeds=2, num_rounds=3)

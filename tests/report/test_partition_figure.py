@@ -10,8 +10,7 @@ from hypothesis.extra.numpy import arrays
 from matplotlib.collections import EllipseCollection
 
 from fedprox.data.heterogeneity import label_distributions, measure
-from fedprox.report.holdings import Division, by_class, merged, size_bins, table
-from fedprox.report.holdings_figure import SHARES, draw
+from fedprox.report.partition_figure import SHARES, Division, by_class, draw, merged, size_bins, table
 
 
 def division(counts, name="a name") -> Division:

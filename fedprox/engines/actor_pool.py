@@ -10,7 +10,7 @@ from typing import Any
 
 import ray
 
-from fedprox.engines.cluster import Lifeline
+from fedprox.engines.ray_cluster import Lifeline
 from fedprox.errors import RunStopped, UserError, reason
 from fedprox.process import announced
 

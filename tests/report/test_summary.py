@@ -6,7 +6,7 @@ import math
 import pytest
 
 from fedprox.errors import UserError
-from fedprox.report.table import algorithm_order, find_runs, mean_by_round, read_runs, readable, summarise
+from fedprox.report.summary import algorithm_order, find_runs, mean_by_round, read_runs, readable, summarise
 
 
 def test_runs_are_found_at_any_depth_and_among_the_given_paths_each_once(tmp_path, write_run):

@@ -8,8 +8,8 @@ import pytest
 
 from fedprox.errors import UserError
 from fedprox.report.figures import comparison
-from fedprox.report.lineage import steps, suffix
-from fedprox.report.table import algorithm_order, read_runs, summarise
+from fedprox.report.runs import steps, suffix
+from fedprox.report.summary import algorithm_order, read_runs, summarise
 
 TRUNK = [0.1, 0.2, 0.3, 0.4, 0.5]
 

@@ -8,11 +8,57 @@ import pandas as pd
 
 from fedprox.config.earlier import completed
 from fedprox.errors import UserError, printable
-from fedprox.report.checks import EXPERIMENT, Facts, distortions, label, percent
-from fedprox.report.directory import identify, read_metrics
-from fedprox.report.lineage import of_repetitions, own_beginnings, steps
-from fedprox.report.measures import ALWAYS, per_run, recorded
+from fedprox.report.runs import (
+    EXPERIMENT,
+    Facts,
+    distortions,
+    identify,
+    label,
+    of_repetitions,
+    own_beginnings,
+    percent,
+    read_metrics,
+    steps,
+)
 from fedprox.runs.reader import read_record
+
+ALWAYS = ("test_accuracy", "test_loss", "final_accuracy", "best_accuracy", "volatility")
+WHERE_RECORDED = ("drift", "client_accuracy_std", "client_accuracy_worst", "client_accuracy_best")
+
+
+def per_run(frame: pd.DataFrame, last: int, level: float | None = None) -> pd.DataFrame:
+    """Return a row per run, by its directory; rounds that were not evaluated have no part in it.
+
+    Args:
+        frame: From `fedprox.report.summary.read_runs`.
+        last: How many last rounds are averaged, >= 1.
+        level: A test accuracy, 0 .. 1; None for none.
+
+    Returns:
+        The EXPERIMENT columns and status; means over the last rounds of test_accuracy, test_loss and, where any run
+        has them, the columns WHERE_RECORDED; final_accuracy (last round) and best_accuracy (best round); volatility,
+        the sample standard deviation of the accuracy's change from each evaluated round to the next, NaN below two
+        changes; with a level rounds_to_level, the first evaluated round with at least that accuracy, else NaN.
+    """
+    evaluated = frame.dropna(subset=["test_accuracy"])
+    runs = evaluated.groupby("run", sort=False)
+    table = runs[[*EXPERIMENT, "status"]].first()
+    tails = runs.tail(last).groupby("run", sort=False)
+    table["test_accuracy"] = tails["test_accuracy"].mean()
+    table["test_loss"] = tails["test_loss"].mean(skipna=False)
+    table["final_accuracy"] = runs["test_accuracy"].last()
+    table["best_accuracy"] = runs["test_accuracy"].max()
+    table["volatility"] = runs["test_accuracy"].agg(lambda accuracies: accuracies.diff().std())
+    for column in recorded(frame):
+        table[column] = tails[column].mean()
+    if level is not None:
+        table["rounds_to_level"] = evaluated[evaluated["test_accuracy"] >= level].groupby("run")["round"].min()
+    return table
+
+
+def recorded(frame: pd.DataFrame) -> list[str]:
+    """Return those columns of WHERE_RECORDED that any run has."""
+    return [column for column in WHERE_RECORDED if column in frame and frame[column].notna().any()]
 
 
 def find_runs(paths: Iterable[str | Path]) -> list[Path]:
@@ -76,7 +122,7 @@ def read_runs(paths: Iterable[str | Path], by: Sequence[str] = ()) -> pd.DataFra
 
 
 def rounds_of(run: Path, finished: bool) -> pd.DataFrame:
-    """Return a run's metrics.csv, a row per round; see `fedprox.report.directory.read_metrics`."""
+    """Return a run's metrics.csv, a row per round; see `fedprox.report.runs.read_metrics`."""
     return pd.DataFrame(read_metrics(run / "metrics.csv", finished)).astype({"round": int})
 
 
@@ -95,7 +141,7 @@ def summarise(frame: pd.DataFrame, last: int = 10, level: float | None = None) -
         One row per (dataset, stragglers_fraction, algorithm), algorithms in `algorithm_order`, with runs
         (how many count), used ("finished" or "unfinished": which count), unfinished (how many there are),
         and X_mean and X_std for X = test_accuracy, test_loss, final_accuracy, best_accuracy, volatility and the
-        other columns of `fedprox.report.measures.per_run`. X_std is NaN for a single run, both are NaN where a run
+        other columns of `fedprox.report.summary.per_run`. X_std is NaN for a single run, both are NaN where a run
         lacks X. With a level also level, reached (how many of the runs get there) and rounds_to_level_mean and
         _std over those.
 

@@ -1,0 +1,203 @@
+"""One run directory -> who the run is (run.json) and what it measured (metrics.csv)."""
+
+import csv
+from collections import Counter, defaultdict
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fedprox.config.earlier import completed
+from fedprox.errors import UserError
+from fedprox.runs.reader import FREE, broken, flattened
+
+EXPERIMENT = ["dataset", "stragglers_fraction", "algorithm"]  # runs that agree here are repetitions
+# Settings in which repetitions may differ: they choose the draws, or where and how fast a run computes.
+NUMBERLESS = ("seed", "repeat_num", "branch_from", *FREE)
+
+Facts = Mapping[Any, Any]
+
+
+def distortions(runs: Sequence[Facts], settings: Sequence[Facts]) -> list[str]:
+    """Return a line for: runs not finished; an experiment with mixed settings; an experiment with copies.
+
+    Args:
+        runs: Each run's status, seed, repetition and the EXPERIMENT columns.
+        settings: Each run's resolved configuration, nested, in the same order.
+    """
+    experiments: dict[tuple[Any, ...], list[int]] = defaultdict(list)
+    for index, run in enumerate(runs):
+        experiments[tuple(run[column] for column in EXPERIMENT)].append(index)
+    lines = _unfinished([run["status"] for run in runs])
+    for members in experiments.values():
+        lines += _mixed([runs[index] for index in members], [settings[index] for index in members])
+    return lines
+
+
+def label(experiment: Facts) -> str:
+    """Return the EXPERIMENT columns in words: "FedAvg on mnist at 90 % stragglers"."""
+    stragglers = percent(experiment["stragglers_fraction"])
+    return f"{experiment['algorithm']} on {experiment['dataset']} at {stragglers} stragglers"
+
+
+def percent(fraction: float) -> str:
+    """Return 0.9 as "90 %"."""
+    return f"{100 * fraction:g} %"
+
+
+def _unfinished(statuses: Sequence[str]) -> list[str]:
+    counts = Counter(status for status in statuses if status != "finished")
+    if not counts:
+        return []
+    states = ", ".join(f"{count} {status}" for status, count in sorted(counts.items()))
+    return [
+        f"{counts.total()} of {len(statuses)} runs are not finished ({states}); "
+        "curves show the rounds they have, the table uses finished runs where there are any"
+    ]
+
+
+def _mixed(runs: Sequence[Facts], settings: Sequence[Facts]) -> list[str]:
+    """Return a line where the runs of one experiment are no repetitions of each other."""
+    flat = [flattened(nested, NUMBERLESS) for nested in settings]
+    names = sorted({name for each in flat for name in each})
+    differing = [name for name in names if len({each.get(name) for each in flat}) > 1]
+    if differing:
+        return [f"the runs of {label(runs[0])} differ in {', '.join(differing)}; report them apart"]
+    copies = len(runs) - len({(run["seed"], run["repetition"]) for run in runs})
+    if copies:
+        return [f"{copies} of {len(runs)} runs of {label(runs[0])} repeat another's seed; give each once"]
+    return []
+
+
+# Settings that are seen elsewhere: in the algorithm's name, the panel, the curve's length, or that make repetitions.
+_SEEN = ("mu", "strategy", "stragglers_fraction", "num_rounds", "seed", "repeat_num")
+_REPETITION = ("seed", "repeat_num")
+
+Step = Mapping[str, Any]
+
+
+def steps(run: Path, record: Mapping[str, Any]) -> list[Step]:
+    """Return where a run left which other one, the first branching first; none for a run of its own.
+
+    Raises:
+        UserError: If run.json says it in a way that cannot be read.
+    """
+    step, found = record.get("branched_from"), list[Step]()
+    try:
+        while step is not None:
+            found.append({"run": str(step["run"]), "round": int(step["round"]), "changed": list(step["changed"])})
+            step = step.get("before")
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise broken(run / "run.json", f"branched_from: {error!r}") from error
+    return found[::-1]
+
+
+def suffix(lineage: Sequence[Step]) -> str:
+    """Return what makes a branch's algorithm another than that of the run it left: " from round 40, then 60"."""
+    texts = [", ".join([str(step["round"]), *_changed(step, _SEEN)]) for step in lineage]
+    return f" from round {', then '.join(texts)}" if texts else ""
+
+
+def of_repetitions(lineage: Sequence[Step]) -> list[list[Any]]:
+    """Return what branches have in common that are repetitions of each other."""
+    return [[step["round"], *_kept(step["changed"], _REPETITION)] for step in lineage]
+
+
+def own_beginnings(runs: Sequence[Path], lineages: Sequence[Sequence[Step]]) -> list[int]:
+    """Return for each run the round at which it leaves another one of these; 0 if it leaves none."""
+    given = {str(run.resolve()) for run in runs}
+    return [lineage[-1]["round"] if lineage and lineage[-1]["run"] in given else 0 for lineage in lineages]
+
+
+def _changed(step: Step, without: Sequence[str]) -> list[str]:
+    return [entry.partition(" (was ")[0] for entry in _kept(step["changed"], without)]
+
+
+def _kept(changed: Sequence[str], without: Sequence[str]) -> list[str]:
+    return [entry for entry in changed if entry.partition("=")[0].partition(".")[0] not in without]
+
+
+METRICS = ("round", "test_loss", "test_accuracy", "train_loss_cohort", "num_clients_counted", "time_s")
+
+LAST_ROUND = 2**32  # num_rounds is below
+
+
+def identify(run: Path, record: dict[str, Any], by: Sequence[str] = ()) -> dict[str, Any]:
+    """Return the columns that tell a run from others: run, status, algorithm, mu, ..., dataset.
+
+    Args:
+        run: The run directory.
+        record: Its run.json.
+        by: Settings whose values join the data set's name, as in "cifar10, alpha = 0.1".
+
+    Raises:
+        UserError: If mu, stragglers_fraction, seed or repetition is not a number or is missing, or a setting is.
+    """
+    values = [f", {name.rpartition('.')[2]} = {_setting(run, record, name)}" for name in by]
+    try:
+        mu = record["settings"].get("mu")
+        return {
+            "run": str(run),
+            "status": str(record["status"]),
+            "algorithm": str(record["algorithm"]) + suffix(steps(run, record)),
+            "mu": float("nan") if mu is None else float(mu),
+            "stragglers_fraction": float(record["settings"]["stragglers_fraction"]),
+            "seed": int(record["seed"]),
+            "repetition": int(record.get("repetition") or 0),
+            "dataset": str(record["name"]) + "".join(values),
+        }
+    except KeyError as error:
+        raise broken(run / "run.json", f"settings lack {error.args[0]}") from error
+    except (AttributeError, TypeError, ValueError, OverflowError) as error:
+        raise broken(run / "run.json", error) from error
+
+
+def _setting(run: Path, record: dict[str, Any], name: str) -> Any:
+    value: Any = completed(record["settings"])
+    for key in name.split("."):
+        if not isinstance(value, Mapping) or key not in value:
+            raise UserError(f"{run} has no setting {name}; .hydra/config.yaml there shows those it has")
+        value = value[key]
+    return value
+
+
+def read_metrics(file: Path, finished: bool) -> dict[str, NDArray[np.float64]]:
+    """Return the columns of metrics.csv's complete rows; text after the last line end was still being written.
+
+    Args:
+        file: The metrics.csv of a run.
+        finished: Whether the run is; only a finished one must have the file and its header.
+
+    Returns:
+        Name -> one value per row, NaN where there is none.
+
+    Raises:
+        UserError: If a column is missing, a row has too few or too many values, a value is not a number, or
+            the rounds do not increase.
+    """
+    try:
+        text = file.read_text(encoding="utf-8") if finished or file.exists() else ""
+        header, *rows = list(csv.reader(text[: text.rfind("\n") + 1].splitlines())) or [[]]
+        if not header and not finished:
+            header = list(METRICS)
+        _check_table(header, rows)
+        numbers = [[float(value or "nan") for value in row] for row in rows]  # "nan" and "inf" are numbers too
+        columns = dict(zip(header, np.array(numbers).reshape(-1, len(header)).T, strict=True))
+        if not (np.all(np.diff(columns["round"], prepend=-1.0) > 0) and np.all(columns["round"] < LAST_ROUND)):
+            raise ValueError("the rounds do not increase from 0 on")
+        return columns
+    except (OSError, ValueError, csv.Error) as error:
+        raise broken(file, error) from error
+
+
+def _check_table(header: list[str], rows: list[list[str]]) -> None:
+    lacking = [column for column in METRICS if column not in header]
+    if lacking:
+        raise ValueError(f"it lacks the columns {', '.join(lacking)}")
+    if len(set(header)) < len(header):
+        raise ValueError(f"its header {header} has a column twice")
+    for line, row in enumerate(rows, start=2):
+        if len(row) != len(header):
+            raise ValueError(f"line {line} has {len(row)} values for {len(header)} columns")
