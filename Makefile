@@ -2,7 +2,7 @@
 #   make install   the locked environment and this project
 #   make run       FedAvg against FedProx on Synthetic(1,1) at 90 % stragglers, with a figure
 #   make test      lint, types and the whole test suite
-#   make lint      ruff and mypy alone
+#   make lint      ruff, mypy and import-linter alone
 #   make lock      after a change of the dependencies: poetry.lock and requirements.txt
 
 VENV ?= .venv
@@ -45,6 +45,7 @@ lint: install
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy
+	@$(BIN)/lint-imports --no-logo
 
 # Poetry and its export plugin live in an environment of their own (poetry.lock, then the same lock for pip).
 lock:

@@ -7,8 +7,7 @@ from typing import Any
 import numpy as np
 from hydra import compose, initialize_config_dir
 
-from fedprox import main
-from fedprox.config import schema
+from fedprox.config.compose import CONF, plain, register
 from fedprox.data.federated import FederatedData
 from fedprox.experiment import build
 from fedprox.experiment import data as data_assembly
@@ -24,9 +23,9 @@ def composed(overrides: Sequence[str]) -> dict[str, Any]:
     Raises:
         UserError: If a setting is wrong.
     """
-    schema.register()
-    with initialize_config_dir(version_base=None, config_dir=str(main.CONF)):
-        config = schema.plain(compose("config", list(overrides)))
+    register()
+    with initialize_config_dir(version_base=None, config_dir=str(CONF)):
+        config = plain(compose("config", list(overrides)))
     check_settings(config)
     return config
 

@@ -31,14 +31,12 @@ from fedprox.cli.resume import whole_command, without_resume
 from fedprox.cli.sweep import each_job_composed_once, is_job, note_job, remove_new_run_dir, table_at_the_end
 from fedprox.cli.terminal import ends_quietly
 from fedprox.cli.version import version_line
-from fedprox.config import schema
-from fedprox.config.compose import as_given
+from fedprox.config.compose import CONF, as_given, plain, register
+from fedprox.config.schema import explained
 from fedprox.errors import USERS, RunStopped, UserError, on_record
 from fedprox.process import exit_status, terminated_like_interrupted, without_garbage_collection
 from fedprox.runs.log import begin_log
 from fedprox.runs.reader import read_record
-
-CONF = schema.CONF
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -52,7 +50,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         a fault that ended a run, told likewise, or an error in the code.
     """
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra's own handling prints many lines and exits with 1
-    schema.register()
+    register()
     try:
         given = whole_command(sys.argv[1:] if argv is None else argv, CONF)
     except Exception as error:  # from composing the configuration of an earlier run
@@ -130,7 +128,7 @@ def _run(config: DictConfig) -> float | None:
     run_dir = Path(hydra_config.runtime.output_dir)
     overrides = without_resume(as_given(hydra_config.overrides.task))
     origin = {"config_name": hydra_config.job.config_name, "overrides": overrides}
-    settings = schema.plain(config)
+    settings = plain(config)
     earlier = earlier_run(run_dir, settings) if is_job() else None
     if earlier and earlier["status"] == "finished":
         logging.getLogger("fedprox").info("%s is finished already", os.path.relpath(run_dir))
@@ -148,8 +146,21 @@ def _run(config: DictConfig) -> float | None:
         origin=origin,
         on_begin=lambda: begin_log(run_dir, config, HydraConfig.instance().cfg),
     )
+    _draw_curves(run_dir)
     logging.getLogger("fedprox").info("%sresults: %s", _result(run_dir), os.path.relpath(run_dir))
     return float(last["test_accuracy"]) if last else None
+
+
+def _draw_curves(run_dir: Path) -> None:
+    """Draw curves.png unless it is there; it may fail, because everything else is written."""
+    if (run_dir / "curves.png").exists():
+        return
+    try:
+        from fedprox.report.curves import save_curves  # here: matplotlib is of no use to a run that fails
+
+        save_curves(run_dir)
+    except USERS as error:  # matplotlib goes by settings and fonts of the user's, and by LaTeX where they say so
+        logging.getLogger("fedprox").warning("curves.png could not be drawn, all else is there: %s", on_record(error))
 
 
 def _result(run_dir: Path) -> str:
@@ -163,7 +174,7 @@ def _result(run_dir: Path) -> str:
 
 
 def _tell(error: BaseException) -> None:
-    print(f"error: {schema.explained(error)}", file=sys.stderr)
+    print(f"error: {explained(error)}", file=sys.stderr)
 
 
 def _is_override(word: str) -> bool:

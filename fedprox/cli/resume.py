@@ -1,6 +1,6 @@
 """`resume=` and `branch_from=`: the command that makes an earlier run's settings again, with what is to be different.
 
-It is made from the settings in run.json, which are data: see `fedprox.runs.trust`. The overrides that stand there too say
+It is made from the settings in run.json, which are data: see `fedprox.runs.trust`. The overrides there say
 only which files of conf/ were chosen, so that a branch which chooses another one gets all that belongs to it.
 """
 

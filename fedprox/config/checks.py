@@ -8,7 +8,6 @@ from typing import Any
 from fedprox.config.instantiate import check_target
 from fedprox.config.schema import SETTINGS, client_device, unknown
 from fedprox.errors import UserError
-from fedprox.plan.epoch_batches import DROP, KEEP, MERGE
 
 END_OF_INTEGERS = 2**32  # beyond, arrays' sizes overflow
 MAX_EPOCHS = 100_000  # a client's order of examples is drawn for all of its epochs at once
@@ -53,7 +52,7 @@ def check(config: Mapping[str, Any]) -> None:
         config["sampling"] in ("uniform", "proportional"), "sampling", "uniform or proportional", config["sampling"]
     )
     last_batch = config["last_batch"]
-    _require(last_batch in (KEEP, DROP, MERGE), "last_batch", "keep, drop or merge", last_batch)
+    _require(last_batch in ("keep", "drop", "merge"), "last_batch", "keep, drop or merge", last_batch)
     _check_evaluation(config["evaluation"], config["adaptive_mu"])
     solvers = ("auto", "reference", "cohort")
     _require(config["solver"] in solvers, "solver", "auto, reference or cohort", config["solver"])

@@ -1,4 +1,4 @@
-"""TODO docstring."""
+"""The one place that composes configurations: Hydra's files and a command's words in, plain containers out."""
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -13,7 +13,7 @@ from omegaconf import DictConfig, OmegaConf
 from fedprox.config.schema import Config
 from fedprox.errors import UserError
 
-_PACKAGE = Path(__file__).parent
+_PACKAGE = Path(__file__).parents[1]
 
 
 CONF = next(path for path in (_PACKAGE / "conf", _PACKAGE.parent / "conf") if path.is_dir())  # installed, checkout
@@ -28,6 +28,9 @@ def _of_fedprox(mu: float, *, _root_: DictConfig) -> float:
     So every reader of a configuration meets a number, and a data set or a preset can have its own.
     """
     return float(mu) if OmegaConf.select(_root_, "strategy._target_") in _HAVE_MU else 0.0
+
+
+OmegaConf.register_new_resolver("of_fedprox", _of_fedprox, replace=True)  # on import: jobs may be in other processes
 
 
 def _unsigned_zeros(value: Any) -> Any:

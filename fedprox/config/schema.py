@@ -6,9 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any
 
-from omegaconf import MISSING, OmegaConf
+from omegaconf import MISSING
 
-from fedprox.config.compose import _of_fedprox
 from fedprox.errors import UserError, one_line
 
 
@@ -136,9 +135,6 @@ class Config:
 
 SETTINGS = [setting.name for setting in fields(Config)]
 GROUPS = [setting.name for setting in fields(Config) if setting.type == dict[str, Any]]
-
-
-OmegaConf.register_new_resolver("of_fedprox", _of_fedprox, replace=True)  # on import: jobs may be in other processes
 
 
 def client_device(config: Mapping[str, Any]) -> str:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from fedprox.config.earlier import completed
-from fedprox.errors import USERS, UserError, on_record
+from fedprox.errors import UserError
 from fedprox.experiment import build
 from fedprox.experiment import data as data_assembly
 from fedprox.experiment.branch import adopted_rows, branch_point, lineage
@@ -57,8 +57,6 @@ def run(
     begin = time.perf_counter()
     if resume and (row := _final_row(config, run_dir)):
         _log.info("%s is finished already", run_dir)
-        if not (run_dir / "curves.png").exists():  # its process was killed in between
-            _draw_curves(run_dir)
         return row
     _check_sources_stay(config, run_dir, resume)
     experiment = Experiment.of(config)
@@ -94,7 +92,6 @@ def run(
                 if rows:
                     record.adopt(rows)
                 _record_rounds(experiment, start, record, loggers, begin)
-        _draw_curves(run_dir)
     return record.final
 
 
@@ -125,6 +122,7 @@ def _remove(old: Sequence[Path], run_dir: Path, config: Mapping[str, Any]) -> No
     unknown = [file for file in run_dir.glob(f"*{RUN_ID}") if file not in tools] if old else []
     for file in (*old, *unknown):
         file.unlink()
+    (run_dir / "curves.png").unlink(missing_ok=True)  # of a run with fewer rounds
 
 
 @contextmanager
@@ -172,16 +170,6 @@ def _record_rounds(
     timings |= {name: timings[name] + earlier_s for name in ("rounds_s", "total_s")}
     early = {"stopped_early": {"round": round_num, "metric": stopping.metric}} if stopping.is_over else {}
     record.finish(to_params(arrays), timings, experiment.grid.peak_memory_bytes(), early)
-
-
-def _draw_curves(run_dir: Path) -> None:
-    """Write curves.png from what the run directory says; all else is written already, so it may fail."""
-    try:
-        from fedprox.report.curves import save_curves  # here: matplotlib is of no use to a run that fails
-
-        save_curves(run_dir)
-    except USERS as error:  # matplotlib goes by settings and fonts of the user's, and by LaTeX where they say so
-        _log.warning("curves.png could not be drawn, all else is there: %s", on_record(error))
 
 
 def algorithm(config: Mapping[str, Any]) -> str:

@@ -1,4 +1,4 @@
-"""TODO docstring."""
+"""Multinomial logistic regression, the model of the paper's convex experiments."""
 
 import math
 

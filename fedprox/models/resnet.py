@@ -1,4 +1,4 @@
-"""TODO docstring."""
+"""ResNet-18 for small images, with group or batch norm."""
 
 from collections.abc import Callable
 from functools import partial

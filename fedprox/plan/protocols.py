@@ -1,4 +1,4 @@
-"""TODO docstring."""
+"""What the paper's program and Flower's baseline draw in a round, from our own streams of random numbers."""
 
 from collections.abc import Sequence
 from typing import Any, Protocol, runtime_checkable

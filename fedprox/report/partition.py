@@ -10,12 +10,11 @@ from hydra import compose, initialize_config_dir
 from hydra.errors import HydraException
 from omegaconf.errors import OmegaConfBaseException
 
-from fedprox.config import schema
 from fedprox.config.checks import check
-from fedprox.config.compose import each_value_once
+from fedprox.config.compose import CONF, each_value_once, plain, register
+from fedprox.config.schema import explained
 from fedprox.data.heterogeneity import class_counts, measure
 from fedprox.errors import UserError, one_line
-from fedprox.main import CONF
 from fedprox.process import without_garbage_collection
 from fedprox.report.outputs import FIGURES, check_writable
 from fedprox.report.partition_figure import Division, draw, table
@@ -39,12 +38,12 @@ def divisions(overrides: Sequence[str], compare: str | None = None) -> list[Divi
     Raises:
         UserError: If a setting or a data file is wrong; all settings are checked before data are loaded.
     """
-    schema.register()
+    register()
     try:
         with initialize_config_dir(version_base=None, config_dir=str(CONF)):
             configs = [(name, _checked(words)) for name, words in _variants(overrides, compare)]
     except (HydraException, OmegaConfBaseException) as error:
-        raise UserError(schema.explained(error)) from error
+        raise UserError(explained(error)) from error
     return [_division(name, config) for name, config in configs]
 
 
@@ -70,7 +69,7 @@ def _checked(overrides: list[str]) -> Config:
     Raises:
         UserError: If a setting is wrong.
     """
-    config = {**schema.plain(compose("config", overrides)), **NO_TRAINING}
+    config = {**plain(compose("config", overrides)), **NO_TRAINING}
     check(config)
     return config
 

@@ -9,8 +9,7 @@ from typing import Any
 
 from hydra import compose, initialize_config_dir
 
-from fedprox import main
-from fedprox.config import schema
+from fedprox.config.compose import CONF, plain, register
 from fedprox.reproduce.specs import Job
 from fedprox.runs.reader import status_of
 
@@ -63,15 +62,15 @@ def folder_of(job: Job, out: Path) -> Path:
 
 def settings_of(jobs: Mapping[Path, Job], place: Mapping[str, Sequence[str]]) -> dict[Path, Config]:
     """Return each job's resolved configuration by folder."""
-    schema.register()
+    register()
     composed: dict[tuple[str, ...], Config] = {}  # repetitions share it: composing takes a tenth of a second
     configs = {}
-    with initialize_config_dir(version_base=None, config_dir=str(main.CONF)):
+    with initialize_config_dir(version_base=None, config_dir=str(CONF)):
         for folder, job in jobs.items():
             # Some of the paper's runs diverge, and are drawn so.
             overrides = ("on_divergence=continue", f"seed={job.seed}", *job.overrides, *place.get(job.dataset, ()))
             if overrides not in composed:
-                composed[overrides] = schema.plain(compose("config", list(overrides)))
+                composed[overrides] = plain(compose("config", list(overrides)))
             repetition = {"repeat_num": job.repetition} if job.repetition else {}
             configs[folder] = {**composed[overrides], **repetition}
     return configs

@@ -1,4 +1,4 @@
-"""TODO docstring."""
+"""FedProx, FedAvg that drops stragglers, and FedDANE: exact weighted averages of the clients' models."""
 
 from collections.abc import Iterable
 

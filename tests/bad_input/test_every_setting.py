@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 from omegaconf import OmegaConf
 
-from fedprox.main import CONF
+from fedprox.config.compose import CONF
 
 # What each setting of conf/config.yaml may not be.
 TOP = {

@@ -10,8 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fedprox.cli.resume import _as_override, whole_command, without_resume
-from fedprox.config import schema
-from fedprox.config.compose import CONF
+from fedprox.config.compose import CONF, plain, register
 from fedprox.errors import UserError
 
 OVERRIDES = ["dataset=digits", "mu=0.5", "+repeat_num=2"]
@@ -20,7 +19,7 @@ CHECKPOINT = "checkpoint/round_000003.safetensors"
 
 @pytest.fixture(autouse=True, scope="module")
 def _schema():
-    schema.register()
+    register()
 
 
 def composed(name: str, overrides: list[str]) -> dict:
@@ -30,7 +29,7 @@ def composed(name: str, overrides: list[str]) -> dict:
 @cache
 def as_json(name: str, *overrides: str) -> str:
     with initialize_config_dir(version_base=None, config_dir=str(CONF)):
-        return json.dumps(schema.plain(compose(name, list(overrides))))
+        return json.dumps(plain(compose(name, list(overrides))))
 
 
 @pytest.fixture
@@ -140,17 +139,17 @@ def test_every_value_in_hydras_grammar_is_that_value_and_nothing_else(value):
         return  # is refused before
     override = OverridesParser.create().parse_override(f"x={_as_override(value)}")
     assert not override.is_sweep_override()
-    assert plain(override.value()) == value
+    assert unquoted(override.value()) == value
 
 
-def plain(value):
+def unquoted(value):
     from hydra.core.override_parser.types import QuotedString
 
     if isinstance(value, QuotedString):
         return value.text
     if isinstance(value, list):
-        return [plain(each) for each in value]
-    return {plain(key): plain(each) for key, each in value.items()} if isinstance(value, dict) else value
+        return [unquoted(each) for each in value]
+    return {unquoted(key): unquoted(each) for key, each in value.items()} if isinstance(value, dict) else value
 
 
 @pytest.mark.parametrize("more", [["num_rounds=200"], ["mu=0.5"], ["engine=local"], ["checkpoint.every=1"]])

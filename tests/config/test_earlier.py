@@ -4,9 +4,8 @@ from collections.abc import Mapping
 
 from hydra import compose, initialize_config_dir
 
-from fedprox.config.compose import plain, register
+from fedprox.config.compose import CONF, plain, register
 from fedprox.config.earlier import _LATER, Settings, completed
-from fedprox.main import CONF
 
 LATER = {"schedule": {"name": "constant", "final": 0.0}, "rate": 1}
 

@@ -1,4 +1,4 @@
-"""TODO docstring."""
+"""Examples divided evenly and at random."""
 
 import numpy as np
 

@@ -1,4 +1,4 @@
-"""TODO docstring."""
+"""Clients as the data set itself has them."""
 
 import numpy as np
 

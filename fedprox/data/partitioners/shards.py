@@ -1,4 +1,4 @@
-"""TODO docstring."""
+"""Examples sorted by label and dealt out in shards (McMahan et al. 2017)."""
 
 import numpy as np
 

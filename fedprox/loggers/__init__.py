@@ -1,1 +1,0 @@
-"""Tools that show a run while it goes, beside the run directory: TensorBoard, Weights & Biases, MLflow."""
