@@ -19,37 +19,10 @@ PACKAGE = Path(fedprox.__file__).parent
 PARTS = {  # of the table -> modules below `fedprox`; a name stands for itself and all below it
     "training": ("solvers",),
     "examples of a client": ("data",),
-    "evaluation": (
-        "metrics",
-        "logistic_metrics",
-        "module_evaluator",
-        "federation_metrics",
-        "client_gradients",
-        "assembly",
-    ),
-    "plan and batch order": ("plan", "authors", "legacy", "seeds"),
-    "messages and strategy": (
-        "strategy",
-        "averaging",
-        "messages",
-        "arrays",
-        "client_app",
-        "engines",
-        "rounds",
-        "strategy_state",
-    ),
-    "records": (
-        "records",
-        "checksum",
-        "csv_table",
-        "checkpoint",
-        "checkpointing",
-        "plain",
-        "files",
-        "progress",
-        "loggers",
-        "experiment",
-    ),
+    "evaluation": ("evaluation",),
+    "plan and batch order": ("plan", "seeds"),
+    "messages and strategy": ("federation", "strategies", "engines"),
+    "records": ("runs", "storage", "experiment"),
 }
 REST = "rest"
 _LONGEST_CHAIN = 30  # of calls from one library function to the next

@@ -9,12 +9,12 @@ import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
-
-import numpy as np
-from numpy.typing import NDArray
+from typing import TYPE_CHECKING, Any
 
 from fedprox.errors import UserError
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
 
 # What a run writes into its directory; see `fedprox.runs.writer`.
 TABLES = ("metrics.csv", "clients.csv", "classes.csv")
@@ -162,8 +162,10 @@ def _locked(opened: int, kind: int, without_locks: bool = True) -> bool:
     return True
 
 
-def checksum(text: str, arrays: Mapping[str, NDArray[Any]]) -> str:
+def checksum(text: str, arrays: "Mapping[str, NDArray[Any]]") -> str:
     """Return the SHA-256 of the text and of each array's name, type, shape and numbers."""
+    import numpy as np  # here: watching a run needs none
+
     digest = hashlib.sha256(text.encode())
     for name in sorted(arrays):
         array = arrays[name]

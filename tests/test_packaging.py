@@ -315,5 +315,8 @@ def test_without_a_python_that_fits_make_says_which_are_needed(make):
 def test_make_test_is_lint_types_and_tests_with_the_locked_environment(make):
     told = make("-n", "test", "VENV=venv")
     commands = [line for line in told.splitlines() if line.startswith("venv/bin/")]
-    expected = ("ruff check .", "ruff format --check .", "mypy", "python -m pytest -n 2 --dist loadfile")
-    assert [command.removeprefix("venv/bin/") for command in commands[-4:]] == list(expected)
+    lint = ("ruff check .", "ruff format --check .", "mypy", "lint-imports --no-logo")
+    assert [command.removeprefix("venv/bin/") for command in commands[-5:]] == [
+        *lint,
+        "python -m pytest -n 2 --dist loadfile",
+    ]

@@ -6,7 +6,7 @@ import fedprox
 from benchmarks.profiling import PACKAGE, PARTS, REST, by_part, part_of, profile_w1, table
 
 KERNEL = (str(PACKAGE / "solvers" / "logistic.py"), 1, "solve")
-METRICS = (str(PACKAGE / "metrics.py"), 1, "evaluate")
+METRICS = (str(PACKAGE / "evaluation" / "metrics.py"), 1, "evaluate")
 LINEAR, CALL, FORWARD, BUILTIN = (("torch.py", number, name) for number, name in enumerate("lcfb"))
 
 
@@ -16,7 +16,7 @@ def entry(own_s: float, **callers: tuple) -> tuple:
 
 def test_a_module_belongs_to_one_part_and_what_is_not_ours_to_none():
     assert part_of(KERNEL[0]) == "training"
-    assert part_of(str(PACKAGE / "federation_metrics.py")) == "evaluation"
+    assert part_of(str(PACKAGE / "evaluation" / "evaluators.py")) == "evaluation"
     assert part_of(str(PACKAGE / "engines" / "local.py")) == "messages and strategy"
     assert part_of(str(PACKAGE / "report" / "curves.py")) == "report.curves"  # in no part: a row of its own
     assert part_of("/somewhere/else/solvers/logistic.py") == ""

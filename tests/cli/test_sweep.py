@@ -1,7 +1,5 @@
 """Which configurations are composed and checked before a sweep's first job."""
 
-from pathlib import Path
-
 import pytest
 from hydra import initialize_config_dir
 from hydra.core.override_parser.overrides_parser import OverridesParser
@@ -10,10 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fedprox.cli.sweep import each_job_composed_once
-from fedprox.config.compose import each_value_once
+from fedprox.config.compose import CONF, each_value_once
 from fedprox.errors import UserError
-
-CONF = Path(__file__).parents[1] / "conf"
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -490,7 +490,7 @@ def test_a_node_that_fits_the_signature_is_accepted(node):
         ({}, r"model\._target_ must name a function or class .*None"),
         ({"_target_": 3}, r"model\._target_ must name a function or class .*3"),
         ({"_target_": "nowhere.to.be.found"}, r"model\._target_=nowhere\.to\.be\.found cannot be loaded"),
-        ({"_target_": "fedprox.models.cnn.lstm"}, r"model\._target_=fedprox\.models\.lstm cannot be loaded"),
+        ({"_target_": "fedprox.models.cnn.lstm"}, r"model\._target_=fedprox\.models\.cnn\.lstm cannot be loaded"),
         ({"_target_": "fedprox.data.lstm.lstm"}, r"fedprox\.data\.lstm\.lstm cannot be loaded: .*'lstm'"),
         ({"_target_": f"{HERE}.HERE"}, r"cannot be loaded"),  # not callable
         ({"_target_": ""}, r"cannot be loaded"),

@@ -16,8 +16,8 @@ OWN = """
 import sys
 import torch
 from fedprox.data.sources.digits import digits
-from fedprox.data.partitioners.power_law import iid
-from fedprox.models.cnn import logistic
+from fedprox.data.partitioners.iid import iid
+from fedprox.models.logistic import logistic
 from fedprox.federation.planned_strategy import FedProx
 
 def exiting(code=0):

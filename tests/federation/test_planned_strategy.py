@@ -485,7 +485,7 @@ def without(name: str):
 
 
 MESSAGES = {
-    "raises": (raises, r"ValueError: boom; at once \(test_strategy.py:\d+\)"),
+    "raises": (raises, r"ValueError: boom; at once \(test_planned_strategy.py:\d+\)"),
     "ends the process": (ends, r"sys\.exit\(0\) \("),
     "none": (lambda sent: [], "returned no message for any of the 4 clients"),
     "None": (lambda sent: 5, "must return messages, got a value of type int"),
@@ -514,7 +514,7 @@ def metrics(**values: object):
 
 
 RESULTS = {
-    "raises": (raises, r"ValueError: boom; at once \(test_strategy.py:\d+\)"),
+    "raises": (raises, r"ValueError: boom; at once \(test_planned_strategy.py:\d+\)"),
     "ends the process": (ends, r"sys\.exit\(0\) \("),
     "None": (lambda: None, "must return a tuple of arrays and metrics, got None"),
     "arrays alone": (lambda: record(w=np.zeros(2)), "must return a tuple .* got a value of type ArrayRecord"),

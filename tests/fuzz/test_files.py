@@ -31,7 +31,7 @@ from fedprox.data.sources.leaf import leaf
 from fedprox.data.sources.text import shakespeare
 from fedprox.errors import UserError
 from fedprox.experiment.build import _load_weights
-from fedprox.models import cnn
+from fedprox.models.logistic import logistic
 from fedprox.report.summary import read_runs, readable, summarise
 
 PIECES = st.one_of(
@@ -162,7 +162,7 @@ FORMATS = {
     "tiff": ("x.tif", picture(5, "tiff"), read_pictures),
     "webp": ("x.webp", picture(5, "webp"), read_pictures),
     "archive": ("x.zip", archive(), lambda file: image_folder(str(file), 0)),
-    "weights": ("x.safetensors", save(WEIGHTS), lambda file: _load_weights(cnn.logistic((4,), 2), str(file))),
+    "weights": ("x.safetensors", save(WEIGHTS), lambda file: _load_weights(logistic((4,), 2), str(file))),
     "run.json": ("run.json", json.dumps(RUN).encode(), read_record("run.json")),
     "metrics.csv": ("metrics.csv", METRICS.encode(), read_record("metrics.csv")),
 }

@@ -355,7 +355,7 @@ def test_a_pickle_in_every_file_of_a_run_directory_is_never_unpickled(fedprox, b
 
 LIMITED = """
 import resource, sys
-from fedprox import experiment
+from fedprox.experiment import run as experiment
 from fedprox.main import main
 limit = int(sys.argv.pop(1))
 record = experiment._record_rounds

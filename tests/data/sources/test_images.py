@@ -317,7 +317,7 @@ def test_channels_first_is_a_view_of_what_lies_channels_last():
 def test_sums_and_statistics_are_those_of_all_pixels(seed, num, height, width, num_channels):
     made = pictures(seed, num, height, width, num_channels)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(images, "CHUNK", 3)  # whole chunks, and one that is not
+        patch.setattr(images, "SQUARED_AT_ONCE", 3)  # whole chunks, and one that is not
         sums = channel_sums(made)
     assert (sums[:, 0] == made.sum(axis=(1, 2), dtype=np.int64)).all()
     assert (sums[:, 1] == np.square(made, dtype=np.int64).sum(axis=(1, 2))).all()
