@@ -312,5 +312,9 @@ def processes(grid: RayGrid) -> list[int]:
 
 def workers() -> list[int]:
     """Return the processes of this Ray's actors, those that are just starting included."""
-    found = [process for process in psutil.Process().children(recursive=True) if process.ppid() != os.getpid()]
-    return [process.pid for process in found if process.is_running() and "_Worker" in process.name()]
+    found = []
+    for process in psutil.Process().children(recursive=True):
+        with suppress(psutil.NoSuchProcess):  # it has ended meanwhile
+            if process.ppid() != os.getpid() and "_Worker" in process.name():
+                found.append(process.pid)
+    return found
