@@ -4,9 +4,7 @@
 are tried, the same ones in every run of the suite.
 """
 
-import gzip
 import json
-import pickle
 import shutil
 import struct
 import zipfile
@@ -23,8 +21,7 @@ from PIL import Image
 from safetensors.torch import save
 
 from fedprox.data.cache import cached
-from fedprox.data.sources.cifar10 import read_batch
-from fedprox.data.sources.femnist import _parsed, _unpack
+from fedprox.data.sources.femnist import _parsed
 from fedprox.data.sources.glove import read_glove
 from fedprox.data.sources.image_folder import image_folder
 from fedprox.data.sources.leaf import leaf
@@ -83,7 +80,6 @@ RUN = {
 METRICS = (
     "round,test_loss,test_accuracy,train_loss_cohort,num_clients_counted,time_s\n0,2.3,0.1,,0,0.1\n1,2.2,0.2,2,1,0.2\n"
 )
-PIXELS = np.random.default_rng(0).integers(0, 256, (3, 3072), dtype=np.uint8)
 WEIGHTS = {"1.weight": torch.zeros(2, 4), "1.bias": torch.zeros(2)}
 
 
@@ -128,14 +124,6 @@ def read_images(file: Path) -> object:
     return _parsed(read_image_file, file)
 
 
-def read_packed(file: Path) -> object:
-    try:
-        _unpack(file, file.with_suffix(""))
-    except (OSError, EOFError, gzip.zlib.error) as error:  # what its caller turns into one line
-        raise UserError(str(error)) from error
-    return read_images(file.with_suffix(""))
-
-
 def read_record(name: str) -> Callable[[Path], object]:
     def reading(file: Path) -> object:
         run = file.parent / "run"
@@ -151,8 +139,6 @@ def read_record(name: str) -> Callable[[Path], object]:
 IMAGES = struct.pack(">4i", 2051, 3, 4, 4) + bytes(range(48))
 FORMATS = {
     "idx": ("x-ubyte", IMAGES, read_images),
-    "idx.gz": ("x-ubyte.gz", gzip.compress(IMAGES, mtime=0), read_packed),
-    "CIFAR-10": ("batch", pickle.dumps({"labels": [1, 2, 3], "data": PIXELS}, 2), read_batch),
     "LEAF": ("data.json", json.dumps(LEAF).encode(), read_leaf_folder(leaf, LEAF)),
     "Shakespeare": ("data.json", json.dumps(PLAYS).encode(), read_leaf_folder(shakespeare, PLAYS)),
     "GloVe": ("words.txt", b"the 1.5 -2\nof 3 4\n.. 5 6e-3\n", lambda file: read_glove.__wrapped__(str(file))),

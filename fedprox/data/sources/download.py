@@ -1,4 +1,4 @@
-"""What the data sets that come through torchvision share: its import, patience, and what the user is told."""
+"""What data sets that come through torchvision share: its import, and downloads that end in one line if they fail."""
 
 import socket
 from collections.abc import Iterable, Iterator
@@ -31,34 +31,31 @@ def torchvision_datasets(dataset: str) -> ModuleType:
 
 
 @contextmanager
-def give_up_after(timeout_s: float) -> Iterator[None]:
-    """Bound how long a silent server is waited for; torchvision itself would wait without end."""
-    before = socket.getdefaulttimeout()
-    socket.setdefaulttimeout(timeout_s)
-    try:
-        yield
-    finally:
-        socket.setdefaulttimeout(before)
-
-
-def cannot_download(
-    dataset: str, folder: Path, name: str, files: Iterable[str], archives: str, error: Exception
-) -> UserError:
-    """Return the error for a file that no server gives, with the three ways out.
+def downloading(dataset: str, folder: Path, files: Iterable[str], archives: str) -> Iterator[None]:
+    """Let torchvision fetch what is missing, wait only so long for a silent server, and explain in one line a failure.
 
     Args:
         dataset: What the data set is called.
-        folder: The folder below data_dir that should hold the file.
-        name: The file.
-        files: All files of the data set.
+        folder: The folder below data_dir that should hold its files.
+        files: All of them.
         archives: What would do instead, such as "their .gz archives".
-        error: What went wrong.
+
+    Raises:
+        UserError: If no server gives the files, or what came cannot be unpacked; with the three ways out.
     """
-    return UserError(
-        f"{dataset}: {name} is not in {folder} and cannot be downloaded ({what_failed(error)}); put the files "
-        f"{', '.join(files)} there (or {archives}), or set data_dir= to a folder that has them in the same "
-        "place, or use an embedded data set: dataset=digits or dataset=synthetic_1_1"
-    )
+    missing = [name for name in files if not (folder / name).exists()]
+    before = socket.getdefaulttimeout()
+    socket.setdefaulttimeout(SILENCE_S)  # torchvision itself would wait without end
+    try:
+        yield
+    except Exception as error:  # whatever servers, damaged archives and full disks make torchvision raise
+        raise UserError(
+            f"{dataset}: {missing[0]} is not in {folder} and cannot be downloaded ({what_failed(error)}); put the "
+            f"files {', '.join(files)} there (or {archives}), or set data_dir= to a folder that has them in the same "
+            "place, or use an embedded data set: dataset=digits or dataset=synthetic_1_1"
+        ) from error
+    finally:
+        socket.setdefaulttimeout(before)
 
 
 def what_failed(error: Exception) -> str:

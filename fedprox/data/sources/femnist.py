@@ -1,10 +1,7 @@
 """The paper's FEMNIST (Li et al. 2020, sec. 5.1): ten lower-case letters of EMNIST, a few for each client."""
 
-import gzip
 import shutil
-import zlib
 from collections.abc import Callable
-from http.client import HTTPException
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -13,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedprox.data.federated import FederatedData, Integers, LabelledData, divide
-from fedprox.data.sources.download import SILENCE_S, cannot_download, give_up_after, torchvision_datasets, what_failed
+from fedprox.data.sources.download import downloading, torchvision_datasets, what_failed
 from fedprox.errors import UserError
 from fedprox.seeds import Stream, generator
 
@@ -124,12 +121,20 @@ def _load(data_dir: str) -> tuple[Bytes, Integers]:
     """Return the upright images of a .. j, those for training first, and their letters 0 .. 9."""
     raw = Path(data_dir).expanduser() / "EMNIST" / "raw"
     source = torchvision_datasets("EMNIST").mnist
-    missing = [name for name in FILES if not (raw / name).exists()]
-    if missing:
-        _fetch(source, raw, missing)
+    if not all((raw / name).exists() for name in FILES):
+        with downloading("EMNIST", raw, FILES, "gzip.zip, in which EMNIST comes"):
+            _fetch(source, raw)
     train = _read(source, raw / FILES[0], raw / FILES[1])
     test = _read(source, raw / FILES[2], raw / FILES[3])
     return np.concatenate([train[0], test[0]]), np.concatenate([train[1], test[1]])
+
+
+def _fetch(source: ModuleType, raw: Path) -> None:
+    """Download EMNIST and unpack the four files; torchvision's own class would unpack all six splits, 1.8 GB."""
+    source.download_and_extract_archive(source.EMNIST.url, str(raw), md5=source.EMNIST.md5)
+    for name in FILES:
+        source.extract_archive(str(raw / "gzip" / f"{name}.gz"), str(raw))
+    shutil.rmtree(raw / "gzip")  # archives of all six splits; the zip file stays
 
 
 def _read(source: ModuleType, image_file: Path, label_file: Path) -> tuple[Bytes, Integers]:
@@ -164,33 +169,6 @@ def _parsed(read: Callable[[str], Any], path: Path) -> NDArray[Any]:
             f"{path} cannot be read ({what_failed(error)}); delete it to have it unpacked or downloaded again, "
             "or set data_dir="
         ) from error
-
-
-def _fetch(source: ModuleType, raw: Path, missing: list[str]) -> None:
-    """Unpack the missing files, from archives (.gz) that are there already or else from the download."""
-    folder = raw
-    try:
-        if not all((raw / f"{name}.gz").exists() for name in missing):
-            with give_up_after(SILENCE_S):
-                source.download_and_extract_archive(source.EMNIST.url, str(raw), md5=source.EMNIST.md5)
-            folder = raw / "gzip"
-        for name in missing:
-            _unpack(folder / f"{name}.gz", raw / name)
-    except (RuntimeError, OSError, EOFError, zlib.error, HTTPException) as error:
-        raise cannot_download("EMNIST", raw, missing[0], FILES, "their .gz archives", error) from error
-    if folder != raw:
-        shutil.rmtree(folder)  # archives of all six splits; the zip file stays
-
-
-def _unpack(archive: Path, target: Path) -> None:
-    """Unpack one archive; a damaged one leaves no target."""
-    part = target.with_name(f"{target.name}.part")
-    try:
-        with gzip.open(archive) as packed, part.open("wb") as unpacked:
-            shutil.copyfileobj(packed, unpacked)
-        part.replace(target)
-    finally:
-        part.unlink(missing_ok=True)
 
 
 def _check(num_clients: int, classes_per_client: int, sigma: float) -> None:

@@ -2,15 +2,13 @@
 
 import hashlib
 from functools import lru_cache
-from http.client import HTTPException
 from pathlib import Path
-from types import ModuleType
 
 import numpy as np
 from numpy.typing import NDArray
 
 from fedprox.data.federated import Integers, LabelledData
-from fedprox.data.sources.download import SILENCE_S, cannot_download, give_up_after, torchvision_datasets, what_failed
+from fedprox.data.sources.download import downloading, torchvision_datasets, what_failed
 from fedprox.errors import UserError
 from fedprox.storage import check_regular
 
@@ -81,12 +79,17 @@ def mnist_pooled(data_dir: str) -> LabelledData:
 
 @lru_cache(maxsize=1)  # what is in the files is known beforehand, so jobs with different partitions share it
 def _load(data_dir: str) -> tuple[Bytes, Integers, Bytes, Integers]:
-    """Return training images and labels, test images and labels, from files known to be the right ones."""
-    raw = Path(data_dir).expanduser() / "MNIST" / "raw"
+    """Return training images and labels, test images and labels, from files known to be the right ones.
+
+    They are read here, because torchvision takes as long to import as torch itself; it downloads what is missing.
+    """
+    root = Path(data_dir).expanduser()
+    raw = root / "MNIST" / "raw"
     contents = {name: _original(raw / name) for name in MD5 if (raw / name).exists()}
-    missing = [name for name in MD5 if name not in contents]
-    if missing:
-        _download(torchvision_datasets("MNIST").mnist, raw, missing)
+    if missing := [name for name in MD5 if name not in contents]:
+        datasets = torchvision_datasets("MNIST")
+        with downloading("MNIST", raw, MD5, "their .gz archives"):
+            datasets.MNIST(root, download=True)
         contents |= {name: _original(raw / name) for name in missing}
     train_images, train_labels, test_images, test_labels = (contents[name] for name in MD5)
     return _images(train_images), _labels(train_labels), _images(test_images), _labels(test_labels)
@@ -120,33 +123,3 @@ def _original(path: Path) -> Bytes:
             f"({len(content):,} bytes); delete it to have it downloaded again, or set data_dir="
         )
     return content
-
-
-def _download(source: ModuleType, raw: Path, missing: list[str]) -> None:
-    """Download the missing files with torchvision, which shows progress, from the first mirror that answers.
-
-    Archives (.gz) that are there already are unpacked without a network.
-
-    Raises:
-        UserError: If no mirror gives a file.
-    """
-    for name in missing:
-        try:
-            with give_up_after(SILENCE_S):
-                _download_one(source, raw, name)
-        except (RuntimeError, OSError, HTTPException) as error:
-            raise cannot_download("MNIST", raw, name, MD5, "their .gz archives", error) from error
-
-
-def _download_one(source: ModuleType, raw: Path, name: str) -> None:
-    """Download and unpack one file; raise the last mirror's error if all fail."""
-    archive = f"{name}.gz"
-    md5 = dict(source.MNIST.resources)[archive]
-    *others, last = source.MNIST.mirrors
-    for mirror in others:
-        try:
-            source.download_and_extract_archive(mirror + archive, str(raw), filename=archive, md5=md5)
-            return
-        except (RuntimeError, OSError, HTTPException):
-            continue  # the next mirror may have it
-    source.download_and_extract_archive(last + archive, str(raw), filename=archive, md5=md5)

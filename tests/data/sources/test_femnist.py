@@ -2,9 +2,11 @@
 
 import csv
 import gzip
+import hashlib
 import json
 import math
 import struct
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -218,41 +220,28 @@ def test_without_files_and_network_one_line_names_the_three_ways_out(tmp_path, n
         assert way_out in line
 
 
-def test_archives_in_the_folder_are_unpacked_without_a_network(tmp_path, no_network):
+def test_the_zip_in_the_folder_is_unpacked_without_a_network_and_only_what_is_needed_stays(
+    tmp_path, no_network, monkeypatch
+):
+    from torchvision.datasets.mnist import EMNIST
+
     files = contents(all_labels(TRAIN), all_labels(TEST, seed=1))
-    packed = {f"{name}.gz": gzip.compress(content) for name, content in files.items()}
-    data = femnist(str(write(tmp_path, packed)), 0, num_clients=5)
-    assert len(data.data.labels) == 1400
-    for name, content in files.items():
-        assert (tmp_path / "EMNIST" / "raw" / name).read_bytes() == content
-
-
-def test_a_damaged_archive_is_told_and_leaves_no_file(small, no_network):
-    raw = small / "EMNIST" / "raw"
-    content = (raw / FILES[0]).read_bytes()
-    (raw / FILES[0]).unlink()
-    for damaged in (gzip.compress(content)[:-20], b"no archive", gzip.compress(content)[:40] + b"\xff" * 200):
-        (raw / f"{FILES[0]}.gz").write_bytes(damaged)
-        assert f"EMNIST: {FILES[0]} is not in {raw}" in error_line(small)
-        assert sorted(path.name for path in raw.iterdir()) == sorted([*FILES[1:], f"{FILES[0]}.gz"])
-
-
-def test_the_download_is_unpacked_and_only_what_is_needed_stays(tmp_path, monkeypatch):
-    from torchvision.datasets import mnist as source
-
-    asked = []
-
-    def download(url, folder, md5):
-        asked.append((url, md5))
-        (Path(folder) / "gzip").mkdir(parents=True)
+    raw = tmp_path / "EMNIST" / "raw"
+    raw.mkdir(parents=True)
+    with zipfile.ZipFile(raw / "gzip.zip", "w") as archive:
         for name, content in {**files, "emnist-digits-train-labels-idx1-ubyte": b"of another split"}.items():
-            (Path(folder) / "gzip" / f"{name}.gz").write_bytes(gzip.compress(content))
-
-    files = contents(all_labels(TRAIN), all_labels(TEST, seed=1))
-    monkeypatch.setattr(source, "download_and_extract_archive", download)
+            archive.writestr(f"gzip/{name}.gz", gzip.compress(content))
+    monkeypatch.setattr(EMNIST, "md5", hashlib.md5((raw / "gzip.zip").read_bytes()).hexdigest())
     assert len(femnist(str(tmp_path), 0, num_clients=5).data.labels) == 1400
-    assert asked == [(source.EMNIST.url, source.EMNIST.md5)]
-    assert sorted(path.name for path in (tmp_path / "EMNIST" / "raw").iterdir()) == sorted(FILES)
+    assert {path.name: path.read_bytes() for path in raw.iterdir() if path.suffix != ".zip"} == files
+
+
+def test_a_damaged_zip_is_not_unpacked(tmp_path, no_network):
+    raw = tmp_path / "EMNIST" / "raw"
+    raw.mkdir(parents=True)
+    (raw / "gzip.zip").write_bytes(b"no archive")
+    assert f"EMNIST: {FILES[0]} is not in {raw}" in error_line(tmp_path)
+    assert [path.name for path in raw.iterdir()] == ["gzip.zip"]
 
 
 @pytest.mark.parametrize("file", FILES)

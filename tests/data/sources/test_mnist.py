@@ -2,7 +2,6 @@
 
 import gzip
 import hashlib
-import shutil
 import socket
 import sys
 import time
@@ -11,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from fedprox.data.sources import mnist as ours
+from fedprox.data.sources import download
 from fedprox.data.sources.mnist import MD5, mnist, mnist_pooled
 from fedprox.errors import UserError
 
@@ -131,31 +130,10 @@ def test_without_network_the_error_names_the_one_file_that_is_missing(copied):
     assert f"MNIST: {LABEL_FILE} is not in" in error_line(copied)
 
 
-def test_a_missing_file_alone_is_downloaded_and_the_others_are_left(copied, monkeypatch):
-    from torchvision.datasets import mnist as source
-
-    asked = []
-
-    def download(url, folder, filename, md5):
-        asked.append((url, filename))
-        if url.startswith("http:"):
-            raise RuntimeError("this mirror is down")
-        shutil.copyfile(kept, Path(folder) / LABEL_FILE)
-
-    path = copied / "MNIST" / "raw" / LABEL_FILE
-    kept = path.resolve()
-    path.unlink()
-    monkeypatch.setattr(source, "download_and_extract_archive", download)
-    assert mnist(str(copied)).test_labels[:5].tolist() == [7, 2, 1, 0, 4]
-    # The first mirror fails, the second one gives it.
-    archive = f"{LABEL_FILE}.gz"
-    assert asked == [("http://127.0.0.1:9/" + archive, archive), ("https://127.0.0.1:9/" + archive, archive)]
-
-
 def test_a_server_that_says_nothing_is_given_up(tmp_path, no_network, monkeypatch):
     from torchvision.datasets.mnist import MNIST
 
-    monkeypatch.setattr(ours, "SILENCE_S", 0.2)
+    monkeypatch.setattr(download, "SILENCE_S", 0.2)
     start = time.monotonic()
     with socket.create_server(("127.0.0.1", 0)) as silent:  # accepts, never answers
         monkeypatch.setattr(MNIST, "mirrors", [f"http://127.0.0.1:{silent.getsockname()[1]}/"])
@@ -164,26 +142,35 @@ def test_a_server_that_says_nothing_is_given_up(tmp_path, no_network, monkeypatc
     assert socket.getdefaulttimeout() is None  # as before
 
 
-def test_an_archive_in_the_folder_is_unpacked_without_a_network(copied, monkeypatch):
+@pytest.fixture
+def packed(copied, monkeypatch) -> Path:
+    """Return a data_dir that has the four files as archives, and says so to torchvision: their MD5s are others here."""
     from torchvision.datasets.mnist import MNIST
 
-    path = copied / "MNIST" / "raw" / LABEL_FILE
-    archive = gzip.compress(path.read_bytes())
-    path.unlink()
-    path.with_name(f"{LABEL_FILE}.gz").write_bytes(archive)
-    # Packed here, so its MD5 is not that of the original archive.
-    md5 = {**dict(MNIST.resources), f"{LABEL_FILE}.gz": hashlib.md5(archive).hexdigest()}
+    md5 = {}
+    for name in MD5:
+        path = copied / "MNIST" / "raw" / name
+        content = gzip.compress(path.read_bytes(), compresslevel=0)
+        path.unlink()
+        path.with_name(f"{name}.gz").write_bytes(content)
+        md5[f"{name}.gz"] = hashlib.md5(content).hexdigest()
     monkeypatch.setattr(MNIST, "resources", list(md5.items()))
-    assert mnist(str(copied)).test_labels[:5].tolist() == [7, 2, 1, 0, 4]
+    return copied
 
 
-def test_a_download_that_is_not_the_original_is_refused(copied, monkeypatch):
+def test_archives_in_the_folder_are_unpacked_without_a_network(packed):
+    assert mnist(str(packed)).test_labels[:5].tolist() == [7, 2, 1, 0, 4]
+
+
+def test_a_download_that_is_not_the_original_is_refused(packed, monkeypatch):
     from torchvision.datasets import mnist as source
 
-    path = copied / "MNIST" / "raw" / LABEL_FILE
-    path.unlink()
-    monkeypatch.setattr(source, "download_and_extract_archive", lambda *_, **__: path.write_bytes(b"a login page"))
-    assert "truncated or altered (12 bytes)" in error_line(copied)
+    def fetch(url, download_root, filename, md5):
+        (Path(download_root) / filename.removesuffix(".gz")).write_bytes(b"a login page")
+
+    monkeypatch.setattr(source, "download_and_extract_archive", fetch)
+    assert "cannot be downloaded (" in error_line(packed)
+    assert "truncated or altered (12 bytes)" in error_line(packed)  # the next time
 
 
 def test_a_file_that_cannot_be_read_is_named(copied):
