@@ -1,6 +1,7 @@
 """Arrays that took long to make, kept on disk in one file so that the next run need not make them."""
 
 import hashlib
+import json
 import logging
 import os
 import uuid
@@ -39,6 +40,11 @@ def cached(places: list[Path], file: str, key: str, make: Callable[[], Arrays]) 
     if not any(_save(place, file, key, arrays) for place in places):
         _log.info("no cache can be written in %s; the next run reads all files again", " or ".join(map(str, places)))
     return arrays
+
+
+def key_of(made_from: object) -> str:
+    """Return the key of arrays made from this: versions, settings, names, sizes and times, as JSON can hold them."""
+    return hashlib.sha256(json.dumps(made_from).encode()).hexdigest()
 
 
 def places(folder: Path, kind: str) -> list[Path]:

@@ -99,7 +99,7 @@ def offsets(value: Any, num_indices: int) -> Integers:
     array = positions("offsets", value)
     if not len(array) or array[0] != 0 or array[-1] != num_indices or (np.diff(array) < 0).any():
         raise UserError(
-            f"offsets must rise from 0 to the number of indices, {num_indices}, got {_shown(array.tolist())}; "
+            f"offsets must rise from 0 to the number of indices, {num_indices}, got {shown(array.tolist())}; "
             "use ClientIndex.from_lists"
         )
     return array
@@ -141,7 +141,7 @@ def client_ids(value: Any, num_clients: int) -> tuple[str, ...]:
         UserError: If they are not as many as clients, or not unique.
     """
     if isinstance(value, str) or not isinstance(value, Iterable):
-        raise UserError(f"client_ids must be a list of names, got {_shown(value)}; give one for each client, or none")
+        raise UserError(f"client_ids must be a list of names, got {shown(value)}; give one for each client, or none")
     ids = tuple(each if isinstance(each, str) else str(each) for each in value)
     if ids and len(ids) != num_clients:
         raise UserError(
@@ -149,7 +149,7 @@ def client_ids(value: Any, num_clients: int) -> tuple[str, ...]:
         )
     if len(set(ids)) < len(ids):
         twice = next(each for place, each in enumerate(ids) if each in ids[:place])
-        raise UserError(f"client_ids must be unique, got {_shown(twice)} twice; give each client a name of its own")
+        raise UserError(f"client_ids must be unique, got {shown(twice)} twice; give each client a name of its own")
     return ids
 
 
@@ -184,7 +184,7 @@ def _num_classes(value: Any) -> int:
         number = 0
     if isinstance(value, (bool, np.bool_)) or not 1 <= number <= MAX_CLASSES:
         raise UserError(
-            f"num_classes must be an integer between 1 and {MAX_CLASSES:,}, got {_shown(value)}; count the classes"
+            f"num_classes must be an integer between 1 and {MAX_CLASSES:,}, got {shown(value)}; count the classes"
         )
     return number
 
@@ -221,7 +221,7 @@ def _floats(name: str, array: Array) -> Array:
             place = _first(~np.isfinite(floats))
             where = f" in row {place[0]}" if array.ndim else ""
             raise UserError(
-                f"{name} must be finite in float32, got {_shown(array[place])}{where}; leave out or replace such values"
+                f"{name} must be finite in float32, got {shown(array[place])}{where}; leave out or replace such values"
             )
     return floats
 
@@ -304,7 +304,7 @@ def _whole(name: str, array: Array, rule: str, where: str) -> Integers:
     if wrong.any():
         place = int(wrong.argmax())
         remedy = "convert them with astype('int64') once they are whole"
-        raise UserError(f"{name} {rule}, got {_shown(array[place])} in {where} {place}; {remedy}")
+        raise UserError(f"{name} {rule}, got {shown(array[place])} in {where} {place}; {remedy}")
     whole = np.ascontiguousarray(array, dtype=np.int64)
     return whole if whole.flags.writeable and whole.flags.aligned else whole.copy()
 
@@ -334,7 +334,7 @@ def _check_model_input(arrays: Mapping[str, Array], mean: Array, std: Array) -> 
         if np.any(mean != 0) or np.any(std != 1):
             raise UserError(
                 "int64 features are token sequences and must have mean 0 and std 1, got "
-                f"{_shown(mean)} and {_shown(std)}; give features that are no tokens as uint8 or float32"
+                f"{shown(mean)} and {shown(std)}; give features that are no tokens as uint8 or float32"
             )
         return
     for name, array in arrays.items():
@@ -356,7 +356,7 @@ def _check_model_input(arrays: Mapping[str, Array], mean: Array, std: Array) -> 
 def _class_names(value: Any, num_classes: int) -> tuple[str, ...]:
     """Return what the classes are called; none may be."""
     if isinstance(value, str) or not isinstance(value, Iterable):
-        raise UserError(f"class_names must be a list of names, got {_shown(value)}; give one for each class, or none")
+        raise UserError(f"class_names must be a list of names, got {shown(value)}; give one for each class, or none")
     names = tuple(str(name) for name in value)
     if names and len(names) != num_classes:
         raise UserError(
@@ -412,7 +412,7 @@ def _not_numbers(name: str, value: Any, array: Array) -> UserError:
     if "labels" in name:
         remedy = "number the classes from 0, such as with numpy.unique(labels, return_inverse=True)[1]"
     kind = array.dtype if array.dtype.kind != "U" else "text"
-    return UserError(f"{name} must be numbers, got {_shown(array[place])} ({kind}) in row {place[0]}; {remedy}")
+    return UserError(f"{name} must be numbers, got {shown(array[place])} ({kind}) in row {place[0]}; {remedy}")
 
 
 def _shared(parts: Mapping[str, tuple[Integers, Integers]], example: int) -> UserError:
@@ -444,7 +444,7 @@ def _kind(value: Any) -> str:
     return f"{'an' if name[0] in 'aeiouAEIOU' else 'a'} {name}"
 
 
-def _shown(value: Any) -> str:
+def shown(value: Any) -> str:
     """Return a value as a message shows it."""
     if isinstance(value, np.generic | np.ndarray) and value.size == 1:
         value = value.item()

@@ -51,6 +51,21 @@ class LabelledData:
         for name, value in checks.examples(given).items():
             object.__setattr__(self, name, value)
 
+    @classmethod
+    def without_test_set(
+        cls,
+        features: Features,
+        labels: Integers,
+        num_classes: int,
+        *,
+        mean: Floats | float = 0.0,
+        std: Floats | float = 1.0,
+        class_names: tuple[str, ...] = (),
+    ) -> "LabelledData":
+        """Return examples without a global test set; by default they are model input as they are."""
+        mean, std = np.asarray(mean, np.float32), np.asarray(std, np.float32)
+        return cls(features, labels, features[:0], labels[:0], num_classes, mean, std, class_names)
+
     def model_input(self, features: Features) -> Floats | Integers:
         """Return (features - mean) / std as float32, same shape; tokens as they are, int64."""
         if features.dtype == np.int64:

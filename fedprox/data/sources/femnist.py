@@ -67,16 +67,8 @@ def femnist(
     """
     _check(num_clients, classes_per_client, sigma)
     images, labels = _load(data_dir)
-    data = LabelledData(
-        features=255 - images if inverted else images,
-        labels=labels,
-        test_features=np.empty((0, 28, 28), dtype=np.uint8),
-        test_labels=np.empty(0, dtype=np.int64),
-        num_classes=NUM_LETTERS,
-        mean=np.zeros((), dtype=np.float32),
-        std=np.array(255, dtype=np.float32),
-        class_names=tuple("abcdefghij"),
-    )
+    features = 255 - images if inverted else images
+    data = LabelledData.without_test_set(features, labels, NUM_LETTERS, std=255, class_names=tuple("abcdefghij"))
     rng = generator(seed, Stream.PARTITION)
     amounts = images_per_letter(num_clients, classes_per_client, sigma, rng)
     return divide(data, _deal(labels, amounts, classes_per_client, rng), rng, hold_out=HOLD_OUT)

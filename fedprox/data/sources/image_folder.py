@@ -1,7 +1,5 @@
 """Any pictures with one folder for each class, from a folder or a .zip file."""
 
-import hashlib
-import json
 import logging
 import os
 import time
@@ -122,12 +120,8 @@ def _cached(source: Source, tree: ClassTree, place: Path, wanted: Wanted, cache_
     places = array_cache.places(folder, "pictures") if cache_dir is None else [Path(cache_dir).expanduser()]
     # Another Pillow may come with another JPEG decoder, which rounds otherwise.
     made_from = [VERSION, version("pillow"), asdict(wanted), source.listing.files]
-    file = f"pictures-{_hash([os.path.abspath(place), asdict(wanted)])[:16]}.npz"
-    return array_cache.cached(places, file, _hash(made_from), make)
-
-
-def _hash(value: object) -> str:
-    return hashlib.sha256(json.dumps(value).encode()).hexdigest()
+    file = f"pictures-{array_cache.key_of([os.path.abspath(place), asdict(wanted)])[:16]}.npz"
+    return array_cache.cached(places, file, array_cache.key_of(made_from), make)
 
 
 def _log_what_is_left_out(listing: Listing, tree: ClassTree, path: str) -> None:

@@ -39,33 +39,6 @@ class LeafExamples:
     y: list[Any]
 
 
-@dataclass(frozen=True)
-class LeafUsers:
-    """A LEAF data set as its files have it; client k is ids[k], train[k] and test[k].
-
-    Attributes:
-        ids: Sorted as strings.
-        train: What each client trains on.
-        test: What each client tests on.
-    """
-
-    ids: tuple[str, ...]
-    train: tuple[LeafExamples, ...]
-    test: tuple[LeafExamples, ...]
-
-
-def read_leaf(path: str) -> LeafUsers:
-    """Return a data set in LEAF's format with x and y as the files have them, such as text.
-
-    Args:
-        path: Folder with train/ and test/ in it.
-
-    Raises:
-        UserError: If a file is missing or does not have LEAF's form, or a client is not on both sides.
-    """
-    return LeafUsers(*read(json_files(data_folder(path)), lambda examples: examples))
-
-
 def data_folder(path: str) -> Path:
     """Return the data set's folder; Hydra makes a number of path=2024."""
     return Path(os.path.expanduser(str(path)))  # Path.expanduser raises for an unknown ~name

@@ -66,15 +66,8 @@ def mnist_pooled(data_dir: str) -> LabelledData:
     mean = images.mean(axis=0, dtype=np.float64)
     # E[x^2] - E[x]^2 from sums that are exact in float64; 255^2 fits uint16, so no large copy in float64.
     variance = np.square(images, dtype=np.uint16).mean(axis=0, dtype=np.float64) - mean**2
-    return LabelledData(
-        features=images,
-        labels=np.concatenate([train_labels, test_labels]),
-        test_features=np.empty((0, 28, 28), dtype=np.uint8),
-        test_labels=np.empty(0, dtype=np.int64),
-        num_classes=10,
-        mean=mean.astype(np.float32),
-        std=(np.sqrt(np.maximum(variance, 0)) + 0.001).astype(np.float32),
-    )
+    std = np.sqrt(np.maximum(variance, 0)) + 0.001
+    return LabelledData.without_test_set(images, np.concatenate([train_labels, test_labels]), 10, mean=mean, std=std)
 
 
 @lru_cache(maxsize=1)  # what is in the files is known beforehand, so jobs with different partitions share it

@@ -49,15 +49,7 @@ def synthetic(num_clients: int, seed: int, alpha: float = 1.0, beta: float = 1.0
     sizes = rng.lognormal(4, 2, num_clients).astype(np.int64) + 50
     clients = _iid_clients(rng, sizes) if iid else _different_clients(rng, sizes, alpha, beta)
     features, labels = zip(*clients, strict=True)
-    data = LabelledData(
-        features=np.concatenate(features),
-        labels=np.concatenate(labels),
-        test_features=np.empty((0, NUM_FEATURES), dtype=np.float32),
-        test_labels=np.empty(0, dtype=np.int64),
-        num_classes=NUM_CLASSES,
-        mean=np.zeros((), dtype=np.float32),
-        std=np.ones((), dtype=np.float32),
-    )
+    data = LabelledData.without_test_set(np.concatenate(features), np.concatenate(labels), NUM_CLASSES)
     train, held_out = split(_shuffle_each(sizes, random.Random(seed)), HOLD_OUT)
     return FederatedData(data, train, held_out, authors_ids(num_clients))
 

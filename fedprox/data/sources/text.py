@@ -10,9 +10,11 @@ from typing import Any
 
 import numpy as np
 
-from fedprox.data.federated import ClientIndex, FederatedData, Integers, LabelledData
+from fedprox.data.checks import shown
+from fedprox.data.federated import FederatedData, Integers
 from fedprox.data.sources.glove import Glove, read_glove
-from fedprox.data.sources.leaf import LeafExamples, LeafUsers, read_leaf
+from fedprox.data.sources.leaf import federated
+from fedprox.data.sources.leaf_files import LeafExamples, data_folder, json_files, read
 from fedprox.errors import UserError
 
 # The authors' 80 characters (litian96/FedProx, flearn/utils/language_utils.py); a character's place is its token.
@@ -41,7 +43,7 @@ def shakespeare(path: str) -> FederatedData:
         UserError: If a file is missing or damaged, or an example is not like that or has a character that
             is none of the 80. (The authors' program gives such a character the token -1.)
     """
-    return _federated(read_leaf(path), _letters, len(ALL_LETTERS))
+    return _federated(path, _letters, len(ALL_LETTERS))
 
 
 def sent140(path: str, glove: str, num_tokens: int = 25, max_words: int | None = None) -> FederatedData:
@@ -66,31 +68,15 @@ def sent140(path: str, glove: str, num_tokens: int = 25, max_words: int | None =
     if not 1 <= num_tokens <= MAX_TOKENS:
         raise UserError(f"num_tokens must be >= 1 and <= {MAX_TOKENS}, got {num_tokens}; the paper has 25")
     words = read_glove(glove, max_words)
-    return _federated(read_leaf(path), lambda examples: _tweets(examples, words, num_tokens), 2)
+    return _federated(path, lambda examples: _tweets(examples, words, num_tokens), 2)
 
 
-def _federated(users: LeafUsers, to_arrays: Tokens, num_classes: int) -> FederatedData:
-    """Return the users' examples as tokens, those for training first, in the users' order."""
-    parts = [to_arrays(examples) for examples in (*users.train, *users.test)]
-    features = np.concatenate([tokens for tokens, _ in parts])
-    labels = np.concatenate([classes for _, classes in parts])
-    data = LabelledData(
-        features=features,
-        labels=labels,
-        test_features=features[:0],
-        test_labels=labels[:0],
-        num_classes=num_classes,
-        mean=np.zeros((), dtype=np.float32),
-        std=np.ones((), dtype=np.float32),
-    )
-    train, held_out = _positions(users.train, 0), _positions(users.test, sum(len(part.y) for part in users.train))
-    return FederatedData(data, ClientIndex.from_lists(train), ClientIndex.from_lists(held_out), tuple(users.ids))
-
-
-def _positions(parts: Sequence[LeafExamples], first: int) -> list[Integers]:
-    """Return each part's positions where the parts stand one after another from position `first`."""
-    ends = first + np.cumsum([len(part.y) for part in parts])
-    return [np.arange(end - len(part.y), end) for part, end in zip(parts, ends.tolist(), strict=True)]
+def _federated(path: str, to_arrays: Tokens, num_classes: int) -> FederatedData:
+    """Return the users' examples as tokens."""
+    ids, train, test = read(json_files(data_folder(path)), to_arrays)
+    features, labels = zip(*train, *test, strict=True)
+    sizes = np.array([len(each) for each in labels])
+    return federated(ids, np.concatenate(features), np.concatenate(labels), sizes, num_classes)
 
 
 def _letters(examples: LeafExamples) -> tuple[Integers, Integers]:
@@ -99,7 +85,7 @@ def _letters(examples: LeafExamples) -> tuple[Integers, Integers]:
         for text in texts:
             if not isinstance(text, str) or len(text) != length:
                 raise UserError(
-                    f"{examples.where}: each {name} must be a string of length {length}, got {_shown(text)}; "
+                    f"{examples.where}: each {name} must be a string of length {length}, got {shown(text)}; "
                     "prepare the data set with the authors' or LEAF's preprocess.sh for Shakespeare"
                 )
     return _numbers(examples, examples.x).reshape(-1, LENGTH), _numbers(examples, examples.y)
@@ -138,7 +124,7 @@ def _text(examples: LeafExamples, fields: Any) -> str:
         return text
     raise UserError(
         f"{examples.where}: each x must be a list with the text as item {TEXT} (counted from 0), got "
-        f"{_shown(fields)}; prepare the data set with the authors' or LEAF's preprocess.sh for Sent140"
+        f"{shown(fields)}; prepare the data set with the authors' or LEAF's preprocess.sh for Sent140"
     )
 
 
@@ -146,12 +132,6 @@ def _sentiment(examples: LeafExamples, y: Any) -> int:
     """Return 1 for a positive tweet, 0 for a negative one."""
     if not isinstance(y, (int, float, str)) or y not in CLASSES:
         raise UserError(
-            f"{examples.where}: each y must be 0 or 1, or 0 or 4, got {_shown(y)}; leave neutral tweets (2) out"
+            f"{examples.where}: each y must be 0 or 1, or 0 or 4, got {shown(y)}; leave neutral tweets (2) out"
         )
     return CLASSES[y]
-
-
-def _shown(value: Any) -> str:
-    """Return a value as a message shows it, at most 60 characters."""
-    text = repr(value)
-    return text if len(text) <= 60 else text[:57] + "..."

@@ -12,7 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fedprox.data.sources import leaf as leaf_cache
-from fedprox.data.sources.leaf import leaf, read_leaf
+from fedprox.data.sources.leaf import leaf
+from fedprox.data.sources.leaf_files import json_files, read
 from fedprox.data.sources.synthetic import synthetic
 from fedprox.errors import UserError
 
@@ -206,20 +207,16 @@ def test_num_classes_is_a_whole_number_of_at_least_one(folder, num_classes):
 
 
 def test_raw_reading_gives_text_as_it_stands_by_sorted_id(tmp_path):
-    # As in Shakespeare (x a line of characters, y the next one) and in Sent140 (x six fields, y 0 or 1).
-    play = (["to be", "o be "], [" ", "o"])
+    # As in Shakespeare (x a line of characters, y the next one) and in Sent140 (x six fields, y 0 or 1); half a
+    # surrogate pair as Python writes it.
+    play = (["to be", "cut \ud83d"], [" ", "o"])
     tweet = ([["1467", "Mon Apr 06", "NO_QUERY", "somebody", "so sad", "training"]], [0])
     write(tmp_path, train=content({"b": play, "a": tweet}), test=content({"a": tweet, "b": play}))
-    users = read_leaf(str(tmp_path))
-    assert users.ids == ("a", "b")
-    for side, name in ((users.train, "train"), (users.test, "test")):
+    ids, *sides = read(json_files(tmp_path), lambda examples: examples)
+    assert ids == ("a", "b")
+    for side, name in zip(sides, ("train", "test"), strict=True):
         assert [(examples.x, examples.y) for examples in side] == [tweet, play]
         assert side[0].where == f"{tmp_path}/{name}/{name}.json: user 'a'"
-
-
-def test_text_with_half_a_surrogate_pair_is_read_as_python_writes_it(tmp_path):
-    clients = content({"a": (["cut \ud83d"], [0])})
-    assert read_leaf(str(write(tmp_path, train=clients, test=clients))).train[0].x == ["cut \ud83d"]
 
 
 def test_a_number_too_large_for_json_parsers_is_named_like_infinity(folder):
