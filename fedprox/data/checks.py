@@ -44,11 +44,9 @@ def examples(given: Mapping[str, Any]) -> dict[str, Any]:
     mean = _statistic("mean", given["mean"], features.shape[1:])
     std = _statistic("std", given["std"], features.shape[1:])
     _check_model_input({"features": features, "test_features": test_features}, mean, std)
-    names = _class_names(given["class_names"], num_classes)
-    return {
-        **{"features": features, "test_features": test_features, **labels},
-        **{"num_classes": num_classes, "mean": mean, "std": std, "class_names": names},
-    }
+    names = _names("class_names", given["class_names"], "num_classes", num_classes)
+    arrays = {"features": features, "test_features": test_features, **labels, "mean": mean, "std": std}
+    return {**arrays, "num_classes": num_classes, "class_names": names}
 
 
 def positions(name: str, value: Any) -> Integers:
@@ -68,7 +66,7 @@ def positions(name: str, value: Any) -> Integers:
         return np.empty(0, dtype=np.int64)
     if array.dtype.kind == "b":
         raise UserError(f"{name} must be example numbers, got a mask of bool; give numpy.flatnonzero(mask)")
-    return _whole(name, array, "must be integers, the numbers of examples", "row")
+    return _whole(name, array, "must be integers, the numbers of examples")
 
 
 def each_clients(name: str, value: Any) -> list[Integers]:
@@ -140,13 +138,7 @@ def client_ids(value: Any, num_clients: int) -> tuple[str, ...]:
     Raises:
         UserError: If they are not as many as clients, or not unique.
     """
-    if isinstance(value, str) or not isinstance(value, Iterable):
-        raise UserError(f"client_ids must be a list of names, got {shown(value)}; give one for each client, or none")
-    ids = tuple(each if isinstance(each, str) else str(each) for each in value)
-    if ids and len(ids) != num_clients:
-        raise UserError(
-            f"client_ids must be as many as there are clients, {num_clients}, got {len(ids)}; name each, or none"
-        )
+    ids = _names("client_ids", value, "there are clients", num_clients)
     if len(set(ids)) < len(ids):
         twice = next(each for place, each in enumerate(ids) if each in ids[:place])
         raise UserError(f"client_ids must be unique, got {shown(twice)} twice; give each client a name of its own")
@@ -168,11 +160,20 @@ def parts(value: Any, num_examples: int, num_clients: int, source: str) -> list[
     given = each_clients(source, value)
     if len(given) != num_clients:
         raise UserError(f"{source} must return {num_clients} arrays, one for each client, got {len(given)}; mend it")
-    if empty := next((f"client {client}" for client, part in enumerate(given) if not len(part)), ""):
-        raise UserError(f"{source} must give every client an example, but {empty} has none; lower num_clients")
-    ends = np.concatenate([[0], np.cumsum([len(part) for part in given])])
+    sizes = np.array([len(part) for part in given])
+    if not sizes.all():
+        raise UserError(
+            f"{source} must give every client an example, but client {sizes.argmin()} has none; lower num_clients"
+        )
+    ends = np.concatenate([[0], np.cumsum(sizes)])
     clients({source: (np.concatenate(given), ends)}, num_examples)
     return given
+
+
+def check_between(name: str, value: float, least: float, most: float, remedy: str) -> None:
+    """Raise UserError unless a setting has least <= value <= most; nan has not."""
+    if not least <= value <= most:
+        raise UserError(f"{name} must be between {least:g} and {most:g}, got {value}; {remedy}")
 
 
 def _num_classes(value: Any) -> int:
@@ -208,8 +209,7 @@ def _tokens(name: str, array: Array) -> Array:
             f"int64 {name} are token sequences and must be >= 0, got {array[place]} in row {place[0]}; "
             "give numbers that are no tokens as float32, such as features.astype('float32')"
         )
-    tokens = _laid_out(array.astype(np.int64, copy=False))
-    return tokens if tokens.flags.writeable else tokens.copy()  # torch warns of others
+    return np.require(array, np.int64, ["C", "A", "W"])  # torch warns of what must not be written
 
 
 def _floats(name: str, array: Array) -> Array:
@@ -219,9 +219,9 @@ def _floats(name: str, array: Array) -> Array:
         # nan comes out of both, so no mask is needed, which would cost a fifth of the features' memory
         if floats.size and not (np.isfinite(floats.min()) and np.isfinite(floats.max())):
             place = _first(~np.isfinite(floats))
-            where = f" in row {place[0]}" if array.ndim else ""
             raise UserError(
-                f"{name} must be finite in float32, got {shown(array[place])}{where}; leave out or replace such values"
+                f"{name} must be finite in float32, got {shown(array[place])}{_in_row(place)}; leave out or replace "
+                "such values"
             )
     return floats
 
@@ -229,8 +229,7 @@ def _floats(name: str, array: Array) -> Array:
 def _laid_out(array: Array) -> Array:
     """Return an array in C order, or with channels last, as image decoders have them; others are copied."""
     images = array.ndim == 4 and array.transpose(0, 2, 3, 1).flags.c_contiguous
-    array = array if array.flags.c_contiguous or images else np.ascontiguousarray(array)
-    return array if array.flags.aligned else array.copy(order="K")
+    return np.require(array, requirements=["A"] if images else ["A", "C"])
 
 
 def _test_features(value: Any, features: Array) -> Array:
@@ -259,8 +258,8 @@ def _test_features(value: Any, features: Array) -> Array:
 def _labels(name: str, value: Any, num_examples: int, num_classes: int) -> Integers:
     """Return labels as int64, shape (num_examples,), all between 0 and num_classes - 1."""
     array = _array(name, value)
-    if array.ndim == 0 or (array.size == 0 and len(array) == 0):
-        array = array.reshape(-1)[:0] if array.ndim else array
+    if array.ndim and not len(array):
+        array = array.reshape(-1)
     if array.ndim != 1:
         remedy = "give one number for each example"
         if array.ndim == 2 and array.shape[1] == 1:
@@ -273,7 +272,7 @@ def _labels(name: str, value: Any, num_examples: int, num_classes: int) -> Integ
         raise UserError(
             f"{name} must be as many as {features}, {num_examples}, got {len(array)}; match them row by row"
         )
-    labels = _whole(name, array, f"must be integers, the classes 0 to {num_classes - 1}", "row")
+    labels = _whole(name, array, f"must be integers, the classes 0 to {num_classes - 1}")
     if len(labels) and not 0 <= labels.min() <= labels.max() < num_classes:
         raise _outside(name, labels, num_classes)
     return labels
@@ -293,20 +292,20 @@ def _outside(name: str, labels: Integers, num_classes: int) -> UserError:
     )
 
 
-def _whole(name: str, array: Array, rule: str, where: str) -> Integers:
+def _whole(name: str, array: Array, rule: str) -> Integers:
     """Return integers, or floats without a fraction, as int64 that may be written to."""
+    wrong = np.zeros(0, dtype=bool)
     if array.dtype.kind == "f":
         with np.errstate(invalid="ignore"):
             wide = array.astype(np.result_type(array, np.float64), copy=False)
             wrong = ~(np.trunc(wide) == wide) | (np.abs(wide) >= 2.0**63)  # nan and infinity are wrong, too
-    else:
-        wrong = array > np.iinfo(np.int64).max if array.dtype.kind == "u" else np.zeros(0, dtype=bool)
+    elif array.dtype.kind == "u":
+        wrong = array > np.iinfo(np.int64).max
     if wrong.any():
-        place = int(wrong.argmax())
+        row = int(wrong.argmax())
         remedy = "convert them with astype('int64') once they are whole"
-        raise UserError(f"{name} {rule}, got {shown(array[place])} in {where} {place}; {remedy}")
-    whole = np.ascontiguousarray(array, dtype=np.int64)
-    return whole if whole.flags.writeable and whole.flags.aligned else whole.copy()
+        raise UserError(f"{name} {rule}, got {shown(array[row])} in row {row}; {remedy}")
+    return np.require(array, np.int64, ["C", "A", "W"])
 
 
 def _statistic(name: str, value: Any, input_shape: tuple[int, ...]) -> Array:
@@ -325,7 +324,7 @@ def _statistic(name: str, value: Any, input_shape: tuple[int, ...]) -> Array:
         place = _first(array <= 0)
         where = f" at position {place if len(place) > 1 else place[0]}" if place else ""
         raise UserError(f"std must be > 0, got {array[place]:g}{where}; give 1 for what never varies")
-    return np.ascontiguousarray(array).reshape(array.shape)
+    return np.require(array, requirements=["A", "C"])
 
 
 def _check_model_input(arrays: Mapping[str, Array], mean: Array, std: Array) -> None:
@@ -353,15 +352,13 @@ def _check_model_input(arrays: Mapping[str, Array], mean: Array, std: Array) -> 
                 )
 
 
-def _class_names(value: Any, num_classes: int) -> tuple[str, ...]:
-    """Return what the classes are called; none may be."""
+def _names(name: str, value: Any, whose: str, num: int) -> tuple[str, ...]:
+    """Return names as text, as many as there are of what they name, or none."""
     if isinstance(value, str) or not isinstance(value, Iterable):
-        raise UserError(f"class_names must be a list of names, got {shown(value)}; give one for each class, or none")
-    names = tuple(str(name) for name in value)
-    if names and len(names) != num_classes:
-        raise UserError(
-            f"class_names must be as many as num_classes, {num_classes}, got {len(names)}; name each class, or none"
-        )
+        raise UserError(f"{name} must be a list of names, got {shown(value)}; name each, or none")
+    names = tuple(map(str, value))
+    if names and len(names) != num:
+        raise UserError(f"{name} must be as many as {whose}, {num}, got {len(names)}; name each, or none")
     return names
 
 
@@ -369,8 +366,7 @@ def _array(name: str, value: Any) -> Array:
     """Return an array of numbers from a list, a tensor or an array, without a copy where there need be none."""
     if isinstance(value, np.ma.MaskedArray):
         if np.ma.is_masked(value):
-            place = _first(np.ma.getmaskarray(value))
-            where = f" in row {place[0]}" if place else ""
+            where = _in_row(_first(np.ma.getmaskarray(value)))
             raise UserError(
                 f"{name} must have all values, got a masked one{where}; leave such examples out or fill them"
             )
@@ -437,6 +433,10 @@ def _owner(ends: Integers, place: int) -> int:
 def _first(wrong: Array) -> tuple[int, ...]:
     """Return where an array of bool is first true."""
     return tuple(int(each) for each in np.unravel_index(int(wrong.argmax()), wrong.shape))
+
+
+def _in_row(place: tuple[int, ...]) -> str:
+    return f" in row {place[0]}" if place else ""
 
 
 def _kind(value: Any) -> str:

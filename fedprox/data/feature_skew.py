@@ -15,8 +15,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from fedprox.data.checks import check_between
 from fedprox.data.federated import Features, FederatedData
-from fedprox.data.partitioners.sizes import check_between
 from fedprox.errors import UserError
 from fedprox.seeds import Stream, generator
 

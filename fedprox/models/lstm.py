@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from fedprox.data.checks import check_between
 from fedprox.data.sources.glove import read_glove
 from fedprox.errors import UserError
 
@@ -156,5 +157,4 @@ def _check(model: str, input_shape: tuple[int, ...], sizes: dict[str, int]) -> N
             f"model={model} needs sequences of tokens, got inputs of shape {tuple(input_shape)}; use model=logistic"
         )
     for name, size in sizes.items():
-        if not 1 <= size <= MAX_SIZE:
-            raise UserError(f"model.{name} must be >= 1 and <= {MAX_SIZE}, got {size}")
+        check_between(f"model.{name}", size, 1, MAX_SIZE, "the paper has 2 layers of 100 or 256 units")

@@ -5,6 +5,7 @@ from functools import partial
 
 from torch import nn
 
+from fedprox.data.sources.download import torchvision
 from fedprox.errors import UserError
 from fedprox.models.cnn import image_shape, with_channels
 
@@ -47,14 +48,8 @@ def _resnet18(
 ) -> nn.Module:
     """Return torchvision's ResNet-18 with a 3 x 3 stem of stride 1 and no max-pooling, usual where images are small."""
     channels, _, _ = image_shape(name, input_shape, at_least=8)
-    try:
-        from torchvision.models import resnet18  # here: it takes as long as torch itself
-    except (ImportError, RuntimeError, AttributeError, OSError) as error:
-        raise UserError(
-            f"model={name} needs torchvision, whose import failed: {error}; install the torch and "
-            "torchvision of requirements.txt together, or use model=moderate_cnn"
-        ) from error
-    model = resnet18(num_classes=num_classes, norm_layer=norm_layer)
+    models = torchvision("models", f"model={name}", "model=moderate_cnn")
+    model: nn.Module = models.resnet18(num_classes=num_classes, norm_layer=norm_layer)
     model.conv1 = nn.Conv2d(channels, 64, kernel_size=3, padding=1, bias=False)
     nn.init.kaiming_normal_(model.conv1.weight, mode="fan_out", nonlinearity="relu")  # as the other convolutions
     model.maxpool = nn.Identity()

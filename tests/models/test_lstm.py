@@ -272,7 +272,7 @@ def test_sizes_below_one_are_refused(glove, size):
     )
     for make in makers:
         arguments = ((25,), 2, glove) if make is lstm_sent140 else ((80,), 80)
-        with pytest.raises(UserError, match=rf"model\.{size} must be >= 1 and <= 16384, got 0"):
+        with pytest.raises(UserError, match=rf"model\.{size} must be between 1 and 16384, got 0"):
             make(*arguments, **{size: 0})
 
 

@@ -5,10 +5,10 @@ import heapq
 
 import numpy as np
 
+from fedprox.data.checks import check_between
 from fedprox.data.federated import Integers
 from fedprox.data.partitioners.sizes import (
     apportion,
-    check_between,
     check_num_clients,
     parts_of,
     shuffled_classes,

@@ -1,12 +1,9 @@
-"""Which client holds which example: power law (Li et al. 2020), IID, label shards (McMahan et al. 2017).
-
-Each scheme returns one array of example positions per client. No example goes to two clients and every
-client gets at least one; `divide` turns the result into federated data with held-out parts.
-"""
+"""The paper's partition: a few neighbouring classes for each client, in amounts from a log-normal distribution."""
 
 import numpy as np
 from numpy.typing import NDArray
 
+from fedprox.data.checks import check_between
 from fedprox.data.federated import Integers
 from fedprox.data.partitioners.sizes import MAX_SIGMA, check_num_clients
 from fedprox.errors import UserError
@@ -45,7 +42,13 @@ def power_law(
     """
     counts = np.bincount(labels)
     num_classes = len(counts)
-    _check_power_law(num_classes, classes_per_client, sigma, min_examples_per_class)
+    check_between("classes_per_client", classes_per_client, 1, num_classes, "the paper has 2")
+    check_between("sigma", sigma, 0, MAX_SIGMA, "the paper has 2")
+    if min_examples_per_class < 1:
+        raise UserError(
+            f"min_examples_per_class must be >= 1, got {min_examples_per_class}; "
+            "with less a client could be empty, the paper has 5"
+        )
     largest = _largest_power_law(counts, classes_per_client, min_examples_per_class)
     remedy = "ask for fewer clients, or lower min_examples_per_class or classes_per_client"
     check_num_clients(num_clients, largest, remedy)
@@ -58,22 +61,6 @@ def power_law(
     shares = left[:, None, None] * shares / shares.sum(axis=(1, 2), keepdims=True)
     more = shares[classes, clients // num_classes, slots].astype(np.int64)
     return _take_in_order(labels, counts, classes, [first, more])
-
-
-def _check_power_law(num_classes: int, classes_per_client: int, sigma: float, min_examples_per_class: int) -> None:
-    """Raise UserError for the first setting of the power law that breaks its rule."""
-    if not 1 <= classes_per_client <= num_classes:
-        raise UserError(
-            f"classes_per_client must be between 1 and the number of classes, {num_classes}, "
-            f"got {classes_per_client}; the paper has 2"
-        )
-    if not 0 <= sigma <= MAX_SIGMA:
-        raise UserError(f"sigma must be between 0 and {MAX_SIGMA:g}, got {sigma}; the paper has 2")
-    if min_examples_per_class < 1:
-        raise UserError(
-            f"min_examples_per_class must be >= 1, got {min_examples_per_class}; "
-            "with less a client could be empty, the paper has 5"
-        )
 
 
 def _largest_power_law(counts: Integers, classes_per_client: int, min_examples_per_class: int) -> int:

@@ -3,6 +3,7 @@
 import numpy as np
 from numpy.typing import NDArray
 
+from fedprox.data.checks import check_between
 from fedprox.data.federated import Integers
 from fedprox.errors import UserError
 
@@ -77,9 +78,3 @@ def check_num_clients(num_clients: int, largest: int, remedy: str) -> None:
         raise UserError(f"these data cannot be divided like that, not even for one client; {remedy}")
     if num_clients > largest:
         raise UserError(f"num_clients must be at most {largest} with this data, got {num_clients}; {remedy}")
-
-
-def check_between(name: str, value: float, least: float, most: float, remedy: str) -> None:
-    """Raise UserError unless least <= value <= most; nan is not."""
-    if not least <= value <= most:
-        raise UserError(f"{name} must be between {least:g} and {most:g}, got {value}; {remedy}")

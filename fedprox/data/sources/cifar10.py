@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from fedprox.data.federated import Integers, LabelledData
-from fedprox.data.sources.download import downloading, torchvision_datasets, what_failed
+from fedprox.data.sources.download import downloading, torchvision, what_failed
 from fedprox.data.sources.images import Bytes, channel_sums, channels_first, mean_and_std
 from fedprox.errors import UserError
 
@@ -49,7 +49,7 @@ def _load(data_dir: str) -> tuple[Bytes, Integers, Bytes, Integers, tuple[str, .
         UserError: If a file is altered, or missing and no server gives it.
     """
     root = Path(data_dir).expanduser()
-    datasets = torchvision_datasets("CIFAR-10")
+    datasets = torchvision("datasets", "CIFAR-10")
     kind = datasets.CIFAR10
     folder = root / kind.base_folder
     md5 = dict([*kind.train_list, *kind.test_list, (kind.meta["filename"], kind.meta["md5"])])

@@ -12,21 +12,23 @@ from fedprox.errors import UserError
 SILENCE_S = 10.0  # how long a server may say nothing before the download is given up
 
 
-def torchvision_datasets(dataset: str) -> ModuleType:
-    """Return torchvision.datasets, imported here because it takes as long as torch itself.
+def torchvision(module: str, who: str, instead: str = "dataset=digits or dataset=synthetic_1_1") -> ModuleType:
+    """Return a module of torchvision, imported here because it takes as long as torch itself.
 
     Args:
-        dataset: Who needs it, such as "MNIST".
+        module: Its name, such as "datasets".
+        who: Who needs it, such as "MNIST".
+        instead: What works without.
 
     Raises:
         UserError: If the import fails, as it does where torchvision was built for another torch.
     """
     try:
-        return import_module("torchvision.datasets")
+        return import_module(f"torchvision.{module}")
     except (ImportError, RuntimeError, AttributeError, OSError) as error:
         raise UserError(
-            f"{dataset} needs torchvision, whose import failed: {what_failed(error)}; install the torch and "
-            "torchvision of requirements.txt together, or use dataset=digits or dataset=synthetic_1_1"
+            f"{who} needs torchvision, whose import failed: {what_failed(error)}; install the torch and "
+            f"torchvision of requirements.txt together, or use {instead}"
         ) from error
 
 

@@ -9,8 +9,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from fedprox.data.checks import check_between
 from fedprox.data.federated import FederatedData, Integers, LabelledData, divide
-from fedprox.data.sources.download import downloading, torchvision_datasets, what_failed
+from fedprox.data.sources.download import downloading, torchvision, what_failed
 from fedprox.errors import UserError
 from fedprox.seeds import Stream, generator
 
@@ -65,7 +66,10 @@ def femnist(
         UserError: If a setting is out of its range, there are too few images for so many clients, or a file
             is damaged, or missing and cannot be downloaded, or torchvision does not work.
     """
-    _check(num_clients, classes_per_client, sigma)
+    check_between("num_clients", num_clients, 1, MAX_CLIENTS, "the paper has 200")
+    remedy = "the paper has 5, the authors' generator 3"
+    check_between("classes_per_client", classes_per_client, 1, NUM_LETTERS, remedy)
+    check_between("sigma", sigma, 0, MAX_SIGMA, "the authors have 1")
     images, labels = _load(data_dir)
     features = 255 - images if inverted else images
     data = LabelledData.without_test_set(features, labels, NUM_LETTERS, std=255, class_names=tuple("abcdefghij"))
@@ -112,7 +116,7 @@ def _deal(labels: Integers, amounts: Integers, classes_per_client: int, rng: np.
 def _load(data_dir: str) -> tuple[Bytes, Integers]:
     """Return the upright images of a .. j, those for training first, and their letters 0 .. 9."""
     raw = Path(data_dir).expanduser() / "EMNIST" / "raw"
-    source = torchvision_datasets("EMNIST").mnist
+    source = torchvision("datasets", "EMNIST").mnist
     if not all((raw / name).exists() for name in FILES):
         with downloading("EMNIST", raw, FILES, "gzip.zip, in which EMNIST comes"):
             _fetch(source, raw)
@@ -161,16 +165,3 @@ def _parsed(read: Callable[[str], Any], path: Path) -> NDArray[Any]:
             f"{path} cannot be read ({what_failed(error)}); delete it to have it unpacked or downloaded again, "
             "or set data_dir="
         ) from error
-
-
-def _check(num_clients: int, classes_per_client: int, sigma: float) -> None:
-    """Raise UserError for the first setting that is out of its range."""
-    if not 1 <= num_clients <= MAX_CLIENTS:
-        raise UserError(f"num_clients must be >= 1 and <= {MAX_CLIENTS}, got {num_clients}; the paper has 200")
-    if not 1 <= classes_per_client <= NUM_LETTERS:
-        raise UserError(
-            f"classes_per_client must be between 1 and {NUM_LETTERS}, got {classes_per_client}; "
-            "the paper has 5, the authors' generator 3"
-        )
-    if not 0 <= sigma <= MAX_SIGMA:
-        raise UserError(f"sigma must be between 0 and {MAX_SIGMA:g}, got {sigma}; the authors have 1")

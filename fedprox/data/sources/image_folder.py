@@ -11,6 +11,7 @@ import numpy as np
 
 from fedprox.data import cache as array_cache
 from fedprox.data.cache import Arrays
+from fedprox.data.checks import check_between
 from fedprox.data.federated import Integers, LabelledData
 from fedprox.data.sources.image_files import ClassTree, Listing, Source, class_tree, opened, reasons
 from fedprox.data.sources.images import Wanted, Wide, channel_sums, channels_first, decoded, mean_and_std
@@ -186,9 +187,8 @@ def _sides(
 
 def _check(size: int | None, channels: int | None, test_fraction: float | None) -> None:
     """Raise UserError for the first setting that is out of its range."""
-    if size is not None and not 1 <= size <= MAX_SIZE:
-        rule = f">= 1 and <= {MAX_SIZE}"
-        raise UserError(f"dataset.size must be {rule}, got {size}; null takes the pictures as they are")
+    if size is not None:
+        check_between("dataset.size", size, 1, MAX_SIZE, "null takes the pictures as they are")
     if channels not in (None, 1, 3):
         raise UserError(f"dataset.channels must be 1 or 3, got {channels}; null takes the pictures as they are")
     if test_fraction is not None and not 0 <= test_fraction < 1:

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedprox.data.federated import Integers, LabelledData
-from fedprox.data.sources.download import downloading, torchvision_datasets, what_failed
+from fedprox.data.sources.download import downloading, torchvision, what_failed
 from fedprox.errors import UserError
 from fedprox.storage import check_regular
 
@@ -80,7 +80,7 @@ def _load(data_dir: str) -> tuple[Bytes, Integers, Bytes, Integers]:
     raw = root / "MNIST" / "raw"
     contents = {name: _original(raw / name) for name in MD5 if (raw / name).exists()}
     if missing := [name for name in MD5 if name not in contents]:
-        datasets = torchvision_datasets("MNIST")
+        datasets = torchvision("datasets", "MNIST")
         with downloading("MNIST", raw, MD5, "their .gz archives"):
             datasets.MNIST(root, download=True)
         contents |= {name: _original(raw / name) for name in missing}

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from fedprox.data.checks import shown
+from fedprox.data.checks import check_between, shown
 from fedprox.data.federated import FederatedData, Integers
 from fedprox.data.sources.glove import Glove, read_glove
 from fedprox.data.sources.leaf import federated
@@ -65,8 +65,7 @@ def sent140(path: str, glove: str, num_tokens: int = 25, max_words: int | None =
     Raises:
         UserError: If a file is missing or damaged, or an example is not like that.
     """
-    if not 1 <= num_tokens <= MAX_TOKENS:
-        raise UserError(f"num_tokens must be >= 1 and <= {MAX_TOKENS}, got {num_tokens}; the paper has 25")
+    check_between("num_tokens", num_tokens, 1, MAX_TOKENS, "the paper has 25")
     words = read_glove(glove, max_words)
     return _federated(path, lambda examples: _tweets(examples, words, num_tokens), 2)
 

@@ -271,7 +271,7 @@ def test_a_client_trains_on_at_least_one_example():
         (
             power_law,
             {"classes_per_client": 0},
-            "classes_per_client must be between 1 and the number of classes, 3",
+            "classes_per_client must be between 1 and 3",
         ),
         (power_law, {"classes_per_client": 4}, "got 4"),
         (power_law, {"sigma": -0.5}, "sigma must be between 0 and 50, got -0.5"),

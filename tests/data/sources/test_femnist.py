@@ -200,7 +200,7 @@ def test_a_client_for_whom_nothing_is_left_is_an_error(small):
 @pytest.mark.parametrize(
     ("settings", "rule"),
     [
-        ({"num_clients": 0}, "num_clients must be >= 1 and <= 100000, got 0"),
+        ({"num_clients": 0}, "num_clients must be between 1 and 100000, got 0"),
         ({"classes_per_client": 0}, "classes_per_client must be between 1 and 10, got 0"),
         ({"classes_per_client": 11}, "classes_per_client must be between 1 and 10, got 11"),
         ({"sigma": -0.1}, "sigma must be between 0 and 5, got -0.1"),

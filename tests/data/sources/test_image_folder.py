@@ -137,7 +137,7 @@ def test_a_fifth_is_for_testing_where_nothing_is_said_and_nothing_where_0_is(one
 
 def test_settings_out_of_range_are_told_before_anything_is_read():
     for settings, rule in (
-        ({"size": 0}, "dataset.size must be >= 1 and <= 4096, got 0"),
+        ({"size": 0}, "dataset.size must be between 1 and 4096, got 0"),
         ({"channels": 2}, "dataset.channels must be 1 or 3, got 2"),
         ({"test_fraction": 1.0}, "dataset.test_fraction must be at least 0 and below 1, got 1.0"),
         ({"test_fraction": -0.1}, "dataset.test_fraction must be at least 0 and below 1, got -0.1"),

@@ -284,7 +284,7 @@ def test_a_tweet_without_a_text_is_told_with_its_user(tmp_path, glove, x):
 
 
 def test_num_tokens_below_one_is_refused(tmp_path, glove):
-    assert "num_tokens must be >= 1 and <= 10000, got 0" in error_line(sent140, tmp_path, glove, num_tokens=0)
+    assert "num_tokens must be between 1 and 10000, got 0" in error_line(sent140, tmp_path, glove, num_tokens=0)
 
 
 @pytest.mark.parametrize(
