@@ -1,4 +1,4 @@
-"""Pictures that are changed a little each time a client sees them; what is drawn is fixed beforehand."""
+"""Images that are changed a little each time a client sees them; what is drawn is fixed beforehand."""
 
 from dataclasses import dataclass
 
@@ -12,14 +12,14 @@ Shifts = NDArray[np.int8]
 
 @dataclass(frozen=True)
 class PadCropFlip:
-    """Pad a picture on all sides, cut it to its size again anywhere, and mirror it half of the time.
+    """Pad an image on all sides, cut it to its size again anywhere, and mirror it half of the time.
 
     As in training residual networks on CIFAR-10 (He et al. 2016, sec. 4.2), where the padding is black.
 
     Attributes:
-        pad: Pixels on each side, 0 .. 63 and less than the picture's sides.
-        mode: What is there: "reflect", the picture's own pixels mirrored at its edge, or "black", stored values of 0.
-        flip: Whether pictures are mirrored from left to right; digits and letters should not be.
+        pad: Pixels on each side, 0 .. 63 and less than the image's sides.
+        mode: What is there: "reflect", the image's own pixels mirrored at its edge, or "black", stored values of 0.
+        flip: Whether images are mirrored from left to right; digits and letters should not be.
     """
 
     pad: int = 4
@@ -34,17 +34,17 @@ class PadCropFlip:
             raise UserError(f"augmentation.mode must be reflect or black, got {self.mode!r}")
 
     def check(self, shape: tuple[int, ...]) -> None:
-        """Raise UserError unless examples of this shape are pictures that are larger than the padding."""
+        """Raise UserError unless examples of this shape are images that are larger than the padding."""
         if len(shape) not in (2, 3) or min(shape[-2:]) <= self.pad:
             raise UserError(
-                f"augmentation=crop_flip needs pictures of more than pad={self.pad} pixels, got examples of shape "
+                f"augmentation=crop_flip needs images of more than pad={self.pad} pixels, got examples of shape "
                 f"{shape}; use augmentation=none, or lower augmentation.pad"
             )
 
     def draw(self, rng: np.random.Generator, num_epochs: int, num_examples: int) -> Shifts:
         """Return what becomes of each example in each epoch, shape (num_epochs, num_examples, 3).
 
-        Uniformly: how many pixels of the padded picture's 2 * pad are cut off above, and how many on the left; and
+        Uniformly: how many pixels of the padded image's 2 * pad are cut off above, and how many on the left; and
         whether it is mirrored after that, 0 or 1.
         """
         shifts = rng.integers(0, 2 * self.pad + 1, (num_epochs, num_examples, 3), dtype=np.int8)
@@ -53,4 +53,4 @@ class PadCropFlip:
 
 
 def none() -> None:
-    """Return None: pictures stay as they are."""
+    """Return None: images stay as they are."""

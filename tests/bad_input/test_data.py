@@ -249,11 +249,11 @@ OWN_DATA = {
     ),
     "LEAF's folder not there": (["dataset=leaf", "dataset.path=nowhere"], ["dataset.path", "nowhere", "train"]),
     "LEAF's folder not named": (["dataset=leaf"], ["dataset.path"]),
-    "pictures not there": (
+    "images not there": (
         ["dataset=image_folder", "dataset.path=nowhere", "partition=iid", "num_clients=2"],
-        ["dataset.path=nowhere is not there", "name a folder of pictures or a .zip file"],
+        ["dataset.path=nowhere is not there", "name a folder of images or a .zip file"],
     ),
-    "pictures' folder not named": (["dataset=image_folder"], ["dataset.path"]),
+    "images' folder not named": (["dataset=image_folder"], ["dataset.path"]),
     "engine that is none": (
         ["dataset._target_=own_data.named", "engine._target_=own_data.no_engine"],
         ["engine._target_=own_data.no_engine must make a", "Engine", "made a ClientSide"],

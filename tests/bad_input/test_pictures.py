@@ -40,17 +40,17 @@ def tree(folder: Path, files: dict[str, bytes]) -> None:
 TWO = {f"{label}/{number}.png": png() for label in "ab" for number in range(4)}
 # id: (files besides two classes of four grey pictures, more settings, words)
 FILES = {
-    "no picture": ({"a/x.png": b"no picture"}, [], ["a/x.png cannot be read as a picture", "skip_broken"]),
-    "empty": ({"a/x.png": b""}, [], ["a/x.png cannot be read as a picture", "mend or remove it"]),
-    "cut off": ({"a/x.png": png()[:-30]}, [], ["a/x.png cannot be read as a picture"]),
-    "another format": ({"a/x.png": b"%!PS-Adobe-3.0 EPSF-3.0\n"}, [], ["a/x.png cannot be read as a picture"]),
-    "another size": ({"a/x.png": png(9, 8)}, [], ["all pictures must have one size", "9 x 8", "dataset.size="]),
+    "no picture": ({"a/x.png": b"no picture"}, [], ["a/x.png cannot be read as an image", "skip_broken"]),
+    "empty": ({"a/x.png": b""}, [], ["a/x.png cannot be read as an image", "mend or remove it"]),
+    "cut off": ({"a/x.png": png()[:-30]}, [], ["a/x.png cannot be read as an image"]),
+    "another format": ({"a/x.png": b"%!PS-Adobe-3.0 EPSF-3.0\n"}, [], ["a/x.png cannot be read as an image"]),
+    "another size": ({"a/x.png": png(9, 8)}, [], ["all images must have one size", "9 x 8", "dataset.size="]),
     "other channels": ({"a/x.png": png(mode="RGB")}, [], ["same number of channels", "dataset.channels=3"]),
     "four channels": ({"a/x.png": png(mode="RGBA")}, [], ["same number of channels", "dataset.channels=3"]),
-    "range unknown": ({"a/x.tif": b"II*\0"}, [], ["a/x.tif cannot be read as a picture"]),
+    "range unknown": ({"a/x.tif": b"II*\0"}, [], ["a/x.tif cannot be read as an image"]),
     "a bomb": ({"a/0.png": png_that_says(60_000, 60_000)}, ["dataset.size=8"], ["a/0.png cannot be read", "Bomb"]),
     "a smaller bomb": ({"a/0.png": png_that_says(10_000, 10_000)}, ["dataset.size=8"], ["a/0.png cannot", "Bomb"]),
-    "no size at all": ({"a/0.png": png_that_says(0, 0)}, [], ["a/0.png cannot be read as a picture"]),
+    "no size at all": ({"a/0.png": png_that_says(0, 0)}, [], ["a/0.png cannot be read as an image"]),
     "class of one side": (
         {"train/a/0.png": png(), "train/b/0.png": png(), "test/a/0.png": png()},
         [],
@@ -92,10 +92,10 @@ ARCHIVES = {
     "cut off": (lambda content: content[: len(content) // 2], ["is neither a folder nor a whole .zip file"]),
     "empty": (lambda content: b"", ["is neither a folder nor a whole .zip file"]),
     "no archive": (lambda content: b"words " * 100, ["is neither a folder nor a whole .zip file"]),
-    "a picture altered": (lambda content: content.replace(b"IHDR", b"IHDX"), ["cannot be read as a picture"]),
+    "a picture altered": (lambda content: content.replace(b"IHDR", b"IHDX"), ["cannot be read as an image"]),
     "compression unknown": (
         lambda content: content[:8] + b"\x63\0" + content[10:].replace(b"PK\1\2\x14\3\x14\0\0\0\0\0", UNKNOWN),
-        ["cannot be read as a picture"],
+        ["cannot be read as an image"],
     ),
 }
 
@@ -107,11 +107,11 @@ def test_an_archive_that_is_damaged_is_told(refused, tmp_path, change, words):
 
 
 FOLDERS = {
-    "nothing": ({}, ["must hold pictures in one folder for each class", "got 0 pictures"]),
-    "words only": ({"a/x.txt": b"a", "b/x.txt": b"b"}, ["got 0 pictures"]),
-    "no folders": ({"0.png": png(), "1.png": png()}, ["got 2 pictures, none in such a folder"]),
+    "nothing": ({}, ["must hold images in one folder for each class", "got 0 images"]),
+    "words only": ({"a/x.txt": b"a", "b/x.txt": b"b"}, ["got 0 images"]),
+    "no folders": ({"0.png": png(), "1.png": png()}, ["got 2 images, none in such a folder"]),
     "one class": ({"a/0.png": png(), "a/1.png": png()}, ["two classes or more, got a"]),
-    "a folder named like a picture": ({"a/0.png/x.txt": b"", "b/0.png/x.txt": b""}, ["got 0 pictures"]),
+    "a folder named like a picture": ({"a/0.png/x.txt": b"", "b/0.png/x.txt": b""}, ["got 0 images"]),
 }
 
 
@@ -128,7 +128,7 @@ def test_links_in_a_circle_and_links_to_nothing_are_told(refused, tmp_path):
     refused(*RUN, "dataset.path=pictures", says=["dataset.path=pictures", "a/circle.png", "symbolic links"])
     (tmp_path / "pictures" / "a" / "circle.png").unlink()
     (tmp_path / "pictures" / "b" / "nothing.png").symlink_to("nowhere")
-    refused(*RUN, "dataset.path=pictures", says=["b/nothing.png cannot be read as a picture"])
+    refused(*RUN, "dataset.path=pictures", says=["b/nothing.png cannot be read as an image"])
     (tmp_path / "pictures" / "b" / "nothing.png").unlink()
     (tmp_path / "pictures" / "b" / "above").symlink_to(tmp_path / "pictures")
     refused(*RUN, "dataset.path=pictures", says=["dataset.path=pictures", "above", "circle"])

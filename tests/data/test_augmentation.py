@@ -1,4 +1,4 @@
-"""What becomes of pictures is drawn beforehand."""
+"""What becomes of images is drawn beforehand."""
 
 import numpy as np
 import pytest
@@ -51,5 +51,5 @@ def test_examples_that_cannot_be_cropped_are_refused(shape):
 
 
 @pytest.mark.parametrize("shape", [(5, 5), (3, 5, 9)])
-def test_pictures_larger_than_the_padding_are_taken(shape):
+def test_images_larger_than_the_padding_are_taken(shape):
     PadCropFlip().check(shape)

@@ -1,4 +1,4 @@
-"""Where caches may be; what they hold and when they are used is tested with LEAF's and with pictures."""
+"""Where caches may be; what they hold and when they are used is tested with LEAF's and with images."""
 
 import numpy as np
 import pytest

@@ -83,7 +83,7 @@ METRICS = (
 WEIGHTS = {"1.weight": torch.zeros(2, 4), "1.bias": torch.zeros(2)}
 
 
-def picture(number: int, kind: str) -> bytes:
+def image(number: int, kind: str) -> bytes:
     target = BytesIO()
     pixels = np.random.default_rng(number).integers(0, 256, (8, 8, 3), dtype=np.uint8)
     Image.fromarray(pixels).save(target, kind)
@@ -94,7 +94,7 @@ def archive() -> bytes:
     target = BytesIO()
     with zipfile.ZipFile(target, "w", zipfile.ZIP_DEFLATED) as made:
         for number in range(6):
-            made.writestr(f"{'ab'[number % 2]}/{number}.png", picture(number, "png"))
+            made.writestr(f"{'ab'[number % 2]}/{number}.png", image(number, "png"))
     return target.getvalue()
 
 
@@ -109,16 +109,16 @@ def read_leaf_folder(read: Callable[[str], object], whole: object) -> Callable[[
     return reading
 
 
-def read_pictures(file: Path) -> object:
-    for number in range(6):
-        place = file.parent / "pictures" / "ab"[number % 2] / f"{number}{file.suffix}"
-        place.parent.mkdir(parents=True, exist_ok=True)
-        place.write_bytes(picture(number, "png"))
-    shutil.copy(file, place)
-    return image_folder(str(file.parent / "pictures"), 0, size=8, channels=3)
-
-
 def read_images(file: Path) -> object:
+    for number in range(6):
+        place = file.parent / "images" / "ab"[number % 2] / f"{number}{file.suffix}"
+        place.parent.mkdir(parents=True, exist_ok=True)
+        place.write_bytes(image(number, "png"))
+    shutil.copy(file, place)
+    return image_folder(str(file.parent / "images"), 0, size=8, channels=3)
+
+
+def read_idx(file: Path) -> object:
     from torchvision.datasets.mnist import read_image_file
 
     return _parsed(read_image_file, file)
@@ -138,15 +138,15 @@ def read_record(name: str) -> Callable[[Path], object]:
 
 IMAGES = struct.pack(">4i", 2051, 3, 4, 4) + bytes(range(48))
 FORMATS = {
-    "idx": ("x-ubyte", IMAGES, read_images),
+    "idx": ("x-ubyte", IMAGES, read_idx),
     "LEAF": ("data.json", json.dumps(LEAF).encode(), read_leaf_folder(leaf, LEAF)),
     "Shakespeare": ("data.json", json.dumps(PLAYS).encode(), read_leaf_folder(shakespeare, PLAYS)),
     "GloVe": ("words.txt", b"the 1.5 -2\nof 3 4\n.. 5 6e-3\n", lambda file: read_glove.__wrapped__(str(file))),
-    "png": ("x.png", picture(5, "png"), read_pictures),
-    "jpeg": ("x.jpg", picture(5, "jpeg"), read_pictures),
-    "gif": ("x.gif", picture(5, "gif"), read_pictures),
-    "tiff": ("x.tif", picture(5, "tiff"), read_pictures),
-    "webp": ("x.webp", picture(5, "webp"), read_pictures),
+    "png": ("x.png", image(5, "png"), read_images),
+    "jpeg": ("x.jpg", image(5, "jpeg"), read_images),
+    "gif": ("x.gif", image(5, "gif"), read_images),
+    "tiff": ("x.tif", image(5, "tiff"), read_images),
+    "webp": ("x.webp", image(5, "webp"), read_images),
     "archive": ("x.zip", archive(), lambda file: image_folder(str(file), 0)),
     "weights": ("x.safetensors", save(WEIGHTS), lambda file: _load_weights(logistic((4,), 2), str(file))),
     "run.json": ("run.json", json.dumps(RUN).encode(), read_record("run.json")),

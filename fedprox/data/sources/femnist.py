@@ -51,7 +51,7 @@ def femnist(
 
     Assumed or different: 5 letters per client are the paper's, the generator has 3. Images are EMNIST's,
     cropped and centred, of its training and test part together; the authors scale NIST's whole 128 x 128
-    pictures. No two clients share an image, in the authors' generator all begin with a letter's first one.
+    images. No two clients share an image, in the authors' generator all begin with a letter's first one.
     If a letter runs out, the last clients have fewer of it.
 
     Args:

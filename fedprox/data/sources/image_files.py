@@ -1,4 +1,4 @@
-"""Pictures in a folder or in a .zip file, and the classes that their folders name."""
+"""Images in a folder or in a .zip file, and the classes that their folders name."""
 
 import errno
 import os
@@ -32,8 +32,8 @@ MAX_REASONS = 8  # suffixes that are named
 LAYOUT = "<class>/x.png, or train/<class>/x.png and test/<class>/x.png"
 
 
-class PictureFile(NamedTuple):  # tuples: there are many, and a data class is slow to write down
-    """A file that a suffix says to be a picture.
+class ImageFile(NamedTuple):  # tuples: there are many, and a data class is slow to write down
+    """A file that a suffix says to be an image.
 
     Attributes:
         name: Its path below the folder or in the .zip file, with "/" between folders.
@@ -47,7 +47,7 @@ class PictureFile(NamedTuple):  # tuples: there are many, and a data class is sl
 
 
 class Source(Protocol):
-    """Where pictures are; any number of threads may read."""
+    """Where images are; any number of threads may read."""
 
     listing: "Listing"
 
@@ -68,7 +68,7 @@ class Listing:
         passed_over: How many files are no images, by reason.
     """
 
-    files: list[PictureFile] = field(default_factory=list)
+    files: list[ImageFile] = field(default_factory=list)
     folders: set[str] = field(default_factory=set)
     passed_over: Counter[str] = field(default_factory=Counter)
 
@@ -82,11 +82,11 @@ class Listing:
 
 @dataclass(frozen=True)
 class ClassTree:
-    """Which pictures are for training, which for testing, and of which class they are.
+    """Which images are for training, which for testing, and of which class they are.
 
     Attributes:
         classes: Names in sorted order; a class's place is its number.
-        train: Pictures' names, by class and within a class sorted.
+        train: Images' names, by class and within a class sorted.
         train_labels: Their classes' numbers.
         test: Likewise; empty where there is one tree without train/ and test/.
         test_labels: Likewise.
@@ -105,7 +105,7 @@ class ClassTree:
 
 @contextmanager
 def opened(path: str) -> Iterator[Source]:
-    """Open a folder or a .zip file of pictures; hidden files and folders (.x, __MACOSX) are left out.
+    """Open a folder or a .zip file of images; hidden files and folders (.x, __MACOSX) are left out.
 
     Raises:
         UserError: If it is neither, or cannot be read.
@@ -133,7 +133,7 @@ def _source(path: str) -> Source:
             f"dataset.path={path} is neither a folder nor a whole .zip file ({what_failed(error)}); copy it again, or "
             "unpack it and name the folder"
         ) from error
-    raise UserError(f"dataset.path={path} is not there; name a folder of pictures or a .zip file of one")
+    raise UserError(f"dataset.path={path} is not there; name a folder of images or a .zip file of one")
 
 
 class _Folder:
@@ -167,7 +167,7 @@ def _list(folder: str, prefix: str, listing: Listing, above: tuple[str, ...] = (
                 _list(entry.path, f"{prefix}{entry.name}/", listing, (*above, real))
             elif listing.note(entry.name):
                 status = entry.stat(follow_symlinks=entry.is_file())  # of a link to nothing the link's own
-                listing.files.append(PictureFile(prefix + entry.name, status.st_size, status.st_mtime_ns))
+                listing.files.append(ImageFile(prefix + entry.name, status.st_size, status.st_mtime_ns))
 
 
 class _Zip:
@@ -185,7 +185,7 @@ class _Zip:
             if not name.endswith("/") and self.listing.note(name):
                 self.listing.passed_over["replaced by a later one of the same name"] += name in self._members
                 self._members[name] = info
-        self.listing.files = [PictureFile(name, each.file_size, each.CRC) for name, each in self._members.items()]
+        self.listing.files = [ImageFile(name, each.file_size, each.CRC) for name, each in self._members.items()]
 
     def read(self, name: str) -> bytes:
         info = self._members[name]
@@ -204,19 +204,19 @@ def _is_hidden(part: str) -> bool:
 
 
 def class_tree(listing: Listing, path: str) -> ClassTree:
-    """Return what the names of the pictures say about classes and sides.
+    """Return what the names of the images say about classes and sides.
 
-    A class is a folder; its pictures are all below it. Folders above, of which each holds one folder and
+    A class is a folder; its images are all below it. Folders above, of which each holds one folder and
     nothing else, do not count. Where train/ stands beside test/ (or val/, used only without test/), those
     two are the sides and other folders are not read; else all is one tree. Capitals make no difference to sides, and
-    they have other names (SIDES). Pictures in no class are not read.
+    they have other names (SIDES). Images in no class are not read.
 
     Args:
-        listing: All pictures and folders.
+        listing: All images and folders.
         path: How errors call the place.
 
     Raises:
-        UserError: If there are no pictures in folders, not two classes, or the sides' classes differ.
+        UserError: If there are no images in folders, not two classes, or the sides' classes differ.
     """
     parts = [file.name.split("/") for file in listing.files]
     depth = _depth(parts)
@@ -224,8 +224,8 @@ def class_tree(listing: Listing, path: str) -> ClassTree:
     if not heads:
         passed_over = reasons(listing.passed_over)
         raise UserError(
-            f"dataset.path={path} must hold pictures in one folder for each class, {LAYOUT}; got "
-            f"{len(listing.files)} pictures, none in such a folder{f' ({passed_over})' * bool(passed_over)}; known are "
+            f"dataset.path={path} must hold images in one folder for each class, {LAYOUT}; got "
+            f"{len(listing.files)} images, none in such a folder{f' ({passed_over})' * bool(passed_over)}; known are "
             f"{' '.join(SUFFIXES)}"
         )
     sides = _sides(heads, path)
@@ -245,7 +245,7 @@ def class_tree(listing: Listing, path: str) -> ClassTree:
 
 
 def _empty(folders: set[str], parts: list[list[str]], depth: int) -> tuple[str, ...]:
-    """Return the folders, down to the depth of classes, that hold no picture; of nested ones the topmost."""
+    """Return the folders, down to the depth of classes, that hold no image; of nested ones the topmost."""
     full = {"/".join(each[:length]) for each in parts for length in range(min(len(each), depth + 1))}
     return tuple(sorted(each for each in folders - full if each.count("/") < depth and os.path.dirname(each) in full))
 
@@ -296,7 +296,7 @@ def _depth(parts: list[list[str]]) -> int:
 
 
 def _by_class(parts: list[list[str]], depth: int) -> dict[str, list[str]]:
-    """Return the names of each class's pictures; the class is the folder at `depth`."""
+    """Return the names of each class's images; the class is the folder at `depth`."""
     classes: dict[str, list[str]] = {}
     for each in parts:
         if len(each) > depth + 1:
@@ -305,7 +305,7 @@ def _by_class(parts: list[list[str]], depth: int) -> dict[str, list[str]]:
 
 
 def _in_order(classes: dict[str, list[str]]) -> tuple[tuple[str, ...], tuple[int, ...]]:
-    """Return all pictures by class and name, and their classes' numbers."""
+    """Return all images by class and name, and their classes' numbers."""
     names = [sorted(classes[name]) for name in sorted(classes)]
     labels = [label for label, members in enumerate(names) for _ in members]
     return tuple(name for members in names for name in members), tuple(labels)
@@ -317,5 +317,5 @@ def _check_same(train: dict[str, list[str]], test: dict[str, list[str]], sides: 
         if more := sorted(one.keys() - other.keys()):
             raise UserError(
                 f"dataset.path={path} must have the same classes in {sides[0]}/ and {sides[1]}/, but {lacking}/ has no "
-                f"pictures of {', '.join(more[:5])}, which {side}/ has; add them, or remove the class from {side}/"
+                f"images of {', '.join(more[:5])}, which {side}/ has; add them, or remove the class from {side}/"
             )

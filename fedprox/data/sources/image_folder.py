@@ -1,4 +1,4 @@
-"""Any pictures with one folder for each class, from a folder or a .zip file."""
+"""Any images with one folder for each class, from a folder or a .zip file."""
 
 import logging
 import os
@@ -18,10 +18,11 @@ from fedprox.data.sources.images import Wanted, Wide, channel_sums, channels_fir
 from fedprox.errors import UserError, printable
 from fedprox.seeds import Stream, generator
 
-VERSION = 2  # of how pictures are decoded; a cache of another version is made anew
-MAX_SIZE = 4096  # 50 MB for a picture with colours
+VERSION = 2  # of how images are decoded; a cache of another version is made anew
+MAX_SIZE = 4096  # 50 MB for an image with colours
 TEST_FRACTION = 0.2  # where nothing is said
 MAX_EMPTY = 10  # folders that are named
+PIXELS = "pictures"  # what caches call them since they were first written
 
 _log = logging.getLogger("fedprox")
 
@@ -35,19 +36,19 @@ def image_folder(
     skip_broken: bool = False,
     cache_dir: str | None = None,
 ) -> LabelledData:
-    """Return the pictures below a folder or in a .zip file, uint8 shape (n, C, height, width).
+    """Return the images below a folder or in a .zip file, uint8 shape (n, C, height, width).
 
     They lie in memory with channels last. Classes are the names of folders, numbered in sorted order:
     train/<class>/* and test/<class>/* (or val/), or <class>/* alone, of which int(test_fraction * n) of each
-    class, drawn by the seed, are the test set (`picture_files.class_tree`). Model input is (x - mean) / std of
+    class, drawn by the seed, are the test set (`image_files.class_tree`). Model input is (x - mean) / std of
     each channel over all training pixels.
 
-    Pictures are decoded once; then they come from a cache that knows their names, sizes and times of change.
+    Images are decoded once; then they come from a cache that knows their names, sizes and times of change.
 
     Args:
         path: The folder or .zip file.
         seed: Draws the test set where it is not given.
-        size: Height and width to crop and resize all pictures to, 1 .. 4096; None: they have one size already.
+        size: Height and width to crop and resize all images to, 1 .. 4096; None: they have one size already.
         channels: 1 for grey or 3 for colours; None: they have the same already.
         test_fraction: At least 0 and below 1; None: 0.2. Only where there is no test/ or val/.
         skip_broken: Leave out what cannot be decoded, and say how many that were.
@@ -70,15 +71,15 @@ def image_folder(
         arrays = _cached(source, tree, Path(os.path.expanduser(path)), wanted, cache_dir)
     _log_broken(arrays, path)
     _log_scaling(arrays, path)
-    pictures, sums = arrays["pictures"], arrays["sums"]
+    images, sums = arrays[PIXELS], arrays["sums"]
     labels = np.delete(np.array(tree.train_labels + tree.test_labels, dtype=np.int64), arrays["broken"])
     train, test = _sides(arrays, tree, labels, TEST_FRACTION if test_fraction is None else test_fraction, seed)
     _check_classes(labels[train], tree, path)
-    mean, std = mean_and_std(sums[train], pictures.shape[1] * pictures.shape[2])
+    mean, std = mean_and_std(sums[train], images.shape[1] * images.shape[2])
     return LabelledData(
-        features=channels_first(pictures[train]),
+        features=channels_first(images[train]),
         labels=labels[train],
-        test_features=channels_first(pictures[test]),
+        test_features=channels_first(images[test]),
         test_labels=labels[test],
         num_classes=len(tree.classes),
         mean=mean,
@@ -88,15 +89,15 @@ def image_folder(
 
 
 def name_of(path: str) -> str:
-    """Return what a folder or .zip file of pictures is called: "cifar10-jpeg" for /data/cifar10-jpeg.zip."""
+    """Return what a folder or .zip file of images is called: "cifar10-jpeg" for /data/cifar10-jpeg.zip."""
     place = Path(os.path.expanduser(str(path))).absolute()
     return printable(place.stem if place.suffix.lower() == ".zip" else place.name)
 
 
 def _cached(source: Source, tree: ClassTree, place: Path, wanted: Wanted, cache_dir: str | None) -> Arrays:
-    """Return the pictures of both sides, training first, decoded now or earlier.
+    """Return the images of both sides, training first, decoded now or earlier.
 
-    pictures, sums: Shape (n, height, width, C) and, of each, `channel_sums`.
+    PIXELS, sums: The images, shape (n, height, width, C), and, of each, `channel_sums`.
     broken: Places of those left out, in the order of the tree.
     reason: What is wrong with the first of them, as bytes.
     wide: How many have 16 bits, and their largest number.
@@ -105,23 +106,23 @@ def _cached(source: Source, tree: ClassTree, place: Path, wanted: Wanted, cache_
 
     def make() -> Arrays:
         start = time.perf_counter()
-        _log.info("decoding %d pictures of %s ...", len(names), printable(str(place)))
-        pictures, broken, wide = decoded(source.read, names, wanted, os.cpu_count() or 1)
-        _log.info("decoded %d pictures in %.1f s", len(pictures), time.perf_counter() - start)
+        _log.info("decoding %d images of %s ...", len(names), printable(str(place)))
+        images, broken, wide = decoded(source.read, names, wanted, os.cpu_count() or 1)
+        _log.info("decoded %d images in %.1f s", len(images), time.perf_counter() - start)
         reason = next((f"{names[first]}: {why}" for first, why in broken.items()), "")
         return {
-            "pictures": pictures,
-            "sums": channel_sums(pictures),
+            PIXELS: images,
+            "sums": channel_sums(images),
             "broken": np.array(list(broken), dtype=np.int64),
             "reason": np.frombuffer(reason.encode(errors="replace"), dtype=np.uint8),
             "wide": np.array([wide.num, wide.largest], dtype=np.int64),
         }
 
     folder = place if place.is_dir() else place.parent
-    places = array_cache.places(folder, "pictures") if cache_dir is None else [Path(cache_dir).expanduser()]
+    places = array_cache.places(folder, PIXELS) if cache_dir is None else [Path(cache_dir).expanduser()]
     # Another Pillow may come with another JPEG decoder, which rounds otherwise.
     made_from = [VERSION, version("pillow"), asdict(wanted), source.listing.files]
-    file = f"pictures-{array_cache.key_of([os.path.abspath(place), asdict(wanted)])[:16]}.npz"
+    file = f"{PIXELS}-{array_cache.key_of([os.path.abspath(place), asdict(wanted)])[:16]}.npz"
     return array_cache.cached(places, file, array_cache.key_of(made_from), make)
 
 
@@ -143,10 +144,10 @@ def _log_what_is_left_out(listing: Listing, tree: ClassTree, path: str) -> None:
 
 
 def _log_broken(arrays: Arrays, path: str) -> None:
-    """Log how many pictures are left out."""
+    """Log how many images are left out."""
     if num := len(arrays["broken"]):
         reason = printable(arrays["reason"].tobytes().decode())
-        _log.warning("%s: %d broken pictures are skipped, the first is %s", printable(path), num, reason)
+        _log.warning("%s: %d broken images are skipped, the first is %s", printable(path), num, reason)
 
 
 def _log_scaling(arrays: Arrays, path: str) -> None:
@@ -157,7 +158,7 @@ def _log_scaling(arrays: Arrays, path: str) -> None:
         scaling = f"divided by {white} / 255 = {white / 255:.4g} and rounded to 8 bits"
         _log.info(
             "%s: %d of %d images have 16 bits; their largest value is %d, so all of them %s",
-            *(printable(path), num, len(arrays["pictures"]), largest),
+            *(printable(path), num, len(arrays[PIXELS]), largest),
             "keep their values" if white == 255 else f"are {scaling}",
         )
 
@@ -165,12 +166,12 @@ def _log_scaling(arrays: Arrays, path: str) -> None:
 def _sides(
     arrays: Arrays, tree: ClassTree, labels: Integers, test_fraction: float, seed: int
 ) -> tuple[slice | Integers, slice | Integers]:
-    """Return where the training pictures and the test pictures are; slices, which copy nothing, if they are given.
+    """Return where the training images and the test images are; slices, which copy nothing, if they are given.
 
     Args:
         arrays: As from `_cached`.
         tree: What has been decoded.
-        labels: Classes of the pictures that could be, shape (n,).
+        labels: Classes of the images that could be, shape (n,).
         test_fraction: Of each class, where the tree has no test set.
         seed: Draws them.
     """
@@ -188,18 +189,18 @@ def _sides(
 def _check(size: int | None, channels: int | None, test_fraction: float | None) -> None:
     """Raise UserError for the first setting that is out of its range."""
     if size is not None:
-        check_between("dataset.size", size, 1, MAX_SIZE, "null takes the pictures as they are")
+        check_between("dataset.size", size, 1, MAX_SIZE, "null takes the images as they are")
     if channels not in (None, 1, 3):
-        raise UserError(f"dataset.channels must be 1 or 3, got {channels}; null takes the pictures as they are")
+        raise UserError(f"dataset.channels must be 1 or 3, got {channels}; null takes the images as they are")
     if test_fraction is not None and not 0 <= test_fraction < 1:
         raise UserError(f"dataset.test_fraction must be at least 0 and below 1, got {test_fraction}; take 0.2")
 
 
 def _check_classes(labels: Integers, tree: ClassTree, path: str) -> None:
-    """Raise UserError if no training picture of a class could be decoded."""
+    """Raise UserError if no training image of a class could be decoded."""
     counts = np.bincount(labels, minlength=len(tree.classes))
     if not counts.all():
         raise UserError(
-            f"dataset.path={path} must have pictures of every class, but all of {tree.classes[int(counts.argmin())]} "
+            f"dataset.path={path} must have images of every class, but all of {tree.classes[int(counts.argmin())]} "
             "are broken; mend them or remove the class"
         )

@@ -1,4 +1,4 @@
-"""From files of pictures to one array, decoded by Pillow in threads."""
+"""From files of images to one array, decoded by Pillow in threads."""
 
 import math
 import multiprocessing
@@ -20,45 +20,45 @@ from fedprox.data.federated import Floats, Integers
 from fedprox.data.sources.download import what_failed
 from fedprox.errors import UserError
 
-SQUARED_AT_ONCE = 50  # pictures whose squares are in memory at once
+SQUARED_AT_ONCE = 50  # images whose squares are in memory at once
 
 Bytes = NDArray[np.uint8]
 
 
-def channels_first(pictures: Bytes) -> Bytes:
-    """Return pictures of shape (n, height, width, C) as (n, C, height, width): a view, still channels last in memory.
+def channels_first(images: Bytes) -> Bytes:
+    """Return images of shape (n, height, width, C) as (n, C, height, width): a view, still channels last in memory.
 
     `LabelledData.model_input` keeps that order, in which convolutions on the CPU are fastest.
     """
-    return np.ascontiguousarray(pictures).transpose(0, 3, 1, 2)
+    return np.ascontiguousarray(images).transpose(0, 3, 1, 2)
 
 
-def channel_sums(pictures: Bytes) -> Integers:
-    """Return each picture's sum of x and of x^2 by channel, shape (n, 2, C), exact.
+def channel_sums(images: Bytes) -> Integers:
+    """Return each image's sum of x and of x^2 by channel, shape (n, 2, C), exact.
 
-    From them follows the mean of any choice of pictures without another look at their pixels.
+    From them follows the mean of any choice of images without another look at their pixels.
 
     Args:
-        pictures: Shape (n, height, width, C).
+        images: Shape (n, height, width, C).
     """
-    num, height, width, channels = pictures.shape
+    num, height, width, channels = images.shape
     sums = np.empty((num, 2, channels), dtype=np.int64)
     # In float64 sums of whole numbers are exact below 2^53.
     ones = np.ones((1, height * width))
     for first in range(0, num, SQUARED_AT_ONCE):
-        x = pictures[first : first + SQUARED_AT_ONCE].reshape(-1, height * width, channels).astype(np.float64)
+        x = images[first : first + SQUARED_AT_ONCE].reshape(-1, height * width, channels).astype(np.float64)
         sums[first : first + SQUARED_AT_ONCE, 0] = (ones @ x)[:, 0]
         sums[first : first + SQUARED_AT_ONCE, 1] = (ones @ np.square(x, out=x))[:, 0]
     return sums
 
 
 def mean_and_std(sums: Integers, pixels: int) -> tuple[Floats, Floats]:
-    """Return mean and deviation of each channel over all pixels of all pictures, shape (C, 1, 1).
+    """Return mean and deviation of each channel over all pixels of all images, shape (C, 1, 1).
 
     A channel that never changes has the deviation 1, so that its model input is 0.
 
     Args:
-        sums: Of the pictures, as from `channel_sums`, at least one.
+        sums: Of the images, as from `channel_sums`, at least one.
         pixels: Height times width.
     """
     count = len(sums) * pixels
@@ -70,7 +70,7 @@ def mean_and_std(sums: Integers, pixels: int) -> tuple[Floats, Floats]:
     return mean.astype(np.float32).reshape(-1, 1, 1), std.astype(np.float32).reshape(-1, 1, 1)
 
 
-TAKEN_AT_ONCE = 64  # pictures that a thread takes at once: small ones take less time than the handing over
+TAKEN_AT_ONCE = 64  # images that a thread takes at once: small ones take less time than the handing over
 # Pillow's names for what is read: not all that it can, EPS would start another program.
 FORMATS = ("BMP", "GIF", "JPEG", "JPEG2000", "PNG", "PPM", "TGA", "TIFF", "WEBP")
 # Of numbers of two bytes Pillow keeps one; read as if in the other byte order, it keeps the other one.
@@ -81,7 +81,7 @@ OTHER_BYTE = {
 }
 LUMA = (19595, 38470, 7471)  # of red, green and blue in grey, by 2^16, as Pillow has them
 RANGES = (255, 1023, 4095, 16383, 65535)  # of 8, 10, 12, 14 and 16 bits
-COLOURLESS = ("1", "L", "LA", "La", "I;16", "I;16B", "I;16L")  # Pillow's names for pictures of grey
+COLOURLESS = ("1", "L", "LA", "La", "I;16", "I;16B", "I;16L")  # Pillow's names for images of grey
 
 Read = Callable[[str], bytes]
 Pixels = Bytes | NDArray[np.uint16]
@@ -89,13 +89,13 @@ Pixels = Bytes | NDArray[np.uint16]
 
 @dataclass(frozen=True)
 class Wanted:
-    """What a data set's pictures are to be like.
+    """What a data set's images are to be like.
 
     Attributes:
-        size: Height and width: the largest square in the middle of a picture, made so large or so small
+        size: Height and width: the largest square in the middle of an image, made so large or so small
             (bicubic, anti-aliased). None: as they are, all alike.
         channels: 1, grey, or 3, colours. None: as they are, all alike.
-        skip_broken: Leave out pictures that cannot be decoded, instead of an error.
+        skip_broken: Leave out images that cannot be decoded, instead of an error.
     """
 
     size: int | None
@@ -105,7 +105,7 @@ class Wanted:
 
 @dataclass(frozen=True)
 class Wide:
-    """The pictures of a set that have 16 bits for a number.
+    """The images of a set that have 16 bits for a number.
 
     Attributes:
         num: How many there are.
@@ -122,22 +122,22 @@ class Wide:
 
 
 def decoded(read: Read, names: Sequence[str], wanted: Wanted, num_threads: int) -> tuple[Bytes, dict[int, str], Wide]:
-    """Return pictures, shape (n, height, width, C), what is wrong with those left out, by their places, and the wide.
+    """Return images, shape (n, height, width, C), what is wrong with those left out, by their places, and the wide.
 
-    A transparent picture keeps its colours and loses its transparency; of an animation the first picture is
-    taken; a photograph is turned as its EXIF data say. Pictures of 16 bits are scaled to 8, all of them by the same
+    A transparent image keeps its colours and loses its transparency; of an animation the first image is
+    taken; a photograph is turned as its EXIF data say. Images of 16 bits are scaled to 8, all of them by the same
     factor: by the range that they use, so numbers up to 255 stay as they are.
 
     Args:
         read: Returns the bytes of one of the names; called in any thread.
-        names: The pictures, in the order of the result.
+        names: The images, in the order of the result.
         wanted: What they are to be like.
         num_threads: How many of them are decoded at a time.
 
     Raises:
         UserError: If one is broken and is not to be left out, or they are not alike, or none is left.
     """
-    pictures: Bytes | None = None
+    images: Bytes | None = None
     first, broken, num = "", {}, 0
     wide: dict[int, NDArray[np.uint16]] = {}
     with _no_bombs(), closing(_each(read, names, wanted, num_threads)) as each:
@@ -147,26 +147,26 @@ def decoded(read: Read, names: Sequence[str], wanted: Wanted, num_threads: int) 
                     raise _broken(names[place], outcome)
                 broken[place] = outcome
                 continue
-            if pictures is None:
-                first, pictures = names[place], _room(len(names), outcome.shape)
-            if outcome.shape != pictures.shape[1:]:
-                raise _unlike(first, pictures.shape[1:], names[place], outcome.shape)
+            if images is None:
+                first, images = names[place], _room(len(names), outcome.shape)
+            if outcome.shape != images.shape[1:]:
+                raise _unlike(first, images.shape[1:], names[place], outcome.shape)
             if outcome.dtype == np.uint16:
                 wide[num] = outcome.astype(np.uint16, copy=False)
             else:
-                pictures[num] = outcome
+                images[num] = outcome
             num += 1
-    if pictures is None:
-        raise UserError(f"none of {len(names)} pictures can be read; {names[0]}: {broken[0]}")
+    if images is None:
+        raise UserError(f"none of {len(names)} images can be read; {names[0]}: {broken[0]}")
     found = Wide(len(wide), max((int(each.max()) for each in wide.values()), default=0))
-    for place, picture in wide.items():
-        pictures[place] = np.rint(picture * (255 / found.white))
-    return pictures[:num], broken, found
+    for place, image in wide.items():
+        images[place] = np.rint(image * (255 / found.white))
+    return images[:num], broken, found
 
 
 @contextmanager
 def _no_bombs() -> Iterator[None]:
-    """Let Pillow refuse a picture that says it has more than 89 million pixels, of which it would only warn."""
+    """Let Pillow refuse an image that says it has more than 89 million pixels, of which it would only warn."""
     from PIL import Image  # here: see `decode`
 
     with warnings.catch_warnings():
@@ -175,7 +175,7 @@ def _no_bombs() -> Iterator[None]:
 
 
 def _room(num: int, shape: tuple[int, ...]) -> Bytes:
-    """Return an array for `num` pictures of a shape (height, width, C).
+    """Return an array for `num` images of a shape (height, width, C).
 
     Raises:
         UserError: If this machine has not the memory for it.
@@ -183,17 +183,17 @@ def _room(num: int, shape: tuple[int, ...]) -> Bytes:
     size_bytes, memory_bytes = num * math.prod(shape), os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     if size_bytes > memory_bytes:
         raise UserError(
-            f"{num} pictures of {shape[1]} x {shape[0]} pixels take {size_bytes / 1e9:.1f} GB, and this machine has "
+            f"{num} images of {shape[1]} x {shape[0]} pixels take {size_bytes / 1e9:.1f} GB, and this machine has "
             f"{memory_bytes / 1e9:.1f} GB; make them smaller with dataset.size="
         )
     return np.empty((num, *shape), dtype=np.uint8)
 
 
 def _each(read: Read, names: Sequence[str], wanted: Wanted, num_threads: int) -> Generator[Pixels | str, None, None]:
-    """Yield each picture, or what is wrong with it, in order, and show progress on a terminal."""
+    """Yield each image, or what is wrong with it, in order, and show progress on a terminal."""
     chunks = [names[first : first + TAKEN_AT_ONCE] for first in range(0, len(names), TAKEN_AT_ONCE)]
     silent = True if multiprocessing.parent_process() else None  # joblib's workers would share the line; None asks tty
-    bar = tqdm(total=len(names), desc="decoding", unit="picture", unit_scale=True, disable=silent, leave=False)
+    bar = tqdm(total=len(names), desc="decoding", unit="image", unit_scale=True, disable=silent, leave=False)
     with bar, ThreadPoolExecutor(num_threads) as executor:
         outcomes = executor.map(lambda chunk: [_outcome(read, name, wanted) for name in chunk], chunks)
         try:
@@ -216,30 +216,30 @@ def _outcome(read: Read, name: str, wanted: Wanted) -> Pixels | str:
 
 
 def decode(content: bytes, wanted: Wanted) -> Pixels:
-    """Return one picture, shape (height, width, C), as uint16 if it has 16 bits for a number.
+    """Return one image, shape (height, width, C), as uint16 if it has 16 bits for a number.
 
     Raises:
         Exception: Any, if it cannot be decoded.
     """
     from PIL import Image, ImageOps  # here: 0.1 s, which no other data set needs
 
-    with Image.open(BytesIO(content), formats=FORMATS) as image:
-        wide = _sixteen_bits(image, content)
+    with Image.open(BytesIO(content), formats=FORMATS) as stored:
+        wide = _sixteen_bits(stored, content)
         if wide is not None:
             return _as_wanted(wide, wanted)
-        picture: Image.Image = ImageOps.exif_transpose(image)
-        if picture.mode in ("I", "F"):
-            raise ValueError(f"pixels of mode {picture.mode} have no fixed range; save it with 8 or 16 bits")
-        grey = picture.mode in COLOURLESS if wanted.channels is None else wanted.channels == 1
-        picture = picture.convert("L" if grey else "RGB")
+        image: Image.Image = ImageOps.exif_transpose(stored)
+        if image.mode in ("I", "F"):
+            raise ValueError(f"pixels of mode {image.mode} have no fixed range; save it with 8 or 16 bits")
+        grey = image.mode in COLOURLESS if wanted.channels is None else wanted.channels == 1
+        image = image.convert("L" if grey else "RGB")
         if wanted.size is not None:
-            picture = ImageOps.fit(picture, (wanted.size, wanted.size))
-        pixels = np.asarray(picture)
+            image = ImageOps.fit(image, (wanted.size, wanted.size))
+        pixels = np.asarray(image)
     return pixels[:, :, None] if grey else pixels
 
 
 def _sixteen_bits(image: Any, content: bytes) -> NDArray[np.uint16] | None:
-    """Return a picture that has 16 bits for a number, upright, shape (height, width, 1 or 3); None if it has not.
+    """Return an image that has 16 bits for a number, upright, shape (height, width, 1 or 3); None if it has not.
 
     Raises:
         ValueError: If Pillow would give only a part of its bits.
@@ -277,7 +277,7 @@ def _upright(image: Any) -> NDArray[Any]:
 
 
 def _reread(content: bytes, instead: Mapping[str, str]) -> Any:
-    """Return a picture opened again, with other ways of reading its numbers."""
+    """Return an image opened again, with other ways of reading its numbers."""
     from PIL import Image  # here: see `decode`
 
     image: Any = Image.open(BytesIO(content), formats=FORMATS)
@@ -288,7 +288,7 @@ def _reread(content: bytes, instead: Mapping[str, str]) -> Any:
 
 
 def _as_wanted(pixels: NDArray[np.uint16], wanted: Wanted) -> NDArray[np.uint16]:
-    """Return a picture, shape (height, width, 1 or 3), with the channels and of the size that are wanted."""
+    """Return an image, shape (height, width, 1 or 3), with the channels and of the size that are wanted."""
     from PIL import Image, ImageOps  # here: see `decode`
 
     if wanted.channels == 1 and pixels.shape[2] == 3:
@@ -304,16 +304,16 @@ def _as_wanted(pixels: NDArray[np.uint16], wanted: Wanted) -> NDArray[np.uint16]
 
 def _broken(name: str, reason: str) -> UserError:
     return UserError(
-        f"{name} cannot be read as a picture ({reason}); mend or remove it, or set dataset.skip_broken=true"
+        f"{name} cannot be read as an image ({reason}); mend or remove it, or set dataset.skip_broken=true"
     )
 
 
 def _unlike(first: str, shape: tuple[int, ...], name: str, other: tuple[int, ...]) -> UserError:
-    """Return the error for two pictures, shapes (height, width, C), that cannot be in one array."""
+    """Return the error for two images, shapes (height, width, C), that cannot be in one array."""
     if shape[:2] != other[:2]:
         sizes = f"{first} has {shape[1]} x {shape[0]} pixels and {name} {other[1]} x {other[0]}"
-        return UserError(f"all pictures must have one size, but {sizes}; set dataset.size={min(shape[:2])} or another")
+        return UserError(f"all images must have one size, but {sizes}; set dataset.size={min(shape[:2])} or another")
     return UserError(
-        f"all pictures must have the same number of channels, but {first} has {shape[2]} and {name} {other[2]}; set "
+        f"all images must have the same number of channels, but {first} has {shape[2]} and {name} {other[2]}; set "
         "dataset.channels=3 for colours or 1 for grey"
     )

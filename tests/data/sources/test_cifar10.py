@@ -23,7 +23,7 @@ PER_BATCH = 4
 
 
 def batch(number: int) -> dict:
-    """Return a batch as CIFAR-10's files have it: a row is a picture's red, then green, then blue plane."""
+    """Return a batch as CIFAR-10's files have it: a row is an image's red, then green, then blue plane."""
     rng = np.random.default_rng(number)
     pixels = rng.integers(0, 256, (PER_BATCH, 3072), dtype=np.uint8)
     return {"data": pixels, "labels": [(number + i) % 10 for i in range(PER_BATCH)]}

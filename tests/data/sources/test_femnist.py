@@ -25,7 +25,7 @@ A, J, LABELS = 36, 45, 62  # of the split byclass
 TRAIN, TEST = 120, 20  # images of each character in the generated files
 
 
-def pictures(labels: np.ndarray, first: int = 0) -> np.ndarray:
+def upright(labels: np.ndarray, first: int = 0) -> np.ndarray:
     """Return upright images that tell their label in row 0, column 5, and their number in row 1."""
     images = np.zeros((len(labels), 28, 28), dtype=np.uint8)
     numbers = first + np.arange(len(labels))
@@ -45,9 +45,9 @@ def idx_labels(labels: np.ndarray) -> bytes:
 def contents(train: np.ndarray, test: np.ndarray) -> dict[str, bytes]:
     """Return what EMNIST's four files hold for these labels."""
     made = (
-        idx_images(pictures(train)),
+        idx_images(upright(train)),
         idx_labels(train),
-        idx_images(pictures(test, len(train))),
+        idx_images(upright(test, len(train))),
         idx_labels(test),
     )
     return dict(zip(FILES, made, strict=True))
@@ -105,7 +105,7 @@ def test_only_a_to_j_are_taken_by_letter_upright_those_for_training_first(small)
     assert sorted(set(data.labels.tolist())) == list(range(10))
     train, test = all_labels(TRAIN), all_labels(TEST, seed=1)
     chosen = np.concatenate([train, test])
-    expected = np.concatenate([pictures(train), pictures(test, len(train))])
+    expected = np.concatenate([upright(train), upright(test, len(train))])
     is_letter = (chosen >= A) & (chosen <= J)
     assert (data.features == expected[is_letter]).all()  # the file has the transposed ones
     assert (data.labels == chosen[is_letter] - A).all()

@@ -1,4 +1,4 @@
-"""Which files are pictures, and what their folders say about classes and sides; from folders and .zip files alike."""
+"""Which files are images, and what their folders say about classes and sides; from folders and .zip files alike."""
 
 import os
 import socket
@@ -16,8 +16,8 @@ from fedprox.data.sources.image_files import (
     SIDES,
     UNPACKED_BYTES,
     ClassTree,
+    ImageFile,
     Listing,
-    PictureFile,
     class_tree,
     opened,
     reasons,
@@ -27,8 +27,8 @@ from fedprox.errors import UserError
 
 def tree(*names: str) -> ClassTree:
     folders = {name[:end] for name in names for end, letter in enumerate(name) if letter == "/"}
-    pictures = [PictureFile(name, 1, 1) for name in names if not name.endswith("/")]
-    return class_tree(Listing(pictures, folders), "here")
+    images = [ImageFile(name, 1, 1) for name in names if not name.endswith("/")]
+    return class_tree(Listing(images, folders), "here")
 
 
 def error_line(*names: str) -> str:
@@ -38,7 +38,7 @@ def error_line(*names: str) -> str:
     return str(caught.value)
 
 
-def test_classes_and_pictures_are_in_the_order_of_their_names():
+def test_classes_and_images_are_in_the_order_of_their_names():
     made = tree("dog/b.png", "cat/z.jpg", "dog/a.png", "cat/10.jpg", "cat/9.jpg")
     assert made.classes == ("cat", "dog")
     assert made.train == ("cat/10.jpg", "cat/9.jpg", "cat/z.jpg", "dog/a.png", "dog/b.png")
@@ -75,12 +75,12 @@ def test_folders_that_hold_nothing_but_one_folder_do_not_count(above):
         assert deeper.test_labels == plain.test_labels
 
 
-def test_a_class_has_all_pictures_below_its_folder():
+def test_a_class_has_all_images_below_its_folder():
     made = tree("a/x/1.png", "a/2.png", "b/y/z/1.png")
     assert made.train == ("a/2.png", "a/x/1.png", "b/y/z/1.png")
 
 
-def test_pictures_in_no_class_are_not_read():
+def test_images_in_no_class_are_not_read():
     assert tree("logo.png", "a/1.png", "b/1.png").train == ("a/1.png", "b/1.png")
 
 
@@ -98,17 +98,17 @@ def test_one_class_only_is_told():
     assert "two classes or more, got cat" in error_line("train/cat/1.png", "test/cat/2.png")
 
 
-def test_pictures_without_folders_are_told():
+def test_images_without_folders_are_told():
     assert "one folder for each class" in error_line("1.png", "2.png")
-    assert "got 2 pictures, none in such a folder" in error_line("1.png", "2.png")
-    assert "got 0 pictures" in error_line()
+    assert "got 2 images, none in such a folder" in error_line("1.png", "2.png")
+    assert "got 0 images" in error_line()
 
 
 @pytest.mark.parametrize(("lacking", "having"), [("test", "train"), ("train", "test")])
 def test_classes_of_one_side_only_are_named(lacking, having):
     names = ["train/a/1.png", "train/b/1.png", "test/a/1.png", "test/b/1.png", f"{having}/zebra/1.png"]
     line = error_line(*names)
-    assert f"{lacking}/ has no pictures of zebra, which {having}/ has" in line
+    assert f"{lacking}/ has no images of zebra, which {having}/ has" in line
 
 
 @pytest.mark.parametrize("train", [name for name, side in SIDES.items() if side == "train"])
@@ -152,11 +152,11 @@ def test_a_class_may_be_called_train_beside_others():
         (["set/a/1.png", "set/b/1.png", "set/c/"], ("set/c",)),
     ],
 )
-def test_folders_in_the_place_of_classes_without_pictures_are_named(names, empty):
+def test_folders_in_the_place_of_classes_without_images_are_named(names, empty):
     assert tree(*names).empty == empty
 
 
-def test_pictures_in_no_class_are_counted():
+def test_images_in_no_class_are_counted():
     assert tree("logo.png", "a/1.png", "b/1.png").num_outside == 1
     sides = [f"{side}/{label}/1.png" for side in ("train", "test") for label in "ab"]
     assert tree(*sides, "train/logo.png", "val/a/1.png").num_outside == 2
@@ -180,16 +180,16 @@ def zipped(folder: Path, file: Path) -> Path:
 
 
 @pytest.mark.parametrize("kind", ["folder", "zip"])
-def test_pictures_of_all_known_formats_are_found_and_nothing_else(tmp_path, kind):
-    pictures = ["a/1.jpg", "a/2.JPEG", "a/deep/3.png", "b/4.webp", "b/5.gif", "b/6.bmp", "b/7.tif", "b/8.TIFF", "9.pgm"]
+def test_images_of_all_known_formats_are_found_and_nothing_else(tmp_path, kind):
+    images = ["a/1.jpg", "a/2.JPEG", "a/deep/3.png", "b/4.webp", "b/5.gif", "b/6.bmp", "b/7.tif", "b/8.TIFF", "9.pgm"]
     others = ["a/list.txt", "a/.hidden.png", ".git/x.png", "__MACOSX/a/1.jpg", "a/._1.jpg", "b/Thumbs.db", "b/png"]
-    place = write(tmp_path / "set", *pictures, *others)
+    place = write(tmp_path / "set", *images, *others)
     if kind == "zip":
         place = zipped(place, tmp_path / "set.zip")
     with opened(str(place)) as source:
-        assert sorted(file.name for file in source.listing.files) == sorted(pictures)
-        assert {file.name: file.size_bytes for file in source.listing.files} == {name: len(name) for name in pictures}
-        assert all(source.read(name) == name.encode() for name in pictures)
+        assert sorted(file.name for file in source.listing.files) == sorted(images)
+        assert {file.name: file.size_bytes for file in source.listing.files} == {name: len(name) for name in images}
+        assert all(source.read(name) == name.encode() for name in images)
 
 
 def test_linked_folders_and_files_are_followed(tmp_path):
@@ -211,7 +211,7 @@ def opening_error(path: Path | str) -> str:
 
 def test_a_path_that_does_not_exist_is_told(tmp_path):
     line = opening_error(tmp_path / "nowhere")
-    assert f"dataset.path={tmp_path}/nowhere is not there; name a folder of pictures or a .zip file" in line
+    assert f"dataset.path={tmp_path}/nowhere is not there; name a folder of images or a .zip file" in line
 
 
 def test_a_zip_that_is_cut_off_anywhere_is_told(tmp_path):
@@ -237,7 +237,7 @@ def test_a_link_that_cannot_be_followed_is_told(tmp_path, leads_to):
 
 
 @pytest.mark.parametrize("kind", ["folder", "zip"])
-def test_what_is_no_picture_is_counted_by_reason(tmp_path, kind):
+def test_what_is_no_image_is_counted_by_reason(tmp_path, kind):
     others = ["a/x.TXT", "b/x.txt", "b/png", "a/._1.jpg", ".git/x.png", "@eaDir/1.png", "__MACOSX/a/1.jpg"]
     place = write(tmp_path / "set", "a/1.jfif", "b/2.jpe", *others)
     if kind == "zip":

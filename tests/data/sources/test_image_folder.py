@@ -1,4 +1,4 @@
-"""Folders of pictures as a data set: classes, sides, statistics, the cache, and what the user is told."""
+"""Folders of images as a data set: classes, sides, statistics, the cache, and what the user is told."""
 
 import csv
 import json
@@ -54,7 +54,7 @@ def sides(tmp_path) -> Path:
 
 @pytest.fixture
 def one_tree(tmp_path) -> Path:
-    """Return a folder with 10 pictures of each of cat and dog, and 3 of emu."""
+    """Return a folder with 10 images of each of cat and dog, and 3 of emu."""
     numbers = {"cat": 10, "dog": 10, "emu": 3}
     return write(tmp_path / "zoo", *(f"{label}/{i}.png" for label, num in numbers.items() for i in range(num)))
 
@@ -82,7 +82,7 @@ def test_both_sides_come_by_class_and_name_from_a_folder_and_from_a_zip(sides, t
     assert (data.features.dtype, data.labels.dtype) == (np.uint8, np.int64)
 
 
-def test_pictures_lie_in_memory_with_channels_last(sides, one_tree):
+def test_images_lie_in_memory_with_channels_last(sides, one_tree):
     for path in (sides, one_tree):
         for _ in range(2):  # decoded, and from the cache
             data = image_folder(str(path), 0)
@@ -100,7 +100,7 @@ def test_mean_and_std_are_those_of_the_training_pixels_of_each_channel(sides, on
         np.testing.assert_allclose(data.std.ravel(), pixels.std(axis=(0, 2, 3)), rtol=1e-6)
 
 
-def pictures_of(data) -> tuple[set[bytes], set[bytes]]:
+def images_of(data) -> tuple[set[bytes], set[bytes]]:
     train, test = ({each.transpose(1, 2, 0).tobytes() for each in side} for side in (data.features, data.test_features))
     return train, test
 
@@ -110,13 +110,13 @@ def test_one_tree_is_divided_class_by_class_without_loss(one_tree):
     # int(0.4 * 10), int(0.4 * 10), int(0.4 * 3)
     assert np.bincount(data.test_labels).tolist() == [4, 4, 1]
     assert np.bincount(data.labels).tolist() == [6, 6, 2]
-    train, test = pictures_of(data)
+    train, test = images_of(data)
     everything = {colour(str(path.relative_to(one_tree))).tobytes() for path in one_tree.rglob("*.png")}
     assert train | test == everything
     assert train & test == set()
 
 
-def test_each_picture_keeps_its_class_when_one_tree_is_divided(one_tree):
+def test_each_image_keeps_its_class_when_one_tree_is_divided(one_tree):
     data = image_folder(str(one_tree), 3, test_fraction=0.4)
     label_of = {colour(str(p.relative_to(one_tree))).tobytes(): p.parent.name for p in one_tree.rglob("*.png")}
     for features, labels in ((data.features, data.labels), (data.test_features, data.test_labels)):
@@ -127,7 +127,7 @@ def test_each_picture_keeps_its_class_when_one_tree_is_divided(one_tree):
 def test_the_seed_decides_the_test_set_and_nothing_else_does(one_tree):
     first, again, other = (image_folder(str(one_tree), seed, test_fraction=0.4) for seed in (0, 0, 1))
     assert_same(first, again)
-    assert pictures_of(first)[1] != pictures_of(other)[1]
+    assert images_of(first)[1] != images_of(other)[1]
 
 
 def test_a_fifth_is_for_testing_where_nothing_is_said_and_nothing_where_0_is(one_tree):
@@ -156,39 +156,39 @@ def test_a_size_and_channels_are_made_as_asked(sides):
     assert data.mean.shape == (1, 1, 1)
 
 
-# Broken pictures.
+# Broken images.
 
 
-def test_broken_pictures_are_skipped_on_both_sides_and_counted_each_time(sides, caplog):
+def test_broken_images_are_skipped_on_both_sides_and_counted_each_time(sides, caplog):
     clean = image_folder(str(sides), 0)
     for name in ("train/cat/0.png", "train/dog/9.png", "test/dog/25.png"):
         (sides / name).write_bytes(b"broken")
-    assert "train/cat/0.png cannot be read as a picture" in error_line(sides)
+    assert "train/cat/0.png cannot be read as an image" in error_line(sides)
     for _ in range(2):  # decoded, and from the cache
         caplog.clear()
         assert_same(image_folder(str(sides), 0, skip_broken=True), clean)
-        assert f"{sides}: 3 broken pictures are skipped, the first is train/cat/0.png: " in caplog.text
+        assert f"{sides}: 3 broken images are skipped, the first is train/cat/0.png: " in caplog.text
 
 
-def test_a_class_without_a_whole_picture_is_told(sides):
+def test_a_class_without_a_whole_image_is_told(sides):
     (sides / "train" / "dog" / "1.png").write_bytes(b"broken")
-    assert "must have pictures of every class, but all of dog are broken" in error_line(sides, skip_broken=True)
+    assert "must have images of every class, but all of dog are broken" in error_line(sides, skip_broken=True)
 
 
 @pytest.mark.skipif(not Path("/proc/self/mem").exists(), reason="no file here that even root cannot read")
 def test_a_file_that_cannot_be_read_is_named_as_broken(sides):
     (sides / "train" / "cat" / "9.png").symlink_to("/proc/self/mem")
-    assert "train/cat/9.png cannot be read as a picture (OSError" in error_line(sides)
+    assert "train/cat/9.png cannot be read as an image (OSError" in error_line(sides)
 
 
-def test_a_picture_that_is_altered_within_a_zip_is_named(sides, tmp_path):
+def test_an_image_that_is_altered_within_a_zip_is_named(sides, tmp_path):
     file = zipped(sides, tmp_path / "pets.zip")
     content = bytearray(file.read_bytes())
     with zipfile.ZipFile(file) as archive:
         info = archive.getinfo("pets/train/dog/1.png")
     content[info.header_offset + 30 + len(info.filename) + info.compress_size // 2] ^= 255  # 30 bytes of header
     file.write_bytes(content)
-    assert "pets/train/dog/1.png cannot be read as a picture (BadZipFile" in error_line(file)
+    assert "pets/train/dog/1.png cannot be read as an image (BadZipFile" in error_line(file)
 
 
 # The cache.
@@ -200,7 +200,7 @@ def cache_of(folder: Path) -> Path:
 
 
 def spoil(folder: Path) -> None:
-    """Make the pictures unusable without a change of size or time."""
+    """Make the images unusable without a change of size or time."""
     for file in folder.rglob("*.png"):
         stat = file.stat()
         file.write_bytes(b"?" * stat.st_size)
@@ -336,8 +336,8 @@ def test_the_name_is_the_folders_or_the_zips(path, name):
 SMALL = ("dataset=image_folder", "partition=iid", "num_clients=2", "clients_per_round=2", "engine=local")
 
 
-def test_a_run_trains_on_pictures_and_its_record_names_the_folder(fedprox, sides, tmp_path):
-    path = write(sides, "train/dog/4.png")  # 4 pictures to train on, 2 for each client
+def test_a_run_trains_on_images_and_its_record_names_the_folder(fedprox, sides, tmp_path):
+    path = write(sides, "train/dog/4.png")  # 4 images to train on, 2 for each client
     ended = fedprox(*SMALL, f"dataset.path={path}", "num_rounds=2", "hold_out=0")
     assert ended.status == 0, ended.err
     told = json.loads((tmp_path / "run" / "run.json").read_text())
@@ -399,7 +399,7 @@ def test_mistakes_end_in_one_line(fedprox, sides, tmp_path):
     write(tmp_path / "one", "cat/1.png", "cat/2.png")
     for path, words in (
         ("nowhere", "dataset.path=nowhere is not there"),
-        ("empty", "dataset.path=empty must hold pictures in one folder for each class"),
+        ("empty", "dataset.path=empty must hold images in one folder for each class"),
         ("one", "dataset.path=one must hold two classes or more, got cat"),
         ("pets dataset.size=large", "dataset.size must be of type int | None, got 'large'"),
     ):

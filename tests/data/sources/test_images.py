@@ -1,4 +1,4 @@
-"""Pictures of all common formats become arrays; the pixels are those that were saved."""
+"""Images of all common formats become arrays; the pixels are those that were saved."""
 
 import struct
 import sys
@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from fedprox.data.sources import images
+from fedprox.data.sources import images as module
 from fedprox.data.sources.images import (
     TAKEN_AT_ONCE,
     Wanted,
@@ -45,7 +45,7 @@ def test_formats_without_loss_give_the_saved_pixels(kind, options):
 
 
 @pytest.mark.parametrize("kind", ["png", "bmp", "tiff", "ppm", "jpeg"])
-def test_a_grey_picture_has_one_channel(kind):
+def test_a_grey_image_has_one_channel(kind):
     assert decode(saved(GREY, kind), AS_IS).shape == (6, 5, 1)
     if kind != "jpeg":
         assert (decode(saved(GREY, kind), AS_IS)[:, :, 0] == GREY).all()
@@ -57,13 +57,13 @@ def test_a_jpeg_is_near_the_saved_pixels():
     assert np.abs(pixels - smooth).max() <= 4  # quantised, by steps of a few levels at this quality
 
 
-def test_a_program_in_postscript_is_no_picture():
+def test_a_program_in_postscript_is_no_image():
     program = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 4 4\n%%EndComments\nshowpage\n%%EOF\n"
     with pytest.raises(OSError, match="cannot identify image file"):
         decode(program, AS_IS)
 
 
-def test_of_an_animation_the_first_picture_is_taken():
+def test_of_an_animation_the_first_image_is_taken():
     frames = [Image.new("RGB", (4, 3), colour) for colour in ("red", "blue")]
     content = saved(frames[0], "gif", save_all=True, append_images=frames[1:])
     assert decode(content, AS_IS).tolist() == [[[255, 0, 0]] * 4] * 3
@@ -149,14 +149,14 @@ def grey16(*numbers: int) -> bytes:
 def test_sixteen_bits_are_scaled_by_the_range_that_all_of_them_use(largest, white):
     # The largest number is in one of them only, and all are scaled by the same factor.
     contents = {"a.png": grey16(0, 200), "b.png": grey16(largest, 100), "c.png": saved(np.uint8([[7, 250]]), "png")}
-    pictures, _, wide = decoded(*of(contents), AS_IS, 2)
+    images, _, wide = decoded(*of(contents), AS_IS, 2)
     assert (wide.num, wide.largest, wide.white) == (2, largest, white)
     scaled = [round(number * 255 / white) for number in (0, 200, largest, 100)]
-    assert pictures[:, 0, :, 0].ravel().tolist() == [*scaled, 7, 250]  # what has 8 bits stays
+    assert images[:, 0, :, 0].ravel().tolist() == [*scaled, 7, 250]  # what has 8 bits stays
 
 
 def test_sixteen_bits_have_the_channels_and_size_that_are_asked_for():
-    bright = (COLOURS.astype(np.uint16) << 8) | COLOURS  # 257 times as bright, so scaled it is the same picture
+    bright = (COLOURS.astype(np.uint16) << 8) | COLOURS  # 257 times as bright, so scaled it is the same image
     for channels in (1, 3):
         for size in (None, 4):
             wanted = Wanted(size, channels, False)
@@ -193,7 +193,7 @@ def test_resizing_takes_the_largest_square_in_the_middle(size, upright):
         np.testing.assert_allclose(row, expected, atol=1.01)  # rounded, by each of two passes
 
 
-def test_a_picture_of_the_asked_size_keeps_its_pixels():
+def test_an_image_of_the_asked_size_keeps_its_pixels():
     square = COLOURS[:5]
     assert (decode(saved(square, "png"), Wanted(5, None, False)) == square).all()
 
@@ -215,12 +215,12 @@ def error_line(contents: dict[str, bytes], wanted: Wanted = AS_IS) -> str:
 NUM = 2 * TAKEN_AT_ONCE + 5
 
 
-def test_any_number_of_threads_gives_the_pictures_in_their_order():
+def test_any_number_of_threads_gives_the_images_in_their_order():
     contents = {f"{i}.png": saved(np.full((2, 3), i, dtype=np.uint8), "png") for i in range(NUM)}
     for num_threads in (1, 4):
-        pictures, broken, _ = decoded(*of(contents), AS_IS, num_threads)
-        assert pictures.shape == (NUM, 2, 3, 1)
-        assert pictures[:, 0, 0, 0].tolist() == list(range(NUM))
+        images, broken, _ = decoded(*of(contents), AS_IS, num_threads)
+        assert images.shape == (NUM, 2, 3, 1)
+        assert images[:, 0, 0, 0].tolist() == list(range(NUM))
         assert broken == {}
 
 
@@ -228,21 +228,21 @@ WHOLE = saved(COLOURS, "png")
 BROKEN = {
     "empty": b"",
     "cut off": WHOLE[: len(WHOLE) // 2],
-    "text": b"no picture",
+    "text": b"no image",
     "altered": WHOLE[:40] + bytes([WHOLE[40] ^ 255]) + WHOLE[41:],
     "32 bits": saved(Image.fromarray(np.ones((6, 5), dtype=np.float32)), "tiff"),
 }
 
 
 @pytest.mark.parametrize("kind", BROKEN)
-def test_a_broken_picture_is_named_or_left_out_as_asked(kind):
+def test_a_broken_image_is_named_or_left_out_as_asked(kind):
     contents = {f"{i}.png": WHOLE for i in range(NUM)} | {"spoilt.png": BROKEN[kind]} | {"last.png": WHOLE}
     line = error_line(contents)
-    assert line.startswith("spoilt.png cannot be read as a picture (")
+    assert line.startswith("spoilt.png cannot be read as an image (")
     assert "dataset.skip_broken=true" in line
-    pictures, broken, _ = decoded(*of(contents), Wanted(None, None, True), 2)
-    assert len(pictures) == NUM + 1
-    assert (pictures == COLOURS).all()
+    images, broken, _ = decoded(*of(contents), Wanted(None, None, True), 2)
+    assert len(images) == NUM + 1
+    assert (images == COLOURS).all()
     assert list(broken) == [NUM]
 
 
@@ -252,12 +252,12 @@ def test_a_file_that_cannot_be_read_is_named():
             raise PermissionError(13, "Permission denied")
         return WHOLE
 
-    with pytest.raises(UserError, match=r"^b\.png cannot be read as a picture \(PermissionError.*Permission denied"):
+    with pytest.raises(UserError, match=r"^b\.png cannot be read as an image \(PermissionError.*Permission denied"):
         decoded(read, ["a.png", "b.png"], AS_IS, 2)
 
 
 def test_where_all_are_broken_that_is_told():
-    assert "none of 2 pictures can be read; a.png: " in error_line(
+    assert "none of 2 images can be read; a.png: " in error_line(
         {"a.png": b"x", "b.png": b"x"}, Wanted(None, None, True)
     )
 
@@ -269,8 +269,8 @@ def test_sizes_that_differ_are_told_with_a_file_of_each():
     }
     line = error_line(contents)
     assert "a.png has 30 x 40 pixels and b.png 32 x 32; set dataset.size=30" in line
-    pictures, _, _ = decoded(*of(contents), Wanted(16, None, False), 2)
-    assert pictures.shape == (2, 16, 16, 1)
+    images, _, _ = decoded(*of(contents), Wanted(16, None, False), 2)
+    assert images.shape == (2, 16, 16, 1)
 
 
 def test_channels_that_differ_are_told_with_a_file_of_each():
@@ -278,8 +278,8 @@ def test_channels_that_differ_are_told_with_a_file_of_each():
     line = error_line(contents)
     assert "a.png has 1 and b.png 3; set dataset.channels=3 for colours or 1 for grey" in line
     for channels in (1, 3):
-        pictures, _, _ = decoded(*of(contents), Wanted(None, channels, False), 2)
-        assert pictures.shape == (2, 6, 5, channels)
+        images, _, _ = decoded(*of(contents), Wanted(None, channels, False), 2)
+        assert images.shape == (2, 6, 5, channels)
 
 
 def test_a_terminal_sees_how_far_it_is_and_anything_else_sees_nothing(capsys, monkeypatch):
@@ -300,12 +300,12 @@ def test_no_warning_is_left_to_the_user():
         assert decode(content, AS_IS).tolist() == [[[10, 20, 30], [40, 50, 60]]]
 
 
-def pictures(seed: int, num: int, height: int, width: int, num_channels: int) -> np.ndarray:
+def noise(seed: int, num: int, height: int, width: int, num_channels: int) -> np.ndarray:
     return np.random.default_rng(seed).integers(0, 256, (num, height, width, num_channels), dtype=np.uint8)
 
 
 def test_channels_first_is_a_view_of_what_lies_channels_last():
-    made = pictures(0, 4, 2, 3, 3)
+    made = noise(0, 4, 2, 3, 3)
     seen = channels_first(made)
     assert seen.shape == (4, 3, 2, 3)
     assert np.shares_memory(seen, made)
@@ -315,9 +315,9 @@ def test_channels_first_is_a_view_of_what_lies_channels_last():
 
 @given(st.integers(0, 2**32 - 1), st.integers(1, 7), st.integers(1, 5), st.integers(1, 5), st.sampled_from([1, 3]))
 def test_sums_and_statistics_are_those_of_all_pixels(seed, num, height, width, num_channels):
-    made = pictures(seed, num, height, width, num_channels)
+    made = noise(seed, num, height, width, num_channels)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(images, "SQUARED_AT_ONCE", 3)  # whole chunks, and one that is not
+        patch.setattr(module, "SQUARED_AT_ONCE", 3)  # whole chunks, and one that is not
         sums = channel_sums(made)
     assert (sums[:, 0] == made.sum(axis=(1, 2), dtype=np.int64)).all()
     assert (sums[:, 1] == np.square(made, dtype=np.int64).sum(axis=(1, 2))).all()
@@ -339,7 +339,7 @@ def test_the_deviation_is_exact_where_nearly_all_pixels_are_alike():
 
 
 def test_a_channel_that_never_changes_has_the_deviation_1():
-    made = pictures(0, 3, 4, 4, 3)
+    made = noise(0, 3, 4, 4, 3)
     made[..., 1] = 7
     mean, std = mean_and_std(channel_sums(made), 16)
     assert (mean[1].item(), std[1].item()) == (7, 1)
