@@ -4,11 +4,11 @@ import errno
 import os
 import zipfile
 from collections import Counter
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
 from fedprox.data.sources.download import what_failed
 from fedprox.errors import UserError, printable
@@ -44,18 +44,6 @@ class ImageFile(NamedTuple):  # tuples: there are many, and a data class is slow
     name: str
     size_bytes: int
     stamp: int
-
-
-class Source(Protocol):
-    """Where images are; any number of threads may read."""
-
-    listing: "Listing"
-
-    def read(self, name: str) -> bytes:
-        """Return what a file holds."""
-
-    def close(self) -> None:
-        """Give back what reading needs."""
 
 
 @dataclass
@@ -103,6 +91,19 @@ class ClassTree:
     num_outside: int = 0
 
 
+@dataclass(frozen=True)
+class Source:
+    """Where images are.
+
+    Attributes:
+        listing: What is there.
+        read: Returns what one of the files holds; any number of threads may call it.
+    """
+
+    listing: Listing
+    read: Callable[[str], bytes]
+
+
 @contextmanager
 def opened(path: str) -> Iterator[Source]:
     """Open a folder or a .zip file of images; hidden files and folders (.x, __MACOSX) are left out.
@@ -110,22 +111,19 @@ def opened(path: str) -> Iterator[Source]:
     Raises:
         UserError: If it is neither, or cannot be read.
     """
-    source = _source(path)
-    try:
-        yield source
-    finally:
-        source.close()
+    with ExitStack() as stack:
+        yield _source(path, stack)
 
 
-def _source(path: str) -> Source:
+def _source(path: str, stack: ExitStack) -> Source:
     place = Path(os.path.expanduser(path))  # Path.expanduser raises for an unknown ~name
     try:
         if place.is_dir():
-            return _Folder(place)
+            return _folder(place)
         if place.exists() and not place.is_file():
             raise OSError(errno.EINVAL, "it is a pipe, a device or a socket")
         if place.exists():
-            return _Zip(place)
+            return _archive(stack.enter_context(zipfile.ZipFile(place)))
     except OSError as error:
         raise UserError(f"dataset.path={path} cannot be read ({what_failed(error)}); mend that") from error
     except Exception as error:  # BadZipFile, and whatever else a damaged archive raises
@@ -136,17 +134,10 @@ def _source(path: str) -> Source:
     raise UserError(f"dataset.path={path} is not there; name a folder of images or a .zip file of one")
 
 
-class _Folder:
-    def __init__(self, root: Path) -> None:
-        self._root = root
-        self.listing = Listing()
-        _list(str(root), "", self.listing)
-
-    def read(self, name: str) -> bytes:
-        return read_regular(self._root / name, MAX_FILE_BYTES)
-
-    def close(self) -> None:
-        pass  # there is nothing open
+def _folder(root: Path) -> Source:
+    listing = Listing()
+    _list(str(root), "", listing)
+    return Source(listing, lambda name: read_regular(root / name, MAX_FILE_BYTES))
 
 
 def _list(folder: str, prefix: str, listing: Listing, above: tuple[str, ...] = ()) -> None:
@@ -170,33 +161,30 @@ def _list(folder: str, prefix: str, listing: Listing, above: tuple[str, ...] = (
                 listing.files.append(ImageFile(prefix + entry.name, status.st_size, status.st_mtime_ns))
 
 
-class _Zip:
-    def __init__(self, file: Path) -> None:
-        self._archive = zipfile.ZipFile(file)
-        self._members: dict[str, zipfile.ZipInfo] = {}
-        self.listing = Listing()
-        for info in self._archive.infolist():
-            name = info.filename.replace("\\", "/")  # as some programs on Windows write it
-            parts = name.split("/")
-            if any(map(_is_hidden, parts)):
-                self.listing.passed_over["hidden"] += not name.endswith("/")
-                continue
-            self.listing.folders |= {"/".join(parts[:depth]) for depth in range(1, len(parts))}
-            if not name.endswith("/") and self.listing.note(name):
-                self.listing.passed_over["replaced by a later one of the same name"] += name in self._members
-                self._members[name] = info
-        self.listing.files = [ImageFile(name, each.file_size, each.CRC) for name, each in self._members.items()]
+def _archive(archive: zipfile.ZipFile) -> Source:
+    members: dict[str, zipfile.ZipInfo] = {}
+    listing = Listing()
+    for info in archive.infolist():
+        name = info.filename.replace("\\", "/")  # as some programs on Windows write it
+        parts = name.split("/")
+        if any(map(_is_hidden, parts)):
+            listing.passed_over["hidden"] += not name.endswith("/")
+            continue
+        listing.folders |= {"/".join(parts[:depth]) for depth in range(1, len(parts))}
+        if not name.endswith("/") and listing.note(name):
+            listing.passed_over["replaced by a later one of the same name"] += name in members
+            members[name] = info
+    listing.files = [ImageFile(name, each.file_size, each.CRC) for name, each in members.items()]
+    return Source(listing, lambda name: _member(archive, members[name]))
 
-    def read(self, name: str) -> bytes:
-        info = self._members[name]
-        is_bomb = info.file_size > max(UNPACKED_BYTES, MAX_RATIO * info.compress_size)
-        if is_bomb or info.file_size > MAX_FILE_BYTES:
-            raise ValueError(f"{info.compress_size:,} bytes that unpack to {info.file_size:,}, more than an image has")
-        with self._archive.open(info) as member:  # ends after the bytes that it declares
-            return member.read(info.file_size)
 
-    def close(self) -> None:
-        self._archive.close()
+def _member(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> bytes:
+    """Return what a member of an archive holds, unless it says that it is larger than an image can be."""
+    is_bomb = info.file_size > max(UNPACKED_BYTES, MAX_RATIO * info.compress_size)
+    if is_bomb or info.file_size > MAX_FILE_BYTES:
+        raise ValueError(f"{info.compress_size:,} bytes that unpack to {info.file_size:,}, more than an image has")
+    with archive.open(info) as member:  # ends after the bytes that it declares
+        return member.read(info.file_size)
 
 
 def _is_hidden(part: str) -> bool:
