@@ -1,51 +1,132 @@
-"""Where caches may be; what they hold and when they are used is tested with LEAF's and with images."""
+"""Where caches may be, and when they are used; which changes of the files make them anew is tested with each source."""
+
+import logging
+import os
 
 import numpy as np
 import pytest
 
 from fedprox.data import cache as array_cache
+from fedprox.data.cache import cached, places
+
+ARRAYS = {"x": np.arange(12).reshape(3, 4), "y": np.zeros(2), "none": np.zeros(0)}
 
 
-def test_the_cache_is_beside_the_data_or_else_the_users(tmp_path, monkeypatch):
+@pytest.fixture(autouse=True)
+def home(tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "home"))
-    beside, users = array_cache.places(tmp_path, "things")
+    return tmp_path / "home"
+
+
+class Maker:
+    """Makes arrays, and counts how often."""
+
+    def __init__(self) -> None:
+        self.num = 0
+
+    def __call__(self):
+        self.num += 1
+        return ARRAYS
+
+    def check(self, *folders, key: str = "these files") -> None:
+        got = cached(list(folders), "c.npz", key, self)
+        assert {name: (array.dtype, array.tolist()) for name, array in got.items()} == {
+            name: (array.dtype, array.tolist()) for name, array in ARRAYS.items()
+        }
+
+
+def test_the_cache_is_beside_the_data_or_else_the_users_own_of_that_folder(tmp_path, home, monkeypatch):
+    beside, users = places(tmp_path, "things")
     assert beside == tmp_path / ".fedprox-cache"
-    assert users.parent == tmp_path / "home" / "fedprox" / "things"
+    assert users.parent == home / "fedprox" / "things"
+    monkeypatch.chdir(tmp_path.parent)
+    assert places(tmp_path.relative_to(tmp_path.parent), "things")[1] == users  # by its absolute path
+    (tmp_path / "other").mkdir()
+    assert places(tmp_path / "other", "things")[1] != users
+    monkeypatch.delenv("XDG_CACHE_HOME")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert places(tmp_path, "things")[1].parent == tmp_path / ".cache" / "fedprox" / "things"
 
 
-def test_a_read_only_folder_is_left_alone_even_by_root(tmp_path, monkeypatch):
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "home"))
-    folder = tmp_path / "data"
-    folder.mkdir()
-    folder.chmod(0o555)
-    (users,) = array_cache.places(folder, "things")
-    assert users.is_relative_to(tmp_path / "home")
+def test_without_a_known_home_there_is_no_cache_of_the_users(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", "~/.cache")  # which nothing has expanded
+    assert places(tmp_path, "things") == [tmp_path / ".fedprox-cache"]
 
 
-def test_a_cache_that_a_read_only_folder_brings_along_is_used(tmp_path, monkeypatch):
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "home"))
-    folder = tmp_path / "data"
-    (folder / ".fedprox-cache").mkdir(parents=True)
-    folder.chmod(0o555)
-    beside, _ = array_cache.places(folder, "things")
-    assert beside == folder / ".fedprox-cache"
+def test_a_read_only_folder_is_left_alone_even_by_root_but_the_cache_that_it_brings_along_is_used(tmp_path, home):
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data").chmod(0o555)
+    assert [place.is_relative_to(home) for place in places(tmp_path / "data", "things")] == [True]
+    (tmp_path / "shared" / ".fedprox-cache").mkdir(parents=True)
+    (tmp_path / "shared").chmod(0o555)
+    assert places(tmp_path / "shared", "things")[0] == tmp_path / "shared" / ".fedprox-cache"
+
+
+def test_arrays_are_made_once_for_each_key_and_nothing_half_written_is_left(tmp_path):
+    make = Maker()
+    for key, num in (("a", 1), ("a", 1), ("b", 2), ("b", 2), ("a", 3)):
+        make.check(tmp_path / "cache", key=key)
+        assert make.num == num
+    assert os.listdir(tmp_path / "cache") == ["c.npz"]
+
+
+def test_the_first_place_that_can_be_written_has_the_cache(tmp_path, caplog):
+    caplog.set_level(logging.INFO, "fedprox")
+    make = Maker()
+    (tmp_path / "a file").write_text("so no folder can be made here")  # root may write anywhere else
+    for _ in range(2):
+        make.check(tmp_path / "a file" / "cache", tmp_path / "second")
+    assert (make.num, os.listdir(tmp_path / "second")) == (1, ["c.npz"])
+    for _ in range(2):
+        make.check(tmp_path / "a file" / "cache")
+    assert make.num == 3
+    assert caplog.text.count("no cache can be written in") == 2
+
+
+def test_a_write_that_fails_leaves_nothing_behind(tmp_path, monkeypatch):
+    def full(target, **arrays):
+        target.write(b"PK")
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(np, "savez", full)
+    Maker().check(tmp_path / "cache")
+    assert os.listdir(tmp_path / "cache") == []
+
+
+def test_a_damaged_cache_is_never_used_and_replaced_by_a_whole_one(tmp_path, caplog):
+    caplog.set_level(logging.INFO, "fedprox")
+    make = Maker()
+    make.check(tmp_path)
+    file = tmp_path / "c.npz"
+    whole = file.read_bytes()
+    damaged = [whole[:i] for i in range(0, len(whole), 41)] + [b"\x80\x04]\x94.", b"PK\x05\x06" + bytes(18)]
+    damaged += [whole[:i] + bytes([whole[i] ^ 4]) + whole[i + 1 :] for i in range(0, len(whole), 41)]
+    for content in damaged:
+        file.write_bytes(content)
+        make.check(tmp_path)
+    assert f"{file} cannot be used (BadZipFile) and is made again" in caplog.text
+    num = make.num
+    make.check(tmp_path)
+    assert make.num == num  # the last one was replaced
 
 
 @pytest.mark.parametrize("kept", [["key"], ["key", "x"], ["x", "y"]])
 def test_a_cache_that_lists_only_some_of_its_arrays_is_made_again(tmp_path, kept):
-    arrays = {"x": np.arange(3), "y": np.zeros(2)}
-    array_cache.cached([tmp_path], "c.npz", "of these files", lambda: arrays)
+    make = Maker()
+    make.check(tmp_path)
     with np.load(tmp_path / "c.npz") as whole:
         np.savez(tmp_path / "c.npz", **{name: whole[name] for name in kept})
-    made = []
     for _ in range(2):
-        got = array_cache.cached([tmp_path], "c.npz", "of these files", lambda: made.append(1) or arrays)
-        assert {name: array.tolist() for name, array in got.items()} == {"x": [0, 1, 2], "y": [0.0, 0.0]}
-    assert len(made) == 1
+        make.check(tmp_path)
+    assert make.num == 2
 
 
 def test_a_cache_without_a_checksum_as_earlier_versions_wrote_it_is_made_again(tmp_path):
-    key = np.frombuffer(b"of these files", dtype=np.uint8)
-    np.savez(tmp_path / "c.npz", key=key, x=np.arange(3))
-    got = array_cache.cached([tmp_path], "c.npz", "of these files", lambda: {"x": np.arange(4)})
-    assert got["x"].tolist() == [0, 1, 2, 3]
+    np.savez(tmp_path / "c.npz", key=np.frombuffer(b"these files", dtype=np.uint8), x=np.arange(3))
+    Maker().check(tmp_path)
+
+
+def test_a_key_is_that_of_all_that_the_arrays_are_made_from():
+    keys = {array_cache.key_of(each) for each in ([1, "a", [2, 3]], [1, "a", [2, 4]], [2, "a", [2, 3]], [1, "b", []])}
+    assert len(keys) == 4
+    assert array_cache.key_of((1, "a", (2, 3))) in keys  # tuples are lists

@@ -11,16 +11,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hydra import compose, initialize_config_dir
 
-import fedprox
-from fedprox.config.checks import check
-from fedprox.config.compose import plain, register
 from fedprox.data.sources.femnist import FILES, femnist, images_per_letter
 from fedprox.errors import UserError
 
-PACKAGE = Path(fedprox.__file__).parent
-CONF = next(path for path in (PACKAGE / "conf", PACKAGE.parent / "conf") if path.is_dir())
 A, J, LABELS = 36, 45, 62  # of the split byclass
 TRAIN, TEST = 120, 20  # images of each character in the generated files
 
@@ -266,22 +260,6 @@ def test_a_label_that_byclass_does_not_have_is_refused(small):
     labels[7] = 62
     path.write_bytes(idx_labels(labels))
     assert f"{path} must hold labels 0 .. 61 of the split byclass, got 62" in error_line(small)
-
-
-@pytest.mark.parametrize(("config_name", "mu"), [("config", 1.0), ("fedavg", 0.0)])
-def test_the_preset_has_the_papers_constants(config_name, mu):
-    register()
-    with initialize_config_dir(version_base=None, config_dir=str(CONF)):
-        overrides = ["experiment=paper_femnist", "client_resources.num_cpus=1"]
-        config = plain(compose(config_name=config_name, overrides=overrides))
-    check(config)
-    # Li et al. 2020, sec. 5 and app. C.
-    expected = {"num_clients": 200, "num_epochs": 20, "num_rounds": 200, "learning_rate": 0.003, "mu": mu}
-    expected |= {"clients_per_round": 10, "batch_size": 10, "momentum": 0.0, "weight_decay": 0.0}
-    assert {name: config[name] for name in expected} == expected
-    assert config["dataset"]["classes_per_client"] == 5
-    assert config["model"]["_target_"] == "fedprox.models.logistic.logistic"
-    assert config["protocol"] == {"_target_": "fedprox.plan.protocols.PaperProtocol"}
 
 
 def test_a_run_trains_on_it(fedprox, small, tmp_path):

@@ -277,22 +277,6 @@ def test_another_version_of_pillow_or_of_the_format_decodes_anew(sides, monkeypa
         assert cache_of(sides).read_bytes() != before
 
 
-def test_a_cache_that_is_cut_off_or_altered_is_made_again(sides, caplog):
-    caplog.set_level(logging.INFO, "fedprox")
-    first = image_folder(str(sides), 0)
-    cache = cache_of(sides)
-    whole = cache.read_bytes()
-    for place in range(0, len(whole), 41):
-        for content in (whole[:place], whole[:place] + bytes([whole[place] ^ 4]) + whole[place + 1 :]):
-            cache.write_bytes(content)
-            assert_same(image_folder(str(sides), 0), first)
-    assert f"{cache} cannot be used (BadZipFile) and is made again" in caplog.text
-    cache.write_bytes(whole[:-100])
-    image_folder(str(sides), 0)
-    spoil(sides)
-    assert_same(image_folder(str(sides), 0), first)
-
-
 def test_the_cache_is_beside_a_zip_and_where_a_setting_says(sides, tmp_path):
     folder = tmp_path / "zips"
     folder.mkdir()
@@ -303,23 +287,6 @@ def test_the_cache_is_beside_a_zip_and_where_a_setting_says(sides, tmp_path):
     image_folder(str(file), 0, cache_dir=str(tmp_path / "there"))
     assert [path.name for path in folder.iterdir()] == ["pets.zip"]
     assert len(list((tmp_path / "there").iterdir())) == 1
-
-
-def test_where_the_data_are_read_only_the_cache_is_in_the_users_home(sides, tmp_path):
-    sides.chmod(0o555)
-    first = image_folder(str(sides), 0)
-    assert not (sides / ".fedprox-cache").exists()
-    assert len(list((tmp_path / "home" / "fedprox" / "pictures").glob("*/pictures-*.npz"))) == 1
-    spoil(sides)
-    assert_same(image_folder(str(sides), 0), first)
-
-
-def test_where_nothing_can_be_written_it_works_without_a_cache(sides, tmp_path, caplog):
-    caplog.set_level(logging.INFO, "fedprox")
-    (tmp_path / "in the way").write_text("")
-    first = image_folder(str(sides), 0)
-    assert_same(image_folder(str(sides), 0, cache_dir=str(tmp_path / "in the way" / "cache")), first)
-    assert "no cache can be written in" in caplog.text
 
 
 # The command line.
@@ -416,19 +383,8 @@ def cifar_jpeg(tmp_path, monkeypatch) -> str:
     return str(CIFAR_JPEG)
 
 
-def test_a_run_on_cifar_10_as_60000_jpeg_files(fedprox, cifar_jpeg, tmp_path):
-    cache = tmp_path / "cache"
-    few = ("clients_per_round=2", "num_clients=500", "num_epochs=2", "num_rounds=1", "learning_rate=0.001")
-    arguments = (*SMALL, f"dataset.path={cifar_jpeg}", f"dataset.cache_dir={cache}", *few)
-    ended = fedprox(*arguments)
-    assert ended.status == 0, ended.err
-    told = json.loads((tmp_path / "run" / "run.json").read_text())
-    assert told["name"] == "image_folder:cifar10-jpeg"
-    assert told["data"].endswith("tested on 10000")
-    with (tmp_path / "run" / "metrics.csv").open() as file:
-        losses = [float(row["test_loss"]) for row in csv.DictReader(file)]
-    assert len(set(losses)) == 2
-    data = image_folder(cifar_jpeg, 0, cache_dir=str(cache))
+def test_cifar_10_as_60000_jpeg_files_is_nearly_cifar_10(cifar_jpeg, tmp_path):
+    data = image_folder(cifar_jpeg, 0, cache_dir=str(tmp_path / "cache"))
     assert (data.features.shape, data.test_features.shape) == ((50_000, 3, 32, 32), (10_000, 3, 32, 32))
     assert np.bincount(data.labels).tolist() == [5000] * 10
     assert np.bincount(data.test_labels).tolist() == [1000] * 10

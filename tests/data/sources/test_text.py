@@ -11,15 +11,11 @@ import torch
 from hydra import compose, initialize_config_dir
 from safetensors.torch import load_file
 
-import fedprox
-from fedprox.config.checks import check
-from fedprox.config.compose import plain, register
+from fedprox.config.compose import CONF, plain, register
 from fedprox.data.sources.glove import read_glove
 from fedprox.data.sources.text import ALL_LETTERS, sent140, shakespeare
 from fedprox.errors import UserError
 
-PACKAGE = Path(fedprox.__file__).parent
-CONF = next(path for path in (PACKAGE / "conf", PACKAGE.parent / "conf") if path.is_dir())
 SENTENCE = "To be, or not to be: that is the question: whether 'tis nobler in the mind to suffer the slings and arrows"
 WORDS = ("the", ",", "i", "don't", "!", "good", "bad")
 WIDTH = 300
@@ -294,36 +290,7 @@ def test_a_missing_folder_is_told(tmp_path, glove, load):
     assert str(tmp_path / "none") in error_line(load, tmp_path / "none")
 
 
-# Presets and runs
-
-CONSTANTS = {"num_epochs": 20, "clients_per_round": 10, "batch_size": 10, "momentum": 0.0, "weight_decay": 0.0}
-
-
-@pytest.mark.parametrize(
-    ("name", "best_mu", "expected"),
-    [
-        ("shakespeare", 0.001, {"num_rounds": 40, "learning_rate": 0.8, "num_clients": None}),
-        ("sent140", 0.01, {"num_rounds": 800, "learning_rate": 0.3, "num_clients": None}),
-    ],
-)
-def test_the_presets_have_the_papers_constants_and_mu_0_for_fedavg(name, best_mu, expected):
-    register()
-    with initialize_config_dir(version_base=None, config_dir=str(CONF)):
-
-        def composed(*overrides: str, config_name: str = "config") -> dict:
-            asked = [f"experiment=paper_{name}", "client_resources.num_cpus=1", *overrides]
-            config = plain(compose(config_name=config_name, overrides=asked))
-            check(config)
-            return config
-
-        # Li et al. 2020, sec. 5 and app. C.
-        assert expected | CONSTANTS | {"mu": best_mu} == {key: composed()[key] for key in (*expected, *CONSTANTS, "mu")}
-        for fedavg in (composed(config_name="fedavg"), composed("strategy=fedavg")):
-            assert fedavg == composed() | {"mu": 0.0, "strategy": fedavg["strategy"]}
-            assert fedavg["strategy"]["_target_"] == "fedprox.strategies.fedprox.FedAvgWithStragglerDrop"
-        assert composed("mu=0.1")["mu"] == 0.1
-        assert composed()["model"]["_target_"] == f"fedprox.models.lstm.lstm_{name}"
-        assert composed()["protocol"] == {"_target_": "fedprox.plan.protocols.PaperProtocol"}
+# Runs
 
 
 def test_the_sent140_model_reads_the_words_of_its_data_set():
@@ -372,20 +339,3 @@ def test_a_run_on_sent140_trains_all_but_the_word_vectors(fedprox, tmp_path, glo
     lstm = 4 * 8 * (300 + 8) + 2 * 4 * 8 + 4 * 8 * (8 + 8) + 2 * 4 * 8
     assert sum(weight.numel() for weight in weights.values()) == lstm + 8 * 30 + 30 + 30 + 1
     assert all(weight.dtype == torch.float32 for weight in weights.values())
-
-
-def test_fedavg_on_a_text_preset_has_no_proximal_term(fedprox, tmp_path):
-    users = {user: windows(SENTENCE[:84]) for user in ("a", "b")}
-    folder = write_leaf(tmp_path / "data", users, users)
-    settings = ("num_rounds=1", "num_epochs=1", "clients_per_round=2", "engine=local", "model.hidden_size=4")
-    ended = fedprox("--config-name=fedavg", "experiment=paper_shakespeare", f"dataset.path={folder}", *settings)
-    assert ended.status == 0, ended.err
-    assert results(tmp_path / "run")[0]["algorithm"] == "FedAvg"
-
-
-def test_a_mistake_in_the_files_ends_a_run_with_one_line_and_status_2(fedprox, tmp_path):
-    folder = write_leaf(tmp_path / "data", {"a": (["~" * 80], ["b"])}, {"a": (["a" * 80], ["b"])})
-    ended = fedprox("experiment=paper_shakespeare", f"dataset.path={folder}", "clients_per_round=1", "engine=local")
-    assert ended.status == 2
-    assert "Traceback" not in ended.err
-    assert "user 'a' has the character '~' (U+007E)" in ended.err
