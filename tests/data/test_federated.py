@@ -1,9 +1,11 @@
 """The types that every data set comes in."""
 
+import math
+
 import numpy as np
 import pytest
 
-from fedprox.data.federated import ClientIndex, FederatedData, LabelledData
+from fedprox.data.federated import ClientIndex, FederatedData, LabelledData, divide, split
 from fedprox.errors import UserError
 
 FEATURES = np.array([[0, 10], [20, 30], [40, 50], [60, 70], [80, 90]], dtype=np.uint8)
@@ -119,3 +121,57 @@ def test_images_with_channels_last_become_the_same_input_and_keep_their_order_in
         expected = (images[[4, 1]].astype(np.float32) - mean) / std
         assert np.array_equal(model_input, expected)
         assert model_input.transpose(0, 2, 3, 1).flags.c_contiguous
+
+
+def positions_of(labels: np.ndarray) -> LabelledData:
+    """Return data whose single feature is the example's position."""
+    return LabelledData.without_test_set(np.arange(len(labels), dtype=np.float32)[:, None], labels, 1)
+
+
+def generator() -> np.random.Generator:
+    return np.random.default_rng(0)
+
+
+def test_divide_shuffles_each_client_and_splits_off_a_tenth():
+    labels = np.zeros(60, dtype=np.int64)
+    parts = [np.arange(0, 25), np.arange(25, 55)]
+    data = divide(positions_of(labels), parts, generator())
+    rng = generator()
+    for client, part in enumerate(parts):
+        shuffled = rng.permutation(part).tolist()
+        cut = int(0.9 * len(part))  # 22 and 27
+        assert data.train[client].tolist() == shuffled[:cut]
+        assert data.held_out[client].tolist() == shuffled[cut:]
+    assert data.num_left_over == 5
+
+
+def test_divided_clients_are_called_as_the_authors_call_them():
+    data = divide(positions_of(np.zeros(4, dtype=np.int64)), [np.arange(2), np.arange(2, 4)], generator())
+    assert data.client_ids == ("f_00000", "f_00001")
+
+
+def test_a_tenth_held_out_is_the_authors_int_of_09_n_for_every_size():
+    sizes = range(1, 3000)
+    train, held_out = split([np.arange(size) for size in sizes], hold_out=0.1)
+    assert train.sizes.tolist() == [max(1, int(0.9 * size)) for size in sizes]
+    assert (train.sizes + held_out.sizes).tolist() == list(sizes)
+
+
+def test_without_held_out_examples_each_client_trains_on_all_it_has():
+    data = divide(positions_of(np.zeros(7, dtype=np.int64)), [np.arange(3), np.arange(3, 7)], generator(), hold_out=0)
+    assert data.train.sizes.tolist() == [3, 4]
+    assert data.held_out.sizes.tolist() == [0, 0]
+
+
+def test_a_client_trains_on_at_least_one_example():
+    # int(0.01 * 5) = 0 and int(0.9 * 1) = 0.
+    train, held_out = split([np.arange(5)], hold_out=0.99)
+    assert (train.sizes.tolist(), held_out.sizes.tolist()) == ([1], [4])
+    train, held_out = split([np.arange(1)], hold_out=0.1)
+    assert (train.sizes.tolist(), held_out.sizes.tolist()) == ([1], [0])
+
+
+@pytest.mark.parametrize("hold_out", [-0.1, 1.0, math.nan])
+def test_hold_out_is_at_least_0_and_below_1(hold_out):
+    with pytest.raises(UserError, match="hold_out must be >= 0 and < 1"):
+        divide(positions_of(np.zeros(4, dtype=np.int64)), [np.arange(4)], generator(), hold_out=hold_out)

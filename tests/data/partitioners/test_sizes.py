@@ -9,7 +9,6 @@ from hypothesis import strategies as st
 
 from fedprox.data.partitioners.iid import iid
 from fedprox.data.partitioners.sizes import apportion, parts_of, shuffled_classes, size_weights
-from fedprox.errors import UserError
 
 
 def generator(seed: int = 0) -> np.random.Generator:
@@ -92,21 +91,3 @@ def test_iid_with_equal_sizes_is_what_it_was_before_there_were_sizes():
     expected = np.array_split(generator(3).permutation(1003), 17)
     parts = iid(np.zeros(1003, dtype=np.int64), 17, generator(3))
     assert [part.tolist() for part in parts] == [part.tolist() for part in expected]
-
-
-@pytest.mark.parametrize(
-    ("chosen", "message"),
-    [
-        ({"sizes": "gamma"}, "sizes must be equal, lognormal or zipf (with partition=dirichlet also drawn), got gamma"),
-        ({"sizes": "drawn"}, "got drawn"),
-        ({"sigma": -1.0}, "sigma must be between 0 and 50, got -1.0"),
-        ({"sigma": math.nan}, "got nan"),
-        ({"exponent": 10.5}, "exponent must be between 0 and 10, got 10.5"),
-        ({"exponent": math.inf}, "got inf"),
-    ],
-)
-def test_a_law_that_does_not_exist_or_cannot_be_is_told(chosen, message):
-    with pytest.raises(UserError) as caught:
-        iid(np.zeros(9, dtype=np.int64), 3, generator(), **chosen)
-    assert message in str(caught.value)
-    assert "\n" not in str(caught.value)
