@@ -21,15 +21,8 @@ from fedprox.solvers.generators import Generators
 def images(*shape: int, sizes: tuple[int, ...] = (4, 6)) -> FederatedData:
     """Return clients of these sizes with noise for images."""
     num_examples = sum(sizes)
-    data = LabelledData(
-        features=np.random.default_rng(0).normal(size=(num_examples, *shape)).astype(np.float32),
-        labels=np.arange(num_examples) % 3,
-        test_features=np.empty((0, *shape), dtype=np.float32),
-        test_labels=np.empty(0, dtype=np.int64),
-        num_classes=3,
-        mean=np.zeros((), dtype=np.float32),
-        std=np.ones((), dtype=np.float32),
-    )
+    features = np.random.default_rng(0).normal(size=(num_examples, *shape)).astype(np.float32)
+    data = LabelledData.without_test_set(features, np.arange(num_examples) % 3, 3)
     train = ClientIndex.from_lists(np.split(np.arange(num_examples), np.cumsum(sizes)[:-1]))
     return FederatedData(data, train, ClientIndex.from_lists([np.empty(0, dtype=np.int64)] * len(sizes)))
 
@@ -414,15 +407,8 @@ def test_tokens_are_the_data_sets_own_and_stay_as_they_are():
         def forward(self, x):
             return self.linear(self.embedding(x.add_(1)).flatten(1))
 
-    data = images(5)
     tokens = np.arange(50).reshape(10, 5) % 7
-    texts = LabelledData(
-        tokens.copy(),
-        *[getattr(data.data, n) for n in ("labels", "test_features", "test_labels")],
-        3,
-        data.data.mean,
-        data.data.std,
-    )
+    texts = LabelledData.without_test_set(tokens.copy(), np.arange(10) % 3, 3)
     model = Shifting()
     check_takes_data(model, "mine.Model", texts)
     check_trains(model, "mine.Model", 4, texts)

@@ -185,13 +185,6 @@ def test_a_run_trains_on_it(fedprox, small, tmp_path):
     assert told["data"].startswith("2 clients with 20 training examples (min 10")
 
 
-@pytest.mark.usefixtures("files")
-def test_a_run_without_files_and_network_ends_in_one_line(fedprox, tmp_path):
-    ended = fedprox(*RUN, f"data_dir={tmp_path}")
-    assert ended.status == 2
-    assert ended.err.splitlines()[-1].startswith("error: CIFAR-10: data_batch_1 is not in")
-
-
 def by_python_2(number: int) -> bytes:
     """Return a batch as Python 2 wrote the original ones: protocol 2, strings of bytes, an array's state in a tuple."""
     pixels, labels = batch(number)["data"], batch(number)["labels"]

@@ -175,22 +175,6 @@ def test_a_class_without_a_whole_image_is_told(sides):
     assert "must have images of every class, but all of dog are broken" in error_line(sides, skip_broken=True)
 
 
-@pytest.mark.skipif(not Path("/proc/self/mem").exists(), reason="no file here that even root cannot read")
-def test_a_file_that_cannot_be_read_is_named_as_broken(sides):
-    (sides / "train" / "cat" / "9.png").symlink_to("/proc/self/mem")
-    assert "train/cat/9.png cannot be read as an image (OSError" in error_line(sides)
-
-
-def test_an_image_that_is_altered_within_a_zip_is_named(sides, tmp_path):
-    file = zipped(sides, tmp_path / "pets.zip")
-    content = bytearray(file.read_bytes())
-    with zipfile.ZipFile(file) as archive:
-        info = archive.getinfo("pets/train/dog/1.png")
-    content[info.header_offset + 30 + len(info.filename) + info.compress_size // 2] ^= 255  # 30 bytes of header
-    file.write_bytes(content)
-    assert "pets/train/dog/1.png cannot be read as an image (BadZipFile" in error_line(file)
-
-
 # The cache.
 
 
@@ -359,20 +343,6 @@ def test_sixteen_bits_are_scaled_alike_on_both_sides_and_that_is_logged_each_tim
         assert data.test_features[:, 0, 0, 1].tolist() == [scaled[1], scaled[0]]
         assert f"4 of 4 images have 16 bits; their largest value is {largest}" in caplog.text
         assert told in caplog.text
-
-
-def test_mistakes_end_in_one_line(fedprox, sides, tmp_path):
-    (tmp_path / "empty").mkdir()
-    write(tmp_path / "one", "cat/1.png", "cat/2.png")
-    for path, words in (
-        ("nowhere", "dataset.path=nowhere is not there"),
-        ("empty", "dataset.path=empty must hold images in one folder for each class"),
-        ("one", "dataset.path=one must hold two classes or more, got cat"),
-        ("pets dataset.size=large", "dataset.size must be of type int | None, got 'large'"),
-    ):
-        ended = fedprox(*SMALL, *f"dataset.path={path}".split())
-        assert (ended.status, ended.err.count("\n")) == (2, 1), ended.err
-        assert ended.err.startswith("error: " + words)
 
 
 @pytest.fixture

@@ -17,6 +17,7 @@ from fedprox.data.sources.leaf_files import json_files, read
 from fedprox.data.sources.synthetic import synthetic
 from fedprox.errors import UserError
 
+# Written by the authors' generate_synthetic.py after seeding NumPy and random with 0, which the program does not do.
 GENERATED = Path(os.environ.get("FEDPROX_DATA_DIR", "data")).absolute() / "leaf" / "synthetic_1_1"
 
 # Two clients with three and one training examples, one and two test examples; in no order.
@@ -95,7 +96,7 @@ def test_several_files_a_side_are_one_data_set_however_the_clients_are_spread(fo
 
 
 @pytest.mark.skipif(not GENERATED.is_dir(), reason=f"a data set of the authors' generator is not in {GENERATED}")
-def test_files_of_the_authors_generator_with_seed_0_are_what_synthetic_generates(tmp_path, monkeypatch):
+def test_files_of_the_authors_generator_seeded_with_0_are_what_synthetic_generates(tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     (tmp_path / "data").mkdir()
     for side in ("train", "test"):  # links, so that the cache is not written beside the originals
@@ -140,7 +141,7 @@ def data_sets(draw):
     return train, test, np.int64 if are_tokens else np.float32
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(data_sets(), st.integers(1, 3), st.randoms(use_true_random=False))
 def test_what_is_written_is_what_is_read(drawn, num_files, random):
     train, test, dtype = drawn
@@ -158,13 +159,6 @@ def test_what_is_written_is_what_is_read(drawn, num_files, random):
         for client, user in enumerate(data.client_ids):
             assert data.data.features[index[client]].tolist() == side[user][0]
             assert data.data.labels[index[client]].tolist() == side[user][1]
-
-
-def test_flat_lists_of_whole_numbers_are_tokens_and_reach_the_model_as_they_are(tmp_path):
-    clients = content({"a": ([[5, 0, 2**40]], [1])})
-    features, _ = leaf(str(write(tmp_path, train=clients, test=clients))).client_examples(0)
-    assert features.dtype == np.int64
-    assert features.tolist() == [[5, 0, 2**40]]  # beyond what a float32 holds
 
 
 @pytest.mark.parametrize(

@@ -101,13 +101,6 @@ def test_clients_are_the_users_sorted_each_with_its_own_split(tmp_path):
     assert [ALL_LETTERS[token] for token in labels] == y[9:13] + y[7:9] + y[6:7]
 
 
-def test_tokens_reach_the_model_as_whole_numbers(tmp_path):
-    data = shakespeare(str(write_leaf(tmp_path, {"A": windows(SENTENCE)}, {"A": windows(SENTENCE)})))
-    features, _ = data.client_examples(0)
-    assert features.dtype == np.int64
-    assert (features == data.data.features[data.train[0]]).all()
-
-
 @pytest.mark.parametrize(
     ("character", "shown"),
     [("é", "'é' (U+00E9)"), ("\t", "'\\t' (U+0009)"), ("~", "'~' (U+007E)"), ("€", "'€' (U+20AC)"), ("🎭", "U+1F3AD")],
@@ -281,13 +274,6 @@ def test_a_tweet_without_a_text_is_told_with_its_user(tmp_path, glove, x):
 
 def test_num_tokens_below_one_is_refused(tmp_path, glove):
     assert "num_tokens must be between 1 and 10000, got 0" in error_line(sent140, tmp_path, glove, num_tokens=0)
-
-
-@pytest.mark.parametrize(
-    "load", [shakespeare, lambda path: sent140(path, str(Path(path).with_name("glove.6B.300d.txt")))]
-)
-def test_a_missing_folder_is_told(tmp_path, glove, load):
-    assert str(tmp_path / "none") in error_line(load, tmp_path / "none")
 
 
 # Runs
