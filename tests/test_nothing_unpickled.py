@@ -1,4 +1,7 @@
-"""No file that is read can run code: nothing is unpickled, and the package has nothing that could do it."""
+"""No file that is read can run code: the package has nothing that could unpickle one.
+
+CIFAR-10's batches are pickles, which torchvision loads once it has found their MD5 to be the original's.
+"""
 
 import ast
 import pickle

@@ -6,6 +6,7 @@ import random
 import numpy as np
 from numpy.typing import NDArray
 
+from fedprox.data.checks import check_between
 from fedprox.data.federated import FederatedData, Floats, Integers, LabelledData, authors_ids, split
 from fedprox.errors import UserError
 
@@ -105,13 +106,7 @@ def _shuffle_each(sizes: Integers, shuffler: random.Random) -> list[Integers]:
 
 def _check(num_clients: int, seed: int, alpha: float, beta: float) -> None:
     """Raise UserError for the first setting that is out of its range."""
-    if num_clients < 1:
-        raise UserError(f"num_clients must be >= 1, got {num_clients}; the paper has 30")
-    if num_clients > MAX_CLIENTS:
-        raise UserError(
-            f"num_clients must be at most {MAX_CLIENTS:,} for a synthetic data set, got {num_clients}; each has 450 "
-            "examples on average, ask for fewer"
-        )
+    check_between("num_clients", num_clients, 1, MAX_CLIENTS, "each has 450 examples on average; the paper has 30")
     if not 0 <= seed < 2**32:
         raise UserError(f"seed must be between 0 and 2^32 - 1 for a synthetic data set, got {seed}; take 0")
     for name, value in (("alpha", alpha), ("beta", beta)):

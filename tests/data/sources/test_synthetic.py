@@ -91,7 +91,7 @@ def test_global_generators_are_neither_read_nor_moved():
         ({"beta": -1.0}, "beta must be finite and >= 0, got -1.0"),
         ({"alpha": math.nan}, "alpha must be finite and >= 0, got nan"),
         ({"beta": math.inf}, "beta must be finite and >= 0, got inf"),
-        ({"num_clients": 0}, "num_clients must be >= 1, got 0"),
+        ({"num_clients": 0}, "num_clients must be between 1 and 100000, got 0"),
         ({"seed": -1}, "seed must be between 0 and 2"),
         ({"seed": 2**32}, "got 4294967296"),
     ],
