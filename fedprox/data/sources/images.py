@@ -3,9 +3,8 @@
 import math
 import multiprocessing
 import os
-import sys
 import warnings
-from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
@@ -73,13 +72,6 @@ def mean_and_std(sums: Integers, pixels: int) -> tuple[Floats, Floats]:
 TAKEN_AT_ONCE = 64  # images that a thread takes at once: small ones take less time than the handing over
 # Pillow's names for what is read: not all that it can, EPS would start another program.
 FORMATS = ("BMP", "GIF", "JPEG", "JPEG2000", "PNG", "PPM", "TGA", "TIFF", "WEBP")
-# Of numbers of two bytes Pillow keeps one; read as if in the other byte order, it keeps the other one.
-OTHER_BYTE = {
-    f"{channels};16{order}": f"{channels};16{other}"
-    for channels in ("RGB", "RGBA", "RGBX")
-    for order, other in ("BL", "LB", ("N", "B" if sys.byteorder == "little" else "L"))
-}
-LUMA = (19595, 38470, 7471)  # of red, green and blue in grey, by 2^16, as Pillow has them
 RANGES = (255, 1023, 4095, 16383, 65535)  # of 8, 10, 12, 14 and 16 bits
 COLOURLESS = ("1", "L", "LA", "La", "I;16", "I;16B", "I;16L")  # Pillow's names for images of grey
 
@@ -224,7 +216,7 @@ def decode(content: bytes, wanted: Wanted) -> Pixels:
     from PIL import Image, ImageOps  # here: 0.1 s, which no other data set needs
 
     with Image.open(BytesIO(content), formats=FORMATS) as stored:
-        wide = _sixteen_bits(stored, content)
+        wide = _sixteen_bits(stored)
         if wide is not None:
             return _as_wanted(wide, wanted)
         image: Image.Image = ImageOps.exif_transpose(stored)
@@ -238,36 +230,22 @@ def decode(content: bytes, wanted: Wanted) -> Pixels:
     return pixels[:, :, None] if grey else pixels
 
 
-def _sixteen_bits(image: Any, content: bytes) -> NDArray[np.uint16] | None:
-    """Return an image that has 16 bits for a number, upright, shape (height, width, 1 or 3); None if it has not.
+def _sixteen_bits(image: Any) -> NDArray[np.uint16] | None:
+    """Return a grey image that has 16 bits for a number, upright, shape (height, width, 1); None if it has 8.
 
     Raises:
-        ValueError: If Pillow would give only a part of its bits.
+        ValueError: If its colours have 16 bits, of which Pillow gives half.
     """
-    if image.mode.startswith("I;16"):
-        return _upright(image).astype(np.uint16)[:, :, None]
     args = image.tile[0].args if image.tile else ""
     raw, *more = (args,) if isinstance(args, str) else args or ("",)
-    if image.format == "PPM" and more and isinstance(more[0], int) and more[0] > 255 and image.mode != "I":
-        raise ValueError(f"colours up to {more[0]} are more than Pillow reads; save it as PNG")
+    white = more[0] if image.format == "PPM" and more and isinstance(more[0], int) else None
+    if image.mode.startswith("I;16"):
+        return _upright(image).astype(np.uint16)[:, :, None]
     if image.format == "PPM" and image.mode == "I":  # which Pillow stretches to 65535
-        white = more[0] if more and isinstance(more[0], int) else 65535
-        numbers: NDArray[np.uint16] = np.rint(_upright(image) * (white / 65535)).astype(np.uint16)
-        return numbers[:, :, None]
-    if raw == "LA;16B":  # four bytes
-        both = _upright(_reread(content, {raw: "RGBA"}))
-        return _joined(both[:, :, :1], both[:, :, 1:2])
-    if raw in OTHER_BYTE:
-        low = _upright(_reread(content, OTHER_BYTE))[:, :, :3]
-        return _joined(_upright(image)[:, :, :3], low)
-    if ";16" in str(raw):
-        raise ValueError(f"pixels of {raw} are more than Pillow reads; save it with 8 bits, or as PNG")
+        return np.rint(_upright(image) * ((white or 65535) / 65535)).astype(np.uint16)[:, :, None]
+    if ";16" in str(raw) or (white or 0) > 255:
+        raise ValueError("colours of 16 bits are more than Pillow reads; save it with 8 bits, or in grey")
     return None
-
-
-def _joined(high: NDArray[Any], low: NDArray[Any]) -> NDArray[np.uint16]:
-    both: NDArray[np.uint16] = (high.astype(np.uint16) << 8) | low
-    return both
 
 
 def _upright(image: Any) -> NDArray[Any]:
@@ -276,30 +254,15 @@ def _upright(image: Any) -> NDArray[Any]:
     return np.asarray(ImageOps.exif_transpose(image))
 
 
-def _reread(content: bytes, instead: Mapping[str, str]) -> Any:
-    """Return an image opened again, with other ways of reading its numbers."""
-    from PIL import Image  # here: see `decode`
-
-    image: Any = Image.open(BytesIO(content), formats=FORMATS)
-    for place, tile in enumerate(image.tile):
-        args = instead[tile.args] if isinstance(tile.args, str) else (instead[tile.args[0]], *tile.args[1:])
-        image.tile[place] = tile._replace(args=args)
-    return image
-
-
 def _as_wanted(pixels: NDArray[np.uint16], wanted: Wanted) -> NDArray[np.uint16]:
-    """Return an image, shape (height, width, 1 or 3), with the channels and of the size that are wanted."""
+    """Return a grey image, shape (height, width, 1), with the channels and of the size that are wanted."""
     from PIL import Image, ImageOps  # here: see `decode`
 
-    if wanted.channels == 1 and pixels.shape[2] == 3:
-        pixels = ((pixels @ np.array(LUMA, dtype=np.int64) + (1 << 15)) >> 16).astype(np.uint16)[:, :, None]
-    if wanted.channels == 3 and pixels.shape[2] == 1:
-        pixels = np.repeat(pixels, 3, axis=2)
     if wanted.size is not None and pixels.shape[:2] != (wanted.size, wanted.size):
-        channels = [Image.fromarray(channel.astype(np.float32)) for channel in pixels.transpose(2, 0, 1)]
-        fitted = [np.asarray(ImageOps.fit(each, (wanted.size, wanted.size))) for each in channels]
-        pixels = np.rint(np.clip(np.stack(fitted, axis=2), 0, 65535)).astype(np.uint16)
-    return pixels
+        image = Image.fromarray(pixels[:, :, 0].astype(np.float32))
+        fitted = np.asarray(ImageOps.fit(image, (wanted.size, wanted.size)))[:, :, None]
+        pixels = np.rint(np.clip(fitted, 0, 65535)).astype(np.uint16)
+    return np.repeat(pixels, 3, axis=2) if wanted.channels == 3 else pixels
 
 
 def _broken(name: str, reason: str) -> UserError:
