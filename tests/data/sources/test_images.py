@@ -81,17 +81,21 @@ def test_transparency_is_dropped_and_colours_stay():
     assert (decode(saved(transparent, "png"), AS_IS) == COLOURS).all()
 
 
-def png_of_16_bits(pixels: np.ndarray) -> bytes:
-    """Return a PNG file, which Pillow cannot write, of uint16, shape (height, width, 1 to 4)."""
+def png(width: int, height: int, bits: int, channels: int, pixels: bytes) -> bytes:
+    """Return a PNG file whose header says this, whether or not the pixels, lines that begin with 0, fit."""
 
     def chunk(kind: bytes, content: bytes) -> bytes:
         return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
 
-    height, width, channels = pixels.shape
     kind = {1: 0, 2: 4, 3: 2, 4: 6}[channels]
-    header = chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 16, kind, 0, 0, 0))
-    lines = b"".join(b"\0" + line.astype(">u2").tobytes() for line in pixels)
-    return b"\x89PNG\r\n\x1a\n" + header + chunk(b"IDAT", zlib.compress(lines)) + chunk(b"IEND", b"")
+    header = chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, bits, kind, 0, 0, 0))
+    return b"\x89PNG\r\n\x1a\n" + header + chunk(b"IDAT", zlib.compress(pixels)) + chunk(b"IEND", b"")
+
+
+def png_of_16_bits(pixels: np.ndarray) -> bytes:
+    """Return a PNG file, which Pillow cannot write, of uint16, shape (height, width, 2 to 4)."""
+    height, width, channels = pixels.shape
+    return png(width, height, 16, channels, b"".join(b"\0" + line.astype(">u2").tobytes() for line in pixels))
 
 
 DEEP = np.random.default_rng(1).integers(0, 65536, (2, 5, 3)).astype(np.uint16)
@@ -216,6 +220,10 @@ BROKEN = {
     "text": b"no image",
     "altered": WHOLE[:40] + bytes([WHOLE[40] ^ 255]) + WHOLE[41:],
     "32 bits": saved(Image.fromarray(np.ones((6, 5), dtype=np.float32)), "tiff"),
+    "a bomb": png(60_000, 60_000, 8, 1, b""),
+    "a smaller bomb": png(10_000, 10_000, 8, 1, b""),
+    "no size": png(0, 0, 8, 1, b""),
+    "a TIFF that ends": b"II*\0",
 }
 
 
