@@ -108,7 +108,7 @@ def made_small(arguments: list[str], data_dir: Path) -> list[str]:
         return arguments
     sweeps = bool({"--multirun", "-m"} & set(arguments))
     kept = [re.sub(r"range\((\d+)\)", _at_most_two, word) for word in arguments if not word.startswith("num_rounds=")]
-    kept = [re.sub(r"^branch_round=\d+$", "branch_round=1", _placed(word, data_dir)) for word in kept]
+    kept = [re.sub(r"^branch_round=\d+$", "branch_round=2", _placed(word, data_dir)) for word in kept]
     cheap = ["num_epochs=2", "clients_per_round=2"] if "model=cnn" in kept else []  # minutes otherwise
     if any(word.startswith("experiment=") and "cifar10" in word for word in kept):
         kept = [word.replace("range(2)", "range(1)") for word in kept]  # each seed divides the images anew

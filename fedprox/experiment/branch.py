@@ -5,14 +5,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from fedprox.config.compose import CONF
 from fedprox.config.earlier import completed
 from fedprox.errors import UserError
-from fedprox.experiment.prepared import Experiment
-from fedprox.experiment.same_data import check_same_data, fingerprints
-from fedprox.runs.checkpoint import Checkpoint, latest
+from fedprox.experiment.same_data import check_same_data
+from fedprox.runs.checkpoint import Checkpoint, of_round
 from fedprox.runs.reader import FREE, broken, differences, read_record
-from fedprox.runs.trust import PATHS, made_here, recorded_settings
+from fedprox.runs.trust import PATHS, recorded_settings
 from fedprox.storage import TABLES
 
 _MU = ("mu", "adaptive_mu")
@@ -22,8 +20,7 @@ DATA_SETTINGS = ("dataset", "partition", "feature_skew", "num_clients", "hold_ou
 def branch_point(config: Mapping[str, Any], facts: Mapping[str, Any]) -> Checkpoint:
     """Return the state after round `branch_round` of the run `branch_from`, for a run with other settings.
 
-    Where no checkpoint of that round is left, the run is done again from the one before it, as it was then. The
-    strategy's state goes along where the strategy is the same, and that of adaptive mu where its settings are.
+    The strategy's state goes along if the strategy is the same, and that of adaptive mu if its settings are.
 
     Args:
         config: Of the branch.
@@ -31,7 +28,8 @@ def branch_point(config: Mapping[str, Any], facts: Mapping[str, Any]) -> Checkpo
             or partition are others.
 
     Raises:
-        UserError: If there is no such run, or it has not come to that round, or was made on other data.
+        UserError: If there is no such run, or it has not come to that round, or was made on other data, or has no
+            checkpoint of that round.
     """
     run_dir, round_num = Path(config["branch_from"]), config["branch_round"]
     record = read_record(run_dir / "run.json")
@@ -45,9 +43,7 @@ def branch_point(config: Mapping[str, Any], facts: Mapping[str, Any]) -> Checkpo
             f"branch_round must be at most {max(rounds, default=0)}, the rounds that {run_dir} has done, "
             f"got {round_num}"
         )
-    point = latest(run_dir, up_to=round_num)
-    if point is None or point.round_num != round_num:
-        point = _done_again(made_here(settings, config, CONF), point, round_num, record)
+    point = of_round(round_num, run_dir)
     carried = dict(point.carried)
     if settings["strategy"].get("_target_") != config["strategy"]["_target_"]:
         carried["strategy"] = {**carried["strategy"], "layers": []}
@@ -63,17 +59,6 @@ def _check_made(settings: Mapping[str, Any], run_dir: Path) -> None:
             raise ValueError("settings lacks strategy._target_")
     except (ValueError, TypeError, AttributeError) as error:
         raise broken(run_dir / "run.json", error) from error
-
-
-def _done_again(
-    settings: Mapping[str, Any], start: Checkpoint | None, round_num: int, record: Mapping[str, Any]
-) -> Checkpoint:
-    experiment = Experiment.of(settings)
-    check_same_data({"fingerprint": fingerprints(experiment.data)}, record, "branch_from")
-    for outcome in experiment.rounds(start):
-        if outcome.round_num == round_num:
-            break
-    return Checkpoint(round_num, outcome.arrays, outcome.carried, outcome.time_s, {}, None)
 
 
 def _without_paths(node: Any) -> Any:

@@ -5,7 +5,7 @@ It has a checksum over all that it says, and is of use only beside the tables th
 
 import json
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -65,34 +65,56 @@ def forget_after(run_dir: Path, rounds_done: int) -> None:
             file.unlink()
 
 
-def latest(run_dir: Path, up_to: int | None = None) -> Checkpoint | None:
+def latest(run_dir: Path) -> Checkpoint | None:
     """Return the latest checkpoint of a run that is whole; None if it has not come to its first.
 
     Damaged ones are told of in a warning line each and passed over.
 
-    Args:
-        run_dir: The run directory.
-        up_to: The last round that is of use; None for any.
-
     Raises:
         UserError: If there are checkpoints, and all are damaged.
     """
-    if (run_dir / FOLDER).exists() and not (run_dir / FOLDER).is_dir():
-        raise UserError(f"{run_dir / FOLDER} must be a folder; move that file away")
-    files = list((run_dir / FOLDER).glob("*.safetensors"))
-    headers = {file: header_of(file) for file in files}
+    headers = _headers(run_dir)
     damaged = [f"{file} is no whole checkpoint" for file, header in headers.items() if header is None]
-    by_round = sorted((header.round_num, file) for file, header in headers.items() if header)
-    for round_num, file in reversed(by_round):
-        if up_to is not None and round_num > up_to:
-            continue
+    found = None
+    for _, file in sorted(((header.round_num, file) for file, header in headers.items() if header), reverse=True):
         try:
-            return _told_of(damaged, _fitting(read(file), file))
+            found = _fitting(read(file), file)
+            break
         except UserError as error:
             damaged.append(str(error))
-    if damaged and len(damaged) == len(files):
+    if damaged and not found:
         raise UserError(f"{damaged[-1]}, and no other is left; bring it back, or start the run anew")
-    return _told_of(damaged, None)
+    for line in damaged:
+        _log.warning("%s; an earlier one is taken", line)
+    return found
+
+
+def of_round(round_num: int, run_dir: Path) -> Checkpoint:
+    """Return the checkpoint of one round.
+
+    Raises:
+        UserError: If it is not left, or damaged.
+    """
+    files = {header.round_num: file for file, header in _headers(run_dir).items() if header}
+    if round_num not in files:
+        left = f"those of rounds {', '.join(map(str, sorted(files)))}" if files else "none"
+        raise UserError(
+            f"branch_round={round_num} has no checkpoint in {run_dir}, which has {left}; name a round that has one; a "
+            "run with checkpoint.keep=null keeps them all"
+        )
+    return _fitting(read(files[round_num]), files[round_num])
+
+
+def _headers(run_dir: Path) -> dict[Path, "Header | None"]:
+    """Return the header of each checkpoint; None for one that is damaged.
+
+    Raises:
+        UserError: If something else is in the place of their folder.
+    """
+    folder = run_dir / FOLDER
+    if folder.exists() and not folder.is_dir():
+        raise UserError(f"{folder} must be a folder; move that file away")
+    return {file: header_of(file) for file in folder.glob("*.safetensors")}
 
 
 def _fitting(checkpoint: Checkpoint, file: Path) -> Checkpoint:
@@ -104,12 +126,6 @@ def _fitting(checkpoint: Checkpoint, file: Path) -> Checkpoint:
     for name, mark in checkpoint.record["tables"].items():
         if not is_kept(file.parents[1] / name, mark):
             raise UserError(f"{file.parents[1] / name} is not what it was when {file} was written")
-    return checkpoint
-
-
-def _told_of(damaged: Sequence[str], checkpoint: Checkpoint | None) -> Checkpoint | None:
-    for line in damaged:
-        _log.warning("%s; an earlier one is taken", line)
     return checkpoint
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from fedprox.config.schema import GROUPS, SETTINGS
-from fedprox.errors import UserError, printable
+from fedprox.errors import printable
 
 # Settings that say where a run computes and who is told.
 PLACEMENT = ("engine", "client_resources", "server_device", "data_dir", "resume", "logger")
@@ -83,32 +83,6 @@ def is_refused(name: str, value: Any, conf: Path) -> bool:
     keys = list(_keys(value))
     is_plain = bool(_NAME.fullmatch(key)) and all(map(_NAME.fullmatch, keys)) and key != "_target_"
     return not is_plain or any("${" in text for text in _texts(value))
-
-
-def made_here(settings: Settings, present: Settings, conf: Path) -> dict[str, Any]:
-    """Return the settings of a record for computing its rounds again, at the places of the present run.
-
-    Args:
-        settings: Of the record.
-        present: Of the run that the command asks for, which are trusted.
-        conf: See is_refused.
-
-    Raises:
-        UserError: If they would call, read or write what that run does not.
-    """
-    here = {**settings, **{name: present[name] for name in PLACEMENT if name in present}}
-    for group in {*GROUPS} & here.keys():
-        theirs, own = here[group], present.get(group, {})
-        if theirs.get("_target_") == own.get("_target_"):
-            here[group] = {**theirs, **{name: own[name] for name in PATHS if name in own and name in theirs}}
-    trusted = recorded_settings(present)
-    for name, value in recorded_settings(here).items():
-        if trusted.get(name) != value and (is_refused(name, value, conf) or is_place(name, value)):
-            raise UserError(
-                f"branch_round={present['branch_round']} has no checkpoint left, and the rounds before it would need "
-                f"{name}={shown(value)}, which a record may not decide; name a round whose checkpoint is left"
-            )
-    return here
 
 
 def shown(value: Any) -> str:

@@ -290,12 +290,20 @@ def test_the_number_of_rounds_of_a_schedule_is_its_past_too(run, fedprox):
 # Branches.
 
 
-@pytest.mark.parametrize("round_num", [2, 4, 7, 10])
-def test_a_branch_without_changes_is_its_trunk_from_a_kept_checkpoint_or_a_round_done_again(run, round_num):
-    trunk = run(*DIGITS, f"{FLOWERS}FedAdam", "checkpoint.every=100", "checkpoint.keep=null", into="trunk", until=5)
-    run("resume=trunk", f"{FLOWERS}FedAdam", into="trunk")
-    kept = {path.name for path in (trunk / "checkpoint").iterdir()}
-    assert kept == {"round_000004.safetensors", "round_000010.safetensors"}  # of 2 and 7 none is left
+@pytest.fixture
+def trunk(run):
+    """Return a function that makes a run of ten rounds with checkpoints of rounds 4 and 10."""
+
+    def call(*arguments: str) -> Path:
+        run(*DIGITS, *arguments, "checkpoint.every=100", "checkpoint.keep=null", into="trunk", until=5)
+        return run("resume=trunk", *(word for word in arguments if "_target_=" in word), into="trunk")
+
+    return call
+
+
+@pytest.mark.parametrize("round_num", [4, 10])
+def test_a_branch_without_changes_is_its_trunk(run, trunk, round_num):
+    trunk = trunk(f"{FLOWERS}FedAdam")
     before = snapshot(trunk)
     branch = run("branch_from=trunk", f"branch_round={round_num}", f"{FLOWERS}FedAdam", into="branch")
     # At the last round nothing is left to do, and no checkpoint to write.
@@ -309,8 +317,7 @@ def test_a_branch_without_changes_is_its_trunk_from_a_kept_checkpoint_or_a_round
     assert snapshot(trunk) == before
 
 
-@pytest.mark.parametrize("every", [2, "null"])
-def test_a_branch_with_another_mu_is_a_run_whose_mu_changes_at_that_round(run, every, monkeypatch):
+def test_a_branch_with_another_mu_is_a_run_whose_mu_changes_at_that_round(run, trunk, monkeypatch):
     configure = Planned.configure_train
 
     def switching(self, server_round, arrays, config, grid):
@@ -321,7 +328,7 @@ def test_a_branch_with_another_mu_is_a_run_whose_mu_changes_at_that_round(run, e
     with monkeypatch.context() as patched:
         patched.setattr(Planned, "configure_train", switching)
         switched = run(*DIGITS, "mu=1", into="switched")
-    trunk = run(*DIGITS, "mu=1", f"checkpoint.every={every}", "checkpoint.keep=null", into="trunk")
+    trunk = trunk("mu=1")
     branch = run("branch_from=trunk", "branch_round=4", "mu=0.1", into="branch")
     for name in ("metrics.csv", "clients.csv"):
         assert untimed(branch / name) == untimed(switched / name)
@@ -331,16 +338,16 @@ def test_a_branch_with_another_mu_is_a_run_whose_mu_changes_at_that_round(run, e
     assert facts(branch)["settings"]["mu"] == 0.1
 
 
-def test_a_branch_has_the_metrics_of_its_trunks_strategy(run):
+def test_a_branch_has_the_metrics_of_its_trunks_strategy(run, trunk):
     own = "strategy._target_=own_parts.Reporting"
-    trunk = run(*DIGITS, own, into="trunk")
+    trunk = trunk(own)
     branch = run("branch_from=trunk", "branch_round=4", own, into="branch")
     assert untimed(branch / "metrics.csv") == untimed(trunk / "metrics.csv")
     assert "drawn" in (trunk / "metrics.csv").read_text()
 
 
-def test_a_branch_that_was_interrupted_is_resumed_and_keeps_its_lineage(run):
-    run(*DIGITS, into="trunk")
+def test_a_branch_that_was_interrupted_is_resumed_and_keeps_its_lineage(run, trunk):
+    trunk()
     whole = run("branch_from=trunk", "branch_round=4", "mu=0.1", into="whole")
     for kind in (KeyboardInterrupt, Crash):
         into = kind.__name__
@@ -354,17 +361,19 @@ def test_a_branch_that_was_interrupted_is_resumed_and_keeps_its_lineage(run):
 
 
 def test_a_branch_of_a_branch_begins_with_the_rows_of_both(run):
-    trunk = run(*DIGITS, into="trunk")
-    branch = run("branch_from=trunk", "branch_round=3", "mu=0.1", into="branch")
-    twig = run("branch_from=branch", "branch_round=6", "mu=0.5", into="twig")
+    trunk = run(*DIGITS, "num_rounds=3", into="trunk")
+    branch = run("branch_from=trunk", "branch_round=3", "mu=0.1", "num_rounds=6", into="branch")
+    run("resume=trunk", "num_rounds=10", into="trunk")
+    twig = run("branch_from=branch", "branch_round=6", "mu=0.5", "num_rounds=10", into="twig")
+    run("resume=branch", "num_rounds=10", into="branch")
     rows = {folder.name: untimed(folder / "metrics.csv").splitlines() for folder in (trunk, branch, twig)}
     assert rows["twig"][:5] == rows["branch"][:5] == rows["trunk"][:5]  # a header and rounds 0 to 3
     assert rows["twig"][:8] == rows["branch"][:8] != rows["trunk"][:8]
     assert rows["twig"][8] != rows["branch"][8]
 
 
-def test_a_branch_may_have_another_strategy_and_other_columns(run):
-    run(*DIGITS, f"{FLOWERS}FedAdam", "checkpoint.every=4", "checkpoint.keep=null", into="trunk")
+def test_a_branch_may_have_another_strategy_and_other_columns(run, trunk):
+    trunk(f"{FLOWERS}FedAdam")
     branch = run(
         *("branch_from=trunk", "branch_round=4", "strategy._target_=fedprox.strategies.fedprox.FedProx"),
         *("evaluation=clients", "adaptive_mu.enabled=true"),
@@ -378,6 +387,10 @@ def test_a_branch_may_have_another_strategy_and_other_columns(run):
 
 BRANCHES = {
     "round not reached": (["branch_from=run", "branch_round=9"], ["branch_round must be at most 4", "got 9"]),
+    "round without a checkpoint": (
+        ["branch_from=run", "branch_round=3"],
+        ["branch_round=3 has no checkpoint in run, which has those of rounds 4; ", "checkpoint.keep=null"],
+    ),
     "round 0": (["branch_from=run", "branch_round=0"], ["branch_round must be an integer >= 1", "got 0"]),
     "no round": (["branch_from=run"], ["branch_from and branch_round go together"]),
     "no run": (["branch_from=nowhere", "branch_round=1"], ["branch_from=nowhere is no run directory", "run.json"]),

@@ -106,7 +106,8 @@ REFUSED = {
     "a place within the run that it leaves": ("branch_from=run", "branch_round=2", "hydra.run.dir=run/checkpoint"),
     "a round that was not reached": ("branch_from=run", "branch_round=9", "hydra.run.dir=run2"),
     "rows that are not whole": ("branch_from=damaged", "branch_round=2"),
-    "another model": ("branch_from=run", "branch_round=2", "model=cnn", "hydra.run.dir=run2"),
+    "another model": ("branch_from=run", "branch_round=3", "model=cnn", "hydra.run.dir=run2"),
+    "a round without a checkpoint": ("branch_from=run3", "branch_round=2", "hydra.run.dir=run2"),
     "a resumed run with another mu": ("resume=run", "mu=0"),
     "a resumed run of fewer rounds": ("resume=run", "num_rounds=2"),
     "a resumed run and a logger": ("resume=run", "num_rounds=5", *TOOL),
@@ -120,6 +121,7 @@ def test_what_is_refused_leaves_every_byte_of_the_run_that_was_there(command, tm
     with (tmp_path / "damaged" / "clients.csv").open("a") as file:
         file.write("x\n")
     (tmp_path / "link").symlink_to(tmp_path / "run")
+    assert command(*DIGITS, "hydra.run.dir=run3").status == 0
     before = everything(tmp_path)
     for name, words in REFUSED.items():
         base = () if words[0].startswith(("branch_from", "resume")) else DIGITS
@@ -177,7 +179,7 @@ def test_hydras_files_and_the_log_are_those_of_the_run_and_a_resumed_one_appends
 
 def test_a_branch_begun_in_the_place_of_an_old_run_is_the_branch(command, tmp_path):
     assert command(*DIGITS, "hydra.run.dir=trunk").status == 0
-    branch = ("branch_from=trunk", "branch_round=2", "mu=0")
+    branch = ("branch_from=trunk", "branch_round=3", "mu=0", "num_rounds=4")
     assert command(*branch, "hydra.run.dir=whole").status == 0
     assert command(*DIGITS, "seed=3").status == 0
     assert command(*branch).status == 0
@@ -341,7 +343,7 @@ def test_a_run_is_resumed_and_left_on_its_own_data_only(command, tmp_path, chang
             assert words in ended.err
     assert everything(tmp_path / "run") == before
     changing()
-    assert command("branch_from=run", "branch_round=2", "hydra.run.dir=b", again).status == 0
+    assert command("branch_from=run", "branch_round=3", "hydra.run.dir=b", again).status == 0
     assert command("resume=run", "num_rounds=4", again).status == 0
     assert record(tmp_path / "run")["fingerprint"] == facts
 

@@ -344,7 +344,7 @@ def test_a_pickle_in_every_file_of_a_run_directory_is_never_unpickled(fedprox, b
         file.write_bytes(bomb)
         for words in (
             (f"resume={broken}", ADAM),
-            (f"branch_from={broken}", ADAM, "branch_round=5", "hydra.run.dir=branch"),
+            (f"branch_from={broken}", ADAM, "branch_round=6", "hydra.run.dir=branch"),
         ):
             assert fedprox(*words).status in (0, 2)
         assert not trap.exists()

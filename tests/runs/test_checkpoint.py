@@ -11,7 +11,7 @@ from fedprox.errors import UserError
 from fedprox.evaluation.metrics import Evaluation
 from fedprox.federation.results import Round
 from fedprox.runs import checkpoint as checkpointing
-from fedprox.runs.checkpoint import Checkpoints, content_of, forget_after, latest, read
+from fedprox.runs.checkpoint import Checkpoints, content_of, forget_after, latest, of_round, read
 from fedprox.runs.writer import RunRecord
 from fedprox.strategies.arrays import to_record
 
@@ -126,11 +126,21 @@ def test_a_disk_that_fails_while_rounds_go_on_ends_the_run_and_leaves_the_earlie
     assert latest(tmp_path).round_num == 2
 
 
-def test_up_to_a_round_is_the_last_one_not_after_it(tmp_path):
+def test_the_one_of_a_round_is_found_or_the_line_says_which_are_left(tmp_path):
+    with pytest.raises(UserError, match=r"branch_round=3 has no checkpoint in .*, which has none; "):
+        of_round(3, tmp_path)
     written(tmp_path, [0.1] * 8, every=2, keep=None)
     assert rounds(tmp_path) == [2, 4, 6, 7]
-    found = [latest(tmp_path, up_to=round_num) for round_num in (1, 2, 5, 6, 7, 100)]
-    assert [each and each.round_num for each in found] == [None, 2, 4, 6, 7, 7]
+    assert [of_round(round_num, tmp_path).round_num for round_num in (2, 6, 7)] == [2, 6, 7]
+    with pytest.raises(UserError, match=r"which has those of rounds 2, 4, 6, 7; .*checkpoint\.keep=null"):
+        of_round(3, tmp_path)
+
+
+def test_the_one_of_a_round_is_not_another_one_if_it_is_damaged(tmp_path):
+    written(tmp_path, [0.1] * 3, keep=None)
+    (tmp_path / "checkpoint" / "round_000002.safetensors").write_bytes(content_of(of_round(2, tmp_path))[:-1])
+    with pytest.raises(UserError, match=r"which has those of rounds 1; "):
+        of_round(2, tmp_path)
 
 
 def test_a_folder_without_checkpoints_has_none(tmp_path):

@@ -5,8 +5,7 @@ from pathlib import Path
 import pytest
 
 from fedprox.config.compose import CONF
-from fedprox.errors import UserError
-from fedprox.runs.trust import is_place, is_refused, made_here, recorded_settings, shown
+from fedprox.runs.trust import is_place, is_refused, recorded_settings, shown
 
 OURS = "fedprox.data.sources.digits.digits"
 
@@ -120,35 +119,6 @@ def test_what_may_be_called_is_what_the_files_of_a_group_name(tmp_path: Path):
     (tmp_path / "model" / "b.yaml").write_text("x: 1\n_target_: one.two\nnested:\n  _target_: three.four # why\n")
     names = ("one.two", "three.four", OURS)
     assert [is_refused("model._target_", name, tmp_path) for name in names] == [False, False, True]
-
-
-def settings(**changes) -> dict:
-    dataset = {"_target_": OURS, "path": "here", "x": 1}
-    strategy = {"_target_": "fedprox.strategies.fedprox.FedProx"}
-    return {"dataset": dataset, "strategy": strategy, "engine": {"n": 1}, "branch_round": 3} | changes
-
-
-def test_rounds_are_done_again_at_the_places_of_the_present_run():
-    theirs = settings(engine={"address": "evil:1"}, dataset={"_target_": OURS, "path": "/evil", "x": 2})
-    made = made_here(theirs, settings(logger={}), CONF)
-    assert (made["engine"], made["logger"]) == ({"n": 1}, {})
-    assert made["dataset"] == {"_target_": OURS, "path": "here", "x": 2}
-
-
-@pytest.mark.parametrize(
-    ("group", "node"),
-    [
-        ("strategy", {"_target_": "os.system"}),
-        ("dataset", {"_target_": "fedprox.data.sources.leaf.leaf", "path": "/evil"}),
-        ("dataset", {"_target_": OURS, "x": "${oc.env:HOME}"}),
-        ("dataset", {"_target_": OURS, "x": {"_target_": "os.system"}}),
-    ],
-)
-def test_rounds_are_not_done_again_with_what_the_present_run_does_not_call_or_read(group, node):
-    with pytest.raises(UserError, match="branch_round=3 has no checkpoint left"):
-        made_here(settings(**{group: node}), settings(), CONF)
-    present = settings(**{group: node})  # the command itself says so
-    assert made_here(present, present, CONF)[group] == node
 
 
 def test_what_is_shown_of_a_record_is_short_and_has_no_characters_that_a_terminal_obeys():
