@@ -170,5 +170,5 @@ def checksum(text: str, arrays: "Mapping[str, NDArray[Any]]") -> str:
     for name in sorted(arrays):
         array = arrays[name]
         digest.update(f"\n{name} {array.dtype} {array.shape}\n".encode())
-        digest.update(np.ascontiguousarray(array).data if array.size else b"")
+        digest.update(array.ravel().data if array.size else b"")
     return digest.hexdigest()

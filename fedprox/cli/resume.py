@@ -268,8 +268,8 @@ def _quoted(text: str) -> str:
 def _check_past(record: Mapping[str, Any], present: Mapping[str, Any], run_dir: Path) -> None:
     """Raise UserError where a resumed run would not be what it would have been without the interruption."""
     longer = ("num_rounds",) * (present["schedule"]["name"] == "constant")  # any other depends on the last round
-    moved = PATHS if "fingerprint" in record else ()  # by which data are known wherever they lie
-    changed = differences(record["settings"], present, (*FREE, *longer, *moved, "early_stopping"))
+    # Data are known by their fingerprint, wherever they lie.
+    changed = differences(record["settings"], present, (*FREE, *longer, *PATHS, "early_stopping"))
     if changed:
         raise UserError(
             f"resume={run_dir} would change the past: {', '.join(changed)}; leave that out, or begin a new run from "

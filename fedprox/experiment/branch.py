@@ -5,12 +5,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from fedprox.config.earlier import completed
 from fedprox.errors import UserError
 from fedprox.experiment.same_data import check_same_data
 from fedprox.runs.checkpoint import Checkpoint, of_round
-from fedprox.runs.reader import FREE, broken, differences, read_record
-from fedprox.runs.trust import PATHS, recorded_settings
+from fedprox.runs.reader import FREE, broken, differences, flattened, read_record
+from fedprox.runs.trust import PATHS
 from fedprox.storage import TABLES
 
 _MU = ("mu", "adaptive_mu")
@@ -33,8 +32,7 @@ def branch_point(config: Mapping[str, Any], facts: Mapping[str, Any]) -> Checkpo
     """
     run_dir, round_num = Path(config["branch_from"]), config["branch_round"]
     record = read_record(run_dir / "run.json")
-    settings = completed(record["settings"])
-    _check_made(settings, run_dir)
+    settings = record["settings"]
     if all(_without_paths(settings.get(name)) == _without_paths(config.get(name)) for name in DATA_SETTINGS):
         check_same_data(facts, record, f"branch_from={run_dir}")
     rounds = [int(row["round"]) for row in _rows(run_dir / "clients.csv")]
@@ -45,20 +43,11 @@ def branch_point(config: Mapping[str, Any], facts: Mapping[str, Any]) -> Checkpo
         )
     point = of_round(round_num, run_dir)
     carried = dict(point.carried)
-    if settings["strategy"].get("_target_") != config["strategy"]["_target_"]:
+    if flattened(settings).get("strategy._target_") != flattened(config)["strategy._target_"]:
         carried["strategy"] = {**carried["strategy"], "layers": []}
     if any(settings.get(name) != config[name] for name in _MU):
         carried["mu"] = None
     return Checkpoint(round_num, point.arrays, carried, point.time_s, {}, None)
-
-
-def _check_made(settings: Mapping[str, Any], run_dir: Path) -> None:
-    """Raise UserError unless settings are made as a record's are."""
-    try:
-        if "strategy._target_" not in recorded_settings(settings):
-            raise ValueError("settings lacks strategy._target_")
-    except (ValueError, TypeError, AttributeError) as error:
-        raise broken(run_dir / "run.json", error) from error
 
 
 def _without_paths(node: Any) -> Any:

@@ -7,7 +7,6 @@ from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
-from fedprox.config.earlier import completed
 from fedprox.errors import UserError
 from fedprox.experiment import build
 from fedprox.experiment import data as data_assembly
@@ -209,7 +208,7 @@ def _final_row(config: Mapping[str, Any], run_dir: Path) -> Mapping[str, Any] | 
     if not (run_dir / "run.json").exists():
         return None
     record = read_record(run_dir / "run.json")
-    settings, lengths = completed(record["settings"]), ("num_rounds", "early_stopping")
+    settings, lengths = record["settings"], ("num_rounds", "early_stopping")
     is_finished = record["status"] == "finished" and all(settings.get(name) == config[name] for name in lengths)
     return (record.get("result") or {}).get("final") if is_finished else None
 

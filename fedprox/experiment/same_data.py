@@ -1,14 +1,11 @@
 """Whether a run that is resumed, or left by a branch, was made on the data that there are now."""
 
-import logging
 from collections.abc import Mapping
 from typing import Any
 
 from fedprox.data.federated import FederatedData
 from fedprox.data.fingerprint import examples_fingerprint, fingerprint
 from fedprox.errors import UserError
-
-_log = logging.getLogger("fedprox")
 
 
 def fingerprints(data: FederatedData) -> dict[str, str]:
@@ -17,7 +14,7 @@ def fingerprints(data: FederatedData) -> dict[str, str]:
 
 
 def check_same_data(present: Mapping[str, Any], earlier: Mapping[str, Any], option: str) -> None:
-    """Raise UserError if the data of an earlier run were others; warn if its record does not say.
+    """Raise UserError if the data of an earlier run were others, or its record does not say.
 
     Args:
         present: Facts of the present run, with the entry "fingerprint".
@@ -26,10 +23,7 @@ def check_same_data(present: Mapping[str, Any], earlier: Mapping[str, Any], opti
     """
     was, now = earlier.get("fingerprint"), present["fingerprint"]
     if not isinstance(was, Mapping):
-        _log.warning(
-            "%s is of a version that kept no fingerprint of the data; whether they are the same is not known", option
-        )
-        return
+        raise UserError(f"{option} has no fingerprint of its data, so they may be others; begin a new run")
     changed = next((name for name in ("data", "partition") if was.get(name) != now[name]), None)
     if changed:
         what = {"data": "the data are", "partition": "the data are divided among clients otherwise; the partition is"}

@@ -32,7 +32,7 @@ def comparison(frame: pd.DataFrame, *, drift: bool = False) -> Figure:
     """
     means = mean_by_round(frame)
     if drift and "drift_mean" not in means:
-        raise UserError("no run has recorded its drift, as those of earlier versions did not; leave --drift out")
+        raise UserError("no run has recorded its drift; leave --drift out")
     several = means["dataset"].nunique() > 1
     levels = means[["dataset", "stragglers_fraction"]].drop_duplicates().itertuples(index=False)
     panels = [(str(dataset), float(fraction)) for dataset, fraction in levels]

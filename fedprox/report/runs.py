@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fedprox.config.earlier import completed
 from fedprox.errors import UserError
 from fedprox.runs.reader import FREE, broken, flattened
 
@@ -155,7 +154,7 @@ def identify(run: Path, record: dict[str, Any], by: Sequence[str] = ()) -> dict[
 
 
 def _setting(run: Path, record: dict[str, Any], name: str) -> Any:
-    value: Any = completed(record["settings"])
+    value: Any = record["settings"]
     for key in name.split("."):
         if not isinstance(value, Mapping) or key not in value:
             raise UserError(f"{run} has no setting {name}; .hydra/config.yaml there shows those it has")

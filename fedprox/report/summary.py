@@ -6,7 +6,6 @@ from pathlib import Path
 
 import pandas as pd
 
-from fedprox.config.earlier import completed
 from fedprox.errors import UserError, printable
 from fedprox.report.runs import (
     EXPERIMENT,
@@ -111,7 +110,7 @@ def read_runs(paths: Iterable[str | Path], by: Sequence[str] = ()) -> pd.DataFra
     if not any(table["test_accuracy"].notna().any() for table in tables):
         raise UserError(f"no tested round yet in {directories[0]} (of {len(runs)} runs); wait for the first")
     settings = [
-        {**completed(record["settings"]), "branched_from": of_repetitions(lineage)}
+        {**record["settings"], "branched_from": of_repetitions(lineage)}
         for record, lineage in zip(records, lineages, strict=True)
     ]
     for line in distortions(runs, settings):

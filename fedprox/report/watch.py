@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from fedprox.cli.jobs import TABLE, WAITING, read_table
-from fedprox.config.earlier import completed
 from fedprox.errors import UserError, printable
 from fedprox.runs.reader import SILENT, FollowedRun, Progress, flattened
 from fedprox.storage import is_taken
@@ -81,7 +80,7 @@ class Watched:
         record: Any = self._runs[folder].record
         known = self._flat.get(folder)
         if known is None or known[0] is not record:
-            flat = flattened({"repeat_num": 0, **completed(record["settings"])}, ("resume",))
+            flat = flattened({"repeat_num": 0, **record["settings"]}, ("resume",))
             flat = {name: _target(value) if name.endswith("_target_") else value for name, value in flat.items()}
             known = self._flat[folder] = (record, flat)
         return known[1]

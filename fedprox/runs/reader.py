@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from fedprox.config.earlier import completed
 from fedprox.errors import UserError
 from fedprox.storage import is_taken
 
@@ -63,12 +62,11 @@ def flattened(settings: Settings, without: Sequence[str] = (), prefix: str = "")
 
 
 def differences(earlier: Settings, present: Settings, free: Sequence[str] = FREE) -> list[str]:
-    """Return in words where two runs' settings differ in what changes numbers; runs may be of earlier versions."""
-    past = completed(earlier)
-    kept = {name for name in _FAULTS if past.get(name) == "drop"}  # what was dropped is part of its numbers
+    """Return in words where two runs' settings differ in what changes numbers."""
+    kept = {name for name in _FAULTS if earlier.get(name) == "drop"}  # what was dropped is part of its numbers
     if "on_timeout" in kept:
         kept.add("round_timeout")
-    was, now = (flattened(settings, [*set(free) - kept]) for settings in (past, completed(present)))
+    was, now = (flattened(settings, [*set(free) - kept]) for settings in (earlier, present))
     names = sorted({name for name in was | now if was.get(name) != now.get(name)})
     return [f"{name}={now.get(name, 'left out')} (was {was.get(name, 'left out')})" for name in names]
 

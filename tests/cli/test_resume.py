@@ -298,15 +298,6 @@ def test_what_the_command_gives_again_is_taken_with_the_rest_of_the_record(run_o
     assert made | {"resume": None} == expected
 
 
-def test_a_data_set_that_has_moved_is_known_by_its_fingerprint_or_not_at_all(run_of):
-    folder = run_of("dataset=leaf", "dataset.path=/a")
-    record = json.loads((folder / "run.json").read_text())
-    record.pop("fingerprint")
-    (folder / "run.json").write_text(json.dumps(record))
-    with pytest.raises(UserError, match="would change the past"):
-        whole_command([f"resume={folder}", "dataset.path=/b"], CONF)
-
-
 def test_a_branch_is_resumed_without_its_trunk_unless_it_has_no_checkpoint(run_of):
     folder = run_of("dataset=digits", "branch_from=/their/run", "branch_round=3")
     assert "branch_from='/their/run'" in whole_command([f"resume={folder}"], CONF)

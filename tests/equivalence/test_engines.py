@@ -9,9 +9,9 @@ import ray
 import torch
 from safetensors.torch import load_file
 
-from fedprox.config.earlier import completed
 from fedprox.engines import ray as ray_engine
 from fedprox.experiment import run as experiment
+from tests.defaults import completed
 
 ENGINES = {
     "local": {"_target_": "fedprox.engines.local.LocalGrid"},

@@ -72,7 +72,7 @@ def test_a_file_that_is_no_text_is_an_error_too(tmp_path):
 
 def test_the_lineage_names_the_run_the_round_and_what_differs(tmp_path):
     config = trunk(tmp_path / "trunk", ROWS)
-    config = {**branching.completed({"mu": 1.0}), **config, "engine": {"num_threads": 3}}
+    config = {**config, "engine": {"num_threads": 3}}
     assert branching.lineage(config) == {
         "run": str((tmp_path / "trunk").resolve()),
         "round": 2,

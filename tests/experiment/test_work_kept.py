@@ -355,11 +355,11 @@ def test_a_branch_may_be_given_other_data_by_its_settings(command, tmp_path):
     assert (was["data"] == now["data"], was["partition"] == now["partition"]) == (True, False)
 
 
-def test_a_run_of_a_version_without_fingerprints_is_resumed_with_a_warning(command, tmp_path):
+def test_a_run_without_fingerprints_is_refused(command, tmp_path):
     assert command(*DIGITS).status == 0
     facts = record(tmp_path / "run")
     facts.pop("fingerprint")
     (tmp_path / "run" / "run.json").write_text(json.dumps(facts))
     ended = command("resume=run", "num_rounds=4")
-    assert ended.status == 0
-    assert ended.out.count("kept no fingerprint of the data") == 1
+    assert (ended.status, ended.err.count("\n")) == (2, 1)
+    assert "has no fingerprint of its data" in ended.err

@@ -10,7 +10,6 @@ from safetensors.torch import load_file
 from torch import nn
 from torch.nn import functional
 
-from fedprox.config.earlier import completed
 from fedprox.engines.identity import act_as_server
 from fedprox.experiment import build
 from fedprox.experiment import data as data_assembly
@@ -24,6 +23,7 @@ from fedprox.plan.protocols import PaperProtocol
 from fedprox.solvers.problem import SgdSettings
 from fedprox.strategies.arrays import to_params, to_record
 from fedprox.strategies.fedprox import FedDane, FedProx
+from tests.defaults import completed
 
 MU, LR, BATCH, ROUNDS = 0.3, 0.05, 4, 4
 STATISTICS = ("running_mean", "running_var", "num_batches_tracked")

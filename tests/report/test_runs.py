@@ -122,10 +122,10 @@ def test_a_lineage_that_cannot_be_read_is_an_error_that_names_the_file(tmp_path,
 
 
 def test_a_branch_that_was_really_run_tells_where_it_comes_from(fedprox, tmp_path):
-    digits = ("dataset=digits", "engine=local", "clients_per_round=2", "num_epochs=2", "num_rounds=5")
-    assert fedprox(*digits, "mu=0", "hydra.run.dir=old").status == 0
-    assert fedprox("branch_from=old", "branch_round=2", "mu=1", "hydra.run.dir=new").status == 0
-    assert fedprox("branch_from=new", "branch_round=4", "mu=2", "hydra.run.dir=newer").status == 0
+    digits = ("dataset=digits", "engine=local", "clients_per_round=2", "num_epochs=2")
+    assert fedprox(*digits, "mu=0", "num_rounds=2", "hydra.run.dir=old").status == 0
+    assert fedprox("branch_from=old", "branch_round=2", "mu=1", "num_rounds=4", "hydra.run.dir=new").status == 0
+    assert fedprox("branch_from=new", "branch_round=4", "mu=2", "num_rounds=5", "hydra.run.dir=newer").status == 0
     frame = read_runs([tmp_path])
     assert algorithm_order(frame) == ["FedProx (mu = 0)", NAMES[1], "FedProx (mu = 2) from round 2, then 4"]
     begins = frame.groupby("algorithm", sort=False)["begins"].first().to_dict()

@@ -305,11 +305,6 @@ def test_runs_that_differ_in_a_setting_are_told_apart_where_that_is_asked(tmp_pa
     assert "differ in partition.alpha" in capsys.readouterr().err
 
 
-def test_a_setting_that_came_later_has_the_value_that_runs_had_before(tmp_path, write_run):
-    frame = read_runs([write_run(tmp_path / "0", [0.1])], by=["schedule.name", "batch_statistics"])
-    assert set(frame["dataset"]) == {"mnist, name = constant, batch_statistics = averaged"}
-
-
 @pytest.mark.parametrize("name", ["partition.beta", "alpha", "mu.alpha", ""])
 def test_a_setting_that_a_run_lacks_is_an_error(tmp_path, write_run, name):
     run = write_run(tmp_path / "0", [0.1], partition={"alpha": 1.0})

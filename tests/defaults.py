@@ -1,11 +1,11 @@
-"""Runs that were made before a setting existed: what they did, so that they can be compared with later ones."""
+"""Settings that tests leave out of a configuration that they write themselves."""
 
 from collections.abc import Mapping
 from typing import Any
 
 Settings = Mapping[str, Any]
 
-_LATER: Settings = {  # settings that came later, with the values that say what runs did before
+DEFAULTS: Settings = {
     "schedule": {"name": "constant", "final": 0.0},
     "mixed_precision": False,
     "last_batch": "keep",
@@ -26,10 +26,10 @@ _LATER: Settings = {  # settings that came later, with the values that say what 
 }
 
 
-def completed(settings: Settings, later: Settings = _LATER) -> dict[str, Any]:
-    """Return the settings of a run of any version with all that the present one has; those it has are kept."""
-    whole = {**later, **settings}
-    for key, value in later.items():
+def completed(settings: Settings, defaults: Settings = DEFAULTS) -> dict[str, Any]:
+    """Return settings with the defaults of those that are left out."""
+    whole = {**defaults, **settings}
+    for key, value in defaults.items():
         if isinstance(value, Mapping) and isinstance(whole[key], Mapping):
             whole[key] = completed(whole[key], value)
     return whole
