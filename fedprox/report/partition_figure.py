@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from fedprox.data.federated import Integers
 from fedprox.data.heterogeneity import Distributions, Skew, label_distributions
-from fedprox.report.style import PALETTE, WIDTH, blank_figure
+from fedprox.report.style import PALETTE, WIDTH, blank_figure, finish_plain
 
 DOT_CLIENTS, DOT_CLASSES = 60, 40  # up to so many there is a dot per client and class, beyond a heat map
 NARROW_CLIENTS = 20  # up to so many half the width is enough
@@ -198,7 +198,7 @@ def _draw_dots(panel: SubFigure, counts: Integers, scale: _Scale) -> None:
     dots.set_ylim(-0.6, num_classes - 0.4)
     dots.set_xlabel(f"client  (largest dot: {scale.count} examples)", fontsize=8)
     dots.grid(color="0.93", lw=0.7)
-    _finish(bars)
+    finish_plain(bars, label_size=8)
     _finish_classes(dots)
     dots.xaxis.set_major_locator(MaxNLocator(nbins=20, integer=True))
 
@@ -251,18 +251,11 @@ def _draw_map(panel: SubFigure, counts: Integers, scale: _Scale) -> None:
     histogram.set_xlabel("examples", fontsize=8)
     histogram.set_ylabel("clients", fontsize=8)
     histogram.yaxis.set_major_locator(MaxNLocator(nbins=4, integer=True))
-    _finish(histogram)
+    finish_plain(histogram, label_size=8)
     _finish_classes(heat)
 
 
 def _finish_classes(axes: Axes) -> None:
     axes.set_ylabel("class", fontsize=8)
     axes.yaxis.set_major_locator(MaxNLocator(nbins=11, integer=True))
-    _finish(axes)
-
-
-def _finish(axes: Axes) -> None:
-    axes.set_axisbelow(True)
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.spines[["bottom", "left"]].set_color("0.6")
-    axes.tick_params(color="0.6", labelsize=8)
+    finish_plain(axes, label_size=8)

@@ -1,5 +1,6 @@
-"""What all figures look like: size, colours, the axes of loss and accuracy by round."""
+"""The look of all figures: size, colours, axes, marks of lines that leave the view, means in tables."""
 
+import math
 from collections.abc import Iterable
 
 import numpy as np
@@ -43,13 +44,18 @@ def loss_limit(losses: Iterable[Curve]) -> float:
 
 def finish_loss(axes: Axes, title: str, name: str, limit: float) -> None:
     """Set the view to 0 .. limit and mark where each line leaves it for the first time."""
-    for line in list(axes.get_lines()):
-        rounds, losses = np.asarray(line.get_xdata(), float), np.asarray(line.get_ydata(), float)
-        outside = ~(losses <= limit)  # NaN is outside too
-        if outside.any():
-            first = rounds[outside.argmax()]
-            axes.plot([first], [limit], marker="^", ms=7, color=line.get_color(), clip_on=False, zorder=5)
+    limit_view(axes, limit, marker_size=7)
     _finish(axes, title, name)
+
+
+def limit_view(axes: Axes, limit: float, marker_size: int) -> None:
+    """Set the view to 0 .. limit, with a triangle where each line leaves it for the first time."""
+    for line in list(axes.get_lines()):
+        rounds, values = np.asarray(line.get_xdata(), float), np.asarray(line.get_ydata(), float)
+        outside = ~(values <= limit)  # NaN is outside too
+        if outside.any():
+            first, colour = rounds[outside.argmax()], line.get_color()
+            axes.plot([first], [limit], marker="^", ms=marker_size, color=colour, clip_on=False, zorder=5)
     axes.set_ylim(0.0, limit)
 
 
@@ -69,10 +75,33 @@ def finish_drift(axes: Axes, title: str) -> None:
 def _finish(axes: Axes, title: str, name: str) -> None:
     axes.set_title(title, fontsize=11, loc="left")
     axes.set_ylabel(name)
+    finish_by_round(axes, num_ticks=6)
+
+
+def finish_by_round(axes: Axes, num_ticks: int, label_size: float | str = "medium") -> None:
+    """Style axes whose x is the round.
+
+    Args:
+        axes: Theirs.
+        num_ticks: About so many of x.
+        label_size: Of the ticks.
+    """
     axes.grid(color="0.9", lw=0.7)
-    axes.set_axisbelow(True)
     axes.margins(x=0.01)
-    axes.xaxis.set_major_locator(MaxNLocator(nbins=6, integer=True))  # rounds are whole
+    axes.xaxis.set_major_locator(MaxNLocator(nbins=num_ticks, integer=True))  # rounds are whole
+    finish_plain(axes, label_size)
+
+
+def finish_plain(axes: Axes, label_size: float | str = "medium") -> None:
+    """Leave only the two spines that have ticks, in grey."""
+    axes.set_axisbelow(True)
     axes.spines[["top", "right"]].set_visible(False)
     axes.spines[["bottom", "left"]].set_color("0.6")
-    axes.tick_params(color="0.6")
+    axes.tick_params(color="0.6", labelsize=label_size)
+
+
+def plus_minus(mean: float, std: float, digits: str) -> str:
+    """Return "0.712 ± 0.031", without the deviation if there is none; "diverged" without a mean."""
+    if math.isnan(mean) or mean == float("inf"):
+        return "diverged"
+    return f"{mean:{digits}}" if math.isnan(std) else f"{mean:{digits}} ± {std:{digits}}"

@@ -19,6 +19,7 @@ from fedprox.report.runs import (
     read_metrics,
     steps,
 )
+from fedprox.report.style import plus_minus
 from fedprox.runs.reader import read_record
 
 ALWAYS = ("test_accuracy", "test_loss", "final_accuracy", "best_accuracy", "volatility")
@@ -237,8 +238,7 @@ def readable(summary: pd.DataFrame, last: int = 10) -> pd.DataFrame:
     for heading, name in values.items():
         if f"{name}_mean" in summary:
             pairs = zip(summary[f"{name}_mean"], summary[f"{name}_std"], strict=True)
-            missing = "diverged" if name in ALWAYS[:4] else "-"
-            table[heading] = [_plus_minus(mean, std, missing) for mean, std in pairs]
+            table[heading] = [_mean_std(mean, std, can_be_missing=name not in ALWAYS[:4]) for mean, std in pairs]
     if "level" in summary:
         table[f"rounds to {summary['level'].iloc[0]:g}"] = [_rounds(row) for row in summary.to_dict("records")]
     return table
@@ -249,15 +249,12 @@ def _rounds(row: Facts) -> str:
     if not row["reached"]:
         return "not reached"
     mean, std = row["rounds_to_level_mean"], row["rounds_to_level_std"]
-    text: str = f"{mean:.1f}" if pd.isna(std) else f"{mean:.1f} ± {std:.1f}"
+    text = plus_minus(mean, std, ".1f")
     return text if row["reached"] == row["runs"] else f"{text} ({row['reached']} of {row['runs']} runs)"
 
 
-def _plus_minus(mean: float, std: float, missing: str) -> str:
-    if pd.isna(mean) or mean == float("inf"):
-        return "diverged" if mean == float("inf") else missing
-    digits = ".3f" if mean < 1e4 else ".3g"
-    return f"{mean:{digits}}" if pd.isna(std) else f"{mean:{digits}} ± {std:{digits}}"
+def _mean_std(mean: float, std: float, can_be_missing: bool) -> str:
+    return "-" if can_be_missing and pd.isna(mean) else plus_minus(mean, std, ".3f" if mean < 1e4 else ".3g")
 
 
 def _counted(row: Facts) -> str:

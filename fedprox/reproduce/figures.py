@@ -9,10 +9,9 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure as Canvas
 from matplotlib.lines import Line2D
-from matplotlib.ticker import MaxNLocator
 
 from fedprox.report.runs import percent
-from fedprox.report.style import PALETTE, Curve, loss_limit
+from fedprox.report.style import PALETTE, Curve, finish_by_round, limit_view, loss_limit
 from fedprox.reproduce.specs import DATASETS, MORE_DEVICES, Figure, Line
 from fedprox.reproduce.tables import EXPERIMENT, NAMES, of_data_sets, of_repetitions, summarise
 
@@ -130,36 +129,11 @@ def _draw_ends(axes: Axes, ends: pd.DataFrame, panel: Panel) -> None:
 
 def _set_view(axes: Axes, metric: str, lines: Sequence[Curve]) -> None:
     """Set a metric's axis, the same for all panels of a data set."""
-    axes.grid(color="0.9", lw=0.7)
-    axes.set_axisbelow(True)
-    axes.margins(x=0.01)
-    axes.xaxis.set_major_locator(MaxNLocator(nbins=5, integer=True))
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.spines[["bottom", "left"]].set_color("0.6")
-    axes.tick_params(color="0.6", labelsize=8)
+    finish_by_round(axes, num_ticks=5, label_size=8)
     if metric.endswith("accuracy"):
         axes.set_ylim(0.0, 1.0)
         return
-    limit = 1.05 * max(1.0, *map(np.max, lines)) if metric == "mu" else loss_limit(lines)
-    _mark_leaving(axes, limit)
-    axes.set_ylim(0.0, limit)
-
-
-def _mark_leaving(axes: Axes, limit: float) -> None:
-    """Put a triangle where each line leaves the view for the first time."""
-    for line in list(axes.get_lines()):
-        rounds, values = np.asarray(line.get_xdata(), float), np.asarray(line.get_ydata(), float)
-        outside = ~(values <= limit)  # NaN is outside too
-        if outside.any():
-            axes.plot(
-                [rounds[outside.argmax()]],
-                [limit],
-                marker="^",
-                ms=6,
-                color=line.get_color(),
-                clip_on=False,
-                zorder=5,
-            )
+    limit_view(axes, 1.05 * max(1.0, *map(np.max, lines)) if metric == "mu" else loss_limit(lines), marker_size=6)
 
 
 def _title(figure: Figure, panel: Panel, first_row: bool) -> str:

@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 
 from fedprox.reproduce.specs import BEST_MU, DATASETS, FEDAVG
-from fedprox.reproduce.tables import plus_minus
+from fedprox.reproduce.tables import mean_std
 
 CONVERGED = 1e-4  # |f_t - f_{t-1}| below this
 DIVERGED = 1.0  # f_t - f_{t-10} above this
@@ -99,9 +99,9 @@ def readable(table: pd.DataFrame) -> pd.DataFrame:
             (
                 f"{dataset.title} (mu = {dataset.best_mu:g})",
                 f"{row['runs']:.0f}",
-                plus_minus(row["fedavg_mean"], row["fedavg_std"]),
+                mean_std(row["fedavg_mean"], row["fedavg_std"]),
                 str(row["fedavg_read"]),
-                plus_minus(row["fedprox_mean"], row["fedprox_std"]),
+                mean_std(row["fedprox_mean"], row["fedprox_std"]),
                 str(row["fedprox_read"]),
                 points,
             )

@@ -6,6 +6,7 @@ from pathlib import Path
 import pandas as pd
 
 from fedprox.report.runs import percent
+from fedprox.report.style import plus_minus
 from fedprox.report.summary import rounds_of
 from fedprox.reproduce.runs import folder_of
 from fedprox.reproduce.specs import DATASETS, Figure, Job
@@ -120,21 +121,18 @@ def readable(summary: pd.DataFrame, figure: Figure) -> pd.DataFrame:
         parts = {"": "last10", ", first half": "half"} if len(figure.levels) > 1 else {"": "last10"}
         for said, part in parts.items():
             values = zip(summary[f"{metric}_{part}_mean"], summary[f"{metric}_{part}_std"], strict=True)
-            table[NAMES[metric] + said] = [plus_minus(mean, std) for mean, std in values]
+            table[NAMES[metric] + said] = [mean_std(mean, std) for mean, std in values]
     if over_data:
         first = figure.metrics[0]
         table[f"{NAMES[first]}, run by run"] = [
-            ", ".join(plus_minus(value, float("nan")) for value in each) for each in summary[f"{first}_each"]
+            ", ".join(mean_std(value) for value in each) for each in summary[f"{first}_each"]
         ]
     return table
 
 
-def plus_minus(mean: float, std: float) -> str:
-    """Return "0.712 ± 0.031", without the deviation where there is none."""
-    if pd.isna(mean) or mean == float("inf"):
-        return "diverged"
-    digits = ".3f" if mean == 0 or 0.1 <= mean < 1e4 else ".3g"
-    return f"{mean:{digits}}" if pd.isna(std) else f"{mean:{digits}} ± {std:{digits}}"
+def mean_std(mean: float, std: float = float("nan")) -> str:
+    """Return "0.712 ± 0.031", of a mean below 0.1 with three significant digits."""
+    return plus_minus(mean, std, ".3f" if mean == 0 or 0.1 <= mean < 1e4 else ".3g")
 
 
 def _in_order(summary: pd.DataFrame, figure: Figure) -> pd.DataFrame:
