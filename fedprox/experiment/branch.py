@@ -1,6 +1,5 @@
 """A new run that begins at a round of an earlier one: `branch_from` and `branch_round`."""
 
-import csv
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -8,7 +7,7 @@ from typing import Any
 from fedprox.errors import UserError
 from fedprox.experiment.same_data import check_same_data
 from fedprox.runs.checkpoint import Checkpoint, of_round
-from fedprox.runs.reader import FREE, broken, differences, flattened, read_record
+from fedprox.runs.reader import FREE, broken, differences, flattened, read_record, read_rows
 from fedprox.runs.trust import PATHS
 from fedprox.storage import TABLES
 
@@ -62,20 +61,14 @@ def adopted_rows(config: Mapping[str, Any]) -> dict[str, list[dict[str, str]]]:
 
 
 def _rows(file: Path) -> list[dict[str, str]]:
-    """Return the rows of a table that are whole; none where there is no file."""
+    """Return the rows of a table by column; none if there is no file."""
     if not file.exists():
         return []
-    if not file.is_file():  # a pipe would never end
-        raise broken(file, "it is not a file")
-    try:
-        with file.open(newline="", encoding="utf-8") as opened:
-            lines = [line for line in opened if line.endswith("\n")]
-        rows = list(csv.DictReader(lines))
-    except (OSError, ValueError, csv.Error) as error:
-        raise broken(file, error) from error
-    if any(None in row or None in row.values() or not row.get("round", "").isdigit() for row in rows):
-        raise broken(file, "it has rows that are not whole")
-    return rows
+    header, rows = read_rows(file)
+    found = [dict(zip(header, row, strict=True)) for row in rows]
+    if not all(row.get("round", "").isdigit() for row in found):
+        raise broken(file, "its rows must begin with the number of a round")
+    return found
 
 
 def lineage(config: Mapping[str, Any]) -> dict[str, Any]:

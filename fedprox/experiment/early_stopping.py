@@ -47,7 +47,7 @@ class EarlyStopping:
         """Take note of a row of metrics.csv, None for a round that was not evaluated, and return whether it is over."""
         if self.metric is None or row is None:
             return False
-        value = row[self.metric]
+        value = row.get(self.metric)  # the run that a branch left may not have had it
         if value is not None and self._improves(float(value)):
             self._best, self._waited = float(value), 0
         elif self._best is not None:

@@ -21,7 +21,7 @@ from fedprox.runs.environment import environment
 from fedprox.runs.loggers.group import Attached
 from fedprox.runs.loggers.interface import RUN_ID
 from fedprox.runs.progress import watched
-from fedprox.runs.reader import flattened, read_record, rows_before
+from fedprox.runs.reader import Row, as_texts, read_metrics, read_record
 from fedprox.runs.trust import PLACEMENT, shown
 from fedprox.runs.writer import RunRecord
 from fedprox.storage import alone_in, check_no_links, files_of_a_run
@@ -70,27 +70,30 @@ def run(
             _log.info("%s has no checkpoint; the run begins with round 0", run_dir)
         if start and earlier:
             facts = _continued(facts, earlier, run_dir, start)
-        state, rows = start.record if start else None, {}
-        if start is None and config["branch_from"]:
-            start, rows = branch_point(config, facts), adopted_rows(config)
+        state, adopted = start.record if start else None, {}
+        source, earlier_rows = run_dir, list[Row]()
+        if state:
+            earlier_rows = read_metrics(run_dir / "metrics.csv", state["tables"]["metrics.csv"]["num_bytes"])
+        elif config["branch_from"]:
+            source, start, adopted = Path(config["branch_from"]), branch_point(config, facts), adopted_rows(config)
+            earlier_rows = read_metrics(source / "metrics.csv")[: len(adopted["metrics.csv"])]
             facts = {**facts, "branched_from": lineage(config)}
-        source = run_dir if state else Path(config["branch_from"] or run_dir)
         if start:
             experiment.check_start(start, source)
         old = [] if state else files_of_a_run(run_dir)
         first_round = start.round_num + 1 if start else 0
         with (
             _telling_how_to_go_on(run_dir),
-            Attached(build.loggers(config), run_dir, facts, first_round, source) as loggers,
+            Attached(build.loggers(config), run_dir, facts, first_round, earlier_rows) as loggers,
         ):
             if state and start:
                 forget_after(run_dir, start.round_num)
             _remove(old, run_dir, config)
             on_begin()
             with RunRecord(run_dir, facts, columns(config), **experiment.tables, state=state) as record:
-                if rows:
-                    record.adopt(rows)
-                _record_rounds(experiment, start, record, loggers, begin)
+                if adopted:
+                    record.adopt(adopted)
+                _record_rounds(experiment, start, earlier_rows, record, loggers, begin)
     return record.final
 
 
@@ -139,7 +142,12 @@ def _telling_how_to_go_on(run_dir: Path) -> Iterator[None]:
 
 
 def _record_rounds(
-    experiment: Experiment, start: Checkpoint | None, record: RunRecord, loggers: Attached, begin: float
+    experiment: Experiment,
+    start: Checkpoint | None,
+    earlier_rows: Sequence[Row],
+    record: RunRecord,
+    loggers: Attached,
+    begin: float,
 ) -> None:
     """Run the rounds that are left, and finish the record."""
     config, rounds_begin = experiment.config, time.perf_counter()
@@ -147,7 +155,7 @@ def _record_rounds(
     round_num = start.round_num if start else 0
     first_round = round_num + 1 if start else 0
     stopping = EarlyStopping(**config["early_stopping"])
-    for earlier in rows_before(first_round, record.path / "metrics.csv"):
+    for earlier in earlier_rows:
         stopping.observe(earlier)
     collecting = nullcontext() if experiment.strategy.is_ours else only_new_garbage()
     with collecting, Checkpoints(record, **config["checkpoint"]) as checkpoints:
@@ -229,6 +237,6 @@ def _continued(
 
 def _moved(earlier: Mapping[str, Any], present: Mapping[str, Any]) -> dict[str, tuple[str, str]]:
     """Return where a run computes and whom it tells otherwise than before: setting -> what it was and is."""
-    was, now = (flattened({name: each[name] for name in PLACEMENT if name in each}) for each in (earlier, present))
+    was, now = (as_texts({name: each[name] for name in PLACEMENT if name in each}) for each in (earlier, present))
     names = [name for name in was if was[name] != now.get(name)]
     return {name: (was[name], now.get(name, "null")) for name in names}

@@ -1,6 +1,5 @@
 """One run directory -> who the run is (run.json) and what it measured (metrics.csv)."""
 
-import csv
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -10,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedprox.errors import UserError
-from fedprox.runs.reader import FREE, broken, flattened
+from fedprox.runs.reader import FREE, as_texts, broken, read_rows
 
 EXPERIMENT = ["dataset", "stragglers_fraction", "algorithm"]  # runs that agree here are repetitions
 # Settings in which repetitions may differ: they choose the draws, or where and how fast a run computes.
@@ -59,7 +58,7 @@ def _unfinished(statuses: Sequence[str]) -> list[str]:
 
 def _mixed(runs: Sequence[Facts], settings: Sequence[Facts]) -> list[str]:
     """Return a line where the runs of one experiment are no repetitions of each other."""
-    flat = [flattened(nested, NUMBERLESS) for nested in settings]
+    flat = [as_texts(nested, NUMBERLESS) for nested in settings]
     names = sorted({name for each in flat for name in each})
     differing = [name for name in names if len({each.get(name) for each in flat}) > 1]
     if differing:
@@ -177,26 +176,15 @@ def read_metrics(file: Path, finished: bool) -> dict[str, NDArray[np.float64]]:
             the rounds do not increase.
     """
     try:
-        text = file.read_text(encoding="utf-8") if finished or file.exists() else ""
-        header, *rows = list(csv.reader(text[: text.rfind("\n") + 1].splitlines())) or [[]]
+        header, rows = read_rows(file) if finished or file.exists() else ([], [])
         if not header and not finished:
             header = list(METRICS)
-        _check_table(header, rows)
+        if lacking := [column for column in METRICS if column not in header]:
+            raise ValueError(f"it lacks the columns {', '.join(lacking)}")
         numbers = [[float(value or "nan") for value in row] for row in rows]  # "nan" and "inf" are numbers too
         columns = dict(zip(header, np.array(numbers).reshape(-1, len(header)).T, strict=True))
         if not (np.all(np.diff(columns["round"], prepend=-1.0) > 0) and np.all(columns["round"] < LAST_ROUND)):
             raise ValueError("the rounds do not increase from 0 on")
         return columns
-    except (OSError, ValueError, csv.Error) as error:
+    except ValueError as error:
         raise broken(file, error) from error
-
-
-def _check_table(header: list[str], rows: list[list[str]]) -> None:
-    lacking = [column for column in METRICS if column not in header]
-    if lacking:
-        raise ValueError(f"it lacks the columns {', '.join(lacking)}")
-    if len(set(header)) < len(header):
-        raise ValueError(f"its header {header} has a column twice")
-    for line, row in enumerate(rows, start=2):
-        if len(row) != len(header):
-            raise ValueError(f"line {line} has {len(row)} values for {len(header)} columns")

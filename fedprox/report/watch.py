@@ -14,7 +14,7 @@ from typing import Any, TextIO
 
 from fedprox.cli.jobs import TABLE, WAITING, read_table
 from fedprox.errors import UserError, printable
-from fedprox.runs.reader import SILENT, FollowedRun, Progress, flattened
+from fedprox.runs.reader import SILENT, FollowedRun, Progress, as_texts
 from fedprox.storage import is_taken
 
 # What is worth seeing first, where a terminal is too small for all runs.
@@ -80,7 +80,7 @@ class Watched:
         record: Any = self._runs[folder].record
         known = self._flat.get(folder)
         if known is None or known[0] is not record:
-            flat = flattened({"repeat_num": 0, **record["settings"]}, ("resume",))
+            flat = as_texts({"repeat_num": 0, **record["settings"]}, ("resume",))
             flat = {name: _target(value) if name.endswith("_target_") else value for name, value in flat.items()}
             known = self._flat[folder] = (record, flat)
         return known[1]

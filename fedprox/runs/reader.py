@@ -1,15 +1,16 @@
-"""How far a run is, read from its directory again and again while it is being written: run.json and metrics.csv."""
+"""A run directory as it is read: its record, its tables, and how far it is while it is being written."""
 
 import csv
+import io
 import json
-from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from fedprox.errors import UserError
-from fedprox.storage import is_taken
+from fedprox.storage import is_taken, read_regular
 
 RECORD = ("status", "algorithm", "settings", "seed", "name")
 # Settings that change no number of a run: where and how it computes, and who is told; and what is done about faults, of
@@ -19,8 +20,10 @@ _FAULTS = ("on_client_error", "on_divergence", "round_timeout", "on_timeout")
 FREE = (*WHERE, *_FAULTS)
 
 MAX_BYTES = 2**25  # of run.json; one with a thousand resumptions has two million
+MAX_DEPTH = 8  # of settings; far more than any run has
 
 Settings = Mapping[str, Any]
+Row = Mapping[str, int | float | None]
 
 
 def read_record(file: Path) -> dict[str, Any]:
@@ -30,14 +33,13 @@ def read_record(file: Path) -> dict[str, Any]:
         UserError: If it cannot be read or lacks a key of RECORD.
     """
     try:
-        if file.stat().st_size > MAX_BYTES:
-            raise ValueError(f"it has more than {MAX_BYTES:,} bytes")
-        record = json.loads(file.read_text(encoding="utf-8"))
+        record = json.loads(read_regular(file, MAX_BYTES).decode())
         lacking = [key for key in RECORD if key not in record]
         if lacking:
             raise ValueError(f"it lacks {', '.join(lacking)}")
         if not isinstance(record["settings"], dict) or not isinstance(record["status"], str):
-            raise ValueError("its settings or its status are none")
+            raise ValueError("its settings must be an object and its status a string")
+        flattened(record["settings"])
         return dict(record)
     except (OSError, TypeError, ValueError, RecursionError) as error:
         raise broken(file, error) from error
@@ -48,17 +50,31 @@ def broken(file: Path, reason: object) -> UserError:
     return UserError(f"{file} cannot be used: {reason}; mend it or move this run away")
 
 
-def flattened(settings: Settings, without: Sequence[str] = (), prefix: str = "") -> dict[str, str]:
-    """Return settings as dotted name -> JSON text, on every level without some names."""
-    flat: dict[str, str] = {}
+def flattened(settings: Settings) -> dict[str, Any]:
+    """Return settings as dotted name -> value; lists are values, mappings are taken apart.
+
+    Raises:
+        ValueError: If they are nested deeper than MAX_DEPTH.
+    """
+    return dict(_leaves(settings, "", 0))
+
+
+def _leaves(settings: Settings, prefix: str, depth: int) -> Iterator[tuple[str, Any]]:
+    if depth > MAX_DEPTH:
+        raise ValueError(f"settings is nested deeper than {MAX_DEPTH} levels")
     for key, value in settings.items():
-        if key in without:
-            continue
-        if isinstance(value, Mapping):
-            flat |= flattened(value, without, f"{prefix}{key}.")
+        if isinstance(value, Mapping) and (value or depth == 0):
+            yield from _leaves(value, f"{prefix}{key}.", depth + 1)
         else:
-            flat[f"{prefix}{key}"] = json.dumps(value)
-    return flat
+            yield f"{prefix}{key}", value
+
+
+def as_texts(settings: Settings, without: Sequence[str] = ()) -> dict[str, str]:
+    """Return settings as dotted name -> JSON text, on every level without some names."""
+    left_out = set(without)
+    return {
+        name: json.dumps(value) for name, value in flattened(settings).items() if left_out.isdisjoint(name.split("."))
+    }
 
 
 def differences(earlier: Settings, present: Settings, free: Sequence[str] = FREE) -> list[str]:
@@ -66,7 +82,7 @@ def differences(earlier: Settings, present: Settings, free: Sequence[str] = FREE
     kept = {name for name in _FAULTS if earlier.get(name) == "drop"}  # what was dropped is part of its numbers
     if "on_timeout" in kept:
         kept.add("round_timeout")
-    was, now = (flattened(settings, [*set(free) - kept]) for settings in (earlier, present))
+    was, now = (as_texts(settings, [*set(free) - kept]) for settings in (earlier, present))
     names = sorted({name for name in was | now if was.get(name) != now.get(name)})
     return [f"{name}={now.get(name, 'left out')} (was {was.get(name, 'left out')})" for name in names]
 
@@ -85,23 +101,48 @@ def status_of(run_dir: Path, settings: Settings) -> str | None:
         return None
 
 
-def rows_before(first_round: int, file: Path) -> list[dict[str, Any]]:
-    """Return the rows of metrics.csv before a round; a last line that was cut off is none of them."""
-    rows: list[dict[str, Any]] = []
-    last = -1
-    with file.open(newline="") as lines:
-        for cells in csv.DictReader(lines):
-            round_num = int(cells["round"])
-            if not last < round_num < first_round:
-                break
-            values = {name: float(value) if value else None for name, value in cells.items()}
-            rows.append(values | {"round": round_num})
-            last = round_num
-    return rows
+def read_rows(file: Path, num_bytes: int | None = None) -> tuple[list[str], list[list[str]]]:
+    """Return the header of a table of a run and its rows; text after the last line end was still being written.
+
+    Args:
+        file: Such as metrics.csv.
+        num_bytes: As far as it is read; None for all.
+
+    Raises:
+        UserError: If it cannot be read, or a row has too few or too many values.
+    """
+    try:
+        content = read_regular(file)[:num_bytes]
+        text = content[: content.rfind(b"\n") + 1].decode()
+        header, *rows = list(csv.reader(io.StringIO(text, newline=""))) or [[]]
+        if len(set(header)) < len(header):
+            raise ValueError(f"its header {header} has a column twice")
+        for line, row in enumerate(rows, start=2):
+            if len(row) != len(header):
+                raise ValueError(f"line {line} has {len(row)} values for {len(header)} columns")
+        return header, rows
+    except (OSError, ValueError, csv.Error) as error:
+        raise broken(file, error) from error
+
+
+def read_metrics(file: Path, num_bytes: int | None = None) -> list[Row]:
+    """Return the rows of metrics.csv, None for empty cells; see `read_rows`."""
+    header, rows = read_rows(file, num_bytes)
+    try:
+        return [dict(zip(header, map(number, row), strict=True)) for row in rows]
+    except ValueError as error:
+        raise broken(file, error) from error
+
+
+def number(text: str) -> int | float | None:
+    """Return the number in a cell of a table; None if it is empty."""
+    if not text:
+        return None
+    return int(text) if text.isdigit() else float(text)
 
 
 SILENT = "stopped without a word"  # the status of a run on record as running that no process has any more
-_RATE_OVER = 20  # rows of metrics.csv over which the rate is taken
+_RATE_OVER = 20  # rows over which the rate is taken
 
 
 @dataclass(frozen=True)
@@ -137,7 +178,7 @@ class Progress:
 
 
 class FollowedRun:
-    """A run directory whose files are read as far as they are new.
+    """A run directory whose files are read again when they have changed.
 
     Attributes:
         path: The run directory.
@@ -148,40 +189,33 @@ class FollowedRun:
         """Follow a run directory, which need not be there yet."""
         self.path = path
         self.record: Mapping[str, Any] | None = None
-        self._version: tuple[int, ...] = ()
-        self._rows = _Rows(path / "metrics.csv")
+        self._rows: list[Row] = []
+        self._versions: dict[str, tuple[int, ...]] = {}
 
     def look(self) -> Progress | None:
         """Return how far the run is now; None while it has no run.json that can be read."""
-        self._look_at_record()
+        if self._is_new("run.json"):
+            with suppress(UserError):
+                self.record = read_record(self.path / "run.json")
         if self.record is None:
             return None
         status, settings = str(self.record["status"]), self.record["settings"]
         num_rounds, error = int(settings.get("num_rounds", 0)), str(self.record.get("error", ""))
         if status != "running":
             return Progress(status, num_rounds, **_result(self.record), error=error)
-        rows = self._rows
-        rows.look()
-        return Progress(
-            "running" if is_taken(self.path) else SILENT,
-            num_rounds,
-            round_num=None if rows.last is None else int(rows.last["round"]),
-            accuracy=None if rows.last is None else rows.last["test_accuracy"],
-            best=rows.best,
-            time_s=None if rows.last is None else rows.last["time_s"],
-            rate=rows.rate(),
-        )
+        if self._is_new("metrics.csv"):
+            self._rows = _evaluated(self.path / "metrics.csv")
+        return Progress("running" if is_taken(self.path) else SILENT, num_rounds, **_latest(self._rows))
 
-    def _look_at_record(self) -> None:
-        file = self.path / "run.json"
+    def _is_new(self, name: str) -> bool:
+        """Return whether a file is another one than at the last look."""
         try:
-            facts = file.stat()
-            version = (facts.st_mtime_ns, facts.st_ino, facts.st_size)
-            if version != self._version:
-                self.record, self._version = read_record(file), version
-                self._rows = _Rows(self.path / "metrics.csv")  # another run's, it may be
-        except (OSError, UserError):
-            pass
+            facts = (self.path / name).stat()
+            version: tuple[int, ...] = (facts.st_mtime_ns, facts.st_ino, facts.st_size)
+        except OSError:
+            version = ()
+        known, self._versions[name] = self._versions.get(name), version
+        return version != known
 
 
 def _result(record: Mapping[str, Any]) -> dict[str, Any]:
@@ -198,57 +232,25 @@ def _result(record: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-class _Rows:
-    """The rows of a metrics.csv, each read once.
+def _evaluated(file: Path) -> list[Row]:
+    """Return the rows of metrics.csv; none if it is not there or damaged, of which the report tells."""
+    try:
+        rows = read_metrics(file)
+    except UserError:
+        return []
+    return [row for row in rows if all(row.get(name) is not None for name in ("round", "test_accuracy", "time_s"))]
 
-    Attributes:
-        last: The last whole one, by column; None before the first.
-        best: The best test accuracy.
-    """
 
-    def __init__(self, file: Path) -> None:
-        self._file = file
-        self._restart()
-
-    def _restart(self) -> None:
-        self._num_bytes = 0
-        self._columns: list[str] = []
-        self.last: dict[str, float] | None = None
-        self.best: float | None = None
-        self._lately: deque[dict[str, float]] = deque(maxlen=_RATE_OVER)
-
-    def look(self) -> None:
-        """Read what has come since; what stands after the last line end is still being written."""
-        try:
-            with self._file.open("rb") as opened:
-                if opened.seek(0, 2) < self._num_bytes:  # a resumed run has taken rows back
-                    self._restart()
-                opened.seek(self._num_bytes)
-                text = opened.read()
-        except OSError:
-            return
-        whole = text[: text.rfind(b"\n") + 1]
-        self._num_bytes += len(whole)
-        for line in whole.decode("utf-8", "replace").splitlines():
-            self._take(line.split(","))
-
-    def _take(self, values: list[str]) -> None:
-        if not self._columns:
-            self._columns = values
-            return
-        try:
-            row = {name: float(value) for name, value in zip(self._columns, values, strict=True) if value}
-            seen = {name: row[name] for name in ("round", "test_accuracy", "time_s")}
-        except (KeyError, ValueError):  # damaged; the report tells of it
-            return
-        self.last = seen
-        self._lately.append(seen)
-        self.best = seen["test_accuracy"] if self.best is None else max(self.best, seen["test_accuracy"])
-
-    def rate(self) -> float | None:
-        """Return the rounds per second over the last rows."""
-        if len(self._lately) < 2:
-            return None
-        first, last = self._lately[0], self._lately[-1]
-        time_s = last["time_s"] - first["time_s"]
-        return (last["round"] - first["round"]) / time_s if time_s > 0 else None
+def _latest(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Return what the rows so far say of a run."""
+    if not rows:
+        return {}
+    first, last = rows[-_RATE_OVER:][0], rows[-1]
+    time_s = last["time_s"] - first["time_s"]
+    return {
+        "round_num": last["round"],
+        "accuracy": last["test_accuracy"],
+        "best": max(row["test_accuracy"] for row in rows),
+        "time_s": last["time_s"],
+        "rate": (last["round"] - first["round"]) / time_s if time_s > 0 else None,
+    }

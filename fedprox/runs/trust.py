@@ -12,12 +12,13 @@ from typing import Any
 
 from fedprox.config.schema import GROUPS, SETTINGS
 from fedprox.errors import printable
+from fedprox.runs.reader import flattened
 
 # Settings that say where a run computes and who is told.
 PLACEMENT = ("engine", "client_resources", "server_device", "data_dir", "resume", "logger")
 # Settings of any group that name files or folders.
 PATHS = ("data_dir", "path", "cache_dir", "glove")
-MAX_DEPTH, MAX_SETTINGS = 8, 1000  # far more than any run has
+MAX_SETTINGS = 1000  # far more than any run has
 _NAMED = re.compile(r"_target_: *([\w.]+)")
 _NAME = re.compile(r"[A-Za-z]\w*")
 _NO_PATH = re.compile(r"[\w.+ -]*")
@@ -39,21 +40,10 @@ def recorded_settings(settings: Settings) -> dict[str, Any]:
     for group in GROUPS:
         if group in settings and not isinstance(settings[group], Mapping):
             raise ValueError(f"settings.{group} must be an object")
-    taken = {name: value for name, value in settings.items() if name not in PLACEMENT}
-    found = dict(_leaves(taken, "", 0))
+    found = flattened({name: value for name, value in settings.items() if name not in PLACEMENT})
     if len(found) > MAX_SETTINGS:
         raise ValueError(f"settings has more than {MAX_SETTINGS} entries")
     return found
-
-
-def _leaves(settings: Settings, prefix: str, depth: int) -> Iterator[tuple[str, Any]]:
-    if depth > MAX_DEPTH:
-        raise ValueError(f"settings is nested deeper than {MAX_DEPTH} levels")
-    for key, value in settings.items():
-        if isinstance(value, Mapping) and (value or depth == 0):
-            yield from _leaves(value, f"{prefix}{key}.", depth + 1)
-        else:
-            yield f"{prefix}{key}", value
 
 
 def is_place(name: str, value: Any) -> bool:

@@ -30,6 +30,7 @@ from safetensors.torch import save
 from fedprox.errors import RunStopped, UserError, on_record, printable
 from fedprox.evaluation.metrics import Evaluation
 from fedprox.federation.results import Round
+from fedprox.runs.reader import number
 from fedprox.storage import naming, write_whole
 
 Mark = Mapping[str, Any]
@@ -247,7 +248,7 @@ class RunRecord:
             table.add([row.get(column, "") for column in table.columns] for row in rows[name])
             table.set_mark()
         for row in rows["metrics.csv"]:
-            self._note({column: _number(row.get(column, "")) for column in self._columns})
+            self._note({column: number(row.get(column, "")) for column in self._columns})
 
     def _note(self, row: Mapping[str, Any]) -> None:
         """Remember a row of metrics.csv for the result."""
@@ -322,12 +323,6 @@ def _client_rows(outcome: Round) -> Iterator[tuple[object, ...]]:
             *(outcome.round_num, task.client, client.num_examples, task.is_straggler, task.num_epochs),
             *(client.num_steps, client.counted, client.train_loss, client.drift),
         )
-
-
-def _number(text: str) -> int | float | None:
-    if not text:
-        return None
-    return int(text) if text.isdigit() else float(text)
 
 
 def _plain(tensor: torch.Tensor) -> torch.Tensor:

@@ -4,7 +4,8 @@ import json
 
 import pytest
 
-from fedprox.runs.reader import SILENT, FollowedRun
+from fedprox.errors import UserError
+from fedprox.runs.reader import SILENT, FollowedRun, read_metrics, read_rows
 from fedprox.storage import alone_in
 
 HEADER = "round,test_loss,test_accuracy,train_loss_cohort,num_clients_counted,time_s\n"
@@ -91,11 +92,35 @@ def test_an_ended_run_is_told_by_its_record_alone(tmp_path):
     assert FollowedRun(run).look().round_num is None
 
 
-@pytest.mark.parametrize("line", ["1,2\n", "1,1.0,much,,10,1.0\n", "\n", "1,1.0,,,10,1.0\n", "\x00\n"])
-def test_a_line_that_is_no_row_is_passed_over(tmp_path, line):
+@pytest.mark.parametrize("line", ["1,2\n", "1,1.0,much,,10,1.0\n", "\x00\n"])
+def test_a_damaged_table_hides_how_far_the_run_is_and_nothing_else(tmp_path, line):
     run = begin(tmp_path / "run")
     write(run, HEADER + row(0, 0.1, 0.0) + line + row(2, 0.3, 2.0))
-    assert FollowedRun(run).look().round_num == 2
+    with alone_in(run):
+        progress = FollowedRun(run).look()
+    assert (progress.status, progress.round_num) == ("running", None)
+
+
+def test_rows_have_their_values_and_none_for_empty_cells(tmp_path):
+    write(tmp_path, "round,test_loss,drift\n0,nan,\n1,1.5,0.25\n")
+    first, second = read_metrics(tmp_path / "metrics.csv")
+    assert (first["round"], str(first["test_loss"]), first["drift"]) == (0, "nan", None)
+    assert second == {"round": 1, "test_loss": 1.5, "drift": 0.25}
+
+
+@pytest.mark.parametrize("cut", ["", "1", "10", "11,", "11,2e-", "2"])
+def test_a_line_that_was_cut_off_is_no_row(tmp_path, cut):
+    write(tmp_path, "round,test_loss\n" + "".join(f"{t},{t}.5\n" for t in range(11)) + cut)
+    assert read_metrics(tmp_path / "metrics.csv") == [{"round": t, "test_loss": t + 0.5} for t in range(11)]
+    before = len("round,test_loss\n0,0.5\n1,1.")
+    assert read_metrics(tmp_path / "metrics.csv", before) == [{"round": 0, "test_loss": 0.5}]
+
+
+@pytest.mark.parametrize("damage", [b"1,2,3\n", b"1\n", b"\n", b"\x80,1\n", b'"1,1\n'])
+def test_rows_that_are_not_whole_are_an_error_that_names_the_file(tmp_path, damage):
+    (tmp_path / "metrics.csv").write_bytes(b"round,test_loss\n" + damage)
+    with pytest.raises(UserError, match=r"metrics\.csv cannot be used: .*mend it"):
+        read_rows(tmp_path / "metrics.csv")
 
 
 def test_a_record_that_cannot_be_read_now_is_the_one_that_was_read_last(tmp_path):

@@ -1,13 +1,13 @@
 """A run's loggers together: one that fails is left out, and the run goes on."""
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self
 
 from fedprox.errors import USERS, UserError, one_line, reason
-from fedprox.runs.loggers.interface import RUN_ID, Logger, Row
-from fedprox.runs.reader import rows_before
+from fedprox.runs.loggers.interface import RUN_ID, Logger
+from fedprox.runs.reader import Row
 
 _log = logging.getLogger("fedprox")
 
@@ -21,19 +21,11 @@ class Attached:
         run_dir: Path,
         facts: Mapping[str, Any],
         first_round: int = 0,
-        source: Path | None = None,
+        earlier: Sequence[Row] = (),
     ) -> None:
-        """Take the loggers by name; the rest is what `Logger.begin` is given.
-
-        Args:
-            loggers: By name.
-            run_dir: See `Logger.begin`, as for the next two.
-            facts: See run_dir.
-            first_round: See run_dir.
-            source: The run directory that has the rows before first_round; None for run_dir.
-        """
+        """Take the loggers by name; the rest is what `Logger.begin` is given, and the rows before first_round."""
         self._waiting = dict(loggers)
-        self._earlier = rows_before(first_round, (source or run_dir) / "metrics.csv") if first_round and loggers else []
+        self._earlier = earlier
         self._facts = (run_dir, facts, first_round)
         self._loggers: dict[str, Logger] = {}
 

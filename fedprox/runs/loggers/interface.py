@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 from fedprox.errors import UserError
+from fedprox.runs.reader import Row, flattened
 
-Row = Mapping[str, float | int | None]
 RUN_ID = "_run_id"  # how files end that keep what a tool calls a run: <run>/mlflow_run_id
 Scalar = bool | int | float | str
 
@@ -69,14 +69,5 @@ def hyperparameters(facts: Mapping[str, Any]) -> dict[str, Scalar]:
     What is no number and no text is written as JSON. Names of classes are left out: services limit a value's length.
     """
     others = {name: value for name, value in facts.items() if name not in ("settings", "classes")}
-    return _flat(others) | _flat(facts["settings"])
-
-
-def _flat(nested: Mapping[str, Any], prefix: str = "") -> dict[str, Scalar]:
-    flat: dict[str, Scalar] = {}
-    for key, value in nested.items():
-        if isinstance(value, Mapping):
-            flat |= _flat(value, f"{prefix}{key}.")
-        else:
-            flat[prefix + key] = value if isinstance(value, Scalar) else json.dumps(value)
-    return flat
+    flat = flattened(others) | flattened(facts["settings"])
+    return {name: value if isinstance(value, Scalar) else json.dumps(value) for name, value in flat.items()}

@@ -10,7 +10,8 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from fedprox.runs.loggers.interface import Row, hyperparameters, measured, require, title
+from fedprox.runs.loggers.interface import hyperparameters, measured, require, title
+from fedprox.runs.reader import Row
 
 FOLDER = "mlruns"  # in the working directory, where MLflow's own programs look for it
 MAX_PARAMS = 100  # in one request

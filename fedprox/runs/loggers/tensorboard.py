@@ -4,7 +4,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from fedprox.runs.loggers.interface import Row, hyperparameters, measured, require
+from fedprox.runs.loggers.interface import hyperparameters, measured, require
+from fedprox.runs.reader import Row
 
 
 class TensorBoardLogger:

@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from fedprox.errors import UserError
-from fedprox.runs.loggers.interface import Row, hyperparameters, measured, require, title
+from fedprox.runs.loggers.interface import hyperparameters, measured, require, title
+from fedprox.runs.reader import Row
 
 MODES = ("online", "offline", "disabled")
 QUIET: Mapping[str, Any] = {

@@ -15,6 +15,7 @@ import pytest
 from fedprox.runs.loggers.group import Attached
 from fedprox.runs.loggers.interface import Logger
 from fedprox.runs.loggers.mlflow import ENVIRONMENT
+from fedprox.runs.reader import read_metrics
 
 FACTS = {
     "algorithm": "FedProx (mu = 1)",
@@ -64,8 +65,9 @@ def log(run_dir, facts) -> Callable[..., None]:
         value: Callable[[int], float] = float,
         error: BaseException | None = None,
     ) -> None:
-        with Attached({"tool": logger}, run_dir, facts, first_round) as attached:
-            file = run_dir / "metrics.csv"
+        file = run_dir / "metrics.csv"
+        earlier = read_metrics(file)[:first_round] if first_round else []
+        with Attached({"tool": logger}, run_dir, facts, first_round, earlier) as attached:
             kept = [line for line in _lines(file) if int(line.partition(",")[0]) < first_round]
             for round_num in rounds:
                 kept.append(f"{round_num},{value(round_num)},\n")

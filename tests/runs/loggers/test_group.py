@@ -4,7 +4,6 @@ import pytest
 
 from fedprox.errors import UserError
 from fedprox.runs.loggers.group import Attached
-from fedprox.runs.reader import rows_before
 
 
 class Notes:
@@ -30,12 +29,8 @@ class Notes:
         self.told.append(what)
 
 
-def write_metrics(folder, text: str) -> None:
-    (folder / "metrics.csv").write_text("round,test_loss,drift\n" + text)
-
-
-def run(tmp_path, loggers, rounds=(0, 1, 2)) -> None:
-    with Attached(loggers, tmp_path, {"seed": 1}, first_round=rounds[0]) as attached:
+def run(tmp_path, loggers, rounds=(0, 1, 2), earlier=()) -> None:
+    with Attached(loggers, tmp_path, {"seed": 1}, rounds[0], earlier) as attached:
         for round_num in rounds:
             attached.log({"round": round_num})
 
@@ -48,23 +43,8 @@ def test_every_logger_is_told_of_the_beginning_of_every_row_and_of_the_end(tmp_p
 
 def test_a_resumed_run_tells_its_earlier_rows_first(tmp_path):
     notes = Notes()
-    write_metrics(tmp_path, "0,2.5,\n2,1.5,0.25\n4,1.25,0.5\n")  # every second round was evaluated
-    run(tmp_path, {"notes": notes}, rounds=(3, 4))
+    run(tmp_path, {"notes": notes}, rounds=(3, 4), earlier=[{"round": 0}, {"round": 2}])  # every second was evaluated
     assert notes.told == [(tmp_path, {"seed": 1}, 3), 0, 2, 3, 4, "finished"]
-
-
-def test_earlier_rows_have_their_values_and_none_for_empty_cells(tmp_path):
-    write_metrics(tmp_path, "0,nan,\n1,1.5,0.25\n")
-    first, second = rows_before(2, tmp_path / "metrics.csv")
-    assert (first["round"], str(first["test_loss"]), first["drift"]) == (0, "nan", None)
-    assert second == {"round": 1, "test_loss": 1.5, "drift": 0.25}
-
-
-@pytest.mark.parametrize("cut", ["1", "10", "11,", "11,2e-", "2"])
-def test_a_line_that_was_cut_off_is_no_row(tmp_path, cut):
-    write_metrics(tmp_path, "".join(f"{t},{t}.5,1.5\n" for t in range(11)) + cut)  # of 11,... or of 20,...
-    rows = rows_before(11, tmp_path / "metrics.csv")
-    assert rows == [{"round": t, "test_loss": t + 0.5, "drift": 1.5} for t in range(11)]
 
 
 def test_a_round_that_was_not_evaluated_has_no_row_to_log(tmp_path):
