@@ -4,15 +4,21 @@ import argparse
 import math
 import os
 import re
-import shutil
 import sys
 import time
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import nullcontext
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
-from fedprox.cli.jobs import TABLE, WAITING, read_table
+from rich import box
+from rich.console import Console, Group
+from rich.live import Live
+from rich.table import Table
+
+from fedprox.cli.jobs import TABLE as JOBS
+from fedprox.cli.jobs import WAITING, read_table
 from fedprox.errors import UserError, printable
 from fedprox.runs.reader import SILENT, FollowedRun, Progress, as_texts
 from fedprox.storage import is_taken
@@ -20,11 +26,12 @@ from fedprox.storage import is_taken
 # What is worth seeing first, where a terminal is too small for all runs.
 _FIRST = ("running", SILENT, "failed", "diverged", "interrupted", WAITING)
 _NOT_LINES_OF_RUNS = 5  # heading, rule, an empty line, the count, the cursor
+_NO_TERMINAL_WIDTH = 100_000  # no line is broken that a program may read
 
 Row = Mapping[str, str]
 
 
-class Watched:
+class RunTable:
     """Runs among and below some folders, and the jobs of sweeps there that have no run yet."""
 
     def __init__(self, folders: Sequence[Path]) -> None:
@@ -93,7 +100,7 @@ def _found(folders: Sequence[Path]) -> Iterator[tuple[Path, bool]]:
             if "run.json" in files:
                 below.clear()
                 yield Path(folder), True
-            elif TABLE in files:
+            elif JOBS in files:
                 yield Path(folder), False
 
 
@@ -139,15 +146,13 @@ def _duration(time_s: float | None) -> str:
     return f"{time_s / 60:.0f} min" if time_s < 5400 else f"{time_s / 3600:.1f} h"
 
 
-def table(rows: Sequence[Row], num_rows: int | None = None) -> list[str]:
-    """Return the lines of a table of runs, and how many there are of each status.
+def table(rows: Sequence[Row], num_rows: int | None = None) -> tuple[Table, str]:
+    """Return a table of runs, and how many there are of each status.
 
     Args:
-        rows: From `Watched.look`.
+        rows: From `RunTable.look`.
         num_rows: How many are shown at most, those still running before others; None for all.
     """
-    from tabulate import tabulate  # type: ignore[import-untyped]
-
     counts = Counter(row["status"] for row in rows)
     count = f"{len(rows)} runs: " + ", ".join(f"{number} {status}" for status, number in counts.most_common())
     shown = list(rows)
@@ -156,28 +161,39 @@ def table(rows: Sequence[Row], num_rows: int | None = None) -> list[str]:
         order = sorted(range(len(rows)), key=lambda index: rank.get(rows[index]["status"], len(rank)))
         shown = [rows[index] for index in sorted(order[: max(num_rows, 1)])]
         count += f"; {len(shown)} shown"
-    empty = {name for name in ("settings", "reason") if not any(row[name] for row in shown)}
-    values = [{name: value for name, value in row.items() if name not in empty} for row in shown]
-    return [*str(tabulate(values, headers="keys", disable_numparse=True)).splitlines(), "", count]
+    drawn = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, header_style="")
+    for name in rows[0] if rows else ():
+        if name not in ("settings", "reason") or any(row[name] for row in shown):
+            drawn.add_column(name, no_wrap=True)
+    for row in shown:
+        drawn.add_row(*(row[str(column.header)] for column in drawn.columns))
+    return drawn, count
 
 
-class Screen:
-    """Shows a table, in the place of the one before it where that is possible."""
+def show(runs: RunTable, every_s: float, once: bool) -> None:
+    """Show how far runs are until all have ended: on a terminal in place, elsewhere one table after the other.
 
-    def __init__(self, out: TextIO) -> None:
-        """Show on a stream; on a terminal in place."""
-        self._out, self._num_lines = out, 0
-
-    def show(self, rows: Sequence[Row]) -> None:
-        """Show rows of `Watched.look`."""
-        if not self._out.isatty():
-            print("\n".join(table(rows)), end="\n\n", file=self._out, flush=True)
-            return
-        width, height = shutil.get_terminal_size()
-        lines = [line[: width - 1] for line in table(rows, height - _NOT_LINES_OF_RUNS)]
-        up = f"\x1b[{self._num_lines}F\x1b[J" if self._num_lines else ""
-        print(up + "\n".join(lines), file=self._out, flush=True)
-        self._num_lines = len(lines)
+    Args:
+        runs: Which.
+        every_s: Seconds from one look to the next.
+        once: Look once.
+    """
+    is_terminal = sys.stdout.isatty()
+    width = None if is_terminal else _NO_TERMINAL_WIDTH
+    # A record may hold anything: its text is no markup.
+    console = Console(force_terminal=is_terminal, width=width, markup=False, highlight=False, emoji=False)
+    in_place = is_terminal and not console.is_dumb_terminal
+    with Live(console=console, auto_refresh=False) if in_place else nullcontext() as live:
+        while True:
+            rows, is_over = runs.look()
+            drawn, count = table(rows, console.height - _NOT_LINES_OF_RUNS if in_place else None)
+            if live:
+                live.update(Group(drawn, "", count), refresh=True)
+            else:
+                console.print(drawn, "", count, "", sep="\n")
+            if once or is_over:
+                return
+            time.sleep(every_s)
 
 
 def main(argv: Sequence[str]) -> int:
@@ -190,15 +206,7 @@ def main(argv: Sequence[str]) -> int:
     try:
         if not arguments.every > 0:
             raise UserError(f"--every must be above 0, in seconds, got {arguments.every:g}")
-        watched, screen = Watched(arguments.directories), Screen(sys.stdout)
-        is_over = False
-        while not is_over:
-            rows, is_over = watched.look()
-            screen.show(rows)
-            if arguments.once:
-                break
-            if not is_over:
-                time.sleep(arguments.every)
+        show(RunTable(arguments.directories), arguments.every, arguments.once)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

@@ -2,6 +2,7 @@
 
 import os
 import pty
+import re
 import subprocess
 import sys
 import threading
@@ -11,12 +12,12 @@ import pytest
 
 from fedprox.cli.jobs import Job, begin_table
 from fedprox.report.__main__ import main
-from fedprox.report.watch import Watched, table
+from fedprox.report.watch import RunTable, table
 from fedprox.storage import alone_in
 
 
 def rows_of(*folders):
-    return {os.path.basename(row["run"]): row for row in Watched(folders).look()[0]}
+    return {os.path.basename(row["run"]): row for row in RunTable(folders).look()[0]}
 
 
 def test_a_run_has_a_row_with_what_differs_and_how_far_it_is(tmp_path, write_run):
@@ -57,13 +58,13 @@ def test_jobs_that_have_no_run_are_told_from_the_sweeps_table(tmp_path, write_ru
     begin_table(tmp_path, [Job(number, (), f"mu={number}", str(number)) for number in (0, 1)])
     rows = rows_of(tmp_path)
     assert (rows["1"]["settings"], rows["1"]["status"]) == ("mu=1", "not begun")
-    assert table(list(rows.values()))[-1] == "2 runs: 1 finished, 1 not begun"
+    assert table(list(rows.values()))[1] == "2 runs: 1 finished, 1 not begun"
 
 
 def test_it_goes_on_while_a_run_or_a_sweep_does(tmp_path, write_run):
     write_run(tmp_path / "0", [0.1, 0.2], num_rounds=1)
     begin_table(tmp_path, [Job(0, (), "", "0")])
-    watched = Watched([tmp_path])
+    watched = RunTable([tmp_path])
     assert watched.look()[1]
     with alone_in(tmp_path):  # between two jobs
         assert not watched.look()[1]
@@ -77,8 +78,9 @@ def test_where_there_is_no_room_for_all_those_that_run_are_shown_first():
     statuses = ["finished", "failed", "finished", "running", "interrupted"]
     keys = ("settings", "round", "accuracy", "best", "rounds/s", "left", "reason")
     rows = [{"run": str(number), "status": status, **dict.fromkeys(keys, "")} for number, status in enumerate(statuses)]
-    *lines, _, count = table(rows, 2)
-    assert [line.split() for line in lines[2:]] == [["1", "failed"], ["3", "running"]]
+    drawn, count = table(rows, 2)
+    shown = [list(column.cells) for column in drawn.columns[:2]]
+    assert shown == [["1", "3"], ["failed", "running"]]
     assert count == "5 runs: 2 finished, 1 failed, 1 running, 1 interrupted; 2 shown"
 
 
@@ -93,7 +95,7 @@ def test_a_thousand_runs_take_seconds_at_most_per_look(tmp_path, write_run):
     for number in range(1000):
         settings = {f"setting_{index}": 0 for index in range(60)}
         write_run(tmp_path / str(number), [0.1] * 101, status="running", mu=number, num_rounds=200, **settings)
-    watched = Watched([tmp_path])
+    watched = RunTable([tmp_path])
     watched.look()
     begin = time.process_time()  # of this process: the machine may be busy with others
     rows, _ = watched.look()
@@ -119,6 +121,13 @@ def test_once_prints_the_table_once_though_runs_go_on(tmp_path, write_run, capsy
     assert "\x1b" not in out
 
 
+def test_long_lines_stay_whole_and_text_of_a_record_is_no_markup(tmp_path, write_run, capsys):
+    write_run(tmp_path / "0", [0.1], mu="[red]x[/red] :warning: " + 300 * "y", num_rounds=1)
+    write_run(tmp_path / "1", [0.1], mu=1.0, num_rounds=1)
+    assert main(["watch", str(tmp_path), "--once"]) == 0
+    assert f'mu="[red]x[/red] :warning: {300 * "y"}"' in capsys.readouterr().out
+
+
 def test_it_ends_when_the_last_run_has(tmp_path, write_run, capsys):
     write_run(tmp_path / "0", [0.1], status="running", num_rounds=1)
     with alone_in(tmp_path / "0"):
@@ -136,19 +145,22 @@ def test_it_ends_when_the_last_run_has(tmp_path, write_run, capsys):
     assert out.count("1 runs: 1 stopped without a word") == 1
 
 
-def test_on_a_terminal_a_table_takes_the_place_of_the_one_before(tmp_path, write_run, environment):
+@pytest.mark.parametrize("more", [{"TERM": "xterm"}, {"TERM": "dumb"}, {"TERM": "xterm", "NO_COLOR": "1"}], ids=str)
+def test_on_a_terminal_that_can_a_table_takes_the_place_of_the_one_before(tmp_path, write_run, environment, more):
     run = write_run(tmp_path / "0", [0.1], status="running", num_rounds=1)
     main_end, end = pty.openpty()
     command = [sys.executable, "-m", "fedprox.report", "watch", str(tmp_path), "--every", "0.1"]
     with alone_in(run):
-        process = subprocess.Popen(command, stdout=end, env=environment(COLUMNS="200", LINES="50"))
+        process = subprocess.Popen(command, stdout=end, env=environment(COLUMNS="200", LINES="50", **more))
         os.close(end)
         seen = b""
         while seen.count(b"1 running") < 2:
             seen += os.read(main_end, 4096)
     process.wait(30)
-    # heading, rule, a row, an empty line and the count are five lines
-    assert b"\x1b[5F\x1b[J" in seen
+    # Heading, rule, a row, an empty line and the count are five lines: it goes up four times.
+    assert (b"\x1b[1A\x1b[2K" * 4 in seen) == (more["TERM"] != "dumb")
+    assert (b"\x1b" in seen) == (more["TERM"] != "dumb")
+    assert not re.search(rb"\x1b\[[0-9;]*m", seen)  # no colour
 
 
 @pytest.mark.parametrize(
