@@ -6,14 +6,16 @@ import pstats
 import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 from unittest.mock import patch
 
 import fedprox
 from benchmarks.export import composed
 from benchmarks.workloads import WORKLOADS
+from fedprox.experiment import prepared
 from fedprox.experiment import run as experiment
-from fedprox.federation.deferred import several_at_once
 from fedprox.federation.results import Round
+from fedprox.federation.rounds import run_rounds
 
 PACKAGE = Path(fedprox.__file__).parent
 PARTS = {  # of the table -> modules below `fedprox`; a name stands for itself and all below it
@@ -39,15 +41,15 @@ def profile_w1(overrides: Sequence[str] = ()) -> dict[str, float]:
     config = composed([*WORKLOADS["W1"].cases[0].commands[0], "engine.num_threads=1", *overrides])
     profile = cProfile.Profile()
 
-    def profiled(rounds: Iterator[Round]) -> Iterator[Round]:
+    def profiled(*arguments: Any) -> Iterator[Round]:
         profile.enable()
-        yield from several_at_once(rounds)
+        yield from run_rounds(*arguments)
         profile.disable()
 
     logging.getLogger("flwr").setLevel(logging.ERROR)  # as the command line does
     with tempfile.TemporaryDirectory() as folder:
         experiment.run(config, Path(folder))
-        with patch.object(experiment, "several_at_once", profiled):
+        with patch.object(prepared, "run_rounds", profiled):
             experiment.run(config, Path(folder))
     return by_part(pstats.Stats(profile).stats)  # type: ignore[attr-defined]
 

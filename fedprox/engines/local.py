@@ -13,7 +13,7 @@ from flwr.app import Message, MessageType
 
 from fedprox.engines.identity import act_as_server
 from fedprox.errors import USERS, UserError, reason
-from fedprox.federation.client_app import Clients, ClientSide
+from fedprox.federation.client_app import Clients, ClientSpec
 from fedprox.federation.messages import client_of_task, failed, late, node_id
 from fedprox.solvers.generators import Generators, seeded
 from fedprox.solvers.kernels.logistic import has_kernels
@@ -33,11 +33,11 @@ _DRAWS = (
 class LocalGrid:
     """A Flower Grid whose nodes are clients played in this process."""
 
-    def __init__(self, side: ClientSide, *, num_threads: int | None = None) -> None:
+    def __init__(self, spec: ClientSpec, *, num_threads: int | None = None) -> None:
         """Prepare the client app.
 
         Args:
-            side: What is needed to play clients.
+            spec: What is needed to play clients.
             num_threads: Clients that are computed at once, where the solver allows it; None for as
                 many as torch has threads: one per core, or what OMP_NUM_THREADS says.
         """
@@ -45,16 +45,16 @@ class LocalGrid:
             rule = f"an integer >= 1 and <= {MAX_THREADS} or null (one per core)"
             raise UserError(f"engine.num_threads must be {rule}, got {num_threads}")
         act_as_server()
-        self._side = side
-        self._use(side.make_solver())
+        self._spec = spec
+        self._use(spec.make_solver())
         self._pool, self._alone = Pool(num_threads or torch.get_num_threads()), Pool(1)
-        self._may_draw = not has_kernels(side.model, side.device)
-        self._sizes = side.data.train.sizes
-        self._num_clients = side.data.num_clients
+        self._may_draw = not has_kernels(spec.model, spec.device)
+        self._sizes = spec.data.train.sizes
+        self._num_clients = spec.data.num_clients
 
     def _use(self, solver: Solver) -> None:
         self._solver = solver
-        self._clients = Clients(self._side, solver)
+        self._clients = Clients(self._spec, solver)
 
     def get_node_ids(self) -> Iterable[int]:
         """Return one node per client."""
@@ -96,7 +96,7 @@ class LocalGrid:
     def _solutions_of_one_call(self, messages: list[Message], solver: BatchedSolver) -> list[LocalSolution]:
         """Return the solutions of all clients computed together; none if they must be computed one by one."""
         try:
-            with seeded(0, torch.device(self._side.device)) as generators:
+            with seeded(0, torch.device(self._spec.device)) as generators:
                 solutions = self._clients.solve_together(messages, solver)
                 draws = generators.have_moved()
         except UserError:
@@ -107,7 +107,7 @@ class LocalGrid:
         if not draws:
             return solutions
         _log.warning(_DRAWS)
-        self._use(replace(self._side, solver="reference").make_solver())
+        self._use(replace(self._spec, solver="reference").make_solver())
         self._solver.is_concurrent = False
         return []
 

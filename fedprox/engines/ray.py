@@ -18,7 +18,7 @@ from fedprox.engines.balance import balance
 from fedprox.engines.identity import act_as_server
 from fedprox.engines.local import LocalGrid
 from fedprox.errors import reason
-from fedprox.federation.client_app import ClientSide
+from fedprox.federation.client_app import ClientSpec
 from fedprox.federation.messages import failed, late, node_id, task_of
 
 
@@ -27,7 +27,7 @@ class RayGrid:
 
     def __init__(
         self,
-        side: ClientSide,
+        side: ClientSpec,
         *,
         num_cpus: float,
         num_gpus: float = 0.0,
@@ -148,7 +148,7 @@ def _num_actors(num_cpus: float, num_gpus: float, max_actors: int) -> int:
     return min(int(min(fits)), max_actors)
 
 
-def _share(side: ClientSide, num_threads: int) -> list[Any]:
+def _share(side: ClientSpec, num_threads: int) -> list[Any]:
     """Put what actors need into the object store; data that an earlier job put there is not sent again."""
     if id(side.data) not in _shared:
         _shared.clear()

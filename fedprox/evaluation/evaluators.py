@@ -2,7 +2,7 @@
 
 import copy
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import replace
 
 import numpy as np
@@ -45,16 +45,12 @@ class ModuleEvaluator:
         self._piece = piece or (_ON_CPU if on_cpu else _ON_GPU)
         self._draws = False
 
-    def __call__(self, models: Sequence[Params]) -> list[Evaluation]:
-        """Return the mean loss and the accuracy of each state dict."""
-        return self.in_detail(models)[0]
+    def __call__(self, params: Params) -> Evaluation:
+        """Return the mean loss and the accuracy of a state dict."""
+        return self.in_detail(params)[0]
 
-    def in_detail(self, models: Sequence[Params]) -> tuple[list[Evaluation], Sequence[NDArray[np.bool_]]]:
-        """Return that, and whether each example is classified rightly, shape (n,) for each state dict."""
-        evaluations, is_right = zip(*map(self._evaluate, models), strict=True)
-        return list(evaluations), is_right
-
-    def _evaluate(self, params: Params) -> tuple[Evaluation, NDArray[np.bool_]]:
+    def in_detail(self, params: Params) -> tuple[Evaluation, NDArray[np.bool_]]:
+        """Return that, and whether each example is classified correctly, shape (n,)."""
         starts = range(0, len(self._labels), self._piece)
         before = Generators(self._labels.device)
         pieces = {} if self._draws else self._pool.map(lambda start: self._measure(params, start), starts)
@@ -63,8 +59,8 @@ class ModuleEvaluator:
             before.restore()
             pieces = {start: self._measure_seeded(params, start) for start in starts}
         losses, parts = zip(*(pieces[start] for start in starts), strict=True)
-        is_right = np.concatenate(parts)
-        return Evaluation(sum(losses) / len(is_right), int(is_right.sum()) / len(is_right)), is_right
+        is_correct = np.concatenate(parts)
+        return Evaluation(sum(losses) / len(is_correct), int(is_correct.sum()) / len(is_correct)), is_correct
 
     def _measure_seeded(self, params: Params, start: int) -> tuple[float, NDArray[np.bool_]]:
         with seeded(start, self._labels.device):
@@ -72,7 +68,7 @@ class ModuleEvaluator:
 
     @torch.no_grad()
     def _measure(self, params: Params, start: int) -> tuple[float, NDArray[np.bool_]]:
-        """Return the sum of the losses of one piece's examples, and whether each is classified rightly."""
+        """Return the sum of the losses of one piece's examples, and whether each is classified correctly."""
         piece = slice(start, start + self._piece)
         features, labels = self._features[piece].clone(), self._labels[piece]  # a copy: the model may change it
         logits = self._workspace.with_params(params)(features).float()
@@ -104,7 +100,7 @@ class _Loaded(Workspace):
 
 
 _PIECE = 10_000  # examples that are turned into model input at once
-TestEvaluator = Callable[[Sequence[Params]], list[Evaluation]]
+TestEvaluator = Callable[[Params], Evaluation]
 
 
 class FederationEvaluator:
@@ -137,10 +133,10 @@ class FederationEvaluator:
         else:
             self._gradients = ModuleGradients(copy.deepcopy(model).to(device).eval(), examples, memory_bytes)
 
-    def __call__(self, models: Sequence[Params]) -> list[Evaluation]:
-        """Return each w, a state dict of the model, as measured on the test examples and on all clients."""
-        measured = zip(map(self._gradients.sums, models), self._test(models), strict=True)
-        return [replace(test, federation=self._metrics(sums, test)) for sums, test in measured]
+    def __call__(self, params: Params) -> Evaluation:
+        """Return w, a state dict of the model, as measured on the test examples and on all clients."""
+        test = self._test(params)
+        return replace(test, federation=self._metrics(self._gradients.sums(params), test))
 
     def _metrics(self, sums: GradientSums, test: Evaluation) -> FederationMetrics:
         variance, variance_unweighted, dissimilarity_b = sums.moments()
@@ -171,22 +167,19 @@ def evaluator_on_test_set(
     """
     features, labels = data.test_examples()
     if len(labels) == 0:
-        return lambda models: [Evaluation(math.nan, math.nan)] * len(models)
+        return lambda params: Evaluation(math.nan, math.nan)
     test = _evaluator(model, features, labels, device)
     has_own_test_set = len(data.data.test_labels) > 0
     held_out = _evaluator(model, *data.held_out_examples(), device) if per_client and has_own_test_set else test
 
-    def in_detail(models: Sequence[Params]) -> list[Evaluation]:
-        evaluations, is_right = test.in_detail(models)
-        own = is_right if held_out is test else held_out.in_detail(models)[1]
-        return [
-            replace(
-                evaluation,
-                classes=by_class(of_test, labels, data.data.num_classes) if per_class else (),
-                spread=among_clients(of_clients, data.held_out.sizes) if per_client else None,
-            )
-            for evaluation, of_test, of_clients in zip(evaluations, is_right, own, strict=True)
-        ]
+    def in_detail(params: Params) -> Evaluation:
+        evaluation, is_correct = test.in_detail(params)
+        of_clients = is_correct if held_out is test else held_out.in_detail(params)[1]
+        return replace(
+            evaluation,
+            classes=by_class(is_correct, labels, data.data.num_classes) if per_class else (),
+            spread=among_clients(of_clients, data.held_out.sizes) if per_client else None,
+        )
 
     return in_detail if per_class or per_client else test
 

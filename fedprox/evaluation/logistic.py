@@ -1,9 +1,6 @@
 """Logistic regression on many examples in compiled code, some of them in each thread."""
 
-from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from functools import partial
-from typing import TypeVar
 
 import numpy as np
 import torch
@@ -16,7 +13,6 @@ from fedprox.solvers.kernels.compile import compiled
 from fedprox.solvers.kernels.lanes import NUM_LANES
 from fedprox.solvers.kernels.logistic import (
     FIVE,
-    PIECE,
     Doubles,
     Floats,
     Integers,
@@ -27,39 +23,50 @@ from fedprox.solvers.kernels.logistic import (
     unit_vectors,
 )
 from fedprox.solvers.problem import Params
+from fedprox.solvers.threads import Pool
 
 _SHARE = 1_000  # examples in a piece of work: fixed, so that no sum depends on the number of threads
+_WIDTH, _PIECES = 32, 32  # of the test set: examples side by side, few enough to be read in order; pieces of a share
 _NO_FEATURES, _NO_LABELS = np.zeros((0, 1), np.float32), np.zeros(0, np.int64)
-Result = TypeVar("Result")
 
 
 class LogisticEvaluator:
-    """Measures models on a test set."""
+    """Measures a model on a test set, which lies with its examples side by side, so that 16 of them advance at once."""
 
     def __init__(self, features: Tensor, labels: Tensor) -> None:
         """Keep a test set: float32 model input of shape (n, *input_shape), classes of shape (n,), n >= 1."""
-        self._features, self._labels = features.flatten(1).numpy(), labels.numpy()
-        self._threads = _Threads()
-        none, is_right = np.zeros((2, NUM_LANES), np.float32), np.zeros((0, 1), np.bool_)
-        _measure(none, _NO_FEATURES, _NO_LABELS, is_right, 1)  # loads or compiles it
+        self._labels, self._pieces = labels.numpy(), _side_by_side(features.flatten(1).numpy())
+        self._pool = Pool(torch.get_num_threads())
+        none = np.zeros((1, 1), np.float32)
+        _measure(self._pieces[:0], none, none[0], self._labels[:0], np.zeros(0, np.bool_))  # loads or compiles it
 
-    def __call__(self, models: Sequence[Params]) -> list[Evaluation]:
-        """Return the loss and accuracy of each state dict."""
-        return self.in_detail(models)[0]
+    def __call__(self, params: Params) -> Evaluation:
+        """Return the mean loss and the accuracy of a state dict."""
+        return self.in_detail(params)[0]
 
-    def in_detail(self, models: Sequence[Params]) -> tuple[list[Evaluation], NDArray[np.bool_]]:
-        """Return that, and whether each example is classified rightly, shape (n,) for each state dict."""
-        num_classes = len(models[0]["1.bias"])
-        weights = padded({name: torch.cat([params[name] for params in models]) for name in ("1.weight", "1.bias")})
-        is_right = np.empty((len(self._labels), len(models)), np.bool_)
+    def in_detail(self, params: Params) -> tuple[Evaluation, NDArray[np.bool_]]:
+        """Return that, and whether each example is classified correctly, shape (n,)."""
+        weight, bias = params["1.weight"].numpy(), params["1.bias"].numpy()
+        is_correct = np.empty(len(self._labels), np.bool_)
 
-        def of_share(start: int) -> Doubles:
-            share = slice(start, start + _SHARE)
-            return _measure(weights, self._features[share], self._labels[share], is_right[share], num_classes)
+        def loss_of(first: int) -> float:
+            share = slice(first * _WIDTH, (first + _PIECES) * _WIDTH)
+            pieces = self._pieces[first : first + _PIECES]
+            return _measure(pieces, weight, bias, self._labels[share], is_correct[share])
 
-        parts = self._threads.map(of_share, range(0, len(self._labels), _SHARE))
-        losses, hits = np.sum(parts, axis=0) / len(self._labels)
-        return list(map(Evaluation, losses.tolist(), hits.tolist())), is_right.T
+        losses = self._pool.map(loss_of, firsts := range(0, len(self._pieces), _PIECES))
+        loss = sum(losses[first] for first in firsts) / len(self._labels)
+        return Evaluation(loss, int(is_correct.sum()) / len(is_correct)), is_correct
+
+
+def _side_by_side(features: Floats) -> Floats:
+    """Return examples (n, num_features) in pieces (num_features + 1, _WIDTH), 0 in the last row and beyond n."""
+    num_examples, num_features = features.shape
+    pieces = np.zeros((-(-num_examples // _WIDTH), num_features + 1, _WIDTH), np.float32)
+    for piece, start in zip(pieces, range(0, num_examples, _WIDTH), strict=True):
+        examples = features[start : start + _WIDTH]
+        piece[:-1, : len(examples)] = examples.T
+    return pieces
 
 
 class LogisticGradients:
@@ -69,7 +76,7 @@ class LogisticGradients:
         """Keep all clients' examples, float32 on the CPU."""
         self._features, self._labels = examples.features.flatten(1).numpy(), examples.labels.numpy()
         self._bounds = np.append(examples.starts, len(self._labels))
-        self._threads = _Threads()
+        self._pool = Pool(torch.get_num_threads())
         none, onehot = np.zeros((2, NUM_LANES), np.float32), unit_vectors(1, NUM_LANES)  # loads or compiles it:
         _sum_clients(none, _NO_FEATURES, _NO_LABELS, self._bounds, 0, 0, onehot, np.zeros((2, 2)), np.zeros(2))
 
@@ -78,14 +85,17 @@ class LogisticGradients:
         weight = padded(params)
         onehot = unit_vectors(len(params["1.bias"]), weight.shape[1])
 
-        def of_clients(first: int, last: int) -> tuple[float, int, Doubles, Doubles]:
-            vectors, squares = np.zeros((2, weight.size)), np.zeros(2)
+        shares = self._shares()
+
+        def of_clients(share: int) -> tuple[float, int, Doubles, Doubles]:
+            (first, last), vectors, squares = shares[share], np.zeros((2, weight.size)), np.zeros(2)
             data = (self._features, self._labels, self._bounds, first, last)
             loss, num_correct = _sum_clients(weight, *data, onehot, vectors, squares)
             return loss, num_correct, vectors, squares
 
         total = GradientSums(torch.zeros(2, weight.size, dtype=torch.float64), torch.zeros(2, dtype=torch.float64))
-        for loss, num_correct, vectors, squares in self._threads.map(lambda ends: of_clients(*ends), self._shares()):
+        summed = self._pool.map(of_clients, range(len(shares)))
+        for loss, num_correct, vectors, squares in (summed[share] for share in range(len(shares))):
             total.loss += loss / len(self._labels)
             total.num_correct += num_correct
             total.vectors += torch.from_numpy(vectors)
@@ -101,62 +111,43 @@ class LogisticGradients:
         return list(zip(firsts, [*firsts[1:], len(self._bounds) - 1], strict=True))
 
 
-class _Threads:
-    """As many threads as torch has here."""
-
-    def __init__(self) -> None:
-        self._num_threads = torch.get_num_threads()
-        self._pool = ThreadPoolExecutor(self._num_threads) if self._num_threads > 1 else None
-
-    def map(self, function: Callable[..., Result], items: Sequence[object]) -> list[Result]:
-        """Return the function's results in the order of the items."""
-        if self._pool is None:
-            return [function(item) for item in items]
-        return list(self._pool.map(function, items))
-
-
 @compiled
-def _measure(
-    weights: Floats, features: Floats, labels: Integers, is_right: NDArray[np.bool_], num_classes: int
-) -> Doubles:
-    """Return the sum of losses and the number of hits of each model, shape (2, num_models).
+def _measure(pieces: Floats, weight: Floats, bias: Floats, labels: Integers, is_correct: NDArray[np.bool_]) -> float:
+    """Return the sum of the losses of some examples.
+
+    A logit is W x + b as in training: `logits`, in which classes and examples have changed places.
 
     Args:
-        weights: All models' classes side by side, in the layout of `fedprox.solvers.kernels.logistic.padded`.
-        features: Shape (n, num_features).
-        labels: Shape (n,).
-        is_right: Written: whether each model classifies each example rightly, shape (n, num_models).
-        num_classes: Of each model.
+        pieces: Some of those that `_side_by_side` makes.
+        weight: W, shape (num_classes, num_features).
+        bias: b, shape (num_classes,).
+        labels: Of these examples, shape (n,).
+        is_correct: Written: whether the label's logit is the (first) largest of each example, shape (n,).
     """
-    num_models = is_right.shape[1]
-    outputs = np.empty((PIECE, weights.shape[1]), np.float32)
-    at_label, sums = np.empty((PIECE, num_models)), np.zeros((2, num_models))
-    for start in range(0, len(labels), PIECE):
-        size = min(PIECE, len(labels) - start)
-        batch = np.minimum(np.arange(start, start + -(-size // FIVE) * FIVE), len(labels) - 1)
-        logits(weights, features, batch, outputs)
-        for example in range(size):
-            for model in range(num_models):
-                own = outputs[example, model * num_classes : (model + 1) * num_classes]
-                largest = 0
-                for other in range(1, num_classes):
-                    if own[other] > own[largest]:
-                        largest = other
-                label = labels[start + example]
-                is_right[start + example, model] = largest == label
-                sums[1, model] += largest == label
-                highest = own[largest]
-                for other in range(num_classes):
-                    own[other] -= highest
-                at_label[example, model] = own[label]
-        exponential(outputs[:size].reshape(-1))
-        for example in range(size):
-            for model in range(num_models):
-                total = 0.0
-                for other in range(num_classes):
-                    total += outputs[example, model * num_classes + other]
-                sums[0, model] += np.log(total) - at_label[example, model]
-    return sums
+    num_classes, width, loss_sum = len(bias), pieces.shape[2], 0.0
+    classes = np.minimum(np.arange(-(-num_classes // FIVE) * FIVE), num_classes - 1)
+    outputs = np.empty((len(classes), width), np.float32)
+    for piece in range(len(pieces)):
+        logits(pieces[piece], weight, classes, outputs)
+        of_piece = labels[piece * width : (piece + 1) * width]
+        largest, highest = np.zeros(width, np.int64), outputs[0] + bias[0]
+        for klass in range(num_classes):
+            outputs[klass] += bias[klass]
+            for example in range(width):
+                if outputs[klass, example] > highest[example]:
+                    largest[example], highest[example] = klass, outputs[klass, example]
+        for klass in range(num_classes):
+            outputs[klass] -= highest
+        for example in range(len(of_piece)):
+            is_correct[piece * width + example] = largest[example] == of_piece[example]
+            loss_sum -= outputs[of_piece[example], example]
+        exponential(outputs[:num_classes].reshape(-1))
+        for example in range(len(of_piece)):
+            total = 0.0
+            for klass in range(num_classes):
+                total += outputs[klass, example]
+            loss_sum += np.log(total)
+    return loss_sum
 
 
 @partial(compiled, fastmath=("contract", "reassoc"))  # float64 does not feel the order of a sum
@@ -185,7 +176,7 @@ def _sum_clients(
         squares: Shape (2,).
 
     Returns:
-        The sum of the losses of these clients' examples, and how many are classified rightly.
+        The sum of the losses of these clients' examples, and how many are classified correctly.
     """
     gradient = np.empty(weight.shape, np.float64)
     flat = gradient.reshape(-1)

@@ -25,12 +25,11 @@ from fedprox.experiment.model_checks import (
     check_trains,
     make_lazy_layers,
 )
-from fedprox.federation.client_app import ClientSide
+from fedprox.federation.client_app import ClientSpec
 from fedprox.federation.client_state import LocalStatistics
-from fedprox.federation.deferred import Evaluate
-from fedprox.federation.failures import Faults
-from fedprox.federation.rounds import Engine
-from fedprox.federation.schedules import AdaptiveMu, learning_rate_factor
+from fedprox.federation.failures import FailurePolicy
+from fedprox.federation.rounds import Engine, Evaluate, RoundSettings
+from fedprox.federation.schedules import AdaptiveMu, ConstantMu, MuSchedule, learning_rate_factor
 from fedprox.federation.strategy_calls import repeatable
 from fedprox.federation.strategy_checks import fit
 from fedprox.plan.plan import CohortPlan
@@ -147,15 +146,15 @@ def engine(config: Mapping[str, Any], data: FederatedData, model: nn.Module) -> 
         mixed_precision=config["mixed_precision"],
         last_batch=config["last_batch"],
     )
-    side = ClientSide(data, model, sgd, client_device(config), config["solver"], augmentation)
-    return build(config, "engine", Engine, side)  # type: ignore[no-any-return]
+    spec = ClientSpec(data, model, sgd, client_device(config), config["solver"], augmentation)
+    return build(config, "engine", Engine, spec)  # type: ignore[no-any-return]
 
 
-def mu(config: Mapping[str, Any]) -> AdaptiveMu | float:
-    """Return mu, or what adapts it to the training loss."""
+def mu(config: Mapping[str, Any]) -> MuSchedule:
+    """Return the mu of every round, or what adapts it to the training loss."""
     settings = config["adaptive_mu"]
     if not settings["enabled"]:
-        return float(config["mu"])
+        return ConstantMu(float(config["mu"]))
     initial = config["mu"] if settings["initial"] is None else settings["initial"]
     return AdaptiveMu(initial, settings["step"], settings["patience"])
 
@@ -178,12 +177,20 @@ def evaluation(config: Mapping[str, Any], data: FederatedData, model: nn.Module)
     measure = evaluator_on_test_set(model, data, device, **details)
     if settings["name"] == "clients":
         measure = FederationEvaluator(model, data, device, test=measure)
-    return lambda models: measure(list(map(to_params, models)))
+    return lambda arrays: measure(to_params(arrays))
 
 
-def faults(config: Mapping[str, Any]) -> Faults:
-    """Return what is done about clients that fail, diverge or are late."""
-    return Faults(*(config[name] for name in ("on_client_error", "on_divergence", "round_timeout", "on_timeout")))
+def round_settings(config: Mapping[str, Any]) -> RoundSettings:
+    """Return what the rounds have in common."""
+    on_failure = ("on_client_error", "on_divergence", "round_timeout", "on_timeout")
+    return RoundSettings(
+        config["num_rounds"],
+        mu=mu(config),
+        learning_rate_factor=schedule(config),
+        evaluate_every=config["evaluation"]["every"],
+        measure_gamma=config["evaluation"]["name"] == "clients",
+        failures=FailurePolicy(*(config[name] for name in on_failure)),
+    )
 
 
 def loggers(config: Mapping[str, Any]) -> dict[str, Logger]:

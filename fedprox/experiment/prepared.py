@@ -15,12 +15,9 @@ from fedprox.experiment import build as assembly
 from fedprox.experiment import data as data_assembly
 from fedprox.experiment.early_stopping import EarlyStopping
 from fedprox.federation import strategy_checks
-from fedprox.federation.deferred import Evaluate
-from fedprox.federation.failures import Faults
-from fedprox.federation.planned_strategy import Planned
+from fedprox.federation.planned_strategy import PlannedStrategy
 from fedprox.federation.results import Round
-from fedprox.federation.rounds import Engine, run_rounds
-from fedprox.federation.schedules import AdaptiveMu
+from fedprox.federation.rounds import Engine, Evaluate, RoundSettings, run_rounds
 from fedprox.plan.protocols import ExperimentProtocol
 from fedprox.process import announced
 from fedprox.runs.checkpoint import Checkpoint
@@ -38,19 +35,17 @@ class Experiment:
         arrays: The initial model.
         strategy: On the planned cohorts.
         grid: Where clients compute.
-        evaluate: Measures global models.
-        mu: Weight of the proximal term.
-        faults: What is done about clients that fail, diverge or are late.
+        evaluate: Measures a global model.
+        settings: What the rounds have in common.
     """
 
     config: Mapping[str, Any]
     data: FederatedData
     arrays: ArrayRecord
-    strategy: Planned
+    strategy: PlannedStrategy
     grid: Engine
     evaluate: Evaluate
-    mu: AdaptiveMu | float
-    faults: Faults
+    settings: RoundSettings
 
     @classmethod
     def of(cls, config: Mapping[str, Any]) -> Self:
@@ -66,31 +61,14 @@ class Experiment:
         arrays = to_record(model.state_dict())
         plan = assembly.plan(config, data, protocol)
         streams = {"seed": config["seed"], "repetition": config.get("repeat_num", 0)}
-        planned = Planned(strategy, plan, assembly.local_statistics(config, arrays), **streams)
+        planned = PlannedStrategy(strategy, plan, assembly.local_statistics(config, arrays), **streams)
         grid = assembly.engine(config, data, model)
-        evaluate, mu = assembly.evaluation(config, data, model), assembly.mu(config)
-        return cls(config, data, arrays, planned, grid, evaluate, mu, assembly.faults(config))
+        evaluate = assembly.evaluation(config, data, model)
+        return cls(config, data, arrays, planned, grid, evaluate, assembly.round_settings(config))
 
     def rounds(self, start: Checkpoint | None = None) -> Iterator[Round]:
         """Yield the rounds from 0 on, or those after a checkpoint, whose state this experiment takes over."""
-        if start:
-            self.strategy.restore(start.carried["strategy"])
-            if isinstance(self.mu, AdaptiveMu) and start.carried["mu"]:
-                self.mu.restore(start.carried["mu"])
-        return run_rounds(
-            arrays=start.arrays if start else self.arrays,
-            strategy=self.strategy,
-            grid=self.grid,
-            evaluate=self.evaluate,
-            mu=self.mu,
-            num_rounds=self.config["num_rounds"],
-            evaluate_every=self.config["evaluation"]["every"],
-            measure_gamma=self.config["evaluation"]["name"] == "clients",
-            learning_rate_factor=assembly.schedule(self.config),
-            faults=self.faults,
-            rounds_done=start.round_num if start else None,
-            time_s=start.time_s if start else 0.0,
-        )
+        return run_rounds(self.arrays, self.strategy, self.grid, self.evaluate, self.settings, start)
 
     def check_start(self, start: Checkpoint, run_dir: Path) -> None:
         """Raise UserError unless a checkpoint is of this experiment's model and has no more rounds than that.

@@ -14,7 +14,6 @@ from fedprox.experiment.branch import adopted_rows, branch_point, lineage
 from fedprox.experiment.early_stopping import EarlyStopping
 from fedprox.experiment.prepared import Experiment, columns
 from fedprox.experiment.same_data import check_same_data, fingerprints
-from fedprox.federation.deferred import several_at_once
 from fedprox.process import only_new_garbage
 from fedprox.runs.checkpoint import Checkpoint, Checkpoints, forget_after, latest
 from fedprox.runs.environment import environment
@@ -159,14 +158,14 @@ def _record_rounds(
         stopping.observe(earlier)
     collecting = nullcontext() if experiment.strategy.is_ours else only_new_garbage()
     with collecting, Checkpoints(record, **config["checkpoint"]) as checkpoints:
-        rounds = iter(()) if stopping.is_over else several_at_once(experiment.rounds(start))
+        rounds = iter(()) if stopping.is_over else experiment.rounds(start)
         for outcome in watched(rounds, config["num_rounds"], algorithm(config), first_round):
             if new := record.lacks(outcome):
                 checkpoints.forget()
                 record.widen(new)
             row = record.add(outcome)
             loggers.log(row)
-            experiment.faults.check(outcome)
+            experiment.settings.failures.check(outcome)
             arrays, round_num = outcome.arrays, outcome.round_num
             is_over = stopping.observe(row)
             checkpoints.after(outcome)

@@ -25,7 +25,7 @@ from fedprox.strategies.arrays import to_params, to_record
 
 
 @dataclass(frozen=True)
-class ClientSide:
+class ClientSpec:
     """Everything a process needs to play any client; what is sent to a worker.
 
     Attributes:
@@ -57,13 +57,13 @@ class ClientSide:
 class Clients:
     """Plays the clients that messages name, in any thread: a message becomes a local problem, a solution a reply."""
 
-    def __init__(self, side: ClientSide, solver: Solver) -> None:
+    def __init__(self, spec: ClientSpec, solver: Solver) -> None:
         """Prepare to play any client with this solver."""
-        self._side = side
+        self._spec = spec
         self._solver = solver
-        self._workspace = Workspace(side.model, side.device)
-        self._parameters = [name for name, own in side.model.named_parameters() if own.is_floating_point()]
-        self._decode, self._decode_gradient = _Decoder(side.device), _Decoder(side.device)
+        self._workspace = Workspace(spec.model, spec.device)
+        self._parameters = [name for name, own in spec.model.named_parameters() if own.is_floating_point()]
+        self._decode, self._decode_gradient = _Decoder(spec.device), _Decoder(spec.device)
 
     def train(self, message: Message) -> Message:
         """Return the reply to a train message."""
@@ -71,8 +71,8 @@ class Clients:
 
     def work(self, message: Message) -> LocalWork:
         """Return how much a train message asks for, in which order, and mu."""
-        task, config, augmentation = task_of(message), _config(message), self._side.augmentation
-        num_examples = int(self._side.data.train.sizes[task.client])
+        task, config, augmentation = task_of(message), _config(message), self._spec.augmentation
+        num_examples = int(self._spec.data.train.sizes[task.client])
         return LocalWork(
             orders=epoch_orders(task, num_examples),
             num_steps=task.num_steps,
@@ -117,7 +117,7 @@ class Clients:
     def reply(self, message: Message, solution: LocalSolution) -> Message:
         """Return the reply to a train message."""
         metrics: dict[str, int | float | list[int] | list[float]] = {
-            "num-examples": int(self._side.data.train.sizes[client_of_task(message)]),
+            "num-examples": int(self._spec.data.train.sizes[client_of_task(message)]),
             "train-loss": solution.train_loss,
             "num-steps": solution.num_steps,
         }
@@ -138,7 +138,7 @@ class Clients:
 
     def _seeded(self, seed: int | tuple[int, ...]) -> AbstractContextManager[object]:
         """Return a context in which a model that draws random numbers draws its client's own; nothing for others."""
-        return nullcontext() if self._solver.is_concurrent else seeded(seed, torch.device(self._side.device))
+        return nullcontext() if self._solver.is_concurrent else seeded(seed, torch.device(self._spec.device))
 
     def _params(self, message: Message) -> Params:
         """Return the global model, with the client's own batch statistics where it has any."""
@@ -146,19 +146,19 @@ class Clients:
         if "statistics" not in message.content:
             return params
         own = to_params(_arrays(message, "statistics"))
-        return params | {name: value.to(self._side.device) for name, value in own.items()}
+        return params | {name: value.to(self._spec.device) for name, value in own.items()}
 
     def _examples(self, client: int, *, as_stored: bool = False) -> tuple[Tensor, Tensor]:
-        data = self._side.data
+        data = self._spec.data
         x, y = (data.stored_examples if as_stored else data.client_examples)(client)
-        return torch.from_numpy(x).to(self._side.device), torch.from_numpy(y).to(self._side.device)
+        return torch.from_numpy(x).to(self._spec.device), torch.from_numpy(y).to(self._spec.device)
 
     def _input(self, features: Tensor) -> Tensor:
         """Return examples as model input, those that are so already as they are."""
         if not self._solver.takes_pictures:
             return features
-        model_input = self._side.data.data.model_input(features.cpu().numpy())
-        return torch.from_numpy(model_input).to(self._side.device)
+        model_input = self._spec.data.data.model_input(features.cpu().numpy())
+        return torch.from_numpy(model_input).to(self._spec.device)
 
 
 def make_client_app(clients: Clients) -> ClientApp:

@@ -1,4 +1,4 @@
-"""What becomes of clients that fail, diverge or are late: the run stops, or goes on without them."""
+"""Failure policy for clients that raise, diverge or are late, and for models that are not finite."""
 
 import logging
 import time
@@ -12,8 +12,8 @@ from flwr.app import ArrayRecord, Message, MetricRecord
 
 from fedprox.errors import RunStopped
 from fedprox.federation.messages import client_of, draw_of, is_late, late
+from fedprox.federation.planned_strategy import PlannedStrategy
 from fedprox.federation.results import Round
-from fedprox.federation.strategy_calls import is_finite
 from fedprox.strategies.arrays import only, to_numpy
 
 STOP, DROP, CONTINUE = "stop", "drop", "continue"
@@ -28,8 +28,8 @@ class Sends(Protocol):
 
 
 @dataclass
-class Faults:
-    """What a run does about faults.
+class FailurePolicy:
+    """What a run does about failures.
 
     Attributes:
         on_client_error: "stop" or "drop": about a client that raised, or whose process died time and again.
@@ -42,25 +42,27 @@ class Faults:
     on_divergence: str = STOP
     round_timeout: float | None = None
     on_timeout: str = STOP
-    _is_told: bool = False
+    _has_warned: bool = False
 
-    def sifted(self, grid: Sends, round_num: int) -> "Sifted":
+    def filtering(self, grid: Sends, round_num: int) -> "FailureFilter":
         """Return an engine for one round, which begins now: what it returns are replies that count."""
-        return Sifted(self, grid, round_num)
+        return FailureFilter(self, grid, round_num)
 
-    def check_model(self, arrays: ArrayRecord | None, made_by: str) -> None:
-        """Raise RunStopped if a strategy made a model that is nan or infinite: the updates that count are finite."""
-        if self.on_divergence == STOP and arrays is not None and not is_finite(arrays.values()):
+    def check_aggregate(self, round_num: int, strategy: PlannedStrategy, arrays: ArrayRecord | None) -> None:
+        """Raise RunStopped if a foreign strategy made a model that is not finite: the updates that count are."""
+        if self.on_divergence != STOP or arrays is None or strategy.is_ours:
+            return
+        if not all(np.isfinite(to_numpy(array)).all() for array in arrays.values()):
             raise RunStopped(
-                f"{made_by} made a model that is nan or infinite of updates that are finite; change the strategy's "
-                "settings, or set on_divergence=continue",
+                f"round {round_num}: {strategy.name} made a model that is nan or infinite of updates that are finite; "
+                "change the strategy's settings, or set on_divergence=continue",
                 "diverged",
             )
 
     def check(self, outcome: Round) -> None:
-        """Raise RunStopped, or with "drop" warn once, where the global model's loss is nan or infinite.
+        """Raise RunStopped, or with "drop" warn once, if the global model's loss is nan or infinite.
 
-        To be called when the round is recorded: a model may be measured some rounds after it was trained.
+        To be called once the round is recorded.
         """
         if self.on_divergence == CONTINUE or outcome.test is None:
             return
@@ -71,22 +73,22 @@ class Faults:
                 line = f"round {outcome.round_num}: the global model's {name} is {loss}"
                 if self.on_divergence == STOP:
                     raise RunStopped(f"{line}; {_CALMER if outcome.round_num else _INITIAL}", "diverged")
-                if not self._is_told:
+                if not self._has_warned:
                     _log.warning("%s", line)
-                self._is_told = True
+                self._has_warned = True
 
 
 _INITIAL = "the initial model already gives it, before any training: fix model.init, the model or the data"
 _CALMER = "lower learning_rate, or set on_divergence=drop or continue"
 
 
-class Sifted:
+class FailureFilter:
     """An engine in one round: the replies of clients that failed, diverged or are late are left out, or end the run."""
 
-    def __init__(self, faults: Faults, grid: Sends, round_num: int) -> None:
+    def __init__(self, policy: FailurePolicy, grid: Sends, round_num: int) -> None:
         """Begin the round."""
-        self._faults, self._grid, self._round = faults, grid, round_num
-        self._until = inf if faults.round_timeout is None else time.monotonic() + faults.round_timeout
+        self._policy, self._grid, self._round = policy, grid, round_num
+        self._until = inf if policy.round_timeout is None else time.monotonic() + policy.round_timeout
 
     def send_and_receive(self, messages: Sequence[Message], *, timeout: float | None = None) -> list[Message]:
         """Return the replies that count, in the order of their messages.
@@ -103,41 +105,43 @@ class Sifted:
         by_draw = {(reply.metadata.src_node_id, reply.metadata.group_id): reply for reply in given}
         asked = [(message.metadata.dst_node_id, message.metadata.group_id) for message in messages]
         replies = [by_draw.get(draw) or late(message) for draw, message in zip(asked, messages, strict=True)]
-        replies = self._without(replies, is_late, self._tell_late)
-        replies = self._without(replies, Message.has_error, self._tell_failed)
+        replies = self._without(replies, is_late, self._report_late)
+        replies = self._without(replies, Message.has_error, self._report_failed)
         return (
-            replies if self._faults.on_divergence == CONTINUE else self._without(replies, diverges, self._tell_diverged)
+            replies
+            if self._policy.on_divergence == CONTINUE
+            else self._without(replies, diverges, self._report_diverged)
         )
 
     def _without(
-        self, replies: list[Message], is_out: Callable[[Message], bool], tell: Callable[[list[Message], int], None]
+        self, replies: list[Message], is_out: Callable[[Message], bool], report: Callable[[list[Message], int], None]
     ) -> list[Message]:
-        """Return the replies that are not out, after telling of the others."""
+        """Return the replies that are not out, after reporting the others."""
         out = [reply for reply in replies if is_out(reply)]
         if out:
-            tell(out, len(replies))
+            report(out, len(replies))
         return [reply for reply in replies if reply not in out] if out else replies
 
-    def _tell_late(self, out: list[Message], num_asked: int) -> None:
-        limit = f"round_timeout={self._faults.round_timeout:g}"
+    def _report_late(self, out: list[Message], num_asked: int) -> None:
+        limit = f"round_timeout={self._policy.round_timeout:g}"
         line = f"round {self._round}: {_named(out, num_asked)} did not answer within {limit} s"
-        if self._faults.on_timeout == STOP:
+        if self._policy.on_timeout == STOP:
             raise RunStopped(f"{line}; raise it, or set on_timeout=drop")
         _log.warning("%s; left out", line)
 
-    def _tell_failed(self, out: list[Message], num_asked: int) -> None:
+    def _report_failed(self, out: list[Message], num_asked: int) -> None:
         first = f"round {self._round}: client {_name(out[0])}: {out[0].error.reason}"
         others = f"; {len(out) - 1} more of the {num_asked} clients failed" if len(out) > 1 else ""
-        if self._faults.on_client_error == STOP:
+        if self._policy.on_client_error == STOP:
             raise RunStopped(f"{first}{others}; mend it, or set on_client_error=drop")
         if self._round == 1 and 1 < len(out) == num_asked:  # the model or the data are wrong for all of them
             raise RunStopped(f"{first}; so did all {num_asked} clients of the first round")
         for reply in out:
             _log.warning("round %d: client %s is left out: %s", self._round, _name(reply), reply.error.reason)
 
-    def _tell_diverged(self, out: list[Message], num_asked: int) -> None:
+    def _report_diverged(self, out: list[Message], num_asked: int) -> None:
         line = f"round {self._round}: the updates of {_named(out, num_asked)} are nan or infinite"
-        if self._faults.on_divergence == STOP:
+        if self._policy.on_divergence == STOP:
             raise RunStopped(f"{line}; {_CALMER}", "diverged")
         _log.warning("%s; left out", line)
 

@@ -1,6 +1,6 @@
 """Flower strategies: exact weighted averaging, with and without stragglers, on a planned cohort.
 
-Every Flower strategy runs here with the same cohort: `Planned` lets it see the clients of the round
+Every Flower strategy runs here with the same cohort: `PlannedStrategy` lets it see the clients of the round
 only, and puts its messages into the order of the plan.
 """
 
@@ -37,7 +37,7 @@ def _integers(replies: Iterable[Message]) -> dict[str, str]:
     return {name: array.dtype for name, array in sent.items() if np.dtype(array.dtype).kind != "f"}
 
 
-class Planned(Strategy):
+class PlannedStrategy(Strategy):
     """Any Flower strategy, restricted to the plan's cohort, with one task per draw of a client.
 
     The strategy is offered each client of a round once; one that was drawn again gets its message again, with the
@@ -126,7 +126,7 @@ class Planned(Strategy):
         tasks = self.tasks(server_round)
         if not tasks:
             return []
-        cohort = _Cohort(list(dict.fromkeys(node_id(task.client) for task in tasks)))
+        cohort = CohortGrid(list(dict.fromkeys(node_id(task.client) for task in tasks)))
         settings = dict(config)  # before the strategy changes any
         with self._call("configure_train", server_round) as call:
             messages = self.strategy.configure_train(server_round, arrays, config, cast(Grid, cohort))
@@ -291,11 +291,13 @@ def _none(replies: Sequence[RecordDict], weighted_by: str) -> MetricRecord:
     return MetricRecord()
 
 
-class _Cohort:
+class CohortGrid:
     """The part of a Grid that a strategy samples from: the nodes of this round's clients."""
 
     def __init__(self, node_ids: Sequence[int]) -> None:
+        """Offer these nodes."""
         self._node_ids = node_ids
 
     def get_node_ids(self) -> Iterable[int]:
+        """Return the nodes."""
         return self._node_ids

@@ -1,13 +1,16 @@
 """What is known after a round: the model, how it was measured, and what became of each client."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from flwr.app import ArrayRecord
+from flwr.app import ArrayRecord, Message, MetricRecord
 
 from fedprox.evaluation.metrics import Evaluation
+from fedprox.federation.messages import client_of, draw_of
+from fedprox.federation.planned_strategy import PlannedStrategy
 from fedprox.plan.plan import ClientTask
+from fedprox.strategies.arrays import only
 
 
 @dataclass(frozen=True)
@@ -42,28 +45,23 @@ class Round:
     Attributes:
         round_num: 0 for the initial model, then 1 .. num_rounds.
         arrays: The global model after the round.
-        tested: Returns it as measured, and waits for that; None in a round that is not evaluated.
+        test: The model as measured; None in a round that is not evaluated.
         clients: The cohort in the order of the plan; empty in round 0.
-        time_s: Seconds since the first round began, when the model was there; it may not have been measured yet.
+        time_s: Seconds since the first round began, when the model was there and not yet measured.
         mu: Weight of the proximal term in this round's training, or for round 0, in the first.
-        carried: What the next round depends on besides the model: the state of the strategy and of adaptive mu, as
+        carried: What the next round depends on besides the model: the state of the strategy and of mu, as
             `fedprox.runs.checkpoint` can write it.
         metrics: What the strategy adds to what clients report: a number for each name.
     """
 
     round_num: int
     arrays: ArrayRecord
-    tested: Callable[[], Evaluation] | None
+    test: Evaluation | None
     clients: tuple[ClientOutcome, ...]
     time_s: float
     mu: float = 0.0
     carried: Mapping[str, Any] = field(default_factory=dict)
     metrics: Mapping[str, Any] = field(default_factory=dict)
-
-    @property
-    def test(self) -> Evaluation | None:
-        """The model as measured; None in a round that is not evaluated."""
-        return self.tested() if self.tested else None
 
     @property
     def gammas(self) -> list[float]:
@@ -96,3 +94,30 @@ class Round:
         ]
         total = sum(weight for weight, _ in known)
         return sum(weight * value for weight, value in known) / total if total else None
+
+
+def outcomes(strategy: PlannedStrategy, round_num: int, replies: Sequence[Message]) -> tuple[ClientOutcome, ...]:
+    """Return what became of every draw of the cohort, those that were left out included."""
+    metrics = {(client_of(reply), draw_of(reply)): only(MetricRecord, reply.content) for reply in replies}
+    sizes, is_proportional = strategy.plan.client_sizes, strategy.plan.sampling == "proportional"
+    return tuple(
+        _outcome(task, int(sizes[task.client]), metrics.get((task.client, task.draw)), is_proportional)
+        for task in strategy.cohort(round_num)
+    )
+
+
+def _outcome(task: ClientTask, num_examples: int, metrics: MetricRecord | None, is_proportional: bool) -> ClientOutcome:
+    return ClientOutcome(
+        task=task,
+        num_examples=num_examples,
+        num_steps=int(metrics["num-steps"]) if metrics else 0,  # type: ignore[arg-type]
+        train_loss=_metric(metrics, "train-loss"),
+        counted=metrics is not None,
+        gamma=_metric(metrics, "gamma"),
+        drift=_metric(metrics, "drift"),
+        weight=1 if is_proportional else num_examples,
+    )
+
+
+def _metric(metrics: MetricRecord | None, name: str) -> float | None:
+    return float(metrics[name]) if metrics and name in metrics else None  # type: ignore[arg-type]

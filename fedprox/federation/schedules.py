@@ -1,37 +1,79 @@
-"""Adapting mu to the training loss (Li et al. 2020, sec. 5.3.2 and app. C.3.3; figures 3 and 11)."""
+"""Settings that follow a schedule over the rounds: mu, and the clients' learning rate."""
 
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
+
+from fedprox.evaluation.metrics import Evaluation
+
+
+class MuSchedule(Protocol):
+    """Weight of the proximal term, round by round."""
+
+    @property
+    def value(self) -> float:
+        """The next round's mu, >= 0."""
+
+    def observe(self, evaluation: Evaluation | None) -> None:
+        """Note how the model after a round was measured, or the initial one; None if it was not."""
+
+    def state(self) -> Mapping[str, Any] | None:
+        """Return what later values depend on besides the settings."""
+
+    def restore(self, state: Mapping[str, Any] | None) -> None:
+        """Continue from such a state; None begins anew."""
+
+
+@dataclass(frozen=True)
+class ConstantMu:
+    """The same mu in every round."""
+
+    value: float
+
+    def observe(self, evaluation: Evaluation | None) -> None:
+        """Note nothing."""
+
+    def state(self) -> None:
+        """Return None: there is no state."""
+
+    def restore(self, state: Mapping[str, Any] | None) -> None:
+        """Ignore the state, which is another schedule's."""
 
 
 @dataclass
 class AdaptiveMu:
-    """mu grows by `step` after a round in which the loss rose, and shrinks by it after `patience` falls in a row.
+    """mu that follows the global training loss (Li et al. 2020, sec. 5.3.2 and app. C.3.3; figures 3 and 11).
+
+    It grows by `step` after a round in which the loss rose, and shrinks by it after `patience` falls in a row. Rounds
+    without a training loss change nothing.
 
     Attributes:
-        mu: The present value, >= 0.
+        value: The present mu, >= 0.
         step: What is added or taken away; mu never goes below 0.
         patience: Falls in a row, after which the count begins anew.
     """
 
-    mu: float
+    value: float
     step: float = 0.1
     patience: int = 5
     _last_loss: float | None = field(default=None, init=False, repr=False)
     _falls: int = field(default=0, init=False, repr=False)
 
-    def state(self) -> dict[str, float | int | None]:
-        """Return what later values depend on besides step and patience."""
-        return {"mu": self.mu, "last_loss": self._last_loss, "falls": self._falls}
+    def state(self) -> Mapping[str, Any]:
+        """Return mu, the last loss and how often it fell in a row."""
+        return {"mu": self.value, "last_loss": self._last_loss, "falls": self._falls}
 
-    def restore(self, state: Mapping[str, Any]) -> None:
-        """Go on from such a state."""
-        self.mu, self._last_loss, self._falls = state["mu"], state["last_loss"], state["falls"]
+    def restore(self, state: Mapping[str, Any] | None) -> None:
+        """Continue from such a state."""
+        if state:
+            self.value, self._last_loss, self._falls = state["mu"], state["last_loss"], state["falls"]
 
-    def observe(self, loss: float) -> None:
-        """Take note of the global training loss after a round, or of the initial model."""
+    def observe(self, evaluation: Evaluation | None) -> None:
+        """Compare the training loss with the last one."""
+        if evaluation is None or evaluation.federation is None:
+            return
+        loss = evaluation.federation.train_loss
         if self._last_loss is not None:
             self._falls = self._falls + 1 if loss < self._last_loss else 0
             if loss > self._last_loss:
@@ -42,7 +84,7 @@ class AdaptiveMu:
         self._last_loss = loss
 
     def _change(self, by: float) -> None:
-        self.mu = round(max(0.0, self.mu + by), 10)  # 0.3, where 0.1 + 0.1 + 0.1 is more
+        self.value = round(max(0.0, self.value + by), 10)  # 0.3, where 0.1 + 0.1 + 0.1 is more
 
 
 def learning_rate_factor(name: str, round_num: int, num_rounds: int, final: float) -> float:

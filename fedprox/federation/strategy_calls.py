@@ -2,7 +2,7 @@
 
 import random
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -119,11 +119,6 @@ def _numbers(metrics: Any, call: str) -> Metrics:
                 f"{call} must return one number for each metric, which metrics.csv can hold; {name!r} is {_kind(value)}"
             )
     return {name: value.item() if isinstance(value, np.generic) else value for name, value in named.items()}
-
-
-def is_finite(arrays: Iterable[Any]) -> bool:
-    """Return whether all numbers of a record's arrays are finite."""
-    return all(np.isfinite(to_numpy(array)).all() for array in arrays)
 
 
 def _kind(value: Any) -> str:

@@ -256,7 +256,7 @@ OWN_DATA = {
     "images' folder not named": (["dataset=image_folder"], ["dataset.path"]),
     "engine that is none": (
         ["dataset._target_=own_data.named", "engine._target_=own_data.no_engine"],
-        ["engine._target_=own_data.no_engine must make a", "Engine", "made a ClientSide"],
+        ["engine._target_=own_data.no_engine must make a", "Engine", "made a ClientSpec"],
     ),
     "FedAdam with a simple mean": (
         [

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from fedprox.federation.planned_strategy import Planned
+from fedprox.federation.planned_strategy import PlannedStrategy
 from fedprox.runs.checkpoint import Checkpoints
 from fedprox.runs.writer import RunRecord
 from tests.faults.compared import differences, untimed
@@ -43,7 +43,7 @@ def ended_at(monkeypatch) -> Callable:
     Its second argument is KeyboardInterrupt, after which the run ends in good order, or Crash, after which it writes
     nothing more.
     """
-    configure = Planned.configure_train
+    configure = PlannedStrategy.configure_train
 
     def prepare(round_num: int | None, kind: type[BaseException] = KeyboardInterrupt) -> None:
         def end(self, server_round, *arguments):
@@ -51,7 +51,7 @@ def ended_at(monkeypatch) -> Callable:
                 raise kind
             return configure(self, server_round, *arguments)
 
-        monkeypatch.undo() if round_num is None else monkeypatch.setattr(Planned, "configure_train", end)
+        monkeypatch.undo() if round_num is None else monkeypatch.setattr(PlannedStrategy, "configure_train", end)
         if round_num is not None and kind is Crash:
             monkeypatch.setattr(Checkpoints, "__exit__", lambda self, *_: self._disk.shutdown())
             monkeypatch.setattr(RunRecord, "__exit__", lambda *_: None)
@@ -318,7 +318,7 @@ def test_a_branch_without_changes_is_its_trunk(run, trunk, round_num):
 
 
 def test_a_branch_with_another_mu_is_a_run_whose_mu_changes_at_that_round(run, trunk, monkeypatch):
-    configure = Planned.configure_train
+    configure = PlannedStrategy.configure_train
 
     def switching(self, server_round, arrays, config, grid):
         if server_round > 4:
@@ -326,7 +326,7 @@ def test_a_branch_with_another_mu_is_a_run_whose_mu_changes_at_that_round(run, t
         return configure(self, server_round, arrays, config, grid)
 
     with monkeypatch.context() as patched:
-        patched.setattr(Planned, "configure_train", switching)
+        patched.setattr(PlannedStrategy, "configure_train", switching)
         switched = run(*DIGITS, "mu=1", into="switched")
     trunk = trunk("mu=1")
     branch = run("branch_from=trunk", "branch_round=4", "mu=0.1", into="branch")

@@ -11,8 +11,8 @@ from flwr.app import ArrayRecord, ConfigRecord, Message
 from torch import nn
 
 from fedprox.data.federated import ClientIndex, FederatedData, LabelledData
-from fedprox.federation.client_app import ClientSide
-from fedprox.federation.planned_strategy import Planned
+from fedprox.federation.client_app import ClientSpec
+from fedprox.federation.planned_strategy import PlannedStrategy
 from fedprox.plan.plan import Plan
 from fedprox.plan.protocols import PaperProtocol
 from fedprox.solvers.reference import SgdSettings
@@ -35,7 +35,7 @@ class Federation:
         drawn_messages: Returns a round's messages of that plan.
     """
 
-    side: ClientSide
+    side: ClientSpec
     plan: Plan
     start: ArrayRecord
     messages: Callable[..., list[Message]]
@@ -62,13 +62,13 @@ def federation() -> Federation:
         torch.manual_seed(0)
         nn.init.normal_(model[2].weight)
     held_out = ClientIndex.from_lists([np.empty(0, dtype=np.int64)] * len(SIZES))
-    side = ClientSide(FederatedData(data, train, held_out), model, SgdSettings(0.1, 4, momentum=0.5))
+    side = ClientSpec(FederatedData(data, train, held_out), model, SgdSettings(0.1, 4, momentum=0.5))
     plan = Plan(np.array(SIZES), len(SIZES), 3, 4, 0.5, PaperProtocol(), seed=0)
     start = ArrayRecord(model.state_dict())
 
     def messages(round_num: int = 1, arrays: ArrayRecord = start, mu: float = 0.5, plan: Plan = plan) -> list[Message]:
         config = ConfigRecord({"proximal-mu": mu})
-        return Planned(FedProx(), plan).configure_train(round_num, arrays, config, None)
+        return PlannedStrategy(FedProx(), plan).configure_train(round_num, arrays, config, None)
 
     drawn_plan = replace(plan, sampling="proportional")
     return Federation(side, plan, start, messages, drawn_plan, partial(messages, plan=drawn_plan))

@@ -18,9 +18,9 @@ from flwr.app import ArrayRecord, ConfigRecord, Message
 from fedprox.engines import local
 from fedprox.engines.local import LocalGrid
 from fedprox.errors import UserError
-from fedprox.federation.client_app import ClientSide
+from fedprox.federation.client_app import ClientSpec
 from fedprox.federation.messages import client_of, is_late, node_id, task_of
-from fedprox.federation.planned_strategy import Planned
+from fedprox.federation.planned_strategy import PlannedStrategy
 from fedprox.models.cnn import cnn
 from fedprox.models.logistic import logistic
 from fedprox.plan.plan import epoch_orders
@@ -61,7 +61,7 @@ def test_replies_come_in_the_order_of_the_messages_and_from_their_clients(federa
 
 def test_a_straggler_stops_in_the_middle_of_its_only_epoch(federation, grid):
     # With E = 1 a straggler does 1 .. ceil(n / 4) steps; the largest client has six batches.
-    planned = Planned(FedProx(), replace(federation.plan, num_epochs=1, stragglers_fraction=1.0))
+    planned = PlannedStrategy(FedProx(), replace(federation.plan, num_epochs=1, stragglers_fraction=1.0))
     num_partial = 0
     for round_num in range(1, 6):
         messages = planned.configure_train(round_num, federation.start, ConfigRecord({"proximal-mu": 0.5}), None)
@@ -76,7 +76,7 @@ def test_a_straggler_stops_in_the_middle_of_its_only_epoch(federation, grid):
 def test_clients_do_the_steps_that_the_plan_counts_whatever_becomes_of_short_batches(federation, last_batch):
     # Batches of 4 of 1, 9, 4, 23, 7 and 12 examples: of 9, 23 and 7 the last one is short.
     side = replace(federation.side, sgd=replace(federation.side.sgd, last_batch=last_batch))
-    planned = Planned(FedProx(), replace(federation.plan, last_batch=last_batch))
+    planned = PlannedStrategy(FedProx(), replace(federation.plan, last_batch=last_batch))
     messages = planned.configure_train(1, federation.start, ConfigRecord({"proximal-mu": 0.5}), None)
     num_batches = [1, 3, 1, 6, 2, 3] if last_batch == "keep" else [1, 2, 1, 5, 1, 3]
     for message, reply in zip(messages, LocalGrid(side).send_and_receive(messages), strict=True):
@@ -107,7 +107,7 @@ def test_each_reply_is_the_reference_solvers_on_the_clients_own_examples(federat
 def test_the_model_after_a_round_is_the_mean_over_draws_each_with_the_reference_solvers_work(federation, grid):
     # sampling=proportional: w^{t+1} = (1 / K) sum over draws of w_k, every draw with its own batch order and work.
     side, start = federation.side, federation.start.to_torch_state_dict()
-    planned = Planned(FedProx(), federation.drawn_plan)
+    planned = PlannedStrategy(FedProx(), federation.drawn_plan)
     messages = planned.configure_train(1, federation.start, ConfigRecord({"proximal-mu": 0.5}), None)
     tasks = federation.drawn_plan.tasks(1)
     assert len({task.client for task in tasks}) < len(tasks)
@@ -197,7 +197,7 @@ class Choosy(torch.nn.Module):
 MARK = torch.tensor(123.0)
 
 
-def choosy(federation, *, raising: int, solver: str = "auto", **settings) -> ClientSide:
+def choosy(federation, *, raising: int, solver: str = "auto", **settings) -> ClientSpec:
     """Return a side whose client `raising` has an example on which the model raises."""
     data = federation.side.data
     features = data.data.features.copy()
@@ -205,7 +205,7 @@ def choosy(federation, *, raising: int, solver: str = "auto", **settings) -> Cli
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         model = Choosy(**settings)
-    return ClientSide(
+    return ClientSpec(
         replace(data, data=replace(data.data, features=features)), model, SgdSettings(0.1, 4), "cpu", solver
     )
 
@@ -274,7 +274,7 @@ class FailingTogether(CohortSolver):
 
 def test_one_call_for_all_clients_that_fails_is_made_for_one_after_another(federation, monkeypatch):
     side = choosy(federation, raising=3)
-    monkeypatch.setattr(ClientSide, "make_solver", lambda self: FailingTogether(self.model, self.sgd, self.device))
+    monkeypatch.setattr(ClientSpec, "make_solver", lambda self: FailingTogether(self.model, self.sgd, self.device))
     messages = federation.messages(arrays=ArrayRecord(side.model.state_dict()))
     replies = LocalGrid(
         replace(side, model=torch.nn.Sequential(torch.nn.Flatten(), side.model.linear))
@@ -312,7 +312,7 @@ class SlowRecord(ArrayRecord):
 
 
 @pytest.fixture(params=["logistic", "cnn"])
-def concurrent(federation, request) -> ClientSide:
+def concurrent(federation, request) -> ClientSpec:
     """Return a federation of 8 x 8 images and 10 classes, and a model whose solver may be used by several threads."""
     data, rng = federation.side.data, np.random.default_rng(1)
     features = rng.normal(size=(len(data.data.labels), 8, 8)).astype(np.float32)
@@ -321,14 +321,14 @@ def concurrent(federation, request) -> ClientSide:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         model = {"logistic": logistic, "cnn": cnn}[request.param]((8, 8), 10)
-    side = ClientSide(data, model, SgdSettings(0.01, 4))
+    side = ClientSpec(data, model, SgdSettings(0.01, 4))
     assert side.make_solver().is_concurrent
     return side
 
 
-def trajectory(federation, side: ClientSide, strategy: FedProx, num_threads: int, num_rounds: int = 4) -> list[list]:
+def trajectory(federation, side: ClientSpec, strategy: FedProx, num_threads: int, num_rounds: int = 4) -> list[list]:
     """Return the replies of several rounds, each of which starts at the average of the one before."""
-    grid, planned = LocalGrid(side, num_threads=num_threads), Planned(strategy, federation.plan)
+    grid, planned = LocalGrid(side, num_threads=num_threads), PlannedStrategy(strategy, federation.plan)
     arrays, rounds = SlowRecord(side.model.state_dict()), []
     for round_num in range(1, num_rounds + 1):
         config = ConfigRecord({"proximal-mu": 0.5, "measure-gamma": True})
@@ -440,7 +440,7 @@ def test_a_parameter_of_another_kind_than_numbers_is_no_part_of_the_drift(federa
     masked.load_state_dict(model.state_dict())
     masked.mask = torch.nn.Parameter(torch.ones(3, dtype=torch.bool), requires_grad=False)
     one, other = (
-        LocalGrid(ClientSide(federation.side.data, each, SgdSettings(0.1, 4), solver="reference")).send_and_receive(
+        LocalGrid(ClientSpec(federation.side.data, each, SgdSettings(0.1, 4), solver="reference")).send_and_receive(
             federation.messages(arrays=ArrayRecord(each.state_dict()))
         )
         for each in (model, masked)
@@ -477,7 +477,7 @@ def test_random_numbers_drawn_unexpectedly_are_each_clients_own_on_any_engine(
     federation, caplog, kind, draws_in_training, strategy
 ):
     model = SometimesNoisy(DRAWS[kind], draws_in_training=draws_in_training)
-    side = ClientSide(federation.side.data, model, SgdSettings(0.1, 4))
+    side = ClientSpec(federation.side.data, model, SgdSettings(0.1, 4))
     assert side.make_solver().is_concurrent
     one, other, again = (trajectory(federation, side, strategy(), number, num_rounds=2) for number in (1, 3, 3))
     for replies, *others in zip(one, other, again, strict=True):
@@ -488,7 +488,7 @@ def test_random_numbers_drawn_unexpectedly_are_each_clients_own_on_any_engine(
 def test_random_numbers_drawn_unexpectedly_leave_the_generators_as_they_were(federation):
     model = SometimesNoisy(lambda: sum(draw() for draw in DRAWS.values()), draws_in_training=True)
     messages = federation.messages(arrays=ArrayRecord(model.state_dict()))
-    grid, before = LocalGrid(ClientSide(federation.side.data, model, SgdSettings(0.1, 4))), Generators()
+    grid, before = LocalGrid(ClientSpec(federation.side.data, model, SgdSettings(0.1, 4))), Generators()
     for _ in range(2):  # the first time they are noticed, the second time they are expected
         assert not any(reply.has_error() for reply in grid.send_and_receive(messages))
         assert not before.have_moved()
@@ -496,7 +496,7 @@ def test_random_numbers_drawn_unexpectedly_leave_the_generators_as_they_were(fed
 
 def test_a_cohort_in_one_call_that_draws_unexpectedly_is_computed_client_by_client(federation, caplog):
     model = SometimesNoisy(DRAWS["torch"], draws_in_training=True)
-    side = ClientSide(federation.side.data, model, SgdSettings(0.1, 4))
+    side = ClientSpec(federation.side.data, model, SgdSettings(0.1, 4))
     batched = replace(side, solver="cohort")
     assert isinstance(batched.make_solver(), CohortSolver)
     one, other = (trajectory(federation, each, FedProx(), 2, num_rounds=2) for each in (side, batched))
@@ -550,7 +550,7 @@ def test_after_an_error_no_client_is_computed_behind_the_callers_back(federation
 
 
 @pytest.fixture
-def batched(concurrent) -> ClientSide:
+def batched(concurrent) -> ClientSpec:
     return replace(concurrent, sgd=SgdSettings(0.01, 4, momentum=0.5), solver="cohort")
 
 

@@ -25,7 +25,7 @@ from fedprox.engines.balance import balance
 from fedprox.engines.local import LocalGrid
 from fedprox.engines.ray import RayGrid
 from fedprox.errors import UserError
-from fedprox.federation.client_app import ClientSide
+from fedprox.federation.client_app import ClientSpec
 from fedprox.federation.messages import client_of, is_late, node_id, task_of
 
 
@@ -291,7 +291,7 @@ MARK = 123.0
 ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])  # workers cannot import tests
 
 
-def marked(side: ClientSide, client: int) -> ClientSide:
+def marked(side: ClientSpec, client: int) -> ClientSpec:
     """Return a side whose client has an example that models can tell from all others."""
     data = side.data.data
     features = data.features.copy()

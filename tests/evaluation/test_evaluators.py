@@ -193,7 +193,7 @@ def general(model: nn.Module, data: FederatedData) -> FederationEvaluator:
 
 def measure(evaluator: FederationEvaluator, params: dict[str, torch.Tensor]) -> FederationMetrics:
     """Return the metrics of one model."""
-    (result,) = evaluator([params])
+    result = evaluator(params)
     assert (result.loss, result.accuracy) == pytest.approx(
         (result.federation.test_loss, result.federation.test_accuracy), nan_ok=True
     )
@@ -243,7 +243,7 @@ def test_training_loss_and_accuracy_do_not_depend_on_who_holds_an_example(sizes)
     result = measure(
         FederationEvaluator(model, divided(features, labels, sizes, num_classes=3), "cpu"), model.state_dict()
     )
-    together = ModuleEvaluator(model, torch.from_numpy(features), torch.from_numpy(labels))([model.state_dict()])[0]
+    together = ModuleEvaluator(model, torch.from_numpy(features), torch.from_numpy(labels))(model.state_dict())
     assert (result.train_loss, result.train_accuracy) == (pytest.approx(together.loss, rel=1e-6), together.accuracy)
 
 
@@ -358,7 +358,7 @@ def test_the_global_test_set_is_taken_where_there_is_one():
     )
     model = initialised(MODELS["logistic"])
     result = measure(FederationEvaluator(model, shared, "cpu"), model.state_dict())
-    expected = ModuleEvaluator(model, torch.from_numpy((x - 3) / 2), torch.from_numpy(y))([model.state_dict()])[0]
+    expected = ModuleEvaluator(model, torch.from_numpy((x - 3) / 2), torch.from_numpy(y))(model.state_dict())
     assert (result.test_loss, result.test_accuracy) == (pytest.approx(expected.loss, rel=1e-6), expected.accuracy)
 
 
@@ -370,8 +370,7 @@ def with_test_set(own: FederatedData, x, y) -> FederatedData:
 
 
 def in_detail(model, data: FederatedData, params, **asked: bool) -> Evaluation:
-    (result,) = evaluator_on_test_set(model, data, "cpu", **asked)([params])
-    return result
+    return evaluator_on_test_set(model, data, "cpu", **asked)(params)
 
 
 def test_the_zero_model_is_right_on_class_0_alone():
@@ -433,8 +432,8 @@ def test_each_of_several_models_has_its_own_details(name):
         params[last][klass] = 1.0
         return params
 
-    models = [constant(0), constant(1), constant(3)]
-    found = evaluator_on_test_set(model, data, "cpu", per_class=True)(models)
+    measure = evaluator_on_test_set(model, data, "cpu", per_class=True)
+    found = [measure(constant(0)), measure(constant(1)), measure(constant(3))]
     accuracies = [[each.accuracy for each in one.classes[:2]] for one in found]
     assert accuracies == [[1.0, 0.0], [0.0, 1.0], [0.0, 0.0]]
     assert [one.accuracy for one in found] == [0.5, 0.5, 0.0]
@@ -451,7 +450,7 @@ def test_the_compiled_and_the_general_way_find_the_same_examples_right(num_threa
     torch.set_num_threads(num_threads)
     try:
         compiled, general = (
-            evaluator.in_detail([params])[1][0]
+            evaluator.in_detail(params)[1]
             for evaluator in (
                 LogisticEvaluator(torch.from_numpy(x), torch.from_numpy(y)),
                 ModuleEvaluator(model, torch.from_numpy(x), torch.from_numpy(y)),
@@ -522,17 +521,6 @@ def test_only_plain_logistic_regression_takes_the_fast_path(model):
     other = FederationEvaluator(model, drawn(), "cpu")
     assert type(other._gradients) is ModuleGradients
     assert type(other._test) is not LogisticEvaluator
-
-
-@pytest.mark.parametrize("num_models", [1, 2, 5])
-@pytest.mark.parametrize("num_classes", [4, 10, 17])
-def test_models_measured_at_once_have_the_result_that_each_has_alone(num_models, num_classes):
-    data = replace(drawn(), data=replace(drawn().data, num_classes=num_classes))
-    models = [initialised(lambda: logistic((6, 6), num_classes)).state_dict() for _ in range(num_models)]
-    models = [{name: (at + 1) * tensor for name, tensor in params.items()} for at, params in enumerate(models)]
-    evaluator = FederationEvaluator(logistic((6, 6), num_classes), data, "cpu")
-    assert [result.federation for result in evaluator(models)] == [measure(evaluator, params) for params in models]
-    assert len({result.loss for result in evaluator(models)}) == num_models
 
 
 @pytest.mark.parametrize("num_threads", [1, 2, 5])
@@ -623,7 +611,7 @@ class Changing(nn.Module):
 def test_a_model_that_changes_its_input_is_measured_as_one_that_does_not(memory_bytes):
     data = drawn()
     expected, *measured = [
-        FederationEvaluator(model, data, "cpu", memory_bytes)([model.state_dict()])[0]
+        FederationEvaluator(model, data, "cpu", memory_bytes)(model.state_dict())
         for model in (initialised(lambda inplace=inplace: Changing(inplace=inplace)) for inplace in (False, True, True))
     ]
     assert measured == [expected] * 2
@@ -633,7 +621,7 @@ def test_a_model_that_changes_its_input_is_measured_as_one_that_does_not(memory_
 def test_a_model_that_draws_random_numbers_is_measured_the_same_twice(memory_bytes):
     model = initialised(lambda: Changing(inplace=False, noise=0.1))
     evaluator = FederationEvaluator(model, drawn(), "cpu", memory_bytes)
-    assert evaluator([model.state_dict()]) == evaluator([model.state_dict()])
+    assert evaluator(model.state_dict()) == evaluator(model.state_dict())
 
 
 class Branching(nn.Module):

@@ -15,7 +15,7 @@ from fedprox.models.cnn import cnn
 
 
 def evaluate(model: nn.Module, features: torch.Tensor, labels: torch.Tensor, piece: int | None = None) -> Evaluation:
-    return ModuleEvaluator(model, features, labels, piece)([model.state_dict()])[0]
+    return ModuleEvaluator(model, features, labels, piece)(model.state_dict())
 
 
 class Scaled(nn.Module):
@@ -81,7 +81,7 @@ def test_a_model_that_changes_its_input_changes_no_later_measurement():
     kept, labels = images.clone(), torch.arange(70) % 4
     evaluator = ModuleEvaluator(Doubled(inplace=True), images, labels)
     expected = evaluate(Doubled(), kept, labels)
-    assert [evaluator([{}])[0] for _ in range(3)] == [expected] * 3
+    assert [evaluator({}) for _ in range(3)] == [expected] * 3
     assert torch.equal(images, kept)
 
 
@@ -116,9 +116,7 @@ def with_threads(num_threads: int, *args) -> ModuleEvaluator:
 def test_a_model_that_draws_random_numbers_is_measured_the_same_by_any_number_of_threads(kind):
     images, labels = torch.zeros(230, 4), torch.arange(230) % 4
     results = {
-        with_threads(num_threads, Noisy(NOISE[kind]), images, labels)([{}])[0]
-        for num_threads in (1, 3)
-        for _ in range(2)
+        with_threads(num_threads, Noisy(NOISE[kind]), images, labels)({}) for num_threads in (1, 3) for _ in range(2)
     }
     assert len(results) == 1
     assert results.pop().loss != pytest.approx(math.log(4), rel=1e-4)  # what it has without noise
@@ -144,7 +142,7 @@ def test_a_model_that_counts_its_passes_counts_the_same_ones_in_every_piece(pers
     model = Counting(persistent=persistent)
     evaluator, state = with_threads(num_threads, model, images, labels), model.state_dict()
     expected = pytest.approx(float(functional.cross_entropy(images, labels)), rel=1e-6)
-    assert [each.loss for each in evaluator([state, state])] == [expected] * 2
+    assert [evaluator(state).loss for _ in range(2)] == [expected] * 2
 
 
 @pytest.mark.parametrize("num_threads", [1, 3])
@@ -154,7 +152,8 @@ def test_threads_and_layouts_change_no_result_beyond_rounding(num_threads):
     images, labels = torch.randn(230, 3, 8, 8, generator=generator), torch.arange(230) % 4
     evaluator = with_threads(num_threads, model, images, labels)
     states = [model.state_dict(), other.state_dict(), model.state_dict()]
-    for each, measured in zip((model, other, model), evaluator(states), strict=True):
+    for each, state in zip((model, other, model), states, strict=True):
+        measured = evaluator(state)
         with torch.no_grad():
             logits = each(images)
         assert measured.loss == pytest.approx(float(functional.cross_entropy(logits, labels)), rel=1e-5)

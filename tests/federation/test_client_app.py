@@ -11,9 +11,9 @@ from torch import nn
 from fedprox.data.augmentation import PadCropFlip
 from fedprox.data.federated import ClientIndex, FederatedData, LabelledData
 from fedprox.engines.local import LocalGrid
-from fedprox.federation.client_app import Clients, ClientSide, make_client_app
+from fedprox.federation.client_app import Clients, ClientSpec, make_client_app
 from fedprox.federation.messages import node_id, task_record
-from fedprox.federation.planned_strategy import Planned
+from fedprox.federation.planned_strategy import PlannedStrategy
 from fedprox.models.cnn import cnn
 from fedprox.models.logistic import logistic
 from fedprox.plan.plan import ClientTask, Plan
@@ -48,8 +48,8 @@ DATA = make_data()
 START = np.random.default_rng(1).normal(size=(NUM_CLASSES, NUM_FEATURES + 1))
 
 
-def side(batch_size: int = 10, solver: str = "auto", data: FederatedData = DATA) -> ClientSide:
-    return ClientSide(data, logistic((NUM_FEATURES,), NUM_CLASSES), SgdSettings(LR, batch_size), solver=solver)
+def side(batch_size: int = 10, solver: str = "auto", data: FederatedData = DATA) -> ClientSpec:
+    return ClientSpec(data, logistic((NUM_FEATURES,), NUM_CLASSES), SgdSettings(LR, batch_size), solver=solver)
 
 
 def arrays(w: np.ndarray = START) -> ArrayRecord:
@@ -72,7 +72,7 @@ def gradient(w: np.ndarray, client: int) -> np.ndarray:
     return (chances - np.eye(NUM_CLASSES)[y]).T @ x / len(x)
 
 
-def train(client_side: ClientSide, client: int, num_steps: int, correction: np.ndarray | None = None, **config):
+def train(client_side: ClientSpec, client: int, num_steps: int, correction: np.ndarray | None = None, **config):
     """Return a client's reply after full-batch steps, one per epoch."""
     task = ClientTask(client, num_steps, num_steps, False, (0, 0, 1, client))
     content = {
@@ -87,7 +87,7 @@ def train(client_side: ClientSide, client: int, num_steps: int, correction: np.n
     return reply.content
 
 
-def ask_gradient(client_side: ClientSide, client: int):
+def ask_gradient(client_side: ClientSpec, client: int):
     task = ClientTask(client, 1, 0, False, ())
     content = RecordDict({"arrays": arrays(), "task": task_record(task)})
     (reply,) = LocalGrid(client_side).send_and_receive([Message(content, node_id(client), "query.gradient")])
@@ -160,9 +160,9 @@ def message(client: int, correction: np.ndarray | None) -> Message:
     return Message(RecordDict(content), node_id(client), "train")
 
 
-def one_round(strategy, client_side: ClientSide, sizes: list[int], num_epochs: int = 3) -> np.ndarray:
+def one_round(strategy, client_side: ClientSpec, sizes: list[int], num_epochs: int = 3) -> np.ndarray:
     plan = Plan(np.array(sizes), len(sizes), num_epochs, 10, 0.0, PaperProtocol(), seed=0)
-    planned, grid = Planned(strategy, plan), LocalGrid(client_side)
+    planned, grid = PlannedStrategy(strategy, plan), LocalGrid(client_side)
     messages = planned.configure_train(1, arrays(), ConfigRecord({"proximal-mu": MU}), grid)
     return joined(planned.aggregate_train(1, grid.send_and_receive(messages))[0])
 
@@ -220,7 +220,7 @@ def test_a_module_with_other_layers_is_corrected_by_autograd():
 # Pictures
 
 
-def picture_side(augmentation: PadCropFlip | None = None, momentum: float = 0.5, **settings) -> ClientSide:
+def picture_side(augmentation: PadCropFlip | None = None, momentum: float = 0.5, **settings) -> ClientSpec:
     """Return clients that hold colour pictures, as they are stored; momentum is what the reference solver is for."""
     rng = np.random.default_rng(0)
     images = rng.integers(0, 256, (sum(SIZES), 8, 6, 3), dtype=np.uint8).transpose(0, 3, 1, 2)
@@ -231,12 +231,14 @@ def picture_side(augmentation: PadCropFlip | None = None, momentum: float = 0.5,
         torch.manual_seed(0)
         model = cnn((3, 8, 6), NUM_CLASSES)
     sgd = SgdSettings(LR, 3, momentum)
-    return ClientSide(FederatedData(data, DATA.train, DATA.held_out), model, sgd, augmentation=augmentation, **settings)
+    return ClientSpec(FederatedData(data, DATA.train, DATA.held_out), model, sgd, augmentation=augmentation, **settings)
 
 
-def picture_replies(client_side: ClientSide, round_num: int = 1, **config) -> list[Message]:
+def picture_replies(client_side: ClientSpec, round_num: int = 1, **config) -> list[Message]:
     last_batch = client_side.sgd.last_batch
-    planned = Planned(FedProx(), Plan(np.array(SIZES), 3, 2, 3, 0.0, PaperProtocol(), seed=0, last_batch=last_batch))
+    planned = PlannedStrategy(
+        FedProx(), Plan(np.array(SIZES), 3, 2, 3, 0.0, PaperProtocol(), seed=0, last_batch=last_batch)
+    )
     settings = ConfigRecord({"proximal-mu": MU, **config})
     grid = LocalGrid(client_side)
     start = ArrayRecord(client_side.model.state_dict())
@@ -283,9 +285,9 @@ def test_augmented_pictures_are_drawn_anew_in_every_round_and_alike_every_time()
     works = [
         Clients(side_of_pictures, side_of_pictures.make_solver()).work(message)
         for round_num in (1, 2)
-        for message in Planned(FedProx(), Plan(np.array(SIZES), 3, 2, 3, 0.0, PaperProtocol(), seed=0)).configure_train(
-            round_num, ArrayRecord(), ConfigRecord({"proximal-mu": MU}), LocalGrid(side_of_pictures)
-        )
+        for message in PlannedStrategy(
+            FedProx(), Plan(np.array(SIZES), 3, 2, 3, 0.0, PaperProtocol(), seed=0)
+        ).configure_train(round_num, ArrayRecord(), ConfigRecord({"proximal-mu": MU}), LocalGrid(side_of_pictures))
     ]
     drawn = {work.shifts[epoch].tobytes() for work in works for epoch in range(2)}
     assert len(drawn) == 2 * 3 * 2  # rounds, clients, epochs
@@ -295,7 +297,7 @@ def test_gamma_and_fed_danes_correction_take_pictures_as_model_input():
     for reply in picture_replies(picture_side(), **{"measure-gamma": True}):
         assert 0 < reply.content["metrics"]["gamma"] < 10
     grid = LocalGrid(picture_side())
-    planned = Planned(FedDane(), Plan(np.array(SIZES), 3, 1, 10, 0.0, PaperProtocol(), seed=0))
+    planned = PlannedStrategy(FedDane(), Plan(np.array(SIZES), 3, 1, 10, 0.0, PaperProtocol(), seed=0))
     start = ArrayRecord(picture_side().model.state_dict())
     replies = grid.send_and_receive(planned.configure_train(1, start, ConfigRecord({"proximal-mu": 0.0}), grid))
     assert all(np.isfinite(reply.content["metrics"]["train-loss"]) for reply in replies)

@@ -14,10 +14,10 @@ from fedprox.engines.identity import act_as_server
 from fedprox.experiment import build
 from fedprox.experiment import data as data_assembly
 from fedprox.experiment import run as experiment
-from fedprox.federation.client_app import Clients, ClientSide
+from fedprox.federation.client_app import Clients, ClientSpec
 from fedprox.federation.client_state import LocalStatistics
 from fedprox.federation.messages import client_of, node_id, task_of
-from fedprox.federation.planned_strategy import Planned
+from fedprox.federation.planned_strategy import PlannedStrategy
 from fedprox.plan.plan import ClientTask, epoch_orders
 from fedprox.plan.protocols import PaperProtocol
 from fedprox.solvers.problem import SgdSettings
@@ -212,7 +212,7 @@ def test_only_a_model_with_running_statistics_has_any(start):
 def test_feddanes_gradients_are_taken_with_the_clients_own_statistics(start):
     settings = config()
     data = data_assembly.divided_data(settings)
-    side = ClientSide(data, normalised((8, 8), 10), SgdSettings(LR, BATCH))
+    side = ClientSpec(data, normalised((8, 8), 10), SgdSettings(LR, BATCH))
     clients = Clients(side, side.make_solver())
     shifted = to_params(start)
     shifted["2.running_mean"] += 1.0
@@ -226,7 +226,7 @@ def test_feddanes_gradients_are_taken_with_the_clients_own_statistics(start):
             return [clients.gradient(message) for message in messages]
 
     plan = build.plan(settings | {"clients_per_round": 5}, data, PaperProtocol())
-    Planned(FedDane(), plan, statistics)._mean_gradient(1, start, Grid())
+    PlannedStrategy(FedDane(), plan, statistics)._mean_gradient(1, start, Grid())
     by_client = {int(message.content["task"]["client"]): message for message in asked}
     for client, shift in ((0, 1.0), (1, 0.0)):
         own = {**to_params(start), "2.running_mean": to_params(start)["2.running_mean"] + shift}
@@ -249,8 +249,8 @@ def test_a_train_message_carries_them_and_the_shared_global_model_as_it_was(star
     settings = config()
     data = data_assembly.divided_data(settings)
     plan = build.plan(settings, data, PaperProtocol())
-    local = Planned(FedProx(), plan, LocalStatistics(start))
-    for planned, carries in ((local, True), (Planned(FedProx(), plan), False)):
+    local = PlannedStrategy(FedProx(), plan, LocalStatistics(start))
+    for planned, carries in ((local, True), (PlannedStrategy(FedProx(), plan), False)):
         messages = planned.configure_train(1, start, ConfigRecord({"proximal-mu": MU}), None)
         assert [task_of(message) for message in messages] == list(plan.tasks(1))
         for message in messages:

@@ -11,7 +11,7 @@ from flwr.app import Array, ArrayRecord, Message, MetricRecord, RecordDict
 from fedprox.engines.identity import act_as_server
 from fedprox.errors import RunStopped
 from fedprox.evaluation.metrics import Evaluation, FederationMetrics
-from fedprox.federation.failures import Faults, diverges
+from fedprox.federation.failures import FailurePolicy, diverges
 from fedprox.federation.messages import client_of, draw_of, failed, group_id, late, node_id
 from fedprox.federation.results import Round
 
@@ -42,8 +42,8 @@ class ByHand:
 
 
 def counted(clients, round_num: int = 7, **settings) -> list[int]:
-    nodes = Faults(**settings).sifted(ByHand(), round_num)
-    return [client_of(reply) for reply in nodes.send_and_receive([message(client) for client in clients])]
+    grid = FailurePolicy(**settings).filtering(ByHand(), round_num)
+    return [client_of(reply) for reply in grid.send_and_receive([message(client) for client in clients])]
 
 
 @pytest.mark.parametrize(
@@ -115,20 +115,20 @@ class SecondDraw:
 )
 def test_a_draw_that_is_left_out_leaves_the_clients_other_draws_in(setting, answer, caplog):
     draws = [(5, 0), (5, 1), (3, 0), (5, 2)]
-    nodes = Faults(round_timeout=60, **{setting: "drop"}).sifted(SecondDraw(answer), 7)
-    counted = nodes.send_and_receive([message(*draw) for draw in draws])
+    grid = FailurePolicy(round_timeout=60, **{setting: "drop"}).filtering(SecondDraw(answer), 7)
+    counted = grid.send_and_receive([message(*draw) for draw in draws])
     assert [(client_of(each), draw_of(each)) for each in counted] == [(5, 0), (3, 0), (5, 2)]
     assert "5 (draw 2)" in caplog.text
 
 
 def test_a_round_has_its_time_once_for_all_that_is_asked_in_it():
-    nodes = Faults(round_timeout=60).sifted(grid := ByHand(), 1)
+    filtered = FailurePolicy(round_timeout=60).filtering(grid := ByHand(), 1)
     left = []
     for _ in range(2):
-        nodes.send_and_receive([message(0)])
+        filtered.send_and_receive([message(0)])
         left.append(grid.timeout)
     assert 59 < left[1] < left[0] <= 60
-    Faults().sifted(grid, 1).send_and_receive([message(0)])
+    FailurePolicy().filtering(grid, 1).send_and_receive([message(0)])
     assert grid.timeout is None
 
 
@@ -144,24 +144,24 @@ def test_loss_and_drift_tell_divergence_and_without_drift_the_arrays(number):
 
 def outcome(test_loss: float, train_loss: float | None = None) -> Round:
     federation = None if train_loss is None else FederationMetrics(train_loss, *[0.5] * 6)
-    return Round(3, ArrayRecord(), lambda: Evaluation(test_loss, 0.5, federation), (), 0.0)
+    return Round(3, ArrayRecord(), Evaluation(test_loss, 0.5, federation), (), 0.0)
 
 
 @pytest.mark.parametrize(("losses", "name"), [((NAN,), "test loss is nan"), ((1.0, INF), "training loss is inf")])
 def test_a_global_loss_that_is_not_finite_stops_the_run_is_warned_of_once_or_ignored(losses, name, caplog):
     with pytest.raises(RunStopped, match=f"round 3: the global model's {name}") as stopped:
-        Faults().check(outcome(*losses))
+        FailurePolicy().check(outcome(*losses))
     assert stopped.value.status == "diverged"
-    faults = Faults(on_divergence="drop")
+    faults = FailurePolicy(on_divergence="drop")
     for _ in range(3):
         faults.check(outcome(*losses))
     assert [record.getMessage() for record in caplog.records] == [f"round 3: the global model's {name}"]
-    Faults(on_divergence="continue").check(outcome(*losses))
+    FailurePolicy(on_divergence="continue").check(outcome(*losses))
     assert len(caplog.records) == 1
-    Faults().check(outcome(1.0, 2.0))
+    FailurePolicy().check(outcome(1.0, 2.0))
 
 
 def test_nan_before_any_training_is_told_as_the_initial_models():
     with pytest.raises(RunStopped, match=r"round 0: .* the initial model already gives it") as told:
-        Faults().check(replace(outcome(NAN), round_num=0))
+        FailurePolicy().check(replace(outcome(NAN), round_num=0))
     assert "learning_rate" not in str(told.value)

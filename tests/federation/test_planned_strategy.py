@@ -23,7 +23,7 @@ from flwr.serverapp.strategy import (
 from fedprox.engines.identity import act_as_server
 from fedprox.errors import RunStopped, UserError
 from fedprox.federation.messages import node_id, task_of
-from fedprox.federation.planned_strategy import Planned
+from fedprox.federation.planned_strategy import PlannedStrategy
 from fedprox.plan.authors import AuthorsProtocol
 from fedprox.plan.plan import Plan
 from fedprox.plan.protocols import PaperProtocol
@@ -57,14 +57,14 @@ def plan(fraction: float = 0.5, per_round: int = 4, sampling: str = "uniform") -
     return Plan(np.arange(1, 13), per_round, 5, 10, fraction, PaperProtocol(), seed=0, sampling=sampling)
 
 
-def configure(planned: Planned, round_num: int = 1, **arrays: np.ndarray) -> list[Message]:
+def configure(planned: PlannedStrategy, round_num: int = 1, **arrays: np.ndarray) -> list[Message]:
     start = record(**(arrays or {"w": np.zeros(2, dtype=np.float32)}))
     return planned.configure_train(round_num, start, ConfigRecord({"proximal-mu": 0.5}), NO_GRID)
 
 
 def test_a_metrics_function_of_the_users_own_is_asked():
     strategy = FedProx(train_metrics_aggr_fn=lambda contents, key: MetricRecord({"asked": len(contents)}))
-    planned = Planned(strategy, plan(0.0))
+    planned = PlannedStrategy(strategy, plan(0.0))
     messages = configure(planned)
     _, metrics = planned.aggregate_train(1, replies(messages, [[1.0, 2.0]] * len(messages)))
     assert dict(metrics) == {"asked": len(messages)}
@@ -176,7 +176,7 @@ def test_averaging_leaves_the_replies_as_they_were():
 
 @pytest.mark.parametrize("strategy", [FedProx, FedAvgWithStragglerDrop])
 def test_the_server_step_is_the_weighted_average_of_the_replies(strategy):
-    planned = Planned(strategy(), plan(fraction=0.0))
+    planned = PlannedStrategy(strategy(), plan(fraction=0.0))
     messages = configure(planned)
     models = [[1.0, -1.0], [2.0, 0.0], [-4.0, 8.0], [0.0, 3.0]]
     arrays, _ = planned.aggregate_train(1, replies(messages, models))
@@ -191,12 +191,12 @@ def test_messages_come_in_the_order_of_the_plan_whatever_flower_samples():
     assert expected != sorted(expected)
     for seed in range(5):
         random.seed(seed)  # Flower samples by Python's global generator
-        assert clients(configure(Planned(FedProx(), plan()))) == expected
+        assert clients(configure(PlannedStrategy(FedProx(), plan()))) == expected
 
 
 def test_every_message_carries_its_clients_task_and_the_global_model_and_mu():
     w = np.array([3.0, -4.0], dtype=np.float32)
-    messages = configure(Planned(FedProx(), plan()), round_num=3, w=w)
+    messages = configure(PlannedStrategy(FedProx(), plan()), round_num=3, w=w)
     assert [task_of(message) for message in messages] == list(plan().tasks(3))
     assert clients(messages) == [task.client for task in plan().tasks(3)]
     for message in messages:
@@ -207,8 +207,8 @@ def test_every_message_carries_its_clients_task_and_the_global_model_and_mu():
 def test_fedprox_asks_stragglers_and_the_dropping_strategy_does_not():
     for round_num in range(1, 11):
         tasks = plan().tasks(round_num)
-        assert clients(configure(Planned(FedProx(), plan()), round_num)) == [task.client for task in tasks]
-        asked = configure(Planned(FedAvgWithStragglerDrop(), plan()), round_num)
+        assert clients(configure(PlannedStrategy(FedProx(), plan()), round_num)) == [task.client for task in tasks]
+        asked = configure(PlannedStrategy(FedAvgWithStragglerDrop(), plan()), round_num)
         assert clients(asked) == [task.client for task in tasks if not task.is_straggler]
         assert len(asked) == 2
 
@@ -226,13 +226,13 @@ class NeverAsked(FedAvg):
 
 
 def test_where_nobody_is_left_there_is_no_message_and_no_model():
-    planned = Planned(NeverAsked(), plan(fraction=1.0))
+    planned = PlannedStrategy(NeverAsked(), plan(fraction=1.0))
     assert configure(planned) == []
     assert planned.aggregate_train(1, []) == (None, None)
 
 
 def test_clients_are_never_asked_to_evaluate():
-    planned = Planned(FedProx(), plan())
+    planned = PlannedStrategy(FedProx(), plan())
     assert list(planned.configure_evaluate(1, record(w=np.zeros(1)), ConfigRecord(), NO_GRID)) == []
     assert planned.aggregate_evaluate(1, []) is None
 
@@ -265,7 +265,7 @@ OTHERS = [FedAvg, FedAdam, FedYogi, FedAvgM, FedMedian, Krum, Wrapped]
 @pytest.mark.parametrize("make", OTHERS)
 @pytest.mark.parametrize("per_round", [1, 4])
 def test_any_flower_strategy_with_its_defaults_trains_the_planned_cohort(make, per_round):
-    planned = Planned(make(), plan(per_round=per_round))
+    planned = PlannedStrategy(make(), plan(per_round=per_round))
     for round_num in range(1, 4):
         messages = configure(planned, round_num)
         assert [task_of(message) for message in messages] == list(plan(per_round=per_round).tasks(round_num))
@@ -281,7 +281,7 @@ def test_any_flower_strategy_with_its_defaults_trains_the_planned_cohort(make, p
     [(FedProx, None), (FedAvg, None), (FedAvgM, None), (FedMedian, 8), (FedAdam, ...), (FedYogi, ...), (Krum, ...)],
 )
 def test_integers_stay_integers_the_nearest_with_any_strategy(make, expected):
-    planned, counts = Planned(make(), plan()), [4, 7, 9, 30]
+    planned, counts = PlannedStrategy(make(), plan()), [4, 7, 9, 30]
     start = {"w": np.zeros(2, dtype=np.float32), "batches": np.array(0)}
     messages = configure(planned, **start)
     answers = [
@@ -302,7 +302,7 @@ def test_integers_stay_integers_the_nearest_with_any_strategy(make, expected):
 
 
 def test_a_mask_of_bool_stays_one():
-    mask, planned = np.array([True, False, True]), Planned(FedProx(), plan())
+    mask, planned = np.array([True, False, True]), PlannedStrategy(FedProx(), plan())
     messages = configure(planned, w=np.zeros(2, dtype=np.float32), mask=mask)
     answers = [Message(content(1, w=np.ones(2, np.float32), mask=mask), reply_to=message) for message in messages]
     arrays, _ = planned.aggregate_train(1, answers)
@@ -312,7 +312,7 @@ def test_a_mask_of_bool_stays_one():
 
 def aggregated(strategy: Strategy, models: list[list[float]]) -> tuple[np.ndarray, np.ndarray]:
     """Return the model after one round from (0, 0), and the weights n_k of the replies."""
-    planned = Planned(strategy, plan())
+    planned = PlannedStrategy(strategy, plan())
     messages = configure(planned)
     arrays, _ = planned.aggregate_train(1, replies(messages, models))
     return arrays["w"].numpy(), np.array(clients(messages)) + 1.0
@@ -350,7 +350,7 @@ def test_adaptive_strategies_step_from_the_global_model_towards_the_average(make
 
 
 def test_a_wrapper_around_a_dropping_strategy_drops_too():
-    planned = Planned(Wrapped(FedAvgWithStragglerDrop()), plan())
+    planned = PlannedStrategy(Wrapped(FedAvgWithStragglerDrop()), plan())
     expected = [task.client for task in plan().tasks(1) if not task.is_straggler]
     assert clients(configure(planned)) == expected
 
@@ -390,7 +390,7 @@ class Takes(FedAvg):
 @pytest.mark.parametrize("make", [FedProx, flowers.FedProx, OneConfigEach, NoConfig, Takes])
 def test_what_the_run_decides_reaches_the_clients_whatever_the_strategy_writes(make):
     decided = {"proximal-mu": 0.5, "learning-rate-factor": 0.25, "measure-gamma": False}
-    messages = Planned(make(), plan()).configure_train(
+    messages = PlannedStrategy(make(), plan()).configure_train(
         3, record(w=np.zeros(2, dtype=np.float32)), ConfigRecord({**decided}), NO_GRID
     )
     assert [task_of(message) for message in messages] == list(plan().tasks(3))
@@ -405,7 +405,7 @@ def warnings(caplog) -> list[str]:
 
 
 def test_a_mu_of_the_strategys_own_is_reported_once_and_that_of_flowers_default_is_not(caplog):
-    planned, plain = Planned(OneConfigEach(), plan()), Planned(flowers.FedProx(), plan())
+    planned, plain = PlannedStrategy(OneConfigEach(), plan()), PlannedStrategy(flowers.FedProx(), plan())
     with caplog.at_level(logging.WARNING, "fedprox"):
         for round_num in (1, 2):
             configure(planned, round_num)
@@ -427,7 +427,7 @@ class Draws(FedAvg):
 
 
 def drawn(round_num: int, **streams: int) -> list[float]:
-    planned = Planned(Draws(), plan(), **streams)
+    planned = PlannedStrategy(Draws(), plan(), **streams)
     messages = configure(planned, round_num, w=np.zeros(3, dtype=np.float32))
     arrays, _ = planned.aggregate_train(round_num, replies(messages, [[0.0] * 3] * len(messages)))
     return arrays["w"].numpy().tolist()
@@ -501,7 +501,7 @@ MESSAGES = {
 @pytest.mark.parametrize(("messages", "line"), MESSAGES.values(), ids=MESSAGES)
 def test_wrong_messages_stop_the_run_with_one_line(messages, line):
     with pytest.raises(RunStopped, match=f"^round 2: Returns.configure_train:? {line}") as stopped:
-        configure(Planned(Returns(messages), plan()), 2)
+        configure(PlannedStrategy(Returns(messages), plan()), 2)
     assert "\n" not in str(stopped.value)
 
 
@@ -536,7 +536,7 @@ RESULTS = {
 
 @pytest.mark.parametrize(("result", "line"), RESULTS.values(), ids=RESULTS)
 def test_a_wrong_result_stops_the_run_with_one_line(result, line):
-    planned = Planned(Returns(result=result), plan())
+    planned = PlannedStrategy(Returns(result=result), plan())
     messages = configure(planned, 2)
     with pytest.raises(RunStopped, match=f"^round 2: Returns.aggregate_train:? {line}") as stopped:
         planned.aggregate_train(2, replies(messages, MODELS))
@@ -544,7 +544,7 @@ def test_a_wrong_result_stops_the_run_with_one_line(result, line):
 
 
 def test_a_strategy_that_makes_no_model_of_its_replies_is_reported_once(caplog):
-    planned = Planned(Returns(result=lambda: (None, None)), plan())
+    planned = PlannedStrategy(Returns(result=lambda: (None, None)), plan())
     with caplog.at_level(logging.WARNING, "fedprox"):
         for round_num in (1, 2):
             assert planned.aggregate_train(round_num, replies(configure(planned, round_num), MODELS)) == (None, None)
@@ -569,7 +569,7 @@ class Adds(FedAvg):
     [(FedProx, None), (FedAvg, None), (FedMedian, None), (Adds, {"twice"})],
 )
 def test_what_a_strategy_adds_to_the_clients_metrics_is_returned_and_their_averages_are_not(make, expected):
-    planned = Planned(make(), plan())
+    planned = PlannedStrategy(make(), plan())
     answers = replies(configure(planned), MODELS)
     for answer in answers:
         answer.content["metrics"]["train-loss"] = 10.0 * (answer.content["metrics"]["num-examples"] - 1)
@@ -585,7 +585,7 @@ def test_what_a_strategy_adds_to_the_clients_metrics_is_returned_and_their_avera
 
 def test_with_sampling_proportional_the_average_is_the_simple_mean():
     for strategy in (FedProx(), FedAvgWithStragglerDrop(), FedDane()):
-        planned = Planned(strategy, plan(fraction=0.0, sampling="proportional"))
+        planned = PlannedStrategy(strategy, plan(fraction=0.0, sampling="proportional"))
         arrays, _ = planned.aggregate_train(1, replies(dane_messages(planned), MODELS))
         # (1 + 2 - 4 + 9) / 4 and (-1 + 0 + 8 + 3) / 4
         assert arrays["w"].numpy().tolist() == [2.0, 2.5]
@@ -601,7 +601,7 @@ def test_with_sampling_uniform_it_is_not():
 def test_a_strategy_that_weights_by_examples_is_refused_with_sampling_proportional(make):
     # Its weights n_k would count a client's size twice.
     with pytest.raises(UserError, match=r"sampling=proportional goes with a simple mean.*sampling=uniform"):
-        Planned(make(), plan(sampling="proportional"))
+        PlannedStrategy(make(), plan(sampling="proportional"))
 
 
 def drawn_twice(**changes) -> Plan:
@@ -611,7 +611,7 @@ def drawn_twice(**changes) -> Plan:
 
 
 def test_every_draw_of_a_client_has_its_own_message_and_task_and_counts_once():
-    planned = Planned(FedProx(), drawn_twice(stragglers_fraction=0.0))
+    planned = PlannedStrategy(FedProx(), drawn_twice(stragglers_fraction=0.0))
     tasks = drawn_twice(stragglers_fraction=0.0).tasks(1)
     assert len({task.client for task in tasks}) < 4
     messages = configure(planned)
@@ -631,12 +631,12 @@ def test_a_strategy_is_offered_each_client_of_a_round_once():
             return super().configure_train(server_round, arrays, config, grid)
 
     strategy = Asking()
-    configure(Planned(strategy, drawn_twice()))
+    configure(PlannedStrategy(strategy, drawn_twice()))
     assert sorted(strategy.offered) == sorted({node_id(task.client) for task in drawn_twice().tasks(1)})
 
 
 def test_fedavg_drops_the_draws_that_are_stragglers_and_keeps_the_other_draws_of_the_same_client():
-    planned = Planned(FedAvgWithStragglerDrop(), drawn_twice())
+    planned = PlannedStrategy(FedAvgWithStragglerDrop(), drawn_twice())
     kept_of_dropped = 0
     for round_num in range(1, 11):
         tasks = replace(drawn_twice(), drops_stragglers=True).tasks(round_num)
@@ -650,7 +650,7 @@ def test_fedavg_drops_the_draws_that_are_stragglers_and_keeps_the_other_draws_of
 
 def test_feddanes_second_cohort_counts_each_draw_too():
     grid = GradientGrid()
-    messages = dane_messages(Planned(FedDane(), drawn_twice()), grid=grid)
+    messages = dane_messages(PlannedStrategy(FedDane(), drawn_twice()), grid=grid)
     k = list(drawn_twice().gradient_clients(1))
     assert len(set(k)) < len(k)
     assert clients(grid.asked) == k
@@ -680,13 +680,13 @@ class GradientGrid:
         return Message(RecordDict({"gradient": gradient, "metrics": metrics}), reply_to=message)
 
 
-def dane_messages(planned: Planned, round_num: int = 1, grid: GradientGrid | None = None) -> list[Message]:
+def dane_messages(planned: PlannedStrategy, round_num: int = 1, grid: GradientGrid | None = None) -> list[Message]:
     start = record(w=np.array([3.0, -4.0], dtype=np.float32))
     return planned.configure_train(round_num, start, ConfigRecord({"proximal-mu": 0.5}), grid or GradientGrid())
 
 
 def test_feddane_first_asks_a_second_cohort_for_gradients_at_the_global_model():
-    grid, planned = GradientGrid(), Planned(FedDane(), plan())
+    grid, planned = GradientGrid(), PlannedStrategy(FedDane(), plan())
     dane_messages(planned, 2, grid)
     assert [message.metadata.message_type for message in grid.asked] == ["query.gradient"] * 4
     assert clients(grid.asked) == list(plan().gradient_clients(2))
@@ -707,7 +707,7 @@ def test_the_second_cohort_is_another_one_in_each_round_and_sampled_like_the_fir
 
 
 def test_every_train_message_carries_the_gradient_weighted_by_examples():
-    messages = dane_messages(Planned(FedDane(), plan()))
+    messages = dane_messages(PlannedStrategy(FedDane(), plan()))
     k = np.array(plan().gradient_clients(1))
     expected = float(((k + 1) * k).sum() / (k + 1).sum())
     assert abs(expected - k.mean()) > 0.1  # the plain mean would be another number
@@ -721,7 +721,7 @@ def test_every_train_message_carries_the_gradient_weighted_by_examples():
 
 
 def test_other_strategies_ask_for_no_gradients_and_send_none():
-    grid, planned = GradientGrid(), Planned(FedProx(), plan())
+    grid, planned = GradientGrid(), PlannedStrategy(FedProx(), plan())
     messages = dane_messages(planned, grid=grid)
     assert grid.asked == []
     assert all("gradient" not in message.content for message in messages)
@@ -729,7 +729,7 @@ def test_other_strategies_ask_for_no_gradients_and_send_none():
 
 def test_feddane_trains_its_first_cohort_stragglers_included():
     tasks = plan(0.5).tasks(1)
-    messages = dane_messages(Planned(FedDane(), plan(0.5)))
+    messages = dane_messages(PlannedStrategy(FedDane(), plan(0.5)))
     assert clients(messages) == [task.client for task in tasks]
     assert sum(task.is_straggler for task in tasks) == 2
 
@@ -739,7 +739,7 @@ def test_feddane_is_refused_with_the_authors_protocol():
     settings = {"clients_per_round": 4, "num_epochs": 5, "batch_size": 10, "stragglers_fraction": 0.5}
     theirs = AuthorsProtocol().plan(client_sizes=np.arange(1, 13), client_ids=ids, **settings)
     with pytest.raises(UserError, match=r"feddane.*protocol=paper or flower"):
-        Planned(FedDane(), theirs)
+        PlannedStrategy(FedDane(), theirs)
 
 
 @pytest.mark.parametrize("strategy", [FedProx, FedAvgWithStragglerDrop])
@@ -747,7 +747,7 @@ def test_the_authors_tasks_travel_in_their_order_and_with_the_epochs_done_before
     ids = [f"f_{client:05d}" for client in range(12)]
     settings = {"clients_per_round": 4, "num_epochs": 5, "batch_size": 10, "stragglers_fraction": 0.5}
     theirs = AuthorsProtocol().plan(client_sizes=np.arange(1, 13), client_ids=ids, **settings)
-    planned = Planned(strategy(), theirs)
+    planned = PlannedStrategy(strategy(), theirs)
     expected = replace(theirs, drops_stragglers=strategy.drops_stragglers)
     for round_num in range(1, 9):
         trained = [task for task in expected.tasks(round_num) if not task.is_dropped]

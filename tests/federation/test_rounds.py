@@ -8,13 +8,12 @@ from flwr.app import Array, ArrayRecord, Message, MetricRecord, RecordDict
 
 from fedprox.engines.identity import act_as_server
 from fedprox.evaluation.metrics import Evaluation, FederationMetrics
-from fedprox.federation.deferred import several_at_once
-from fedprox.federation.failures import Faults
+from fedprox.federation.failures import FailurePolicy
 from fedprox.federation.messages import draw_of, failed, task_of
-from fedprox.federation.planned_strategy import Planned
+from fedprox.federation.planned_strategy import PlannedStrategy
 from fedprox.federation.results import ClientOutcome, Round
-from fedprox.federation.rounds import run_rounds
-from fedprox.federation.schedules import AdaptiveMu
+from fedprox.federation.rounds import RoundSettings, run_rounds
+from fedprox.federation.schedules import AdaptiveMu, ConstantMu
 from fedprox.plan.plan import ClientTask, Plan
 from fedprox.plan.protocols import FlowerProtocol, PaperProtocol
 from fedprox.strategies.fedprox import FedAvgWithStragglerDrop, FedProx
@@ -58,20 +57,26 @@ def plan(fraction: float, protocol=None, per_round: int = 4) -> Plan:
     return Plan(SIZES, per_round, 3, 2, fraction, protocol or PaperProtocol(), seed=0)
 
 
-def run(
-    strategy, plan: Plan, num_rounds: int = 5, mu: float = 0.5, engine: FakeEngine | None = None, **settings
-) -> tuple[list[Round], FakeEngine]:
-    engine = engine or FakeEngine()
-    rounds = run_rounds(
-        arrays=ArrayRecord({"w": Array(np.array([10.0]))}),
-        strategy=Planned(strategy, plan),
-        grid=engine,
-        evaluate=lambda models: [Evaluation(loss=float(arrays["w"].numpy()[0]), accuracy=0.25) for arrays in models],
-        mu=mu,
-        num_rounds=num_rounds,
-        **settings,
+def measured(arrays: ArrayRecord) -> Evaluation:
+    """Return a fake measurement: the loss is the model itself."""
+    return Evaluation(loss=float(arrays["w"].numpy()[0]), accuracy=0.25)
+
+
+def started(strategy, plan: Plan, num_rounds=5, mu=0.5, engine=None, evaluate=measured, start=None, **settings):
+    """Return the iterator over rounds from w = 10."""
+    return run_rounds(
+        ArrayRecord({"w": Array(np.array([10.0]))}),
+        PlannedStrategy(strategy, plan),
+        engine or FakeEngine(),
+        evaluate,
+        RoundSettings(num_rounds, mu if isinstance(mu, AdaptiveMu) else ConstantMu(mu), **settings),
+        start,
     )
-    return list(rounds), engine
+
+
+def run(strategy, plan: Plan, engine: FakeEngine | None = None, **settings) -> tuple[list[Round], FakeEngine]:
+    engine = engine or FakeEngine()
+    return list(started(strategy, plan, engine=engine, **settings)), engine
 
 
 def model(outcome: Round) -> float:
@@ -85,7 +90,7 @@ def outcome(num_examples: int, train_loss: float | None, counted: bool, drift: f
 
 @pytest.mark.parametrize("num_rounds", [1, 5])
 def test_round_0_is_the_initial_model_and_then_every_round_is_yielded(num_rounds):
-    rounds, engine = run(FedProx(), plan(0.5), num_rounds)
+    rounds, engine = run(FedProx(), plan(0.5), num_rounds=num_rounds)
     assert [each.round_num for each in rounds] == list(range(num_rounds + 1))
     assert len(engine.rounds) == num_rounds
     first = rounds[0]
@@ -93,20 +98,37 @@ def test_round_0_is_the_initial_model_and_then_every_round_is_yielded(num_rounds
     assert first.train_loss_cohort is None
 
 
-def test_rounds_are_yielded_as_they_end():
+def test_rounds_are_yielded_measured_as_they_end():
     engine = FakeEngine()
-    rounds = run_rounds(
-        arrays=ArrayRecord({"w": Array(np.array([10.0]))}),
-        strategy=Planned(FedProx(), plan(0.0)),
-        grid=engine,
-        evaluate=lambda models: [Evaluation(0.0, 0.0)] * len(models),
-        mu=0.0,
-        num_rounds=5,
-    )
-    next(rounds)
-    assert len(engine.rounds) == 0
-    next(rounds)
-    assert len(engine.rounds) == 1
+    for each in started(FedProx(), plan(0.0), engine=engine):
+        assert len(engine.rounds) == each.round_num  # the next one has not begun
+        assert each.test.loss == model(each)
+
+
+@pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt])
+def test_rounds_that_ended_come_before_the_error_that_ends_the_run(error):
+    class FailingEngine(FakeEngine):
+        def send_and_receive(self, messages, *, timeout=None):
+            if len(self.rounds) == 3:
+                raise error("in round 4")
+            return super().send_and_receive(messages, timeout=timeout)
+
+    ended = []
+    with pytest.raises(error, match="in round 4"):
+        ended.extend(each.round_num for each in started(FedProx(), plan(0.5), engine=FailingEngine()))
+    assert ended == [0, 1, 2, 3]
+
+
+@pytest.mark.parametrize("done", [0, 1, 3])
+def test_a_run_that_resumes_after_a_round_has_the_rounds_that_are_left(done):
+    losses = [1.0, 2.0, 3.0, 2.5, 2.0, 2.2]
+    whole = list(started(FedProx(), plan(0.5), mu=AdaptiveMu(0.2, patience=2), evaluate=training(*losses)))
+    evaluate = training(*losses[done + 1 :])
+    rest = list(started(FedProx(), plan(0.5), mu=AdaptiveMu(0.2, patience=2), evaluate=evaluate, start=whole[done]))
+    assert [each.round_num for each in rest] == list(range(done + 1, 6))
+    for one, other in zip(whole[done + 1 :], rest, strict=True):
+        assert (model(one), one.mu, one.clients, one.carried) == (model(other), other.mu, other.clients, other.carried)
+        assert other.time_s >= whole[done].time_s
 
 
 def test_each_round_starts_at_the_model_of_the_round_before():
@@ -159,7 +181,7 @@ class SecondDrawFails(FakeEngine):
 def test_a_client_that_is_drawn_several_times_has_an_outcome_per_draw_and_one_that_fails_fails_alone():
     # Two clients, six draws: the new model is w + the simple mean of draw + 1 over the draws that count.
     two = replace(plan(0.5), client_sizes=SIZES[:2], clients_per_round=6, sampling="proportional")
-    rounds, _ = run(FedProx(), two, engine=SecondDrawFails(), faults=Faults(on_client_error="drop"))
+    rounds, _ = run(FedProx(), two, engine=SecondDrawFails(), failures=FailurePolicy(on_client_error="drop"))
     expected = 10.0
     for each in rounds[1:]:
         assert [client.task for client in each.clients] == list(two.tasks(each.round_num))
@@ -217,13 +239,13 @@ def test_the_schedule_reaches_every_client_in_every_round():
 def test_train_loss_cohort_is_the_mean_weighted_by_examples_over_those_that_count():
     # (1 * 2.0 + 3 * 6.0) / 4 = 5; the dropped client with 100 examples has no say.
     clients = (outcome(1, 2.0, True), outcome(100, None, False), outcome(3, 6.0, True))
-    done = Round(1, ArrayRecord(), lambda: Evaluation(0.0, 0.0), clients, 0.0)
+    done = Round(1, ArrayRecord(), Evaluation(0.0, 0.0), clients, 0.0)
     assert done.train_loss_cohort == 5.0
     assert done.num_clients_counted == 2
 
 
 def test_train_loss_cohort_of_zero_losses_is_zero_and_not_missing():
-    done = Round(1, ArrayRecord(), lambda: Evaluation(0.0, 0.0), (outcome(2, 0.0, True),), 0.0)
+    done = Round(1, ArrayRecord(), Evaluation(0.0, 0.0), (outcome(2, 0.0, True),), 0.0)
     assert done.train_loss_cohort == 0.0
 
 
@@ -238,7 +260,7 @@ def test_train_loss_cohort_follows_from_the_replies():
 def test_the_drift_of_a_round_is_the_mean_weighted_by_examples_over_those_that_count():
     # (1 * 2.0 + 3 * 6.0) / 4 = 5, not the plain mean 4; a client that stayed where it was counts with 0.
     clients = (outcome(1, 0.0, True, 2.0), outcome(100, None, False), outcome(3, 0.0, True, 6.0))
-    done = Round(1, ArrayRecord(), lambda: Evaluation(0.0, 0.0), clients, 0.0)
+    done = Round(1, ArrayRecord(), Evaluation(0.0, 0.0), clients, 0.0)
     assert done.drift == 5.0
     assert replace(done, clients=(*clients, outcome(4, 0.0, True, 0.0))).drift == 2.5
     assert replace(done, clients=clients[1:2]).drift is None
@@ -282,7 +304,7 @@ def test_the_initial_model_every_nth_round_and_the_last_are_evaluated(num_rounds
         evaluated.append(float(arrays["w"].numpy()[0]))
         return Evaluation(evaluated[-1], 0.25)
 
-    rounds = list(run_evaluated(evaluate, 0.5, num_rounds, evaluate_every=every))
+    rounds = list(started(FedProx(), plan(0.5), num_rounds, evaluate=evaluate, evaluate_every=every))
     assert [each.round_num for each in rounds] == list(range(num_rounds + 1))
     assert [each.round_num for each in rounds if each.test is not None] == expected
     # It is not measured and then hidden: measuring may take longer than training.
@@ -290,101 +312,15 @@ def test_the_initial_model_every_nth_round_and_the_last_are_evaluated(num_rounds
 
 
 def test_rounds_that_are_not_evaluated_train_all_the_same():
-    seldom, always = (list(run_evaluated(constant, 0.5, 7, evaluate_every=every)) for every in (3, 1))
+    seldom, always = (run(FedProx(), plan(0.5), num_rounds=7, evaluate_every=every)[0] for every in (3, 1))
     assert [model(each) for each in seldom] == [model(each) for each in always]
     assert [each.clients for each in seldom] == [each.clients for each in always]
-
-
-# Several models at once
-
-
-def counting(batches: list[list[float]]):
-    """Return a fake evaluation that notes which models it was given at once."""
-
-    def evaluate(models) -> list[Evaluation]:
-        batches.append([float(arrays["w"].numpy()[0]) for arrays in models])
-        return [Evaluation(loss, 0.25) for loss in batches[-1]]
-
-    return evaluate
-
-
-def run_counting(batches: list[list[float]], num_rounds: int = 10, engine: FakeEngine | None = None):
-    return run_rounds(
-        arrays=ArrayRecord({"w": Array(np.array([10.0]))}),
-        strategy=Planned(FedProx(), plan(0.5)),
-        grid=engine or FakeEngine(),
-        evaluate=counting(batches),
-        mu=0.5,
-        num_rounds=num_rounds,
-    )
-
-
-def losses_of(rounds) -> list[float]:
-    return [each.test.loss for each in rounds]
-
-
-@pytest.mark.parametrize(("at_most", "sizes"), [(1, [1] * 11), (4, [4, 4, 3]), (16, [11])])
-def test_models_of_short_rounds_are_measured_several_at_once_and_each_is_its_rounds_own(at_most, sizes):
-    batches: list[list[float]] = []
-    rounds, tests = [], []
-    for each in several_at_once(run_counting(batches), at_most, within_s=3600):
-        rounds.append(each)
-        tests.append(each.test.loss)
-    assert [each.round_num for each in rounds] == list(range(11))
-    assert tests == [model(each) for each in rounds]
-    assert [len(batch) for batch in batches] == sizes
-    assert losses_of(rounds) == tests  # measured once, known for good
-    assert len(batches) == len(sizes)
-
-
-def test_rounds_that_take_long_are_not_kept_waiting():
-    batches: list[list[float]] = []
-    engine = FakeEngine()
-    for each in several_at_once(run_counting(batches, engine=engine), within_s=0):
-        assert len(engine.rounds) == each.round_num  # the next one has not been trained yet
-        assert each.test is not None
-    assert [len(batch) for batch in batches] == [1] * 11
-
-
-@pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt])
-def test_rounds_that_ended_come_before_the_error_that_ends_the_run(error):
-    class FailingEngine(FakeEngine):
-        def send_and_receive(self, messages, *, timeout=None):
-            if len(self.rounds) == 5:
-                raise error("in round 6")
-            return super().send_and_receive(messages, timeout=timeout)
-
-    ended = []
-
-    def record_all() -> None:
-        for each in several_at_once(run_counting([], engine=FailingEngine()), within_s=3600):
-            ended.append((each.round_num, each.test.loss == model(each)))
-
-    with pytest.raises(error, match="in round 6"):
-        record_all()
-    assert ended == [(round_num, True) for round_num in range(6)]
 
 
 # Adaptive mu
 
 
-def run_evaluated(evaluate, mu, num_rounds: int, engine: FakeEngine | None = None, **settings):
-    return run_rounds(
-        arrays=ArrayRecord({"w": Array(np.array([10.0]))}),
-        strategy=Planned(FedProx(), plan(0.5)),
-        grid=engine or FakeEngine(),
-        evaluate=lambda models: [evaluate(arrays) for arrays in models],
-        mu=mu,
-        num_rounds=num_rounds,
-        **settings,
-    )
-
-
-def constant(_: ArrayRecord) -> Evaluation:
-    return Evaluation(1.0, 0.25)
-
-
-def losses(*values: float):
+def training(*values: float):
     """Return a fake evaluation that gives these training losses one after another, and other test losses."""
     remaining = list(values)
 
@@ -401,55 +337,21 @@ def mus_sent(engine: FakeEngine) -> list[set[float]]:
 
 def test_a_change_of_mu_reaches_all_clients_in_the_following_round():
     # Losses of rounds 0 .. 5: after rounds 1 and 2 it has risen, after round 4 fallen twice in a row.
-    engine = FakeEngine()
     mu = AdaptiveMu(0.2, step=0.1, patience=2)
-    rounds = list(run_evaluated(losses(1.0, 2.0, 3.0, 2.5, 2.0, 2.2), mu, 5, engine))
+    rounds, engine = run(FedProx(), plan(0.5), mu=mu, evaluate=training(1.0, 2.0, 3.0, 2.5, 2.0, 2.2))
     assert mus_sent(engine) == [{0.2}, {0.3}, {0.4}, {0.4}, {0.3}]
     # A row says with which mu its round was trained; round 0, which nobody trained, that of the first.
     assert [each.mu for each in rounds] == [0.2, 0.2, 0.3, 0.4, 0.4, 0.3]
-
-
-def test_mu_adapts_to_the_training_loss_and_to_nothing_else():
-    # Without a training loss, as with evaluation=server, it stays.
-    engine = FakeEngine()
-    rounds = list(run_evaluated(constant, AdaptiveMu(0.2), 3, engine))
-    assert mus_sent(engine) == [{0.2}] * 3
-    assert [each.mu for each in rounds] == [0.2] * 4
-
-
-def test_a_fixed_mu_is_every_rounds_whatever_the_loss_does():
-    engine = FakeEngine()
-    rounds = list(run_evaluated(losses(1.0, 2.0, 3.0, 4.0), 0.7, 3, engine))
-    assert mus_sent(engine) == [{0.7}] * 3
-    assert [each.mu for each in rounds] == [0.7] * 4
 
 
 # Gamma
 
 
 def test_gammas_are_those_of_the_clients_that_counted_in_their_order():
-    rounds = list(run_evaluated(constant, 0.5, 3, measure_gamma=True))
+    rounds, _ = run(FedAvgWithStragglerDrop(), plan(0.5), measure_gamma=True)
     assert rounds[0].gammas == []
     for each in rounds[1:]:
-        assert each.gammas == [client.task.client / 100 for client in each.clients]
-        assert len(each.gammas) == 4
-
-
-def test_gammas_are_measured_only_where_they_are_asked_for():
-    rounds = list(run_evaluated(constant, 0.5, 3))
-    assert [each.gammas for each in rounds] == [[]] * 4
-
-
-def test_clients_that_were_dropped_have_no_gamma():
-    rounds = run_rounds(
-        arrays=ArrayRecord({"w": Array(np.array([10.0]))}),
-        strategy=Planned(FedAvgWithStragglerDrop(), plan(0.5)),
-        grid=FakeEngine(),
-        evaluate=lambda models: [constant(arrays) for arrays in models],
-        mu=0.0,
-        num_rounds=3,
-        measure_gamma=True,
-    )
-    for each in list(rounds)[1:]:
+        assert each.gammas == [client.task.client / 100 for client in each.clients if client.counted]
         assert [client.gamma is None for client in each.clients] == [not client.counted for client in each.clients]
-        assert len(each.gammas) == 2
+    rounds, _ = run(FedProx(), plan(0.5))  # it is not asked for
+    assert [each.gammas for each in rounds] == [[]] * 6

@@ -1,17 +1,53 @@
-"""Adaptive mu: up after a rise, down after five falls in a row, never below 0."""
+"""Adaptive mu: up after a rise, down after five falls in a row, never below 0; the learning rate's schedule."""
 
 import pytest
 
-from fedprox.federation.schedules import AdaptiveMu, learning_rate_factor
+from fedprox.evaluation.metrics import Evaluation, FederationMetrics
+from fedprox.federation.schedules import AdaptiveMu, ConstantMu, learning_rate_factor
 
 
-def values(losses, **settings):
-    mu = AdaptiveMu(**settings)
+def measured(train_loss: float) -> Evaluation:
+    """Return a model with this training loss, and a test loss that moves the other way."""
+    return Evaluation(-train_loss, 0.25, FederationMetrics(train_loss, 0.5, -train_loss, 0.25, 1.0, 1.0, 1.0))
+
+
+def values(losses, mu, **settings):
+    schedule = AdaptiveMu(mu, **settings)
     seen = []
     for loss in losses:
-        mu.observe(loss)
-        seen.append(mu.mu)
+        schedule.observe(measured(loss))
+        seen.append(schedule.value)
     return seen
+
+
+def test_rounds_without_a_training_loss_change_nothing():
+    mu = AdaptiveMu(0.2, patience=1)
+    for evaluation in (measured(1.0), None, Evaluation(9.0, 0.1), None, measured(2.0)):
+        mu.observe(evaluation)
+    assert mu.value == pytest.approx(0.3)
+
+
+def test_a_restored_schedule_continues_as_the_one_whose_state_was_taken():
+    losses = [5, 4, 3, 4, 3, 2, 1, 0, -1, -2]
+    for done in range(len(losses)):
+        one, other = AdaptiveMu(1.0, patience=3), AdaptiveMu(7.0, patience=3)
+        for loss in losses[:done]:
+            one.observe(measured(loss))
+        other.restore(one.state())
+        for loss in losses[done:]:
+            one.observe(measured(loss)), other.observe(measured(loss))
+            assert other.value == one.value
+
+
+def test_a_constant_mu_stays_whatever_is_observed_or_restored():
+    mu = ConstantMu(0.7)
+    for loss in (1.0, 2.0):
+        mu.observe(measured(loss))
+    mu.restore(AdaptiveMu(0.2).state())
+    assert (mu.value, mu.state()) == (0.7, None)
+    adaptive = AdaptiveMu(0.2)
+    adaptive.restore(mu.state())  # of a run that had a constant one
+    assert adaptive.value == 0.2
 
 
 def test_each_rise_adds_a_step():

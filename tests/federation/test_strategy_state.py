@@ -8,7 +8,7 @@ from flwr.app import ConfigRecord, Message, MetricRecord, RecordDict
 from flwr.serverapp import strategy as flowers
 
 from fedprox.engines.identity import act_as_server
-from fedprox.federation.planned_strategy import Planned
+from fedprox.federation.planned_strategy import PlannedStrategy
 from fedprox.federation.strategy_state import StrategyState, is_plain
 from fedprox.plan.plan import Plan
 from fedprox.plan.protocols import PaperProtocol
@@ -56,11 +56,11 @@ def _flower():
     act_as_server()
 
 
-def planned(strategy) -> Planned:
-    return Planned(strategy, Plan(np.arange(1, 11), 5, 3, 4, 0.5, PaperProtocol(), seed=0))
+def planned(strategy) -> PlannedStrategy:
+    return PlannedStrategy(strategy, Plan(np.arange(1, 11), 5, 3, 4, 0.5, PaperProtocol(), seed=0))
 
 
-def played(strategy: Planned, arrays, rounds: range):
+def played(strategy: PlannedStrategy, arrays, rounds: range):
     """Yield the global model after each round, of clients that answer with what only round and client decide."""
     for round_num in rounds:
         messages = strategy.configure_train(round_num, arrays, ConfigRecord({"proximal-mu": 0.0}), None)

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from fedprox.errors import UserError
-from fedprox.federation.planned_strategy import Planned
+from fedprox.federation.planned_strategy import PlannedStrategy
 from fedprox.runs import checkpoint
 from tests.faults.compared import differences
 
@@ -30,7 +30,7 @@ LAST, BEFORE = "checkpoint/round_000006.safetensors", "checkpoint/round_000003.s
 @pytest.fixture
 def until(fedprox, monkeypatch):
     """Return a function that runs a command until it begins a round."""
-    configure = Planned.configure_train
+    configure = PlannedStrategy.configure_train
 
     def call(round_num: int, *arguments: str) -> None:
         def end(self, server_round, *others):
@@ -39,7 +39,7 @@ def until(fedprox, monkeypatch):
             return configure(self, server_round, *others)
 
         with monkeypatch.context() as patched:
-            patched.setattr(Planned, "configure_train", end)
+            patched.setattr(PlannedStrategy, "configure_train", end)
             assert fedprox(*arguments).status == 130
 
     return call
@@ -387,7 +387,7 @@ def test_a_disk_that_is_full_ends_the_run_in_one_line_and_it_is_resumed_when_the
 
 
 def test_a_directory_that_vanishes_while_the_run_goes_on_is_told_in_one_line(fedprox, runs, tmp_path, monkeypatch):
-    configure = Planned.configure_train
+    configure = PlannedStrategy.configure_train
 
     def vanish(self, server_round, *others):
         if server_round == 4:
@@ -395,7 +395,7 @@ def test_a_directory_that_vanishes_while_the_run_goes_on_is_told_in_one_line(fed
         return configure(self, server_round, *others)
 
     with monkeypatch.context() as patched:
-        patched.setattr(Planned, "configure_train", vanish)
+        patched.setattr(PlannedStrategy, "configure_train", vanish)
         ended = fedprox(*COMMAND)
     lines = [line for line in ended.err.splitlines() if line]
     assert (ended.status, len(lines)) == (2, 1), ended.err

@@ -21,7 +21,7 @@ CARRIED = {"strategy": {"layers": [{"m_t": {"w": np.arange(3.0)}, "count": 2}], 
 def outcome(round_num: int, accuracy: float | None = 0.5) -> Round:
     test = Evaluation(1.5, accuracy) if accuracy is not None else None
     arrays = to_record({"w": np.full((2, 2), round_num, np.float32), "n": np.array(round_num)})
-    return Round(round_num, arrays, (lambda: test) if test else None, (), 0.5 * round_num, 1.0, CARRIED)
+    return Round(round_num, arrays, test, (), 0.5 * round_num, 1.0, CARRIED)
 
 
 def written(folder: Path, accuracies, *, every: int | None = 1, keep: int | None = 2, record=None) -> RunRecord:

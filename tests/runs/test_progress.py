@@ -32,7 +32,7 @@ def rounds(numbers: range, clock: Clock | None = None, each_s: float = 0.0) -> I
         if clock:
             clock.now += each_s
         test = Evaluation(1.5, round_num / 100)
-        yield Round(round_num, ArrayRecord(), lambda test=test: test, (), 0.0)
+        yield Round(round_num, ArrayRecord(), test, (), 0.0)
 
 
 @pytest.fixture

@@ -24,7 +24,7 @@ def outcome(round_num: int, accuracy: float = 0.5, loss: float = 1.5) -> Round:
         ClientOutcome(ClientTask(3, 1, 3, True, (0, 0, round_num, 3)), 28, 0, None, False),
     )
     test = Evaluation(loss, accuracy)
-    return Round(round_num, ArrayRecord(), lambda: test, clients if round_num else (), round_num + 0.12345678)
+    return Round(round_num, ArrayRecord(), test, clients if round_num else (), round_num + 0.12345678)
 
 
 def rows(path: Path) -> list[dict[str, str]]:
@@ -93,7 +93,7 @@ def on_clients(round_num: int, gammas: tuple[float | None, ...] = (0.25, None, 0
     federation = FederationMetrics(1.25, 0.5, 1.5, 0.625, 7.0, 9.0, 3.0)
     task = ClientTask(7, 2, 6, False, (0, 0, round_num, 7))
     clients = tuple(ClientOutcome(task, 30, 6, 0.25, True, gamma) for gamma in gammas)
-    return Round(round_num, ArrayRecord(), lambda: Evaluation(1.5, 0.625, federation), clients, 2.0, mu)
+    return Round(round_num, ArrayRecord(), Evaluation(1.5, 0.625, federation), clients, 2.0, mu)
 
 
 def test_evaluation_on_clients_has_more_columns_behind_the_others(tmp_path):
@@ -143,7 +143,7 @@ def test_adaptive_mu_has_a_column_of_its_own(tmp_path):
 def test_the_spread_among_clients_has_columns_and_is_in_the_result(tmp_path):
     test = Evaluation(1.5, 0.625, spread=ClientSpread(0.25, 0.125, 1.0))
     with RunRecord(tmp_path, {}, METRICS + SPREAD) as record:
-        record.add(replace(outcome(1), tested=lambda: test))
+        record.add(replace(outcome(1), test=test))
         record.add(outcome(2))
         finish(record)
     assert tuple(rows(tmp_path / "metrics.csv")[0])[len(METRICS) :] == SPREAD
@@ -158,7 +158,7 @@ def test_classes_csv_has_a_row_per_class_of_each_evaluated_round(tmp_path):
     with RunRecord(tmp_path, {}, per_class=True) as record:
         assert (tmp_path / "classes.csv").read_text().splitlines() == ["round,class,num_examples,accuracy,name"]
         for round_num in range(3):
-            record.add(replace(outcome(round_num), tested=None if round_num == 1 else lambda: test))
+            record.add(replace(outcome(round_num), test=None if round_num == 1 else test))
             assert len(rows(tmp_path / "classes.csv")) == (2, 2, 4)[round_num]  # on disk at once
     assert (tmp_path / "classes.csv").read_text().splitlines()[1:] == [
         *("0,0,4,0.75,", "0,1,0,,", "2,0,4,0.75,", "2,1,0,,")
@@ -170,7 +170,7 @@ def test_only_rounds_that_were_evaluated_have_a_row_and_all_have_their_clients(t
     with RunRecord(tmp_path, {}) as record:
         for round_num in range(6):
             done = outcome(round_num, accuracy=0.1 * round_num)
-            record.add(done if round_num in (0, 3, 5) else replace(done, tested=None))
+            record.add(done if round_num in (0, 3, 5) else replace(done, test=None))
         finish(record)
     assert [row["round"] for row in rows(tmp_path / "metrics.csv")] == ["0", "3", "5"]
     clients = rows(tmp_path / "clients.csv")

@@ -207,10 +207,9 @@ def full_batch(
         features: Shape (n, num_features).
         labels: Shape (n,).
         onehot: From `unit_vectors`.
-        gradient: Becomes the gradient of the sum of losses, shaped like weight; of shape (0, 0) where it is not wanted.
+        gradient: Becomes the gradient of the sum of losses, shaped like weight.
     """
-    residual = np.empty((PIECE, weight.shape[1]), np.float32)
-    slope = np.empty(weight.shape, np.float32) if len(gradient) else np.empty((0, 0), np.float32)
+    residual, slope = np.empty((PIECE, weight.shape[1]), np.float32), np.empty(weight.shape, np.float32)
     gradient[:] = 0.0
     loss_sum, num_correct = 0.0, 0
     for start in range(0, len(labels), PIECE):
@@ -222,9 +221,8 @@ def full_batch(
         num_correct += _num_correct(residual, labels, batch[:size], len(onehot) - 1)
         loss_sum += softmax_residual(residual, labels, batch[:size], onehot, ONE)
         residual[size:full] = ZERO
-        if len(gradient):
-            batch_gradient(features, batch, residual, slope)
-            gradient += slope
+        batch_gradient(features, batch, residual, slope)
+        gradient += slope
     return loss_sum, num_correct
 
 
