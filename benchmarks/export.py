@@ -2,38 +2,34 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-from hydra import compose, initialize_config_dir
 
-from fedprox.config.compose import CONF, plain, register
+from fedprox.config.compose import compose
+from fedprox.config.schema import Config
 from fedprox.data.federated import FederatedData
 from fedprox.experiment import build
-from fedprox.experiment import data as data_assembly
-from fedprox.experiment.prepared import check_settings
+from fedprox.experiment.data import divided_data
 from fedprox.plan.plan import CohortPlan
 
 SETTINGS = ("num_rounds", "num_epochs", "batch_size", "learning_rate", "mu", "weight_decay")
 
 
-def composed(overrides: Sequence[str]) -> dict[str, Any]:
+def composed(overrides: Sequence[str]) -> Config:
     """Return the checked configuration of `python -m fedprox.main OVERRIDES`, without `--multirun`.
 
     Raises:
         UserError: If a setting is wrong.
     """
-    register()
-    with initialize_config_dir(version_base=None, config_dir=str(CONF)):
-        config = plain(compose("config", list(overrides)))
-    check_settings(config)
+    config = compose(overrides)
+    build.check_settings(config)
     return config
 
 
-def prepared(config: dict[str, Any]) -> tuple[FederatedData, CohortPlan]:
+def prepared(config: Config) -> tuple[FederatedData, CohortPlan]:
     """Return a configuration's data divided among clients, and who takes part in which round."""
-    data = data_assembly.divided_data(config)
-    return data, build.plan(config, data, check_settings(config))
+    data = divided_data(config)
+    return data, build.plan(config, data, build.check_settings(config))
 
 
 def write(overrides: Sequence[str], file: Path) -> None:
@@ -56,8 +52,8 @@ def write(overrides: Sequence[str], file: Path) -> None:
             offsets=data.train.offsets,
             test_features=test_features.reshape(len(test_labels), -1),
             test_labels=test_labels,
-            cohorts=[[task.client for task in plan.tasks(t)] for t in range(1, config["num_rounds"] + 1)],
+            cohorts=[[task.client for task in plan.tasks(t)] for t in range(1, config.num_rounds + 1)],
             weight=model[0],
             bias=model[1],
-            **{name: config[name] for name in SETTINGS},
+            **{name: getattr(config, name) for name in SETTINGS},
         )

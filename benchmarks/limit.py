@@ -9,23 +9,24 @@ import torch
 
 from benchmarks.export import composed, prepared
 from benchmarks.workloads import WORKLOADS
+from fedprox.config.schema import Config
 from fedprox.data.federated import FederatedData
 from fedprox.plan.plan import CohortPlan
 
 
-def gflop(config: dict[str, int], data: FederatedData, plan: CohortPlan) -> dict[str, float]:
+def gflop(config: Config, data: FederatedData, plan: CohortPlan) -> dict[str, float]:
     """Return the floating-point operations of training and of evaluation, in 10^9.
 
     A product with W of shape (C, d) takes 2 C d for an example: one in evaluation, round 0 included, and two in a step,
     for the logits and for the gradient. A step counts with B examples; the last one of an epoch may have fewer.
     """
     num_weights = data.data.num_classes * data.data.features[0].size
-    rounds = range(1, config["num_rounds"] + 1)
+    rounds = range(1, config.num_rounds + 1)
     num_steps = sum(task.num_steps for round_num in rounds for task in plan.tasks(round_num))
-    num_tested = (config["num_rounds"] + 1) * len(data.test_examples()[1])
+    num_tested = (config.num_rounds + 1) * len(data.test_examples()[1])
     return {
         "steps": num_steps,
-        "gflop_training": 4e-9 * num_weights * config["batch_size"] * num_steps,
+        "gflop_training": 4e-9 * num_weights * config.batch_size * num_steps,
         "gflop_evaluation": 2e-9 * num_weights * num_tested,
     }
 

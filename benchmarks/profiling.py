@@ -12,7 +12,6 @@ from unittest.mock import patch
 import fedprox
 from benchmarks.export import composed
 from benchmarks.workloads import WORKLOADS
-from fedprox.experiment import prepared
 from fedprox.experiment import run as experiment
 from fedprox.federation.results import Round
 from fedprox.federation.rounds import run_rounds
@@ -49,7 +48,7 @@ def profile_w1(overrides: Sequence[str] = ()) -> dict[str, float]:
     logging.getLogger("flwr").setLevel(logging.ERROR)  # as the command line does
     with tempfile.TemporaryDirectory() as folder:
         experiment.run(config, Path(folder))
-        with patch.object(prepared, "run_rounds", profiled):
+        with patch.object(build, "run_rounds", profiled):
             experiment.run(config, Path(folder))
     return by_part(pstats.Stats(profile).stats)  # type: ignore[attr-defined]
 

@@ -21,20 +21,18 @@ os.environ.setdefault("FLWR_DISABLE_UPDATE_CHECK", "1")
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 
 import hydra
-from hydra._internal.utils import get_args_parser
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
 from fedprox.cli.jobs import earlier_run
 from fedprox.cli.resume import whole_command, without_resume
-from fedprox.cli.sweep import each_job_composed_once, is_job, note_job, remove_new_run_dir, table_at_the_end
+from fedprox.cli.sweep import is_job, note_job, remove_new_run_dir, table_at_the_end
 from fedprox.cli.terminal import ends_quietly
 from fedprox.cli.version import version_line
-from fedprox.config.compose import CONF, as_given, plain, register
-from fedprox.config.schema import explained
+from fedprox.config.compose import CONF, as_given, checked, explained
 from fedprox.errors import USERS, RunStopped, UserError, on_record
-from fedprox.process import exit_status, terminated_like_interrupted, without_garbage_collection
+from fedprox.process import exit_status, terminated_like_interrupted
 from fedprox.runs.log import begin_log
 from fedprox.runs.reader import read_record
 
@@ -50,9 +48,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         a fault that ended a run, told likewise, or an error in the code.
     """
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra's own handling prints many lines and exits with 1
-    register()
     try:
-        given = whole_command(sys.argv[1:] if argv is None else argv, CONF)
+        given = whole_command(sys.argv[1:] if argv is None else argv)
     except Exception as error:  # from composing the configuration of an earlier run
         _tell(error)
         return 2
@@ -66,7 +63,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
         try:
             _check_options()
-            with table_at_the_end(), each_job_composed_once(), terminated_like_interrupted():
+            with table_at_the_end(), terminated_like_interrupted():
                 job()
         except KeyboardInterrupt as interrupt:
             print("interrupted; what was measured is in the run directory, and resume=<it> goes on", file=sys.stderr)
@@ -85,11 +82,18 @@ def _check_options() -> None:
     def refuse(message: str) -> NoReturn:
         raise UserError(f"{message}; see --help for all options and settings")
 
-    parser = argparse.ArgumentParser(parents=[get_args_parser()], add_help=False, conflict_handler="resolve")
+    parser = argparse.ArgumentParser(add_help=False)
     parser.error = refuse  # type: ignore[method-assign]
     parser.add_argument("--version", action="version", version=version_line())  # in the place of Hydra's
-    if parser.parse_args(sys.argv[1:]).experimental_rerun:
-        raise UserError("--experimental-rerun unpickles a file, which may run anything; give resume=<run directory>")
+    parser.add_argument("overrides", nargs="*")
+    for flag in ("--help -h", "--hydra-help", "--resolve", "--run -r", "--multirun -m", "--shell-completion -sc"):
+        parser.add_argument(*flag.split(), action="store_true")
+    for option in ("--package -p", "--config-path -cp", "--config-name -cn", "--config-dir -cd"):
+        parser.add_argument(*option.split())
+    parser.add_argument("--cfg", "-c", choices=["job", "hydra", "all"])
+    infos = ["all", "config", "defaults", "defaults-tree", "plugins", "searchpath"]
+    parser.add_argument("--info", "-i", nargs="?", choices=infos)
+    parser.parse_args(sys.argv[1:])
 
 
 def _ended(config: DictConfig, failures: Path) -> float | None:
@@ -128,21 +132,17 @@ def _run(config: DictConfig) -> float | None:
     run_dir = Path(hydra_config.runtime.output_dir)
     overrides = without_resume(as_given(hydra_config.overrides.task))
     origin = {"config_name": hydra_config.job.config_name, "overrides": overrides}
-    settings = plain(config)
-    earlier = earlier_run(run_dir, settings) if is_job() else None
+    settings = checked(config)
+    earlier = earlier_run(run_dir, settings.plain()) if is_job() else None
     if earlier and earlier["status"] == "finished":
         logging.getLogger("fedprox").info("%s is finished already", os.path.relpath(run_dir))
         return float(earlier["result"]["final"]["test_accuracy"])
-    if "fedprox.experiment.run" in sys.modules:  # an earlier job's
-        from fedprox.experiment import run as experiment
-    else:
-        with without_garbage_collection():  # which keeps for good what garbage there is
-            from fedprox.experiment import run as experiment  # here: it imports torch, which --help does not need
+    from fedprox.experiment import run as experiment  # here: it imports torch, which --help does not need
 
     logging.getLogger("flwr").setLevel(logging.ERROR)  # its per-round lines repeat what metrics.csv says
     last = experiment.run(
         *(settings, run_dir),
-        resume=bool(settings["resume"] or earlier),
+        resume=bool(settings.resume or earlier),
         origin=origin,
         on_begin=lambda: begin_log(run_dir, config, HydraConfig.instance().cfg),
     )
@@ -186,6 +186,7 @@ def command() -> NoReturn:
     with suppress(OSError):  # of a working directory that is gone
         if not sys.flags.safe_path and sys.path[0] != os.getcwd():
             sys.path.insert(0, os.getcwd())  # as `python -m` does: the user's modules are there
+    gc.set_threshold(20_000, 20, 100)  # libraries make a million objects that stay: a seventh of a short run's time
     status = ends_quietly(main)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # all is done but to end, which would leave Ray's processes behind
     gc.freeze()  # or else the interpreter looks through all that is left, just to end: a tenth of a second

@@ -73,23 +73,6 @@ os.register_at_fork(after_in_child=lambda: signal.pthread_sigmask(signal.SIG_UNB
 
 
 @contextmanager
-def without_garbage_collection() -> Iterator[None]:
-    """Look for no garbage while large libraries are imported, nor ever again in what they leave.
-
-    They make hundreds of thousands of objects that stay until the end; looking through them time and again
-    takes a seventh of a short run.
-    """
-    was_enabled = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        gc.freeze()
-        if was_enabled:
-            gc.enable()
-
-
-@contextmanager
 def only_new_garbage() -> Iterator[None]:
     """Look only through what is made meanwhile; afterwards through everything again, so that nothing is kept for good.
 

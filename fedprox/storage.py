@@ -164,8 +164,6 @@ def _locked(opened: int, kind: int, without_locks: bool = True) -> bool:
 
 def checksum(text: str, arrays: "Mapping[str, NDArray[Any]]") -> str:
     """Return the SHA-256 of the text and of each array's name, type, shape and numbers."""
-    import numpy as np  # here: watching a run needs none
-
     digest = hashlib.sha256(text.encode())
     for name in sorted(arrays):
         array = arrays[name]

@@ -11,11 +11,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from hydra import compose, initialize_config_dir
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Quote, QuotedString
 from omegaconf import DictConfig, OmegaConf
 
+from fedprox.config.compose import CONF, compose, composed
 from fedprox.config.schema import GROUPS
 from fedprox.errors import UserError
 from fedprox.runs.reader import FREE, broken, differences, read_record
@@ -31,12 +31,11 @@ _DERIVED_PATHS = ("data_dir", "path", "glove")  # which conf/ derives from data_
 Leaves = Mapping[str, Any]
 
 
-def whole_command(words: Sequence[str], conf: Path) -> list[str]:
+def whole_command(words: Sequence[str]) -> list[str]:
     """Return a command line with `resume=` or `branch_from=` in full; any other as it is.
 
     Args:
         words: As given, without the program's name.
-        conf: The folder of the configuration's files.
 
     Raises:
         UserError: If there is no such run, or it cannot be resumed with the settings given, or they do not name what
@@ -46,21 +45,21 @@ def whole_command(words: Sequence[str], conf: Path) -> list[str]:
     if asked is None:
         return list(words)
     option, run_dir = asked[0], _directory(*asked)
-    record = _origin(option, run_dir, conf)
+    record = _origin(option, run_dir)
     _check_alone(option, words)
     given = [_name(word) for word in words]
     settings = _taken_over(option, run_dir, record["settings"])
-    name, choices = record["config_name"], _choices(record["overrides"], conf)
+    name, choices = record["config_name"], _choices(record["overrides"])
     vouched_for = [word for word in words if str(settings.get(_name(word), "")) == word.partition("=")[2] != ""]
-    overrides, composed = _made_again(name, [*choices.values(), *vouched_for], settings, conf)
+    overrides, made = _made_again(name, [*choices.values(), *vouched_for], settings)
     kept = [override for group, override in choices.items() if group not in given]
     kept += [override for setting, override in overrides.items() if not _is_given(setting, given)]
     depended_on = {setting: value for setting, value in settings.items() if not _is_given(setting, given)}
-    _check_named(option, run_dir, depended_on, composed, given, conf)
+    _check_named(option, run_dir, depended_on, made, given)
     command = ["--config-name", name, *kept, *words]
     if option == "branch_from":
         return command
-    _check_past(record, _plain(_composed(name, [*kept, *words], conf)), run_dir)
+    _check_past(record, compose(_settings_alone([*kept, *words]), name).plain(), run_dir)
     return [*command, f"hydra.run.dir={_quoted(str(run_dir))}"]
 
 
@@ -86,11 +85,11 @@ def _directory(option: str, text: str) -> Path:
     return run_dir
 
 
-def _origin(option: str, run_dir: Path, conf: Path) -> Mapping[str, Any]:
+def _origin(option: str, run_dir: Path) -> Mapping[str, Any]:
     if option == "resume":
         check_no_links(run_dir)
     record = read_record(run_dir / "run.json")
-    names = [path.stem for path in conf.glob("*.yaml")]
+    names = [path.stem for path in CONF.glob("*.yaml")]
     overrides = record.get("overrides")
     is_plain = isinstance(overrides, list) and all(
         isinstance(word, str) and not word.startswith("-") and not _is_hydras(word) for word in overrides
@@ -129,51 +128,45 @@ def _check_alone(option: str, words: Sequence[str]) -> None:
             )
 
 
-def _choices(overrides: Sequence[str], conf: Path) -> dict[str, str]:
+def _choices(overrides: Sequence[str]) -> dict[str, str]:
     """Return the files of conf/ that a run's overrides choose: group -> override."""
     found = filter(None, map(_CHOICE.fullmatch, overrides))
-    chosen = {each[1]: each[3] for each in found if (conf / each[1] / f"{each[3]}.yaml").is_file()}
+    chosen = {each[1]: each[3] for each in found if (CONF / each[1] / f"{each[3]}.yaml").is_file()}
     chosen.pop("logger", None)  # says whom to tell
     return {group: f"{group}={choice}" for group, choice in chosen.items()}
 
 
-def _made_again(
-    config_name: str, choices: Iterable[str], settings: Leaves, conf: Path
-) -> tuple[dict[str, str], dict[str, Any]]:
+def _made_again(config_name: str, choices: Iterable[str], settings: Leaves) -> tuple[dict[str, str], dict[str, Any]]:
     """Return setting -> override for what a record has otherwise than the files of conf/, and what comes out.
 
     A setting that refers to another one follows it, unless it was given itself. What a record may not decide stays as
     it is in conf/.
     """
-    composed = _composed(config_name, choices, conf)
-    followers = [
-        name for name, value in recorded_settings(_plain(composed, resolve=False)).items() if "${" in str(value)
-    ]
-    found = recorded_settings(_plain(composed))
+    begun = composed(_settings_alone(choices), config_name)
+    followers = [name for name, value in recorded_settings(_plain(begun, resolve=False)).items() if "${" in str(value)]
+    found = recorded_settings(_plain(begun))
     overrides: dict[str, str] = {}
     for ignored in (followers, []):
-        more = {name: text for name, text in _overrides(settings, found, conf).items() if name not in ignored}
+        more = {name: text for name, text in _overrides(settings, found).items() if name not in ignored}
         if more:
             overrides |= more
-            found = recorded_settings(_plain(_composed(config_name, [*choices, *overrides.values()], conf)))
+            found = recorded_settings(_plain(composed(_settings_alone([*choices, *overrides.values()]), config_name)))
     return overrides, found
 
 
-def _overrides(settings: Leaves, composed: Leaves, conf: Path) -> dict[str, str]:
+def _overrides(settings: Leaves, composed: Leaves) -> dict[str, str]:
     """Return setting -> override for what a composed configuration has otherwise than a record."""
     found = {}
     for name, value in settings.items():
         is_data = name == "branch_from" or not is_place(name, value)  # it is read only if the run has no checkpoint
-        if is_data and not is_refused(name, value, conf) and not _equal(value, composed.get(name, ...)):
+        if is_data and not is_refused(name, value, CONF) and not _equal(value, composed.get(name, ...)):
             found[name] = f"{'' if name in composed else '++'}{name}={_as_override(value)}"
     groups = {name.partition(".")[0] for name in settings} & set(GROUPS)
     left_out = [name for name in composed if name not in settings and name.partition(".")[0] in groups]
     return found | {name: f"~{name}" for name in left_out}
 
 
-def _check_named(
-    option: str, run_dir: Path, settings: Leaves, composed: Leaves, given: Sequence[str], conf: Path
-) -> None:
+def _check_named(option: str, run_dir: Path, settings: Leaves, composed: Leaves, given: Sequence[str]) -> None:
     """Raise UserError if a run depends on what a record may not decide and the command does not say.
 
     Args:
@@ -182,7 +175,6 @@ def _check_named(
         settings: Of the record, without those that the command gives.
         composed: What they are without what the record may not decide.
         given: The names of the settings that the command gives.
-        conf: The folder of the configuration's files.
     """
     begins = option == "resume" and not any((run_dir / CHECKPOINTS).glob("*.safetensors"))
     asked = []
@@ -193,7 +185,7 @@ def _check_named(
         key = name.rpartition(".")[2]
         if key == "cache_dir" or (key in _DERIVED_PATHS and "data_dir" in given and present not in (..., "???")):
             continue
-        is_named = key == "_target_" or not is_refused(name, value, conf)
+        is_named = key == "_target_" or not is_refused(name, value, CONF)
         text = _as_given(value) if is_named else "<value>"
         asked.append(_for_a_shell(f"{'' if name in composed else '++'}{name}={text}"))
     if asked:
@@ -232,10 +224,8 @@ def _is_hydras(word: str) -> bool:
     return re.match(r"[^\w]*hydra\b", word) is not None
 
 
-def _composed(config_name: str, overrides: Iterable[str], conf: Path) -> DictConfig:
-    settings = [word for word in overrides if not word.startswith("-") and not _is_hydras(word)]
-    with initialize_config_dir(version_base=None, config_dir=str(conf)):
-        return compose(config_name, settings)
+def _settings_alone(words: Iterable[str]) -> list[str]:
+    return [word for word in words if not word.startswith("-") and not _is_hydras(word)]
 
 
 def _plain(config: DictConfig, resolve: bool = True) -> dict[str, Any]:

@@ -1,27 +1,25 @@
 """A sweep by Hydra: checked before its first job runs, and with a table of all jobs at its end."""
 
+import itertools
 import logging
 import os
 import sys
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from contextvars import ContextVar
 from pathlib import Path
 from typing import Any
 
-from hydra import compose
-from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.hydra_config import HydraConfig
+from hydra.core.override_parser.types import Override
 from hydra.experimental.callback import Callback
-from hydra.plugins.sweeper import Sweeper
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf, open_dict
 
 from fedprox.cli.jobs import Job, begin_table, earlier_run, final_table, is_same_command, note
-from fedprox.config.compose import _parsed, as_given, each_value_once, plain
-from fedprox.config.schema import explained
+from fedprox.config.compose import as_given, compose, composed, each_value_once, explained, parsed, values_of
+from fedprox.config.schema import Target
 from fedprox.errors import USERS, UserError, reason
-from fedprox.process import without_garbage_collection
 from fedprox.runs.reader import read_record
 from fedprox.storage import alone_in
 
@@ -55,16 +53,16 @@ class CheckFirst(Callback):
 
 def _check_values(config: DictConfig) -> None:
     """Compose and check a configuration for each value of each swept setting."""
-    with without_garbage_collection():
-        from fedprox.experiment import build  # here: it imports torch, which --help does not need
-        from fedprox.experiment.prepared import check_settings
+    name, launcher = config.hydra.job.config_name, config.hydra.launcher._target_
+    settings = [compose(overrides, name) for overrides in each_value_once(_words(config))]
+
+    from fedprox.experiment import build  # here: it imports torch, which --help does not need
 
     logging.getLogger("flwr").setLevel(logging.ERROR)  # what strategies say of sampling and mu does not hold here
-    for overrides in each_value_once(_words(config)):
-        settings = plain(compose(config_name=config.hydra.job.config_name, overrides=overrides))
-        check_settings(settings)
-        build.strategy(settings)
-        _check_launcher(config.hydra.launcher._target_, settings["engine"])
+    for each in settings:
+        build.check_settings(each)
+        build.strategy(each)
+        _check_launcher(launcher, each.engine)
 
 
 def jobs_of(config: DictConfig) -> Iterator[Job]:
@@ -73,21 +71,26 @@ def jobs_of(config: DictConfig) -> Iterator[Job]:
     Args:
         config: Of the whole sweep. Hydra must be initialised.
     """
-    sweeper = config.hydra.sweeper
-    if sweeper._target_ != f"{BasicSweeper.__module__}.{BasicSweeper.__name__}":
+    if config.hydra.runtime.choices["hydra/sweeper"] != "basic":
         return
-    parsed = _parsed(_words(config))
-    for override in parsed:
-        if override.is_sweep_override() and not override.is_discrete_sweep():
-            raise UserError(
-                f"{override.input_line} has no values that can be listed, which Hydra's own sweeper needs; give "
-                "values, choice(...) or range(...), or another sweeper such as hydra/sweeper=optuna"
-            )
-    swept = {override.get_key_element() for override in parsed if override.is_sweep_override()}
-    (batch,) = BasicSweeper.split_arguments(parsed, None)
-    for number, overrides in enumerate(batch):
-        differing = [word.lstrip("+") for word in overrides if word.partition("=")[0] in swept]
-        yield Job(number, overrides, " ".join(differing), _run_of(config, number, overrides))
+    overrides = parsed(_words(config))
+    swept = {override.get_key_element() for override in overrides if override.is_sweep_override()}
+    values = {override.get_key_element(): _values(override) for override in overrides}
+    for number, words in enumerate(map(list, itertools.product(*values.values()))):
+        differing = [word.lstrip("+") for word in words if word.partition("=")[0] in swept]
+        yield Job(number, words, " ".join(differing), _run_of(config, number, words))
+
+
+def _values(override: Override) -> list[str]:
+    """Return an override for each value, as Hydra's own sweeper writes them."""
+    if not override.is_sweep_override():
+        return [f"{override.get_key_element()}={override.get_value_element_as_str()}"]
+    if values := values_of(override):
+        return values
+    raise UserError(
+        f"{override.input_line} has no values that can be listed, which Hydra's own sweeper needs; give "
+        "values, choice(...) or range(...), or another sweeper such as hydra/sweeper=optuna"
+    )
 
 
 def _words(config: DictConfig) -> list[str]:
@@ -103,13 +106,14 @@ def _run_of(config: DictConfig, number: int, overrides: Sequence[str]) -> str | 
         return str(number)
     if not any(Path(config.hydra.sweep.dir).glob("**/run.json")):
         return None
-    composed = compose(config.hydra.job.config_name, [*overrides, *as_given(config.hydra.overrides.hydra)], True)
+    words = [*overrides, *as_given(config.hydra.overrides.hydra)]
+    whole = composed(words, config.hydra.job.config_name, with_hydra=True)
     before = HydraConfig.instance().cfg
     try:
-        with open_dict(composed):
-            composed.hydra.job.num, composed.hydra.job.id = number, str(number)
-        HydraConfig.instance().set_config(composed)  # for ${hydra:...}
-        return str(composed.hydra.sweep.subdir)
+        with open_dict(whole):
+            whole.hydra.job.num, whole.hydra.job.id = number, str(number)
+        HydraConfig.instance().set_config(whole)  # for ${hydra:...}
+        return str(whole.hydra.sweep.subdir)
     finally:
         HydraConfig.instance().cfg = before
 
@@ -129,7 +133,7 @@ def _are_left(jobs: Iterable[Job], sweep_dir: Path, config: DictConfig) -> bool:
         record = read_record(file)
         left |= record["status"] != "finished"
         if not is_same_command(record, name, job.overrides):  # the settings may be the same for all that
-            earlier_run(file.parent, plain(compose(name, list(job.overrides))))
+            earlier_run(file.parent, compose(job.overrides, name).plain())
     return left
 
 
@@ -172,21 +176,10 @@ def note_job(room: Path, error: str) -> None:
     note(sweep_dir, room, Job(int(config.job.num), overrides, " ".join(overrides), run), error)
 
 
-def _check_launcher(launcher: str, engine: Mapping[str, Any]) -> None:
+def _check_launcher(launcher: str, engine: Target) -> None:
     """Raise UserError where each of several processes would start a Ray of its own and take all CPUs for it."""
-    if launcher.endswith(".JoblibLauncher") and engine.get("address", "") is None:
+    if launcher.endswith(".JoblibLauncher") and engine.arguments.get("address", "") is None:
         raise UserError(
             "hydra/launcher=joblib goes with engine=local, got engine=ray, which runs the clients of one job side by "
             "side; add engine=local, or leave the launcher out"
         )
-
-
-@contextmanager
-def each_job_composed_once() -> Iterator[None]:
-    """Let Hydra's sweepers trust `CheckFirst`: they would compose all jobs once more, 0.05 s each."""
-    validate = Sweeper.validate_batch_is_legal
-    Sweeper.validate_batch_is_legal = lambda *_: None  # type: ignore[method-assign]
-    try:
-        yield
-    finally:
-        Sweeper.validate_batch_is_legal = validate  # type: ignore[method-assign]

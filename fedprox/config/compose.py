@@ -1,25 +1,27 @@
-"""The one place that composes configurations: Hydra's files and a command's words in, plain containers out."""
+"""The one place that composes configurations: Hydra's files and a command's words in, a Config out."""
 
+import re
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
-from hydra.core.config_store import ConfigStore
+import hydra
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
+from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 
-from fedprox.config.schema import Config
-from fedprox.errors import UserError
+from fedprox.config.schema import GROUPS, Config, unknown
+from fedprox.errors import UserError, one_line
 
 _PACKAGE = Path(__file__).parents[1]
-
-
 CONF = next(path for path in (_PACKAGE / "conf", _PACKAGE.parent / "conf") if path.is_dir())  # installed, checkout
 
-
 _HAVE_MU = ("fedprox.strategies.fedprox.FedProx", "fedprox.strategies.fedprox.FedDane")
+_FLOWER = "fedprox.plan.protocols.FlowerProtocol"
 
 
 def _of_fedprox(mu: float, *, _root_: DictConfig) -> float:
@@ -30,7 +32,49 @@ def _of_fedprox(mu: float, *, _root_: DictConfig) -> float:
     return float(mu) if OmegaConf.select(_root_, "strategy._target_") in _HAVE_MU else 0.0
 
 
+def _of_flower(value: float, *, _root_: DictConfig) -> float:
+    """Return a default, as ${of_flower:0.001} in conf/: the value with protocol=flower, 0 with any other."""
+    return float(value) if OmegaConf.select(_root_, "protocol._target_") == _FLOWER else 0.0
+
+
 OmegaConf.register_new_resolver("of_fedprox", _of_fedprox, replace=True)  # on import: jobs may be in other processes
+OmegaConf.register_new_resolver("of_flower", _of_flower, replace=True)
+
+
+@contextmanager
+def conf_known() -> Iterator[None]:
+    """Let Hydra read conf/, unless it is running a command, which may have named more folders.
+
+    Raises:
+        UserError: For what Hydra and OmegaConf refuse.
+    """
+    is_running = GlobalHydra.instance().is_initialized()
+    try:
+        with nullcontext() if is_running else hydra.initialize_config_dir(version_base=None, config_dir=str(CONF)):
+            yield
+    except (HydraException, OmegaConfBaseException) as error:
+        raise UserError(explained(error)) from error
+
+
+def compose(overrides: Sequence[str] = (), config_name: str = "config") -> Config:
+    """Return the configuration of `python -m fedprox.main --config-name NAME OVERRIDES`, without sweeps.
+
+    Raises:
+        UserError: If there is none, or a setting breaks a rule.
+    """
+    with conf_known():
+        return checked(composed(overrides, config_name))
+
+
+def composed(overrides: Sequence[str], config_name: str, *, with_hydra: bool = False) -> DictConfig:
+    """Return what Hydra composes, as it is written; with its own settings if they are wanted."""
+    with conf_known():
+        return hydra.compose(config_name, list(overrides), return_hydra_config=with_hydra)
+
+
+def checked(config: DictConfig) -> Config:
+    """Return a composed configuration with all references resolved."""
+    return Config.of(_unsigned_zeros(OmegaConf.to_container(config, resolve=True, throw_on_missing=True)))
 
 
 def _unsigned_zeros(value: Any) -> Any:
@@ -52,19 +96,12 @@ def each_value_once(overrides: Sequence[str]) -> Iterator[list[str]]:
 
     Values are varied one setting at a time, the others at their first value: as many lists as there are
     values, not as there are jobs. What has no values that can be listed, such as interval(0, 1), is left out: the
-    sweeper chooses them. Hydra must be initialised.
+    sweeper chooses them.
 
     Raises:
         UserError: If a swept setting has no value at all.
     """
-    choices = []
-    for override in _parsed(overrides):
-        if not override.is_sweep_override():
-            choices.append([str(override.input_line)])
-        elif override.is_discrete_sweep():
-            choices.append([f"{override.get_key_element()}={value}" for value in override.sweep_string_iterator()])
-            if not choices[-1]:
-                raise UserError(f"{override.input_line} gives no value, so that the sweep has no job; give one or more")
+    choices = [values for override in parsed(overrides) if (values := values_of(override))]
     first = [values[0] for values in choices]
     yield first
     for position, values in enumerate(choices):
@@ -72,16 +109,37 @@ def each_value_once(overrides: Sequence[str]) -> Iterator[list[str]]:
             yield [*first[:position], value, *first[position + 1 :]]
 
 
-def _parsed(overrides: Sequence[str]) -> list[Override]:
-    loader = GlobalHydra.instance().config_loader()  # knows what glob(*) stands for
-    return OverridesParser.create(config_loader=loader).parse_overrides(list(overrides))
+def values_of(override: Override) -> list[str]:
+    """Return an override for each value that one has; none if they cannot be listed.
+
+    Raises:
+        UserError: If it has no value at all.
+    """
+    if not override.is_sweep_override():
+        return [str(override.input_line)]
+    if not override.is_discrete_sweep():
+        return []
+    values = [f"{override.get_key_element()}={value}" for value in override.sweep_string_iterator()]
+    if not values:
+        raise UserError(f"{override.input_line} gives no value, so that the sweep has no job; give one or more")
+    return values
 
 
-def register() -> None:
-    """Make the schema known to Hydra, under the name `schema` in conf/*.yaml."""
-    ConfigStore.instance().store(name="schema", node=Config)
+def parsed(overrides: Sequence[str]) -> list[Override]:
+    """Return overrides taken apart."""
+    with conf_known():
+        loader = GlobalHydra.instance().config_loader()  # knows what glob(*) stands for
+        return OverridesParser.create(config_loader=loader).parse_overrides(list(overrides))
 
 
-def plain(config: DictConfig) -> dict[str, Any]:
-    """Return a composed configuration as plain containers, references resolved and -0.0 as 0.0."""
-    return _unsigned_zeros(OmegaConf.to_container(config, resolve=True, throw_on_missing=True))  # type: ignore[no-any-return]
+def explained(error: BaseException) -> str:
+    """Return in one line what is wrong with a configuration that could not be composed or used."""
+    message = str(error)
+    if misspelt := re.match(r"Could not override '(\w+)'", message):
+        if misspelt[1] in GROUPS:  # an object that is merged into the group
+            key = getattr(error.__cause__, "full_key", misspelt[1])
+            return f"{key} is not a key of {misspelt[1]}; add one with a plus: +{key}=<value>"
+        return unknown(misspelt[1])
+    if message.startswith("Cannot find primary config"):
+        return f"{one_line(error)} There are config (the default) and fedavg"
+    return one_line(error)

@@ -15,26 +15,25 @@ from typing import Any, get_args
 from hydra.errors import InstantiationException
 from hydra.utils import instantiate
 
+from fedprox.config.schema import Target
 from fedprox.errors import UserError, one_line, reason
 
 _README = "the README shows what is expected"
 
 
-def build(config: Mapping[str, Any], group: str, kind: Any, *args: Any, **kwargs: Any) -> Any:
-    """Call what a group's `_target_` names, nested ones first, with its other keys and these arguments.
+def build(group: str, target: Target, kind: Any, *args: Any, **kwargs: Any) -> Any:
+    """Call what a group of the configuration names, nested ones first, with its other keys and these arguments.
 
     Keyword arguments are an offer: those that the target does not take, or that the group sets itself, are left out.
 
     Raises:
         UserError: If it cannot be called like that, raises, or gives something that is not of the kind expected.
     """
-    node = dict(config[group])
-    name = f"{group}._target_={node['_target_']}"
-    given = {key: value for key, value in node.items() if not key.startswith("_")}
+    name, given = f"{group}._target_={target.target}", target.arguments
     try:
-        taken = _taken(node["_target_"], {key: value for key, value in kwargs.items() if key not in given})
-        inspect.signature(pkgutil.resolve_name(node["_target_"])).bind(*args, **given, **taken)
-        made = _instantiated(node, args, taken)
+        taken = _taken(target.target, {key: value for key, value in kwargs.items() if key not in given})
+        inspect.signature(pkgutil.resolve_name(target.target)).bind(*args, **given, **taken)
+        made = _instantiated({"_target_": target.target, **given}, args, taken)
     except TypeError as error:
         if missing := re.search(r"missing a required (?:keyword-only )?argument: '(\w+)'", str(error)):
             raise UserError(f"{name} needs {missing[1]}; add +{group}.{missing[1]}=<value>") from None
@@ -84,27 +83,23 @@ def _not_callable(name: str, kwargs: Mapping[str, Any], why: str) -> UserError:
     return UserError(f"{name} cannot be called as it must be{asked}: {why}; {_README}")
 
 
-def check_target(group: str, node: Mapping[str, Any]) -> None:
-    """Raise UserError unless node["_target_"] can be called with the node's other keys.
+def check_target(group: str, target: Target) -> None:
+    """Raise UserError unless what a group names can be called with the group's other keys.
 
     A callable's signature is the schema of its group: names must be parameters, and values of plain types
     (int, float, bool, str, or one of them or None) must fit the annotations.
     """
-    path = node.get("_target_")
-    if not isinstance(path, str):
-        raise UserError(f"{group}._target_ must name a function or class as module.name, got {path!r}")
+    path = target.target
     try:
-        target: Callable[..., Any] = pkgutil.resolve_name(path)
-        parameters = inspect.signature(target).parameters
-        hints = typing.get_type_hints(target.__init__ if inspect.isclass(target) else target)
+        called: Callable[..., Any] = pkgutil.resolve_name(path)
+        parameters = inspect.signature(called).parameters
+        hints = typing.get_type_hints(called.__init__ if inspect.isclass(called) else called)
     except (SystemExit, GeneratorExit) as end:
         raise UserError(f"{group}._target_={path} cannot be loaded: {reason(end)}") from end
     except Exception as error:  # an import may fail in any way
         raise UserError(f"{group}._target_={path} cannot be loaded: {_why_not_loaded(group, path, error)}") from error
     takes_any = any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values())
-    for name, value in node.items():
-        if name == "_target_" or (group, name) == ("model", "init"):
-            continue
+    for name, value in target.arguments.items():
         if name.startswith("_") or (name not in parameters and not takes_any):  # Hydra's _args_, _partial_, ...
             raise UserError(f"{group}.{name} is unknown: {path} takes {', '.join(parameters) or 'nothing'}")
         if name in hints and not _fits(value, hints[name]):

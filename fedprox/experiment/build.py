@@ -1,8 +1,10 @@
-"""The parts of an experiment, each from the checked configuration: model, plan, engine, evaluation."""
+"""An experiment, from its configuration: data, model, plan, strategy, engine, evaluation, ready to run."""
 
 import logging
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Self
 
 import torch
 from flwr.app import ArrayRecord
@@ -11,13 +13,16 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import nn
 
+from fedprox.config import schema
+from fedprox.config.checks import check_machine, check_targets
 from fedprox.config.instantiate import build
-from fedprox.config.schema import client_device
+from fedprox.config.schema import Config, Target
 from fedprox.data.augmentation import PadCropFlip
 from fedprox.data.federated import FederatedData
 from fedprox.errors import UserError, one_line
 from fedprox.evaluation.evaluators import FederationEvaluator, evaluator_on_test_set
-from fedprox.experiment.data import data_name
+from fedprox.experiment.data import data_name, divided_data
+from fedprox.experiment.early_stopping import EarlyStopping
 from fedprox.experiment.model_checks import (
     check_held,
     check_smallest_batch,
@@ -25,36 +30,124 @@ from fedprox.experiment.model_checks import (
     check_trains,
     make_lazy_layers,
 )
+from fedprox.federation import strategy_checks
 from fedprox.federation.client_app import ClientSpec
 from fedprox.federation.client_state import LocalStatistics
 from fedprox.federation.failures import FailurePolicy
-from fedprox.federation.rounds import Engine, Evaluate, RoundSettings
+from fedprox.federation.planned_strategy import PlannedStrategy
+from fedprox.federation.results import Round
+from fedprox.federation.rounds import Engine, Evaluate, RoundSettings, run_rounds
 from fedprox.federation.schedules import AdaptiveMu, ConstantMu, MuSchedule, learning_rate_factor
 from fedprox.federation.strategy_calls import repeatable
-from fedprox.federation.strategy_checks import fit
 from fedprox.plan.plan import CohortPlan
 from fedprox.plan.protocols import ExperimentProtocol
+from fedprox.process import announced
+from fedprox.runs.checkpoint import Checkpoint
 from fedprox.runs.loggers.interface import Logger
+from fedprox.runs.writer import FEDERATION, METRICS, SPREAD
 from fedprox.seeds import Stream, generator
 from fedprox.solvers.generators import seeded
 from fedprox.solvers.problem import SgdSettings
-from fedprox.strategies.arrays import to_params
+from fedprox.strategies.arrays import to_params, to_record
 
 _log = logging.getLogger("fedprox")
 
 
-def initial_model(config: Mapping[str, Any], data: FederatedData) -> nn.Module:
+@dataclass(frozen=True)
+class Experiment:
+    """Everything that a configuration describes, ready to run.
+
+    Attributes:
+        config: The configuration.
+        data: All clients' examples.
+        arrays: The initial model.
+        strategy: On the planned cohorts.
+        grid: Where clients compute.
+        evaluate: Measures a global model.
+        settings: What the rounds have in common.
+    """
+
+    config: Config
+    data: FederatedData
+    arrays: ArrayRecord
+    strategy: PlannedStrategy
+    grid: Engine
+    evaluate: Evaluate
+    settings: RoundSettings
+
+    @classmethod
+    def of(cls, config: Config) -> Self:
+        """Return what a configuration describes.
+
+        Raises:
+            UserError: If a setting or a data file is wrong; nothing is computed then.
+        """
+        protocol, made = check_settings(config), strategy(config)
+        with announced("reading and dividing the data", after_s=2.0):
+            data = divided_data(config)
+        model = initial_model(config, data)
+        arrays = to_record(model.state_dict())
+        statistics = local_statistics(config.batch_statistics, arrays)
+        streams = {"seed": config.seed, "repetition": config.repeat_num}
+        return cls(
+            config,
+            data,
+            arrays,
+            PlannedStrategy(made, plan(config, data, protocol), statistics, **streams),
+            engine(config, data, model),
+            evaluation(config, data, model),
+            round_settings(config),
+        )
+
+    def rounds(self, start: Checkpoint | None = None) -> Iterator[Round]:
+        """Yield the rounds from 0 on, or those after a checkpoint, whose state this experiment takes over."""
+        return run_rounds(self.arrays, self.strategy, self.grid, self.evaluate, self.settings, start)
+
+    def check_start(self, start: Checkpoint, run_dir: Path) -> None:
+        """Raise UserError unless a checkpoint is of this experiment's model and has no more rounds than that.
+
+        Types may differ: some strategies, such as FedAdam, make float64 of float32.
+        """
+        own, given = ({name: array.shape for name, array in each.items()} for each in (self.arrays, start.arrays))
+        if own != given:
+            raise UserError(f"{run_dir} holds a checkpoint of another model; bring its own back, or start the run anew")
+        if start.round_num > self.config.num_rounds:
+            raise UserError(
+                f"num_rounds must be at least {start.round_num}, which {run_dir} has done, got {self.config.num_rounds}"
+            )
+
+
+def check_settings(config: Config) -> ExperimentProtocol:
+    """Return the protocol, after every check that needs no data.
+
+    Raises:
+        UserError: If a setting is wrong.
+    """
+    check_machine(config)
+    check_targets(config)
+    strategy_checks.check_settings({"_target_": config.strategy.target, **config.strategy.arguments})
+    loggers(config.logger)  # whether their libraries are there
+    protocol: ExperimentProtocol = build("protocol", config.protocol, ExperimentProtocol)
+    protocol.check(config.num_epochs, config.stragglers_fraction, config.sampling, config.last_batch)
+    EarlyStopping(**config.early_stopping.model_dump()).check(columns(config.evaluation, config.adaptive_mu))
+    return protocol
+
+
+def columns(evaluation: schema.Evaluation, adaptive_mu: schema.AdaptiveMu) -> tuple[str, ...]:
+    """Return the columns of metrics.csv."""
+    on_clients, per_client, adapted = evaluation.name == "clients", evaluation.per_client, adaptive_mu.enabled
+    return (*METRICS, *FEDERATION * on_clients, *SPREAD * per_client, *("mu",) * adapted)
+
+
+def initial_model(config: Config, data: FederatedData) -> nn.Module:
     """Return the model with its initial weights; the global generators are left as they were."""
-    seed = generator(config["seed"], Stream.INIT, repetition=config.get("repeat_num", 0)).integers(2**31)
+    seed = generator(config.seed, Stream.INIT, repetition=config.repeat_num).integers(2**31)
     input_shape = data.data.features.shape[1:]
-    init = config["model"].get("init", "default")
-    node = {key: value for key, value in config["model"].items() if key != "init"}
-    target = node["_target_"]
+    target, init = config.model.target, config.model.init
     with seeded(int(seed)):
         torch.manual_seed(int(seed))  # also of GPUs, on which a model may make its weights
-        model: nn.Module = build(
-            {"model": node}, "model", nn.Module, input_shape=input_shape, num_classes=data.data.num_classes
-        )
+        offered = {"input_shape": input_shape, "num_classes": data.data.num_classes}
+        model: nn.Module = build("model", config.model, nn.Module, **offered)
         make_lazy_layers(model, target, data.data)
     check_held(model, target)
     if init == "zeros":
@@ -63,8 +156,8 @@ def initial_model(config: Mapping[str, Any], data: FederatedData) -> nn.Module:
     elif init != "default":
         _load_weights(model, init)
     check_takes_data(model, target, data.data)
-    check_smallest_batch(model, config["batch_size"], data, config["last_batch"])
-    check_trains(model, target, config["batch_size"], data.data)
+    check_smallest_batch(model, config.batch_size, data, config.last_batch)
+    check_trains(model, target, config.batch_size, data.data)
     return model
 
 
@@ -94,38 +187,38 @@ def _check_weights(weights: Mapping[str, torch.Tensor], own: Mapping[str, torch.
             raise ValueError(f"{name} has numbers that are not finite")
 
 
-def strategy(config: Mapping[str, Any]) -> Strategy:
+def strategy(config: Config) -> Strategy:
     """Return the strategy as its class makes it; what that draws from global generators follows from the seed.
 
     Raises:
         UserError: If it cannot be made like that, or is of no use here.
     """
-    rng = generator(config["seed"], Stream.STRATEGY, repetition=config.get("repeat_num", 0))
+    rng = generator(config.seed, Stream.STRATEGY, repetition=config.repeat_num)
     with repeatable(rng):
-        made: Strategy = build(config, "strategy", Strategy)
-    fit(made, config["mu"])
+        made: Strategy = build("strategy", config.strategy, Strategy)
+    strategy_checks.fit(made, config.mu)
     return made
 
 
-def plan(config: Mapping[str, Any], data: FederatedData, protocol: ExperimentProtocol) -> CohortPlan:
+def plan(config: Config, data: FederatedData, protocol: ExperimentProtocol) -> CohortPlan:
     """Return who takes part in which round, and with how much work."""
     return protocol.plan(
         client_sizes=data.train.sizes,
         client_ids=data.client_ids,
-        clients_per_round=config["clients_per_round"],
-        num_epochs=config["num_epochs"],
-        batch_size=config["batch_size"],
-        stragglers_fraction=config["stragglers_fraction"],
-        sampling=config["sampling"],
-        last_batch=config["last_batch"],
-        seed=config["seed"],
-        repetition=config.get("repeat_num", 0),
+        clients_per_round=config.clients_per_round,
+        num_epochs=config.num_epochs,
+        batch_size=config.batch_size,
+        stragglers_fraction=config.stragglers_fraction,
+        sampling=config.sampling,
+        last_batch=config.last_batch,
+        seed=config.seed,
+        repetition=config.repeat_num,
     )
 
 
-def local_statistics(config: Mapping[str, Any], arrays: ArrayRecord) -> LocalStatistics | None:
+def local_statistics(batch_statistics: str, arrays: ArrayRecord) -> LocalStatistics | None:
     """Return the clients' own batch statistics, None where they are averaged; a model without any is only told of."""
-    if config["batch_statistics"] == "averaged":
+    if batch_statistics == "averaged":
         return None
     statistics = LocalStatistics(arrays)
     if not statistics:
@@ -133,67 +226,61 @@ def local_statistics(config: Mapping[str, Any], arrays: ArrayRecord) -> LocalSta
     return statistics
 
 
-def engine(config: Mapping[str, Any], data: FederatedData, model: nn.Module) -> Engine:
+def engine(config: Config, data: FederatedData, model: nn.Module) -> Engine:
     """Return where the clients compute."""
-    augmentation = build(config, "augmentation", PadCropFlip | None)
+    augmentation = build("augmentation", config.augmentation, PadCropFlip | None)
     if augmentation:
         augmentation.check(data.data.features.shape[1:])
     sgd = SgdSettings(
-        learning_rate=config["learning_rate"],
-        batch_size=config["batch_size"],
-        momentum=config["momentum"],
-        weight_decay=config["weight_decay"],
-        mixed_precision=config["mixed_precision"],
-        last_batch=config["last_batch"],
+        learning_rate=config.learning_rate,
+        batch_size=config.batch_size,
+        momentum=config.momentum,
+        weight_decay=config.weight_decay,
+        mixed_precision=config.mixed_precision,
+        last_batch=config.last_batch,
     )
-    spec = ClientSpec(data, model, sgd, client_device(config), config["solver"], augmentation)
-    return build(config, "engine", Engine, spec)  # type: ignore[no-any-return]
+    spec = ClientSpec(data, model, sgd, config.client_device, config.solver, augmentation)
+    return build("engine", config.engine, Engine, spec)  # type: ignore[no-any-return]
 
 
-def mu(config: Mapping[str, Any]) -> MuSchedule:
+def mu(value: float, adaptive: schema.AdaptiveMu) -> MuSchedule:
     """Return the mu of every round, or what adapts it to the training loss."""
-    settings = config["adaptive_mu"]
-    if not settings["enabled"]:
-        return ConstantMu(float(config["mu"]))
-    initial = config["mu"] if settings["initial"] is None else settings["initial"]
-    return AdaptiveMu(initial, settings["step"], settings["patience"])
+    if not adaptive.enabled:
+        return ConstantMu(value)
+    return AdaptiveMu(value if adaptive.initial is None else adaptive.initial, adaptive.step, adaptive.patience)
 
 
-def schedule(config: Mapping[str, Any]) -> Callable[[int], float]:
+def schedule(settings: schema.Schedule, num_rounds: int) -> Callable[[int], float]:
     """Return what the learning rate is multiplied by, by round."""
-    settings = config["schedule"]
-    return lambda round_num: learning_rate_factor(settings["name"], round_num, config["num_rounds"], settings["final"])
+    return lambda round_num: learning_rate_factor(settings.name, round_num, num_rounds, settings.final)
 
 
-def evaluation(config: Mapping[str, Any], data: FederatedData, model: nn.Module) -> Evaluate:
+def evaluation(config: Config, data: FederatedData, model: nn.Module) -> Evaluate:
     """Return the function that measures global models, on server_device."""
-    device, settings = config["server_device"], config["evaluation"]
-    details = {name: settings.get(name, False) for name in ("per_class", "per_client")}
-    if details["per_client"] and not len(data.held_out.indices):
+    device, settings = config.server_device, config.evaluation
+    if settings.per_client and not len(data.held_out.indices):
         raise UserError(
             "evaluation.per_client=true measures every client on its own held-out examples, and no client of "
-            f"dataset={data_name(config)} has any with hold_out={config['hold_out']:g}; raise hold_out"
+            f"dataset={data_name(config.dataset)} has any with hold_out={config.hold_out:g}; raise hold_out"
         )
-    measure = evaluator_on_test_set(model, data, device, **details)
-    if settings["name"] == "clients":
+    measure = evaluator_on_test_set(model, data, device, per_class=settings.per_class, per_client=settings.per_client)
+    if settings.name == "clients":
         measure = FederationEvaluator(model, data, device, test=measure)
     return lambda arrays: measure(to_params(arrays))
 
 
-def round_settings(config: Mapping[str, Any]) -> RoundSettings:
+def round_settings(config: Config) -> RoundSettings:
     """Return what the rounds have in common."""
-    on_failure = ("on_client_error", "on_divergence", "round_timeout", "on_timeout")
     return RoundSettings(
-        config["num_rounds"],
-        mu=mu(config),
-        learning_rate_factor=schedule(config),
-        evaluate_every=config["evaluation"]["every"],
-        measure_gamma=config["evaluation"]["name"] == "clients",
-        failures=FailurePolicy(*(config[name] for name in on_failure)),
+        config.num_rounds,
+        mu=mu(config.mu, config.adaptive_mu),
+        learning_rate_factor=schedule(config.schedule, config.num_rounds),
+        evaluate_every=config.evaluation.every,
+        measure_gamma=config.evaluation.name == "clients",
+        failures=FailurePolicy(config.on_client_error, config.on_divergence, config.round_timeout, config.on_timeout),
     )
 
 
-def loggers(config: Mapping[str, Any]) -> dict[str, Logger]:
+def loggers(targets: Mapping[str, Target]) -> dict[str, Logger]:
     """Return the run's loggers by name; nothing is written before they begin."""
-    groups = {name: f"logger.{name}" for name in config["logger"]}
-    return {name: build({group: config["logger"][name]}, group, Logger) for name, group in groups.items()}
+    return {name: build(f"logger.{name}", target, Logger) for name, target in targets.items()}

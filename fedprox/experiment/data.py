@@ -1,9 +1,8 @@
 """The data of an experiment, from the checked configuration: loaded once, divided among clients, named."""
 
-import json
 import logging
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import fields
 from functools import lru_cache
@@ -12,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from fedprox.config.instantiate import build
+from fedprox.config.schema import Config, Target
 from fedprox.data import checks
 from fedprox.data.federated import ClientIndex, FederatedData, Integers, LabelledData, divide
 from fedprox.data.sources import image_folder
@@ -25,29 +25,27 @@ MAX_LENGTH = 40  # characters of a name
 LARGE = 1e4  # model input beyond this is seldom meant
 
 
-def divided_data(config: Mapping[str, Any]) -> FederatedData:
+def divided_data(config: Config) -> FederatedData:
     """Return the data divided among clients; jobs of one process that agree on it share it."""
-    keys = ("dataset", "partition", "feature_skew", "num_clients", "hold_out", "seed")
-    data = _load(json.dumps({key: config[key] for key in keys}, sort_keys=True))
-    if config["num_clients"] not in (None, data.num_clients):
+    dataset, name = config.dataset, data_name(config.dataset)
+    data = _load(dataset, config.partition, config.feature_skew, config.num_clients, config.hold_out, config.seed)
+    if config.num_clients not in (None, data.num_clients):
         raise UserError(
-            f"num_clients must be the data set's own {data.num_clients}, got {config['num_clients']}; "
-            "set num_clients=null"
+            f"num_clients must be the data set's own {data.num_clients}, got {config.num_clients}; set num_clients=null"
         )
-    if data.num_clients < config["clients_per_round"]:
+    if data.num_clients < config.clients_per_round:
         raise UserError(
             f"clients_per_round must be at most the data set's {data.num_clients} clients, "
-            f"got {config['clients_per_round']}; lower it"
+            f"got {config.clients_per_round}; lower it"
         )
     if not len(data.data.test_labels) and not len(data.held_out.indices):
         raise UserError(
-            f"hold_out must be above 0 for dataset={data_name(config)}, which has no test set of its own, "
-            f"got {config['hold_out']}"
+            f"hold_out must be above 0 for dataset={name}, which has no test set of its own, got {config.hold_out}"
         )
     if not data.train.sizes.all():
         raise UserError(
             f"every client must have training examples, and client {int(data.train.sizes.argmin())} of "
-            f"dataset={data_name(config)} has none; leave such clients out of FederatedData"
+            f"dataset={name} has none; leave such clients out of FederatedData"
         )
     return data
 
@@ -87,46 +85,47 @@ def _doubts(data: FederatedData, counts: Integers) -> Iterator[str]:
 
 
 @lru_cache(maxsize=1)
-def _load(key: str) -> FederatedData:
-    config = json.loads(key)
-    built = build(config, "feature_skew", FederatedData, _divided(config), config["seed"])
-    data: FederatedData = _checked_again(built, config["feature_skew"])
-    _log_data(data, printable(data_name(config)))
+def _load(
+    dataset: Target, partition: Target, feature_skew: Target, num_clients: int | None, hold_out: float, seed: int
+) -> FederatedData:
+    divided = _divided(dataset, partition, num_clients, hold_out, seed)
+    data: FederatedData = _checked_again(
+        build("feature_skew", feature_skew, FederatedData, divided, seed), feature_skew
+    )
+    _log_data(data, printable(data_name(dataset)))
     return data
 
 
-def _divided(config: Mapping[str, Any]) -> FederatedData:
-    loaded = _loaded(json.dumps(config["dataset"], sort_keys=True))
+def _divided(dataset: Target, partition: Target, num_clients: int | None, hold_out: float, seed: int) -> FederatedData:
+    loaded = _loaded(dataset)
     if isinstance(loaded, FederatedData):
-        if config["partition"]["_target_"] != NATURAL:
-            raise UserError(f"dataset={data_name(config)} comes divided into clients; leave partition= out")
+        if partition.target != NATURAL:
+            raise UserError(f"dataset={data_name(dataset)} comes divided into clients; leave partition= out")
         return loaded
-    if config["num_clients"] is None:
+    if num_clients is None:
         raise UserError(
-            f"num_clients must be an integer >= 1 where partition= divides the data (dataset={data_name(config)}), "
+            f"num_clients must be an integer >= 1 where partition= divides the data (dataset={data_name(dataset)}), "
             "got null; null is for data sets that come divided"
         )
-    rng = generator(config["seed"], Stream.PARTITION)
+    rng = generator(seed, Stream.PARTITION)
     with _globals_left_as_they_were():
-        made = build(config, "partition", object, loaded.labels.copy(), config["num_clients"], rng)
-    source = f"partition._target_={config['partition']['_target_']}"
-    parts = checks.parts(made, len(loaded.labels), config["num_clients"], source)
-    return divide(loaded, parts, rng, hold_out=config["hold_out"])
+        made = build("partition", partition, object, loaded.labels.copy(), num_clients, rng)
+    parts = checks.parts(made, len(loaded.labels), num_clients, f"partition._target_={partition.target}")
+    return divide(loaded, parts, rng, hold_out=hold_out)
 
 
 @lru_cache(maxsize=1)
-def _loaded(node: str) -> LabelledData | FederatedData:
+def _loaded(dataset: Target) -> LabelledData | FederatedData:
     """Return the data set; jobs of one process that only divide it differently share it."""
-    config = {"dataset": json.loads(node)}
     with _globals_left_as_they_were():
-        built = build(config, "dataset", LabelledData | FederatedData)
-    data: LabelledData | FederatedData = _checked_again(built, config["dataset"])
+        built = build("dataset", dataset, LabelledData | FederatedData)
+    data: LabelledData | FederatedData = _checked_again(built, dataset)
     return data
 
 
-def _checked_again(data: Any, node: Mapping[str, Any]) -> Any:
+def _checked_again(data: Any, made_by: Target) -> Any:
     """Return what a function gave, checked as it is now: after the first check one's own may have changed it."""
-    if node["_target_"].startswith("fedprox."):
+    if made_by.target.startswith("fedprox."):
         return data
     if isinstance(data, LabelledData):
         return _made_again(data)
@@ -153,15 +152,14 @@ def _globals_left_as_they_were() -> Iterator[None]:
             os.chdir(folder)
 
 
-def data_name(config: Mapping[str, Any]) -> str:
+def data_name(dataset: Target) -> str:
     """Return the data set's name: that of the function that makes it, with alpha and beta or the folder's name."""
-    node = config["dataset"]
-    name = str(node["_target_"].rsplit(".", 1)[-1])
+    name, given = dataset.name, dataset.arguments
     if name == "image_folder":  # a re-encoded copy of a known data set must not be taken for it
-        return f"{name}:{image_folder.name_of(node['path'])}"
+        return f"{name}:{image_folder.name_of(given['path'])}"
     if name != "synthetic":
         return name
-    return "synthetic_iid" if node.get("iid") else f"synthetic_{node['alpha']:g}_{node['beta']:g}"
+    return "synthetic_iid" if given.get("iid") else f"synthetic_{given['alpha']:g}_{given['beta']:g}"
 
 
 def summary(data: FederatedData) -> str:

@@ -7,12 +7,12 @@ from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
+from fedprox.config.schema import AdaptiveMu, Config, Target
 from fedprox.errors import UserError
-from fedprox.experiment import build
-from fedprox.experiment import data as data_assembly
 from fedprox.experiment.branch import adopted_rows, branch_point, lineage
+from fedprox.experiment.build import Experiment, columns, loggers
+from fedprox.experiment.data import data_name, summary
 from fedprox.experiment.early_stopping import EarlyStopping
-from fedprox.experiment.prepared import Experiment, columns
 from fedprox.experiment.same_data import check_same_data, fingerprints
 from fedprox.process import only_new_garbage
 from fedprox.runs.checkpoint import Checkpoint, Checkpoints, forget_after, latest
@@ -30,7 +30,7 @@ _log = logging.getLogger("fedprox")
 
 
 def run(
-    config: Mapping[str, Any],
+    config: Config,
     run_dir: Path,
     *,
     resume: bool = False,
@@ -40,7 +40,7 @@ def run(
     """Run one experiment and return the last row of its metrics.csv.
 
     Args:
-        config: The resolved configuration as plain containers.
+        config: What to run.
         run_dir: An existing directory, which receives what `fedprox.runs.writer` describes.
         resume: Go on from the directory's last checkpoint, if it has one; it is of a run with this configuration.
         origin: More entries of run.json: how the configuration came about.
@@ -73,34 +73,44 @@ def run(
         source, earlier_rows = run_dir, list[Row]()
         if state:
             earlier_rows = read_metrics(run_dir / "metrics.csv", state["tables"]["metrics.csv"]["num_bytes"])
-        elif config["branch_from"]:
-            source, start, adopted = Path(config["branch_from"]), branch_point(config, facts), adopted_rows(config)
+        elif config.branch_from and config.branch_round:
+            source, left_at = Path(config.branch_from), config.branch_round
+            start, adopted = branch_point(source, left_at, config, facts), adopted_rows(source, left_at)
             earlier_rows = read_metrics(source / "metrics.csv")[: len(adopted["metrics.csv"])]
-            facts = {**facts, "branched_from": lineage(config)}
+            facts = {**facts, "branched_from": lineage(source, left_at, config)}
         if start:
             experiment.check_start(start, source)
         old = [] if state else files_of_a_run(run_dir)
         first_round = start.round_num + 1 if start else 0
         with (
             _telling_how_to_go_on(run_dir),
-            Attached(build.loggers(config), run_dir, facts, first_round, earlier_rows) as loggers,
+            Attached(loggers(config.logger), run_dir, facts, first_round, earlier_rows) as told,
         ):
             if state and start:
                 forget_after(run_dir, start.round_num)
             _remove(old, run_dir, config)
             on_begin()
-            with RunRecord(run_dir, facts, columns(config), **experiment.tables, state=state) as record:
+            with _record(experiment, run_dir, facts, state) as record:
                 if adopted:
                     record.adopt(adopted)
-                _record_rounds(experiment, start, earlier_rows, record, loggers, begin)
+                _record_rounds(experiment, start, earlier_rows, record, told, begin)
     return record.final
 
 
-def _check_sources_stay(config: Mapping[str, Any], run_dir: Path, resume: bool) -> None:
+def _record(
+    experiment: Experiment, run_dir: Path, facts: Mapping[str, Any], state: Mapping[str, Any] | None
+) -> RunRecord:
+    """Return the files of a run, which are opened by `with`."""
+    evaluation, names = experiment.config.evaluation, experiment.data.data.class_names
+    header = columns(evaluation, experiment.config.adaptive_mu)
+    return RunRecord(run_dir, facts, header, per_class=evaluation.per_class, class_names=names, state=state)
+
+
+def _check_sources_stay(config: Config, run_dir: Path, resume: bool) -> None:
     """Raise UserError if a new run would remove what it begins with."""
     if resume:
         return
-    source, init = config["branch_from"], Path(str(config["model"].get("init", "default")))
+    source, init = config.branch_from, Path(config.model.init)
     if source and any(_is_same(Path(source), folder) for folder in (run_dir, *run_dir.resolve().parents)):
         raise UserError(
             f"hydra.run.dir must be another directory than that of branch_from={source}, and not within it, got "
@@ -117,9 +127,9 @@ def _is_same(one: Path, other: Path) -> bool:
     return one.exists() and other.exists() and one.samefile(other)
 
 
-def _remove(old: Sequence[Path], run_dir: Path, config: Mapping[str, Any]) -> None:
+def _remove(old: Sequence[Path], run_dir: Path, config: Config) -> None:
     """Remove what an earlier run has left, and by what names tools knew it that are not told of the new one."""
-    tools = [run_dir / f"{name}{RUN_ID}" for name in config["logger"]]
+    tools = [run_dir / f"{name}{RUN_ID}" for name in config.logger]
     unknown = [file for file in run_dir.glob(f"*{RUN_ID}") if file not in tools] if old else []
     for file in (*old, *unknown):
         file.unlink()
@@ -153,13 +163,13 @@ def _record_rounds(
     arrays, earlier_s = (start.arrays, start.time_s) if start else (experiment.arrays, 0.0)
     round_num = start.round_num if start else 0
     first_round = round_num + 1 if start else 0
-    stopping = EarlyStopping(**config["early_stopping"])
+    stopping = EarlyStopping(**config.early_stopping.model_dump())
     for earlier in earlier_rows:
         stopping.observe(earlier)
     collecting = nullcontext() if experiment.strategy.is_ours else only_new_garbage()
-    with collecting, Checkpoints(record, **config["checkpoint"]) as checkpoints:
+    with collecting, Checkpoints(record, every=config.checkpoint.every, keep=config.checkpoint.keep) as checkpoints:
         rounds = iter(()) if stopping.is_over else experiment.rounds(start)
-        for outcome in watched(rounds, config["num_rounds"], algorithm(config), first_round):
+        for outcome in watched(rounds, config.num_rounds, _algorithm(config), first_round):
             if new := record.lacks(outcome):
                 checkpoints.forget()
                 record.widen(new)
@@ -178,45 +188,50 @@ def _record_rounds(
     record.finish(to_params(arrays), timings, experiment.grid.peak_memory_bytes(), early)
 
 
-def algorithm(config: Mapping[str, Any]) -> str:
+def algorithm(strategy: Target, mu: float, adaptive_mu: AdaptiveMu) -> str:
     """Return what a run is called in tables and figures, such as "FedAvg", "FedProx (mu = 1)" or "FedAdam".
 
     "FedAvg" alone is the one that drops stragglers; any other says whose it is, as in "FedAvg (flwr)".
     """
-    package, _, name = config["strategy"]["_target_"].rpartition(".")
+    package, _, name = strategy.target.rpartition(".")
     more = []
     if name == "FedAvgWithStragglerDrop":
         name = "FedAvg"
     elif name == "FedAvg":
         more = [package.partition(".")[0]]
-    if config["mu"] or config["adaptive_mu"]["enabled"] or name in ("FedProx", "FedDane"):
-        more.append(f"mu = {config['mu']:g}")
+    if mu or adaptive_mu.enabled or name in ("FedProx", "FedDane"):
+        more.append(f"mu = {mu:g}")
     return f"{name} ({', '.join(more)})" if more else name
+
+
+def _algorithm(config: Config) -> str:
+    return algorithm(config.strategy, config.mu, config.adaptive_mu)
 
 
 def _facts(experiment: Experiment) -> dict[str, Any]:
     """Return what run.json says before the first round."""
     config = experiment.config
     return {
-        "algorithm": algorithm(config),
-        "name": data_assembly.data_name(config),
-        "data": data_assembly.summary(experiment.data),
+        "algorithm": _algorithm(config),
+        "name": data_name(config.dataset),
+        "data": summary(experiment.data),
         **({"classes": list(names)} if (names := experiment.data.data.class_names) else {}),
         "fingerprint": fingerprints(experiment.data),
-        "seed": config["seed"],
-        "repetition": config.get("repeat_num", 0),
-        "settings": {name: value for name, value in config.items() if name != "resume"},
+        "seed": config.seed,
+        "repetition": config.repeat_num,
+        "settings": {name: value for name, value in config.plain().items() if name != "resume"},
         **environment(),
     }
 
 
-def _final_row(config: Mapping[str, Any], run_dir: Path) -> Mapping[str, Any] | None:
+def _final_row(config: Config, run_dir: Path) -> Mapping[str, Any] | None:
     """Return the last row of a run that has finished, with as many rounds as are wanted now; else None."""
     if not (run_dir / "run.json").exists():
         return None
     record = read_record(run_dir / "run.json")
-    settings, lengths = record["settings"], ("num_rounds", "early_stopping")
-    is_finished = record["status"] == "finished" and all(settings.get(name) == config[name] for name in lengths)
+    lengths = (config.num_rounds, config.early_stopping.model_dump())
+    is_as_long = tuple(map(record["settings"].get, ("num_rounds", "early_stopping"))) == lengths
+    is_finished = record["status"] == "finished" and is_as_long
     return (record.get("result") or {}).get("final") if is_finished else None
 
 

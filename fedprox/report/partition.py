@@ -2,30 +2,19 @@
 
 import argparse
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
-from hydra import compose, initialize_config_dir
-from hydra.errors import HydraException
-from omegaconf.errors import OmegaConfBaseException
-
-from fedprox.config.checks import check
-from fedprox.config.compose import CONF, each_value_once, plain, register
-from fedprox.config.schema import explained
+from fedprox.config.checks import check_targets
+from fedprox.config.compose import compose, each_value_once
+from fedprox.config.schema import Config
 from fedprox.data.heterogeneity import class_counts, measure
 from fedprox.errors import UserError, one_line
-from fedprox.process import without_garbage_collection
 from fedprox.report.outputs import FIGURES, check_writable
 from fedprox.report.partition_figure import Division, draw, table
 from fedprox.seeds import Stream, generator
 
-# Nobody trains here: who would, and where, is no reason to refuse settings made for another machine.
-NO_TRAINING = {"clients_per_round": 1, "server_device": "cpu", "client_resources": {"num_cpus": 1, "num_gpus": 0}}
-
 MOST_PANELS = 20  # more make a picture too high to look at
-
-Config = dict[str, Any]
 
 
 def divisions(overrides: Sequence[str], compare: str | None = None) -> list[Division]:
@@ -38,17 +27,12 @@ def divisions(overrides: Sequence[str], compare: str | None = None) -> list[Divi
     Raises:
         UserError: If a setting or a data file is wrong; all settings are checked before data are loaded.
     """
-    register()
-    try:
-        with initialize_config_dir(version_base=None, config_dir=str(CONF)):
-            configs = [(name, _checked(words)) for name, words in _variants(overrides, compare)]
-    except (HydraException, OmegaConfBaseException) as error:
-        raise UserError(explained(error)) from error
+    configs = [(name, _checked(words)) for name, words in _variants(overrides, compare)]
     return [_division(name, config) for name, config in configs]
 
 
 def _variants(overrides: Sequence[str], compare: str | None) -> list[tuple[str, list[str]]]:
-    """Return a name and all overrides of each division; "" where there is only one. Hydra must be initialised."""
+    """Return a name and all overrides of each division; "" where there is only one."""
     for override in overrides:
         if len(list(each_value_once([override]))) > 1:
             raise UserError(f"{override} has several values; to see them side by side say --compare {override}")
@@ -64,26 +48,24 @@ def _variants(overrides: Sequence[str], compare: str | None) -> list[tuple[str, 
 
 
 def _checked(overrides: list[str]) -> Config:
-    """Return the resolved configuration. Hydra must be initialised.
+    """Return the configuration with a cohort of one: nobody trains here.
 
     Raises:
-        UserError: If a setting is wrong.
+        UserError: If a setting is wrong. Whether this machine could train like that does not matter.
     """
-    config = {**plain(compose("config", overrides)), **NO_TRAINING}
-    check(config)
+    config = compose([*overrides, "clients_per_round=1"])
+    check_targets(config)
     return config
 
 
-def _division(name: str, config: Mapping[str, Any]) -> Division:
+def _division(name: str, config: Config) -> Division:
     """Load the data, divide them and measure the skew of what the clients train on."""
-    with without_garbage_collection():
-        from fedprox.experiment import data as data_assembly  # here: it imports torch, which --help does not need
+    from fedprox.experiment.data import data_name, divided_data  # here: they import torch, which --help does not need
 
-    data = data_assembly.divided_data(config)
+    data = divided_data(config)
     counts = class_counts(data.data.labels, data.train, data.data.num_classes)
-    partition = config["partition"]["_target_"].rsplit(".", 1)[-1]
-    name = name or f"{data_assembly.data_name(config)}, {partition}"
-    return Division(name, counts, measure(counts, generator(config["seed"], Stream.PAIRS)))
+    name = name or f"{data_name(config.dataset)}, {config.partition.name}"
+    return Division(name, counts, measure(counts, generator(config.seed, Stream.PAIRS)))
 
 
 def main(argv: Sequence[str]) -> int:

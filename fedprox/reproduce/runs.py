@@ -3,18 +3,15 @@
 import logging
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
-from typing import Any
 
-from hydra import compose, initialize_config_dir
-
-from fedprox.config.compose import CONF, plain, register
+from fedprox.config.compose import compose
+from fedprox.config.schema import Config
 from fedprox.reproduce.specs import Job
 from fedprox.runs.reader import status_of
 
-Config = dict[str, Any]
-Run = Callable[[Mapping[str, Any], Path], object]
+Run = Callable[[Config, Path], object]
 
 
 def run_missing(
@@ -36,14 +33,14 @@ def run_missing(
     Raises:
         UserError: If a setting or a data file is wrong.
     """
-    from fedprox.experiment import prepared
     from fedprox.experiment import run as experiment  # here: they import torch, which --help does not need
+    from fedprox.experiment.build import check_settings
 
     logging.getLogger("flwr").setLevel(logging.ERROR)  # its per-round lines repeat what metrics.csv says
     configs = settings_of({folder_of(job, out): job for job in jobs}, place or {})
     for config in configs.values():
-        prepared.check_settings(config)
-    states = {folder: status_of(folder, config) for folder, config in configs.items()}
+        check_settings(config)
+    states = {folder: status_of(folder, config.plain()) for folder, config in configs.items()}
     missing = {folder: config for folder, config in configs.items() if states[folder] != "finished"}
     print(f"{len(configs)} runs, {len(configs) - len(missing)} of them done already", flush=True)
     start = time.perf_counter()
@@ -62,17 +59,13 @@ def folder_of(job: Job, out: Path) -> Path:
 
 def settings_of(jobs: Mapping[Path, Job], place: Mapping[str, Sequence[str]]) -> dict[Path, Config]:
     """Return each job's resolved configuration by folder."""
-    register()
-    composed: dict[tuple[str, ...], Config] = {}  # repetitions share it: composing takes a tenth of a second
+    composed = cache(compose)  # repetitions share it: composing takes a tenth of a second
     configs = {}
-    with initialize_config_dir(version_base=None, config_dir=str(CONF)):
-        for folder, job in jobs.items():
-            # Some of the paper's runs diverge, and are drawn so.
-            overrides = ("on_divergence=continue", f"seed={job.seed}", *job.overrides, *place.get(job.dataset, ()))
-            if overrides not in composed:
-                composed[overrides] = plain(compose("config", list(overrides)))
-            repetition = {"repeat_num": job.repetition} if job.repetition else {}
-            configs[folder] = {**composed[overrides], **repetition}
+    for folder, job in jobs.items():
+        # Some of the paper's runs diverge, and are drawn so.
+        overrides = ("on_divergence=continue", f"seed={job.seed}", *job.overrides, *place.get(job.dataset, ()))
+        repetition = {"repeat_num": job.repetition} if job.repetition else {}
+        configs[folder] = composed(overrides).model_copy(update=repetition)
     return configs
 
 

@@ -34,7 +34,7 @@ def recorded_settings(settings: Settings) -> dict[str, Any]:
     Raises:
         ValueError: If they are not made as this program's settings are.
     """
-    unknown = [name for name in settings if name not in (*SETTINGS, "repeat_num")]
+    unknown = [name for name in settings if name not in SETTINGS]
     if unknown:
         raise ValueError(f"settings has {unknown[0]!r:.80}, which is not a setting")
     for group in GROUPS:

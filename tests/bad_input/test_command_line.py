@@ -11,6 +11,7 @@ def test_an_unknown_config_name_is_told(refused):
 
 OPTIONS = {
     "unknown": (["--nonsense"], ["--nonsense", "--help"]),
+    "Hydra's that unpickles a file": (["--experimental-rerun", "config.pickle"], ["--experimental-rerun"]),
     "misspelt": (["--config-nmae", "fedavg"], ["--config-nmae"]),
     "shortened to what two begin with": (["--config", "fedavg"], ["--config", "ambiguous"]),
     "with a value that it does not take": (["--multirun=3", "mu=1"], ["--multirun", "3"]),
@@ -52,7 +53,3 @@ def test_values_that_the_sweepers_configuration_gives_are_checked_like_the_comma
     file.parent.mkdir(parents=True)
     file.write_text("# @package _global_\nhydra:\n  sweeper:\n    params:\n      mu: choice(0,-1)\n")
     refused("--multirun", *NO_DATA, "--config-dir", "mine", "experiment=swept", says=("mu must be", "got -1"))
-
-
-def test_a_pickle_of_hydras_is_not_read(refused):
-    refused("--experimental-rerun", "config.pickle", says=("--experimental-rerun", "unpickles", "resume="))

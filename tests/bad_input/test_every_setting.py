@@ -1,4 +1,4 @@
-"""Every setting of conf/ has a value that is refused, in one line that names it."""
+"""Every setting of a group's option has a value that is refused, in one line that names it."""
 
 from pathlib import Path
 
@@ -7,49 +7,6 @@ from omegaconf import OmegaConf
 
 from fedprox.config.compose import CONF
 
-# What each setting of conf/config.yaml may not be.
-TOP = {
-    "num_clients": ("0", "-1", "a", "4294967296", "5000", "[1]"),
-    "num_epochs": ("0", "100001", "1.5", "1e400"),
-    "batch_size": ("0", "null", "99999999999999999999"),
-    "last_batch": ("often", "null"),
-    "num_rounds": ("0", "inf", "true and false", "4294967296"),
-    "clients_per_round": ("0", "6", "''"),
-    "stragglers_fraction": ("-0.1", "nan", "half"),
-    "learning_rate": ("0", "nan", "-inf"),
-    "mu": ("-1", "1e400", "{a: 1}"),
-    "adaptive_mu.enabled": ("2", "maybe"),
-    "adaptive_mu.initial": ("-1", "nan"),
-    "adaptive_mu.step": ("0", "inf"),
-    "adaptive_mu.patience": ("0", "1.5"),
-    "sampling": ("often", "1", "null"),
-    "schedule.name": ("linear", "null"),
-    "schedule.final": ("-0.1", "nan", "2"),
-    "momentum": ("1", "-0.1", "nan"),
-    "weight_decay": ("-1", "inf"),
-    "mixed_precision": ("true", "half"),
-    "server_device": ("tpu", "meta", "cpu:x", "''"),
-    "client_resources.num_cpus": ("0", "nan"),
-    "client_resources.num_gpus": ("-1", "inf"),
-    "solver": ("fast", "''"),
-    "batch_statistics": ("global", "1"),
-    "seed": ("-1", "4294967296", "x"),
-    "data_dir": ("null", "[a]"),
-    "hold_out": ("1", "-0.1", "nan"),
-    "on_client_error": ("continue", "null"),
-    "on_divergence": ("often", "null"),
-    "round_timeout": ("0", "nan", "a"),
-    "on_timeout": ("continue", "null"),
-    "early_stopping.metric": ("loss", "round", "1"),
-    "early_stopping.patience": ("0", "1.5"),
-    "early_stopping.min_delta": ("-1", "nan"),
-    "checkpoint.every": ("0", "a"),
-    "checkpoint.keep": ("0", "1.5"),
-    "resume": ("nowhere", "/"),
-    "branch_from": ("nowhere", "/"),
-    "branch_round": ("1", "a"),
-}
-NAMES = {"name": ("nope", "1"), "every": ("0", "1.5"), "per_class": ("2",), "per_client": ("null",)}
 INIT = ("nowhere", "1", "null")
 SIZES = {"sizes": ("odd", "1"), "sigma": ("-1", "nan", "51", "a"), "exponent": ("-1", "inf", "11")}
 # What each setting of a group's option may not be; a setting that is passed on from above is refused there.
@@ -76,8 +33,6 @@ OPTIONS = {
     "dataset/synthetic_iid": {"iid": ("2", "null")},
     "engine/local": {"num_threads": ("0", "1025", "a")},
     "engine/ray": {"address": ("nonsense", "1")},
-    "evaluation/clients": NAMES,
-    "evaluation/server": NAMES,
     "feature_skew/brightness": {"strength": ("-0.1", "1.1", "nan")},
     "feature_skew/noise": {"strength": ("-0.1", "1.1", "a")},
     "feature_skew/rotation": {"strength": ("-1", "181", "null")},
@@ -108,26 +63,11 @@ def settings_of(group: str, option: str) -> set[str]:
 
 
 def test_no_setting_is_forgotten():
-    content = OmegaConf.to_container(OmegaConf.load(CONF / "config.yaml"), resolve=False)
-    flat = {
-        f"{name}.{key}" if key else name
-        for name, value in content.items()
-        if name not in ("defaults", "hydra")
-        for key in (value if isinstance(value, dict) else [""])
-    }
-    assert flat - TOP.keys() == set()
-    for group in ("augmentation", "dataset", "engine", "evaluation", "feature_skew", "model", "partition"):
+    for group in ("augmentation", "dataset", "engine", "feature_skew", "model", "partition"):
         for file in sorted((CONF / group).glob("*.yaml")):
             if not file.stem.startswith("synthetic_"):  # which have the same settings
                 wrong = OPTIONS.get(f"{group}/{file.stem}", {})
                 assert settings_of(group, file.stem) - wrong.keys() == set(), Path(group, file.stem)
-
-
-@pytest.mark.parametrize(("name", "value"), [(name, value) for name, values in TOP.items() for value in values])
-def test_a_wrong_value_of_a_setting_is_told_with_its_name(refused, name, value):
-    base = [each for each in SMALL if not each.startswith(f"{name}=")]
-    line = refused(*base, f"{name}={value}")
-    assert name.rpartition(".")[2] in line
 
 
 @pytest.mark.parametrize(

@@ -90,7 +90,9 @@ def test_a_command_that_fails_says_why_in_one_line_and_what_was_measured_is_kept
     arguments = ["W1", "--runs", "1", "--only-engine", "local", "--json", str(tmp_path / "w1.json")]
     assert main([*arguments, "--override", "num_rounds=0"]) == 2
     _, err = capfd.readouterr()
-    assert err.startswith("error: W1 engine=local ended with status 2: num_rounds must be an integer >= 1, got 0; it ")
+    assert err.startswith(
+        "error: W1 engine=local ended with status 2: num_rounds must be an integer >= 1 and below 2^32, got 0; it "
+    )
     assert err.count("\n") == 1
     assert json.loads((tmp_path / "w1.json").read_text())["runs"] == {}
 

@@ -6,13 +6,12 @@ import shlex
 from pathlib import Path
 
 import pytest
-from hydra import compose, initialize_config_dir
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
 from benchmarks.summary import UNITS
 from benchmarks.workloads import WORKLOADS, against, changed, of_engine, shown_of
-from fedprox.config.compose import CONF, each_value_once, plain, register
-from fedprox.experiment.prepared import check_settings
+from fedprox.config.compose import compose, each_value_once
+from fedprox.experiment.build import check_settings
 
 ROOT = Path(__file__).parents[2]
 CASES = [case for workload in WORKLOADS.values() for case in workload.cases]
@@ -26,10 +25,8 @@ def overrides_of(command: tuple[str, ...]) -> list[str]:
 @pytest.mark.parametrize("command", COMMANDS)
 def test_every_command_composes_and_its_settings_are_right(command):
     name = "fedavg" if "--config-name" in command else "config"
-    register()
-    with initialize_config_dir(version_base=None, config_dir=str(CONF)):
-        for overrides in each_value_once(overrides_of(command)):
-            check_settings(plain(compose(name, overrides)))
+    for overrides in each_value_once(overrides_of(command)):
+        check_settings(compose(overrides, name))
 
 
 def test_w2_is_the_45_runs_that_the_results_document():

@@ -166,7 +166,7 @@ def test_jobs_in_folders_named_by_their_settings_are_found_there(fedprox, tmp_pa
     ended = fedprox(*SWEEP, "num_rounds=1", "mu=2,0,1", folders)  # other numbers, the same folders
     assert ended.status == 0, ended.err
     assert ended.out.count("is finished already") == 2
-    assert [row["run"] for row in read_table(tmp_path / "sweep")] == ["mu_2.0", "mu_0.0", "mu_1.0"]
+    assert [row["run"] for row in read_table(tmp_path / "sweep")] == ["mu_2", "mu_0", "mu_1"]
     assert fedprox(*SWEEP, "num_rounds=2", "mu=2,0,1", folders).status == 2
 
 

@@ -5,21 +5,15 @@ from functools import cache
 from pathlib import Path
 
 import pytest
-from hydra import compose, initialize_config_dir
 from hypothesis import given
 from hypothesis import strategies as st
 
 from fedprox.cli.resume import _as_override, whole_command, without_resume
-from fedprox.config.compose import CONF, plain, register
+from fedprox.config.compose import compose
 from fedprox.errors import UserError
 
 OVERRIDES = ["dataset=digits", "mu=0.5", "+repeat_num=2"]
 CHECKPOINT = "checkpoint/round_000003.safetensors"
-
-
-@pytest.fixture(autouse=True, scope="module")
-def _schema():
-    register()
 
 
 def composed(name: str, overrides: list[str]) -> dict:
@@ -28,8 +22,7 @@ def composed(name: str, overrides: list[str]) -> dict:
 
 @cache
 def as_json(name: str, *overrides: str) -> str:
-    with initialize_config_dir(version_base=None, config_dir=str(CONF)):
-        return json.dumps(plain(compose(name, list(overrides))))
+    return json.dumps(compose(overrides, name).plain())
 
 
 @pytest.fixture
@@ -58,18 +51,18 @@ def run_dir(run_of):
 
 @pytest.mark.parametrize("words", [[], ["mu=1"], ["resume=null"], ["branch_from="], ["--multirun", "mu=1,2"]])
 def test_a_command_that_names_no_earlier_run_stays_as_it_is(words):
-    assert whole_command(words, CONF) == words
+    assert whole_command(words) == words
 
 
 @pytest.mark.parametrize("form", ["resume={}", "resume='{}'", "++resume={}"])
 def test_a_resumed_run_has_the_settings_that_it_had_and_its_directory(run_dir, form):
     word = form.format(run_dir)
     made = ["dataset=digits", "mu=0.5", "++repeat_num=2", word]
-    assert whole_command([word], CONF) == ["--config-name", "fedavg", *made, f"hydra.run.dir='{run_dir}'"]
+    assert whole_command([word]) == ["--config-name", "fedavg", *made, f"hydra.run.dir='{run_dir}'"]
 
 
 def test_what_is_given_anew_replaces_what_was_given_then(run_dir):
-    command = whole_command([f"resume={run_dir}", "data_dir=elsewhere", "engine=local"], CONF)
+    command = whole_command([f"resume={run_dir}", "data_dir=elsewhere", "engine=local"])
     assert command[2:-1] == [
         *("dataset=digits", "mu=0.5", "++repeat_num=2"),
         *(f"resume={run_dir}", "data_dir=elsewhere", "engine=local"),
@@ -79,19 +72,19 @@ def test_what_is_given_anew_replaces_what_was_given_then(run_dir):
 @pytest.mark.parametrize("anew", ["+repeat_num=3", "++repeat_num=3", "repeat_num=3"])
 def test_with_or_without_a_plus_it_is_the_same_setting(run_dir, anew):
     words = [f"branch_from={run_dir}", "branch_round=4", anew]
-    assert whole_command(words, CONF) == ["--config-name", "fedavg", "dataset=digits", "mu=0.5", *words]
+    assert whole_command(words) == ["--config-name", "fedavg", "dataset=digits", "mu=0.5", *words]
 
 
 def test_a_branch_may_be_swept(run_dir):
     words = ["--multirun", f"branch_from={run_dir}", "branch_round=4", "mu=0,1"]
-    assert whole_command(words, CONF)[:2] == ["--config-name", "fedavg"]
-    assert "mu=0.5" not in whole_command(words, CONF)
+    assert whole_command(words)[:2] == ["--config-name", "fedavg"]
+    assert "mu=0.5" not in whole_command(words)
 
 
 def test_a_branch_that_chooses_another_file_of_conf_gets_what_belongs_to_it(run_of):
     folder = run_of("dataset=synthetic_1_1", "seed=3")  # which sets num_clients, partition and dataset.seed too
     branch = [f"branch_from={folder}", "branch_round=4", "strategy=fedavg", "dataset=digits", "seed=4"]
-    whole = composed("config", whole_command(branch, CONF)[2:])
+    whole = composed("config", whole_command(branch)[2:])
     expected = composed("config", ["strategy=fedavg", "dataset=digits", "seed=4"])
     assert whole | {"branch_from": None, "branch_round": None} == expected
     assert (whole["mu"], whole["num_clients"]) == (0.0, 100)  # and not 1.0 and 30
@@ -99,7 +92,7 @@ def test_a_branch_that_chooses_another_file_of_conf_gets_what_belongs_to_it(run_
 
 def test_settings_that_refer_to_others_follow_those_of_the_branch(run_of):
     folder = run_of("dataset=synthetic_1_1", "seed=3", "num_clients=20")
-    command = whole_command([f"branch_from={folder}", "branch_round=4", "seed=4"], CONF)
+    command = whole_command([f"branch_from={folder}", "branch_round=4", "seed=4"])
     assert composed("config", command[2:])["dataset"]["seed"] == 4
     assert composed("config", command[2:])["dataset"]["num_clients"] == 20
 
@@ -123,7 +116,7 @@ def test_the_settings_come_out_as_they_went_in(run_of, overrides):
         f"+{word}" for word in overrides if set(word) & set("(,'\\") and word.startswith("+strategy.b")
     ]  # not a word
     again += ["++strategy.a='range(3)'"] if "+strategy.a='range(3)'" in overrides else []
-    command = whole_command([f"resume={folder}", *again], CONF)
+    command = whole_command([f"resume={folder}", *again])
     assert composed("config", command[2:-1]) | {"resume": None} == composed("config", overrides)
 
 
@@ -154,7 +147,7 @@ def unquoted(value):
 
 @pytest.mark.parametrize("more", [["num_rounds=200"], ["mu=0.5"], ["engine=local"], ["checkpoint.every=1"]])
 def test_what_changes_no_number_of_the_past_is_accepted(run_dir, more):
-    assert whole_command([f"resume={run_dir}", *more], CONF)[-2] == more[0]
+    assert whole_command([f"resume={run_dir}", *more])[-2] == more[0]
 
 
 @pytest.mark.parametrize(
@@ -168,14 +161,14 @@ def test_what_changes_no_number_of_the_past_is_accepted(run_dir, more):
 )
 def test_what_would_change_the_past_is_refused_and_named(run_dir, more, named):
     with pytest.raises(UserError, match="would change the past") as raised:
-        whole_command([f"resume={run_dir}", *more], CONF)
+        whole_command([f"resume={run_dir}", *more])
     assert named in str(raised.value)
 
 
 @pytest.mark.parametrize("word", ["--config-name=config", "-cn", "--multirun", "-m"])
 def test_what_does_not_go_with_resume_is_refused(run_dir, word):
     with pytest.raises(UserError, match="resume= "):
-        whole_command([f"resume={run_dir}", word], CONF)
+        whole_command([f"resume={run_dir}", word])
 
 
 def test_the_overrides_of_a_run_do_not_tell_that_it_was_resumed():
@@ -188,12 +181,12 @@ ADAM = "strategy._target_=flwr.serverapp.strategy.FedAdam"
 def test_mu_is_the_recorded_one_even_if_the_strategy_would_have_another_default(run_of):
     folder = run_of(ADAM, "dataset=digits", mu=1.0)
     for words in ([f"resume={folder}"], [f"branch_from={folder}", "branch_round=3"]):
-        assert "mu=1.0" in whole_command([*words, ADAM], CONF)
+        assert "mu=1.0" in whole_command([*words, ADAM])
 
 
 def test_a_branch_with_another_strategy_has_the_mu_of_that_strategy(run_of):
     folder = run_of("dataset=digits")  # FedProx, with mu = 1 by default
-    command = whole_command([f"branch_from={folder}", "branch_round=3", "strategy=fedavg"], CONF)
+    command = whole_command([f"branch_from={folder}", "branch_round=3", "strategy=fedavg"])
     assert composed("config", [*command[2:]])["mu"] == 0.0
 
 
@@ -204,7 +197,7 @@ def test_a_branch_with_another_strategy_has_the_mu_of_that_strategy(run_of):
 @pytest.mark.parametrize("text", ["a${now:%Y}b", "'a${now:%Y}b'", "${oc.env:HOME}", r"\${x}"])
 def test_a_run_is_named_without_references(option, text):
     with pytest.raises(UserError, match=f"{option} must be the path of a run directory"):
-        whole_command([f"{option}={text}"], CONF)
+        whole_command([f"{option}={text}"])
 
 
 HYDRAS = [
@@ -218,7 +211,7 @@ HYDRAS = [
 def test_a_record_with_hydras_own_settings_is_refused(run_of, word):
     folder = run_of("dataset=digits", overrides=["dataset=digits", word])
     with pytest.raises(UserError, match="was not made by this command"):
-        whole_command([f"resume={folder}"], CONF)
+        whole_command([f"resume={folder}"])
 
 
 PLACES = [
@@ -233,7 +226,7 @@ PLACES = [
 @pytest.mark.parametrize("words", [["resume={}"], ["branch_from={}", "branch_round=2"]])
 def test_recorded_overrides_that_settings_do_not_bear_out_change_nothing(run_of, words):
     folder = run_of("dataset=digits", overrides=["dataset=digits", *PLACES])
-    command = whole_command([each.format(folder) for each in words], CONF)
+    command = whole_command([each.format(folder) for each in words])
     # A name of conf/, without an address, stays.
     assert command[2 : command.index(words[0].format(folder))] == ["dataset=digits", "engine=ray"]
 
@@ -247,7 +240,7 @@ def test_where_a_run_computes_and_whom_it_tells_is_not_taken_over_but_for_the_na
         "data_dir=/x",
     ]
     folder = run_of("dataset=digits", *theirs, "logger=mlflow", "logger.mlflow.tracking_uri=http://x")
-    assert whole_command([f"resume={folder}"], CONF)[2:4] == ["dataset=digits", "engine=local"]
+    assert whole_command([f"resume={folder}"])[2:4] == ["dataset=digits", "engine=local"]
 
 
 @pytest.mark.parametrize(
@@ -272,7 +265,7 @@ def test_what_is_called_or_read_is_asked_for_in_words_that_can_be_added(run_of, 
     folder = run_of(*overrides)
     for words in ([f"resume={folder}"], [f"branch_from={folder}", "branch_round=2"]):
         with pytest.raises(UserError, match="may not decide what is called, read or written") as raised:
-            whole_command(words, CONF)
+            whole_command(words)
         assert asked in str(raised.value)
         assert "\x1b" not in str(raised.value)
 
@@ -293,18 +286,18 @@ def test_what_is_called_or_read_is_asked_for_in_words_that_can_be_added(run_of, 
 def test_what_the_command_gives_again_is_taken_with_the_rest_of_the_record(run_of, overrides, again):
     folder = run_of(*overrides)
     words = [f"resume={folder}", again, *(["++strategy.hook._target_=z"] if "hook" in str(overrides) else [])]
-    made = composed("config", whole_command(words, CONF)[2:-1])
+    made = composed("config", whole_command(words)[2:-1])
     expected = composed("config", [*(word for word in overrides if word.split("=")[0] != again.split("=")[0]), again])
     assert made | {"resume": None} == expected
 
 
 def test_a_branch_is_resumed_without_its_trunk_unless_it_has_no_checkpoint(run_of):
     folder = run_of("dataset=digits", "branch_from=/their/run", "branch_round=3")
-    assert "branch_from='/their/run'" in whole_command([f"resume={folder}"], CONF)
+    assert "branch_from='/their/run'" in whole_command([f"resume={folder}"])
     (folder / CHECKPOINT).unlink()
     with pytest.raises(UserError, match="branch_from=/their/run"):
-        whole_command([f"resume={folder}"], CONF)
-    assert whole_command([f"resume={folder}", "branch_from=/their/run"], CONF)[-2] == "branch_from=/their/run"
+        whole_command([f"resume={folder}"])
+    assert whole_command([f"resume={folder}", "branch_from=/their/run"])[-2] == "branch_from=/their/run"
 
 
 @pytest.mark.parametrize(
@@ -321,7 +314,7 @@ def test_a_branch_is_resumed_without_its_trunk_unless_it_has_no_checkpoint(run_o
 def test_settings_that_are_none_are_refused(run_of, changes, words):
     folder = run_of("dataset=digits", **changes)
     with pytest.raises(UserError) as raised:
-        whole_command([f"resume={folder}"], CONF)
+        whole_command([f"resume={folder}"])
     assert [word for word in words if word not in str(raised.value)] == []
 
 
@@ -332,11 +325,11 @@ def test_a_link_among_the_files_that_a_resumed_run_would_write_is_refused(run_di
         (run_dir / name).rename(target)
     (run_dir / name).symlink_to(target)
     with pytest.raises(UserError, match=f"{name} is a link"):
-        whole_command([f"resume={run_dir}"], CONF)
+        whole_command([f"resume={run_dir}"])
 
 
 def test_a_record_of_gigabytes_is_not_read(run_dir):
     with (run_dir / "run.json").open("r+b") as file:
         file.truncate(2**33)  # a hole: it takes no room
     with pytest.raises(UserError, match="more than 33,554,432 bytes"):
-        whole_command([f"resume={run_dir}"], CONF)
+        whole_command([f"resume={run_dir}"])

@@ -1,21 +1,12 @@
 """Which configurations are composed and checked before a sweep's first job."""
 
 import pytest
-from hydra import initialize_config_dir
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.plugins.sweeper import Sweeper
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fedprox.cli.sweep import each_job_composed_once
-from fedprox.config.compose import CONF, each_value_once
+from fedprox.config.compose import each_value_once
 from fedprox.errors import UserError
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _hydra():
-    with initialize_config_dir(str(CONF), version_base=None):
-        yield
 
 
 def test_without_a_sweep_there_is_one_configuration_with_the_overrides_as_they_were_given():
@@ -91,16 +82,3 @@ def test_a_glob_over_a_group_is_a_sweep_too():
         ["protocol=flower"],
         ["protocol=paper"],
     ]
-
-
-def test_hydras_own_check_of_all_jobs_is_back_after_the_sweep_however_that_ends():
-    before = Sweeper.validate_batch_is_legal
-
-    def interrupted() -> None:
-        with each_job_composed_once():
-            assert Sweeper.validate_batch_is_legal is not before
-            raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        interrupted()
-    assert Sweeper.validate_batch_is_legal is before

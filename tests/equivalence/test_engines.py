@@ -1,6 +1,5 @@
 """Every engine gives the same experiment."""
 
-import copy
 import csv
 from pathlib import Path
 
@@ -11,7 +10,7 @@ from safetensors.torch import load_file
 
 from fedprox.engines import ray as ray_engine
 from fedprox.experiment import run as experiment
-from tests.defaults import completed
+from tests.settings import config_of
 
 ENGINES = {
     "local": {"_target_": "fedprox.engines.local.LocalGrid"},
@@ -23,32 +22,10 @@ ENGINES = {
         "address": None,
     },
 }
-CONFIG = {
-    "num_clients": 20,
-    "num_epochs": 3,
-    "batch_size": 10,
-    "num_rounds": 5,
-    "clients_per_round": 6,
-    "stragglers_fraction": 0.5,
-    "learning_rate": 0.03,
-    "mu": 0.7,
-    "adaptive_mu": {"enabled": False, "initial": None, "step": 0.1, "patience": 5},
-    "sampling": "uniform",
-    "momentum": 0.0,
-    "weight_decay": 0.001,
-    "server_device": "cpu",
-    "client_resources": {"num_cpus": 1.0, "num_gpus": 0.0},
-    "solver": "auto",
-    "batch_statistics": "averaged",
-    "seed": 3,
-    "data_dir": "data",
-    "hold_out": 0.1,
-    "dataset": {"_target_": "fedprox.data.sources.digits.digits"},
-    "partition": {"_target_": "fedprox.data.partitioners.power_law.power_law"},
-    "model": {"_target_": "fedprox.models.logistic.logistic"},
-    "protocol": {"_target_": "fedprox.plan.protocols.PaperProtocol"},
-    "evaluation": {"name": "clients", "every": 1},
-}
+SETTINGS = (
+    *("dataset=digits", "protocol=paper", "evaluation=clients", "num_clients=20", "clients_per_round=6"),
+    *("num_epochs=3", "num_rounds=5", "stragglers_fraction=0.5", "mu=0.7", "weight_decay=0.001", "seed=3"),
+)
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -61,8 +38,8 @@ def _ray_ends_with_this_module():
 
 def run(engine: str, strategy: str, folder: Path, **changes) -> Path:
     folder.mkdir()
-    chosen = {"strategy": {"_target_": f"fedprox.federation.planned_strategy.{strategy}"}, "engine": ENGINES[engine]}
-    experiment.run(completed(copy.deepcopy(CONFIG | chosen | changes)), folder)
+    chosen = {"strategy": {"_target_": f"fedprox.strategies.fedprox.{strategy}"}, "engine": ENGINES[engine]}
+    experiment.run(config_of(*SETTINGS, **chosen, **changes), folder)
     return folder
 
 

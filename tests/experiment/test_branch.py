@@ -8,34 +8,40 @@ import pytest
 from fedprox.errors import UserError
 from fedprox.experiment import branch as branching
 from fedprox.runs.writer import CLIENTS, METRICS, RunRecord
+from tests.settings import config_of
 
 HEADER = ",".join(METRICS) + "\r\n"
 
 
-def trunk(folder: Path, metrics: str, clients: str = "") -> dict:
-    """Write a run directory, and return the configuration of a branch of it at round 2."""
+def trunk(folder: Path, metrics: str, clients: str = "") -> Path:
+    """Write a run directory with mu = 1, and return it."""
     folder.mkdir()
-    record = {"status": "running", "algorithm": "FedProx", "settings": {"mu": 1.0}, "seed": 0, "name": "digits"}
+    record = {
+        "status": "running",
+        "algorithm": "FedProx",
+        "settings": config_of(mu=1.0).plain(),
+        "seed": 0,
+        "name": "digits",
+    }
     (folder / "run.json").write_text(json.dumps(record))
     (folder / "metrics.csv").write_text(HEADER + metrics, newline="")
     (folder / "clients.csv").write_text(",".join(CLIENTS) + "\r\n" + clients, newline="")
-    return {"branch_from": str(folder), "branch_round": 2, "mu": 0.5}
+    return folder
 
 
 ROWS = "0,2.5,0.125,,0,0.0,\r\n1,2.0,0.5,1.5,4,1.25,0.5\r\n2,1.0,0.75,nan,4,2.5,inf\r\n"
 
 
-def adopted(config: dict, folder: Path, columns=METRICS) -> RunRecord:
+def adopted(trunk: Path, folder: Path, columns=METRICS) -> RunRecord:
     folder.mkdir()
     with RunRecord(folder, {"settings": {}}, columns) as record:
-        record.adopt(branching.adopted_rows(config))
+        record.adopt(branching.adopted_rows(trunk, 2))
     return record
 
 
 @pytest.mark.parametrize("later", ["", "3,0.5,0.9,1.0,4,3.0,0.1\r\n", "3,0.5,0.9,1.0,4,3.0,0.1\r\n4,0."])
 def test_a_branch_begins_with_the_rows_up_to_its_round_to_the_byte(tmp_path, later):
-    config = trunk(tmp_path / "trunk", ROWS + later)
-    adopted(config, tmp_path / "branch")
+    adopted(trunk(tmp_path / "trunk", ROWS + later), tmp_path / "branch")
     assert (tmp_path / "branch" / "metrics.csv").read_bytes() == (HEADER + ROWS).encode()
 
 
@@ -46,8 +52,7 @@ def test_its_result_knows_the_rows_that_it_took_over(tmp_path):
 
 
 def test_columns_that_the_trunk_had_not_stay_empty_and_those_it_had_alone_go(tmp_path):
-    config = trunk(tmp_path / "trunk", ROWS)
-    adopted(config, tmp_path / "branch", ("round", "mu", "test_accuracy"))
+    adopted(trunk(tmp_path / "trunk", ROWS), tmp_path / "branch", ("round", "mu", "test_accuracy"))
     assert (tmp_path / "branch" / "metrics.csv").read_text().split() == [
         "round,mu,test_accuracy",
         "0,,0.125",
@@ -58,22 +63,22 @@ def test_columns_that_the_trunk_had_not_stay_empty_and_those_it_had_alone_go(tmp
 
 @pytest.mark.parametrize("damage", ["1,2.0\r\n", "x" + ROWS, "1,2.0,0.5,1.5,4,1.25,0.5,9\r\n", "\x00\r\n"])
 def test_rows_that_are_not_whole_are_an_error_that_names_the_file(tmp_path, damage):
-    config = trunk(tmp_path / "trunk", damage)
+    folder = trunk(tmp_path / "trunk", damage)
     with pytest.raises(UserError, match=r"trunk/metrics\.csv cannot be used: .*mend it"):
-        adopted(config, tmp_path / "branch")
+        adopted(folder, tmp_path / "branch")
 
 
 def test_a_file_that_is_no_text_is_an_error_too(tmp_path):
-    config = trunk(tmp_path / "trunk", ROWS)
+    folder = trunk(tmp_path / "trunk", ROWS)
     (tmp_path / "trunk" / "clients.csv").write_bytes(b"round\n\x80\xff\n")
     with pytest.raises(UserError, match=r"trunk/clients\.csv cannot be used"):
-        adopted(config, tmp_path / "branch")
+        adopted(folder, tmp_path / "branch")
 
 
 def test_the_lineage_names_the_run_the_round_and_what_differs(tmp_path):
-    config = trunk(tmp_path / "trunk", ROWS)
-    config = {**config, "engine": {"num_threads": 3}}
-    assert branching.lineage(config) == {
+    folder = trunk(tmp_path / "trunk", ROWS)
+    config = config_of("engine=local", mu=0.5, branch_from=str(folder), branch_round=2)
+    assert branching.lineage(folder, 2, config) == {
         "run": str((tmp_path / "trunk").resolve()),
         "round": 2,
         "changed": ["mu=0.5 (was 1.0)"],

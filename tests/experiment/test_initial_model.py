@@ -9,11 +9,13 @@ import torch
 from torch import nn
 
 from fedprox.config.instantiate import build
+from fedprox.config.schema import Target
 from fedprox.data.federated import ClientIndex, FederatedData
 from fedprox.data.sources.digits import digits
 from fedprox.errors import UserError
 from fedprox.experiment.build import initial_model
 from fedprox.solvers.generators import Generators
+from tests.settings import config_of
 
 DATA = FederatedData(digits(), *[ClientIndex.from_lists([np.arange(start, start + 8)]) for start in (0, 8)])
 
@@ -63,8 +65,8 @@ def broken(**settings) -> nn.Module:
 
 
 def made(name: str, seed: int = 3, **settings) -> dict[str, torch.Tensor]:
-    config = {"seed": seed, "batch_size": 4, "model": {"_target_": f"{__name__}.{name}", **settings}}
-    return initial_model({"last_batch": "keep", **config}, DATA).state_dict()
+    config = config_of(seed=seed, batch_size=4, model={"_target_": f"{__name__}.{name}", **settings})
+    return initial_model(config, DATA).state_dict()
 
 
 def equal(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> bool:
@@ -113,8 +115,8 @@ def test_a_target_is_given_the_arguments_that_it_takes(name, settings, width):
 
 
 def test_a_model_of_torchvisions_is_built_without_an_input_shape():
-    node = {"model": {"_target_": "torchvision.models.squeezenet1_1"}}
-    model = build(node, "model", nn.Module, input_shape=(3, 64, 64), num_classes=7)
+    target = Target.model_validate({"_target_": "torchvision.models.squeezenet1_1"})
+    model = build("model", target, nn.Module, input_shape=(3, 64, 64), num_classes=7)
     assert model.classifier[1].out_channels == 7
 
 

@@ -10,6 +10,7 @@ from safetensors.torch import load_file
 from torch import nn
 from torch.nn import functional
 
+from fedprox.config.schema import Config
 from fedprox.engines.identity import act_as_server
 from fedprox.experiment import build
 from fedprox.experiment import data as data_assembly
@@ -23,7 +24,7 @@ from fedprox.plan.protocols import PaperProtocol
 from fedprox.solvers.problem import SgdSettings
 from fedprox.strategies.arrays import to_params, to_record
 from fedprox.strategies.fedprox import FedDane, FedProx
-from tests.defaults import completed
+from tests.settings import config_of
 
 MU, LR, BATCH, ROUNDS = 0.3, 0.05, 4, 4
 STATISTICS = ("running_mean", "running_var", "num_batches_tracked")
@@ -47,36 +48,15 @@ def plain(input_shape: tuple[int, ...], num_classes: int) -> nn.Module:
     return nn.Sequential(nn.Flatten(), nn.Linear(64, num_classes), nn.Tanh())
 
 
-def config(**changes) -> dict:
-    settings = {
-        "num_clients": 5,
-        "num_epochs": 2,
-        "batch_size": BATCH,
-        "num_rounds": ROUNDS,
-        "clients_per_round": 3,
-        "stragglers_fraction": 0.5,
-        "learning_rate": LR,
-        "mu": MU,
-        "adaptive_mu": {"enabled": False, "initial": None, "step": 0.1, "patience": 5},
-        "sampling": "uniform",
-        "momentum": 0.0,
-        "weight_decay": 0.0,
-        "server_device": "cpu",
-        "client_resources": {"num_cpus": 1.0, "num_gpus": 0.0},
-        "solver": "auto",
-        "batch_statistics": "local",
-        "seed": 3,
-        "data_dir": "data",
-        "hold_out": 0.1,
-        "dataset": {"_target_": "fedprox.data.sources.digits.digits"},
-        "partition": {"_target_": "fedprox.data.partitioners.power_law.power_law"},
-        "model": {"_target_": f"{__name__}.normalised"},
-        "protocol": {"_target_": "fedprox.plan.protocols.PaperProtocol"},
-        "evaluation": {"name": "clients", "every": 1},
-        "strategy": {"_target_": "fedprox.strategies.fedprox.FedProx"},
-        "engine": {"_target_": "fedprox.engines.local.LocalGrid", "num_threads": 2},
-    } | changes
-    return completed(settings)
+SETTINGS = (
+    *("dataset=digits", "engine=local", "engine.num_threads=2", "protocol=paper", "evaluation=clients"),
+    *("num_clients=5", "clients_per_round=3", "stragglers_fraction=0.5", "num_epochs=2", f"num_rounds={ROUNDS}"),
+    *(f"batch_size={BATCH}", f"learning_rate={LR}", f"mu={MU}", "batch_statistics=local", "seed=3"),
+)
+
+
+def config(**changes) -> Config:
+    return config_of(*SETTINGS, **{"model": {"_target_": f"{__name__}.normalised"}, **changes})
 
 
 def run(folder: Path, **changes) -> dict[str, torch.Tensor]:
@@ -90,7 +70,7 @@ def is_statistic(name: str) -> bool:
     return name.endswith(STATISTICS)
 
 
-def by_hand(settings: dict) -> dict[str, torch.Tensor]:
+def by_hand(settings: Config) -> dict[str, torch.Tensor]:
     """Return the last global model of the same experiment, as a loop over rounds, clients and batches.
 
     Running statistics are each client's own: they start at the initial model's, and go on from its last round.
@@ -225,7 +205,7 @@ def test_feddanes_gradients_are_taken_with_the_clients_own_statistics(start):
             asked.extend(messages)
             return [clients.gradient(message) for message in messages]
 
-    plan = build.plan(settings | {"clients_per_round": 5}, data, PaperProtocol())
+    plan = build.plan(config(clients_per_round=5), data, PaperProtocol())
     PlannedStrategy(FedDane(), plan, statistics)._mean_gradient(1, start, Grid())
     by_client = {int(message.content["task"]["client"]): message for message in asked}
     for client, shift in ((0, 1.0), (1, 0.0)):

@@ -2,12 +2,13 @@
 
 import csv
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
+
+from fedprox.config.schema import Config
 
 COLUMNS = (
     "round",
@@ -36,16 +37,16 @@ class FakeRun:
     def __init__(self) -> None:
         self.folders: list[Path] = []
 
-    def __call__(self, config: Mapping[str, Any], folder: Path) -> None:
+    def __call__(self, config: Config, folder: Path) -> None:
         self.folders.append(folder)
-        record = {"status": "finished", "algorithm": "x", "settings": config, "seed": config["seed"], "name": "x"}
+        record = {"status": "finished", "algorithm": "x", "settings": config.plain(), "seed": config.seed, "name": "x"}
         (folder / "run.json").write_text(json.dumps(record))
         rng = np.random.default_rng(len(self.folders))
-        adaptive = config["adaptive_mu"]["enabled"]
+        adaptive = config.adaptive_mu.enabled
         with (folder / "metrics.csv").open("w", newline="") as file:
             writer = csv.writer(file)
             writer.writerow([*COLUMNS, "mu"] if adaptive else COLUMNS)
-            for round_num in range(config["num_rounds"] + 1):
+            for round_num in range(config.num_rounds + 1):
                 row = [round_num, *(rng.uniform(0.2, 0.9) / (1 + 0.05 * round_num) for _ in COLUMNS[1:])]
                 writer.writerow([*row, 0.1 * round_num] if adaptive else row)
 

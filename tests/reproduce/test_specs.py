@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from fedprox.experiment.prepared import check_settings
+from fedprox.experiment.build import check_settings
 from fedprox.reproduce.runs import folder_of, settings_of
 from fedprox.reproduce.specs import DATASETS, FIGURES, FIVE, LOWER_RUNS, MU_0, SYNTHETIC, jobs_of
 
@@ -68,34 +68,34 @@ def settings_of_figure(name, num_rounds=None):
 def test_every_run_has_settings_that_pass_every_check(name):
     for job, config in settings_of_figure(name):
         check_settings(config)
-        assert config["protocol"]["_target_"].endswith("PaperProtocol"), job
-        assert (config["evaluation"]["name"], config["evaluation"]["every"]) == ("clients", 1)
-        assert config["stragglers_fraction"] == job.stragglers_fraction
-        assert config.get("repeat_num", 0) == job.repetition
-        assert config["seed"] == job.seed
+        assert config.protocol.name == "PaperProtocol", job
+        assert (config.evaluation.name, config.evaluation.every) == ("clients", 1)
+        assert config.stragglers_fraction == job.stragglers_fraction
+        assert config.repeat_num == job.repetition
+        assert config.seed == job.seed
         assert job.seed == 0 or job.repetition == 0
-        assert config["num_epochs"] == (1 if name in ("fig9", "fig10") else 20)
+        assert config.num_epochs == (1 if name in ("fig9", "fig10") else 20)
         num_devices = next((num for num in (20, 30) if f", {num} devices" in job.label), 10)
-        assert (config["clients_per_round"], config["batch_size"], config["momentum"]) == (num_devices, 10, 0)
+        assert (config.clients_per_round, config.batch_size, config.momentum) == (num_devices, 10, 0)
 
 
 @pytest.mark.parametrize("name", FIGURES)
 def test_a_line_is_the_algorithm_that_its_label_says(name):
     best = {"shakespeare": 0.001, "sent140": 0.01}  # elsewhere 1
     for job, config in settings_of_figure(name):
-        strategy = config["strategy"]["_target_"].rsplit(".", 1)[-1]
+        strategy = config.strategy.name
         assert strategy == {"FedAvg": "FedAvgWithStragglerDrop", "FedDANE": "FedDane"}.get(
             job.label.split(" (")[0], "FedProx"
         )
-        assert config["adaptive_mu"]["enabled"] == ("adaptive" in job.label)
-        assert config["sampling"] == ("proportional" if "by size" in job.label else "uniform")
+        assert config.adaptive_mu.enabled == ("adaptive" in job.label)
+        assert config.sampling == ("proportional" if "by size" in job.label else "uniform")
         if "adaptive" in job.label:
             expected = 1 if job.dataset == "synthetic_iid" else 0
         elif "best" in job.label:
             expected = best.get(job.dataset, 1)
         else:
             expected = 1 if "mu = 1" in job.label else 0
-        assert config["mu"] == expected
+        assert config.mu == expected
 
 
 @pytest.mark.parametrize(
@@ -111,8 +111,8 @@ def test_a_line_is_the_algorithm_that_its_label_says(name):
 def test_rounds_and_learning_rate_are_the_papers_unless_rounds_are_asked_for(dataset, num_rounds, learning_rate):
     name = "fig1" if dataset in FIVE else "fig2"
     of_dataset = [config for job, config in settings_of_figure(name) if job.dataset == dataset]
-    assert {(config["num_rounds"], config["learning_rate"]) for config in of_dataset} == {(num_rounds, learning_rate)}
-    assert {config["num_rounds"] for _, config in settings_of_figure("fig2", num_rounds=3)} == {3}
+    assert {(config.num_rounds, config.learning_rate) for config in of_dataset} == {(num_rounds, learning_rate)}
+    assert {config.num_rounds for _, config in settings_of_figure("fig2", num_rounds=3)} == {3}
 
 
 def test_figures_share_runs_because_a_name_says_the_settings_and_no_figure():
@@ -141,4 +141,4 @@ def test_a_repetition_or_a_seed_has_the_settings_that_the_command_line_gives_it(
     by_hand = dataclasses.replace(job, seed=0, repetition=0, overrides=(*job.overrides, given))
     configs = settings_of({Path("a"): job, Path("b"): by_hand}, {})
     assert configs[Path("a")] == configs[Path("b")]
-    assert configs[Path("a")]["dataset"]["seed"] == seed
+    assert configs[Path("a")].dataset.arguments["seed"] == seed

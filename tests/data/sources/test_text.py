@@ -8,10 +8,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from hydra import compose, initialize_config_dir
 from safetensors.torch import load_file
 
-from fedprox.config.compose import CONF, plain, register
+from fedprox.config.compose import compose
 from fedprox.data.sources.text import ALL_LETTERS, sent140, shakespeare
 from fedprox.errors import UserError
 
@@ -194,10 +193,8 @@ def test_num_tokens_below_one_is_refused(tmp_path, glove):
 
 
 def test_the_sent140_model_reads_the_words_of_its_data_set():
-    register()
-    with initialize_config_dir(version_base=None, config_dir=str(CONF)):
-        overrides = ["dataset=sent140", "model=lstm_sent140", "dataset.glove=vectors.txt", "dataset.max_words=1000"]
-        model = plain(compose(config_name="config", overrides=overrides))["model"]
+    overrides = ["dataset=sent140", "model=lstm_sent140", "dataset.glove=vectors.txt", "dataset.max_words=1000"]
+    model = compose(overrides).model.arguments
     assert (model["glove"], model["max_words"]) == ("vectors.txt", 1000)
 
 
