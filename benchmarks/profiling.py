@@ -12,6 +12,7 @@ from unittest.mock import patch
 import fedprox
 from benchmarks.export import composed
 from benchmarks.workloads import WORKLOADS
+from fedprox.experiment import build
 from fedprox.experiment import run as experiment
 from fedprox.federation.results import Round
 from fedprox.federation.rounds import run_rounds
