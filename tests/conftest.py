@@ -12,8 +12,12 @@ from functools import cache
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 from tests.composing import remembered
+
+settings.register_profile("any machine", deadline=None)  # 200 ms are not enough on a busy one
+settings.load_profile("any machine")
 
 ROOT = Path(__file__).parents[1]
 DATA_DIR = Path(os.environ.get("FEDPROX_DATA_DIR", "data")).absolute()  # before a test changes the working directory

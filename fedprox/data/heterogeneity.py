@@ -6,7 +6,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedprox.data.federated import ClientIndex, Integers
-from fedprox.errors import UserError
 
 Distributions = NDArray[np.float64]
 
@@ -54,11 +53,8 @@ def measure(counts: Integers, rng: np.random.Generator) -> Skew:
     """Return the measures of skew.
 
     Args:
-        counts: Examples of each class at each client, shape (num_clients, num_classes).
+        counts: Examples of each class at each client, at least one at each, shape (num_clients, num_classes).
         rng: Draws the pairs of clients to compare where there are more than MOST_CLIENTS; see `js_distance`.
-
-    Raises:
-        UserError: If there is no client, or one without examples.
     """
     shares = label_distributions(counts)
     sizes, classes = counts.sum(axis=1), effective_classes(shares)
@@ -76,20 +72,9 @@ def label_distributions(counts: Integers) -> Distributions:
     """Return each client's share of each class among its examples: same shape, every row sums to 1.
 
     Args:
-        counts: Examples of each class at each client, shape (num_clients, num_classes).
-
-    Raises:
-        UserError: If there is no client, or one without examples.
+        counts: Examples of each class at each client, at least one at each, shape (num_clients, num_classes).
     """
-    if not len(counts):
-        raise UserError("there must be at least one client, got none")
-    sizes = counts.sum(axis=1)
-    if not sizes.all():
-        raise UserError(
-            f"every client must have examples for its classes to be compared, and client {int(sizes.argmin())} has "
-            "none; leave such clients out"
-        )
-    shares: Distributions = counts / sizes[:, None]
+    shares: Distributions = counts / counts.sum(axis=1, keepdims=True)
     return shares
 
 

@@ -10,7 +10,6 @@ from hypothesis.extra.numpy import arrays
 
 from fedprox.data import heterogeneity
 from fedprox.data.federated import ClientIndex
-from fedprox.errors import UserError
 
 
 @pytest.fixture
@@ -159,18 +158,3 @@ def test_the_measures_of_a_small_division_by_hand(rng):
     assert found.effective_classes == pytest.approx((1, 4 / 3, 2))
     assert found.gini == pytest.approx(2 / 9)
     assert (found.sizes, found.num_clients, found.num_examples) == ((2, 4, 6), 3, 12)
-
-
-@pytest.mark.parametrize(
-    ("counts", "message"),
-    [
-        (np.zeros((0, 3), dtype=np.int64), "there must be at least one client, got none"),
-        (
-            np.array([[1, 0], [0, 0]]),
-            "every client must have examples .* and client 1 has none; leave such clients out",
-        ),
-    ],
-)
-def test_what_has_no_distribution_is_refused(rng, counts, message):
-    with pytest.raises(UserError, match=message):
-        heterogeneity.measure(counts, rng)

@@ -130,7 +130,7 @@ def test_the_moderate_cnn_drops_channels_and_units_while_it_trains():
     ]
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(st.data())
 def test_images_of_any_size_from_the_least_on_give_a_logit_per_class(data):
     make = data.draw(st.sampled_from([cnn, cnn_tutorial, moderate_cnn]))

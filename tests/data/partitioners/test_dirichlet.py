@@ -28,7 +28,7 @@ def purity(labels: np.ndarray, parts: list[np.ndarray]) -> float:
     return float(((counts / counts.sum(axis=1, keepdims=True)) ** 2).sum(axis=1).mean())
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(
     st.lists(st.integers(0, 5), min_size=1, max_size=120),
     st.integers(1, 6),

@@ -58,7 +58,7 @@ def divisions(draw):
     return scheme, labels, draw(st.integers(1, largest)), chosen
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(divisions(), st.integers(0, 5))
 def test_every_example_has_at_most_one_client_and_every_client_an_example_and_that_again(division, seed):
     scheme, labels, num_clients, chosen = division
@@ -74,7 +74,7 @@ def test_every_example_has_at_most_one_client_and_every_client_an_example_and_th
         assert len(dealt) == len(labels)  # nothing is left over
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(labels_with_every_class, st.integers(1, 6), st.integers(1, 4))
 def test_the_largest_number_of_clients_that_is_named_works_and_one_more_does_not(labels, per_client, smallest):
     num_classes = int(labels.max()) + 1

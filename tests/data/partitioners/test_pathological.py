@@ -28,7 +28,7 @@ def can_serve(counts: list[int], num_clients: int, k: int) -> bool:
     return True
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(
     st.lists(st.integers(1, 12), min_size=1, max_size=6),
     st.sampled_from(["equal", "lognormal", "zipf"]),

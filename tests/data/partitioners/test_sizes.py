@@ -16,7 +16,7 @@ def generator(seed: int = 0) -> np.random.Generator:
     return np.random.default_rng(seed)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(st.integers(0, 3), st.integers(0, 1000), st.lists(st.floats(1e-6, 1e6), min_size=1, max_size=30))
 def test_apportioned_numbers_have_the_sum_and_lie_within_one_of_their_exact_shares(smallest, rest, drawn):
     weights = np.array(drawn)
@@ -26,7 +26,7 @@ def test_apportioned_numbers_have_the_sum_and_lie_within_one_of_their_exact_shar
     assert (np.abs(parts - smallest - rest * weights / weights.sum()) < 1 + 1e-9).all()
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(st.integers(1, 60), st.integers(0, 500), st.sampled_from([0, 1]))
 def test_equal_weights_give_the_sizes_of_array_split(num_clients, more, smallest):
     total = num_clients * smallest + more

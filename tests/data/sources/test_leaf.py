@@ -141,7 +141,7 @@ def data_sets(draw):
     return train, test, np.int64 if are_tokens else np.float32
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(data_sets(), st.integers(1, 3), st.randoms(use_true_random=False))
 def test_what_is_written_is_what_is_read(drawn, num_files, random):
     train, test, dtype = drawn
