@@ -125,8 +125,8 @@ FILES = {
         ("place/train/x.json", "place/test/x.json"),
         ("dataset=sent140", *LEAF[1:], "dataset.glove=words.txt", "model=lstm_sent140"),
     ),
-    "picture": ("place/a/0.png", ("place/b/0.png",), IMAGES),
-    "archive of pictures": ("place.zip", (), ("dataset=image_folder", "partition=iid", "dataset.path=place.zip")),
+    "image": ("place/a/0.png", ("place/b/0.png",), IMAGES),
+    "archive of images": ("place.zip", (), ("dataset=image_folder", "partition=iid", "dataset.path=place.zip")),
 }
 
 
