@@ -61,7 +61,9 @@ _NOT_THE_USERS = [Path(__file__).parent, *(Path(sysconfig.get_path(name)) for na
 
 
 def one_line(error: BaseException) -> str:
-    """Return an error's message in one line, Hydra's and OmegaConf's many-line ones included."""
+    """Return an error's message in one line, Hydra's and OmegaConf's many-line ones included; of an exit, its place."""
+    if isinstance(error, SystemExit):
+        return reason(error)
     if isinstance(error, OSError) and error.filename is not None:
         remedy = "name another place with hydra.run.dir=<folder>, in a sweep hydra.sweep.dir=<folder>"
         return printable(" ".join(f"{error.filename}: {error.strerror}; {remedy}".splitlines()))

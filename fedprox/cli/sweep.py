@@ -19,7 +19,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from fedprox.cli.jobs import Job, begin_table, earlier_run, final_table, is_same_command, note
 from fedprox.config.compose import as_given, compose, composed, each_value_once, explained, parsed, values_of
 from fedprox.config.schema import Target
-from fedprox.errors import USERS, UserError, reason
+from fedprox.errors import USERS, UserError
 from fedprox.runs.reader import read_record
 from fedprox.storage import alone_in
 
@@ -46,8 +46,7 @@ class CheckFirst(Callback):
             _at_the_end.get().callback(lambda: print(f"\n{final_table(sweep_dir)}", flush=True))
             begin_table(sweep_dir, jobs)
         except USERS as error:
-            why = reason(error) if isinstance(error, SystemExit) else explained(error)
-            print(f"error: {why}", file=sys.stderr)
+            print(f"error: {explained(error)}", file=sys.stderr)
             raise SystemExit(2) from None  # Hydra would turn any other exception into a warning
 
 

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self
 
-from fedprox.errors import USERS, UserError, one_line, reason
+from fedprox.errors import USERS, UserError, one_line
 from fedprox.runs.loggers.interface import RUN_ID, Logger
 from fedprox.runs.reader import Row
 
@@ -49,7 +49,7 @@ class Attached:
                 if isinstance(error, UserError):
                     raise
                 raise UserError(
-                    f"logger={name} cannot be set up: {_why(error)}; mend that or leave the logger out"
+                    f"logger={name} cannot be set up: {one_line(error)}; mend that or leave the logger out"
                 ) from error
             self._loggers[name] = logger
         return self
@@ -64,7 +64,7 @@ class Attached:
             except USERS as error:
                 del self._loggers[name]
                 _log.warning(
-                    "logger=%s failed in round %s, the run goes on without: %s", name, row["round"], _why(error)
+                    "logger=%s failed in round %s, the run goes on without: %s", name, row["round"], one_line(error)
                 )
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
@@ -79,8 +79,4 @@ class Attached:
             try:
                 logger.end(status)
             except USERS as error:
-                _log.warning("logger=%s could not be closed: %s", name, _why(error))
-
-
-def _why(error: BaseException) -> str:
-    return reason(error) if isinstance(error, SystemExit) else one_line(error)
+                _log.warning("logger=%s could not be closed: %s", name, one_line(error))
