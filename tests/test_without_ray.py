@@ -20,7 +20,7 @@ def _no_ray(monkeypatch):
         return version(name)
 
     monkeypatch.setitem(sys.modules, "ray", None)  # an import of it fails as if it were not installed
-    for name in ("ray", "cluster", "crew"):
+    for name in ("ray", "ray_cluster", "actor_pool", "tokens"):
         monkeypatch.delitem(sys.modules, f"fedprox.engines.{name}", raising=False)
         monkeypatch.delattr(engines, name, raising=False)
     monkeypatch.setattr(environment, "version", hidden)

@@ -1,4 +1,4 @@
-"""Ray actors that do jobs side by side; one that dies or is late is replaced by a new one, a death costs no job."""
+"""A fault-tolerant pool of Ray actors: dead or overdue actors are replaced and their work is retried."""
 
 import logging
 import time
@@ -10,7 +10,7 @@ from typing import Any
 
 import ray
 
-from fedprox.engines.ray_cluster import Lifeline
+from fedprox.engines.ray_cluster import ClusterHealth
 from fedprox.errors import RunStopped, UserError, reason
 from fedprox.process import announced
 
@@ -20,20 +20,20 @@ _LOOK_S = 2.0  # how often it is looked whether the cluster is still there
 _log = logging.getLogger("fedprox")
 
 
-class Undone(Enum):
+class JobFailure(Enum):
     """What became of a job that has no result: it took too long, or killed one actor after another."""
 
     LATE = "late"
-    DEADLY = "its process died time and again: out of memory, or a crash in compiled code"
+    CRASHED = "its process died time and again: out of memory, or a crash in compiled code"
 
 
-class Crew:
-    """Actors of one class, which have the methods `load(what)` and `do(*job)`.
+class ActorPool:
+    """Actors of one class, which have the methods `setup(what)` and `run(*job)`.
 
     Ray itself restarts and repeats nothing: a restarted actor would begin with the job that it was stopped for.
 
     Attributes:
-        lifeline: Tells whether the cluster is still there.
+        health: Tells whether the cluster is still there.
     """
 
     def __init__(self, worker: type, num_cpus: float, num_gpus: float) -> None:
@@ -46,7 +46,7 @@ class Crew:
         """
         options = {"num_cpus": num_cpus, "num_gpus": num_gpus, "max_restarts": 0, "max_task_retries": 0}
         self._remote: Any = ray.remote(worker).options(**options)
-        self.lifeline = Lifeline()
+        self.health = ClusterHealth()
         self._what: Any = None
         self._idle: list[Any] = []
         self._starting: dict[Any, Any] = {}
@@ -57,8 +57,8 @@ class Crew:
         """The actors that wait for work, and those that are starting."""
         return [*self._idle, *self._starting.values()]
 
-    def load(self, what: Any, num_actors: int) -> None:
-        """Let all actors, and at least so many, load something, and return when they have.
+    def setup(self, what: Any, num_actors: int) -> None:
+        """Let all actors, and at least so many, set something up, and return when they have.
 
         Raises:
             UserError: If none has started for long, or one finds a wrong setting.
@@ -81,7 +81,7 @@ class Crew:
         """Return what each job gave, in their order, or why it gave nothing.
 
         Args:
-            jobs: Arguments of `do`; taken up in this order by the actors that are free.
+            jobs: Arguments of `run`; taken up in this order by the actors that are free.
             timeout: Seconds from when the first job begins; None for no limit.
 
         Raises:
@@ -95,7 +95,7 @@ class Crew:
             while (waiting or busy) and time.monotonic() < until:
                 while waiting and self._idle:
                     actor, number = self._idle.pop(0), waiting.popleft()
-                    busy[actor.do.remote(*jobs[number])] = (actor, number)
+                    busy[actor.run.remote(*jobs[number])] = (actor, number)
                     if timeout is not None:
                         until = min(until, time.monotonic() + timeout)
                 done = self._ready(until, busy)
@@ -104,7 +104,7 @@ class Crew:
                     actor, number = busy[ref]
                     results[number] = self._result(ref)
                     del busy[ref]
-                    if results[number] is not Undone.DEADLY:
+                    if results[number] is not JobFailure.CRASHED:
                         self._idle.append(actor)
                         continue
                     deaths[number] += 1
@@ -120,15 +120,15 @@ class Crew:
         finally:
             self._replace([actor for actor, _ in busy.values()])  # they are late, or an error ends it all
         unfinished = {*waiting, *(number for _, number in busy.values())}
-        return [Undone.LATE if number in unfinished else results[number] for number in range(len(jobs))]
+        return [JobFailure.LATE if number in unfinished else results[number] for number in range(len(jobs))]
 
-    def ask(self, question: str, within_s: float = 5.0) -> list[Any]:
+    def query(self, question: str, within_s: float = 5.0) -> list[Any]:
         """Return what a method without arguments gives, from the actors that answer in time."""
         try:
-            self.lifeline.check()
+            self.health.check()
             refs = [getattr(actor, question).remote() for actor in self.actors]
             done, _ = ray.wait(refs, num_returns=len(refs), timeout=within_s)
-            return [answer for answer in map(self._result, done) if answer is not Undone.DEADLY]
+            return [answer for answer in map(self._result, done) if answer is not JobFailure.CRASHED]
         except RunStopped:
             return []
 
@@ -143,12 +143,12 @@ class Crew:
         left_s = max(0.0, min(until - time.monotonic(), _LOOK_S))
         done, _ = ray.wait([*busy, *self._starting], num_returns=1, timeout=left_s)
         if not done:
-            self.lifeline.check()
+            self.health.check()
         return done
 
     def _result(self, ref: Any) -> Any:
-        """Return an answer; DEADLY if its actor is dead."""
-        self.lifeline.check()
+        """Return an answer; CRASHED if its actor is dead."""
+        self.health.check()
         try:
             return ray.get(ref)
         except ray.exceptions.RayTaskError as error:
@@ -156,17 +156,17 @@ class Crew:
                 raise error.cause from None  # without the actor's traceback
             raise RunStopped(f"in a Ray actor: {reason(error.cause or error)}") from error
         except ray.exceptions.RayError:
-            return Undone.DEADLY
+            return JobFailure.CRASHED
 
     def _start(self) -> None:
         actor = self._remote.remote()
-        self._starting[actor.load.remote(self._what)] = actor
+        self._starting[actor.setup.remote(self._what)] = actor
 
     def _take_in(self, done: Iterable[Any]) -> None:
         """Let those that have started wait for work, and replace those that died over it."""
         for ref in filter(self._starting.__contains__, done):
             actor, answer = self._starting.pop(ref), self._result(ref)
-            if answer is not Undone.DEADLY:
+            if answer is not JobFailure.CRASHED:
                 self._idle.append(actor)
                 self._lost_in_a_row = 0
                 continue
@@ -176,8 +176,8 @@ class Crew:
             self._replace([actor])
 
     def _look_after_idle(self) -> None:
-        """Let all that wait for work show that they live and have loaded what is needed: several may die at once."""
-        self._starting |= {actor.load.remote(self._what): actor for actor in self._idle}
+        """Let all that wait for work show that they live and have set up what is needed: several may die at once."""
+        self._starting |= {actor.setup.remote(self._what): actor for actor in self._idle}
         self._idle = []
 
     def _replace(self, actors: Sequence[Any]) -> None:

@@ -13,7 +13,7 @@ import ray
 from flwr.app import Message
 
 from fedprox.engines import ray_cluster
-from fedprox.engines.actor_pool import Crew, Undone
+from fedprox.engines.actor_pool import ActorPool, JobFailure
 from fedprox.engines.balance import balance
 from fedprox.engines.identity import act_as_server
 from fedprox.engines.local import LocalGrid
@@ -48,15 +48,15 @@ class RayGrid:
         """
         act_as_server()
         if ray_cluster.connect(address):
-            _crews.clear()
+            _pools.clear()
             _shared.clear()
         ray_cluster.check_room(num_cpus, num_gpus)
         self._num_shares = _num_actors(num_cpus, num_gpus, max_actors)
         self._sizes = [side.sgd.epoch(size).num_taken for size in side.data.train.sizes.tolist()]
         self._num_clients = side.data.num_clients
-        self._crew = _crew(num_cpus, num_gpus)
+        self._pool = _pool(num_cpus, num_gpus)
         self._side = _share(side, max(1, int(num_cpus)))
-        self._crew.load(self._side, self._num_shares)
+        self._pool.setup(self._side, self._num_shares)
 
     def get_node_ids(self) -> Iterable[int]:
         """Return one node per client."""
@@ -81,31 +81,29 @@ class RayGrid:
         messages = list(messages)
         if not messages:
             return []
-        self._crew.lifeline.check()
+        self._pool.health.check()
         work = [self._sizes[task.client] * task.num_epochs for task in map(task_of, messages)]
         shares = [share for share in balance(work, self._num_shares) if share]
         round_ref = ray.put(messages)  # once per round; every actor reads it from the object store
-        replies: dict[int, Message | Undone] = {}
+        replies: dict[int, Message | JobFailure] = {}
         start = time.monotonic()
         while shares:
             left_s = None if timeout is None else max(0.0, start + timeout - time.monotonic())
-            for share, batch in zip(shares, self._done(round_ref, shares, left_s), strict=True):
-                replies |= zip(share, [batch] * len(share) if isinstance(batch, Undone) else batch, strict=True)
-            shares = [[at] for share in shares if len(share) > 1 for at in share if replies[at] is Undone.DEADLY]
+            batches = self._pool.run([(self._side, round_ref, share) for share in shares], left_s)
+            for share, batch in zip(shares, batches, strict=True):
+                replies |= zip(share, [batch] * len(share) if isinstance(batch, JobFailure) else batch, strict=True)
+            shares = [[at] for share in shares if len(share) > 1 for at in share if replies[at] is JobFailure.CRASHED]
         return [_as_message(replies[at], message) for at, message in enumerate(messages)]
-
-    def _done(self, round_ref: Any, shares: list[list[int]], timeout: float | None) -> list[Any]:
-        return self._crew.run([(self._side, round_ref, share) for share in shares], timeout)
 
     def peak_memory_bytes(self) -> int:
         """Return the sum of the actors' peak resident memory."""
-        return sum(self._crew.ask("peak_memory_bytes"))
+        return sum(self._pool.query("peak_memory_bytes"))
 
 
-def _as_message(reply: Message | Undone, message: Message) -> Message:
+def _as_message(reply: Message | JobFailure, message: Message) -> Message:
     if isinstance(reply, Message):
         return reply
-    return late(message) if reply is Undone.LATE else failed(message, reply.value)
+    return late(message) if reply is JobFailure.LATE else failed(message, reply.value)
 
 
 class _Worker:
@@ -115,30 +113,30 @@ class _Worker:
         self._loaded: Any = None
         self._grid: LocalGrid | None = None
 
-    def load(self, side: list[Any]) -> None:
+    def setup(self, side: list[Any]) -> None:
         if self._loaded != side:  # a new job, or a new process
             try:
                 self._loaded, self._grid = side, _assemble(side)
             except SystemExit as end:  # which would end the actor, as if it had been asked to
                 raise RuntimeError(reason(end)) from None
 
-    def do(self, side: list[Any], messages: list[Message], share: list[int]) -> list[Message]:
-        self.load(side)
+    def run(self, side: list[Any], messages: list[Message], share: list[int]) -> list[Message]:
+        self.setup(side)
         return self._grid.send_and_receive([messages[position] for position in share])  # type: ignore[union-attr]
 
     def peak_memory_bytes(self) -> int:
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
-_crews: dict[tuple[float, float], Crew] = {}
+_pools: dict[tuple[float, float], ActorPool] = {}
 _shared: dict[int, tuple[object, Any]] = {}
 
 
-def _crew(num_cpus: float, num_gpus: float) -> Crew:
-    """Return the crew of an earlier job with the same resources, or a new one in the place of all others."""
-    for key in [key for key in _crews if key != (num_cpus, num_gpus)]:
-        _crews.pop(key).end()
-    return _crews.setdefault((num_cpus, num_gpus), Crew(_Worker, num_cpus, num_gpus))
+def _pool(num_cpus: float, num_gpus: float) -> ActorPool:
+    """Return the actors of an earlier job with the same resources, or new ones in the place of all others."""
+    for key in [key for key in _pools if key != (num_cpus, num_gpus)]:
+        _pools.pop(key).end()
+    return _pools.setdefault((num_cpus, num_gpus), ActorPool(_Worker, num_cpus, num_gpus))
 
 
 def _num_actors(num_cpus: float, num_gpus: float, max_actors: int) -> int:

@@ -126,7 +126,7 @@ def check_room(num_cpus: float, num_gpus: float) -> None:
             )
 
 
-class Lifeline:
+class ClusterHealth:
     """Tells whether Ray is still there: its control process, and the one that serves this process.
 
     Ray itself would not tell. Without the first it waits for a minute and then aborts this process; without the

@@ -228,7 +228,7 @@ def _no_ray():
     from fedprox.engines import ray as engine
 
     ray.shutdown()
-    engine._crews.clear()
+    engine._pools.clear()
     engine._shared.clear()
 
 

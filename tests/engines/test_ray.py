@@ -31,7 +31,7 @@ from fedprox.federation.messages import client_of, is_late, node_id, task_of
 
 def stop_ray() -> None:
     ray.shutdown()
-    engine._crews.clear()
+    engine._pools.clear()
     engine._shared.clear()
 
 
@@ -73,7 +73,7 @@ def contents(replies) -> list[tuple]:
 
 
 def actors(grid: RayGrid) -> list:
-    return [actor._actor_id for actor in grid._crew.actors]
+    return [actor._actor_id for actor in grid._pool.actors]
 
 
 @pytest.mark.usefixtures("two_cpus")
@@ -96,7 +96,7 @@ class TestOnActors:
         assert [line for line in lines if token in line] == []
 
     def test_more_than_there_is_is_an_error_at_once_that_says_what_to_set(self, federation, monkeypatch):
-        monkeypatch.setattr(engine, "_crew", lambda *_: pytest.fail("actors are started, and waited for"))
+        monkeypatch.setattr(engine, "_pool", lambda *_: pytest.fail("actors are started, and waited for"))
         with pytest.raises(UserError, match=r"client_resources\.num_cpus=3 .*2 CPUs.*num_cpus to at most"):
             RayGrid(federation.side, num_cpus=3, max_actors=4)
         with pytest.raises(UserError, match=r"client_resources\.num_gpus=9999 .*num_gpus to at most"):
@@ -140,10 +140,10 @@ class TestOnActors:
 
     def test_consecutive_grids_share_actors_and_data(self, federation):
         first = RayGrid(federation.side, num_cpus=1, max_actors=6)
-        pids = set(ray.get([actor.__ray_call__.remote(lambda _: os.getpid()) for actor in first._crew.actors]))
+        pids = set(ray.get([actor.__ray_call__.remote(lambda _: os.getpid()) for actor in first._pool.actors]))
         second = RayGrid(federation.side, num_cpus=1, max_actors=6)
         assert set(actors(first)) == set(actors(second))
-        again = set(ray.get([actor.__ray_call__.remote(lambda _: os.getpid()) for actor in second._crew.actors]))
+        again = set(ray.get([actor.__ray_call__.remote(lambda _: os.getpid()) for actor in second._pool.actors]))
         assert pids == again
         assert first._side[0] == second._side[0]  # the data, which is large, is in the object store once
         assert contents(second.send_and_receive(federation.messages())) == expected(federation)
@@ -307,7 +307,7 @@ def renamed(arrays: ArrayRecord, prefix: str = "model.") -> ArrayRecord:
 
 
 def processes(grid: RayGrid) -> list[int]:
-    return ray.get([actor.__ray_call__.remote(lambda _: os.getpid()) for actor in grid._crew.actors])
+    return ray.get([actor.__ray_call__.remote(lambda _: os.getpid()) for actor in grid._pool.actors])
 
 
 def workers() -> list[int]:

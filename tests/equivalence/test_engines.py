@@ -32,7 +32,7 @@ SETTINGS = (
 def _ray_ends_with_this_module():
     yield
     ray.shutdown()
-    ray_engine._crews.clear()
+    ray_engine._pools.clear()
     ray_engine._shared.clear()
 
 

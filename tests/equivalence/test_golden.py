@@ -117,5 +117,5 @@ def test_on_ray_every_round_is_that_of_their_program(compared, linked_leaf):
         )
     finally:
         ray.shutdown()
-        ray_engine._crews.clear()
+        ray_engine._pools.clear()
         ray_engine._shared.clear()

@@ -200,7 +200,7 @@ def test_a_run_whose_cluster_is_lost_ends_and_says_how_to_go_on(begun, part):
     # begins with that.
     run, run_dir = begun("num_rounds=100000", "num_epochs=3000")
     until = time.monotonic() + 600
-    while not all("_Worker.do" in " ".join(worker.cmdline()) for worker in processes(run, "_Worker")):
+    while not all("_Worker.run" in " ".join(worker.cmdline()) for worker in processes(run, "_Worker")):
         assert time.monotonic() < until
         time.sleep(0.01)
     os.kill(processes(run, part)[0].pid, signal.SIGKILL)
