@@ -14,7 +14,7 @@ from flwr.app import Message, MessageType
 from fedprox.engines.identity import act_as_server
 from fedprox.errors import USERS, UserError, reason
 from fedprox.federation.client_app import Clients, ClientSpec
-from fedprox.federation.messages import client_of_task, failed, late, node_id
+from fedprox.federation.messages import failed, late, node_id, task_of
 from fedprox.solvers.generators import Generators, seeded
 from fedprox.solvers.kernels.logistic import has_kernels
 from fedprox.solvers.problem import BatchedSolver, LocalSolution, Solver
@@ -74,7 +74,7 @@ class LocalGrid:
         messages, until = list(messages), inf if timeout is None else time.monotonic() + timeout
         with one_thread():
             if not _all_train(messages):
-                sizes = [int(self._sizes[client_of_task(message)]) for message in messages]
+                sizes = [int(self._sizes[task_of(message).client]) for message in messages]
                 return self._in_threads(lambda at: self._clients.gradient(messages[at]), messages, sizes, until)
             solutions = self._solutions(messages, until)
             # What is plain Python is done here, before and after: several threads would only take turns with it.

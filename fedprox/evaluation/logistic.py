@@ -46,7 +46,7 @@ class LogisticEvaluator:
 
     def in_detail(self, params: Params) -> tuple[Evaluation, NDArray[np.bool_]]:
         """Return that, and whether each example is classified correctly, shape (n,)."""
-        weight, bias = params["1.weight"].numpy(), params["1.bias"].numpy()
+        weight, bias = (params[name].numpy().astype(np.float32, "C") for name in ("1.weight", "1.bias"))
         is_correct = np.empty(len(self._labels), np.bool_)
 
         def loss_of(first: int) -> float:

@@ -1,4 +1,4 @@
-"""The Flower client: it receives the global model and a task, and runs the local solver on its examples."""
+"""Flower clients: a message becomes a local problem, its solution a reply."""
 
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from fedprox.data.augmentation import PadCropFlip
 from fedprox.data.federated import FederatedData
-from fedprox.federation.messages import client_of_task, task_of
+from fedprox.federation.messages import record_of, task_of
 from fedprox.plan.plan import ClientTask, epoch_orders, epoch_shifts
 from fedprox.solvers.batches import PictureInput
 from fedprox.solvers.choice import choose
@@ -22,6 +22,7 @@ from fedprox.solvers.gradients import drift, full_gradients, gamma
 from fedprox.solvers.problem import BatchedSolver, LocalProblem, LocalSolution, LocalWork, Params, SgdSettings, Solver
 from fedprox.solvers.workspace import Workspace
 from fedprox.strategies.arrays import to_params, to_record
+from fedprox.strategies.updates import TrainReply
 
 
 @dataclass(frozen=True)
@@ -85,9 +86,9 @@ class Clients:
     def _problem(self, message: Message, work: LocalWork) -> LocalProblem:
         """Return the problem that a train message poses."""
         params = self._params(message)
-        features, labels = self._examples(client_of_task(message), as_stored=self._solver.takes_pictures)
-        if "gradient" in message.content:  # FedDANE: g_t - grad F_k(w^t)
-            global_gradient = self._decode_gradient(_arrays(message, "gradient"))
+        features, labels = self._examples(task_of(message).client, as_stored=self._solver.takes_pictures)
+        if gradient := _arrays(message, "gradient"):  # FedDANE: g_t - grad F_k(w^t)
+            global_gradient = self._decode_gradient(gradient)
             local_gradient = full_gradients(self._workspace.model, [params], self._input(features), labels)[0]
             correction = {name: global_gradient[name] - local_gradient[name] for name in local_gradient}
             work = replace(work, correction=correction)
@@ -97,8 +98,7 @@ class Clients:
         """Return the solution of the problem that a message poses, with its drift, and gamma where that is asked."""
         with self._seeded(work.seed):
             problem = self._problem(message, work)
-            solution = self._solver.solve(problem.global_params, problem.features, problem.labels, problem.work)
-            return self._measured(problem, solution)
+            return self._measured(problem, self._solver.solve(problem))
 
     def solve_together(self, messages: Sequence[Message], solver: BatchedSolver) -> list[LocalSolution]:
         """Return the same for problems that are solved in one call."""
@@ -116,25 +116,24 @@ class Clients:
 
     def reply(self, message: Message, solution: LocalSolution) -> Message:
         """Return the reply to a train message."""
-        metrics: dict[str, int | float | list[int] | list[float]] = {
-            "num-examples": int(self._spec.data.train.sizes[client_of_task(message)]),
+        metrics = {
+            "num-examples": int(self._spec.data.train.sizes[task_of(message).client]),
             "train-loss": solution.train_loss,
             "num-steps": solution.num_steps,
         }
-        for name, value in (("drift", solution.drift), ("gamma", solution.gamma)):
-            if value is not None:
-                metrics[name] = value
-        content = RecordDict({"arrays": _record(solution.params), "metrics": MetricRecord(metrics)})
-        return Message(content, reply_to=message)
+        measured = {"drift": solution.drift, "gamma": solution.gamma}
+        metrics |= {name: value for name, value in measured.items() if value is not None}
+        return TrainReply(message, {name: value.cpu().numpy() for name, value in solution.params.items()}, metrics)
 
     def gradient(self, message: Message) -> Message:
         """Return the reply to a question for the client's full gradient at the global model."""
         params = self._params(message)
-        features, labels = self._examples(client_of_task(message))
+        features, labels = self._examples(task_of(message).client)
         with self._seeded(_seed(task_of(message))):
             gradient = full_gradients(self._workspace.model, [params], features, labels)[0]
+        arrays = to_record({name: value.cpu() for name, value in gradient.items()})
         metrics = MetricRecord({"num-examples": len(labels)})
-        return Message(RecordDict({"gradient": _record(gradient), "metrics": metrics}), reply_to=message)
+        return Message(RecordDict({"gradient": arrays, "metrics": metrics}), reply_to=message)
 
     def _seeded(self, seed: int | tuple[int, ...]) -> AbstractContextManager[object]:
         """Return a context in which a model that draws random numbers draws its client's own; nothing for others."""
@@ -143,10 +142,9 @@ class Clients:
     def _params(self, message: Message) -> Params:
         """Return the global model, with the client's own batch statistics where it has any."""
         params = self._decode(_arrays(message, "arrays"))
-        if "statistics" not in message.content:
-            return params
-        own = to_params(_arrays(message, "statistics"))
-        return params | {name: value.to(self._spec.device) for name, value in own.items()}
+        if own := _arrays(message, "statistics"):
+            params = params | {name: value.to(self._spec.device) for name, value in to_params(own).items()}
+        return params
 
     def _examples(self, client: int, *, as_stored: bool = False) -> tuple[Tensor, Tensor]:
         data = self._spec.data
@@ -176,7 +174,7 @@ def make_client_app(clients: Clients) -> ClientApp:
     return app
 
 
-# content[...] and not content.array_records[...], which copies and checks all records at every access
+_NO_ARRAYS = ArrayRecord()
 
 
 def _seed(task: ClientTask) -> tuple[int, ...]:
@@ -185,15 +183,12 @@ def _seed(task: ClientTask) -> tuple[int, ...]:
 
 
 def _arrays(message: Message, name: str) -> ArrayRecord:
-    return cast(ArrayRecord, message.content[name])
+    """Return the arrays of a message under a name; none if there are none."""
+    return cast(ArrayRecord, record_of(message, name) or _NO_ARRAYS)
 
 
 def _config(message: Message) -> ConfigRecord:
-    return cast(ConfigRecord, message.content["config"])
-
-
-def _record(params: Params) -> ArrayRecord:
-    return to_record({name: value.cpu() for name, value in params.items()})
+    return cast(ConfigRecord, record_of(message, "config"))
 
 
 class _Decoder:

@@ -17,7 +17,8 @@ from collections.abc import Iterable, Mapping
 from flwr.app import ArrayRecord, Message
 
 from fedprox.federation.messages import client_of
-from fedprox.strategies.arrays import only
+from fedprox.strategies.arrays import to_record
+from fedprox.strategies.updates import arrays_of
 
 _NAMES = ("running_mean", "running_var", "num_batches_tracked")  # of torch's batch norm, and of instance norm
 
@@ -30,7 +31,7 @@ class LocalStatistics:
 
     def __init__(self, arrays: ArrayRecord) -> None:
         """Let every client start with the statistics of the initial model; those of others never reach it."""
-        self._initial = _statistics(arrays)
+        self._initial = ArrayRecord({name: array for name, array in arrays.items() if _is_statistic(name)})
         self._own: dict[int, ArrayRecord] = {}
 
     def __bool__(self) -> bool:
@@ -53,12 +54,9 @@ class LocalStatistics:
         """Take over the statistics of the clients that have trained; of one that was drawn twice, the last draw's."""
         for reply in replies:
             if reply.has_content():
-                self._own[client_of(reply)] = _statistics(only(ArrayRecord, reply.content))
+                own = {name: array for name, array in arrays_of(reply).items() if _is_statistic(name)}
+                self._own[client_of(reply)] = to_record(own)
 
 
-def _statistics(arrays: ArrayRecord) -> ArrayRecord:
-    own = ArrayRecord()
-    for name, array in arrays.items():
-        if name.rpartition(".")[2] in _NAMES:
-            own[name] = array
-    return own
+def _is_statistic(name: str) -> bool:
+    return name.rpartition(".")[2] in _NAMES

@@ -8,13 +8,14 @@ from math import inf, isfinite
 from typing import Protocol
 
 import numpy as np
-from flwr.app import ArrayRecord, Message, MetricRecord
+from flwr.app import ArrayRecord, Message
 
 from fedprox.errors import RunStopped
 from fedprox.federation.messages import client_of, draw_of, is_late, late
 from fedprox.federation.planned_strategy import PlannedStrategy
 from fedprox.federation.results import Round
-from fedprox.strategies.arrays import only, to_numpy
+from fedprox.strategies.arrays import to_numpy
+from fedprox.strategies.updates import arrays_of, metrics_of
 
 STOP, DROP, CONTINUE = "stop", "drop", "continue"
 _log = logging.getLogger("fedprox")
@@ -151,14 +152,12 @@ def diverges(reply: Message) -> bool:
 
     Only where a client does not tell its drift are its arrays looked at.
     """
-    metrics = only(MetricRecord, reply.content)
-    told = [metrics[name] for name in ("train-loss", "drift") if name in metrics]
-    if not all(isfinite(value) for value in told):  # type: ignore[arg-type]
+    metrics = metrics_of(reply)
+    if not all(isfinite(metrics[name]) for name in ("train-loss", "drift") if name in metrics):
         return True
     if "drift" in metrics:
         return False
-    arrays = map(to_numpy, only(ArrayRecord, reply.content).values())
-    return not all(np.isfinite(array).all() for array in arrays if array.dtype.kind == "f")
+    return not all(np.isfinite(array).all() for array in arrays_of(reply).values() if array.dtype.kind == "f")
 
 
 def _name(reply: Message) -> str:

@@ -1,10 +1,14 @@
-"""What a train message carries beside the model and the round's config: whose turn it is, and its task."""
+"""Train messages: what a strategy sends to all clients of a round, and each one's own task."""
 
+from collections.abc import Mapping
 from typing import cast
 
-from flwr.app import ConfigRecord, Error, Message
+from flwr.app import ArrayRecord, ConfigRecord, Error, Message, MessageType, MetricRecord, RecordDict
 
 from fedprox.plan.plan import ClientTask
+from fedprox.strategies.updates import LazyMessage
+
+Record = ArrayRecord | ConfigRecord | MetricRecord
 
 FIRST_NODE_ID = 2  # Flower gives the server node id 1
 _RAISED, _LATE = 2, 4  # Flower's own numbers for a client app that raised, and for a reply that is not there
@@ -45,15 +49,35 @@ def is_late(reply: Message) -> bool:
     return reply.has_error() and reply.error.code == _LATE
 
 
-def client_of_task(message: Message) -> int:
-    """Return whom a message's task names: a fifth of what decoding the whole task costs."""
-    return int(cast(ConfigRecord, message.content["task"])["client"])  # type: ignore[arg-type]
+class TaskMessage(LazyMessage):
+    """A message that gives a client its task: to train, unless it is of another type.
+
+    Attributes:
+        records: The model under "arrays", the round's "config", and whatever else the strategy sends.
+        task: The client's own work, which travels under "task".
+    """
+
+    def __init__(self, records: Mapping[str, Record], task: ClientTask, message_type: str = MessageType.TRAIN) -> None:
+        """Address the client that the task names."""
+        super().__init__(node_id(task.client), message_type, group_id=group_id(task.draw))
+        self.records, self.task = records, task
+
+    def make_content(self) -> RecordDict:
+        """Return all records, the task among them."""
+        return RecordDict({**self.records, "task": task_record(self.task)})
+
+
+def record_of(message: Message, name: str) -> Record | None:
+    """Return a record that a message carries beside the task; None if there is none of that name."""
+    if isinstance(message, TaskMessage) and message.is_unread:
+        return message.records.get(name)
+    return message.content.get(name)
 
 
 def task_record(task: ClientTask) -> ConfigRecord:
     """Return a task as it travels in a message, under the key "task".
 
-    Its numbers are one list, because each entry of a record costs a checked assignment: a tenth of a short round.
+    Its numbers are one list: each entry of a record costs a checked assignment.
     """
     work = [task.num_epochs, task.num_steps, int(task.is_straggler), task.epochs_before, *task.batch_key]
     return ConfigRecord({"client": task.client, "work": work})
@@ -61,6 +85,8 @@ def task_record(task: ClientTask) -> ConfigRecord:
 
 def task_of(message: Message) -> ClientTask:
     """Return the task that a message carries."""
+    if isinstance(message, TaskMessage) and message.is_unread:
+        return message.task
     record = cast(ConfigRecord, message.content["task"])  # content.config_records copies and checks all records
     num_epochs, num_steps, is_straggler, epochs_before, *batch_key = map(int, cast(list[int], record["work"]))
     return ClientTask(

@@ -11,30 +11,25 @@ from dataclasses import replace
 from typing import Any, cast
 
 import numpy as np
-from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
+from flwr.app import ArrayRecord, ConfigRecord, Message, MessageType, MetricRecord, RecordDict
 from flwr.serverapp import Grid
 from flwr.serverapp.strategy import FedAvg, Strategy
 
 from fedprox.errors import RunStopped, UserError
 from fedprox.federation.client_state import LocalStatistics
-from fedprox.federation.messages import group_id, node_id, task_record
+from fedprox.federation.messages import Record, TaskMessage, node_id
 from fedprox.federation.strategy_calls import checked_messages, checked_result, repeatable, told
 from fedprox.federation.strategy_checks import REPORTED
 from fedprox.federation.strategy_state import StrategyState, layers
 from fedprox.plan.plan import ClientTask, CohortPlan, numbered
 from fedprox.seeds import Stream, generator
-from fedprox.strategies.arrays import only, to_numpy, to_record
-from fedprox.strategies.averaging import in_type, weighted_average
+from fedprox.strategies.arrays import to_numpy, to_record
+from fedprox.strategies.averaging import in_type, no_metrics, weighted_average
 from fedprox.strategies.fedprox import FedAvgWithStragglerDrop, FedDane, FedProx
+from fedprox.strategies.updates import arrays_of
 
 _log = logging.getLogger("fedprox")
 _AVERAGED = FedAvg().train_metrics_aggr_fn  # Flower's default
-
-
-def _integers(replies: Iterable[Message]) -> dict[str, str]:
-    """Return the types of the arrays that hold integers in the clients' models, by name."""
-    sent = next((only(ArrayRecord, reply.content) for reply in replies if reply.has_content()), ArrayRecord())
-    return {name: array.dtype for name, array in sent.items() if np.dtype(array.dtype).kind != "f"}
 
 
 class PlannedStrategy(Strategy):
@@ -132,47 +127,33 @@ class PlannedStrategy(Strategy):
             messages = self.strategy.configure_train(server_round, arrays, config, cast(Grid, cohort))
             messages = checked_messages(messages, call)
         self._shapes = {name: array.shape for name, array in arrays.items()}
-        by_node = {message.metadata.dst_node_id: message for message in messages}
+        by_node = {message.metadata.dst_node_id: message.content for message in messages}
         asked = [task for task in tasks if node_id(task.client) in by_node]
         if not asked:
             raise RunStopped(f"{call} returned no message for any of the {len(tasks)} clients that are to train")
-        self._settle(list(by_node.values()), settings)
-        planned = [(_of_draw(by_node[node_id(task.client)], task.draw), task) for task in asked]
-        correction: dict[str, ArrayRecord] = {}
+        contents = {id(content): content for content in by_node.values()}  # one, unless a strategy sends each its own
+        records = {key: self._settled(content, settings) for key, content in contents.items()}
         if self._has("corrects_gradients"):
             gradient = self._mean_gradient(server_round, arrays, grid)
             if gradient is None:
                 return []
-            correction = {"gradient": gradient}
-        for message, task in planned:
-            message.content = RecordDict({**message.content, **correction, **self._with_task(task)})
-        return [message for message, _ in planned]
+            records = {key: {**each, "gradient": gradient} for key, each in records.items()}
+        return [self._message(records[id(by_node[node_id(task.client)])], task) for task in asked]
 
-    def _settle(self, messages: Sequence[Message], settings: Mapping[str, Any]) -> None:
-        """Write what the run decides, such as mu, into messages, over whatever the strategy has put there.
+    def _message(self, records: Mapping[str, Record], task: ClientTask, kind: str = MessageType.TRAIN) -> Message:
+        """Return a client's message, with its own batch statistics if it has any."""
+        own = {"statistics": self._statistics.of(task.client)} if self._statistics else {}
+        return TaskMessage({**records, **own}, task, kind)
 
-        Messages may share one config, as Flower's do, or have one each.
-        """
-        settled: dict[int, ConfigRecord] = {}
-        for message in messages:
-            config = message.content.get("config")
-            if id(config) not in settled:
-                settled[id(config)] = self._settled(config, settings)
-        for message in messages:
-            config = message.content.get("config")
-            if settled[id(config)] is not config:
-                message.content = RecordDict({**message.content, "config": settled[id(config)]})
-
-    def _settled(self, config: object, settings: Mapping[str, Any]) -> ConfigRecord:
-        """Return a message's config with what the run decides."""
+    def _settled(self, content: RecordDict, settings: Mapping[str, Any]) -> dict[str, Record]:
+        """Return what a strategy sends, with what the run decides, such as mu, over what it has put there."""
+        config = content.get("config")
         own = config if isinstance(config, ConfigRecord) else ConfigRecord()
-        if all(own.get(name) == value for name, value in settings.items()):
-            return own
         mu = own.get("proximal-mu")
         if mu and mu != settings.get("proximal-mu"):
             line = f"{self.name} sets proximal-mu={mu!r}, but clients get the run's mu={settings.get('proximal-mu')}"
             self._warn("mu", f"{line}; set mu={mu!r} if that is meant")
-        return ConfigRecord({**own, **settings})
+        return {**content, "config": ConfigRecord({**own, **settings})}
 
     def _warn(self, of: str, line: str) -> None:
         """Say something of a kind once in a run."""
@@ -197,22 +178,12 @@ class PlannedStrategy(Strategy):
         None if the grid gives no reply, as where all of these clients failed.
         """
         messages = [
-            Message(
-                RecordDict({"arrays": arrays, **self._with_task(ClientTask(client, 1, 0, False, batch_key=()))}),
-                dst_node_id=node_id(client),
-                message_type="query.gradient",
-                group_id=group_id(draw),
-            )
+            self._message({"arrays": arrays}, ClientTask(client, 1, 0, False, (), draw=draw), "query.gradient")
             for client, draw in numbered(self.plan.gradient_clients(round_num))  # type: ignore[attr-defined]
         ]
+        replies = list(grid.send_and_receive(messages))
         weighted_by = "num-examples" if self.plan.sampling == "uniform" else None
-        replies = [reply.content for reply in grid.send_and_receive(messages)]
         return weighted_average(replies, weighted_by) if replies else None
-
-    def _with_task(self, task: ClientTask) -> dict[str, ArrayRecord | ConfigRecord]:
-        """Return what a message carries beside the round's: the task, and the client's own batch statistics."""
-        own = {"statistics": self._statistics.of(task.client)} if self._statistics else {}
-        return {"task": task_record(task), **own}
 
     def _has(self, fact: str) -> bool:
         return any(getattr(layer, fact, False) for layer in self._layers)
@@ -229,7 +200,8 @@ class PlannedStrategy(Strategy):
             self._statistics.keep(replies)
         if not replies:
             return None, None
-        integers = _integers(replies)  # now: FedMedian takes the arrays out of the replies
+        # Now: FedMedian takes the arrays out of the replies.
+        integers = {name: array.dtype for name, array in arrays_of(replies[0]).items() if array.dtype.kind != "f"}
         with self._call("aggregate_train", server_round) as call:
             result = self.strategy.aggregate_train(server_round, replies)
             arrays, metrics = checked_result(result, self._shapes, call)
@@ -238,7 +210,7 @@ class PlannedStrategy(Strategy):
         if arrays is not None and integers:  # of which Flower's strategies make float64
             nearest = {name: in_type(to_numpy(arrays[name]), dtype) for name, dtype in integers.items()}
             arrays = ArrayRecord({**arrays, **to_record(nearest)})
-        if all(getattr(layer, _METRICS, _AVERAGED) in (_AVERAGED, _none) for layer in self._layers):
+        if all(getattr(layer, _METRICS, _AVERAGED) in (_AVERAGED, no_metrics) for layer in self._layers):
             metrics = {name: value for name, value in metrics.items() if name not in (*REPORTED, "gamma")}
         return arrays, MetricRecord({**metrics}) if metrics else None
 
@@ -255,15 +227,6 @@ class PlannedStrategy(Strategy):
     def summary(self) -> None:
         """Log the wrapped strategy's settings."""
         self.strategy.summary()
-
-
-def _of_draw(message: Message, draw: int) -> Message:
-    """Return the message to a client for one of its draws: the first is the strategy's own, later ones are copies."""
-    metadata = message.metadata
-    if draw:
-        return Message(message.content, metadata.dst_node_id, metadata.message_type, group_id=group_id(draw))
-    metadata.group_id = group_id(draw)
-    return message
 
 
 _OURS = (FedProx, FedAvgWithStragglerDrop, FedDane)
@@ -283,12 +246,7 @@ def _fit(layer: Any) -> None:
             setattr(layer, name, value)
     is_known = type(layer) in _OURS or type(layer).__module__.startswith("flwr.")
     if is_known and getattr(layer, _METRICS, None) is _AVERAGED:
-        setattr(layer, _METRICS, _none)
-
-
-def _none(replies: Sequence[RecordDict], weighted_by: str) -> MetricRecord:
-    """Return no metrics."""
-    return MetricRecord()
+        setattr(layer, _METRICS, no_metrics)
 
 
 class CohortGrid:

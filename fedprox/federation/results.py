@@ -4,13 +4,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from flwr.app import ArrayRecord, Message, MetricRecord
+from flwr.app import ArrayRecord, Message
 
 from fedprox.evaluation.metrics import Evaluation
 from fedprox.federation.messages import client_of, draw_of
 from fedprox.federation.planned_strategy import PlannedStrategy
 from fedprox.plan.plan import ClientTask
-from fedprox.strategies.arrays import only
+from fedprox.strategies.updates import Metrics, metrics_of
 
 
 @dataclass(frozen=True)
@@ -98,7 +98,7 @@ class Round:
 
 def outcomes(strategy: PlannedStrategy, round_num: int, replies: Sequence[Message]) -> tuple[ClientOutcome, ...]:
     """Return what became of every draw of the cohort, those that were left out included."""
-    metrics = {(client_of(reply), draw_of(reply)): only(MetricRecord, reply.content) for reply in replies}
+    metrics = {(client_of(reply), draw_of(reply)): metrics_of(reply) for reply in replies}
     sizes, is_proportional = strategy.plan.client_sizes, strategy.plan.sampling == "proportional"
     return tuple(
         _outcome(task, int(sizes[task.client]), metrics.get((task.client, task.draw)), is_proportional)
@@ -106,11 +106,11 @@ def outcomes(strategy: PlannedStrategy, round_num: int, replies: Sequence[Messag
     )
 
 
-def _outcome(task: ClientTask, num_examples: int, metrics: MetricRecord | None, is_proportional: bool) -> ClientOutcome:
+def _outcome(task: ClientTask, num_examples: int, metrics: Metrics | None, is_proportional: bool) -> ClientOutcome:
     return ClientOutcome(
         task=task,
         num_examples=num_examples,
-        num_steps=int(metrics["num-steps"]) if metrics else 0,  # type: ignore[arg-type]
+        num_steps=int(metrics["num-steps"]) if metrics else 0,
         train_loss=_metric(metrics, "train-loss"),
         counted=metrics is not None,
         gamma=_metric(metrics, "gamma"),
@@ -119,5 +119,5 @@ def _outcome(task: ClientTask, num_examples: int, metrics: MetricRecord | None, 
     )
 
 
-def _metric(metrics: MetricRecord | None, name: str) -> float | None:
-    return float(metrics[name]) if metrics and name in metrics else None  # type: ignore[arg-type]
+def _metric(metrics: Metrics | None, name: str) -> float | None:
+    return float(metrics[name]) if metrics and name in metrics else None

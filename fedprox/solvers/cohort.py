@@ -63,14 +63,14 @@ class CohortSolver:
                 if generators.have_moved():
                     return False
             reference = ReferenceSolver(model, in_threes, device)
-            alone = [reference.solve(p.global_params, p.features, p.labels, p.work) for p in problems]
+            alone = list(map(reference.solve, problems))
         except Exception:  # whatever it is, it is not this solver's to explain
             return False
         return all(_agree(one.params, other.params, params) for one, other in zip(together, alone, strict=True))
 
-    def solve(self, global_params: Params, features: Tensor, labels: Tensor, work: LocalWork) -> LocalSolution:
+    def solve(self, problem: LocalProblem) -> LocalSolution:
         """Return one client's solution; see `fedprox.solvers.problem.Solver`."""
-        return self.solve_all([LocalProblem(global_params, features, labels, work)])[0]
+        return self.solve_all([problem])[0]
 
     def solve_all(self, problems: Sequence[LocalProblem]) -> list[LocalSolution]:
         """Return the solutions in the order of the problems; see `fedprox.solvers.problem.BatchedSolver`."""

@@ -6,7 +6,7 @@ from functools import partial
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from fedprox.process import announced
 from fedprox.solvers.kernels.compile import compiled, is_kept
@@ -25,7 +25,7 @@ from fedprox.solvers.kernels.logistic import (
     unit_vectors,
     unpadded,
 )
-from fedprox.solvers.problem import LocalSolution, LocalWork, Params, SgdSettings
+from fedprox.solvers.problem import LocalProblem, LocalSolution, LocalWork, Params, SgdSettings
 
 
 class LogisticSolver:
@@ -44,27 +44,28 @@ class LogisticSolver:
         params = {"1.weight": torch.zeros(1, 1), "1.bias": torch.zeros(1)}
         compiling = "compiling the solver, once on this machine: ten seconds or more"
         with nullcontext() if is_kept(descend) else announced(compiling):
-            self.solve(params, torch.zeros(1, 1), torch.zeros(1, dtype=torch.int64), none)
+            self.solve(LocalProblem(params, torch.zeros(1, 1), torch.zeros(1, dtype=torch.int64), none))
 
     @staticmethod
     def accepts(model: nn.Module, sgd: SgdSettings, device: str) -> bool:
         """Return whether this solver can take the place of the reference solver."""
         return has_kernels(model, device) and sgd.momentum == 0
 
-    def solve(self, global_params: Params, features: Tensor, labels: Tensor, work: LocalWork) -> LocalSolution:
+    def solve(self, problem: LocalProblem) -> LocalSolution:
         """Return the client's solution; see `fedprox.solvers.problem.Solver`."""
+        global_params, work = problem.global_params, problem.work
         of_params, start = self._start  # the clients of a round start at the same parameters
         if of_params is not global_params:
             start = padded(global_params)
             self._start = (global_params, start)  # both at once: several threads may be here
         weight = start.copy()
         correction = np.zeros((0, 0), np.float32) if work.correction is None else padded(work.correction)
-        epoch = self._sgd.epoch(len(labels))
+        epoch = self._sgd.epoch(len(problem.labels))
         loss_sum, num_seen, num_steps, drift = descend(
             weight,
             correction,
-            features.flatten(1).numpy(),
-            labels.numpy(),
+            problem.features.flatten(1).numpy(),
+            problem.labels.numpy(),
             work.orders if isinstance(work.orders, np.ndarray) else np.stack(list(work.orders)),
             len(global_params["1.bias"]),
             work.num_steps,

@@ -74,7 +74,8 @@ class LocalProblem:
 
     Attributes:
         global_params: w^t, a state dict of the model.
-        features: The client's examples as the solver takes them, shape (n_k, *input_shape), n_k >= 1.
+        features: The client's examples as model input, shape (n_k, *input_shape), n_k >= 1; or images as they are
+            stored, if the solver takes those.
         labels: Their classes, shape (n_k,).
         work: How much, in which order, and mu.
         asks_gamma: Whether it is to be measured how inexactly it is solved.
@@ -117,16 +118,8 @@ class Solver(Protocol):
     is_concurrent: bool
     takes_pictures: bool
 
-    def solve(self, global_params: Params, features: Tensor, labels: Tensor, work: LocalWork) -> LocalSolution:
-        """Return the client's solution; nothing that is passed in is changed.
-
-        Args:
-            global_params: w^t, a state dict of the model.
-            features: The client's examples as model input, shape (n_k, *input_shape); or as they are stored, see
-                `takes_pictures`.
-            labels: Their classes, shape (n_k,).
-            work: How much, in which order, and mu.
-        """
+    def solve(self, problem: LocalProblem) -> LocalSolution:
+        """Return the client's solution; the problem is not changed."""
 
 
 @runtime_checkable
@@ -134,4 +127,4 @@ class BatchedSolver(Protocol):
     """A solver that gains from having many problems at once; a solver may be one by having this method as well."""
 
     def solve_all(self, problems: Sequence[LocalProblem]) -> list[LocalSolution]:
-        """Return the solutions in the order of the problems; nothing that is passed in is changed."""
+        """Return the solutions in the order of the problems, which are not changed."""

@@ -12,7 +12,7 @@ from torch.nn import functional
 
 from fedprox.solvers.batches import Batches, DevicePictureBatches, PictureBatches, PictureInput, TensorBatches
 from fedprox.solvers.generators import seeded
-from fedprox.solvers.problem import LocalSolution, LocalWork, Params, SgdSettings
+from fedprox.solvers.problem import LocalProblem, LocalSolution, LocalWork, SgdSettings
 from fedprox.solvers.workspace import TrainingWorkspace, draws_random_numbers, tuned_for_cpu
 
 
@@ -49,17 +49,11 @@ class ReferenceSolver:
         self._workspace = TrainingWorkspace(fastest, device)
         self._sgd = sgd
 
-    def solve(self, global_params: Params, features: Tensor, labels: Tensor, work: LocalWork) -> LocalSolution:
-        """Approximately minimise h_k(w; w^t) = F_k(w) + (mu / 2) * ||w - w^t||^2, starting at w^t.
-
-        Args:
-            global_params: w^t, a state dict of the model.
-            features: The client's examples, shape (n_k, *input_shape).
-            labels: Their classes, shape (n_k,).
-            work: How much, in which order, and mu.
-        """
+    def solve(self, problem: LocalProblem) -> LocalSolution:
+        """Approximately minimise h_k(w; w^t) = F_k(w) + (mu / 2) * ||w - w^t||^2, starting at w^t."""
+        features, work = problem.features, problem.work
         model, w, grads = self._workspace.model, self._workspace.vectors, self._workspace.gradients
-        self._workspace.load(global_params)
+        self._workspace.load(problem.global_params)
         model.train()
         correction = None if work.correction is None else self._workspace.laid_out(work.correction)
         anchor = [vector.clone() for vector in w]  # w^t: frozen for every batch of every epoch
@@ -68,7 +62,7 @@ class ReferenceSolver:
         losses, sizes = [], []
         # Where several threads may be at work, the model draws nothing, and the generators are all of theirs.
         with nullcontext() if self.is_concurrent else seeded(work.seed, features.device):
-            for x, y in _batches(self._batches(features), labels, work, sgd):
+            for x, y in _batches(self._batches(features), problem.labels, work, sgd):
                 for gradient in grads:
                     gradient.zero_()
                 with torch.autocast(x.device.type, torch.bfloat16) if sgd.mixed_precision else nullcontext():

@@ -5,7 +5,7 @@ from collections.abc import Iterable
 from flwr.app import ArrayRecord, Message, MetricRecord
 from flwr.serverapp.strategy import FedAvg
 
-from fedprox.strategies.averaging import weighted_average
+from fedprox.strategies.averaging import no_metrics, weighted_average
 
 
 class FedProx(FedAvg):
@@ -26,9 +26,10 @@ class FedProx(FedAvg):
         valid, _ = self._check_and_log_replies(replies, is_train=True, validate=is_first)
         if not valid:
             return None, None
-        contents = [reply.content for reply in valid]
-        average = weighted_average(contents, self.weighted_by_key if self.weighting == "examples" else None)
-        return average, self.train_metrics_aggr_fn(contents, self.weighted_by_key)
+        average = weighted_average(valid, self.weighted_by_key if self.weighting == "examples" else None)
+        if self.train_metrics_aggr_fn is no_metrics:
+            return average, None
+        return average, self.train_metrics_aggr_fn([reply.content for reply in valid], self.weighted_by_key)
 
 
 class FedAvgWithStragglerDrop(FedProx):

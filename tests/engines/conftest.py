@@ -15,7 +15,7 @@ from fedprox.federation.client_app import ClientSpec
 from fedprox.federation.planned_strategy import PlannedStrategy
 from fedprox.plan.plan import Plan
 from fedprox.plan.protocols import PaperProtocol
-from fedprox.solvers.reference import SgdSettings
+from fedprox.solvers.problem import SgdSettings
 from fedprox.strategies.fedprox import FedProx
 
 SIZES = [1, 9, 4, 23, 7, 12]

@@ -26,7 +26,8 @@ from fedprox.models.logistic import logistic
 from fedprox.plan.plan import epoch_orders
 from fedprox.solvers.cohort import CohortSolver
 from fedprox.solvers.generators import Generators
-from fedprox.solvers.reference import LocalWork, ReferenceSolver, SgdSettings
+from fedprox.solvers.problem import LocalProblem, LocalWork, SgdSettings
+from fedprox.solvers.reference import ReferenceSolver
 from fedprox.strategies.fedprox import FedDane, FedProx
 
 
@@ -97,7 +98,7 @@ def test_each_reply_is_the_reference_solvers_on_the_clients_own_examples(federat
         seed = int(np.random.SeedSequence((0, 0, 2, task.client)).generate_state(1)[0])
         work = LocalWork(orders, task.num_steps, mu, seed)
         expected = ReferenceSolver(side.model, side.sgd).solve(
-            federation.start.to_torch_state_dict(), features, labels, work
+            LocalProblem(federation.start.to_torch_state_dict(), features, labels, work)
         )
         for name, value in expected.params.items():  # the same operations in the same order: no tolerance
             assert torch.equal(params(reply)[name], value)
@@ -116,7 +117,7 @@ def test_the_model_after_a_round_is_the_mean_over_draws_each_with_the_reference_
         x, y = map(torch.from_numpy, side.data.client_examples(task.client))
         orders = epoch_orders(task, len(y))
         work = LocalWork(orders, task.num_steps, 0.5, seed=task.batch_key)
-        solutions.append(ReferenceSolver(side.model, side.sgd).solve(start, x, y, work).params)
+        solutions.append(ReferenceSolver(side.model, side.sgd).solve(LocalProblem(start, x, y, work)).params)
     replies = grid.send_and_receive(messages)
     for reply, solution in zip(replies, solutions, strict=True):
         assert all(torch.equal(params(reply)[name], value) for name, value in solution.items())

@@ -52,6 +52,12 @@ def content(num_examples: int, **arrays: np.ndarray) -> RecordDict:
     return RecordDict({"arrays": record(**arrays), "metrics": MetricRecord({"num-examples": num_examples})})
 
 
+def average_of(contents: list[RecordDict], weighted_by: str | None = "num-examples") -> ArrayRecord:
+    """Return the average of replies with these contents."""
+    asked = Message(RecordDict(), dst_node_id=node_id(0), message_type="train")
+    return weighted_average([Message(each, reply_to=asked) for each in contents], weighted_by)
+
+
 def plan(fraction: float = 0.5, per_round: int = 4, sampling: str = "uniform") -> Plan:
     """Return twelve clients, client k with k + 1 examples."""
     return Plan(np.arange(1, 13), per_round, 5, 10, fraction, PaperProtocol(), seed=0, sampling=sampling)
@@ -88,19 +94,19 @@ def clients(messages: list[Message]) -> list[int]:
 def test_the_average_is_weighted_by_numbers_of_examples():
     # (1 * (1, -2) + 3 * (5, 2)) / 4 = (4, 1); the plain mean would be (3, 0).
     two = [content(1, w=np.array([1.0, -2.0])), content(3, w=np.array([5.0, 2.0]))]
-    assert weighted_average(two)["w"].numpy().tolist() == [4.0, 1.0]
+    assert average_of(two)["w"].numpy().tolist() == [4.0, 1.0]
 
 
 def test_the_average_of_one_reply_is_its_model():
     # 7 w / 7 in float64 rounds back to each float32; with the product in float32 about a third would not.
     w = np.random.default_rng(0).normal(size=(10, 10)).astype(np.float32)
-    assert np.array_equal(weighted_average([content(7, w=w)])["w"].numpy(), w)
+    assert np.array_equal(average_of([content(7, w=w)])["w"].numpy(), w)
 
 
 def test_each_array_is_averaged_under_its_own_name_and_shape():
     one = content(1, weight=np.ones((2, 3)), bias=np.array([-1.0]))
     other = content(1, weight=np.zeros((2, 3)), bias=np.array([3.0]))
-    average = weighted_average([one, other])
+    average = average_of([one, other])
     assert list(average) == ["weight", "bias"]
     assert average["weight"].numpy().tolist() == [[0.5] * 3] * 2
     assert average["bias"].numpy().tolist() == [1.0]
@@ -111,14 +117,14 @@ def test_another_metric_can_be_the_weight():
         metrics = MetricRecord({"num-examples": 1, "trust": weight})
         return RecordDict({"arrays": record(w=np.array([value])), "metrics": metrics})
 
-    average = weighted_average([weighted(1.0, 0.0), weighted(3.0, 4.0)], "trust")
+    average = average_of([weighted(1.0, 0.0), weighted(3.0, 4.0)], "trust")
     assert average["w"].numpy().tolist() == [3.0]
 
 
 def test_sums_are_taken_in_float64():
     # In float32 1e8 + 1 is 1e8, so the sum over +1e8, 1, -1e8 would be 0; in float64 the mean is 1/3.
     models = [content(1, w=np.array([value], dtype=np.float32)) for value in (1e8, 1.0, -1e8)]
-    average = weighted_average(models)["w"].numpy()
+    average = average_of(models)["w"].numpy()
     assert average.dtype == np.float32
     assert average[0] == np.float32(1 / 3)
 
@@ -126,13 +132,13 @@ def test_sums_are_taken_in_float64():
 def test_weights_are_not_rounded_to_float32():
     # 2^24 + 1 + 1 is 2^24 in float32, so the mean of equal models would not be that model.
     models = [content(n, w=np.array([1.0], dtype=np.float32)) for n in (2**24, 1, 1)]
-    assert weighted_average(models)["w"].numpy().tolist() == [1.0]
+    assert average_of(models)["w"].numpy().tolist() == [1.0]
 
 
 def test_sums_are_taken_in_the_order_given():
     # In float64 1e16 + 1 is 1e16: what comes last is kept, what comes between is lost.
     def average(*values: float) -> float:
-        return weighted_average([content(1, w=np.array([value])) for value in values])["w"].numpy().item()
+        return average_of([content(1, w=np.array([value])) for value in values])["w"].numpy().item()
 
     assert average(1e16, 1.0, -1e16) == 0.0
     assert average(1e16, -1e16, 1.0) == 1 / 3
@@ -141,7 +147,7 @@ def test_sums_are_taken_in_the_order_given():
 @pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64, np.int64])
 def test_arrays_keep_their_types(dtype):
     models = [content(n, w=np.array([2, -6], dtype=dtype)) for n in (3, 5)]
-    average = weighted_average(models)["w"].numpy()
+    average = average_of(models)["w"].numpy()
     assert average.dtype == dtype
     assert average.tolist() == [2, -6]
 
@@ -150,7 +156,7 @@ def test_arrays_keep_their_types(dtype):
 def test_arrays_without_dimensions_are_averaged_too(dtype):
     # Batch norm counts its batches in one, and a learnt temperature is one: (1 * 4 + 3 * 8) / 4 = 7.
     models = [content(n, w=np.array(value, dtype=dtype)) for n, value in ((1, 4), (3, 8))]
-    average = weighted_average(models)["w"].numpy()
+    average = average_of(models)["w"].numpy()
     assert (average.shape, average.dtype, average.item()) == ((), dtype, 7)
 
 
@@ -158,16 +164,16 @@ def test_the_average_of_integers_is_rounded_to_the_nearest_and_equal_ones_stay_w
     # Batch norm's number of batches: (1 * 4 + 3 * 7) / 4 = 6.25, (1 * 4 + 3 * 8) / 4 = 7, (3 * 4 + 1 * 7) / 4 = 4.75.
     for sizes, counts, expected in (((1, 3), (4, 7), 6), ((1, 3), (4, 8), 7), ((3, 1), (4, 7), 5)):
         models = [content(n, w=np.array(count)) for n, count in zip(sizes, counts, strict=True)]
-        assert weighted_average(models)["w"].numpy().item() == expected
+        assert average_of(models)["w"].numpy().item() == expected
     # What a float64 sum of products leaves of a mean of equal numbers must not be cut off.
     for count in (1, 7, 49, 10**6 + 1):
         models = [content(n, w=np.array(count)) for n in (3, 11, 1021)]
-        assert weighted_average(models)["w"].numpy().item() == count
+        assert average_of(models)["w"].numpy().item() == count
 
 
 def test_averaging_leaves_the_replies_as_they_were():
     models = [content(1, w=np.array([1.0])), content(3, w=np.array([5.0]))]
-    weighted_average(models)
+    average_of(models)
     assert [model["arrays"]["w"].numpy().item() for model in models] == [1.0, 5.0]
 
 

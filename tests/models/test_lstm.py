@@ -13,7 +13,8 @@ from fedprox.data.sources.glove import read_glove
 from fedprox.errors import UserError
 from fedprox.models.lstm import FrozenEmbedding, lstm_sent140, lstm_shakespeare
 from fedprox.solvers.choice import choose
-from fedprox.solvers.reference import LocalWork, ReferenceSolver, SgdSettings
+from fedprox.solvers.problem import LocalProblem, LocalWork, SgdSettings
+from fedprox.solvers.reference import ReferenceSolver
 
 WORDS, WIDTH = 6, 5
 
@@ -225,7 +226,7 @@ def test_two_steps_are_those_of_the_formula(problem, mu):
     model, x, y = problem
     start = {name: value.clone() for name, value in model.state_dict().items()}
     work = LocalWork(orders=[np.arange(8)], num_steps=2, mu=mu)
-    solution = ReferenceSolver(model, SgdSettings(0.5, 4)).solve(start, x, y, work)
+    solution = ReferenceSolver(model, SgdSettings(0.5, 4)).solve(LocalProblem(start, x, y, work))
 
     expected = copy.deepcopy(model)
     for half in (slice(0, 4), slice(4, 8)):
@@ -244,7 +245,7 @@ def test_training_leaves_the_vectors_as_they_are(glove):
     before = model.embedding.vectors.clone()
     work = LocalWork(orders=[np.arange(8)] * 3, num_steps=6, mu=0.1)
     solver = ReferenceSolver(model, SgdSettings(0.5, 4))
-    solution = solver.solve(model.state_dict(), tokens(WORDS + 1, (8, 6)), tokens(2, (8,)), work)
+    solution = solver.solve(LocalProblem(model.state_dict(), tokens(WORDS + 1, (8, 6)), tokens(2, (8,)), work))
     assert set(solution.params) == {name for name, _ in model.named_parameters()}
     assert (model.embedding.vectors == before).all()
 

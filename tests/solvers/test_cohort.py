@@ -72,7 +72,7 @@ def assert_solves(model: nn.Module, sgd: SgdSettings, problems: list[LocalProble
     reference = ReferenceSolver(model, sgd)
     assert len(together) == len(problems)
     for given_, found in zip(problems, together, strict=True):
-        expected = reference.solve(given_.global_params, given_.features, given_.labels, given_.work)
+        expected = reference.solve(given_)
         assert found.num_steps == expected.num_steps
         assert found.train_loss == pytest.approx(expected.train_loss, rel=1e-5)  # the reference sums it in float32
         assert found.params.keys() == expected.params.keys()
@@ -149,7 +149,7 @@ def test_one_client_alone_is_a_cohort_of_one():
     alone = problem(weights(model), 7, 0)
     solver = CohortSolver(model, SgdSettings(0.1, 3))
     assert isinstance(solver, BatchedSolver)
-    found = solver.solve(alone.global_params, alone.features, alone.labels, alone.work)
+    found = solver.solve(alone)
     (same,) = solver.solve_all([alone])
     assert all(torch.equal(found.params[name], same.params[name]) for name in found.params)
     assert solver.solve_all([]) == []

@@ -22,7 +22,7 @@ from fedprox.models.logistic import logistic
 from fedprox.solvers.kernels import compile
 from fedprox.solvers.kernels.logistic import exponential, padded, unpadded
 from fedprox.solvers.logistic import LogisticSolver
-from fedprox.solvers.problem import LocalSolution, LocalWork, Params, SgdSettings
+from fedprox.solvers.problem import LocalProblem, LocalSolution, LocalWork, Params, SgdSettings
 from fedprox.solvers.reference import ReferenceSolver
 
 # Both solvers compute in float32 and round differently: 6e-8 relative per operation, at most 90 steps of sums of at
@@ -41,13 +41,17 @@ class Case:
     labels: Tensor
     work: LocalWork
 
+    @property
+    def problem(self) -> LocalProblem:
+        return LocalProblem(self.start, self.features, self.labels, self.work)
+
     def solve(self) -> LocalSolution:
-        return LogisticSolver(self.sgd).solve(self.start, self.features, self.labels, self.work)
+        return LogisticSolver(self.sgd).solve(self.problem)
 
     def solve_by_definition(self) -> LocalSolution:
         num_classes, num_features = self.start["1.weight"].shape
         solver = ReferenceSolver(logistic((num_features,), num_classes), self.sgd)
-        return solver.solve(self.start, self.features, self.labels, self.work)
+        return solver.solve(self.problem)
 
 
 def params(rng: np.random.Generator, num_classes: int, num_features: int, scale: float) -> Params:
@@ -306,7 +310,7 @@ def test_several_threads_at_once_give_the_identical_result():
     solver = LogisticSolver(cases[0].sgd)
 
     def solve(case: Case) -> LocalSolution:
-        return solver.solve(case.start, case.features, case.labels, case.work)
+        return solver.solve(case.problem)
 
     expected = [solve(case) for case in cases] * 8
     with ThreadPoolExecutor(4) as pool:

@@ -12,7 +12,8 @@ from torch import nn
 from torch.nn import functional
 
 from fedprox.models.cnn import cnn
-from fedprox.solvers.reference import LocalWork, ReferenceSolver, SgdSettings, step
+from fedprox.solvers.problem import LocalProblem, LocalWork, SgdSettings
+from fedprox.solvers.reference import ReferenceSolver, step
 from fedprox.solvers.threads import one_thread
 
 # Float64 throughout: what remains is rounding, a few units of 1e-16 per operation.
@@ -67,9 +68,8 @@ def solve(
     settings = SgdSettings(**({"learning_rate": 0.1, "batch_size": 3} | sgd))
     solver = ReferenceSolver(model or linear(), settings)
     features, labels = data or examples()
-    return solver.solve(
-        global_params, features, labels, work(orders(2) if epochs is None else epochs, num_steps, mu, seed)
-    )
+    some_work = work(orders(2) if epochs is None else epochs, num_steps, mu, seed)
+    return solver.solve(LocalProblem(global_params, features, labels, some_work))
 
 
 def flat(params: dict[str, torch.Tensor]) -> torch.Tensor:
@@ -342,12 +342,12 @@ def test_arguments_and_the_model_passed_in_stay_as_they_were():
 def test_a_later_call_neither_changes_an_earlier_solution_nor_depends_on_it():
     solver = ReferenceSolver(linear(), SgdSettings(0.1, 3, momentum=0.9))
     features, labels = examples()
-    first = solver.solve(weights(), features, labels, work(orders(2), 6, 0.5))
+    first = solver.solve(LocalProblem(weights(), features, labels, work(orders(2), 6, 0.5)))
     kept = copy.deepcopy(first.params)
-    solver.solve(weights(seed=5), features, labels, work(orders(2, seed=6), 6, 0.5))
+    solver.solve(LocalProblem(weights(seed=5), features, labels, work(orders(2, seed=6), 6, 0.5)))
     assert_same(first.params, kept, rtol=0.0, atol=0.0)
     # The velocity starts at zero: the same call gives the same result, and that of a fresh solver.
-    again = solver.solve(weights(), features, labels, work(orders(2), 6, 0.5))
+    again = solver.solve(LocalProblem(weights(), features, labels, work(orders(2), 6, 0.5)))
     assert_same(again.params, kept, rtol=0.0, atol=0.0)
 
 
@@ -381,7 +381,7 @@ def test_batch_norms_buffers_are_part_of_the_solution_and_start_at_the_global_on
     features, labels = examples()
     solver = ReferenceSolver(model, SgdSettings(0.1, 8))
     for _ in range(2):  # the second call does not go on from the first one's buffers
-        solution = solver.solve(start, features, labels, work(orders(1), 1, 0.5))
+        solution = solver.solve(LocalProblem(start, features, labels, work(orders(1), 1, 0.5)))
         assert solution.params.keys() == start.keys()
         expected = 0.9 * 5.0 + 0.1 * features.mean(dim=0)
         torch.testing.assert_close(solution.params["0.running_mean"], expected, **EXACT)
@@ -413,7 +413,7 @@ def seeded_cnn() -> nn.Module:
 def cnn_problems(model: nn.Module) -> list[tuple]:
     rng = np.random.default_rng(0)
     return [
-        (
+        LocalProblem(
             {name: value + 0.002 * client for name, value in model.state_dict().items()},
             torch.from_numpy(rng.normal(size=(size, 8, 8)).astype(np.float32)),
             torch.from_numpy(rng.integers(NUM_CLASSES, size=size)),
@@ -426,13 +426,13 @@ def cnn_problems(model: nn.Module) -> list[tuple]:
 def test_several_threads_give_the_solutions_of_one_to_the_bit():
     model = seeded_cnn()
     problems, sgd = cnn_problems(model), SgdSettings(0.02, 4, momentum=0.9)
-    alone, together = (ReferenceSolver(model, sgd, "cpu", problems[1][1]) for _ in range(2))
+    alone, together = (ReferenceSolver(model, sgd, "cpu", problems[1].features) for _ in range(2))
     assert together.is_concurrent
     generator = torch.get_rng_state()
     with one_thread():
-        expected = [alone.solve(*problem) for problem in problems]
+        expected = [alone.solve(problem) for problem in problems]
         with ThreadPoolExecutor(4, initializer=torch.set_num_threads, initargs=(1,)) as pool:
-            found = list(pool.map(lambda problem: together.solve(*problem), problems))
+            found = list(pool.map(together.solve, problems))
     for one, other in zip(expected, found, strict=True):
         assert one.train_loss == other.train_loss
         assert_same(one.params, other.params, rtol=0.0, atol=0.0)
@@ -442,9 +442,9 @@ def test_several_threads_give_the_solutions_of_one_to_the_bit():
 def test_the_layout_changes_no_solution_beyond_rounding_and_is_not_passed_on():
     model = seeded_cnn()
     problems, sgd = cnn_problems(model), SgdSettings(0.02, 4, momentum=0.9)
-    plain, fast = ReferenceSolver(model, sgd), ReferenceSolver(model, sgd, "cpu", problems[1][1])
+    plain, fast = ReferenceSolver(model, sgd), ReferenceSolver(model, sgd, "cpu", problems[1].features)
     for problem in problems:
-        one, other = plain.solve(*problem), fast.solve(*problem)
+        one, other = plain.solve(problem), fast.solve(problem)
         # Up to 20 steps in float32: 6e-8 per operation, which a CNN may enlarge a hundredfold.
         assert_same(one.params, other.params, rtol=1e-4, atol=1e-5)
         assert all(value.is_contiguous() for value in other.params.values())
@@ -465,7 +465,11 @@ def test_a_parameter_that_is_not_trained_stays_as_it_was():
     model[0].weight.requires_grad_(False)
     start = {name: value.clone() for name, value in model.state_dict().items()}
     features, labels = examples()
-    found = ReferenceSolver(model, SgdSettings(0.1, 3)).solve(start, features, labels, work(orders(2), 6, 0.5)).params
+    found = (
+        ReferenceSolver(model, SgdSettings(0.1, 3))
+        .solve(LocalProblem(start, features, labels, work(orders(2), 6, 0.5)))
+        .params
+    )
     assert torch.equal(found["0.weight"], start["0.weight"])
     assert not torch.equal(found["0.bias"], start["0.bias"])
     assert not torch.equal(found["1.weight"], start["1.weight"])
@@ -477,7 +481,7 @@ def test_images_with_channels_last_give_the_same_solution():
     labels, some_work = torch.arange(7) % 4, work(orders(2, 7), 10**6, mu=0.5)
     params, sgd = copy.deepcopy(model.state_dict()), SgdSettings(0.1, 3, 0.9, 0.01)
     solutions = [
-        ReferenceSolver(model, sgd, "cpu", trial).solve(params, features, labels, some_work).params
+        ReferenceSolver(model, sgd, "cpu", trial).solve(LocalProblem(params, features, labels, some_work)).params
         for features in (images, images.contiguous(memory_format=torch.channels_last))
         for trial in (None, images)
     ]
@@ -511,7 +515,7 @@ def test_in_mixed_precision_the_model_computes_in_bfloat16_and_weights_stay_floa
     some_work, start = work(orders(2), 10**6, mu=0.5), copy.deepcopy(model.state_dict())
     solved = {
         mixed: ReferenceSolver(model, SgdSettings(0.1, 3, mixed_precision=mixed)).solve(
-            start, features.float(), labels, some_work
+            LocalProblem(start, features.float(), labels, some_work)
         )
         for mixed in (True, False)
     }
