@@ -3,7 +3,7 @@
 import logging
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,6 @@ from fedprox.experiment.build import Experiment, columns, loggers
 from fedprox.experiment.data import data_name, summary
 from fedprox.experiment.early_stopping import EarlyStopping
 from fedprox.experiment.same_data import check_same_data, fingerprints
-from fedprox.process import only_new_garbage
 from fedprox.runs.checkpoint import Checkpoint, Checkpoints, forget_after, latest
 from fedprox.runs.environment import environment
 from fedprox.runs.loggers.group import Attached
@@ -166,8 +165,7 @@ def _record_rounds(
     stopping = EarlyStopping(**config.early_stopping.model_dump())
     for earlier in earlier_rows:
         stopping.observe(earlier)
-    collecting = nullcontext() if experiment.strategy.is_ours else only_new_garbage()
-    with collecting, Checkpoints(record, every=config.checkpoint.every, keep=config.checkpoint.keep) as checkpoints:
+    with Checkpoints(record, every=config.checkpoint.every, keep=config.checkpoint.keep) as checkpoints:
         rounds = iter(()) if stopping.is_over else experiment.rounds(start)
         for outcome in watched(rounds, config.num_rounds, _algorithm(config), first_round):
             if new := record.lacks(outcome):

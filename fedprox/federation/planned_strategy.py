@@ -6,7 +6,7 @@ only, and puts its messages into the order of the plan.
 
 import logging
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any, cast
 
@@ -22,6 +22,7 @@ from fedprox.federation.strategy_calls import checked_messages, checked_result, 
 from fedprox.federation.strategy_checks import REPORTED
 from fedprox.federation.strategy_state import StrategyState, layers
 from fedprox.plan.plan import ClientTask, CohortPlan, numbered
+from fedprox.process import only_new_garbage
 from fedprox.seeds import Stream, generator
 from fedprox.strategies.arrays import to_numpy, to_record
 from fedprox.strategies.averaging import in_type, no_metrics, weighted_average
@@ -165,8 +166,12 @@ class PlannedStrategy(Strategy):
     def _call(self, method: str, round_num: int) -> Iterator[str]:
         """Call the strategy meanwhile: its draws repeat, and what it raises is one line that begins so."""
         call = f"round {round_num}: {self.name}.{method}"
-        with told(call), nullcontext() if self.is_ours else repeatable(self._rng(method, round_num)):
-            yield call
+        if self.is_ours:
+            with told(call):
+                yield call
+        else:  # Flower's Bulyan and QFedAvg ask for a garbage collection once per reply
+            with told(call), repeatable(self._rng(method, round_num)), only_new_garbage():
+                yield call
 
     def _rng(self, method: str, round_num: int) -> np.random.Generator:
         ids = (round_num, _METHODS.index(method))
