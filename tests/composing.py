@@ -50,7 +50,7 @@ def _mode(self: Hydra, config_name: str | None, overrides: list[str]) -> Any:
 def _read_once(self: ConfigRepository, config_path: str) -> Any:
     if not _is_ours(self.sources):
         return _read(self, config_path)
-    if _files.get(config_path) is None:  # a schema may be registered later
+    if config_path not in _files:
         _files[config_path] = _read(self, config_path)
     return copy.deepcopy(_files[config_path])
 

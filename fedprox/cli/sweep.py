@@ -4,7 +4,7 @@ import itertools
 import logging
 import os
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from contextvars import ContextVar
 from pathlib import Path
@@ -14,10 +14,10 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.types import Override
 from hydra.experimental.callback import Callback
 from hydra.types import RunMode
-from omegaconf import DictConfig, OmegaConf, open_dict
+from omegaconf import DictConfig, OmegaConf
 
-from fedprox.cli.jobs import Job, begin_table, earlier_run, final_table, is_same_command, note
-from fedprox.config.compose import as_given, compose, composed, each_value_once, explained, parsed, values_of
+from fedprox.cli.jobs import Job, begin_table, earlier_run, final_table, is_same_command, note, read_table
+from fedprox.config.compose import as_given, compose, each_value_once, explained, parsed, values_of
 from fedprox.config.schema import Target
 from fedprox.errors import USERS, UserError
 from fedprox.runs.reader import read_record
@@ -75,9 +75,12 @@ def jobs_of(config: DictConfig) -> Iterator[Job]:
     overrides = parsed(_words(config))
     swept = {override.get_key_element() for override in overrides if override.is_sweep_override()}
     values = {override.get_key_element(): _values(override) for override in overrides}
+    subdir = OmegaConf.to_container(config.hydra.sweep, resolve=False)["subdir"]  # type: ignore[index, call-overload]
+    is_number = subdir in ("${hydra.job.num}", "${hydra:job.num}")
+    known = {row["overrides"]: row["run"] for row in read_table(Path(config.hydra.sweep.dir))}
     for number, words in enumerate(map(list, itertools.product(*values.values()))):
-        differing = [word.lstrip("+") for word in words if word.partition("=")[0] in swept]
-        yield Job(number, words, " ".join(differing), _run_of(config, number, words))
+        differing = " ".join(word.lstrip("+") for word in words if word.partition("=")[0] in swept)
+        yield Job(number, words, differing, str(number) if is_number else known.get(differing) or None)
 
 
 def _values(override: Override) -> list[str]:
@@ -96,25 +99,6 @@ def _words(config: DictConfig) -> list[str]:
     """Return what a sweep is made of: the settings that the configuration of its sweeper gives, and the command's."""
     params = config.hydra.sweeper.get("params") or {}
     return [*(f"{name}={value}" for name, value in params.items()), *as_given(config.hydra.overrides.task)]
-
-
-def _run_of(config: DictConfig, number: int, overrides: Sequence[str]) -> str | None:
-    """Return a job's directory below that of the sweep; None if nothing is there yet, which saves much composing."""
-    subdir = OmegaConf.to_container(config.hydra.sweep, resolve=False)["subdir"]  # type: ignore[index, call-overload]
-    if subdir in ("${hydra.job.num}", "${hydra:job.num}"):
-        return str(number)
-    if not any(Path(config.hydra.sweep.dir).glob("**/run.json")):
-        return None
-    words = [*overrides, *as_given(config.hydra.overrides.hydra)]
-    whole = composed(words, config.hydra.job.config_name, with_hydra=True)
-    before = HydraConfig.instance().cfg
-    try:
-        with open_dict(whole):
-            whole.hydra.job.num, whole.hydra.job.id = number, str(number)
-        HydraConfig.instance().set_config(whole)  # for ${hydra:...}
-        return str(whole.hydra.sweep.subdir)
-    finally:
-        HydraConfig.instance().cfg = before
 
 
 def _are_left(jobs: Iterable[Job], sweep_dir: Path, config: DictConfig) -> bool:

@@ -66,10 +66,10 @@ def compose(overrides: Sequence[str] = (), config_name: str = "config") -> Confi
         return checked(composed(overrides, config_name))
 
 
-def composed(overrides: Sequence[str], config_name: str, *, with_hydra: bool = False) -> DictConfig:
-    """Return what Hydra composes, as it is written; with its own settings if they are wanted."""
+def composed(overrides: Sequence[str], config_name: str) -> DictConfig:
+    """Return what Hydra composes, as it is written."""
     with conf_known():
-        return hydra.compose(config_name, list(overrides), return_hydra_config=with_hydra)
+        return hydra.compose(config_name, list(overrides))
 
 
 def checked(config: DictConfig) -> Config:

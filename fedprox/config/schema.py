@@ -108,13 +108,9 @@ def _numbers(name: str, value: Any) -> Iterator[tuple[str, float]]:
 
 
 class Model(Target):
-    """The model.
+    """The model, and its initial weights."""
 
-    Attributes:
-        init: Its weights: "default", "zeros" or a safetensors file.
-    """
-
-    init: str = "default"
+    init: str = "default"  # or zeros, or a safetensors file
 
 
 class ClientResources(_Settings):
@@ -125,31 +121,19 @@ class ClientResources(_Settings):
 
 
 class AdaptiveMu(_Settings):
-    """How mu follows the training loss.
-
-    Attributes:
-        enabled: Whether it does.
-        initial: The first value; None for `mu`.
-        step: What is added after a rise, and taken away after `patience` falls in a row.
-        patience: See step.
-    """
+    """How mu follows the training loss; see `fedprox.federation.schedules`."""
 
     enabled: bool
-    initial: NotNegative | None
+    initial: NotNegative | None  # None: mu
     step: Positive
     patience: Count
 
 
 class Schedule(_Settings):
-    """The clients' learning rate over the rounds; see `fedprox.federation.schedules`.
-
-    Attributes:
-        name: The curve.
-        final: The factor that a cosine falls to.
-    """
+    """The clients' learning rate over the rounds; see `fedprox.federation.schedules`."""
 
     name: Literal["constant", "cosine"]
-    final: Fraction
+    final: Fraction  # what a cosine falls to
 
 
 class Evaluation(_Settings):
@@ -162,29 +146,18 @@ class Evaluation(_Settings):
 
 
 class EarlyStopping(_Settings):
-    """When a run ends early; see `fedprox.experiment.early_stopping`.
+    """When a run ends early; see `fedprox.experiment.early_stopping`."""
 
-    Attributes:
-        metric: A column of metrics.csv; None for never.
-        patience: Evaluated rounds without an improvement.
-        min_delta: What an improvement exceeds.
-    """
-
-    metric: Name | None
+    metric: Name | None  # a column of metrics.csv; None: never
     patience: Count
     min_delta: NotNegative
 
 
 class Checkpoint(_Settings):
-    """Which rounds a run can be resumed from; see `fedprox.runs.checkpoint`.
+    """Which rounds a run can be resumed from; see `fedprox.runs.checkpoint`."""
 
-    Attributes:
-        every: Rounds from one checkpoint to the next; None for none at all.
-        keep: How many of the last are kept, besides the best; None for all.
-    """
-
-    every: Count | None
-    keep: Count | None
+    every: Count | None  # rounds; None: no checkpoints
+    keep: Count | None  # the last ones, besides the best; None: all
 
 
 class Config(_Settings):
@@ -234,8 +207,12 @@ class Config(_Settings):
     repeat_num: Seed = 0
 
     @classmethod
-    def of(cls, settings: Mapping[str, Any]) -> Self:
+    def of(cls, settings: Mapping[str, Any], source: str = "") -> Self:
         """Return the configuration that plain settings are.
+
+        Args:
+            settings: As in run.json.
+            source: Where they stand, if that is not the command.
 
         Raises:
             UserError: At the first one that breaks a rule; nothing is loaded.
@@ -243,7 +220,7 @@ class Config(_Settings):
         try:
             return cls.model_validate(dict(settings))
         except ValidationError as error:
-            raise UserError(_line(error)) from None
+            raise UserError(f"{source}: " * bool(source) + _line(error)) from None
 
     def plain(self) -> dict[str, Any]:
         """Return the settings as plain containers, as in run.json; repeat_num only if it was given."""

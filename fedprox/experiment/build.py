@@ -129,14 +129,15 @@ def check_settings(config: Config) -> ExperimentProtocol:
     loggers(config.logger)  # whether their libraries are there
     protocol: ExperimentProtocol = build("protocol", config.protocol, ExperimentProtocol)
     protocol.check(config.num_epochs, config.stragglers_fraction, config.sampling, config.last_batch)
-    EarlyStopping(**config.early_stopping.model_dump()).check(columns(config.evaluation, config.adaptive_mu))
+    EarlyStopping(**config.early_stopping.model_dump()).check(columns(config))
     return protocol
 
 
-def columns(evaluation: schema.Evaluation, adaptive_mu: schema.AdaptiveMu) -> tuple[str, ...]:
+def columns(config: Config) -> tuple[str, ...]:
     """Return the columns of metrics.csv."""
-    on_clients, per_client, adapted = evaluation.name == "clients", evaluation.per_client, adaptive_mu.enabled
-    return (*METRICS, *FEDERATION * on_clients, *SPREAD * per_client, *("mu",) * adapted)
+    federation = FEDERATION if config.evaluation.name == "clients" else ()
+    spread = SPREAD if config.evaluation.per_client else ()
+    return (*METRICS, *federation, *spread, *(("mu",) if config.adaptive_mu.enabled else ()))
 
 
 def initial_model(config: Config, data: FederatedData) -> nn.Module:

@@ -2,12 +2,12 @@
 
 import logging
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from fedprox.config.schema import AdaptiveMu, Config, Target
+from fedprox.config.schema import Config
 from fedprox.errors import UserError
 from fedprox.experiment.branch import adopted_rows, branch_point, lineage
 from fedprox.experiment.build import Experiment, columns, loggers
@@ -87,22 +87,16 @@ def run(
         ):
             if state and start:
                 forget_after(run_dir, start.round_num)
-            _remove(old, run_dir, config)
+            _remove(old, run_dir, config.logger)
             on_begin()
-            with _record(experiment, run_dir, facts, state) as record:
+            per_class, names = config.evaluation.per_class, experiment.data.data.class_names
+            with RunRecord(
+                run_dir, facts, columns(config), per_class=per_class, class_names=names, state=state
+            ) as record:
                 if adopted:
                     record.adopt(adopted)
                 _record_rounds(experiment, start, earlier_rows, record, told, begin)
     return record.final
-
-
-def _record(
-    experiment: Experiment, run_dir: Path, facts: Mapping[str, Any], state: Mapping[str, Any] | None
-) -> RunRecord:
-    """Return the files of a run, which are opened by `with`."""
-    evaluation, names = experiment.config.evaluation, experiment.data.data.class_names
-    header = columns(evaluation, experiment.config.adaptive_mu)
-    return RunRecord(run_dir, facts, header, per_class=evaluation.per_class, class_names=names, state=state)
 
 
 def _check_sources_stay(config: Config, run_dir: Path, resume: bool) -> None:
@@ -126,9 +120,9 @@ def _is_same(one: Path, other: Path) -> bool:
     return one.exists() and other.exists() and one.samefile(other)
 
 
-def _remove(old: Sequence[Path], run_dir: Path, config: Config) -> None:
+def _remove(old: Sequence[Path], run_dir: Path, names: Iterable[str]) -> None:
     """Remove what an earlier run has left, and by what names tools knew it that are not told of the new one."""
-    tools = [run_dir / f"{name}{RUN_ID}" for name in config.logger]
+    tools = [run_dir / f"{name}{RUN_ID}" for name in names]
     unknown = [file for file in run_dir.glob(f"*{RUN_ID}") if file not in tools] if old else []
     for file in (*old, *unknown):
         file.unlink()
@@ -167,7 +161,7 @@ def _record_rounds(
         stopping.observe(earlier)
     with Checkpoints(record, every=config.checkpoint.every, keep=config.checkpoint.keep) as checkpoints:
         rounds = iter(()) if stopping.is_over else experiment.rounds(start)
-        for outcome in watched(rounds, config.num_rounds, _algorithm(config), first_round):
+        for outcome in watched(rounds, config.num_rounds, algorithm(config), first_round):
             if new := record.lacks(outcome):
                 checkpoints.forget()
                 record.widen(new)
@@ -186,31 +180,27 @@ def _record_rounds(
     record.finish(to_params(arrays), timings, experiment.grid.peak_memory_bytes(), early)
 
 
-def algorithm(strategy: Target, mu: float, adaptive_mu: AdaptiveMu) -> str:
+def algorithm(config: Config) -> str:
     """Return what a run is called in tables and figures, such as "FedAvg", "FedProx (mu = 1)" or "FedAdam".
 
     "FedAvg" alone is the one that drops stragglers; any other says whose it is, as in "FedAvg (flwr)".
     """
-    package, _, name = strategy.target.rpartition(".")
+    package, _, name = config.strategy.target.rpartition(".")
     more = []
     if name == "FedAvgWithStragglerDrop":
         name = "FedAvg"
     elif name == "FedAvg":
         more = [package.partition(".")[0]]
-    if mu or adaptive_mu.enabled or name in ("FedProx", "FedDane"):
-        more.append(f"mu = {mu:g}")
+    if config.mu or config.adaptive_mu.enabled or name in ("FedProx", "FedDane"):
+        more.append(f"mu = {config.mu:g}")
     return f"{name} ({', '.join(more)})" if more else name
-
-
-def _algorithm(config: Config) -> str:
-    return algorithm(config.strategy, config.mu, config.adaptive_mu)
 
 
 def _facts(experiment: Experiment) -> dict[str, Any]:
     """Return what run.json says before the first round."""
     config = experiment.config
     return {
-        "algorithm": _algorithm(config),
+        "algorithm": algorithm(config),
         "name": data_name(config.dataset),
         "data": summary(experiment.data),
         **({"classes": list(names)} if (names := experiment.data.data.class_names) else {}),

@@ -153,9 +153,16 @@ def test_what_changes_no_number_of_the_past_is_accepted(run_dir, more):
 @pytest.mark.parametrize(
     ("more", "named"),
     [
-        (["mu=1"], "mu=1.0 (was 0.5)"),
+        (["mu=1"], "mu=1.0 (was 0.5); leave that out"),
+        (["mu=0", "batch_size=5"], "batch_size=5 (was 10), mu=0.0 (was 0.5)"),
         (["+repeat_num=3"], "repeat_num=3 (was 2)"),
+        (["seed=7"], "seed=7 (was 0)"),
+        (["evaluation.every=2"], "evaluation.every=2 (was 1)"),
         (["dataset=mnist"], 'dataset._target_="fedprox.data.sources.mnist.mnist"'),
+        (["partition=iid"], 'partition._target_="fedprox.data.partitioners.iid.iid"'),
+        (["model=cnn"], 'model._target_="fedprox.models.cnn.cnn"'),
+        (["strategy=feddane"], 'strategy._target_="fedprox.strategies.fedprox.FedDane"'),
+        (["protocol=paper"], 'protocol._target_="fedprox.plan.protocols.PaperProtocol"'),
         (["schedule.name=cosine"], 'schedule.name="cosine" (was "constant")'),
     ],
 )
@@ -163,6 +170,20 @@ def test_what_would_change_the_past_is_refused_and_named(run_dir, more, named):
     with pytest.raises(UserError, match="would change the past") as raised:
         whole_command([f"resume={run_dir}", *more])
     assert named in str(raised.value)
+
+
+def test_the_number_of_rounds_of_a_schedule_is_its_past_too(run_of):
+    folder = run_of("dataset=digits", "schedule.name=cosine")
+    with pytest.raises(UserError, match=r"num_rounds=20 \(was 100\)"):
+        whole_command([f"resume={folder}", "num_rounds=20"])
+
+
+@pytest.mark.parametrize(
+    ("word", "told"), [("mu=-1", "mu must be finite and >= 0"), ("no_such=1", "no_such is no set")]
+)
+def test_a_wrong_setting_beside_resume_is_told_as_in_any_command(run_dir, word, told):
+    with pytest.raises(UserError, match=told):
+        whole_command([f"resume={run_dir}", word])
 
 
 @pytest.mark.parametrize("word", ["--config-name=config", "-cn", "--multirun", "-m"])

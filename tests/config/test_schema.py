@@ -14,7 +14,7 @@ from omegaconf import OmegaConf
 from fedprox.config.checks import check_machine, check_targets
 from fedprox.config.compose import CONF, compose
 from fedprox.config.instantiate import check_target
-from fedprox.config.schema import TARGETS, AdaptiveMu, Config, Target
+from fedprox.config.schema import TARGETS, Config, Target
 from fedprox.errors import UserError
 from fedprox.experiment import data as data_assembly
 from fedprox.experiment.run import algorithm
@@ -155,6 +155,13 @@ def test_the_configuration_of_fedavg_has_mu_0_whatever_a_data_set_or_preset_reco
     assert composed(*more, config_name="fedavg")["mu"] == 0
 
 
+def test_weight_decay_is_the_earlier_baselines_with_its_protocol_and_0_with_any_other_unless_given():
+    found = [composed(f"protocol={protocol}")["weight_decay"] for protocol in ("flower", "paper", "authors")]
+    assert found == [0.001, 0.0, 0.0]
+    assert composed("protocol._target_=my.Protocol")["weight_decay"] == 0.0
+    assert composed("protocol=paper", "weight_decay=0.25")["weight_decay"] == 0.25
+
+
 def test_mu_is_a_number_for_whoever_refers_to_it():
     assert composed("learning_rate=${mu}")["learning_rate"] == 1
     assert composed(ADAM, "adaptive_mu.initial=${mu}")["adaptive_mu"]["initial"] == 0
@@ -179,8 +186,8 @@ def test_mu_is_a_number_for_whoever_refers_to_it():
     ],
 )
 def test_a_run_is_called_by_its_strategy_and_by_mu_if_that_has_a_part_in_it(strategy, mu, adaptive, name):
-    settings = AdaptiveMu(enabled=adaptive, initial=None, step=0.1, patience=5)
-    assert algorithm(Target.model_validate({"_target_": strategy}), mu, settings) == name
+    settings = [f"strategy._target_={strategy}", f"mu={mu}", f"adaptive_mu.enabled={adaptive}", "evaluation=clients"]
+    assert algorithm(compose(settings)) == name
 
 
 PAPER = {
@@ -473,6 +480,8 @@ def test_a_setting_that_is_missing_is_named():
     del config["mu"]
     with pytest.raises(UserError, match=r"^mu is missing; give it a value$"):
         Config.of(config)
+    with pytest.raises(UserError, match=r"^settings of a/run\.json: mu is missing"):  # a record of another version
+        Config.of(config, "settings of a/run.json")
 
 
 def test_plain_settings_come_out_as_they_went_in_and_repeat_num_only_if_it_was_given():
