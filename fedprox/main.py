@@ -23,7 +23,6 @@ os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 import hydra
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
-from omegaconf.errors import OmegaConfBaseException
 
 from fedprox.cli.jobs import earlier_run
 from fedprox.cli.resume import whole_command, without_resume
@@ -111,7 +110,7 @@ def _ended(config: DictConfig, failures: Path) -> float | None:
         return _run(config)
     except USERS as error:
         why, status = on_record(error), 1
-        if isinstance(error, (UserError, OmegaConfBaseException, OSError, MemoryError)):
+        if isinstance(error, (UserError, OSError, MemoryError)):
             status = 2
         if isinstance(error, SystemExit):
             print(f"error: {why} ended the run", file=sys.stderr)

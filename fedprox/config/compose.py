@@ -42,16 +42,18 @@ OmegaConf.register_new_resolver("of_flower", _of_flower, replace=True)
 
 
 @contextmanager
-def conf_known() -> Iterator[None]:
-    """Let Hydra read conf/, unless it is running a command, which may have named more folders.
-
-    Raises:
-        UserError: For what Hydra and OmegaConf refuse.
-    """
+def _conf_known() -> Iterator[None]:
+    """Let Hydra read conf/, unless it is running a command, which may have named more folders."""
     is_running = GlobalHydra.instance().is_initialized()
+    with nullcontext() if is_running else hydra.initialize_config_dir(version_base=None, config_dir=str(CONF)):
+        yield
+
+
+@contextmanager
+def _mistakes_explained() -> Iterator[None]:
+    """Turn what Hydra and OmegaConf refuse into a UserError."""
     try:
-        with nullcontext() if is_running else hydra.initialize_config_dir(version_base=None, config_dir=str(CONF)):
-            yield
+        yield
     except (HydraException, OmegaConfBaseException) as error:
         raise UserError(explained(error)) from error
 
@@ -62,19 +64,24 @@ def compose(overrides: Sequence[str] = (), config_name: str = "config") -> Confi
     Raises:
         UserError: If there is none, or a setting breaks a rule.
     """
-    with conf_known():
-        return checked(composed(overrides, config_name))
+    return checked(composed(overrides, config_name))
 
 
 def composed(overrides: Sequence[str], config_name: str) -> DictConfig:
     """Return what Hydra composes, as it is written."""
-    with conf_known():
+    with _conf_known(), _mistakes_explained():
         return hydra.compose(config_name, list(overrides))
 
 
 def checked(config: DictConfig) -> Config:
-    """Return a composed configuration with all references resolved."""
-    return Config.of(_unsigned_zeros(OmegaConf.to_container(config, resolve=True, throw_on_missing=True)))
+    """Return a composed configuration with all references resolved.
+
+    Raises:
+        UserError: If a reference leads nowhere, or a setting breaks a rule.
+    """
+    with _mistakes_explained():
+        plain = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
+    return Config.of(_unsigned_zeros(plain))
 
 
 def _unsigned_zeros(value: Any) -> Any:
@@ -127,7 +134,7 @@ def values_of(override: Override) -> list[str]:
 
 def parsed(overrides: Sequence[str]) -> list[Override]:
     """Return overrides taken apart."""
-    with conf_known():
+    with _conf_known(), _mistakes_explained():
         loader = GlobalHydra.instance().config_loader()  # knows what glob(*) stands for
         return OverridesParser.create(config_loader=loader).parse_overrides(list(overrides))
 

@@ -1,0 +1,353 @@
+"""Composition: every option composes, defaults and presets are what they promise, a sweep's values are listed.
+
+Long, because every file of conf/ is looked at here.
+"""
+
+import math
+
+import numpy as np
+import pytest
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hypothesis import given
+from hypothesis import strategies as st
+from omegaconf import OmegaConf
+
+from fedprox.config.checks import check_targets
+from fedprox.config.compose import CONF, compose, each_value_once
+from fedprox.errors import UserError
+from fedprox.experiment import data as data_assembly
+
+OPTIONS = sorted(f"{path.parent.name}={path.stem}" for path in CONF.glob("*/*.yaml"))
+
+
+def composed(*overrides: str, config_name: str = "config") -> dict:
+    return compose(overrides, config_name).plain()
+
+
+def test_there_are_options_in_every_group():
+    groups = {option.partition("=")[0] for option in OPTIONS}
+    assert groups == {
+        "augmentation",
+        "dataset",
+        "engine",
+        "evaluation",
+        "experiment",
+        "feature_skew",
+        "logger",
+        "model",
+        "partition",
+        "protocol",
+        "strategy",
+    }
+
+
+TEXT = {"shakespeare": ["dataset.path=there"], "sent140": ["dataset.path=there", "dataset.glove=there"]}
+MANDATORY = {
+    "partition=custom": ["partition._target_=fedprox.data.partitioners.shards.shards"],
+    "dataset=custom": ["dataset._target_=fedprox.data.sources.digits.digits"],
+    "dataset=leaf": ["dataset.path=there"],
+    "dataset=image_folder": ["dataset.path=there"],
+    "model=lstm_sent140": ["dataset=sent140", *TEXT["sent140"]],
+    **{f"dataset={name}": given for name, given in TEXT.items()},
+    **{f"experiment=paper_{name}": given for name, given in TEXT.items()},
+}
+
+
+@pytest.mark.parametrize("config_name", ["config", "fedavg"])
+@pytest.mark.parametrize("option", OPTIONS)
+def test_every_option_composes_and_passes_the_check(option, config_name):
+    overrides = [option, "client_resources.num_cpus=1"]
+    overrides += MANDATORY.get(option, [])
+    check_targets(compose(overrides, config_name))
+
+
+def test_dataset_custom_asks_for_a_target():
+    with pytest.raises(UserError, match=r"dataset\._target_"):
+        composed("dataset=custom")
+
+
+BASELINE = {
+    "num_clients": 1000,
+    "num_epochs": 10,
+    "batch_size": 10,
+    "num_rounds": 100,
+    "clients_per_round": 10,
+    "stragglers_fraction": 0.9,
+    "learning_rate": 0.03,
+    "server_device": "cpu",
+    "client_resources": {"num_cpus": 2.0, "num_gpus": 0.0},
+}
+
+
+@pytest.mark.parametrize(
+    ("config_name", "mu", "strategy"),
+    [
+        ("config", 1.0, "fedprox.strategies.fedprox.FedProx"),
+        ("fedavg", 0.0, "fedprox.strategies.fedprox.FedAvgWithStragglerDrop"),
+    ],
+)
+def test_defaults_are_the_earlier_baselines(config_name, mu, strategy):
+    config = composed(config_name=config_name)
+    assert {name: config[name] for name in BASELINE} == BASELINE
+    assert config["mu"] == mu
+    assert config["strategy"] == {"_target_": strategy}
+    assert config["dataset"]["_target_"] == "fedprox.data.sources.mnist.mnist"
+    assert config["model"] == {"_target_": "fedprox.models.logistic.logistic", "init": "default"}
+    assert config["partition"]["_target_"] == "fedprox.data.partitioners.power_law.power_law"
+    assert config["protocol"] == {"_target_": "fedprox.plan.protocols.FlowerProtocol"}
+    assert config["weight_decay"] == 0.001  # of protocol=flower
+    assert config["engine"] == {
+        "_target_": "fedprox.engines.ray.RayGrid",
+        "num_cpus": 2.0,
+        "num_gpus": 0.0,
+        "max_actors": 10,
+        "address": None,
+    }
+
+
+def test_fedavg_differs_from_fedprox_in_strategy_and_mu_alone():
+    one, other = composed(), composed(config_name="fedavg")
+    assert {name for name in one | other if one.get(name) != other.get(name)} == {"strategy", "mu"}
+    assert composed("strategy=fedavg") == other
+
+
+ADAM = "strategy._target_=flwr.serverapp.strategy.FedAdam"
+
+
+@pytest.mark.parametrize(
+    ("overrides", "mu"),
+    [
+        ([], 1.0),
+        (["strategy=feddane"], 1.0),
+        (["strategy=fedavg"], 0.0),
+        ([ADAM], 0.0),
+        (["strategy._target_=flwr.serverapp.strategy.FedProx"], 0.0),
+        (["strategy._target_=my.FedProx"], 0.0),
+        # The command has the last word with any strategy.
+        (["mu=0.5"], 0.5),
+        ([ADAM, "mu=1"], 1.0),
+        (["mu=1", "strategy=fedavg"], 1.0),
+        # What a data set or a preset recommends is for FedProx, whatever the order.
+        (["dataset=sent140"], 0.01),
+        (["dataset=shakespeare"], 0.001),
+        (["dataset=sent140", ADAM], 0.0),
+        (["strategy=fedavg", "dataset=sent140"], 0.0),
+        (["experiment=flare_cifar10"], 1e-5),
+        (["experiment=flare_cifar10", "strategy=feddane"], 1e-5),
+        (["experiment=flare_cifar10", ADAM], 0.0),
+        (["experiment=flare_cifar10", "strategy=fedavg"], 0.0),
+        (["experiment=flare_cifar10", ADAM, "mu=0.3"], 0.3),
+    ],
+)
+def test_mu_is_that_of_fedprox_with_fedprox_and_feddane_and_0_with_any_other_strategy_unless_given(overrides, mu):
+    config = composed(*overrides)
+    assert config["mu"] == mu
+    assert type(config["mu"]) is float
+
+
+@pytest.mark.parametrize("more", [[], ["dataset=sent140"], ["experiment=flare_cifar10"]])
+def test_the_configuration_of_fedavg_has_mu_0_whatever_a_data_set_or_preset_recommends(more):
+    assert composed(*more, config_name="fedavg")["mu"] == 0
+
+
+def test_weight_decay_is_the_earlier_baselines_with_its_protocol_and_0_with_any_other_unless_given():
+    found = [composed(f"protocol={protocol}")["weight_decay"] for protocol in ("flower", "paper", "authors")]
+    assert found == [0.001, 0.0, 0.0]
+    assert composed("protocol._target_=my.Protocol")["weight_decay"] == 0.0
+    assert composed("protocol=paper", "weight_decay=0.25")["weight_decay"] == 0.25
+
+
+def test_mu_is_a_number_for_whoever_refers_to_it():
+    assert composed("learning_rate=${mu}")["learning_rate"] == 1
+    assert composed(ADAM, "adaptive_mu.initial=${mu}")["adaptive_mu"]["initial"] == 0
+
+
+PAPER = {
+    "clients_per_round": 10,
+    "batch_size": 10,
+    "num_epochs": 20,
+    "momentum": 0.0,
+    "weight_decay": 0.0,
+    "mu": 1.0,
+    "protocol._target_": "fedprox.plan.protocols.PaperProtocol",
+}
+SYNTHETIC = PAPER | {"num_clients": 30, "num_rounds": 200, "learning_rate": 0.01}
+FLARE = {  # "NVIDIA FLARE's comparison: 8 clients that all take part, ... FedProx with mu=1e-5"
+    "num_clients": 8,
+    "clients_per_round": 8,
+    "stragglers_fraction": 0.0,
+    "mu": 1e-5,
+    "dataset._target_": "fedprox.data.sources.cifar10.cifar10",
+    "partition._target_": "fedprox.data.partitioners.dirichlet.dirichlet",
+    "schedule.name": "cosine",
+    "augmentation._target_": "fedprox.data.augmentation.PadCropFlip",
+    "hold_out": 0.0,
+}
+CROSS = {  # "100 clients of unequal size, 10 of them in a round"
+    "num_clients": 100,
+    "clients_per_round": 10,
+    "dataset._target_": "fedprox.data.sources.cifar10.cifar10",
+    "partition._target_": "fedprox.data.partitioners.dirichlet.dirichlet",
+    "partition.sizes": "drawn",
+    "model._target_": "fedprox.models.cnn.cnn_tutorial",
+}
+PROMISED = {  # what the name and the comment of each preset say
+    "digits": {"dataset._target_": "fedprox.data.sources.digits.digits", "num_rounds": 50},
+    "paper_mnist": PAPER | {"num_clients": 1000, "num_rounds": 100, "learning_rate": 0.03},
+    "paper_femnist": PAPER | {"num_clients": 200, "num_rounds": 200, "learning_rate": 0.003},
+    "paper_shakespeare": PAPER | {"mu": 0.001, "learning_rate": 0.8},
+    "paper_sent140": PAPER | {"mu": 0.01, "learning_rate": 0.3},
+    "paper_synthetic_iid": SYNTHETIC | {"dataset.iid": True},
+    "paper_synthetic_0_0": SYNTHETIC | {"dataset.alpha": 0.0, "dataset.beta": 0.0},
+    "paper_synthetic_0.5_0.5": SYNTHETIC | {"dataset.alpha": 0.5, "dataset.beta": 0.5},
+    "paper_synthetic_1_1": SYNTHETIC | {"dataset.alpha": 1.0, "dataset.beta": 1.0},
+    "flare_cifar10": FLARE | {"num_rounds": 50, "num_epochs": 4, "model._target_": "fedprox.models.cnn.moderate_cnn"},
+    "flare_cifar10_small": FLARE
+    | {"num_rounds": 12, "num_epochs": 2, "model._target_": "fedprox.models.cnn.cnn_tutorial"},
+    "cifar10_cross_device": CROSS | {"num_rounds": 500},
+    "cifar10_cross_device_small": CROSS | {"num_rounds": 50},
+}
+
+
+@pytest.mark.parametrize("experiment", [option.partition("=")[2] for option in OPTIONS if "experiment=" in option])
+def test_every_preset_sets_what_its_name_and_comment_promise(experiment):
+    option = f"experiment={experiment}"
+    config = OmegaConf.create(composed(option, *MANDATORY.get(option, [])))
+    promised = PROMISED[experiment]
+    assert {name: OmegaConf.select(config, name) for name in promised} == promised
+
+
+@pytest.mark.parametrize(
+    ("option", "alpha", "beta"), [("synthetic_0_0", 0.0, 0.0), ("synthetic_0.5_0.5", 0.5, 0.5), ("synthetic_1_1", 1, 1)]
+)
+def test_names_of_synthetic_data_say_alpha_and_beta(option, alpha, beta):
+    node = composed(f"dataset={option}", "seed=7")["dataset"]
+    assert (node["alpha"], node["beta"], node["num_clients"], node["seed"]) == (alpha, beta, 30, 7)
+
+
+def test_the_command_line_has_the_last_word_over_every_group():
+    config = composed("experiment=paper_synthetic_1_1", "strategy=fedavg", "mu=0.5", "weight_decay=0.25")
+    assert (config["mu"], config["weight_decay"]) == (0.5, 0.25)
+    config = composed("dataset=digits", "num_clients=50", "protocol=paper", "num_epochs=3")
+    assert (config["num_clients"], config["num_epochs"], config["weight_decay"]) == (50, 3, 0.0)
+
+
+def test_the_engine_follows_the_resources_and_the_cohort():
+    engine = composed("client_resources.num_cpus=1", "client_resources.num_gpus=0.5", "clients_per_round=3")["engine"]
+    assert (engine["num_cpus"], engine["num_gpus"], engine["max_actors"]) == (1.0, 0.5, 3)
+
+
+# NumPy takes -0.0 for a negative scale; a check for >= 0 lets it pass.
+MINUS_ZERO = {
+    "sigma": ["partition.sigma=-0.0"],
+    "sizes": ["partition=iid", "partition.sizes=lognormal", "partition.sigma=-0.0"],
+    "exponent": ["partition=iid", "partition.sizes=zipf", "partition.exponent=-0.0"],
+    "dirichlet": ["partition=dirichlet", "partition.sizes=lognormal", "partition.sigma=-0.0"],
+    "pathological": ["partition=pathological", "partition.sizes=lognormal", "partition.sigma=-0.0"],
+    "noise": ["feature_skew=noise", "feature_skew.strength=-0.0"],
+    "brightness": ["feature_skew=brightness", "feature_skew.strength=-0.0"],
+    "rotation": ["feature_skew=rotation", "feature_skew.strength=-0.0"],
+    "alpha": ["dataset=synthetic_1_1", "dataset.alpha=-0.0"],
+    "beta": ["dataset=synthetic_1_1", "dataset.beta=-0.0"],
+}
+
+
+@pytest.mark.parametrize("overrides", MINUS_ZERO.values(), ids=MINUS_ZERO)
+def test_minus_zero_is_zero_in_every_setting_of_the_data(overrides):
+    small = ["dataset=digits", "num_clients=10", *overrides]
+    minus, zero = (
+        data_assembly.divided_data(compose([each.replace("-0.0", value) for each in small]))
+        for value in ("-0.0", "0.0")
+    )
+    assert np.array_equal(minus.train.indices, zero.train.indices)
+    assert np.array_equal(minus.client_examples(3)[0], zero.client_examples(3)[0])
+
+
+def test_minus_zero_is_zero_at_every_depth_of_the_configuration():
+    config = composed("mu=-0.0", "schedule.final=-1e-400", "+dataset.noise=[-0.0,{a: -0.0},-0.5]")
+    values = [
+        config["mu"],
+        config["schedule"]["final"],
+        config["dataset"]["noise"][0],
+        config["dataset"]["noise"][1]["a"],
+    ]
+    assert [(value, math.copysign(1, value)) for value in values] == [(0.0, 1.0)] * 4
+    assert config["dataset"]["noise"][2] == -0.5
+
+
+# The values of a sweep.
+
+
+def test_without_a_sweep_there_is_one_configuration_with_the_overrides_as_they_were_given():
+    given_ = ["mu=0.5", "dataset=digits", "data_dir='a, b'", "+repeat_num=3", "~experiment"]
+    assert list(each_value_once(given_)) == [given_]
+    assert list(each_value_once([])) == [[]]
+
+
+def test_every_value_of_every_swept_setting_occurs_once_beside_the_first_of_the_others():
+    # 1 + (2 - 1) + (3 - 1) = 4 configurations, where the sweep has 6 jobs.
+    assert list(each_value_once(["mu=0,1", "dataset=digits", "seed=1,2,3"])) == [
+        ["mu=0", "dataset=digits", "seed=1"],
+        ["mu=1", "dataset=digits", "seed=1"],
+        ["mu=0", "dataset=digits", "seed=2"],
+        ["mu=0", "dataset=digits", "seed=3"],
+    ]
+
+
+@pytest.mark.parametrize(
+    ("override", "values"),
+    [
+        ("+repeat_num=range(3)", ["+repeat_num=0", "+repeat_num=1", "+repeat_num=2"]),
+        ("repeat_num=range(1,6,2)", ["repeat_num=1", "repeat_num=3", "repeat_num=5"]),
+        ("++mu=0,1", ["++mu=0", "++mu=1"]),
+        ("mu=choice(0.5,2)", ["mu=0.5", "mu=2"]),
+        ("data_dir='a b','c=d'", ["data_dir='a b'", "data_dir='c=d'"]),
+        ("dataset=digits,synthetic_0.5_0.5", ["dataset=digits", "dataset=synthetic_0.5_0.5"]),
+    ],
+)
+def test_each_form_of_a_sweep_is_taken_apart(override, values):
+    assert list(each_value_once([override])) == [[value] for value in values]
+
+
+@pytest.mark.parametrize("override", ["x=[1,2]", "x={a:1,b:2}", "data_dir='a,b'", "mu=1"])
+def test_lists_and_quoted_commas_are_no_sweeps(override):
+    assert list(each_value_once([override])) == [[override]]
+
+
+@given(st.lists(st.lists(st.integers(0, 99), min_size=1, max_size=4), max_size=4))
+def test_as_many_configurations_as_there_are_values_and_none_of_them_sweeps(settings):
+    overrides = [f"s{at}={','.join(map(str, values))}" for at, values in enumerate(settings)]
+    found = list(each_value_once(overrides))
+    assert len(found) == 1 + sum(len(values) - 1 for values in settings)
+    for at, values in enumerate(settings):
+        assert {chosen[at] for chosen in found} == {f"s{at}={value}" for value in values}
+    parser = OverridesParser.create()
+    assert not any(each.is_sweep_override() for chosen in found for each in parser.parse_overrides(chosen))
+
+
+@pytest.mark.parametrize(
+    "override", ["mu=interval(0,1)", "mu=tag(log,interval(0.1,1))", "batch_size=int(interval(1,9))"]
+)
+def test_what_cannot_be_listed_is_left_to_the_sweeper_and_the_rest_is_checked(override):
+    assert list(each_value_once([override, "seed=1,2", "dataset=digits"])) == [
+        ["seed=1", "dataset=digits"],
+        ["seed=2", "dataset=digits"],
+    ]
+
+
+@pytest.mark.parametrize(
+    "override",
+    ["+repeat_num=range(0)", "mu=range(1,1)", "mu=range(0,1,-1)", "model=glob(nothing*)", "mu=shuffle(range(0))"],
+)
+def test_a_sweep_over_no_value_is_refused_by_name(override):
+    with pytest.raises(UserError) as error:
+        list(each_value_once(["seed=1,2", override]))
+    assert str(error.value).startswith(f"{override} gives no value")
+
+
+def test_a_glob_over_a_group_is_a_sweep_too():
+    assert list(each_value_once(["protocol=glob(*)"])) == [
+        ["protocol=authors"],
+        ["protocol=flower"],
+        ["protocol=paper"],
+    ]
