@@ -34,9 +34,10 @@ from fedprox.federation import strategy_checks
 from fedprox.federation.client_app import ClientSpec
 from fedprox.federation.client_state import LocalStatistics
 from fedprox.federation.failures import FailurePolicy
+from fedprox.federation.messages import Engine
 from fedprox.federation.planned_strategy import PlannedStrategy
 from fedprox.federation.results import Round
-from fedprox.federation.rounds import Engine, Evaluate, RoundSettings, run_rounds
+from fedprox.federation.rounds import Evaluate, RoundSettings, run_rounds
 from fedprox.federation.schedules import AdaptiveMu, ConstantMu, MuSchedule, learning_rate_factor
 from fedprox.federation.strategy_calls import repeatable
 from fedprox.plan.plan import CohortPlan

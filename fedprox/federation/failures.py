@@ -5,13 +5,12 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from math import inf, isfinite
-from typing import Protocol
 
 import numpy as np
 from flwr.app import ArrayRecord, Message
 
 from fedprox.errors import RunStopped
-from fedprox.federation.messages import client_of, draw_of, is_late, late
+from fedprox.federation.messages import Engine, client_of, draw_of, is_late, late
 from fedprox.federation.planned_strategy import PlannedStrategy
 from fedprox.federation.results import Round
 from fedprox.strategies.arrays import to_numpy
@@ -19,13 +18,6 @@ from fedprox.strategies.updates import arrays_of, metrics_of
 
 STOP, DROP, CONTINUE = "stop", "drop", "continue"
 _log = logging.getLogger("fedprox")
-
-
-class Sends(Protocol):
-    """The part of an engine that is needed here."""
-
-    def send_and_receive(self, messages: Sequence[Message], *, timeout: float | None = None) -> list[Message]:
-        """Return the replies to messages; one that is not there counts as late."""
 
 
 @dataclass
@@ -45,7 +37,7 @@ class FailurePolicy:
     on_timeout: str = STOP
     _has_warned: bool = False
 
-    def filtering(self, grid: Sends, round_num: int) -> "FailureFilter":
+    def filtering(self, grid: Engine, round_num: int) -> "FailureFilter":
         """Return an engine for one round, which begins now: what it returns are replies that count."""
         return FailureFilter(self, grid, round_num)
 
@@ -86,7 +78,7 @@ _CALMER = "lower learning_rate, or set on_divergence=drop or continue"
 class FailureFilter:
     """An engine in one round: the replies of clients that failed, diverged or are late are left out, or end the run."""
 
-    def __init__(self, policy: FailurePolicy, grid: Sends, round_num: int) -> None:
+    def __init__(self, policy: FailurePolicy, grid: Engine, round_num: int) -> None:
         """Begin the round."""
         self._policy, self._grid, self._round = policy, grid, round_num
         self._until = inf if policy.round_timeout is None else time.monotonic() + policy.round_timeout

@@ -1,7 +1,7 @@
 """Train messages: what a strategy sends to all clients of a round, and each one's own task."""
 
-from collections.abc import Mapping
-from typing import cast
+from collections.abc import Mapping, Sequence
+from typing import Protocol, cast, runtime_checkable
 
 from flwr.app import ArrayRecord, ConfigRecord, Error, Message, MessageType, MetricRecord, RecordDict
 
@@ -12,6 +12,17 @@ Record = ArrayRecord | ConfigRecord | MetricRecord
 
 FIRST_NODE_ID = 2  # Flower gives the server node id 1
 _RAISED, _LATE = 2, 4  # Flower's own numbers for a client app that raised, and for a reply that is not there
+
+
+@runtime_checkable
+class Engine(Protocol):
+    """Where the clients of a round are computed: the part of a Flower Grid that is needed."""
+
+    def send_and_receive(self, messages: Sequence[Message], *, timeout: float | None = None) -> list[Message]:
+        """Return the replies to a round's messages, in their order; errors for clients that failed or were late."""
+
+    def peak_memory_bytes(self) -> int:
+        """Return the peak resident memory of the engine's processes besides this one."""
 
 
 def node_id(client: int) -> int:

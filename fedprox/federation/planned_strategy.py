@@ -33,7 +33,7 @@ _log = logging.getLogger("fedprox")
 _AVERAGED = FedAvg().train_metrics_aggr_fn  # Flower's default
 
 
-class PlannedStrategy(Strategy):
+class PlannedStrategy:
     """Any Flower strategy, restricted to the plan's cohort, with one task per draw of a client.
 
     The strategy is offered each client of a round once; one that was drawn again gets its message again, with the
@@ -218,20 +218,6 @@ class PlannedStrategy(Strategy):
         if all(getattr(layer, _METRICS, _AVERAGED) in (_AVERAGED, no_metrics) for layer in self._layers):
             metrics = {name: value for name, value in metrics.items() if name not in (*REPORTED, "gamma")}
         return arrays, MetricRecord({**metrics}) if metrics else None
-
-    def configure_evaluate(
-        self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
-    ) -> Iterable[Message]:
-        """Ask no client to evaluate: the server does that on the test set."""
-        return []
-
-    def aggregate_evaluate(self, server_round: int, replies: Iterable[Message]) -> MetricRecord | None:
-        """Return None: there is nothing to aggregate."""
-        return None
-
-    def summary(self) -> None:
-        """Log the wrapped strategy's settings."""
-        self.strategy.summary()
 
 
 _OURS = (FedProx, FedAvgWithStragglerDrop, FedDane)

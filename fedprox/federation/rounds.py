@@ -5,31 +5,21 @@ client updates.
 """
 
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Protocol, cast, runtime_checkable
+from typing import Any, Protocol, cast
 
-from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord
+from flwr.app import ArrayRecord, ConfigRecord, MetricRecord
 from flwr.serverapp import Grid
 
 from fedprox.evaluation.metrics import Evaluation
 from fedprox.federation.failures import FailurePolicy
+from fedprox.federation.messages import Engine
 from fedprox.federation.planned_strategy import PlannedStrategy
 from fedprox.federation.results import ClientOutcome, Round, outcomes
 from fedprox.federation.schedules import ConstantMu, MuSchedule
 
 Evaluate = Callable[[ArrayRecord], Evaluation]
-
-
-@runtime_checkable
-class Engine(Protocol):
-    """Where the clients of a round are computed: the part of a Flower Grid that is needed."""
-
-    def send_and_receive(self, messages: Sequence[Message], *, timeout: float | None = None) -> list[Message]:
-        """Return the replies to a round's messages, in their order; errors for clients that failed or were late."""
-
-    def peak_memory_bytes(self) -> int:
-        """Return the peak resident memory of the engine's processes besides this one."""
 
 
 @dataclass(frozen=True)

@@ -194,9 +194,15 @@ CROSS = {  # "100 clients of unequal size, 10 of them in a round"
 PROMISED = {  # what the name and the comment of each preset say
     "digits": {"dataset._target_": "fedprox.data.sources.digits.digits", "num_rounds": 50},
     "paper_mnist": PAPER | {"num_clients": 1000, "num_rounds": 100, "learning_rate": 0.03},
-    "paper_femnist": PAPER | {"num_clients": 200, "num_rounds": 200, "learning_rate": 0.003},
-    "paper_shakespeare": PAPER | {"mu": 0.001, "learning_rate": 0.8},
-    "paper_sent140": PAPER | {"mu": 0.01, "learning_rate": 0.3},
+    "paper_femnist": PAPER
+    | {"num_clients": 200, "num_rounds": 200, "learning_rate": 0.003, "dataset.classes_per_client": 5}
+    | {"model._target_": "fedprox.models.logistic.logistic"},
+    "paper_shakespeare": PAPER
+    | {"mu": 0.001, "num_clients": None, "num_rounds": 40, "learning_rate": 0.8}
+    | {"model._target_": "fedprox.models.lstm.lstm_shakespeare"},
+    "paper_sent140": PAPER
+    | {"mu": 0.01, "num_clients": None, "num_rounds": 800, "learning_rate": 0.3}
+    | {"model._target_": "fedprox.models.lstm.lstm_sent140"},
     "paper_synthetic_iid": SYNTHETIC | {"dataset.iid": True},
     "paper_synthetic_0_0": SYNTHETIC | {"dataset.alpha": 0.0, "dataset.beta": 0.0},
     "paper_synthetic_0.5_0.5": SYNTHETIC | {"dataset.alpha": 0.5, "dataset.beta": 0.5},

@@ -297,10 +297,6 @@ def test_one_call_for_all_clients_that_fails_is_made_for_one_after_another(feder
     ]
 
 
-def test_there_is_no_memory_outside_this_process(grid):
-    assert grid.peak_memory_bytes() == 0
-
-
 # Several threads
 
 
@@ -504,13 +500,6 @@ def test_a_cohort_in_one_call_that_draws_unexpectedly_is_computed_client_by_clie
     for replies, same in zip(one, other, strict=True):
         assert all(equal(reply, expected) for reply, expected in zip(replies, same, strict=True))
     assert sum("the model draws random numbers" in record.message for record in caplog.records) == 2
-
-
-def test_an_error_in_one_of_several_threads_comes_out(federation, concurrent):
-    messages = federation.messages(arrays=ArrayRecord(concurrent.model.state_dict()))
-    messages[3].content["task"]["client"] = 99
-    with pytest.raises(Exception, match="99"):
-        LocalGrid(concurrent, num_threads=3).send_and_receive(messages)
 
 
 ENDS_AT_ONCE = """

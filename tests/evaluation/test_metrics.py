@@ -40,12 +40,6 @@ def test_every_client_counts_the_same_whatever_it_holds():
     assert found == ClientSpread(std=pytest.approx((1 / 6) ** 0.5), worst=0.0, best=1.0)
 
 
-def test_a_client_without_held_out_examples_does_not_count():
-    is_right = flags(1, 0, 1, 0, 0, 0)
-    for sizes in ([0, 2, 1, 3], [2, 0, 1, 3], [2, 1, 3, 0], [0, 2, 0, 0, 1, 3, 0]):
-        assert among_clients(is_right, np.array(sizes)) == among_clients(is_right, np.array([2, 1, 3]))
-
-
 @pytest.mark.parametrize(("num_clients", "tenth"), [(1, 1), (2, 1), (10, 1), (11, 2), (20, 2), (21, 3), (100, 10)])
 def test_the_worst_and_the_best_tenth_are_rounded_up(num_clients, tenth):
     # Client k has 100 examples and k of them right, in an order that is not that of the accuracies.

@@ -137,20 +137,6 @@ def test_every_step_is_corrected_by_the_global_less_the_local_gradient_at_the_gl
             np.testing.assert_allclose(w, START - LR * global_gradient, rtol=1e-12, atol=1e-12)
 
 
-@pytest.mark.parametrize("solver", ["auto", "reference", "cohort"])
-def test_mini_batches_are_corrected_too(solver):
-    # Two batches of 4: two single-batch steps of the same order. With the full gradient as g_t there is no correction.
-    client, global_gradient = 1, np.ones_like(START)
-    corrected, plain = (
-        joined(LocalGrid(side(4, solver)).send_and_receive([message(client, correction)])[0].content["arrays"])
-        for correction in (gradient(START, client) + global_gradient, gradient(START, client))
-    )
-    uncorrected = joined(LocalGrid(side(4, solver)).send_and_receive([message(client, None)])[0].content["arrays"])
-    np.testing.assert_allclose(plain, uncorrected, rtol=FLOAT32, atol=FLOAT32)
-    # Each of the two steps is moved by -lr * 1 at first; gradients at the moved point then differ a little.
-    assert np.all(corrected - plain < -1.5 * LR)
-
-
 def message(client: int, correction: np.ndarray | None) -> Message:
     """Return one epoch of mini-batches with mu = 0."""
     task = ClientTask(client, 1, 2, False, (0, 0, 1, client))

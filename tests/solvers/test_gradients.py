@@ -148,14 +148,6 @@ def test_gamma_is_0_at_the_minimiser_of_h():
     assert gamma(model, params, start, features, labels, mu=0.0) > 0.1  # of F alone it is no minimiser
 
 
-def test_gamma_above_1_tells_of_a_step_that_was_too_long():
-    features, labels = examples(20)
-    start = initialised("logistic", 1).state_dict()
-    gradient = by_definition("logistic", start, features, labels)
-    thrown = {key: w - 1e3 * gradient[key] for key, w in start.items()}
-    assert gamma(initialised("logistic"), thrown, start, features, labels, mu=1.0) > 100
-
-
 @pytest.mark.parametrize("mu", [0.0, 2.0])
 def test_where_the_start_is_stationary_gamma_is_0_for_staying_and_infinite_for_leaving(mu):
     # A single class has softmax 1 and no gradient anywhere, so grad h = mu * (w_k - w^t).

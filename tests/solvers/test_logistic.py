@@ -147,42 +147,12 @@ def test_short_single_and_partial_batches_are_those_of_the_reference(num_example
     assert_agree(solution, case.solve_by_definition())
 
 
-def test_two_steps_follow_the_formula():
-    # w <- w - lr * (grad F_B(w) + correction + mu (w - w^t) + wd w) in float64, one example per step; the second
-    # step starts on both sides of w^t.
-    lr, mu, decay = 0.3, 2.0, 0.1
-    case = make_case(num_classes=6, num_features=5, num_examples=2, batch_size=1, num_epochs=1, corrected=True)
-    case = replace(case, sgd=SgdSettings(lr, 1, weight_decay=decay), work=replace(case.work, mu=mu))
-
-    def joined(tensors: Params) -> np.ndarray:
-        return np.column_stack([tensors["1.weight"].numpy(), tensors["1.bias"].numpy()]).astype(np.float64)
-
-    global_w, correction = joined(case.start), joined(case.work.correction)
-    w, signs = global_w.copy(), set()
-    for example in next(iter(case.work.orders)):
-        x, y = np.append(case.features[example].numpy().astype(np.float64), 1.0), int(case.labels[example])
-        logits = w @ x
-        residual = np.exp(logits - logits.max()) / np.exp(logits - logits.max()).sum() - (np.arange(6) == y)
-        signs |= set(np.sign(w - global_w).flatten())
-        w = w - lr * (np.outer(residual, x) + correction + mu * (w - global_w) + decay * w)
-    assert {-1.0, 1.0} <= signs
-    np.testing.assert_allclose(joined(case.solve().params), w, rtol=FLOAT32, atol=FLOAT32)
-
-
 def test_mu_decay_and_correction_each_change_the_result():
     case = make_case(mu=0.0)
     others = [make_case(mu=0.5), make_case(mu=0.0, weight_decay=0.1), make_case(mu=0.0, corrected=True)]
     plain = case.solve().params["1.weight"]
     # Far above the tolerance of the comparisons, so that none of them would pass without the term.
     assert all(float((other.solve().params["1.weight"] - plain).abs().max()) > 1e-3 for other in others)
-
-
-def test_from_zero_weights_mu_is_weight_decay_mu_and_from_others_it_is_not():
-    zero = {name: torch.zeros_like(value) for name, value in make_case().start.items()}
-    with_mu, with_decay = make_case(mu=0.3), make_case(mu=0.0, weight_decay=0.3)
-    assert_agree(replace(with_mu, start=zero).solve(), replace(with_decay, start=zero).solve())
-    difference = with_mu.solve().params["1.weight"] - with_decay.solve().params["1.weight"]
-    assert float(difference.abs().max()) > 0.01
 
 
 def test_images_are_flattened_like_the_reference_does():
