@@ -12,9 +12,9 @@ class FederationMetrics:
 
     Attributes:
         train_loss: f(w) = E_k F_k(w), the mean cross-entropy over all clients' training examples.
-        train_accuracy: Share of those classified rightly.
+        train_accuracy: Share of those classified correctly.
         test_loss: Mean cross-entropy over all clients' held-out examples, or the global test set where there is one.
-        test_accuracy: Share of those classified rightly.
+        test_accuracy: Share of those classified correctly.
         gradient_variance: E_k ||grad F_k - grad f||^2, the dissimilarity that the paper plots.
         gradient_variance_unweighted: The same with the plain mean over clients, as the authors' program has it.
         dissimilarity_b: B(w) = sqrt(E_k ||grad F_k||^2 / ||grad f||^2) (Definition 3).
@@ -36,7 +36,7 @@ class ClassAccuracy:
     Attributes:
         label: 0 .. num_classes - 1.
         num_examples: How many there are.
-        accuracy: Share of them classified rightly; None if there are none.
+        accuracy: Share of them classified correctly; None if there are none.
     """
 
     label: int
@@ -82,32 +82,32 @@ Integers = NDArray[np.int64]
 Flags = NDArray[np.bool_]
 
 
-def by_class(is_right: Flags, labels: Integers, num_classes: int) -> tuple[ClassAccuracy, ...]:
+def by_class(is_correct: Flags, labels: Integers, num_classes: int) -> tuple[ClassAccuracy, ...]:
     """Return the accuracy on the examples of each class 0 .. num_classes - 1.
 
     Args:
-        is_right: Whether each example is classified rightly, shape (n,).
+        is_correct: Whether each example is classified correctly, shape (n,).
         labels: Classes, shape (n,).
         num_classes: Number of classes.
     """
-    sizes, hits = (np.bincount(some, minlength=num_classes).tolist() for some in (labels, labels[is_right]))
+    sizes, num_correct = (np.bincount(some, minlength=num_classes).tolist() for some in (labels, labels[is_correct]))
     return tuple(
         ClassAccuracy(label, size, hit / size if size else None)
-        for label, (size, hit) in enumerate(zip(sizes, hits, strict=True))
+        for label, (size, hit) in enumerate(zip(sizes, num_correct, strict=True))
     )
 
 
-def among_clients(is_right: Flags, sizes: Integers) -> ClientSpread:
+def among_clients(is_correct: Flags, sizes: Integers) -> ClientSpread:
     """Return how accuracy differs among clients, each of which counts the same (Li et al. 2020, q-FFL, table 1).
 
     Args:
-        is_right: Whether each held-out example is classified rightly, clients one after another, shape (n,).
+        is_correct: Whether each held-out example is classified correctly, clients one after another, shape (n,).
         sizes: How many of them each client has, shape (num_clients,), at least one above 0; a client without
             any does not count.
     """
     held = sizes[sizes > 0]
-    hits = np.add.reduceat(is_right.astype(np.int64), np.cumsum(held) - held)
-    accuracies = np.sort(hits / held)
+    num_correct = np.add.reduceat(is_correct.astype(np.int64), np.cumsum(held) - held)
+    accuracies = np.sort(num_correct / held)
     tenth = -(-len(held) // 10)  # rounded up: at least one client
     return ClientSpread(
         std=float(accuracies.std()), worst=float(accuracies[:tenth].mean()), best=float(accuracies[-tenth:].mean())

@@ -35,7 +35,7 @@ class ClientSpec:
         sgd: Settings of the local solver.
         device: Where clients compute, such as "cpu" or "cuda".
         solver: "auto", "reference" or "cohort"; see `fedprox.solvers.choice`.
-        augmentation: What is done to pictures in training; None for nothing.
+        augmentation: What is done to images in training; None for nothing.
     """
 
     data: FederatedData

@@ -18,7 +18,7 @@ from flwr.serverapp.strategy import FedAvg, Strategy
 from fedprox.errors import RunStopped, UserError
 from fedprox.federation.client_state import LocalStatistics
 from fedprox.federation.messages import Record, TaskMessage, node_id
-from fedprox.federation.strategy_calls import checked_messages, checked_result, repeatable, told
+from fedprox.federation.strategy_calls import annotated, checked_messages, checked_result, repeatable
 from fedprox.federation.strategy_checks import REPORTED
 from fedprox.federation.strategy_state import StrategyState, layers
 from fedprox.plan.plan import ClientTask, CohortPlan, numbered
@@ -93,14 +93,14 @@ class PlannedStrategy:
 
     def state(self) -> dict[str, Any]:
         """Return what later rounds depend on besides the model."""
-        with told(f"{self.name}'s state"):
+        with annotated(f"{self.name}'s state"):
             taken = self._state.take()
         return {"layers": taken, "statistics": self._statistics.state() if self._statistics else None}
 
     def restore(self, state: Mapping[str, Any]) -> None:
         """Go on from a state; batch statistics are taken over where this run and the earlier one keep them."""
         if state["layers"]:  # not those of another strategy
-            with told(f"{self.name}'s earlier state"):
+            with annotated(f"{self.name}'s earlier state"):
                 self._state.restore(state["layers"])
         if self._statistics and state["statistics"]:
             self._statistics.restore(state["statistics"])
@@ -167,10 +167,10 @@ class PlannedStrategy:
         """Call the strategy meanwhile: its draws repeat, and what it raises is one line that begins so."""
         call = f"round {round_num}: {self.name}.{method}"
         if self.is_ours:
-            with told(call):
+            with annotated(call):
                 yield call
         else:  # Flower's Bulyan and QFedAvg ask for a garbage collection once per reply
-            with told(call), repeatable(self._rng(method, round_num)), only_new_garbage():
+            with annotated(call), repeatable(self._rng(method, round_num)), only_new_garbage():
                 yield call
 
     def _rng(self, method: str, round_num: int) -> np.random.Generator:

@@ -34,7 +34,7 @@ def repeatable(rng: np.random.Generator) -> Iterator[None]:
 
 
 @contextmanager
-def told(call: str) -> Iterator[None]:
+def annotated(call: str) -> Iterator[None]:
     """Turn whatever is raised meanwhile into RunStopped, with the place in the user's code.
 
     Args:

@@ -43,7 +43,7 @@ class StrategyState:
         """Note what the strategy is like before its first round."""
         self._layers = layers(strategy)
         self._initial = [{name: _copied(value) for name, value in vars(layer).items()} for layer in self._layers]
-        self._told: set[str] = set()
+        self._reported: set[str] = set()
 
     def take(self) -> list[dict[str, Any]]:
         """Return the present state, one entry per layer; later rounds do not change it."""
@@ -62,8 +62,8 @@ class StrategyState:
             return dict(_copied(layer.state_dict()))
         changed = {name: value for name, value in vars(layer).items() if not _same(value, initial.get(name))}
         for name, value in changed.items():
-            if not is_plain(value) and name not in self._told:
-                self._told.add(name)
+            if not is_plain(value) and name not in self._reported:
+                self._reported.add(name)
                 _log.warning(
                     "%s.%s changes and cannot be kept in a checkpoint: give the strategy state_dict() and "
                     "load_state_dict(state), or a resumed run may differ",
