@@ -54,16 +54,23 @@ class RoundSettings:
 
 
 class Start(Protocol):
-    """Where a run resumes: a round that is done, such as a `Round` or a checkpoint of one; see there."""
+    """Where a run resumes: after a round that is done, such as a `Round` or a checkpoint of one."""
 
     @property
-    def round_num(self) -> int: ...  # noqa: D102
+    def round_num(self) -> int:
+        """Its number."""
+
     @property
-    def arrays(self) -> ArrayRecord: ...  # noqa: D102
+    def arrays(self) -> ArrayRecord:
+        """The model after it."""
+
     @property
-    def carried(self) -> Mapping[str, Any]: ...  # noqa: D102
+    def carried(self) -> Mapping[str, Any]:
+        """What the next round depends on besides the model; see `Round`."""
+
     @property
-    def time_s(self) -> float: ...  # noqa: D102
+    def time_s(self) -> float:
+        """Seconds that the rounds so far took."""
 
 
 def run_rounds(
