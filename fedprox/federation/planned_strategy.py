@@ -26,7 +26,7 @@ from fedprox.process import only_new_garbage
 from fedprox.seeds import Stream, generator
 from fedprox.strategies.arrays import to_numpy, to_record
 from fedprox.strategies.averaging import in_type, no_metrics, weighted_average
-from fedprox.strategies.fedprox import FedAvgWithStragglerDrop, FedDane, FedProx
+from fedprox.strategies.fedprox import FedProx
 from fedprox.strategies.updates import arrays_of
 
 _log = logging.getLogger("fedprox")
@@ -45,7 +45,7 @@ class PlannedStrategy:
 
     Attributes:
         name: What the strategy's class is called.
-        is_ours: Whether that is one of this module's own, and not one that is made from them.
+        is_ours: Whether that is one of `fedprox.strategies`, and not one that is made from them.
     """
 
     def __init__(
@@ -70,7 +70,7 @@ class PlannedStrategy:
             UserError: If the strategy and the plan do not go together.
         """
         self.strategy = strategy
-        self.name, self.is_ours = type(strategy).__name__, type(strategy) in _OURS
+        self.name, self.is_ours = type(strategy).__name__, _is_of(strategy, _OURS)
         self._layers = layers(strategy)
         self._statistics = statistics
         self._seed, self._repetition = seed, repetition
@@ -220,10 +220,15 @@ class PlannedStrategy:
         return arrays, MetricRecord({**metrics}) if metrics else None
 
 
-_OURS = (FedProx, FedAvgWithStragglerDrop, FedDane)
+_OURS, _FLOWERS = "fedprox.strategies.", "flwr."
 _METHODS = ("configure_train", "aggregate_train")
 _METRICS = "train_metrics_aggr_fn"
 _TAKE_ALL = {"fraction_train": 1.0, "fraction_evaluate": 0.0, "min_train_nodes": 1, "min_available_nodes": 1}
+
+
+def _is_of(strategy: Any, *packages: str) -> bool:
+    """Return whether a strategy's class is defined in one of these packages."""
+    return type(strategy).__module__.startswith(packages)
 
 
 def _fit(layer: Any) -> None:
@@ -235,8 +240,7 @@ def _fit(layer: Any) -> None:
     for name, value in _TAKE_ALL.items():
         if hasattr(layer, name):
             setattr(layer, name, value)
-    is_known = type(layer) in _OURS or type(layer).__module__.startswith("flwr.")
-    if is_known and getattr(layer, _METRICS, None) is _AVERAGED:
+    if _is_of(layer, _OURS, _FLOWERS) and getattr(layer, _METRICS, None) is _AVERAGED:
         setattr(layer, _METRICS, no_metrics)
 
 
