@@ -20,7 +20,7 @@ from fedprox.report.runs import (
     steps,
 )
 from fedprox.report.style import plus_minus
-from fedprox.runs.reader import read_record
+from fedprox.runs.reader import no_run, read_record, walk
 
 ALWAYS = ("test_accuracy", "test_loss", "final_accuracy", "best_accuracy", "volatility")
 WHERE_RECORDED = ("drift", "client_accuracy_std", "client_accuracy_worst", "client_accuracy_best")
@@ -68,13 +68,9 @@ def find_runs(paths: Iterable[str | Path]) -> list[Path]:
         UserError: If a path is no directory, or there is no run at all.
     """
     roots = [Path(path) for path in paths]
-    for path in roots:
-        if not path.is_dir():
-            raise UserError(f"{path} is not a directory; give a run directory or a folder of runs")
-    runs = {file.parent.resolve(): file.parent for path in roots for file in path.rglob("run.json")}
+    runs = {folder.resolve(): folder for folder, files in walk(roots) if "run.json" in files}
     if not runs:
-        names = ", ".join(map(str, roots)) or "an empty list of paths"
-        raise UserError(f"no run.json in or below {names}; give the output folder of a run or of a sweep")
+        raise no_run(roots)
     return sorted(runs.values())
 
 

@@ -2,7 +2,6 @@
 
 import argparse
 import math
-import os
 import re
 import sys
 import time
@@ -20,7 +19,7 @@ from rich.table import Table
 from fedprox.cli.jobs import TABLE as JOBS
 from fedprox.cli.jobs import WAITING, read_table
 from fedprox.errors import UserError, printable
-from fedprox.runs.reader import SILENT, FollowedRun, Progress, as_texts
+from fedprox.runs.reader import SILENT, FollowedRun, Progress, as_texts, duration, no_run, walk
 from fedprox.storage import is_taken
 
 # What is worth seeing first, where a terminal is too small for all runs.
@@ -40,15 +39,11 @@ class RunTable:
         Raises:
             UserError: If one is no directory, or there is no run and no sweep.
         """
-        for folder in folders:
-            if not folder.is_dir():
-                raise UserError(f"{folder} is not a directory; give a run directory or a folder of runs")
         self._folders = folders
         self._runs: dict[Path, FollowedRun] = {}
         self._flat: dict[Path, tuple[object, dict[str, str]]] = {}
         if not any(_found(folders)):
-            names = ", ".join(map(str, folders))
-            raise UserError(f"no run.json in or below {names}; give the output folder of a run or of a sweep")
+            raise no_run(folders)
 
     def look(self) -> tuple[list[Row], bool]:
         """Return a row per run, and whether all of them have ended."""
@@ -94,14 +89,12 @@ class RunTable:
 
 
 def _found(folders: Sequence[Path]) -> Iterator[tuple[Path, bool]]:
-    """Yield each run directory with True, and each sweep with False; a run has no other below it."""
-    for root in folders:
-        for folder, below, files in os.walk(root):
-            if "run.json" in files:
-                below.clear()
-                yield Path(folder), True
-            elif JOBS in files:
-                yield Path(folder), False
+    """Yield each run directory with True, and each sweep with False."""
+    for folder, files in walk(folders):
+        if "run.json" in files:
+            yield folder, True
+        elif JOBS in files:
+            yield folder, False
 
 
 def _natural(path: Path) -> list[tuple[bool, int, str]]:
@@ -128,22 +121,13 @@ def _shown(progress: Progress | None) -> dict[str, str]:
         "accuracy": _number(progress.accuracy, ".4f"),
         "best": _number(progress.best, ".4f"),
         "rounds/s": _number(progress.rate if is_running else None, ".3g"),
-        "left": _duration(progress.left_s),
+        "left": "" if progress.left_s is None else duration(progress.left_s),
         "reason": progress.error,
     }
 
 
 def _number(value: float | None, digits: str) -> str:
     return "" if value is None or math.isnan(value) else format(value, digits)
-
-
-def _duration(time_s: float | None) -> str:
-    """Return a time in the unit that suits it: 12 s, 12 min, 12.3 h."""
-    if time_s is None:
-        return ""
-    if time_s < 90:
-        return f"{time_s:.0f} s"
-    return f"{time_s / 60:.0f} min" if time_s < 5400 else f"{time_s / 3600:.1f} h"
 
 
 def table(rows: Sequence[Row], num_rows: int | None = None) -> tuple[Table, str]:

@@ -9,7 +9,7 @@ from pathlib import Path
 from fedprox.config.compose import compose
 from fedprox.config.schema import Config
 from fedprox.reproduce.specs import Job
-from fedprox.runs.reader import status_of
+from fedprox.runs.reader import duration, status_of
 
 Run = Callable[[Config, Path], object]
 
@@ -46,7 +46,8 @@ def run_missing(
     start = time.perf_counter()
     for number, (folder, config) in enumerate(missing.items()):
         left_s = (time.perf_counter() - start) / number * (len(missing) - number) if number else None
-        print(f"run {number + 1} of {len(missing)}{_left(left_s)}: {folder.name}", flush=True)
+        left = "" if left_s is None else f", about {duration(left_s)} left"
+        print(f"run {number + 1} of {len(missing)}{left}: {folder.name}", flush=True)
         folder.mkdir(parents=True, exist_ok=True)
         (run or partial(experiment.run, resume=states[folder] is not None))(config, folder)
     return len(missing)
@@ -67,9 +68,3 @@ def settings_of(jobs: Mapping[Path, Job], place: Mapping[str, Sequence[str]]) ->
         repetition = {"repeat_num": job.repetition} if job.repetition else {}
         configs[folder] = composed(overrides).model_copy(update=repetition)
     return configs
-
-
-def _left(time_s: float | None) -> str:
-    if time_s is None:
-        return ""
-    return f", about {time_s / 60:.0f} min left" if time_s >= 90 else f", about {time_s:.0f} s left"

@@ -3,7 +3,8 @@
 import csv
 import io
 import json
-from collections.abc import Iterator, Mapping, Sequence
+import os
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +25,25 @@ MAX_DEPTH = 8  # of settings; far more than any run has
 
 Settings = Mapping[str, Any]
 Row = Mapping[str, int | float | None]
+
+
+def walk(roots: Iterable[Path]) -> Iterator[tuple[Path, list[str]]]:
+    """Yield the folders among and below some, each with the names of its files.
+
+    Raises:
+        UserError: If one of them is no directory.
+    """
+    for root in roots:
+        if not root.is_dir():
+            raise UserError(f"{root} is not a directory; give a run directory or a folder of runs")
+        for folder, _, files in os.walk(root):
+            yield Path(folder), files
+
+
+def no_run(roots: Iterable[Path]) -> UserError:
+    """Return the error for folders in which no run was found."""
+    names = ", ".join(map(str, roots)) or "an empty list of paths"
+    return UserError(f"no run.json in or below {names}; give the output folder of a run or of a sweep")
 
 
 def read_record(file: Path) -> dict[str, Any]:
@@ -230,6 +250,13 @@ def _result(record: Mapping[str, Any]) -> dict[str, Any]:
         if record["status"] == "finished"
         else final.get("time_s"),
     }
+
+
+def duration(time_s: float) -> str:
+    """Return a time in the unit that suits it: 12 s, 12 min, 12.3 h."""
+    if time_s < 90:
+        return f"{time_s:.0f} s"
+    return f"{time_s / 60:.0f} min" if time_s < 5400 else f"{time_s / 3600:.1f} h"
 
 
 def _evaluated(file: Path) -> list[Row]:
