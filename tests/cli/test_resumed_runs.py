@@ -131,7 +131,7 @@ def test_a_run_that_was_interrupted_twice_ends_as_the_one_that_was_not(run, argu
 
 
 @pytest.mark.parametrize("kind", [KeyboardInterrupt, Crash])
-@pytest.mark.parametrize("every", [1, 3, 10, "null"])
+@pytest.mark.parametrize("every", [1, 10, "null"])  # 3 is that of the test above
 def test_it_does_so_whatever_the_interval_of_checkpoints_and_however_it_ended(run, every, kind):
     command = (*DIGITS, f"{FLOWERS}FedAvgM", "+strategy.server_momentum=0.9", f"checkpoint.every={every}")
     whole = run(*command, into="whole")
@@ -146,7 +146,7 @@ def test_it_does_so_whatever_the_interval_of_checkpoints_and_however_it_ended(ru
 
 
 @pytest.mark.parametrize("kind", [KeyboardInterrupt, Crash])
-@pytest.mark.parametrize("choice", ["fedprox", "FedAdam", "adaptive mu"])
+@pytest.mark.parametrize("choice", ["fedprox", "adaptive mu"])
 def test_a_run_that_ended_in_its_first_round_keeps_round_0_once(run, choice, kind):
     whole = run(*DIGITS, *CHOICES[choice], into="whole")
     broken = run(*DIGITS, *CHOICES[choice], into="broken", until=1, kind=kind)
@@ -254,17 +254,17 @@ REFUSED = {
 }
 
 
-@pytest.mark.parametrize(("arguments", "words"), REFUSED.values(), ids=REFUSED)
-def test_what_would_change_the_past_is_refused_and_named_and_the_directory_stays(run, fedprox, arguments, words):
+def test_what_would_change_the_past_is_refused_and_named_and_the_directory_stays(run, fedprox):
     folder = run(*DIGITS, until=5)
-    before = snapshot(folder)
-    ended = fedprox("resume=run", *arguments)
-    assert (ended.status, ended.err.count("\n")) == (2, 1), ended.err
-    assert ended.err.startswith("error: ")
-    assert [word for word in words if word not in ended.err] == []
-    changed = {name for name, content in snapshot(folder).items() if before.get(name) != content}
-    # How many rounds are done is known only after Hydra has written what it was asked for.
-    assert changed <= (HYDRAS if arguments == ["num_rounds=3"] else set())
+    for name, (arguments, words) in REFUSED.items():
+        before = snapshot(folder)
+        ended = fedprox("resume=run", *arguments)
+        assert (ended.status, ended.err.count("\n")) == (2, 1), (name, ended.err)
+        assert ended.err.startswith("error: ")
+        assert [word for word in words if word not in ended.err] == [], name
+        changed = {file for file, content in snapshot(folder).items() if before.get(file) != content}
+        # How many rounds are done is known only after Hydra has written what it was asked for.
+        assert changed <= (HYDRAS if arguments == ["num_rounds=3"] else set()), name
 
 
 # Branches.
@@ -376,12 +376,12 @@ BRANCHES = {
 }
 
 
-@pytest.mark.parametrize(("arguments", "words"), BRANCHES.values(), ids=BRANCHES)
-def test_a_branch_that_cannot_be_is_told_in_one_line(run, fedprox, arguments, words):
+def test_a_branch_that_cannot_be_is_told_in_one_line(run, fedprox):
     folder = run(*DIGITS, until=5)
     before = snapshot(folder)
-    ended = fedprox(*arguments, "hydra.run.dir=branch")
-    assert (ended.status, ended.err.count("\n")) == (2, 1), ended.err
-    assert [word for word in words if word not in ended.err] == []
-    assert snapshot(folder) == before
-    assert not Path("branch/metrics.csv").exists()
+    for name, (arguments, words) in BRANCHES.items():
+        ended = fedprox(*arguments, "hydra.run.dir=branch")
+        assert (ended.status, ended.err.count("\n")) == (2, 1), (name, ended.err)
+        assert [word for word in words if word not in ended.err] == [], name
+        assert snapshot(folder) == before
+        assert not Path("branch/metrics.csv").exists()

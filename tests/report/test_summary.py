@@ -58,14 +58,6 @@ def test_a_row_per_run_and_round_says_whose_it_is(tmp_path, write_run):
     assert math.isnan(frame["train_loss_cohort"][0])  # nobody had trained
 
 
-def test_a_half_written_last_line_is_ignored_even_where_it_reads_as_a_row(tmp_path, write_run):
-    run = write_run(tmp_path / "run", [0.1, 0.2], status="running")
-    whole = (run / "metrics.csv").read_text()
-    for half in ("2,0.5", "2,0.5,0.9,0.6,10,1"):  # the second would have become time_s = 12.5
-        (run / "metrics.csv").write_text(whole + half)
-        assert read_runs([run])["round"].tolist() == [0, 1]
-
-
 @pytest.mark.parametrize(
     ("line", "reason"),
     [
