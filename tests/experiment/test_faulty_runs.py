@@ -15,6 +15,8 @@ from pathlib import Path
 import psutil
 import pytest
 
+from tests.faults import shots
+
 SMALL = ("dataset=digits", "engine=local", "num_clients=20", "clients_per_round=4", "stragglers_fraction=0")
 BROKEN = """
 import torch
@@ -139,18 +141,18 @@ def test_a_run_stops_early_after_its_patience_and_leaves_no_later_round(fedprox,
 # Ray, killed
 
 
-ON_RAY = ("dataset=digits", "client_resources.num_cpus=1", "num_clients=50", "partition=iid", "mu=0.5")
+ON_RAY = ("dataset=digits", "num_clients=50", "partition=iid", "mu=0.5")
 
 
 @pytest.fixture
 def begun(environment, tmp_path) -> Iterator[Callable[..., tuple[subprocess.Popen[str], Path]]]:
-    """Return a function that starts a run in a process of its own, and returns when it has measured a few rounds."""
+    """Return a function that starts a run in a process of its own, and returns when it has measured round 0."""
     started: list[subprocess.Popen[str]] = []
 
     def begin(*arguments: str) -> tuple[subprocess.Popen[str], Path]:
         command = [sys.executable, "-m", "fedprox.main", *ON_RAY, *arguments, "hydra.run.dir=run"]
         started.append(subprocess.Popen(command, cwd=tmp_path, env=environment(), stderr=subprocess.PIPE, text=True))
-        wait_for_rows(started[-1], tmp_path / "run", 5)
+        wait_for_rows(started[-1], tmp_path / "run", 1)
         return started[-1], tmp_path / "run"
 
     yield begin
@@ -172,18 +174,24 @@ def processes(run: subprocess.Popen[str], name: str) -> list[psutil.Process]:
     return [process for process in psutil.Process(run.pid).children(recursive=True) if name in process.name()]
 
 
-def test_a_run_whose_actors_are_killed_again_and_again_is_the_undisturbed_one_to_the_bit(fedprox, begun, tmp_path):
-    settings = ("num_rounds=100", "num_epochs=20")
-    run, run_dir = begun(*settings)
+def test_a_run_on_ray_whose_processes_are_killed_is_the_undisturbed_one_to_the_bit(fedprox, begun, tmp_path):
+    settings = ("num_rounds=150", "num_epochs=20")
+    run, run_dir = begun(*settings, "client_resources.num_cpus=1")
     num_killed = 0
-    for how_many, from_row in ((1, 10), (2, 30), (1, 60)):
+    for how_many, from_row in ((2, 10), (1, 40)):
         wait_for_rows(run, run_dir, from_row)
         for victim in processes(run, "_Worker")[:how_many]:
             os.kill(victim.pid, signal.SIGKILL)
             num_killed += 1
+    wait_for_rows(run, run_dir, 60)
+    # Ray's agents outlive their raylet by a minute.
+    own = {each for each in shots.started(run.pid) if not shots.is_agent(each[0])}
+    run.send_signal(signal.SIGTERM)
     _, err = run.communicate(timeout=600)
-    assert run.returncode == 0, err
-    assert num_killed >= 3
+    assert (run.returncode, num_killed >= 3) == (143, True), err
+    assert shots.outlived(own, shots.GRACE_S) == []
+    assert record(run_dir)["status"] == "interrupted"
+    assert fedprox("resume=run", "engine=local").status == 0
     assert fedprox(*ON_RAY, *settings, "engine=local", "hydra.run.dir=local").status == 0
     assert untimed(run_dir) == untimed(tmp_path / "local")
     assert (run_dir / "clients.csv").read_text() == (tmp_path / "local" / "clients.csv").read_text()
@@ -198,7 +206,7 @@ def untimed(run_dir: Path) -> list[dict[str, str]]:
 def test_a_run_whose_cluster_is_lost_ends_and_says_how_to_go_on(begun, part):
     # Within a long round: Ray itself ends a process without a word if an object is put as the raylet dies, and a round
     # begins with that.
-    run, run_dir = begun("num_rounds=100000", "num_epochs=3000")
+    run, run_dir = begun("num_rounds=100000", "num_epochs=3000", "client_resources.num_cpus=1")
     until = time.monotonic() + 600
     while not all("_Worker.run" in " ".join(worker.cmdline()) for worker in processes(run, "_Worker")):
         assert time.monotonic() < until
@@ -210,4 +218,4 @@ def test_a_run_whose_cluster_is_lost_ends_and_says_how_to_go_on(begun, part):
     assert "resume=<run directory>" in err
     assert "Traceback" not in err
     assert record(run_dir)["status"] == "failed"
-    assert len(rows(run_dir)) > 4
+    assert rows(run_dir)

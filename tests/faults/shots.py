@@ -105,18 +105,18 @@ def lived(arguments: list[str], run_dir: Path, environment: Mapping[str, str], s
     start = time.monotonic()
     was_hit = shot is not None and _waited(process, shot, run_dir / "clients.csv", start)
     after_s, round_num = time.monotonic() - start, rounds_in(run_dir / "clients.csv")
-    own = _started(process.pid)
+    own = started(process.pid)
     began = errors.stat().st_size > 0 or _heeds_sigterm(process.pid)
     if was_hit and shot:
         was_hit = _hit(process, shot.kind)
     try:
         status = process.wait(TIMEOUT_S)
     except subprocess.TimeoutExpired:
-        own |= _started(process.pid)
+        own |= started(process.pid)
         process.kill()
         process.wait()
         status = 124
-    agents = frozenset(each for each in own if any(name in _command(each[0]) for name in AGENTS))
+    agents = frozenset(each for each in own if is_agent(each[0]))
     left_over, said = outlived(own - agents, GRACE_S), errors.read_text(errors="replace")
     return Life(status, was_hit, began, round(after_s, 3), round_num, left_over, agents, said)
 
@@ -167,6 +167,11 @@ def _command(pid: int) -> bytes:
         return b""
 
 
+def is_agent(pid: int) -> bool:
+    """Return whether a process is one of Ray's agents."""
+    return any(name in _command(pid) for name in AGENTS)
+
+
 def _born(pid: int) -> int | None:
     """Return when a process was started, which tells it from a later one with its number; None if it has ended."""
     try:
@@ -176,7 +181,7 @@ def _born(pid: int) -> int | None:
     return None if fields[0] == "Z" else int(fields[19])
 
 
-def _started(root: int) -> set[tuple[int, int]]:
+def started(root: int) -> set[tuple[int, int]]:
     """Return the processes that a process has started, by number and birth."""
     return {(pid, born) for pid in descendants(root) if (born := _born(pid)) is not None}
 
