@@ -298,7 +298,10 @@ REFUSED = {
     "run.json with overrides that are none": (run_json(overrides={"mu": 1}), ["give the command that made it again"]),
     "run.json with overrides of numbers": (run_json(overrides=[1, 2]), ["give the command that made it again"]),
     "run.json with another configuration": (run_json(config_name="nothing"), ["was not made by this command"]),
-    "run.json with settings of other types": (run_json(settings={"mu": 0.25, "seed": []}), ["seed must be an integer", "got []"]),
+    "run.json with settings of other types": (
+        run_json(settings={"mu": 0.25, "seed": []}),
+        ["seed must be an integer", "got []"],
+    ),
     "run.json a folder": (made_a_folder("run.json"), ["is no run directory"]),
     "run.json gone": (removed("run.json"), ["is no run directory", "there is no run.json"]),
 }
