@@ -25,7 +25,7 @@ OWN = ("run.json", *TABLES, *RESULTS, "main.log", ".hydra", CHECKPOINTS)
 PATIENCE_S = 0.5  # with those who have a folder for a moment, to see whether it is taken
 
 
-def write_whole(file: Path, content: bytes) -> None:
+def write_atomic(file: Path, content: bytes) -> None:
     """Write a file by way of a temporary one beside it, which takes its name once it is on the disk.
 
     Raises:

@@ -11,7 +11,7 @@ import time
 import pytest
 
 from fedprox.errors import UserError
-from fedprox.storage import alone_in, is_taken, write_whole
+from fedprox.storage import alone_in, is_taken, write_atomic
 
 HOLDS = """
 import sys, time
@@ -24,17 +24,17 @@ with alone_in(Path(sys.argv[1])):
 DIES = """
 import os, sys
 from pathlib import Path
-from fedprox.storage import write_whole
+from fedprox.storage import write_atomic
 setattr(os, sys.argv[2], lambda *_: os.kill(os.getpid(), 9))
 if sys.argv[2] == "replace":
     Path.replace = lambda *_: os.kill(os.getpid(), 9)
-write_whole(Path(sys.argv[1]), b"new" * 100_000)
+write_atomic(Path(sys.argv[1]), b"new" * 100_000)
 """
 
 
 def test_a_file_is_written_and_nothing_is_left_beside_it(tmp_path):
     for content in (b"first", b"", b"a longer one"):
-        write_whole(tmp_path / "file", content)
+        write_atomic(tmp_path / "file", content)
         assert [(path.name, path.read_bytes()) for path in tmp_path.iterdir()] == [("file", content)]
 
 
@@ -45,15 +45,15 @@ def test_a_writer_that_dies_in_between_leaves_the_old_file(tmp_path, at, environ
     done = subprocess.run([sys.executable, "-c", DIES, str(file), at], env=environment(), timeout=600)
     assert done.returncode == -signal.SIGKILL
     assert file.read_bytes() == b"old"
-    write_whole(file, b"next")  # whatever the dead one left
+    write_atomic(file, b"next")  # whatever the dead one left
     assert [(path.name, path.read_bytes()) for path in tmp_path.iterdir()] == [("file", b"next")]
 
 
 def test_no_room_leaves_the_old_file_and_its_error_names_it(tmp_path, environment):
     code = (
-        "import resource, sys; from pathlib import Path; from fedprox.storage import write_whole\n"
+        "import resource, sys; from pathlib import Path; from fedprox.storage import write_atomic\n"
         "resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))\n"
-        "write_whole(Path(sys.argv[1]), b'x' * 5000)"
+        "write_atomic(Path(sys.argv[1]), b'x' * 5000)"
     )
     file = tmp_path / "file"
     file.write_bytes(b"old")

@@ -14,7 +14,7 @@ from typing import Any
 
 from fedprox.errors import UserError, printable
 from fedprox.runs.reader import FREE, FollowedRun, differences, read_record
-from fedprox.storage import alone_in, write_whole
+from fedprox.storage import alone_in, write_atomic
 
 TABLE = "jobs.csv"
 _RESULT = ("status", "rounds", "num_rounds", "final_accuracy", "best_accuracy", "time_s", "error")
@@ -113,7 +113,7 @@ def _write(sweep_dir: Path, rows: Iterable[Row]) -> None:
     writer = csv.DictWriter(text, COLUMNS)
     writer.writeheader()
     writer.writerows(rows)
-    write_whole(sweep_dir / TABLE, text.getvalue().encode())
+    write_atomic(sweep_dir / TABLE, text.getvalue().encode())
 
 
 def final_table(sweep_dir: Path) -> str:

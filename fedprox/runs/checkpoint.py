@@ -20,7 +20,7 @@ from fedprox.errors import UserError
 from fedprox.federation.results import Round
 from fedprox.runs.serialize import decoded, encoded
 from fedprox.runs.writer import RunRecord, is_kept
-from fedprox.storage import CHECKPOINTS, checksum, write_whole
+from fedprox.storage import CHECKPOINTS, checksum, write_atomic
 
 _log = logging.getLogger("fedprox")
 FOLDER = CHECKPOINTS
@@ -239,7 +239,7 @@ class Checkpoints:
     def _write(self, checkpoint: Checkpoint) -> None:
         self._record.sync()
         self._folder.mkdir(exist_ok=True)
-        write_whole(self._file(checkpoint.round_num), content_of(checkpoint))
+        write_atomic(self._file(checkpoint.round_num), content_of(checkpoint))
         self._written[checkpoint.round_num] = checkpoint.accuracy
         for round_num in self._superfluous():
             self._file(round_num).unlink(missing_ok=True)

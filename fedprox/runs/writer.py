@@ -31,7 +31,7 @@ from fedprox.errors import RunStopped, UserError, on_record, printable
 from fedprox.evaluation.metrics import Evaluation
 from fedprox.federation.results import Round
 from fedprox.runs.reader import number
-from fedprox.storage import naming, write_whole
+from fedprox.storage import naming, write_atomic
 
 Mark = Mapping[str, Any]
 
@@ -281,7 +281,7 @@ class RunRecord:
             peak_memory_bytes: Of processes other than this one; this one's is added.
             more: Further entries of run.json.
         """
-        write_whole(self.path / "model.safetensors", save({name: _plain(tensor) for name, tensor in params.items()}))
+        write_atomic(self.path / "model.safetensors", save({name: _plain(tensor) for name, tensor in params.items()}))
         own = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
         self._facts |= {"timings": dict(timings), "peak_memory_bytes": own + peak_memory_bytes, **(more or {})}
         self._save("finished")
@@ -312,7 +312,7 @@ class RunRecord:
         """Rewrite run.json, whole or not at all."""
         result = {"final": _valid(self.final), "best": _valid(self._best)} if self.final and self._best else None
         facts = {"status": status, **self._facts, "result": result}
-        write_whole(self.path / "run.json", (json.dumps(facts, indent=2, allow_nan=False) + "\n").encode())
+        write_atomic(self.path / "run.json", (json.dumps(facts, indent=2, allow_nan=False) + "\n").encode())
 
 
 def _client_rows(outcome: Round) -> Iterator[tuple[object, ...]]:

@@ -97,13 +97,13 @@ def test_the_last_rounds_checkpoint_is_written_whatever_ends_the_run(tmp_path, k
 
 
 def test_a_round_that_is_due_while_the_disk_is_busy_is_passed_over(tmp_path, monkeypatch):
-    go, write = threading.Event(), checkpointing.write_whole
+    go, write = threading.Event(), checkpointing.write_atomic
 
     def slow(file: Path, content: bytes) -> None:
         assert go.wait(60)
         write(file, content)
 
-    monkeypatch.setattr(checkpointing, "write_whole", slow)
+    monkeypatch.setattr(checkpointing, "write_atomic", slow)
     with Checkpoints(RunRecord(tmp_path, {"settings": {}}), every=1, keep=None) as checkpoints:
         for round_num in range(6):
             checkpoints.after(outcome(round_num))
@@ -112,14 +112,14 @@ def test_a_round_that_is_due_while_the_disk_is_busy_is_passed_over(tmp_path, mon
 
 
 def test_a_disk_that_fails_while_rounds_go_on_ends_the_run_and_leaves_the_earlier_ones(tmp_path, monkeypatch):
-    write = checkpointing.write_whole
+    write = checkpointing.write_atomic
 
     def full(file: Path, content: bytes) -> None:
         if int(file.stem[-6:]) > 2:
             raise OSError(28, "No space left on device", str(file))
         write(file, content)
 
-    monkeypatch.setattr(checkpointing, "write_whole", full)
+    monkeypatch.setattr(checkpointing, "write_atomic", full)
     with pytest.raises(OSError, match="No space left"):
         written(tmp_path, [0.1] * 6)
     assert rounds(tmp_path) == [1, 2]
