@@ -114,7 +114,7 @@ def naming(file: Path) -> Iterator[None]:
 
 
 @contextmanager
-def alone_in(folder: Path, *, wait: bool = False) -> Iterator[None]:
+def locked(folder: Path, *, wait: bool = False) -> Iterator[None]:
     """Have a folder for this process alone, as long as this lasts or the process lives.
 
     Args:
@@ -127,7 +127,7 @@ def alone_in(folder: Path, *, wait: bool = False) -> Iterator[None]:
     opened = os.open(folder, os.O_RDONLY)
     try:
         deadline = time.monotonic() + (float("inf") if wait else PATIENCE_S)
-        while not _locked(opened, fcntl.LOCK_EX):
+        while not _try_lock(opened, fcntl.LOCK_EX):
             if time.monotonic() > deadline:
                 raise UserError(f"{folder} is being written by another process; wait for it or name another")
             time.sleep(0.02)
@@ -136,7 +136,7 @@ def alone_in(folder: Path, *, wait: bool = False) -> Iterator[None]:
         os.close(opened)
 
 
-def is_taken(folder: Path) -> bool:
+def is_locked(folder: Path) -> bool:
     """Return whether a process has a folder for itself; True also where that cannot be told.
 
     To see it, this process has it too for an instant, which one that is about to take it waits for.
@@ -146,12 +146,12 @@ def is_taken(folder: Path) -> bool:
     except OSError:
         return False
     try:
-        return not _locked(opened, fcntl.LOCK_SH, without_locks=False)
+        return not _try_lock(opened, fcntl.LOCK_SH, without_locks=False)
     finally:
         os.close(opened)
 
 
-def _locked(opened: int, kind: int, without_locks: bool = True) -> bool:
+def _try_lock(opened: int, kind: int, without_locks: bool = True) -> bool:
     """Return whether a lock was to be had; on a file system without locks, what is said."""
     try:
         fcntl.flock(opened, kind | fcntl.LOCK_NB)

@@ -11,13 +11,13 @@ import time
 import pytest
 
 from fedprox.errors import UserError
-from fedprox.storage import alone_in, is_taken, write_atomic
+from fedprox.storage import is_locked, locked, write_atomic
 
 HOLDS = """
 import sys, time
 from pathlib import Path
-from fedprox.storage import alone_in
-with alone_in(Path(sys.argv[1])):
+from fedprox.storage import locked
+with locked(Path(sys.argv[1])):
     print("has it", flush=True)
     time.sleep(60)
 """
@@ -70,54 +70,54 @@ def test_a_second_process_is_refused_and_a_dead_one_is_forgotten(tmp_path, envir
     ) as other:
         try:
             assert other.stdout.readline() == "has it\n"
-            with pytest.raises(UserError, match="is being written by another process"), alone_in(tmp_path):
+            with pytest.raises(UserError, match="is being written by another process"), locked(tmp_path):
                 pass
         finally:
             os.kill(other.pid, signal.SIGKILL)
         other.wait()
-    with alone_in(tmp_path):
+    with locked(tmp_path):
         pass
 
 
 def test_a_folder_is_free_again_after_an_error(tmp_path):
     for _ in range(2):
-        with pytest.raises(KeyError), alone_in(tmp_path):
+        with pytest.raises(KeyError), locked(tmp_path):
             raise KeyError
 
 
 def test_a_folder_that_is_not_there_is_an_os_error(tmp_path):
-    with pytest.raises(FileNotFoundError), alone_in(tmp_path / "nowhere"):
+    with pytest.raises(FileNotFoundError), locked(tmp_path / "nowhere"):
         pass
 
 
 def test_a_folder_is_taken_as_long_as_somebody_has_it(tmp_path):
-    assert not is_taken(tmp_path)
-    with alone_in(tmp_path):
-        assert is_taken(tmp_path)
-        assert is_taken(tmp_path)  # looking took nothing away
-        with pytest.raises(UserError, match="is being written by another process"), alone_in(tmp_path):
+    assert not is_locked(tmp_path)
+    with locked(tmp_path):
+        assert is_locked(tmp_path)
+        assert is_locked(tmp_path)  # looking took nothing away
+        with pytest.raises(UserError, match="is being written by another process"), locked(tmp_path):
             pass
-    assert not is_taken(tmp_path)
-    assert not is_taken(tmp_path / "missing")
+    assert not is_locked(tmp_path)
+    assert not is_locked(tmp_path / "missing")
 
 
 def test_who_looks_keeps_nobody_from_taking_a_folder(tmp_path, monkeypatch):
     monkeypatch.setattr("fedprox.storage.PATIENCE_S", 60.0)  # the timer may be late
     opened = os.open(tmp_path, os.O_RDONLY)
-    fcntl.flock(opened, fcntl.LOCK_SH)  # as is_taken does for an instant
+    fcntl.flock(opened, fcntl.LOCK_SH)  # as is_locked does for an instant
     threading.Timer(0.1, os.close, [opened]).start()
-    with alone_in(tmp_path):
-        assert is_taken(tmp_path)
+    with locked(tmp_path):
+        assert is_locked(tmp_path)
 
 
 def test_who_waits_gets_a_folder_when_it_is_free(tmp_path):
     order = []
 
     def second() -> None:
-        with alone_in(tmp_path, wait=True):
+        with locked(tmp_path, wait=True):
             order.append("second")
 
-    with alone_in(tmp_path):
+    with locked(tmp_path):
         thread = threading.Thread(target=second)
         thread.start()
         time.sleep(0.7)  # longer than those who do not wait have patience

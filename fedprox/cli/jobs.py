@@ -14,7 +14,7 @@ from typing import Any
 
 from fedprox.errors import UserError, printable
 from fedprox.runs.reader import FREE, FollowedRun, differences, read_record
-from fedprox.storage import alone_in, write_atomic
+from fedprox.storage import locked, write_atomic
 
 TABLE = "jobs.csv"
 _RESULT = ("status", "rounds", "num_rounds", "final_accuracy", "best_accuracy", "time_s", "error")
@@ -92,7 +92,7 @@ def note(sweep_dir: Path, room: Path, job: Job, error: str) -> None:
     result = _result(sweep_dir / (job.run or ""))
     if error and result.get("error") != error:  # it failed before it could begin or go on with its record
         result = {"status": "failed", "error": error}
-    with suppress(OSError), alone_in(room, wait=True):  # a disk that is full has been told of
+    with suppress(OSError), locked(room, wait=True):  # a disk that is full has been told of
         rows = {row["job"]: row for row in read_table(sweep_dir)}
         known = rows.get(str(job.number), {"job": str(job.number), "overrides": job.swept})
         rows[str(job.number)] = {**known, "run": job.run or "", **result}

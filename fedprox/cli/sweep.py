@@ -21,7 +21,7 @@ from fedprox.config.compose import as_given, compose, each_value_once, explained
 from fedprox.config.schema import Target
 from fedprox.errors import USERS, UserError
 from fedprox.runs.reader import read_record
-from fedprox.storage import alone_in
+from fedprox.storage import locked
 
 _run_dir_is_new: ContextVar[bool] = ContextVar("run_dir_is_new", default=False)
 _at_the_end: ContextVar[ExitStack] = ContextVar("at_the_end")
@@ -42,7 +42,7 @@ class CheckFirst(Callback):
             if not jobs or _are_left(jobs, sweep_dir, config):
                 _check_values(config)
             sweep_dir.mkdir(parents=True, exist_ok=True)
-            _at_the_end.get().enter_context(alone_in(sweep_dir))
+            _at_the_end.get().enter_context(locked(sweep_dir))
             _at_the_end.get().callback(lambda: print(f"\n{final_table(sweep_dir)}", flush=True))
             begin_table(sweep_dir, jobs)
         except USERS as error:

@@ -22,7 +22,7 @@ from fedprox.runs.progress import watched
 from fedprox.runs.reader import Row, as_texts, read_metrics, read_record
 from fedprox.runs.trust import PLACEMENT, shown
 from fedprox.runs.writer import RunRecord
-from fedprox.storage import alone_in, check_no_links, files_of_a_run
+from fedprox.storage import check_no_links, files_of_a_run, locked
 from fedprox.strategies.arrays import to_params
 
 _log = logging.getLogger("fedprox")
@@ -57,7 +57,7 @@ def run(
         return row
     _check_sources_stay(config, run_dir, resume)
     experiment = Experiment.of(config)
-    with alone_in(run_dir):
+    with locked(run_dir):
         facts = {**_facts(experiment), **(origin or {})}
         earlier = read_record(run_dir / "run.json") if resume and (run_dir / "run.json").exists() else None
         if earlier:

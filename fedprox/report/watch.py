@@ -20,7 +20,7 @@ from fedprox.cli.jobs import TABLE as JOBS
 from fedprox.cli.jobs import WAITING, read_table
 from fedprox.errors import UserError, printable
 from fedprox.runs.reader import SILENT, FollowedRun, Progress, as_texts, duration, no_run, walk
-from fedprox.storage import is_taken
+from fedprox.storage import is_locked
 
 # What is worth seeing first, where a terminal is too small for all runs.
 _FIRST = ("running", SILENT, "failed", "diverged", "interrupted", WAITING)
@@ -58,7 +58,7 @@ class RunTable:
                 folder = sweep / (job["run"] or job["job"])
                 told = {"settings": job["overrides"], "status": job["status"], "reason": job["error"]}
                 rows.setdefault(folder, {**_shown(None), **told})
-        is_over = not any(each.status == "running" for each in seen.values()) and not any(map(is_taken, sweeps))
+        is_over = not any(each.status == "running" for each in seen.values()) and not any(map(is_locked, sweeps))
         table = [{"run": str(folder), **rows[folder]} for folder in sorted(rows, key=_natural)]
         return [{name: printable(text) for name, text in row.items()} for row in table], is_over
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from fedprox.errors import UserError
-from fedprox.storage import is_taken, read_regular
+from fedprox.storage import is_locked, read_regular
 
 RECORD = ("status", "algorithm", "settings", "seed", "name")
 # Settings that change no number of a run: where and how it computes, and who is told; and what is done about faults, of
@@ -225,7 +225,7 @@ class FollowedRun:
             return Progress(status, num_rounds, **_result(self.record), error=error)
         if self._is_new("metrics.csv"):
             self._rows = _evaluated(self.path / "metrics.csv")
-        return Progress("running" if is_taken(self.path) else SILENT, num_rounds, **_latest(self._rows))
+        return Progress("running" if is_locked(self.path) else SILENT, num_rounds, **_latest(self._rows))
 
     def _is_new(self, name: str) -> bool:
         """Return whether a file is another one than at the last look."""

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from fedprox.cli.jobs import COLUMNS, WAITING, Job, begin_table, note, read_table, readable
-from fedprox.storage import alone_in
+from fedprox.storage import locked
 from tests.faults.compared import differences
 
 DIGITS = ("dataset=digits", "engine=local", "clients_per_round=2", "num_epochs=2")
@@ -182,7 +182,7 @@ def test_a_damaged_record_is_not_overwritten_either(fedprox, tmp_path, text):
 
 def test_a_sweep_that_another_process_is_running_is_left_alone(fedprox, tmp_path):
     (tmp_path / "sweep").mkdir()
-    with alone_in(tmp_path / "sweep"):
+    with locked(tmp_path / "sweep"):
         ended = fedprox(*SWEEP, "num_rounds=1", "mu=0,1")
     assert ended.status == 2
     assert ended.err == "error: sweep is being written by another process; wait for it or name another\n"

@@ -13,7 +13,7 @@ import pytest
 from fedprox.cli.jobs import Job, begin_table
 from fedprox.report.__main__ import main
 from fedprox.report.watch import RunTable, table
-from fedprox.storage import alone_in
+from fedprox.storage import locked
 
 
 def rows_of(*folders):
@@ -24,7 +24,7 @@ def test_a_run_has_a_row_with_what_differs_and_how_far_it_is(tmp_path, write_run
     # write_run: a row each half second, so two rounds per second; of 10 rounds 3 are done
     write_run(tmp_path / "0", [0.1, 0.6, 0.5, 0.4], mu=0.0, status="running", num_rounds=10)
     write_run(tmp_path / "1", [0.1], mu=2.0, status="running", num_rounds=10)
-    with alone_in(tmp_path / "0"):
+    with locked(tmp_path / "0"):
         rows = rows_of(tmp_path)
     expected = {
         **{"run": str(tmp_path / "0"), "settings": "mu=0.0", "status": "running", "round": "3/10"},
@@ -66,10 +66,10 @@ def test_it_goes_on_while_a_run_or_a_sweep_does(tmp_path, write_run):
     begin_table(tmp_path, [Job(0, (), "", "0")])
     watched = RunTable([tmp_path])
     assert watched.look()[1]
-    with alone_in(tmp_path):  # between two jobs
+    with locked(tmp_path):  # between two jobs
         assert not watched.look()[1]
     write_run(tmp_path / "1", [0.1], status="running", num_rounds=1)
-    with alone_in(tmp_path / "1"):
+    with locked(tmp_path / "1"):
         assert not watched.look()[1]
     assert watched.look()[1]
 
@@ -114,7 +114,7 @@ def test_a_record_cannot_move_the_cursor(tmp_path, write_run):
 
 def test_once_prints_the_table_once_though_runs_go_on(tmp_path, write_run, capsys):
     write_run(tmp_path / "0", [0.1], status="running", num_rounds=1)
-    with alone_in(tmp_path / "0"):
+    with locked(tmp_path / "0"):
         assert main(["watch", str(tmp_path), "--once"]) == 0
     out = capsys.readouterr().out
     assert out.count("1 runs: 1 running") == 1
@@ -130,7 +130,7 @@ def test_long_lines_stay_whole_and_text_of_a_record_is_no_markup(tmp_path, write
 
 def test_it_ends_when_the_last_run_has(tmp_path, write_run, capsys):
     write_run(tmp_path / "0", [0.1], status="running", num_rounds=1)
-    with alone_in(tmp_path / "0"):
+    with locked(tmp_path / "0"):
         thread = threading.Thread(target=main, args=(["watch", str(tmp_path), "--every", "0.05"],))
         thread.start()
         out = ""
@@ -150,7 +150,7 @@ def test_on_a_terminal_that_can_a_table_takes_the_place_of_the_one_before(tmp_pa
     run = write_run(tmp_path / "0", [0.1], status="running", num_rounds=1)
     main_end, end = pty.openpty()
     command = [sys.executable, "-m", "fedprox.report", "watch", str(tmp_path), "--every", "0.1"]
-    with alone_in(run):
+    with locked(run):
         process = subprocess.Popen(command, stdout=end, env=environment(COLUMNS="200", LINES="50", **more))
         os.close(end)
         seen = b""

@@ -425,8 +425,8 @@ def test_what_may_not_be_read_or_written_is_told_in_one_line(fedprox, broken, fi
 
 def test_a_directory_that_another_process_writes_is_left_alone(fedprox, broken, environment, tmp_path):
     code = (
-        "import sys; from pathlib import Path; from fedprox.storage import alone_in\n"
-        "with alone_in(Path(sys.argv[1])): print('has it', flush=True); sys.stdin.read()"
+        "import sys; from pathlib import Path; from fedprox.storage import locked\n"
+        "with locked(Path(sys.argv[1])): print('has it', flush=True); sys.stdin.read()"
     )
     before = snapshot(broken)
     with subprocess.Popen(

@@ -6,7 +6,7 @@ import pytest
 
 from fedprox.errors import UserError
 from fedprox.runs.reader import SILENT, FollowedRun, read_metrics, read_rows
-from fedprox.storage import alone_in
+from fedprox.storage import locked
 
 HEADER = "round,test_loss,test_accuracy,train_loss_cohort,num_clients_counted,time_s\n"
 
@@ -37,7 +37,7 @@ def test_a_run_is_known_from_its_record_on(tmp_path):
 def test_rows_are_taken_as_they_come_and_the_best_is_that_of_all_of_them(tmp_path):
     run = begin(tmp_path / "run")
     followed = FollowedRun(run)
-    with alone_in(run):
+    with locked(run):
         write(run, HEADER + row(0, 0.1, 0.0) + row(1, 0.7, 2.0))
         first = followed.look()
         write(run, row(2, 0.5, 4.0) + "3,1.0,0.9,,10,5")  # of 5.5: the last line is being written
@@ -55,7 +55,7 @@ def test_the_rate_is_that_of_the_last_rows(tmp_path):
     slow = [row(number, 0.1, 10.0 * number) for number in range(30)]  # 0.1 rounds per second
     fast = [row(30 + number, 0.1, 300.0 + number) for number in range(20)]  # 1 per second, in the last 20 rows
     write(run, HEADER + "".join(slow + fast))
-    with alone_in(run):
+    with locked(run):
         progress = FollowedRun(run).look()
     assert progress.rate == pytest.approx(1.0)
     assert progress.left_s == pytest.approx(100 - 49)
@@ -73,7 +73,7 @@ def test_rows_that_were_taken_back_are_read_anew(tmp_path):
 
 def test_a_run_on_record_as_running_that_nobody_has_any_more_stopped_without_a_word(tmp_path):
     run = begin(tmp_path / "run")
-    with alone_in(run):
+    with locked(run):
         assert FollowedRun(run).look().status == "running"
     progress = FollowedRun(run).look()
     assert (progress.status, progress.left_s) == (SILENT, None)
@@ -96,7 +96,7 @@ def test_an_ended_run_is_told_by_its_record_alone(tmp_path):
 def test_a_damaged_table_hides_how_far_the_run_is_and_nothing_else(tmp_path, line):
     run = begin(tmp_path / "run")
     write(run, HEADER + row(0, 0.1, 0.0) + line + row(2, 0.3, 2.0))
-    with alone_in(run):
+    with locked(run):
         progress = FollowedRun(run).look()
     assert (progress.status, progress.round_num) == ("running", None)
 
