@@ -32,7 +32,7 @@ def write_atomic(file: Path, content: bytes) -> None:
         OSError: If there is no room, and the like; it names the file.
     """
     temporary = file.with_name(file.name + ".part")
-    with naming(file):
+    with annotate_errors(file):
         try:
             with temporary.open("wb") as opened:
                 opened.write(content)
@@ -105,7 +105,7 @@ def files_of_a_run(run_dir: Path) -> list[Path]:
 
 
 @contextmanager
-def naming(file: Path) -> Iterator[None]:
+def annotate_errors(file: Path) -> Iterator[None]:
     """Let what is wrong with writing a file name it: the system's own error does not say which was full."""
     try:
         yield

@@ -31,7 +31,7 @@ from fedprox.errors import RunStopped, UserError, on_record, printable
 from fedprox.evaluation.metrics import Evaluation
 from fedprox.federation.results import Round
 from fedprox.runs.reader import number
-from fedprox.storage import naming, write_atomic
+from fedprox.storage import annotate_errors, write_atomic
 
 Mark = Mapping[str, Any]
 
@@ -82,7 +82,7 @@ class CsvTable:
         text = io.StringIO()
         csv.writer(text).writerows(rows)
         content = text.getvalue().encode()
-        with naming(self._name):
+        with annotate_errors(self._name):
             if self._file.write(content) != len(content):
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         self._digest.update(content)
@@ -110,7 +110,7 @@ class CsvTable:
 
     def sync(self) -> None:
         """Return once the rows are on the disk."""
-        with naming(self._name):
+        with annotate_errors(self._name):
             os.fsync(self._file.fileno())
 
     def close(self) -> None:
