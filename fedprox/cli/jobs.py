@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from fedprox.errors import UserError, printable
-from fedprox.runs.reader import FREE, FollowedRun, differences, read_record
+from fedprox.runs.reader import RESUME_MAY_CHANGE, FollowedRun, differences, read_record
 from fedprox.storage import locked, write_atomic
 
 TABLE = "jobs.csv"
@@ -65,7 +65,9 @@ def is_same_command(record: Mapping[str, Any], config_name: str | None, override
 
 
 def _binding(overrides: Iterable[str]) -> set[str]:
-    return {word for word in overrides if word.partition("=")[0].lstrip("+~").partition(".")[0] not in FREE}
+    return {
+        word for word in overrides if word.partition("=")[0].lstrip("+~").partition(".")[0] not in RESUME_MAY_CHANGE
+    }
 
 
 def begin_table(sweep_dir: Path, jobs: Iterable[Job]) -> None:

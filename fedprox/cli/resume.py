@@ -18,7 +18,7 @@ from omegaconf import DictConfig, OmegaConf
 from fedprox.config.compose import CONF, compose, composed
 from fedprox.config.schema import GROUPS
 from fedprox.errors import UserError
-from fedprox.runs.reader import FREE, broken, differences, read_record
+from fedprox.runs.reader import RESUME_MAY_CHANGE, broken, differences, read_record
 from fedprox.runs.trust import PATHS, is_place, is_refused, recorded_settings, shown
 from fedprox.storage import CHECKPOINTS, check_no_links
 
@@ -259,7 +259,7 @@ def _check_past(record: Mapping[str, Any], present: Mapping[str, Any], run_dir: 
     """Raise UserError where a resumed run would not be what it would have been without the interruption."""
     longer = ("num_rounds",) * (present["schedule"]["name"] == "constant")  # any other depends on the last round
     # Data are known by their fingerprint, wherever they lie.
-    changed = differences(record["settings"], present, (*FREE, *longer, *PATHS, "early_stopping"))
+    changed = differences(record["settings"], present, (*RESUME_MAY_CHANGE, *longer, *PATHS, "early_stopping"))
     if changed:
         raise UserError(
             f"resume={run_dir} would change the past: {', '.join(changed)}; leave that out, or begin a new run from "

@@ -8,7 +8,7 @@ from fedprox.config.schema import Config
 from fedprox.errors import UserError
 from fedprox.experiment.same_data import check_same_data
 from fedprox.runs.checkpoint import Checkpoint, of_round
-from fedprox.runs.reader import FREE, broken, differences, flattened, read_record, read_rows
+from fedprox.runs.reader import RESUME_MAY_CHANGE, broken, differences, flattened, read_record, read_rows
 from fedprox.runs.trust import PATHS
 from fedprox.storage import TABLES
 
@@ -75,6 +75,6 @@ def _rows(file: Path) -> list[dict[str, str]]:
 def lineage(run_dir: Path, round_num: int, config: Config) -> dict[str, Any]:
     """Return what run.json says of where a run comes from."""
     earlier = read_record(run_dir / "run.json")
-    changed = differences(earlier["settings"], config.plain(), (*FREE, "branch_from", "branch_round"))
+    changed = differences(earlier["settings"], config.plain(), (*RESUME_MAY_CHANGE, "branch_from", "branch_round"))
     step = {"run": str(run_dir.resolve()), "round": round_num, "changed": changed}
     return {**step, "before": earlier.get("branched_from")}  # that run may be a branch too

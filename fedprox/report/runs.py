@@ -9,11 +9,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedprox.errors import UserError
-from fedprox.runs.reader import FREE, as_texts, broken, read_rows
+from fedprox.runs.reader import RESUME_MAY_CHANGE, as_texts, broken, read_rows
 
 EXPERIMENT = ["dataset", "stragglers_fraction", "algorithm"]  # runs that agree here are repetitions
 # Settings in which repetitions may differ: they choose the draws, or where and how fast a run computes.
-NUMBERLESS = ("seed", "repeat_num", "branch_from", *FREE)
+NUMBERLESS = ("seed", "repeat_num", "branch_from", *RESUME_MAY_CHANGE)
 
 Facts = Mapping[Any, Any]
 

@@ -18,7 +18,7 @@ RECORD = ("status", "algorithm", "settings", "seed", "name")
 # which a run that goes on had none, unless it drops them.
 WHERE = ("engine", "client_resources", "server_device", "data_dir", "checkpoint", "resume", "logger")
 _FAULTS = ("on_client_error", "on_divergence", "round_timeout", "on_timeout")
-FREE = (*WHERE, *_FAULTS)
+RESUME_MAY_CHANGE = (*WHERE, *_FAULTS)
 
 MAX_BYTES = 2**25  # of run.json; one with a thousand resumptions has two million
 MAX_DEPTH = 8  # of settings; far more than any run has
@@ -97,7 +97,7 @@ def as_texts(settings: Settings, without: Sequence[str] = ()) -> dict[str, str]:
     }
 
 
-def differences(earlier: Settings, present: Settings, free: Sequence[str] = FREE) -> list[str]:
+def differences(earlier: Settings, present: Settings, free: Sequence[str] = RESUME_MAY_CHANGE) -> list[str]:
     """Return in words where two runs' settings differ in what changes numbers."""
     kept = {name for name in _FAULTS if earlier.get(name) == "drop"}  # what was dropped is part of its numbers
     if "on_timeout" in kept:

@@ -9,7 +9,7 @@ from fedprox.errors import UserError
 from fedprox.runs import checkpoint, reader, serialize
 
 TABLES = ("metrics.csv", "clients.csv", "classes.csv")
-NO_NUMBER = (*reader.FREE, "branch_from", "branch_round")
+NO_NUMBER = (*reader.RESUME_MAY_CHANGE, "branch_from", "branch_round")
 
 
 def untimed(file: Path) -> bytes:
