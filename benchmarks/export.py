@@ -47,8 +47,8 @@ def write(overrides: Sequence[str], file: Path) -> None:
     with file.open("wb") as out:
         np.savez(
             out,
-            features=data.data.model_input(data.data.features[positions]).reshape(len(positions), -1),
-            labels=data.data.labels[positions],
+            features=data.examples.model_input(data.examples.features[positions]).reshape(len(positions), -1),
+            labels=data.examples.labels[positions],
             offsets=data.train.offsets,
             test_features=test_features.reshape(len(test_labels), -1),
             test_labels=test_labels,

@@ -20,7 +20,7 @@ def gflop(config: Config, data: FederatedData, plan: CohortPlan) -> dict[str, fl
     A product with W of shape (C, d) takes 2 C d for an example: one in evaluation, round 0 included, and two in a step,
     for the logits and for the gradient. A step counts with B examples; the last one of an epoch may have fewer.
     """
-    num_weights = data.data.num_classes * data.data.features[0].size
+    num_weights = data.examples.num_classes * data.examples.features[0].size
     rounds = range(1, config.num_rounds + 1)
     num_steps = sum(task.num_steps for round_num in rounds for task in plan.tasks(round_num))
     num_tested = (config.num_rounds + 1) * len(data.test_examples()[1])

@@ -397,9 +397,9 @@ def test_the_spread_is_that_of_the_saved_model_on_the_clients_own_examples(run):
     params, data, last = load_file(folder / "model.safetensors"), synthetic(30, 0), metrics(folder)[-1]
     accuracies = []
     for client in range(30):
-        features = torch.from_numpy(data.data.features[data.held_out[client]])
+        features = torch.from_numpy(data.examples.features[data.held_out[client]])
         logits = features @ params["1.weight"].T + params["1.bias"]
-        labels = torch.from_numpy(data.data.labels[data.held_out[client]])
+        labels = torch.from_numpy(data.examples.labels[data.held_out[client]])
         accuracies.append(float((logits.argmax(1) == labels).double().mean()))
     accuracies.sort()
     for name, expected in (("std", np.std(accuracies)), ("worst", sum(accuracies[:3]) / 3)):
@@ -412,8 +412,8 @@ def test_the_training_loss_and_accuracy_are_those_of_the_saved_model_on_all_clie
     folder = run("dataset=synthetic_1_1", *arguments)
     params, data, last = load_file(folder / "model.safetensors"), synthetic(30, 0), metrics(folder)[-1]
     for indices, loss, accuracy in ((data.train, "train_loss", "train_accuracy"), (data.held_out, "test_loss", "")):
-        features = torch.from_numpy(data.data.features[indices.indices]).double()
-        labels = torch.from_numpy(data.data.labels[indices.indices])
+        features = torch.from_numpy(data.examples.features[indices.indices]).double()
+        labels = torch.from_numpy(data.examples.labels[indices.indices])
         logits = features @ params["1.weight"].double().T + params["1.bias"].double()
         # Logits in float32 there and in float64 here: 6e-8 per operation, 60 of them.
         expected = float(torch.nn.functional.cross_entropy(logits, labels))

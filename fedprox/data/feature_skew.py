@@ -58,7 +58,7 @@ def brightness(data: FederatedData, seed: int, *, strength: float = 0.5) -> Fede
         UserError: If the data are no such images, or strength is out of its range.
     """
     check_between("feature_skew.strength", strength, 0, 1, "factors lie between 1 - strength and 1 + strength")
-    white = data.data.features.max(initial=0)
+    white = data.examples.features.max(initial=0)
 
     def change(images: Features, rng: np.random.Generator) -> Features:
         factor = 1 + rng.uniform(-strength, strength)
@@ -83,7 +83,7 @@ def noise(data: FederatedData, seed: int, *, strength: float = 0.2) -> Federated
         UserError: If the data are no such images, or strength is out of its range.
     """
     check_between("feature_skew.strength", strength, 0, 1, "it is a deviation in parts of the brightest pixel")
-    white = data.data.features.max(initial=0)
+    white = data.examples.features.max(initial=0)
 
     def change(images: Features, rng: np.random.Generator) -> Features:
         deviation = np.float32(rng.uniform(0, strength) * white)
@@ -130,21 +130,21 @@ def _changed(data: FederatedData, seed: int, change: Change) -> FederatedData:
         UserError: If the features are no images as uint8, or normalised pixel by pixel.
     """
     _check_images(data)
-    features = data.data.features.copy(order="K")  # channels last stay last
+    features = data.examples.features.copy(order="K")  # channels last stay last
     for client in range(data.num_clients):
         positions = np.concatenate([data.train[client], data.held_out[client]])
         features[positions] = change(features[positions], generator(seed, Stream.FEATURES, client))
-    return replace(data, data=replace(data.data, features=features))
+    return replace(data, examples=replace(data.examples, features=features))
 
 
 def _check_images(data: FederatedData) -> None:
-    features = data.data.features
+    features = data.examples.features
     if features.dtype != np.uint8 or features.ndim not in (3, 4):
         raise UserError(
             "feature_skew must be none unless the data are images as uint8, (height, width) or "
             f"(channels, height, width), got {features.dtype} of shape {features.shape[1:]}; set feature_skew=none"
         )
-    if data.data.std.shape[-2:] not in ((), (1,), (1, 1)):  # a pixel that never varied would be divided by nearly 0
+    if data.examples.std.shape[-2:] not in ((), (1,), (1, 1)):  # a pixel that never varied would be divided by nearly 0
         raise UserError(
             "feature_skew needs one mean and one std for a whole image or channel, and these data have them for "
             "every pixel; choose another data set, such as mnist, or set feature_skew=none"

@@ -130,27 +130,29 @@ class FederatedData:
     """Labelled data divided among clients; every example belongs to at most one of them.
 
     Attributes:
-        data: The shared arrays.
-        train: Each client's training examples, as positions in `data.features`.
+        examples: The shared arrays.
+        train: Each client's training examples, as positions in `examples.features`.
         held_out: Each client's own test examples, likewise; may be empty.
         client_ids: What the clients are called in the files or in the authors' program, one unique name each;
             empty where they are only numbers.
     """
 
-    data: LabelledData
+    examples: LabelledData
     train: ClientIndex
     held_out: ClientIndex
     client_ids: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         """Convert lists of lists to client indices; raise UserError for what breaks a rule."""
-        if not isinstance(self.data, LabelledData):
-            raise UserError(f"FederatedData must be given LabelledData first, got a {type(self.data).__name__}")
+        if not isinstance(self.examples, LabelledData):
+            raise UserError(f"FederatedData must be given LabelledData first, got a {type(self.examples).__name__}")
         for side in ("train", "held_out"):
             if not isinstance(lists := getattr(self, side), ClientIndex):
                 object.__setattr__(self, side, ClientIndex.from_lists(lists, side))
         indices = {side: getattr(self, side) for side in ("train", "held_out")}
-        checks.clients({side: (each.indices, each.offsets) for side, each in indices.items()}, len(self.data.labels))
+        checks.clients(
+            {side: (each.indices, each.offsets) for side, each in indices.items()}, len(self.examples.labels)
+        )
         object.__setattr__(self, "client_ids", checks.client_ids(self.client_ids, self.num_clients))
 
     @property
@@ -160,29 +162,29 @@ class FederatedData:
 
     @property
     def num_left_over(self) -> int:
-        """Number of examples in `data.features` that no client holds."""
-        return len(self.data.labels) - len(self.train.indices) - len(self.held_out.indices)
+        """Number of examples in `examples.features` that no client holds."""
+        return len(self.examples.labels) - len(self.train.indices) - len(self.held_out.indices)
 
     def client_examples(self, client: int) -> tuple[Floats | Integers, Integers]:
         """Return one client's training examples as model input (n_k, *input_shape), and labels (n_k,)."""
         features, labels = self.stored_examples(client)
-        return self.data.model_input(features), labels
+        return self.examples.model_input(features), labels
 
     def stored_examples(self, client: int) -> tuple[Features, Integers]:
         """Return the same as the data set has it, before it is made model input."""
         positions = self.train[client]
-        return self.data.features[positions], self.data.labels[positions]
+        return self.examples.features[positions], self.examples.labels[positions]
 
     def test_examples(self) -> tuple[Floats | Integers, Integers]:
         """Return the global test set; where there is none, all clients' held-out examples in client order."""
-        if len(self.data.test_labels):
-            return self.data.model_input(self.data.test_features), self.data.test_labels
+        if len(self.examples.test_labels):
+            return self.examples.model_input(self.examples.test_features), self.examples.test_labels
         return self.held_out_examples()
 
     def held_out_examples(self) -> tuple[Floats | Integers, Integers]:
         """Return all clients' held-out examples in client order as model input (n, *input_shape), and labels (n,)."""
         positions = self.held_out.indices
-        return self.data.model_input(self.data.features[positions]), self.data.labels[positions]
+        return self.examples.model_input(self.examples.features[positions]), self.examples.labels[positions]
 
 
 def authors_ids(num_clients: int) -> tuple[str, ...]:

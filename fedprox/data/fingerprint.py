@@ -27,7 +27,7 @@ def fingerprint(data: FederatedData) -> str:
         "held_out.indices": data.held_out.indices,
         "held_out.offsets": data.held_out.offsets,
     }
-    return _kept(data, arrays, json.dumps([_of_examples(data.data), data.client_ids]))[:32]
+    return _kept(data, arrays, json.dumps([_of_examples(data.examples), data.client_ids]))[:32]
 
 
 def examples_fingerprint(labelled: LabelledData) -> str:

@@ -169,7 +169,7 @@ def evaluator_on_test_set(
     if len(labels) == 0:
         return lambda params: Evaluation(math.nan, math.nan)
     test = _evaluator(model, features, labels, device)
-    has_own_test_set = len(data.data.test_labels) > 0
+    has_own_test_set = len(data.examples.test_labels) > 0
     held_out = _evaluator(model, *data.held_out_examples(), device) if per_client and has_own_test_set else test
 
     def in_detail(params: Params) -> Evaluation:
@@ -177,7 +177,7 @@ def evaluator_on_test_set(
         of_clients = is_correct if held_out is test else held_out.in_detail(params)[1]
         return replace(
             evaluation,
-            classes=by_class(is_correct, labels, data.data.num_classes) if per_class else (),
+            classes=by_class(is_correct, labels, data.examples.num_classes) if per_class else (),
             spread=among_clients(of_clients, data.held_out.sizes) if per_client else None,
         )
 
@@ -195,10 +195,10 @@ def _evaluator(
 def _training_examples(data: FederatedData, device: str) -> Examples:
     """Return all clients' training examples as model input, made in pieces: it passes through several copies."""
     positions, sizes = data.train.indices, data.train.sizes
-    like = data.data.model_input(data.data.features[:0])
+    like = data.examples.model_input(data.examples.features[:0])
     features = np.empty((len(positions), *like.shape[1:]), dtype=like.dtype)
     for start in range(0, len(positions), _PIECE):
         piece = slice(start, start + _PIECE)
-        features[piece] = data.data.model_input(data.data.features[positions[piece]])
-    labels = torch.from_numpy(data.data.labels[positions])
+        features[piece] = data.examples.model_input(data.examples.features[positions[piece]])
+    labels = torch.from_numpy(data.examples.labels[positions])
     return Examples(torch.from_numpy(features).to(device), labels.to(device), sizes[sizes > 0])

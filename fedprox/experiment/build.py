@@ -144,22 +144,22 @@ def columns(config: Config) -> tuple[str, ...]:
 def initial_model(config: Config, data: FederatedData) -> nn.Module:
     """Return the model with its initial weights; the global generators are left as they were."""
     seed = generator(config.seed, Stream.INIT, repetition=config.repeat_num).integers(2**31)
-    input_shape = data.data.features.shape[1:]
+    input_shape = data.examples.features.shape[1:]
     target, init = config.model.target, config.model.init
     with seeded(int(seed)):
         torch.manual_seed(int(seed))  # also of GPUs, on which a model may make its weights
-        offered = {"input_shape": input_shape, "num_classes": data.data.num_classes}
+        offered = {"input_shape": input_shape, "num_classes": data.examples.num_classes}
         model: nn.Module = build("model", config.model, nn.Module, **offered)
-        make_lazy_layers(model, target, data.data)
+        make_lazy_layers(model, target, data.examples)
     check_held(model, target)
     if init == "zeros":
         for parameter in model.parameters():
             nn.init.zeros_(parameter)
     elif init != "default":
         _load_weights(model, init)
-    check_takes_data(model, target, data.data)
+    check_takes_data(model, target, data.examples)
     check_smallest_batch(model, config.batch_size, data, config.last_batch)
-    check_trains(model, target, config.batch_size, data.data)
+    check_trains(model, target, config.batch_size, data.examples)
     return model
 
 
@@ -232,7 +232,7 @@ def engine(config: Config, data: FederatedData, model: nn.Module) -> Engine:
     """Return where the clients compute."""
     augmentation = build("augmentation", config.augmentation, PadCropFlip | None)
     if augmentation:
-        augmentation.check(data.data.features.shape[1:])
+        augmentation.check(data.examples.features.shape[1:])
     sgd = SgdSettings(
         learning_rate=config.learning_rate,
         batch_size=config.batch_size,

@@ -38,7 +38,7 @@ def divided_data(config: Config) -> FederatedData:
             f"clients_per_round must be at most the data set's {data.num_clients} clients, "
             f"got {config.clients_per_round}; lower it"
         )
-    if not len(data.data.test_labels) and not len(data.held_out.indices):
+    if not len(data.examples.test_labels) and not len(data.held_out.indices):
         raise UserError(
             f"hold_out must be above 0 for dataset={name}, which has no test set of its own, got {config.hold_out}"
         )
@@ -53,8 +53,8 @@ def divided_data(config: Config) -> FederatedData:
 def _log_data(data: FederatedData, name: str) -> None:
     """Log what the data are; jobs that share them do so once."""
     _log.info("%s: %s", name, summary(data))
-    counts = np.bincount(data.data.labels[data.train.indices], minlength=data.data.num_classes)
-    if names := data.data.class_names:
+    counts = np.bincount(data.examples.labels[data.train.indices], minlength=data.examples.num_classes)
+    if names := data.examples.class_names:
         sizes = f"{counts.min()} to {counts.max()} training examples each"
         _log.info("%s: %d classes: %s; %s", name, len(names), some_names(names), sizes)
     for line in _doubts(data, counts):
@@ -70,7 +70,7 @@ def some_names(names: tuple[str, ...]) -> str:
 
 def _doubts(data: FederatedData, counts: Integers) -> Iterator[str]:
     """Yield what is allowed and yet seldom meant, given the number of training examples of each class."""
-    labelled = data.data
+    labelled = data.examples
     if len(missing := np.flatnonzero(counts == 0)):
         names = labelled.class_names or tuple(map(str, range(labelled.num_classes)))
         yield (
@@ -129,7 +129,7 @@ def _checked_again(data: Any, made_by: Target) -> Any:
         return data
     if isinstance(data, LabelledData):
         return _made_again(data)
-    return FederatedData(*map(_made_again, (data.data, data.train, data.held_out, data.client_ids)))
+    return FederatedData(*map(_made_again, (data.examples, data.train, data.held_out, data.client_ids)))
 
 
 def _made_again(made: Any) -> Any:
@@ -169,5 +169,5 @@ def summary(data: FederatedData) -> str:
         f"{data.num_clients} clients with {sizes.sum()} training examples "
         f"(min {sizes.min()}, mean {sizes.mean():.1f}, deviation {sizes.std():.1f}, max {sizes.max()}), "
         f"{len(data.held_out.indices)} held out, {data.num_left_over} left over; "
-        f"tested on {len(data.data.test_labels) or len(data.held_out.indices)}"
+        f"tested on {len(data.examples.test_labels) or len(data.held_out.indices)}"
     )

@@ -255,7 +255,7 @@ def check_smallest_batch(model: nn.Module, batch_size: int, data: FederatedData,
         return
     try:
         with torch.no_grad(), seeded(0):
-            copy.deepcopy(model).train()(_examples(data.data, 1))
+            copy.deepcopy(model).train()(_examples(data.examples, 1))
     except ValueError as error:
         raise UserError(
             f"batch_size={batch_size} leaves one example to the last batch of {int(is_alone.sum())} clients, the first "

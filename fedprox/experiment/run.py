@@ -89,7 +89,7 @@ def run(
                 forget_after(run_dir, start.round_num)
             _remove(old, run_dir, config.logger)
             on_begin()
-            per_class, names = config.evaluation.per_class, experiment.data.data.class_names
+            per_class, names = config.evaluation.per_class, experiment.data.examples.class_names
             with RunRecord(
                 run_dir, facts, columns(config), per_class=per_class, class_names=names, state=state
             ) as record:
@@ -203,7 +203,7 @@ def _facts(experiment: Experiment) -> dict[str, Any]:
         "algorithm": algorithm(config),
         "name": data_name(config.dataset),
         "data": summary(experiment.data),
-        **({"classes": list(names)} if (names := experiment.data.data.class_names) else {}),
+        **({"classes": list(names)} if (names := experiment.data.examples.class_names) else {}),
         "fingerprint": fingerprints(experiment.data),
         "seed": config.seed,
         "repetition": config.repeat_num,

@@ -10,7 +10,7 @@ from fedprox.errors import UserError
 
 def fingerprints(data: FederatedData) -> dict[str, str]:
     """Return what run.json says of the data: the examples' fingerprint, and that of who holds which of them."""
-    return {"data": examples_fingerprint(data.data), "partition": fingerprint(data)}
+    return {"data": examples_fingerprint(data.examples), "partition": fingerprint(data)}
 
 
 def check_same_data(present: Mapping[str, Any], earlier: Mapping[str, Any], option: str) -> None:

@@ -47,7 +47,7 @@ class ClientSpec:
 
     def make_solver(self) -> Solver:
         """Return a solver of its own for the process that plays clients."""
-        shared = self.data.data
+        shared = self.data.examples
         examples = torch.from_numpy(shared.model_input(shared.features[:3]))  # what a model is tried on
         pictures = None
         if shared.features.dtype == np.uint8 and shared.features.ndim in (3, 4):
@@ -155,7 +155,7 @@ class Clients:
         """Return examples as model input, those that are so already as they are."""
         if not self._solver.takes_pictures:
             return features
-        model_input = self._spec.data.data.model_input(features.cpu().numpy())
+        model_input = self._spec.data.examples.model_input(features.cpu().numpy())
         return torch.from_numpy(model_input).to(self._spec.device)
 
 

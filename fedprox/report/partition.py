@@ -63,7 +63,7 @@ def _division(name: str, config: Config) -> Division:
     from fedprox.experiment.data import data_name, divided_data  # here: they import torch, which --help does not need
 
     data = divided_data(config)
-    counts = class_counts(data.data.labels, data.train, data.data.num_classes)
+    counts = class_counts(data.examples.labels, data.train, data.examples.num_classes)
     name = name or f"{data_name(config.dataset)}, {config.partition.name}"
     return Division(name, counts, measure(counts, generator(config.seed, Stream.PAIRS)))
 

@@ -112,15 +112,15 @@ def tokens():
     return make(np.int64, authors_ids(10))
 
 def counted_from_one():
-    data = make(np.float32).data
+    data = make(np.float32).examples
     return LabelledData(data.features, data.labels + 1, data.features[:2], [1, 2], 2, 0, 1)
 
 def beyond():
     data = make(np.float32)
-    return FederatedData(data.data, [[0, 1], [2, 40]], [[3], [4]])
+    return FederatedData(data.examples, [[0, 1], [2, 40]], [[3], [4]])
 
 def whole():
-    data = make(np.float32).data
+    data = make(np.float32).examples
     return LabelledData(data.features.tolist(), data.labels.tolist(), data.features[:2].tolist(), [0, 1], 2, 0.0, 9.0)
 
 def changed_later():

@@ -23,7 +23,7 @@ def test_mnist_shaped_clients_have_62_examples_each_however_many_they_are(num_cl
     assert set(data.train.sizes) == {62}
     features, labels = data.client_examples(num_clients - 1)
     assert (features.shape, labels.shape) == ((62, 28, 28), (62,))
-    assert not data.data.features.any()  # black: the kernel gives them no memory
+    assert not data.examples.features.any()  # black: the kernel gives them no memory
 
 
 def test_dirichlet_gives_every_example_to_one_client_and_unequal_parts_for_a_small_alpha():

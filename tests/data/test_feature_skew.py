@@ -71,24 +71,24 @@ def test_more_images_than_are_turned_at_once_are_turned_like_few():
 @pytest.mark.parametrize("shape", [(40, 6, 5), (40, 3, 6, 5)])
 def test_each_clients_training_and_held_out_images_change_and_nothing_else_does(kind, shape):
     data = federated(random_images(*shape), 3, left_over=4)
-    before = data.data.features.copy()
+    before = data.examples.features.copy()
     skewed = kind(data, 7)
-    assert np.array_equal(data.data.features, before)
-    assert np.array_equal(skewed.data.features[:4], before[:4])  # nobody's
-    assert np.array_equal(skewed.data.test_features, data.data.test_features)
-    assert np.array_equal(skewed.data.labels, data.data.labels)
+    assert np.array_equal(data.examples.features, before)
+    assert np.array_equal(skewed.examples.features[:4], before[:4])  # nobody's
+    assert np.array_equal(skewed.examples.test_features, data.examples.test_features)
+    assert np.array_equal(skewed.examples.labels, data.examples.labels)
     for index in (skewed.train, skewed.held_out):
         for client in range(3):
-            assert not np.array_equal(skewed.data.features[index[client]], before[index[client]])
+            assert not np.array_equal(skewed.examples.features[index[client]], before[index[client]])
             assert len(index[client])
-    assert skewed.data.features.dtype == np.uint8
+    assert skewed.examples.features.dtype == np.uint8
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_channels_last_stay_last_and_give_the_same_numbers(kind):
     first = random_images(40, 3, 6, 5)
     last = np.ascontiguousarray(first.transpose(0, 2, 3, 1)).transpose(0, 3, 1, 2)
-    one, other = (kind(federated(images, 3), 7).data.features for images in (first, last))
+    one, other = (kind(federated(images, 3), 7).examples.features for images in (first, last))
     assert np.array_equal(one, other)
     assert one.flags.c_contiguous
     assert other.transpose(0, 2, 3, 1).flags.c_contiguous
@@ -98,14 +98,14 @@ def test_channels_last_stay_last_and_give_the_same_numbers(kind):
 def test_the_change_depends_on_the_seed_and_the_client_alone(kind):
     images = random_images(40, 6, 5)
     data = federated(images, 4)
-    one, again, other = (kind(data, seed).data.features for seed in (7, 7, 8))
+    one, again, other = (kind(data, seed).examples.features for seed in (7, 7, 8))
     assert np.array_equal(one, again)
     alone = FederatedData(
-        data.data,
+        data.examples,
         ClientIndex.from_lists([data.train[client][: 1 + 99 * (client == 2)] for client in range(4)]),
         ClientIndex.from_lists([data.held_out[client][: 99 * (client == 2)] for client in range(4)]),
     )
-    assert np.array_equal(kind(alone, 7).data.features[held(data, 2)], one[held(data, 2)])
+    assert np.array_equal(kind(alone, 7).examples.features[held(data, 2)], one[held(data, 2)])
     for client in range(4):
         assert not np.array_equal(one[held(data, client)], other[held(data, client)])
 
@@ -113,7 +113,7 @@ def test_the_change_depends_on_the_seed_and_the_client_alone(kind):
 @pytest.mark.parametrize("kind", KINDS)
 def test_at_strength_0_nothing_changes(kind):
     data = federated(random_images(40, 6, 5), 4)
-    assert np.array_equal(kind(data, 7, strength=0.0).data.features, data.data.features)
+    assert np.array_equal(kind(data, 7, strength=0.0).examples.features, data.examples.features)
     assert none(data, 7) is data
 
 
@@ -123,7 +123,7 @@ def test_a_client_is_turned_by_its_own_angle():
     for client in range(3):
         angle = generator(7, Stream.FEATURES, client).uniform(-50, 50)
         positions = held(data, client)
-        assert np.array_equal(skewed.data.features[positions], rotated(data.data.features[positions], angle))
+        assert np.array_equal(skewed.examples.features[positions], rotated(data.examples.features[positions], angle))
 
 
 def test_a_client_is_brightened_by_its_own_factor_up_to_the_brightest_pixel_of_the_data():
@@ -134,7 +134,7 @@ def test_a_client_is_brightened_by_its_own_factor_up_to_the_brightest_pixel_of_t
     assert min(factors) < 1 < max(factors)
     for client, factor in enumerate(factors):
         expected = np.minimum(np.rint(images[held(data, client)] * factor), 15)
-        assert np.array_equal(skewed.data.features[held(data, client)], expected)
+        assert np.array_equal(skewed.examples.features[held(data, client)], expected)
 
 
 def test_noise_has_each_clients_own_deviation_and_stays_in_range():
@@ -144,7 +144,7 @@ def test_noise_has_each_clients_own_deviation_and_stays_in_range():
     skewed = noise(data, 7, strength=0.2)
     for client in range(4):
         deviation = generator(7, Stream.FEATURES, client).uniform(0, 0.2) * 240
-        changed = skewed.data.features[held(data, client)].astype(float)
+        changed = skewed.examples.features[held(data, client)].astype(float)
         # 7600 pixels that were 120: 4 deviations of their deviation are 4 / sqrt(2 * 7600) = 3 %; rounding adds 1/12.
         grey = changed[:, 1:]
         assert grey.std() == pytest.approx(math.sqrt(deviation**2 + 1 / 12), rel=0.03)
@@ -166,7 +166,7 @@ def test_what_is_no_image_is_told(kind):
 def test_images_that_are_normalised_pixel_by_pixel_are_told(shape, is_told):
     # Where a pixel is the same in all images its deviation is about 0, and ink that is moved there would be thousands.
     data = federated(random_images(10, 3, 6, 5), 2)
-    data = replace(data, data=replace(data.data, std=np.ones(shape, np.float32)))
+    data = replace(data, examples=replace(data.examples, std=np.ones(shape, np.float32)))
     if is_told:
         with pytest.raises(UserError, match="these data have them for every pixel; choose another data set"):
             rotation(data, 7)

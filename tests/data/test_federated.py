@@ -108,7 +108,7 @@ def test_tokens_have_no_mean_and_no_deviation(mean, std):
 def test_clients_have_names_only_where_they_are_given():
     data = federated(0)
     assert data.client_ids == ()
-    assert FederatedData(data.data, data.train, data.held_out, ("x", "y")).client_ids == ("x", "y")
+    assert FederatedData(data.examples, data.train, data.held_out, ("x", "y")).client_ids == ("x", "y")
 
 
 def test_images_with_channels_last_become_the_same_input_and_keep_their_order_in_memory():

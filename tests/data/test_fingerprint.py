@@ -42,7 +42,7 @@ def with_one_changed(array: np.ndarray) -> np.ndarray:
 
 def shared(**arrays):
     """Return a change of the shared arrays."""
-    return lambda data: replace(data, data=replace(data.data, **arrays))
+    return lambda data: replace(data, examples=replace(data.examples, **arrays))
 
 
 def index(*parts: list[int]) -> ClientIndex:
@@ -51,7 +51,7 @@ def index(*parts: list[int]) -> ClientIndex:
 
 CHANGES = {
     **{
-        name: shared(**{name: with_one_changed(getattr(federated().data, name))})
+        name: shared(**{name: with_one_changed(getattr(federated().examples, name))})
         for name in ("features", "labels", "test_features", "test_labels", "mean", "std")
     },
     "num_classes": shared(num_classes=3),
@@ -78,13 +78,13 @@ def test_the_order_in_memory_does_not_change_the_fingerprint(monkeypatch):
     spaced[:, ::2] = PIXELS
     for features in (channels_last, np.asfortranarray(PIXELS), spaced[:, ::2]):
         assert not features.flags.c_contiguous
-        assert fingerprint(replace(data, data=replace(data.data, features=features))) == fingerprint(data)
+        assert fingerprint(replace(data, examples=replace(data.examples, features=features))) == fingerprint(data)
 
 
 def test_the_byte_order_does_not_change_the_fingerprint():
     data = federated()
-    other = replace(data.data, mean=data.data.mean.astype(">f4"), labels=data.data.labels.astype(">i8"))
-    assert fingerprint(replace(data, data=other)) == fingerprint(data)
+    other = replace(data.examples, mean=data.examples.mean.astype(">f4"), labels=data.examples.labels.astype(">i8"))
+    assert fingerprint(replace(data, examples=other)) == fingerprint(data)
 
 
 def test_jobs_that_divide_one_data_set_read_its_features_once(monkeypatch):

@@ -92,8 +92,8 @@ def test_each_reply_is_the_reference_solvers_on_the_clients_own_examples(federat
     for message, reply in zip(messages, grid.send_and_receive(messages), strict=True):
         task = task_of(message)
         positions = side.data.train[task.client]
-        features = torch.from_numpy(side.data.data.features[positions])
-        labels = torch.from_numpy(side.data.data.labels[positions])
+        features = torch.from_numpy(side.data.examples.features[positions])
+        labels = torch.from_numpy(side.data.examples.labels[positions])
         orders = epoch_orders(task, len(labels))
         seed = int(np.random.SeedSequence((0, 0, 2, task.client)).generate_state(1)[0])
         work = LocalWork(orders, task.num_steps, mu, seed)
@@ -150,7 +150,7 @@ def test_every_round_starts_at_the_global_model_it_is_sent(federation, grid):
 
 
 def test_the_global_model_and_the_shared_data_stay_as_they_were(federation, grid):
-    data = federation.side.data.data
+    data = federation.side.data.examples
     before = (data.features.copy(), {n: a.numpy().copy() for n, a in federation.start.items()})
     weights = {name: value.clone() for name, value in federation.side.model.state_dict().items()}
     grid.send_and_receive(federation.messages())
@@ -201,13 +201,13 @@ MARK = torch.tensor(123.0)
 def choosy(federation, *, raising: int, solver: str = "auto", **settings) -> ClientSpec:
     """Return a side whose client `raising` has an example on which the model raises."""
     data = federation.side.data
-    features = data.data.features.copy()
+    features = data.examples.features.copy()
     features[data.train[raising][-1]] = float(MARK)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         model = Choosy(**settings)
     return ClientSpec(
-        replace(data, data=replace(data.data, features=features)), model, SgdSettings(0.1, 4), "cpu", solver
+        replace(data, examples=replace(data.examples, features=features)), model, SgdSettings(0.1, 4), "cpu", solver
     )
 
 
@@ -253,8 +253,8 @@ def test_who_has_not_begun_when_the_time_is_up_is_late_and_the_longest_begin_fir
             return super().forward(x)
 
     side = replace(choosy(federation, raising=3), model=Slow())
-    features = federation.side.data.data.features  # nobody raises
-    side = replace(side, data=replace(side.data, data=replace(side.data.data, features=features)))
+    features = federation.side.data.examples.features  # nobody raises
+    side = replace(side, data=replace(side.data, examples=replace(side.data.examples, features=features)))
     messages = federation.messages(arrays=ArrayRecord(side.model.state_dict()))
     replies = LocalGrid(side, num_threads=1).send_and_receive(messages, timeout=0.01)
     steps = [task_of(message).num_steps for message in messages]
@@ -312,9 +312,9 @@ class SlowRecord(ArrayRecord):
 def concurrent(federation, request) -> ClientSpec:
     """Return a federation of 8 x 8 images and 10 classes, and a model whose solver may be used by several threads."""
     data, rng = federation.side.data, np.random.default_rng(1)
-    features = rng.normal(size=(len(data.data.labels), 8, 8)).astype(np.float32)
+    features = rng.normal(size=(len(data.examples.labels), 8, 8)).astype(np.float32)
     labels = rng.integers(10, size=len(features))
-    data = replace(data, data=replace(data.data, features=features, labels=labels, num_classes=10))
+    data = replace(data, examples=replace(data.examples, features=features, labels=labels, num_classes=10))
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         model = {"logistic": logistic, "cnn": cnn}[request.param]((8, 8), 10)

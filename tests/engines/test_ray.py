@@ -293,10 +293,10 @@ ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])  # workers canno
 
 def marked(side: ClientSpec, client: int) -> ClientSpec:
     """Return a side whose client has an example that models can tell from all others."""
-    data = side.data.data
+    data = side.data.examples
     features = data.features.copy()
     features[side.data.train[client].max()] = MARK  # the first few are tried before any training
-    return replace(side, data=replace(side.data, data=replace(data, features=features)))
+    return replace(side, data=replace(side.data, examples=replace(data, features=features)))
 
 
 def renamed(arrays: ArrayRecord, prefix: str = "model.") -> ArrayRecord:

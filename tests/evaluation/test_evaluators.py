@@ -321,7 +321,9 @@ def test_the_global_test_set_is_taken_where_there_is_one():
     rng = np.random.default_rng(1)
     x, y = rng.normal(size=(50, 6, 6)).astype(np.float32), rng.integers(NUM_CLASSES, size=50)
     shared = FederatedData(
-        LabelledData(own.data.features, own.data.labels, x, y, NUM_CLASSES, own.data.mean, own.data.std),
+        LabelledData(
+            own.examples.features, own.examples.labels, x, y, NUM_CLASSES, own.examples.mean, own.examples.std
+        ),
         own.train,
         own.held_out,
     )
@@ -335,7 +337,7 @@ def test_the_global_test_set_is_taken_where_there_is_one():
 
 
 def with_test_set(own: FederatedData, x, y) -> FederatedData:
-    return replace(own, data=replace(own.data, test_features=np.asarray(x), test_labels=np.asarray(y)))
+    return replace(own, examples=replace(own.examples, test_features=np.asarray(x), test_labels=np.asarray(y)))
 
 
 def in_detail(model, data: FederatedData, params, **asked: bool) -> Evaluation:
@@ -363,7 +365,7 @@ def test_the_zero_model_is_right_on_class_0_alone():
 @pytest.mark.parametrize("name", ["logistic", "cnn", "lstm"])
 def test_details_are_those_of_each_class_and_each_client_measured_alone(name):
     model, own = initialised(MODELS[name]), drawn([5] * 30, tokens=name == "lstm")
-    x, y = own.data.features[:70], own.data.labels[:70]
+    x, y = own.examples.features[:70], own.examples.labels[:70]
     found = in_detail(model, with_test_set(own, x, y), model.state_dict(), per_class=True, per_client=True)
 
     def accuracy(x, y) -> float:
@@ -372,7 +374,7 @@ def test_details_are_those_of_each_class_and_each_client_measured_alone(name):
     assert [each.num_examples for each in found.classes] == np.bincount(y, minlength=NUM_CLASSES).tolist()
     assert [each.accuracy for each in found.classes] == [accuracy(x[y == k], y[y == k]) for k in range(NUM_CLASSES)]
     parts = [own.held_out[client] for client in range(30)]
-    alone = sorted(accuracy(own.data.features[part], own.data.labels[part]) for part in parts)
+    alone = sorted(accuracy(own.examples.features[part], own.examples.labels[part]) for part in parts)
     expected = (np.std(alone), np.mean(alone[:3]), np.mean(alone[-3:]))
     assert astuple(found.spread) == pytest.approx(expected, abs=1e-12)
     assert found.spread.std > 0

@@ -32,14 +32,14 @@ def test_a_model_made_for_other_images_is_told_with_both_shapes(make):
     # One made for three channels of 32 x 32 pixels sees one channel of 28 x 28, or 16 x 16 pixels.
     model = make((3, 32, 32), 3)
     with pytest.raises(UserError) as told:
-        check_takes_data(model, "mine.Model", images(1, 28, 28).data)
+        check_takes_data(model, "mine.Model", images(1, 28, 28).examples)
     for words in ("float32 of shape (1, 28, 28)", "input[1, 1, 28, 28]", "3 channels", "than mine.Model"):
         assert words in str(told.value)
     if make in (cnn, cnn_tutorial, moderate_cnn):  # ResNet takes the mean over all pixels, so it fits any size
         with pytest.raises(
             UserError, match=r"float32 of shape \(3, 24, 24\): RuntimeError: mat1 and mat2 .*\(1x\d+ and \d+x\d+\)"
         ):
-            check_takes_data(model, "mine.Model", images(3, 24, 24).data)
+            check_takes_data(model, "mine.Model", images(3, 24, 24).examples)
     assert model.training
 
 
@@ -70,7 +70,7 @@ class TwoInputs(nn.Linear):
 )
 def test_a_model_of_other_inputs_or_results_is_told(model, words):
     with pytest.raises(UserError, match=words):
-        check_takes_data(model, "mine.Model", images(5).data)
+        check_takes_data(model, "mine.Model", images(5).examples)
 
 
 def norm(num_features: int = 5) -> nn.Module:
@@ -118,7 +118,7 @@ def test_batches_of_several_examples_or_pixels_are_accepted_and_the_model_stays_
 
 
 def test_what_is_accepted_can_be_trained_and_what_is_refused_cannot():
-    features = torch.from_numpy(images(5).data.features)
+    features = torch.from_numpy(images(5).examples.features)
     assert norm().train()(features[:2]).shape == (2, 3)
     with pytest.raises(ValueError, match="more than 1 value per channel"):
         norm().train()(features[:1])
@@ -126,7 +126,7 @@ def test_what_is_accepted_can_be_trained_and_what_is_refused_cannot():
 
 def test_a_model_in_evaluation_mode_stays_there():
     model = nn.Linear(5, 3).eval()
-    check_takes_data(model, "mine.Model", images(5).data)
+    check_takes_data(model, "mine.Model", images(5).examples)
     assert not model.training
 
 
@@ -205,7 +205,7 @@ def test_a_model_whose_initial_weights_are_nan_is_told_with_their_name():
     model = Net()
     nn.init.constant_(model.a.weight, float("nan"))
     with pytest.raises(UserError, match=r"already gives nan or infinite logits .*: a.weight holds nan"):
-        check_takes_data(model, "mine.Model", images(5).data)
+        check_takes_data(model, "mine.Model", images(5).examples)
 
 
 # What training reaches
@@ -282,7 +282,7 @@ def raises(logits):
 )
 def test_a_model_that_training_would_not_reach_is_told_before_round_1(make, words):
     with pytest.raises(UserError, match=words):
-        check_trains(make(), "mine.Model", 4, images(3 if make is nn.Flatten else 5).data)
+        check_trains(make(), "mine.Model", 4, images(3 if make is nn.Flatten else 5).examples)
 
 
 def tied() -> nn.Module:
@@ -324,7 +324,7 @@ TRAINED = {
 
 @pytest.mark.parametrize("name", TRAINED)
 def test_a_model_that_training_reaches_passes_without_a_word_and_without_a_trace(name, caplog):
-    model, data = TRAINED[name](), images(5).data
+    model, data = TRAINED[name](), images(5).examples
     if name == "float64":
         model.register_forward_pre_hook(lambda module, inputs: inputs[0].double())
     before, generators = copy.deepcopy(model.state_dict()), Generators()
@@ -341,7 +341,7 @@ def test_a_model_that_training_reaches_passes_without_a_word_and_without_a_trace
 
 
 def test_a_parameter_that_no_gradient_reaches_is_named_in_one_line(caplog):
-    check_trains(with_parameter(torch.zeros(2)), "mine.Model", 4, images(5).data)
+    check_trains(with_parameter(torch.zeros(2)), "mine.Model", 4, images(5).examples)
     assert [record.getMessage() for record in caplog.records] == [
         "no gradient reaches own of mine.Model: the loss does not change them"
     ]
@@ -357,7 +357,7 @@ class OwnGenerator(Net):
 
 
 def test_a_model_with_a_generator_of_its_own_is_told_that_nothing_can_be_repeated(caplog):
-    check_trains(OwnGenerator(), "mine.Model", 4, images(5).data)
+    check_trains(OwnGenerator(), "mine.Model", 4, images(5).examples)
     assert "mine.Model gives other gradients in a second pass" in caplog.text
 
 
@@ -381,10 +381,10 @@ class Outputs(Net):
 def test_logits_are_taken_out_of_an_output_that_holds_them_under_the_same_names(wrap, only_in_training):
     model, plain = Outputs(wrap, only_in_training=only_in_training), Net()
     plain.load_state_dict(model.state_dict())
-    check_takes_data(model, "mine.Model", images(5).data)
-    check_trains(model, "mine.Model", 4, images(5).data)
+    check_takes_data(model, "mine.Model", images(5).examples)
+    check_trains(model, "mine.Model", 4, images(5).examples)
     assert list(model.state_dict()) == list(plain.state_dict())
-    x = torch.from_numpy(images(5).data.features)
+    x = torch.from_numpy(images(5).examples.features)
     for each in (model, copy.deepcopy(model)):
         for mode in (True, False):
             assert torch.equal(each.train(mode)(x), plain(x))
@@ -394,7 +394,7 @@ def test_logits_are_taken_out_of_an_output_that_holds_them_under_the_same_names(
 def test_probabilities_in_place_of_logits_are_told(caplog, function, expected):
     model = nn.Sequential(Net())
     model.register_forward_hook(lambda module, inputs, output: function(output, 1))
-    check_takes_data(model, "mine.Model", images(5).data)
+    check_takes_data(model, "mine.Model", images(5).examples)
     assert ("mine.Model look like probabilities" in caplog.text) is expected
 
 

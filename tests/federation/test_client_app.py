@@ -245,12 +245,12 @@ def test_pictures_give_what_their_model_input_gives(last_batch):
     side_of_pictures = replace(side_of_pictures, sgd=replace(side_of_pictures.sgd, last_batch=last_batch))
     data = side_of_pictures.data
     floats = replace(
-        data.data,
-        features=data.data.model_input(data.data.features),
+        data.examples,
+        features=data.examples.model_input(data.examples.features),
         mean=np.zeros((), np.float32),
         std=np.ones((), np.float32),
     )
-    as_floats = replace(side_of_pictures, data=replace(data, data=floats))
+    as_floats = replace(side_of_pictures, data=replace(data, examples=floats))
     assert side_of_pictures.make_solver().takes_pictures
     assert not as_floats.make_solver().takes_pictures
     assert_same_models(picture_replies(side_of_pictures), picture_replies(as_floats), 1e-5)

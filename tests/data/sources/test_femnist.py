@@ -83,7 +83,7 @@ def error_line(data_dir: Path, **settings) -> str:
 
 
 def letters_of(data, client: int) -> np.ndarray:
-    return data.data.labels[np.concatenate([data.train[client], data.held_out[client]])]
+    return data.examples.labels[np.concatenate([data.train[client], data.held_out[client]])]
 
 
 def test_torchvision_calls_labels_36_to_45_of_byclass_a_to_j():
@@ -94,7 +94,7 @@ def test_torchvision_calls_labels_36_to_45_of_byclass_a_to_j():
 
 
 def test_only_a_to_j_are_taken_by_letter_upright_those_for_training_first(small):
-    data = femnist(str(small), 0, num_clients=10, sigma=0.0, inverted=False).data
+    data = femnist(str(small), 0, num_clients=10, sigma=0.0, inverted=False).examples
     assert len(data.labels) == 10 * (TRAIN + TEST)
     assert sorted(set(data.labels.tolist())) == list(range(10))
     train, test = all_labels(TRAIN), all_labels(TEST, seed=1)
@@ -108,7 +108,7 @@ def test_only_a_to_j_are_taken_by_letter_upright_those_for_training_first(small)
 
 def test_paper_is_1_and_ink_0_unless_emnists_own_polarity_is_asked_for(small):
     as_nist, as_emnist = (
-        femnist(str(small), 0, num_clients=10, sigma=0.0, inverted=flag).data for flag in (True, False)
+        femnist(str(small), 0, num_clients=10, sigma=0.0, inverted=flag).examples for flag in (True, False)
     )
     ink = as_emnist.features.astype(np.float64) / 255
     assert (ink.min(), ink.max()) == (0, 1)
@@ -170,7 +170,7 @@ def test_images_are_drawn_at_random_from_all_of_their_letter(small):
     for seed in (0, 1):
         data = femnist(str(small), seed, num_clients=10, sigma=0.0)
         positions = np.concatenate([data.train[0], data.held_out[0]])
-        drawn.append(set(positions[data.data.labels[positions] == 0].tolist()))
+        drawn.append(set(positions[data.examples.labels[positions] == 0].tolist()))
     assert len(drawn[0]) == len(drawn[1]) == 11
     assert drawn[0] != drawn[1]
 
@@ -226,7 +226,7 @@ def test_the_zip_in_the_folder_is_unpacked_without_a_network_and_only_what_is_ne
         for name, content in {**files, "emnist-digits-train-labels-idx1-ubyte": b"of another split"}.items():
             archive.writestr(f"gzip/{name}.gz", gzip.compress(content))
     monkeypatch.setattr(EMNIST, "md5", hashlib.md5((raw / "gzip.zip").read_bytes()).hexdigest())
-    assert len(femnist(str(tmp_path), 0, num_clients=5).data.labels) == 1400
+    assert len(femnist(str(tmp_path), 0, num_clients=5).examples.labels) == 1400
     assert {path.name: path.read_bytes() for path in raw.iterdir() if path.suffix != ".zip"} == files
 
 

@@ -63,9 +63,9 @@ def test_clients_are_the_sorted_ids_each_with_its_own_training_and_test_examples
     assert (data.train.sizes.tolist(), data.held_out.sizes.tolist()) == ([1, 3], [2, 1])
     for client, user in enumerate("ab"):
         for index, side in ((data.train, TRAIN), (data.held_out, TEST)):
-            assert data.data.features[index[client]].tolist() == side[user][0]
-            assert data.data.labels[index[client]].tolist() == side[user][1]
-    assert (data.data.features.dtype, data.data.labels.dtype) == (np.float32, np.int64)
+            assert data.examples.features[index[client]].tolist() == side[user][0]
+            assert data.examples.labels[index[client]].tolist() == side[user][1]
+    assert (data.examples.features.dtype, data.examples.labels.dtype) == (np.float32, np.int64)
     assert data.num_left_over == 0
 
 
@@ -78,7 +78,7 @@ def test_numbers_are_sorted_as_strings(tmp_path):
 def test_the_model_gets_the_features_unchanged_and_there_is_no_global_test_set(folder):
     data = leaf(str(folder))
     assert data.client_examples(1)[0].tolist() == TRAIN["b"][0]
-    assert len(data.data.test_labels) == len(data.data.test_features) == 0
+    assert len(data.examples.test_labels) == len(data.examples.test_features) == 0
     features, labels = data.test_examples()
     assert features.tolist() == TEST["a"][0] + TEST["b"][0]
     assert labels.tolist() == [1, 2, 0]
@@ -90,8 +90,8 @@ def test_several_files_a_side_are_one_data_set_however_the_clients_are_spread(fo
     split = write(tmp_path / "split", train_0=one["b"], train_1=one["a"], test_0=content(TEST))
     parts = leaf(str(split))
     assert parts.client_ids == whole.client_ids
-    assert (parts.data.features == whole.data.features).all()
-    assert (parts.data.labels == whole.data.labels).all()
+    assert (parts.examples.features == whole.examples.features).all()
+    assert (parts.examples.labels == whole.examples.labels).all()
     assert parts.train.offsets.tolist() == whole.train.offsets.tolist()
 
 
@@ -103,13 +103,13 @@ def test_files_of_the_authors_generator_seeded_with_0_are_what_synthetic_generat
         (tmp_path / "data" / side).symlink_to(GENERATED / side)
     read, ours = leaf(str(tmp_path / "data")), synthetic(30, seed=0)
     assert read.client_ids == ours.client_ids
-    assert read.data.num_classes == ours.data.num_classes == 10
+    assert read.examples.num_classes == ours.examples.num_classes == 10
     for index, our_index in ((read.train, ours.train), (read.held_out, ours.held_out)):
         assert index.sizes.tolist() == our_index.sizes.tolist()
         # Their float64 numbers are drawn identically; an unlucky BLAS could differ in the last float32 bit.
-        expected = ours.data.features[our_index.indices]
-        np.testing.assert_allclose(read.data.features[index.indices], expected, rtol=2e-7)
-        assert read.data.labels[index.indices].tolist() == ours.data.labels[our_index.indices].tolist()
+        expected = ours.examples.features[our_index.indices]
+        np.testing.assert_allclose(read.examples.features[index.indices], expected, rtol=2e-7)
+        assert read.examples.labels[index.indices].tolist() == ours.examples.labels[our_index.indices].tolist()
 
 
 def numbers(shape: tuple[int, ...], number: st.SearchStrategy) -> st.SearchStrategy[list]:
@@ -153,12 +153,12 @@ def test_what_is_written_is_what_is_read(drawn, num_files, random):
                 files[f"{side}_{i}"] = content({user: clients[user] for user in users[i::num_files]})
         data = leaf(str(write(Path(name), **files)))
     assert data.client_ids == tuple(sorted(train))
-    assert data.data.features.dtype == dtype
-    assert data.data.num_classes == 1 + max(int(max(y)) for side in (train, test) for _, y in side.values())
+    assert data.examples.features.dtype == dtype
+    assert data.examples.num_classes == 1 + max(int(max(y)) for side in (train, test) for _, y in side.values())
     for index, side in ((data.train, train), (data.held_out, test)):
         for client, user in enumerate(data.client_ids):
-            assert data.data.features[index[client]].tolist() == side[user][0]
-            assert data.data.labels[index[client]].tolist() == side[user][1]
+            assert data.examples.features[index[client]].tolist() == side[user][0]
+            assert data.examples.labels[index[client]].tolist() == side[user][1]
 
 
 @pytest.mark.parametrize(
@@ -171,15 +171,15 @@ def test_what_is_written_is_what_is_read(drawn, num_files, random):
 )
 def test_whole_numbers_are_float32_where_a_point_stands_anywhere_and_in_images(tmp_path, first, second):
     clients = content({"a": (first, [0]), "b": (second, [1])})
-    data = leaf(str(write(tmp_path, train=clients, test=clients))).data
+    data = leaf(str(write(tmp_path, train=clients, test=clients))).examples
     assert data.features.dtype == np.float32
     assert data.features[:2].tolist() == [*first, *second]
 
 
 def test_num_classes_is_the_largest_label_plus_one_unless_it_is_given(folder):
-    assert leaf(str(folder)).data.num_classes == 3
-    assert leaf(str(folder), num_classes=3).data.num_classes == 3
-    assert leaf(str(folder), num_classes=62).data.num_classes == 62
+    assert leaf(str(folder)).examples.num_classes == 3
+    assert leaf(str(folder), num_classes=3).examples.num_classes == 3
+    assert leaf(str(folder), num_classes=62).examples.num_classes == 62
 
 
 def test_a_label_that_num_classes_excludes_is_named_with_its_file_and_user(folder, tmp_path):

@@ -47,8 +47,8 @@ def spoil(folder: Path) -> None:
 
 def assert_same(one: FederatedData, other: FederatedData) -> None:
     assert one.client_ids == other.client_ids
-    assert one.data.num_classes == other.data.num_classes
-    pairs = [(one.data.features, other.data.features), (one.data.labels, other.data.labels)]
+    assert one.examples.num_classes == other.examples.num_classes
+    pairs = [(one.examples.features, other.examples.features), (one.examples.labels, other.examples.labels)]
     for index, its in ((one.train, other.train), (one.held_out, other.held_out)):
         pairs += [(index.indices, its.indices), (index.offsets, its.offsets)]
     for array, its in pairs:

@@ -47,7 +47,7 @@ def test_the_iid_version_has_one_model_for_all_clients_and_inputs_around_zero():
     weights, bias = rng.normal(0, 1, (60, 10)), rng.normal(0, 1, 10)
     covariance = np.diag([j**-1.2 for j in range(1, 61)])
     features = np.concatenate([rng.multivariate_normal(np.zeros(60), covariance, size) for size in sizes])
-    data = synthetic(4, seed=7, iid=True).data
+    data = synthetic(4, seed=7, iid=True).examples
     np.testing.assert_allclose(data.features, features, atol=1e-6)  # float32 of numbers up to about 4
     assert data.labels.tolist() == np.argmax(features @ weights + bias, axis=1).tolist()
 
@@ -57,20 +57,20 @@ def test_beta_scales_the_clients_offsets():
     rng, sizes = legacy_draws(5, 6)
     rng.normal(size=6)
     z = np.repeat(rng.normal(size=6), sizes)[:, None]
-    near, far = synthetic(6, seed=5, alpha=2.0, beta=1.0).data, synthetic(6, seed=5, alpha=2.0, beta=3.0).data
+    near, far = synthetic(6, seed=5, alpha=2.0, beta=1.0).examples, synthetic(6, seed=5, alpha=2.0, beta=3.0).examples
     np.testing.assert_allclose(far.features - near.features, np.broadcast_to(2 * z, (len(z), 60)), atol=2e-6)
 
 
 def test_alpha_changes_no_example_because_it_shifts_all_ten_logits_equally():
     # x (W + u) + b + u = x W + b + u * (sum(x) + 1): the same u * (sum(x) + 1) in each of the ten.
-    without, large = synthetic(6, seed=5, alpha=0.0).data, synthetic(6, seed=5, alpha=4.0).data
+    without, large = synthetic(6, seed=5, alpha=0.0).examples, synthetic(6, seed=5, alpha=4.0).examples
     assert (without.features == large.features).all()
     assert (without.labels == large.labels).all()
 
 
 def test_the_same_seed_gives_the_same_data_and_another_seed_other_data():
     first, again, other = synthetic(3, seed=1), synthetic(3, seed=1), synthetic(3, seed=2)
-    assert (first.data.features == again.data.features).all()
+    assert (first.examples.features == again.examples.features).all()
     assert (first.train.indices == again.train.indices).all()
     assert first.train.sizes.tolist() != other.train.sizes.tolist()
 
@@ -78,10 +78,10 @@ def test_the_same_seed_gives_the_same_data_and_another_seed_other_data():
 def test_global_generators_are_neither_read_nor_moved():
     np.random.seed(1)
     before = np.random.get_state()[1].tolist()
-    first = synthetic(2, seed=0).data.features
+    first = synthetic(2, seed=0).examples.features
     assert np.random.get_state()[1].tolist() == before
     np.random.seed(2)
-    assert (synthetic(2, seed=0).data.features == first).all()
+    assert (synthetic(2, seed=0).examples.features == first).all()
 
 
 @pytest.mark.parametrize(

@@ -65,12 +65,12 @@ def test_a_characters_token_is_its_place_among_the_authors_80(tmp_path):
     assert len(ALL_LETTERS) == len(set(ALL_LETTERS)) == 80
     folder = write_leaf(tmp_path, {"HAMLET": ([ALL_LETTERS] * 3, ["\n", "A", "}"])}, {"HAMLET": ([" " * 80], ["a"])})
     data = shakespeare(str(folder))
-    assert data.data.features.dtype == data.data.labels.dtype == np.int64
-    assert data.data.features.tolist() == [list(range(80))] * 3 + [[1] * 80]
+    assert data.examples.features.dtype == data.examples.labels.dtype == np.int64
+    assert data.examples.features.tolist() == [list(range(80))] * 3 + [[1] * 80]
     # "\n" is first and "}" last; before A are \n, blank, ! " & ' ( ) , - . (11), ten digits and : ; > ? (4): 25.
     # After Z (50) and [ ] comes a: 53.
-    assert data.data.labels.tolist() == [0, 25, 79, 53]
-    assert data.data.num_classes == 80
+    assert data.examples.labels.tolist() == [0, 25, 79, 53]
+    assert data.examples.num_classes == 80
 
 
 def test_clients_are_the_users_sorted_each_with_its_own_split(tmp_path):
@@ -130,7 +130,7 @@ def test_an_example_of_another_form_is_told_with_its_user(tmp_path, x, y, rule):
 
 def tokens_of(text: str, folder: Path, glove: Path, **settings) -> list[int]:
     users = {"someone": ([tweet(text)], [0])}
-    return sent140(str(write_leaf(folder, users, users)), str(glove), **settings).data.features[0].tolist()
+    return sent140(str(write_leaf(folder, users, users)), str(glove), **settings).examples.features[0].tolist()
 
 
 @pytest.mark.parametrize(
@@ -163,8 +163,8 @@ def test_words_beyond_max_words_are_unknown(tmp_path, glove):
 def test_positive_is_class_1_whether_it_is_written_1_or_4(tmp_path, glove, y):
     users = {"someone": ([tweet("good")] * 4, y)}
     data = sent140(str(write_leaf(tmp_path, users, users)), str(glove))
-    assert data.data.labels.tolist() == [0, 1, 1, 0] * 2
-    assert data.data.num_classes == 2
+    assert data.examples.labels.tolist() == [0, 1, 1, 0] * 2
+    assert data.examples.num_classes == 2
 
 
 @pytest.mark.parametrize("y", [2, "2", -1, 5, 0.5, "positive", None, [4], ""])
