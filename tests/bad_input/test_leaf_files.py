@@ -42,7 +42,7 @@ def test_a_file_that_is_cut_off_or_of_another_form_is_told(refused, place, tmp_p
     (tmp_path / "words.txt").write_text("a 1 2\n")
     for data in ("shakespeare", "sent140"):
         (tmp_path / "place" / "train" / "data.json").write_text(json.dumps(WHOLE))
-        glove = ["dataset.glove=words.txt", "model=lstm_sent140"] * (data == "sent140")
+        glove = [f"dataset.glove={tmp_path}/words.txt", "model=lstm_sent140"] * (data == "sent140")
         refused(f"dataset={data}", "dataset.path=place", *glove, *RUN, says=["place/train/data.json: user 'a'"])
 
 
