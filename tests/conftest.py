@@ -57,10 +57,10 @@ def _configuration_files_are_read_once() -> Iterator[None]:
 
 
 @pytest.fixture
-def in_this_process(monkeypatch, capfd, request, tmp_path) -> Iterator[Callable[..., Ended]]:
+def in_this_process(monkeypatch, capfd, request, tmp_path_factory) -> Iterator[Callable[..., Ended]]:
     """Return a function that calls a program's main function here, where all is imported, as if in a process.
 
-    The test's own modules, in tmp_path, are forgotten after it: another test may have some of their names.
+    Modules that tests have written are forgotten after it: another test may have some of their names.
     A run's curves.png is empty but where the tests' module says LOOKS_AT_CURVES: drawing takes longer than a small run.
     """
     from matplotlib.figure import Figure
@@ -84,7 +84,7 @@ def in_this_process(monkeypatch, capfd, request, tmp_path) -> Iterator[Callable[
 
     yield call
     for name, module in list(sys.modules.items()):
-        if (getattr(module, "__file__", None) or "").startswith(f"{tmp_path}{os.sep}"):
+        if (getattr(module, "__file__", None) or "").startswith(f"{tmp_path_factory.getbasetemp()}{os.sep}"):
             del sys.modules[name]
 
 

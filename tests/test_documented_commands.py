@@ -208,9 +208,6 @@ def test_a_documented_command_works(folders, environment, in_this_process, monke
         return
     folder = folders[document.name]
 
-    for name in document.files:  # another page may show one of this name
-        monkeypatch.delitem(sys.modules, name, raising=False)
-
     def in_its_own(arguments: list[str]) -> Any:
         line = [sys.executable, "-m", program, *arguments]
         variables = environment(PYTHONPATH=f"{ROOT}:{folder}")

@@ -212,7 +212,7 @@ def test_the_saved_cnn_fits_the_model_it_was_made_by(run):
     model.load_state_dict(load_file(folder / "model.safetensors"))
     source = digits()
     inputs = torch.from_numpy(source.model_input(source.test_features))
-    accuracy = ModuleEvaluator(model, inputs, torch.from_numpy(source.test_labels))([model.state_dict()])[0].accuracy
+    accuracy = ModuleEvaluator(model, inputs, torch.from_numpy(source.test_labels))(model.state_dict()).accuracy
     assert accuracy == pytest.approx(float(metrics(folder)[-1]["test_accuracy"]), abs=1e-9)
 
 

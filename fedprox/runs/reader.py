@@ -28,7 +28,7 @@ Row = Mapping[str, int | float | None]
 
 
 def walk(roots: Iterable[Path]) -> Iterator[tuple[Path, list[str]]]:
-    """Yield the folders among and below some, each with the names of its files.
+    """Yield the folders among and below some, each with the names of what is in it.
 
     Raises:
         UserError: If one of them is no directory.
@@ -36,8 +36,8 @@ def walk(roots: Iterable[Path]) -> Iterator[tuple[Path, list[str]]]:
     for root in roots:
         if not root.is_dir():
             raise UserError(f"{root} is not a directory; give a run directory or a folder of runs")
-        for folder, _, files in os.walk(root):
-            yield Path(folder), files
+        for folder, folders, files in os.walk(root):
+            yield Path(folder), [*folders, *files]
 
 
 def no_run(roots: Iterable[Path]) -> UserError:

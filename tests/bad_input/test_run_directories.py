@@ -54,7 +54,7 @@ DAMAGED = {
     "repetition a word": (having(repetition="x"), METRICS, ["run.json cannot be used"]),
     "metrics.csv missing": (WHOLE, None, ["metrics.csv cannot be used"]),
     "metrics.csv empty": (WHOLE, "", ["metrics.csv cannot be used", "lacks the columns"]),
-    "metrics.csv without a header": (WHOLE, METRICS.partition("\n")[2], ["metrics.csv cannot be used", "lacks"]),
+    "metrics.csv without a header": (WHOLE, METRICS.partition("\n")[2], ["metrics.csv cannot be used", "twice"]),
     "metrics.csv with a row too short": (WHOLE, METRICS + "2,1\n", ["line 4 has 2 values for 6 columns"]),
     "metrics.csv with a row too long": (WHOLE, METRICS + "2,1,1,1,1,1,1\n", ["line 4 has 7 values for 6 columns"]),
     "metrics.csv with a word": (WHOLE, METRICS + "2,a,b,c,d,e\n", ["metrics.csv cannot be used"]),
