@@ -31,7 +31,7 @@ from fedprox.cli.terminal import ends_quietly
 from fedprox.cli.version import version_line
 from fedprox.config.compose import CONF, as_given, checked, explained
 from fedprox.errors import USERS, RunStopped, UserError, on_record
-from fedprox.process import exit_status, terminated_like_interrupted
+from fedprox.process import exit_status, looking_for_no_garbage, terminated_like_interrupted
 from fedprox.runs.log import begin_log
 from fedprox.runs.reader import read_record
 
@@ -136,7 +136,8 @@ def _run(config: DictConfig) -> float | None:
     if earlier and earlier["status"] == "finished":
         logging.getLogger("fedprox").info("%s is finished already", os.path.relpath(run_dir))
         return float(earlier["result"]["final"]["test_accuracy"])
-    from fedprox.experiment import run as experiment  # here: it imports torch, which --help does not need
+    with looking_for_no_garbage("fedprox.experiment.run"):
+        from fedprox.experiment import run as experiment  # here: it imports torch, which --help does not need
 
     logging.getLogger("flwr").setLevel(logging.ERROR)  # its per-round lines repeat what metrics.csv says
     last = experiment.run(
@@ -185,7 +186,6 @@ def command() -> NoReturn:
     with suppress(OSError):  # of a working directory that is gone
         if not sys.flags.safe_path and sys.path[0] != os.getcwd():
             sys.path.insert(0, os.getcwd())  # as `python -m` does: the user's modules are there
-    gc.set_threshold(20_000, 20, 100)  # libraries make a million objects that stay: a seventh of a short run's time
     status = ends_quietly(main)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # all is done but to end, which would leave Ray's processes behind
     gc.freeze()  # or else the interpreter looks through all that is left, just to end: a tenth of a second

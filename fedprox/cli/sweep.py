@@ -20,6 +20,7 @@ from fedprox.cli.jobs import Job, begin_table, earlier_run, final_table, is_same
 from fedprox.config.compose import as_given, compose, each_value_once, explained, parsed, values_of
 from fedprox.config.schema import Target
 from fedprox.errors import USERS, UserError
+from fedprox.process import looking_for_no_garbage
 from fedprox.runs.reader import read_record
 from fedprox.storage import locked
 
@@ -55,7 +56,8 @@ def _check_values(config: DictConfig) -> None:
     name, launcher = config.hydra.job.config_name, config.hydra.launcher._target_
     settings = [compose(overrides, name) for overrides in each_value_once(_words(config))]
 
-    from fedprox.experiment import build  # here: it imports torch, which --help does not need
+    with looking_for_no_garbage("fedprox.experiment.build"):
+        from fedprox.experiment import build  # here: it imports torch, which --help does not need
 
     logging.getLogger("flwr").setLevel(logging.ERROR)  # what strategies say of sampling and mu does not hold here
     for each in settings:
