@@ -177,18 +177,18 @@ def processes(run: subprocess.Popen[str], name: str) -> list[psutil.Process]:
 def test_a_run_on_ray_whose_processes_are_killed_is_the_undisturbed_one_to_the_bit(fedprox, begun, tmp_path):
     settings = ("num_rounds=150", "num_epochs=20")
     run, run_dir = begun(*settings, "client_resources.num_cpus=1")
-    num_killed = 0
     for how_many, from_row in ((2, 10), (1, 40)):
         wait_for_rows(run, run_dir, from_row)
-        for victim in processes(run, "_Worker")[:how_many]:
+        while len(victims := processes(run, "_Worker")[:how_many]) < how_many:  # one may still be starting
+            assert run.poll() is None
+        for victim in victims:
             os.kill(victim.pid, signal.SIGKILL)
-            num_killed += 1
     wait_for_rows(run, run_dir, 60)
     # Ray's agents outlive their raylet by a minute.
     own = {each for each in shots.started(run.pid) if not shots.is_agent(each[0])}
     run.send_signal(signal.SIGTERM)
     _, err = run.communicate(timeout=600)
-    assert (run.returncode, num_killed >= 3) == (143, True), err
+    assert run.returncode == 143, err
     assert shots.outlived(own, shots.GRACE_S) == []
     assert record(run_dir)["status"] == "interrupted"
     assert fedprox("resume=run", "engine=local").status == 0
