@@ -38,8 +38,9 @@ run: install
 	 wait $$fedavg && wait $$mu_0 && wait $$mu_1
 	@$(BIN)/python -m fedprox.report runs/first --out runs/first/figure.png
 
+# A worker that dies ends the suite: xdist, which would start another, waits for ever for tests of its file.
 test: lint
-	@$(BIN)/python -m pytest -n 2 --dist loadfile
+	@$(BIN)/python -m pytest -n 2 --dist loadfile --max-worker-restart 0
 
 lint: install
 	@$(BIN)/ruff check .

@@ -1,16 +1,18 @@
 """A small federation for the tests of engines."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import partial
 
 import numpy as np
 import pytest
+import ray
 import torch
 from flwr.app import ArrayRecord, ConfigRecord, Message
 from torch import nn
 
 from fedprox.data.federated import ClientIndex, FederatedData, LabelledData
+from fedprox.engines import ray as engine
 from fedprox.federation.client_app import ClientSpec
 from fedprox.federation.planned_strategy import PlannedStrategy
 from fedprox.plan.plan import Plan
@@ -41,6 +43,20 @@ class Federation:
     messages: Callable[..., list[Message]]
     drawn_plan: Plan
     drawn_messages: Callable[..., list[Message]]
+
+
+@pytest.fixture(scope="module")
+def no_ray() -> Iterator[None]:
+    """End what earlier tests have started of Ray, and afterwards what this module has started."""
+    _stop_ray()
+    yield
+    _stop_ray()
+
+
+def _stop_ray() -> None:
+    ray.shutdown()
+    engine._pools.clear()
+    engine._shared.clear()
 
 
 @pytest.fixture(scope="session")

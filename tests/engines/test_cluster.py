@@ -18,10 +18,8 @@ HERE = ray.util.get_node_ip_address()  # Ray goes there even when an address say
 
 
 @pytest.fixture(autouse=True)
-def _no_ray_yet(monkeypatch):
-    """Let this process look as if Ray had not been started, whatever earlier tests did; it is never started here."""
-    monkeypatch.setattr(ray, "is_initialized", lambda: False)
-    monkeypatch.setattr(ray, "shutdown", lambda: None)
+def _never_started(monkeypatch, no_ray):
+    """Fail if Ray is started here. One of earlier tests is over: it would lose its token, and abort this process."""
     monkeypatch.setattr(ray, "init", lambda **_: pytest.fail("Ray itself would wait for minutes"))
 
 

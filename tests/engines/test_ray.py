@@ -29,19 +29,10 @@ from fedprox.federation.client_app import ClientSpec
 from fedprox.federation.messages import client_of, is_late, node_id, task_of
 
 
-def stop_ray() -> None:
-    ray.shutdown()
-    engine._pools.clear()
-    engine._shared.clear()
-
-
 @pytest.fixture(scope="module")
-def two_cpus():
+def two_cpus(no_ray):
     """Start Ray once for this module, with two CPUs whatever the machine has."""
-    stop_ray()
     ray_cluster.start(num_cpus=2)
-    yield
-    stop_ray()
 
 
 def doors() -> list[tuple]:
