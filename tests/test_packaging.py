@@ -318,5 +318,5 @@ def test_make_test_is_lint_types_and_tests_with_the_locked_environment(make):
     lint = ("ruff check .", "ruff format --check .", "mypy", "lint-imports --no-logo")
     assert [command.removeprefix("venv/bin/") for command in commands[-5:]] == [
         *lint,
-        "python -m pytest -n 2 --dist loadfile",
+        "python -m pytest -n 2 --dist loadfile --max-worker-restart 0",
     ]
