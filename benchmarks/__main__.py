@@ -16,7 +16,7 @@ from benchmarks.workloads import WORKLOADS, Case, Workload, against, changed, of
 from fedprox.errors import UserError
 
 EXPORTED = ("W1", "W3")  # one command, logistic regression
-PEERS = {name: Path(__file__).parent / "peers" / f"{name}_mnist.py" for name in ("fedjax", "pfl")}
+PEERS = {name: Path(__file__).parent / "peers" / f"{name}_mnist.py" for name in ("fedjax", "pfl", "torch")}
 
 
 def main(argv: Sequence[str] | None = None) -> int:

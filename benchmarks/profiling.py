@@ -83,9 +83,13 @@ def _mixed(callers: Sequence[tuple[dict[str, float], float]]) -> dict[str, float
 
 
 def part_of(file: str) -> str:
-    """Return the part that a source file belongs to: a module without one is its own; "" for a file not ours."""
+    """Return the part that a source file belongs to: a module without one is its own; "" for a library's.
+
+    Kernels and threads count as libraries: solvers train with them, and evaluation measures with them.
+    """
     path = Path(file)
-    if not path.is_relative_to(PACKAGE):
+    shared = (PACKAGE / "solvers" / "kernels", PACKAGE / "solvers" / "threads.py")
+    if not path.is_relative_to(PACKAGE) or any(path.is_relative_to(place) for place in shared):
         return ""
     module = ".".join(path.relative_to(PACKAGE).with_suffix("").parts)
     owners = (part for part, names in PARTS.items() if any(f"{module}.".startswith(f"{name}.") for name in names))

@@ -66,7 +66,7 @@ def test_a_tiny_w1_is_run_in_turn_with_a_peer(tmp_path, peer, capfd):
             ["W2", "--against", "pfl", "--peer-python", f"pfl={sys.executable}"],
             "--against pfl is for W1 and W3, not W2",
         ),
-        (["W1", "--peer-python", "nobody=x"], "--peer-python must be NAME=FILE with a name of fedjax, pfl"),
+        (["W1", "--peer-python", "nobody=x"], "--peer-python must be NAME=FILE with a name of fedjax, pfl, torch"),
         (["W1", "--json", "nowhere/x.json"], "there is no folder nowhere"),
         (["W1", "--wrong"], "unrecognized arguments: --wrong"),
         (["export", "W2", "x.npz"], "export takes W1 or W3, a file"),

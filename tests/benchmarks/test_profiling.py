@@ -20,6 +20,7 @@ def test_a_module_belongs_to_one_part_and_what_is_not_ours_to_none():
     assert part_of(str(PACKAGE / "engines" / "local.py")) == "messages and strategy"
     assert part_of(str(PACKAGE / "report" / "curves.py")) == "report.curves"  # in no part: a row of its own
     assert part_of("/somewhere/else/solvers/logistic.py") == ""
+    assert part_of(str(PACKAGE / "solvers" / "kernels" / "lanes.py")) == ""  # its callers' time
 
 
 def test_every_name_of_a_part_is_a_module_or_package():
