@@ -28,8 +28,9 @@ from fedprox.cli.jobs import earlier_run
 from fedprox.cli.resume import whole_command, without_resume
 from fedprox.cli.sweep import is_job, note_job, remove_new_run_dir, table_at_the_end
 from fedprox.cli.terminal import ends_quietly
-from fedprox.cli.version import version_line
+from fedprox.cli.version import HOME, version_line
 from fedprox.config.compose import CONF, as_given, checked, explained
+from fedprox.config.documentation import help_text
 from fedprox.errors import USERS, RunStopped, UserError, on_record
 from fedprox.process import exit_status, looking_for_no_garbage, terminated_like_interrupted
 from fedprox.runs.log import begin_log
@@ -67,7 +68,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         except KeyboardInterrupt as interrupt:
             print("interrupted; what was measured is in the run directory, and resume=<it> goes on", file=sys.stderr)
             return exit_status(interrupt)
-        except SystemExit as end:  # --version, or a sweep with a wrong value
+        except SystemExit as end:  # --help, --version, or a sweep with a wrong value
             return end.code if isinstance(end.code, int) else int(end.code is not None)
         except Exception as error:  # from composing the configuration or making the run directory; jobs keep theirs
             _tell(error)
@@ -76,7 +77,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _check_options() -> None:
-    """Raise UserError for an option that Hydra does not know, which it would tell in many lines."""
+    """Answer --help and --version, and raise UserError for an unknown option, which Hydra reports in many lines."""
 
     def refuse(message: str) -> NoReturn:
         raise UserError(f"{message}; see --help for all options and settings")
@@ -92,7 +93,9 @@ def _check_options() -> None:
     parser.add_argument("--cfg", "-c", choices=["job", "hydra", "all"])
     infos = ["all", "config", "defaults", "defaults-tree", "plugins", "searchpath"]
     parser.add_argument("--info", "-i", nargs="?", choices=infos)
-    parser.parse_args(sys.argv[1:])
+    if parser.parse_args(sys.argv[1:]).help:
+        print(help_text(HOME))
+        raise SystemExit(0)
 
 
 def _ended(config: DictConfig, failures: Path) -> float | None:

@@ -1,6 +1,8 @@
-"""What --version prints."""
+"""The project's version and address, as `--version` and `--help` print them."""
 
 from importlib.metadata import PackageNotFoundError, version
+
+HOME = "https://github.com/fedprox/fedprox"
 
 
 def version_line() -> str:

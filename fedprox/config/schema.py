@@ -1,62 +1,77 @@
-"""The configuration: every setting with its type, its range or choices, and the rules between settings."""
+"""The configuration: every setting with its type, range or choices, meaning, and the rules between settings.
+
+The string below a setting is its documentation: `--help` and docs/configuration.md are made from it, see
+`fedprox.config.documentation`. Defaults are in conf/config.yaml.
+"""
 
 import difflib
 import json
 import math
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import (
     BaseModel,
     ConfigDict,
     Field,
+    GetCoreSchemaHandler,
     ValidationError,
     ValidatorFunctionWrapHandler,
-    WrapValidator,
     model_validator,
 )
 from pydantic_core import PydanticCustomError
+from pydantic_core.core_schema import CoreSchema, no_info_wrap_validator_function
 
 from fedprox.errors import UserError
 
-END_OF_INTEGERS = 2**32  # beyond, arrays' sizes overflow
-MAX_EPOCHS = 100_000  # a client's order of examples is drawn for all of its epochs at once
+END_OF_INTEGERS = 2**32  # array sizes overflow beyond this
+MAX_EPOCHS = 100_000  # the order of a client's examples is drawn for all epochs at once
 
 
-def _number(rule: str) -> WrapValidator:
-    """Return a validator that names the whole rule of a number, and takes the text of a variable for a number.
+@dataclass(frozen=True)
+class Rule:
+    """A validator whose errors state the whole rule of a number; it reads numbers from text, too.
 
-    Variables of the environment are text, as in seed=${oc.env:TASK_ID}.
+    Environment variables are text, as in seed=${oc.env:TASK_ID}.
+
+    Attributes:
+        text: The rule as errors and the documentation state it.
     """
 
-    def validate(value: Any, handler: ValidatorFunctionWrapHandler) -> Any:
+    text: str
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+        """Wrap the validation of the annotated type."""
+        return no_info_wrap_validator_function(self._validate, handler(source))
+
+    def _validate(self, value: Any, handler: ValidatorFunctionWrapHandler) -> Any:
         try:
-            number = json.loads(value) if isinstance(value, str) else value
-            return handler(number)
-        except ValueError:  # of json, or of pydantic
-            raise PydanticCustomError("rule", "{rule}", {"rule": rule}) from None
-
-    return WrapValidator(validate)
+            return handler(json.loads(value) if isinstance(value, str) else value)
+        except ValueError:  # from json or pydantic
+            raise PydanticCustomError("rule", "{rule}", {"rule": self.text}) from None
 
 
-Count = Annotated[int, Field(ge=1, lt=END_OF_INTEGERS), _number("an integer >= 1 and below 2^32")]
-Epochs = Annotated[int, Field(ge=1, le=MAX_EPOCHS), _number(f"an integer >= 1 and at most {MAX_EPOCHS:,}")]
-Seed = Annotated[int, Field(ge=0, lt=END_OF_INTEGERS), _number("an integer >= 0 and below 2^32")]
-Positive = Annotated[float, Field(gt=0), _number("finite and > 0")]
-NotNegative = Annotated[float, Field(ge=0), _number("finite and >= 0")]
-Fraction = Annotated[float, Field(ge=0, le=1), _number("finite and between 0 and 1")]
-BelowOne = Annotated[float, Field(ge=0, lt=1), _number("finite, at least 0 and below 1")]
-Name = Annotated[str, Field(strict=False)]  # of a file or folder, which may look like a number
+Count = Annotated[int, Field(ge=1, lt=END_OF_INTEGERS), Rule("an integer >= 1 and below 2^32")]
+Epochs = Annotated[int, Field(ge=1, le=MAX_EPOCHS), Rule(f"an integer >= 1 and at most {MAX_EPOCHS:,}")]
+Seed = Annotated[int, Field(ge=0, lt=END_OF_INTEGERS), Rule("an integer >= 0 and below 2^32")]
+Positive = Annotated[float, Field(gt=0), Rule("finite and > 0")]
+NotNegative = Annotated[float, Field(ge=0), Rule("finite and >= 0")]
+Fraction = Annotated[float, Field(ge=0, le=1), Rule("finite and between 0 and 1")]
+BelowOne = Annotated[float, Field(ge=0, lt=1), Rule("finite, at least 0 and below 1")]
+Name = Annotated[str, Field(strict=False)]  # of a file or folder; it may look like a number
+Device = Annotated[str, Field(pattern=r"^(cpu|cuda)(:\d+)?$")]
+DEVICE_RULE = "cpu, cuda or cuda:<number>"
 
 
 class _Settings(BaseModel):
-    """Settings that cannot be changed; a value of another type is refused, and so is an unknown name."""
+    """A frozen group of settings that rejects unknown names and values of another type."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False, coerce_numbers_to_str=True)
 
 
 class Target(_Settings):
-    """What a group of the configuration names: a function or class, and arguments for it.
+    """A group that names a function or class and its arguments.
 
     Attributes:
         target: The group's `_target_`, such as "fedprox.models.cnn.cnn".
@@ -77,11 +92,11 @@ class Target(_Settings):
         return self.target.rpartition(".")[2]
 
     def __eq__(self, other: object) -> bool:
-        """Return whether two are written alike: 1, 1.0 and true are not."""
+        """Return whether both have the same text: 1, 1.0 and true differ."""
         return isinstance(other, Target) and self._text == other._text
 
     def __hash__(self) -> int:
-        """Make it a key of caches."""
+        """Return a hash of the text, so that a target can be a cache key."""
         return hash(self._text)
 
     @property
@@ -108,114 +123,188 @@ def _numbers(name: str, value: Any) -> Iterator[tuple[str, float]]:
 
 
 class Model(Target):
-    """The model, and its initial weights."""
+    """The model and its initial weights."""
 
-    init: str = "default"  # or zeros, or a safetensors file
+    init: str = "default"
+    """Initial weights: `default` (drawn from the seed), `zeros`, or the path of a `model.safetensors`."""
 
 
 class ClientResources(_Settings):
-    """What one Ray actor gets; with more than 0 GPUs clients compute on CUDA."""
+    """Resources of one Ray actor."""
 
     num_cpus: Positive
+    """CPUs of one Ray actor; a machine with n CPUs runs n / `num_cpus` actors."""
     num_gpus: NotNegative
+    """GPUs of one Ray actor; above 0 clients train on CUDA."""
 
 
 class AdaptiveMu(_Settings):
-    """How mu follows the training loss; see `fedprox.federation.schedules`."""
+    """An adaptive mu; see `fedprox.federation.schedules`."""
 
     enabled: bool
-    initial: NotNegative | None  # None: mu
+    """Adapt mu to the training loss after every round. Needs `evaluation=clients` with `evaluation.every=1`; adds the
+    column `mu` to metrics.csv."""
+    initial: NotNegative | None
+    """First value of the adaptive mu; null: `mu`."""
     step: Positive
+    """Added to mu after a round in which the loss rose, subtracted after `patience` falls in a row."""
     patience: Count
+    """Falls of the loss in a row after which mu is lowered."""
 
 
 class Schedule(_Settings):
     """The clients' learning rate over the rounds; see `fedprox.federation.schedules`."""
 
     name: Literal["constant", "cosine"]
-    final: Fraction  # what a cosine falls to
+    """Factor of `learning_rate` over the rounds. `cosine` falls from 1 in round 1 towards `schedule.final` after the
+    last round."""
+    final: Fraction
+    """Factor of `learning_rate` at the end of the cosine."""
 
 
 class Evaluation(_Settings):
-    """Which global models are measured, on whose examples, and in how much detail."""
+    """When, on which examples and in how much detail global models are measured."""
 
     name: Literal["server", "clients"]
+    """Set by the choice of the group: `evaluation=server` or `evaluation=clients`."""
     every: Count
+    """Rounds from one evaluation to the next; the last round is always evaluated."""
     per_class: bool
+    """Write the accuracy of each class to classes.csv."""
     per_client: bool
+    """Measure how accuracy on the clients' own held-out examples varies, every client counting the same. Adds the
+    columns `client_accuracy_std`, `client_accuracy_worst` and `client_accuracy_best`: the standard deviation, and the
+    means of the worst and the best tenth of the clients."""
 
 
 class EarlyStopping(_Settings):
-    """When a run ends early; see `fedprox.experiment.early_stopping`."""
+    """Early end of a run; see `fedprox.experiment.early_stopping`."""
 
-    metric: Name | None  # a column of metrics.csv; None: never
+    metric: Name | None
+    """Column of metrics.csv to watch, such as `test_loss`; null: never stop early."""
     patience: Count
+    """The run stops after this many evaluated rounds in a row without an improvement."""
     min_delta: NotNegative
+    """An improvement is a change by more than this."""
 
 
 class Checkpoint(_Settings):
-    """Which rounds a run can be resumed from; see `fedprox.runs.checkpoint`."""
+    """Rounds from which a run can be resumed; see `fedprox.runs.checkpoint`."""
 
-    every: Count | None  # rounds; None: no checkpoints
-    keep: Count | None  # the last ones, besides the best; None: all
+    every: Count | None
+    """Rounds from one checkpoint to the next; null: no checkpoints."""
+    keep: Count | None
+    """How many of the latest checkpoints to keep, besides the best; null: all."""
 
 
 class Config(_Settings):
-    """All settings; the README's table explains them, conf/config.yaml has their defaults."""
+    """All settings."""
 
-    num_clients: Count | None  # None: as many as the data set has
+    num_clients: Count | None
+    """Number of clients; null: as many as the data set has. Data sets that come divided into clients fix it."""
     num_epochs: Epochs
+    """Full local work E, in epochs."""
     batch_size: Count
+    """Mini-batch size B, in examples."""
     last_batch: Literal["keep", "drop", "merge"]
+    """Treatment of an epoch's last batch if it has fewer than B examples. `keep` trains on it; `drop` leaves its
+    examples out of that epoch; `merge` joins them to the batch before, which then has B to 2B - 1 examples. A client
+    with fewer than B examples always has one batch of all of them. The client's weight in the average stays its number
+    of examples."""
     num_rounds: Count
+    """Rounds of training."""
     clients_per_round: Count
+    """Clients that take part in a round (K)."""
     stragglers_fraction: Fraction
+    """Share of each round's clients that cannot do the full work."""
     learning_rate: Positive
+    """Learning rate of the clients' SGD."""
     schedule: Schedule
     mu: NotNegative
+    """Weight of the proximal term. The default is 1.0 with `strategy=fedprox` and `strategy=feddane`, unless the data
+    set or the experiment sets another, and 0 with every other strategy."""
     adaptive_mu: AdaptiveMu
     sampling: Literal["uniform", "proportional"]
+    """Choice of a round's clients. `uniform`: distinct clients with equal probability, and an average weighted by
+    examples. `proportional`: independent draws with probability proportional to a client's number of examples, and a
+    simple mean over the draws. A client drawn twice trains twice on different batches, counts twice and has two rows
+    in clients.csv."""
     momentum: BelowOne
+    """Momentum of the clients' SGD."""
     weight_decay: NotNegative
+    """Weight decay of the clients' SGD. The default is 0.001 with `protocol=flower` and 0 with every other protocol."""
     mixed_precision: bool
-    server_device: Annotated[str, Field(pattern=r"^(cpu|cuda)(:\d+)?$")]
+    """Let clients on GPUs compute in bfloat16 under torch.autocast."""
+    server_device: Device
+    """Device on which global models are tested; with `engine=local` clients train there, too."""
     client_resources: ClientResources
     solver: Literal["auto", "reference", "cohort"]
+    """Solver of the local problem. `auto`: a compiled solver for logistic regression on CPUs, `cohort` on GPUs if it
+    accepts the model, otherwise `reference`. `reference`: autograd, the definition. `cohort`: all clients of a round in
+    one batch."""
     batch_statistics: Literal["averaged", "local"]
+    """Batch norm's running means and variances. `averaged`: averaged like weights. `local`: each client continues from
+    its own, and only the measured model has their average."""
     on_client_error: Literal["stop", "drop"]
+    """Response to a client whose model or data raise an error, or that kills its Ray worker repeatedly. `stop` ends the
+    run with one line that names the client; `drop` leaves the client out of the round's average."""
     on_divergence: Literal["stop", "drop", "continue"]
+    """Response to an update or a global loss that is nan or infinite: end the run, `drop` such updates, or continue."""
     round_timeout: Positive | None
+    """Seconds that a round's clients may take; null: no limit. With a limit, results depend on the machine's speed."""
     on_timeout: Literal["stop", "drop"]
+    """Response to clients that exceed `round_timeout`: end the run, or `drop` them from the round."""
     early_stopping: EarlyStopping
     seed: Seed
+    """Seed of everything random in the run: data division, initial weights, cohorts, stragglers and batches."""
     data_dir: Name
+    """Folder in which downloaded data sets are stored. The default is `$FEDPROX_DATA_DIR` if that is set."""
     hold_out: BelowOne
+    """Share of its examples that a client keeps for testing, if a `partition` divides the data."""
     dataset: Target
+    """Data set. Any function can be named by `dataset._target_`."""
     partition: Target
+    """Division of the training examples among clients. Any function can be named by `partition._target_`."""
     feature_skew: Target
+    """Client-specific change of images, for training and held-out ones; the global test set stays as it is."""
     model: Model
+    """Model. Any `torch.nn.Module` can be named by `model._target_`. `model.init` sets the initial weights."""
     strategy: Target
+    """Aggregation on the server. Any Flower strategy can be named by `strategy._target_`, except the
+    differential-privacy wrappers; its mu is 0 unless `mu` is given."""
     protocol: Target
+    """Rule that makes stragglers of a round's clients and sets how much work each does. With `flower` and `paper`, if
+    E = 1, a straggler does part of the epoch: 1 step to all of them."""
     engine: Target
+    """Place where clients compute; all engines give the same numbers."""
     evaluation: Evaluation
+    """Examples on which global models are measured."""
     augmentation: Target
-    logger: dict[str, Target]  # any number, by name
+    """Random change of the clients' training images in every epoch."""
+    logger: dict[str, Target]
+    """Trackers that get every round and all settings beside the run directory, one or several:
+    `'logger=[tensorboard,mlflow]'`."""
     checkpoint: Checkpoint
     resume: Name | None = None
+    """Directory of a run to resume."""
     branch_from: Name | None = None
+    """Directory of a run from which this one branches off."""
     branch_round: Count | None = None
+    """Round of `branch_from`, with a checkpoint, at which this run starts."""
     repeat_num: Seed = 0
+    """Repetition of the same experiment, given with a plus: `+repeat_num=3` or, in a sweep, `'+repeat_num=range(5)'`.
+    Other initial weights, cohorts, stragglers and batches on the same division of the data; 0 is the run without it."""
 
     @classmethod
     def of(cls, settings: Mapping[str, Any], source: str = "") -> Self:
-        """Return the configuration that plain settings are.
+        """Return the configuration of plain settings.
 
         Args:
             settings: As in run.json.
-            source: Where they stand, if that is not the command.
+            source: Where they are from, if not from the command; errors begin with it.
 
         Raises:
-            UserError: At the first one that breaks a rule; nothing is loaded.
+            UserError: If a setting breaks a rule; the error reports the first one.
         """
         try:
             return cls.model_validate(dict(settings))
@@ -223,13 +312,13 @@ class Config(_Settings):
             raise UserError(f"{source}: " * bool(source) + _line(error)) from None
 
     def plain(self) -> dict[str, Any]:
-        """Return the settings as plain containers, as in run.json; repeat_num only if it was given."""
+        """Return the settings as plain containers, as in run.json; with repeat_num only if it was given."""
         without = None if "repeat_num" in self.model_fields_set else {"repeat_num"}
         return self.model_dump(by_alias=True, exclude=without)
 
     @property
     def client_device(self) -> str:
-        """Where clients compute: engine=ray has GPUs of its own."""
+        """Device on which clients compute: with engine=ray the actors' GPUs decide."""
         if "num_gpus" in self.engine.arguments:
             return "cuda" if self.engine.arguments["num_gpus"] else "cpu"
         return self.server_device
@@ -243,12 +332,13 @@ class Config(_Settings):
             )
         if (self.branch_from is None) != (self.branch_round is None):
             raise ValueError(
-                "branch_from and branch_round go together: the directory of an earlier run, and one of its rounds, "
-                f"got branch_from={self.branch_from} and branch_round={self.branch_round}"
+                "branch_from and branch_round must be given together, got "
+                f"branch_from={self.branch_from} and branch_round={self.branch_round}; "
+                "name the directory of an earlier run and one of its rounds"
             )
         if self.adaptive_mu.enabled and (self.evaluation.name != "clients" or self.evaluation.every != 1):
             raise ValueError(
-                "adaptive_mu.enabled=true follows the training loss of all clients after every round, got evaluation="
+                "adaptive_mu.enabled=true needs the training loss of all clients after every round, got evaluation="
                 f"{self.evaluation.name} with evaluation.every={self.evaluation.every}; use evaluation=clients with "
                 "evaluation.every=1"
             )
@@ -262,14 +352,14 @@ class Config(_Settings):
 
 SETTINGS = tuple(Config.model_fields)
 TARGETS = ("dataset", "partition", "feature_skew", "model", "strategy", "protocol", "engine", "augmentation")
-GROUPS = (*TARGETS, "evaluation", "logger")  # of which conf/ has files to choose from
+GROUPS = (*TARGETS, "evaluation", "logger")  # conf/ has a folder of choices for each
 
 _RULES = {  # by pydantic's kind of error
     "rule": "{rule}",
     "literal_error": "{expected}",
     "bool_type": "true or false",
     "string_type": "text",
-    "string_pattern_mismatch": "cpu, cuda or cuda:<number>",
+    "string_pattern_mismatch": DEVICE_RULE,
 }
 _REMEDIES = {
     "mu": "for no proximal term use mu=0",
@@ -283,30 +373,28 @@ _REMEDIES = {
 
 
 def _line(error: ValidationError) -> str:
-    """Return pydantic's first error as the project's line: setting, rule, value and remedy."""
+    """Return pydantic's first error as one line: setting, rule, value and remedy."""
     first = error.errors(include_url=False)[0]
     name, kind = ".".join(map(str, first["loc"])), first["type"]
-    if kind == "value_error":  # of the validators here, which say all but where
+    if kind == "value_error":  # from this module's validators, which write all but the group's name
         return f"{name}{first['ctx']['error']}"
     if kind == "missing":
-        return f"{name} is missing; give it a value"
+        return f"{name} is required; give it a value"
     if kind == "extra_forbidden":
         return unknown(name)
     rule = _RULES.get(kind, "a group of settings").format(**first.get("ctx", {})).replace("'", "")
-    got, remedy = (
-        first["input"] if first["input"] != "" else "''",
-        _REMEDIES.get(name, _REMEDIES.get(str(first["loc"][-1]))),
-    )
+    got = first["input"] if first["input"] != "" else "''"
+    remedy = _REMEDIES.get(name, _REMEDIES.get(str(first["loc"][-1])))
     return f"{name} must be {rule}, got {got}" + (f"; {remedy}" if remedy else "")
 
 
 def unknown(name: str) -> str:
-    """Return what is wrong with a setting that does not exist, with the nearest one that does."""
+    """Return the error line for a setting that does not exist, with the nearest one that does."""
     if name == "repeat_num":
-        return "repeat_num is added with a plus: +repeat_num=3 or '+repeat_num=range(5)'"
+        return "repeat_num needs a plus: +repeat_num=3 or '+repeat_num=range(5)'"
     group = Config.model_fields.get(name.partition(".")[0])
     if group and isinstance(group.annotation, type) and issubclass(group.annotation, BaseModel):
         known = ", ".join(group.annotation.model_fields)
-        return f"{name} is unknown: {name.partition('.')[0]} takes {known}"
+        return f"unknown setting '{name}': {name.partition('.')[0]} takes {known}"
     close = difflib.get_close_matches(name, SETTINGS, n=1)
-    return f"{name} is no setting; " + (f"did you mean {close[0]}?" if close else "see --help for all of them")
+    return f"unknown setting '{name}'; " + (f"did you mean {close[0]}?" if close else "see --help for all settings")

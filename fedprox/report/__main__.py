@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from fedprox.cli.terminal import ends_quietly
-from fedprox.cli.version import version_line
+from fedprox.cli.version import HOME, version_line
 from fedprox.errors import UserError, one_line
 from fedprox.report.outputs import FIGURES, TABLES, check_writable
 
@@ -43,15 +43,27 @@ def main(argv: list[str] | None = None) -> int:
     return 0
 
 
+_DESCRIPTION = """\
+Compare runs: test loss and accuracy by round, a row per straggler level, a line per algorithm, mean and
+standard deviation over repetitions. The table goes to standard output."""
+_EPILOG = f"""\
+examples:
+  python -m fedprox.report multirun --out figure.png
+  python -m fedprox.report multirun --out figure.pdf --table results.csv --by partition.alpha
+
+other commands (write ./partition or ./watch for a folder of runs with that name):
+  python -m fedprox.report partition --help    show how data would be divided among clients
+  python -m fedprox.report watch --help        show the progress of running runs
+
+documentation: {HOME}"""
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m fedprox.report",
-        description="Compare runs: test loss and accuracy by round, a row per straggler level, a line per "
-        "algorithm; mean and standard deviation over repetitions. The table goes to standard output.",
-        epilog="example: python -m fedprox.report multirun --out comparison.png --table comparison.csv; "
-        "python -m fedprox.report partition --help tells how to see who holds what data "
-        "and python -m fedprox.report watch --help how to see running ones "
-        "(a folder of runs that is called partition or watch goes as ./partition or ./watch)",
+        description=_DESCRIPTION,
+        epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--version", action="version", version=version_line())
     parser.add_argument(
@@ -87,7 +99,7 @@ def _parser() -> argparse.ArgumentParser:
         action="append",
         default=[],
         metavar="SETTING",
-        help="tell runs apart by this setting too, such as partition.alpha; may be given several times",
+        help="also distinguish runs by this setting, such as partition.alpha; may be given several times",
     )
     parser.add_argument("--drift", action="store_true", help="also draw how far the clients' models drift")
     return parser

@@ -8,7 +8,7 @@ from pathlib import Path
 import pandas as pd
 
 from fedprox.cli.terminal import ends_quietly
-from fedprox.cli.version import version_line
+from fedprox.cli.version import HOME, version_line
 from fedprox.errors import UserError, one_line
 from fedprox.process import exit_status, terminated_like_interrupted
 from fedprox.reproduce import datasets, headline, tables
@@ -39,11 +39,23 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0
 
 
+_DESCRIPTION = """\
+Reproduce a figure of the FedProx paper: do the runs that are missing, draw the figure, write its table."""
+_EPILOG = f"""\
+examples:
+  python -m fedprox.reproduce fig2
+  python -m fedprox.reproduce fig1 --datasets mnist,synthetic_1_1 --seeds 5
+  python -m fedprox.reproduce all --rounds 10 --out quick
+
+documentation: {HOME}"""
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m fedprox.reproduce",
-        description="Reproduce a figure of the FedProx paper: run what is missing, draw it, write its table.",
-        epilog="example: python -m fedprox.reproduce fig2 --seeds 5",
+        description=_DESCRIPTION,
+        epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--version", action="version", version=version_line())
     parser.add_argument("figure", choices=[*FIGURES, "all"], metavar="FIGURE", help="fig1 to fig12, headline or all")
@@ -51,24 +63,28 @@ def _parser() -> argparse.ArgumentParser:
         "--datasets",
         type=_datasets,
         metavar="NAME,...",
-        help=f"of {', '.join(DATASETS)} (default: the figure's, as far as their files are here)",
+        help=f"some of {', '.join(DATASETS)} (default: those of the figure whose files are there)",
     )
     parser.add_argument(
         "--seeds",
         type=_positive,
         default=1,
         metavar="N",
-        help="repetitions, and in figures 2 and 6 also data sets (default: %(default)s; the docs show 5)",
+        help="repetitions, and in figures 2 and 6 also data sets (default: %(default)s; the documentation shows 5)",
     )
     parser.add_argument("--rounds", type=_positive, metavar="N", help="rounds of each run (default: the paper's)")
     parser.add_argument("--engine", choices=["local", "ray"], default="local", help="default: %(default)s")
-    parser.add_argument("--device", default="cpu", help="of evaluation and the local engine: cpu (the default) or cuda")
+    parser.add_argument(
+        "--device",
+        default="cpu",
+        help="device of evaluation and of the local engine, cpu or cuda (default: %(default)s)",
+    )
     parser.add_argument(
         "--path",
         action="append",
         default=[],
         metavar="NAME=PATH",
-        help="where files are: shakespeare=<LEAF folder>, sent140=<LEAF folder>, glove=<file>",
+        help="location of files: shakespeare=<LEAF folder>, sent140=<LEAF folder>, glove=<file>",
     )
     parser.add_argument("--out", type=Path, default=Path("reproduction"), metavar="FOLDER", help="default: %(default)s")
     return parser

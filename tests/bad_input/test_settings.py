@@ -12,11 +12,11 @@ NO_DATA = ("dataset=mnist", "data_dir=nowhere", "engine=local", "num_rounds=1")
 
 # id: (arguments, the words that matter: setting, rule, value, remedy)
 SETTINGS = {
-    "misspelt": (["lerning_rate=1"], ["lerning_rate is no setting", "did you mean learning_rate?"]),
-    "misspelt with a plus": (["+num_round=1"], ["num_round is no setting", "did you mean num_rounds?"]),
-    "unknown": (["unknown=1"], ["unknown is no setting", "--help"]),
-    "unknown with a plus": (["+unknown=1"], ["unknown is no setting", "--help"]),
-    "unknown with two": (["++unknown=1"], ["unknown is no setting", "--help"]),
+    "misspelt": (["lerning_rate=1"], ["unknown setting 'lerning_rate'", "did you mean learning_rate?"]),
+    "misspelt with a plus": (["+num_round=1"], ["unknown setting 'num_round'", "did you mean num_rounds?"]),
+    "unknown": (["unknown=1"], ["unknown setting 'unknown'", "--help"]),
+    "unknown with a plus": (["+unknown=1"], ["unknown setting 'unknown'", "--help"]),
+    "unknown with two": (["++unknown=1"], ["unknown setting 'unknown'", "--help"]),
     "unknown in a group": (["client_resources.cpus=1"], ["client_resources.cpus"]),
     "unknown for a target": (["+strategy.eta=1"], ["strategy.eta is unknown", "takes fraction_train"]),
     "mu of letters": (["mu=large"], ["mu must be finite and >= 0", "got large"]),
@@ -27,7 +27,7 @@ SETTINGS = {
     ),
     "rounds a fraction": (["num_rounds=1.5"], ["num_rounds must be an integer >= 1", "got 1.5"]),
     "repetition of letters": (["+repeat_num=often"], ["repeat_num must be an integer >= 0", "got often"]),
-    "repetition without plus": (["repeat_num=1"], ["repeat_num is added with a plus", "+repeat_num=3"]),
+    "repetition without plus": (["repeat_num=1"], ["repeat_num needs a plus", "+repeat_num=3"]),
     "device unknown": (["server_device=tpu"], ["server_device must be cpu, cuda", "got tpu"]),
     "CPUs beyond the machine": (
         ["engine=ray", "client_resources.num_cpus=100000"],
@@ -110,7 +110,7 @@ SETTINGS = {
     ),
     "unknown in evaluation": (
         ["+evaluation.often=1"],
-        ["evaluation.often is unknown", "name, every, per_class, per_client"],
+        ["unknown setting 'evaluation.often'", "name, every, per_class, per_client"],
     ),
     "adaptive mu without the loss": (
         ["adaptive_mu.enabled=true"],
@@ -152,7 +152,10 @@ SETTINGS = {
         ["early_stopping.metric must be a column", "got loss", "test_loss", "evaluation=clients"],
     ),
     "checkpoints every 0": (["checkpoint.every=0"], ["checkpoint.every must be an integer", "got 0; null for none"]),
-    "branch without a round": (["branch_round=3"], ["branch_from and branch_round go together", "branch_round=3"]),
+    "branch without a round": (
+        ["branch_round=3"],
+        ["branch_from and branch_round must be given together", "branch_round=3"],
+    ),
     "branch from nowhere": (["branch_from=no/run", "branch_round=3"], ["branch_from=no/run is no run directory"]),
     "resumed from nowhere": (["resume=no/run"], ["resume=no/run is no run directory"]),
     "evaluation.every taken away": (["~evaluation.every"], ["evaluation.every"]),
@@ -195,7 +198,7 @@ BAD_FIRST_OR_LAST = {
     "wrong type": (["mu=0,large"], ["mu must be finite and >= 0", "got large"]),
     "unknown choice": (["model=logistic,no_such_model"], ["model/no_such_model", "logistic"]),
     "outside the sweep": (["mu=0,1", "learning_rate=0"], ["learning_rate must be finite and > 0", "got 0"]),
-    "misspelt and swept": (["learn_rate=0.1,1"], ["learn_rate is no setting", "did you mean learning_rate?"]),
+    "misspelt and swept": (["learn_rate=0.1,1"], ["unknown setting 'learn_rate'", "did you mean learning_rate?"]),
     "range of repetitions below 0": (["+repeat_num=range(-1,2)"], ["repeat_num must be an integer >= 0", "got -1"]),
     "target not there": (["strategy._target_=flwr.serverapp.strategy.FedAdam,no.such"], ["strategy._target_=no.such"]),
     "strategy that cannot be made": (

@@ -19,7 +19,7 @@ def base(**changes) -> dict:
 NOT_NUMBERS = [math.nan, math.inf, -math.inf, True, "a", "", [1], {"a": 1}]
 NOT_INTEGERS = [*NOT_NUMBERS, 1.5, 1.0, 2**32, 10**30]
 NOT_FLAGS = [1, 0, "yes", None]
-# setting -> its rule as it is told, values on its border, values beyond or of another kind.
+# setting -> its rule as errors state it, values on its border, values beyond it or of another type
 RULES = {
     "num_clients": ("an integer >= 1", [1, None], [0, -1, *NOT_INTEGERS]),
     "num_epochs": ("an integer >= 1 and at most 100,000", [1, 100_000], [0, 100_001, None, *NOT_INTEGERS]),
@@ -123,7 +123,7 @@ def test_a_number_of_a_group_that_no_array_or_record_could_hold_is_refused(value
     ],
 )
 def test_an_unknown_setting_is_refused_with_the_nearest_one(name, remedy):
-    with pytest.raises(UserError, match=rf"^{name} is no setting; ") as told:
+    with pytest.raises(UserError, match=rf"^unknown setting '{name}'; ") as told:
         Config.of(base(**{name: 1}))
     assert remedy in str(told.value)
 
@@ -131,9 +131,9 @@ def test_an_unknown_setting_is_refused_with_the_nearest_one(name, remedy):
 def test_a_setting_that_is_missing_is_named():
     config = base()
     del config["mu"]
-    with pytest.raises(UserError, match=r"^mu is missing; give it a value$"):
+    with pytest.raises(UserError, match=r"^mu is required; give it a value$"):
         Config.of(config)
-    with pytest.raises(UserError, match=r"^settings of a/run\.json: mu is missing"):  # a record of another version
+    with pytest.raises(UserError, match=r"^settings of a/run\.json: mu is required"):  # a record of another version
         Config.of(config, "settings of a/run.json")
 
 

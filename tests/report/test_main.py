@@ -123,6 +123,6 @@ def test_the_help_names_every_option(capsys):
     text = capsys.readouterr().out
     assert [
         option
-        for option in ("DIR", "--out", "--table", "--last", "--level", "--drift", "example:")
+        for option in ("DIR", "--out", "--table", "--last", "--level", "--drift", "examples:", "documentation:")
         if option not in text
     ] == []

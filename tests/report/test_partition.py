@@ -48,7 +48,7 @@ def test_options_may_stand_anywhere_and_the_figure_has_a_name_of_its_own(call, t
     [
         (["--out", "f.gif"], "--out must end in .png or .pdf or .svg, got f.gif"),
         (["--out", "no/f.png"], "--out names no/f.png, but there is no folder no; create it first"),
-        (["num_client=3"], "num_client is no setting; did you mean num_clients?"),
+        (["num_client=3"], "unknown setting 'num_client'; did you mean num_clients?"),
     ],
 )
 def test_a_mistake_is_one_line_and_status_2(call, tmp_path, arguments, message):
