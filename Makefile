@@ -2,7 +2,8 @@
 #   make install   the locked environment and this project
 #   make run       FedAvg against FedProx on Synthetic(1,1) at 90 % stragglers, with a figure
 #   make test      lint, types and the whole test suite
-#   make lint      ruff, mypy and import-linter alone
+#   make lint      ruff, mypy, import-linter, codespell and the docs alone
+#   make docs      the documentation as a site, in site/
 #   make lock      after a change of the dependencies: poetry.lock and requirements.txt
 
 VENV ?= .venv
@@ -12,7 +13,7 @@ PYTHON ?= $(shell for python in python3.12 python3.11 python3 python; do \
 # MNIST for the tests; where there is none, the tests that need it skip and say so.
 export FEDPROX_DATA_DIR ?= $(abspath $(firstword $(wildcard ../shared/data) data))
 
-.PHONY: install run test lint lock environment
+.PHONY: install run test lint docs lock environment
 
 install:
 	@cmp -s requirements.txt $(VENV)/installed.txt || $(MAKE) --no-print-directory environment
@@ -47,8 +48,17 @@ lint: install
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy
 	@$(BIN)/lint-imports --no-logo
+	@$(BIN)/codespell
+	@$(MKDOCS)
+
+# The page of settings is written first; the theme's notice about MkDocs 2 is not about this version.
+MKDOCS := NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --strict
+docs: install
+	@$(BIN)/python -m fedprox.config.documentation docs/configuration.md
+	@$(MKDOCS)
+	@echo "site/index.html"
 
 # Poetry and its export plugin live in an environment of their own (poetry.lock, then the same lock for pip).
 lock:
 	poetry lock
-	poetry export --with dev --all-extras --output requirements.txt
+	poetry export --with dev,docs --all-extras --output requirements.txt

@@ -1,4 +1,4 @@
-"""Every command of README.md and docs/*.md is run, made small; none is skipped without being named here."""
+"""Every command of the README, CONTRIBUTING.md and docs/*.md is run, made small; those that are not are named here."""
 
 import csv
 import json
@@ -78,10 +78,8 @@ def join_continued(block: str) -> Iterator[str]:
             yield command
 
 
-DOCUMENTS = [
-    read_document(str(file.relative_to(ROOT)), file.read_text(encoding="utf-8"))
-    for file in (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")))
-]
+PAGES = (ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md")))
+DOCUMENTS = [read_document(str(file.relative_to(ROOT)), file.read_text(encoding="utf-8")) for file in PAGES]
 COMMANDS = [
     pytest.param(document, command, id=f"{document.name}: {command}")
     for document in DOCUMENTS
@@ -310,6 +308,12 @@ def test_every_block_of_commands_is_marked_sh_so_that_it_is_run(document):
 def test_every_python_file_that_is_shown_is_used_by_a_command_of_its_page(document):
     unused = [name for name in document.files if not any(f"={name}." in command for command in document.commands)]
     assert unused == []
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_every_link_to_a_file_leads_to_one(page):
+    links = re.findall(r"\]\((?!https?:|#)([^)#\s]+)", page.read_text(encoding="utf-8"))
+    assert [link for link in links if not (page.parent / link).exists()] == []
 
 
 # The reader of documents itself.

@@ -12,10 +12,13 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import yaml
 from packaging.markers import Marker
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 from packaging.version import Version
+
+from fedprox.cli.version import HOME
 
 ROOT = Path(__file__).parents[1]
 PYTHONS = ("3.11", "3.12")
@@ -70,7 +73,7 @@ def locked() -> list[dict]:
 
 
 def marker_of(package: dict) -> str:
-    """Return a package's marker for the groups main and dev together."""
+    """Return a package's marker for all groups together."""
     markers = package.get("markers", "")
     if isinstance(markers, str):
         return markers
@@ -89,7 +92,7 @@ def is_installed(package: dict, machine: dict[str, str]) -> bool:
 
 
 def test_requirements_are_the_packages_versions_and_hashes_of_the_lock():
-    packages = [package for package in locked() if {"main", "dev"} & set(package["groups"])]
+    packages = [package for package in locked() if {"main", "dev", "docs"} & set(package["groups"])]
     for machine in machines():
         expected = {
             canonicalize_name(package["name"]): (package["version"], {file["hash"] for file in package["files"]})
@@ -123,10 +126,12 @@ def test_every_requirement_is_pinned_and_has_a_hash():
 
 def test_the_lock_has_a_version_that_fits_for_every_dependency_of_the_project():
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())
-    dev = project["tool"]["poetry"]["group"]["dev"]["dependencies"]
     asked = [Requirement(text) for text in project["project"]["dependencies"]]
     asked += [Requirement(text) for texts in extras().values() for text in texts]
-    asked += [Requirement(name + ("" if version == "*" else version)) for name, version in dev.items()]
+    for group in project["tool"]["poetry"]["group"].values():
+        for name, wanted in group["dependencies"].items():
+            version = wanted["version"] if isinstance(wanted, dict) else wanted
+            asked.append(Requirement(name + ("" if version == "*" else version)))
     versions = {canonicalize_name(package["name"]): Version(package["version"]) for package in locked()}
     assert len(asked) > 20
     for requirement in asked:
@@ -218,7 +223,7 @@ def test_the_installed_command_runs_from_another_working_directory_with_the_user
     assert (elsewhere / "run" / "metrics.csv").read_text().count("\n") == 3  # header, initial model, round 1
 
 
-# Licence, CI and Makefile.
+# Licence, addresses, CI and Makefile.
 
 
 def test_the_licence_is_apache_2():
@@ -226,6 +231,13 @@ def test_the_licence_is_apache_2():
     assert re.search(r"Apache License\s+Version 2\.0, January 2004", text)
     assert "END OF TERMS AND CONDITIONS" in text
     assert tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["license"] == "Apache-2.0"
+
+
+def test_every_address_of_the_project_begins_with_the_repositorys():
+    urls = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["urls"]
+    site = yaml.safe_load((ROOT / "mkdocs.yml").read_text())
+    assert {urls["Homepage"], site["extra"]["repository"]} == {HOME}
+    assert all(url.startswith(HOME) for url in urls.values())
 
 
 def test_ci_runs_the_documented_test_command():
@@ -315,8 +327,9 @@ def test_without_a_python_that_fits_make_says_which_are_needed(make):
 def test_make_test_is_lint_types_and_tests_with_the_locked_environment(make):
     told = make("-n", "test", "VENV=venv")
     commands = [line for line in told.splitlines() if line.startswith("venv/bin/")]
-    lint = ("ruff check .", "ruff format --check .", "mypy", "lint-imports --no-logo")
-    assert [command.removeprefix("venv/bin/") for command in commands[-5:]] == [
+    lint = ("ruff check .", "ruff format --check .", "mypy", "lint-imports --no-logo", "codespell")
+    assert [command.removeprefix("venv/bin/") for command in commands[-6:]] == [
         *lint,
         "python -m pytest -n 2 --dist loadfile --max-worker-restart 0",
     ]
+    assert "venv/bin/mkdocs build --quiet --strict" in told
