@@ -186,7 +186,7 @@ def test_the_wheel_has_every_module_and_every_configuration_file(wheel):
     modules = {str(file.relative_to(ROOT)) for file in (ROOT / "fedprox").rglob("*.py")}
     settings = {f"fedprox/{file.relative_to(ROOT)}" for file in (ROOT / "conf").rglob("*.yaml")}
     assert "fedprox/conf/config.yaml" in settings
-    assert (modules | settings) - packed == set()
+    assert (modules | settings | {"fedprox/py.typed"}) - packed == set()
     assert {name.split("/")[0] for name in packed if ".dist-info/" not in name} == {"fedprox"}
 
 
@@ -223,7 +223,7 @@ def test_the_installed_command_runs_from_another_working_directory_with_the_user
     assert (elsewhere / "run" / "metrics.csv").read_text().count("\n") == 3  # header, initial model, round 1
 
 
-# Licence, addresses, CI and Makefile.
+# Licence, citation, addresses, CI and Makefile.
 
 
 def test_the_licence_is_apache_2():
@@ -233,11 +233,36 @@ def test_the_licence_is_apache_2():
     assert tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["license"] == "Apache-2.0"
 
 
+def test_the_citation_names_this_version_and_the_paper():
+    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text())
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    assert {"cff-version", "message", "title", "authors", "version"} <= citation.keys()
+    assert (citation["version"], citation["license"]) == (project["version"], project["license"])
+    assert [reference["title"] for reference in citation["references"]] == [
+        "Federated Optimization in Heterogeneous Networks"
+    ]
+    assert f"## {project['version']} " in (ROOT / "CHANGELOG.md").read_text()
+
+
 def test_every_address_of_the_project_begins_with_the_repositorys():
     urls = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["urls"]
     site = yaml.safe_load((ROOT / "mkdocs.yml").read_text())
     assert {urls["Homepage"], site["extra"]["repository"]} == {HOME}
     assert all(url.startswith(HOME) for url in urls.values())
+
+
+def test_the_workflow_runs_the_ci_script_on_every_python():
+    workflow = yaml.safe_load((ROOT / ".github" / "workflows" / "ci.yml").read_text())
+    (job,) = workflow["jobs"].values()
+    assert tuple(job["strategy"]["matrix"]["python"]) == PYTHONS
+    assert job["steps"][-1] == {"run": ".ci/run"}
+
+
+def test_the_hooks_before_a_commit_are_tools_of_the_locked_environment():
+    (source,) = yaml.safe_load((ROOT / ".pre-commit-config.yaml").read_text())["repos"]
+    tools = {shlex.split(hook["entry"])[0].removeprefix(".venv/bin/") for hook in source["hooks"]}
+    assert tools == {"ruff", "mypy", "codespell", "nbstripout"}
+    assert tools <= {package["name"] for package in locked()}
 
 
 def test_ci_runs_the_documented_test_command():
