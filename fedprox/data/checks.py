@@ -1,12 +1,13 @@
-"""The entrance of all data: arrays and client indices are converted or refused where they come into being.
+"""Checks of all data: arrays and client indices are converted or refused when they are made.
 
-Whatever a data source, a function of the user's own or a file gives passes through here once, when `LabelledData`,
-`ClientIndex` and `FederatedData` are made. Compiled code then reads the arrays without looking at bounds, so nothing
-may come in by another way. docs/data.md says what is accepted.
+Whatever a data set, a user's function or a file gives passes through here once, when `LabelledData`, `ClientIndex` and
+`FederatedData` are made. Compiled code then reads the arrays without checking bounds, so there must be no way around
+these checks. docs/data.md says what is accepted. The file is long because the checks share their conversions.
 """
 
 import operator
 from collections.abc import Iterable, Mapping
+from numbers import Real
 from typing import Any
 
 import numpy as np
@@ -14,7 +15,7 @@ from numpy.typing import NDArray
 
 from fedprox.errors import UserError, one_line, printable
 
-MAX_CLASSES = 1_000_000  # a model has an output for each
+MAX_CLASSES = 1_000_000  # a model has an output for each class
 SHOWN = 60  # characters of a wrong value
 FLOAT32_MAX = float(np.finfo(np.float32).max)
 NUMERIC = "biuf"  # NumPy's kinds: bool, signed and unsigned integers, floats
@@ -24,37 +25,40 @@ Integers = NDArray[np.int64]
 
 
 def examples(given: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the fields of LabelledData, converted to what its docstring promises.
+    """Return the fields of LabelledData, converted to the types that its docstring promises.
 
     Args:
-        given: Its fields by name, of any type.
+        given: The fields by name, of any type.
 
     Raises:
-        UserError: If one of them breaks its rule; the line names the array, the row, the value and a remedy.
+        UserError: If a field breaks its rule; the line names the array, the row, the value and a remedy.
     """
     num_classes = _num_classes(given["num_classes"])
     features = _features("features", given["features"])
     if not len(features):
         raise UserError("features must have at least one example, got none; see that the data set is not empty")
     test_features = _test_features(given["test_features"], features)
-    labels = {
-        name: _labels(name, given[name], len(owner), num_classes)
-        for name, owner in (("labels", features), ("test_labels", test_features))
+    mean, std = (_statistic(name, given[name], features.shape[1:]) for name in ("mean", "std"))
+    for name, array in (("features", features), ("test_features", test_features)):
+        _check_model_input(name, array, mean, std)
+    return {
+        "features": features,
+        "labels": _labels("labels", given["labels"], len(features), num_classes),
+        "test_features": test_features,
+        "test_labels": _labels("test_labels", given["test_labels"], len(test_features), num_classes),
+        "mean": mean,
+        "std": std,
+        "num_classes": num_classes,
+        "class_names": _names("class_names", given["class_names"], "num_classes", num_classes),
     }
-    mean = _statistic("mean", given["mean"], features.shape[1:])
-    std = _statistic("std", given["std"], features.shape[1:])
-    _check_model_input({"features": features, "test_features": test_features}, mean, std)
-    names = _names("class_names", given["class_names"], "num_classes", num_classes)
-    arrays = {"features": features, "test_features": test_features, **labels, "mean": mean, "std": std}
-    return {**arrays, "num_classes": num_classes, "class_names": names}
 
 
 def positions(name: str, value: Any) -> Integers:
-    """Return numbers of examples as int64, shape (n,).
+    """Return example numbers as int64, shape (n,).
 
     Args:
-        name: What they are called in errors, such as "train: client 3".
-        value: Integers, or floats without a fraction; nothing else, masks of bool included.
+        name: Their name in errors, such as "train: client 3".
+        value: Integers, or floats without a fraction; a mask of bool is not accepted.
 
     Raises:
         UserError: If it is anything else.
@@ -69,11 +73,11 @@ def positions(name: str, value: Any) -> Integers:
     return _whole(name, array, "must be integers, the numbers of examples")
 
 
-def each_clients(name: str, value: Any) -> list[Integers]:
-    """Return the example numbers of clients 0, 1, ..., given as anything that has a list or an array for each.
+def client_lists(name: str, value: Any) -> list[Integers]:
+    """Return the example numbers of clients 0, 1, ..., given as any iterable of lists or arrays.
 
     Raises:
-        UserError: If it has not.
+        UserError: If it is anything else.
     """
     if isinstance(value, (str, bytes, Mapping)) or not isinstance(value, Iterable):
         raise UserError(
@@ -82,14 +86,14 @@ def each_clients(name: str, value: Any) -> list[Integers]:
         )
     return [
         part
-        if type(part) is np.ndarray and part.dtype == np.int64 and part.ndim == 1  # of 100,000 clients
+        if type(part) is np.ndarray and part.dtype == np.int64 and part.ndim == 1  # fast for 100,000 clients
         else positions(f"{name}: client {client}", part)
         for client, part in enumerate(value)
     ]
 
 
 def offsets(value: Any, num_indices: int) -> Integers:
-    """Return where each client's part of the indices begins and ends, shape (num_clients + 1,).
+    """Return the offsets between which each client's indices lie, shape (num_clients + 1,).
 
     Raises:
         UserError: If they do not rise from 0 to the number of indices.
@@ -103,11 +107,11 @@ def offsets(value: Any, num_indices: int) -> Integers:
     return array
 
 
-def clients(parts: Mapping[str, tuple[Integers, Integers]], num_examples: int) -> None:
+def check_clients(parts: Mapping[str, tuple[Integers, Integers]], num_examples: int) -> None:
     """Raise UserError unless every example number exists and belongs to one client only.
 
     Args:
-        parts: Indices and offsets by their name, "train" and "held_out".
+        parts: Indices and offsets by name, such as "train" and "held_out".
         num_examples: Number of examples.
     """
     (one, (_, own)), *others = parts.items()
@@ -133,55 +137,57 @@ def clients(parts: Mapping[str, tuple[Integers, Integers]], num_examples: int) -
 
 
 def client_ids(value: Any, num_clients: int) -> tuple[str, ...]:
-    """Return what clients are called, as text.
+    """Return the clients' names as text.
 
     Raises:
-        UserError: If they are not as many as clients, or not unique.
+        UserError: If there are not as many as clients, or two are the same.
     """
     ids = _names("client_ids", value, "there are clients", num_clients)
     if len(set(ids)) < len(ids):
         twice = next(each for place, each in enumerate(ids) if each in ids[:place])
-        raise UserError(f"client_ids must be unique, got {shown(twice)} twice; give each client a name of its own")
+        raise UserError(f"client_ids must be unique, got {shown(twice)} twice; give each client its own name")
     return ids
 
 
 def parts(value: Any, num_examples: int, num_clients: int, source: str) -> list[Integers]:
-    """Return what a partition gave: each client's example numbers.
+    """Return each client's example numbers as a partition returned them.
 
     Args:
-        value: Anything that a function returned.
-        num_examples: Number of examples that were divided.
-        num_clients: How many clients were asked for.
-        source: The function, for errors: "partition._target_=my_partition.halves".
+        value: What the partition returned.
+        num_examples: Number of examples to divide.
+        num_clients: Number of clients asked for.
+        source: The partition, for errors: "partition._target_=my_partition.halves".
 
     Raises:
-        UserError: If it is not a list for each client, one is empty, or an example goes to nobody's or two.
+        UserError: If there is no list for each client, one is empty, or two clients share an example.
     """
-    given = each_clients(source, value)
+    given = client_lists(source, value)
     if len(given) != num_clients:
-        raise UserError(f"{source} must return {num_clients} arrays, one for each client, got {len(given)}; mend it")
+        raise UserError(
+            f"{source} must return {num_clients} arrays, one for each client, got {len(given)}; fix the function"
+        )
     sizes = np.array([len(part) for part in given])
     if not sizes.all():
         raise UserError(
             f"{source} must give every client an example, but client {sizes.argmin()} has none; lower num_clients"
         )
     ends = np.concatenate([[0], np.cumsum(sizes)])
-    clients({source: (np.concatenate(given), ends)}, num_examples)
+    check_clients({source: (np.concatenate(given), ends)}, num_examples)
     return given
 
 
 def check_between(name: str, value: float, least: float, most: float, remedy: str) -> None:
-    """Raise UserError unless a setting has least <= value <= most; nan has not."""
+    """Raise UserError unless least <= value <= most, which nan never meets."""
     if not least <= value <= most:
         raise UserError(f"{name} must be between {least:g} and {most:g}, got {value}; {remedy}")
 
 
 def _num_classes(value: Any) -> int:
-    """Return the number of classes; 10.0 and arrays of one integer are understood."""
+    """Return the number of classes; 10.0 and arrays of one integer are accepted, too."""
     try:
-        is_whole_float = isinstance(value, (float, np.floating)) and float(value).is_integer()
+        is_whole_float = isinstance(value, (float, np.floating)) and value.is_integer()
         number = int(value) if is_whole_float else operator.index(value)
-    except Exception:  # whatever a stranger's __index__ raises
+    except Exception:  # whatever __index__ of an unknown type raises
         number = 0
     if isinstance(value, (bool, np.bool_)) or not 1 <= number <= MAX_CLASSES:
         raise UserError(
@@ -207,16 +213,16 @@ def _tokens(name: str, array: Array) -> Array:
         place = _first((array < 0) | (array > np.iinfo(np.int64).max))
         raise UserError(
             f"int64 {name} are token sequences and must be >= 0, got {array[place]} in row {place[0]}; "
-            "give numbers that are no tokens as float32, such as features.astype('float32')"
+            "give other numbers as float32, such as features.astype('float32')"
         )
-    return np.require(array, np.int64, ["C", "A", "W"])  # torch warns of what must not be written
+    return np.require(array, np.int64, ["C", "A", "W"])  # torch warns about read-only arrays
 
 
 def _floats(name: str, array: Array) -> Array:
     """Return numbers as float32; all must be finite in it."""
-    with np.errstate(over="ignore", invalid="ignore"):  # told below
+    with np.errstate(over="ignore", invalid="ignore"):  # reported below
         floats = array.astype(np.float32, order="K", copy=False)
-        # nan comes out of both, so no mask is needed, which would cost a fifth of the features' memory
+        # min and max are nan if any number is: a mask of all numbers would cost a quarter of their memory
         if floats.size and not (np.isfinite(floats.min()) and np.isfinite(floats.max())):
             place = _first(~np.isfinite(floats))
             raise UserError(
@@ -227,13 +233,13 @@ def _floats(name: str, array: Array) -> Array:
 
 
 def _laid_out(array: Array) -> Array:
-    """Return an array in C order, or with channels last, as image decoders have them; others are copied."""
+    """Return an array in C order, or images with channels last as decoders make them; copy any other order."""
     images = array.ndim == 4 and array.transpose(0, 2, 3, 1).flags.c_contiguous
     return np.require(array, requirements=["A"] if images else ["A", "C"])
 
 
 def _test_features(value: Any, features: Array) -> Array:
-    """Return the test features, as like the training features as their numbers are."""
+    """Return the test features in the type and input shape of the training features."""
     array = _array("test_features", value)
     if array.ndim and not len(array):
         return np.empty((0, *features.shape[1:]), dtype=features.dtype)
@@ -245,7 +251,7 @@ def _test_features(value: Any, features: Array) -> Array:
             )
         array = array.astype(np.int64)
     elif array.dtype.kind in "iu" and array.dtype != np.uint8:
-        array = array.astype(np.float32)  # beside numbers whole numbers are numbers, not tokens
+        array = array.astype(np.float32)  # not tokens, as the training features are not
     array = _features("test_features", array)
     if array.shape[1:] != features.shape[1:]:
         raise UserError(
@@ -279,33 +285,27 @@ def _labels(name: str, value: Any, num_examples: int, num_classes: int) -> Integ
 
 
 def _outside(name: str, labels: Integers, num_classes: int) -> UserError:
-    """Return the error for the first label that is none of the classes."""
+    """Return the error for the first label that is not a class."""
     row = int(((labels < 0) | (labels >= num_classes)).argmax())
     least, most = int(labels.min()), int(labels.max())
-    remedy = f"number the classes from 0, or set num_classes={most + 1}"
-    if most - least < num_classes:  # all fit once they are moved
-        remedy = f"number the classes from 0: {name} {'-' if least > 0 else '+'} {abs(least)}"
-    elif least < 0 or most >= MAX_CLASSES:
-        remedy = "number the classes from 0"
+    remedy = "number the classes from 0"
+    if most - least < num_classes:  # all would fit if they were shifted
+        remedy += f": {name} {'-' if least > 0 else '+'} {abs(least)}"
+    elif least >= 0 and most < MAX_CLASSES:
+        remedy += f", or set num_classes={most + 1}"
     return UserError(
         f"{name} must be between 0 and num_classes - 1 = {num_classes - 1}, got {labels[row]} in row {row}; {remedy}"
     )
 
 
 def _whole(name: str, array: Array, rule: str) -> Integers:
-    """Return integers, or floats without a fraction, as int64 that may be written to."""
-    wrong = np.zeros(0, dtype=bool)
-    if array.dtype.kind == "f":
-        with np.errstate(invalid="ignore"):
-            wide = array.astype(np.result_type(array, np.float64), copy=False)
-            wrong = ~(np.trunc(wide) == wide) | (np.abs(wide) >= 2.0**63)  # nan and infinity are wrong, too
-    elif array.dtype.kind == "u":
-        wrong = array > np.iinfo(np.int64).max
-    if wrong.any():
+    """Return integers, or floats without a fraction, as int64 in memory that may be written."""
+    with np.errstate(invalid="ignore"):  # nan and infinity become some integer, from which they differ
+        whole = np.require(array, np.int64, ["C", "A", "W"])
+    if array.dtype.kind in "fu" and (wrong := whole != array).any():
         row = int(wrong.argmax())
-        remedy = "convert them with astype('int64') once they are whole"
-        raise UserError(f"{name} {rule}, got {shown(array[row])} in row {row}; {remedy}")
-    return np.require(array, np.int64, ["C", "A", "W"])
+        raise UserError(f"{name} {rule}, got {shown(array[row])} in row {row}; convert them once they are integers")
+    return whole
 
 
 def _statistic(name: str, value: Any, input_shape: tuple[int, ...]) -> Array:
@@ -327,33 +327,26 @@ def _statistic(name: str, value: Any, input_shape: tuple[int, ...]) -> Array:
     return np.require(array, requirements=["A", "C"])
 
 
-def _check_model_input(arrays: Mapping[str, Array], mean: Array, std: Array) -> None:
-    """Raise UserError if (x - mean) / std overflows float32, or tokens have a mean."""
-    if arrays["features"].dtype == np.int64:
+def _check_model_input(name: str, features: Array, mean: Array, std: Array) -> None:
+    """Raise UserError if (x - mean) / std may overflow float32, or if tokens have a mean."""
+    if features.dtype == np.int64:
         if np.any(mean != 0) or np.any(std != 1):
             raise UserError(
                 "int64 features are token sequences and must have mean 0 and std 1, got "
-                f"{shown(mean)} and {shown(std)}; give features that are no tokens as uint8 or float32"
+                f"{shown(mean)} and {shown(std)}; give features that are not tokens as uint8 or float32"
             )
-        return
-    for name, array in arrays.items():
-        if not array.size:
-            continue
-        largest = 255.0 if array.dtype == np.uint8 else max(-float(array.min()), float(array.max()))
-        if (largest + float(np.abs(mean).max())) / float(std.min()) <= FLOAT32_MAX:
-            continue  # so do all
-        for row, example in enumerate(array):
-            with np.errstate(over="ignore", invalid="ignore"):
-                model_input = np.subtract(example, mean, dtype=np.float32) / std
-            if not np.isfinite(model_input).all():
-                raise UserError(
-                    f"({name} - mean) / std must be finite in float32, but is not in row {row}; give the mean and std "
-                    "of the features"
-                )
+    elif features.size:
+        largest = 255.0 if features.dtype == np.uint8 else max(-float(features.min()), float(features.max()))
+        bound = (largest + float(np.abs(mean).max())) / float(std.min())
+        if bound > FLOAT32_MAX:
+            raise UserError(
+                f"({name} - mean) / std must be finite in float32, but may reach {bound:.3g}; give the mean and std of "
+                "the features"
+            )
 
 
 def _names(name: str, value: Any, whose: str, num: int) -> tuple[str, ...]:
-    """Return names as text, as many as there are of what they name, or none."""
+    """Return names as text: one for each of `num`, or none at all."""
     if isinstance(value, str) or not isinstance(value, Iterable):
         raise UserError(f"{name} must be a list of names, got {shown(value)}; name each, or none")
     names = tuple(map(str, value))
@@ -363,34 +356,32 @@ def _names(name: str, value: Any, whose: str, num: int) -> tuple[str, ...]:
 
 
 def _array(name: str, value: Any) -> Array:
-    """Return an array of numbers from a list, a tensor or an array, without a copy where there need be none."""
-    if isinstance(value, np.ma.MaskedArray):
-        if np.ma.is_masked(value):
-            where = _in_row(_first(np.ma.getmaskarray(value)))
-            raise UserError(
-                f"{name} must have all values, got a masked one{where}; leave such examples out or fill them"
-            )
-        value = value.data
+    """Return an array of numbers from a list, a tensor or an array, without a copy if none is needed."""
+    if np.ma.is_masked(value):
+        where = _in_row(_first(np.ma.getmaskarray(value)))
+        raise UserError(f"{name} must have all values, got a masked one{where}; leave such examples out or fill them")
     try:
         array = np.asarray(_without_torch(value))
-    except Exception as error:  # lists of unequal lengths, and whatever a stranger's type raises
+    except Exception as error:  # lists of unequal lengths, and whatever an unknown type raises
         raise UserError(
             f"{name} must be an array, a list or a tensor of numbers, all rows of one shape, got {_kind(value)} that "
             f"NumPy does not take: {one_line(error)}"
         ) from error
-    if array.dtype.kind not in NUMERIC and array.size:
+    if array.dtype.kind in NUMERIC:
+        return array
+    if array.size:
         raise _not_numbers(name, value, array)
-    return array if array.dtype.kind in NUMERIC else array.astype(np.float64)
+    return array.astype(np.float64)
 
 
 def _without_torch(value: Any) -> Any:
-    """Return a torch tensor, on any device and with a gradient or without, as an array; so in a list of them."""
+    """Return a torch tensor, on any device and with or without a gradient, or a list of tensors, as arrays."""
     if isinstance(value, (list, tuple)) and any(hasattr(each, "detach") for each in value):
         return [_without_torch(each) for each in value]
     if not hasattr(value, "detach"):
         return value
     tensor = value.detach().cpu()
-    is_narrow = tensor.is_floating_point() and tensor.element_size() < 4  # NumPy has no bfloat16
+    is_narrow = tensor.is_floating_point() and tensor.element_size() < 4  # NumPy does not have bfloat16
     return (tensor.float() if is_narrow else tensor).numpy()
 
 
@@ -400,10 +391,7 @@ def _not_numbers(name: str, value: Any, array: Array) -> UserError:
         return UserError(
             f"{name} must be an array, a list or a tensor of numbers, got {_kind(value)}; make an array of it"
         )
-    wrong = (
-        [not isinstance(each, (bool, int, float, np.number)) for each in array.flat] if array.dtype == object else []
-    )
-    place = np.unravel_index(wrong.index(True) if True in wrong else 0, array.shape)
+    place = next((at for at, each in np.ndenumerate(array) if not isinstance(each, Real)), (0,) * array.ndim)
     remedy = "convert them, such as with astype('float32')"
     if "labels" in name:
         remedy = "number the classes from 0, such as with numpy.unique(labels, return_inverse=True)[1]"
@@ -412,11 +400,11 @@ def _not_numbers(name: str, value: Any, array: Array) -> UserError:
 
 
 def _shared(parts: Mapping[str, tuple[Integers, Integers]], example: int) -> UserError:
-    """Return the error for an example that is held twice."""
+    """Return the error for an example that is listed twice."""
     holders = [
-        f"client {_owner(ends, int(place))} ({name})" if len(parts) > 1 else f"client {_owner(ends, int(place))}"
+        f"client {_owner(ends, place)}" + f" ({name})" * (len(parts) > 1)
         for name, (indices, ends) in parts.items()
-        for place in np.flatnonzero(indices == example)[:2]
+        for place in np.flatnonzero(indices == example)[:2].tolist()
     ]
     prefix = "" if len(parts) > 1 else f"{next(iter(parts))}: "
     return UserError(
@@ -426,12 +414,12 @@ def _shared(parts: Mapping[str, tuple[Integers, Integers]], example: int) -> Use
 
 
 def _owner(ends: Integers, place: int) -> int:
-    """Return which client a place in the indices belongs to."""
+    """Return the client that a place in the indices belongs to."""
     return int(np.searchsorted(ends, place, side="right")) - 1
 
 
 def _first(wrong: Array) -> tuple[int, ...]:
-    """Return where an array of bool is first true."""
+    """Return the index of the first True in an array of bool."""
     return tuple(int(each) for each in np.unravel_index(int(wrong.argmax()), wrong.shape))
 
 
@@ -445,11 +433,11 @@ def _kind(value: Any) -> str:
 
 
 def shown(value: Any) -> str:
-    """Return a value as a message shows it."""
+    """Return a value for an error message, at most 60 printable characters."""
     if isinstance(value, np.generic | np.ndarray) and value.size == 1:
         value = value.item()
     try:
         text = printable(repr(value))
-    except Exception:  # a stranger's __repr__
+    except Exception:  # whatever __repr__ of an unknown type raises
         text = _kind(value)
     return text if len(text) <= SHOWN else text[: SHOWN - 3] + "..."

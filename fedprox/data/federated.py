@@ -1,5 +1,6 @@
-"""What every experiment trains on: shared arrays, and per client a list of indices into them."""
+"""Federated data: shared arrays of examples, and for each client a list of indices into them."""
 
+import json
 from collections.abc import Iterable
 from dataclasses import dataclass, fields
 from functools import cached_property
@@ -9,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedprox.data import checks
+from fedprox.data.fingerprint import digest
 from fedprox.errors import UserError
 
 Floats = NDArray[np.float32]
@@ -18,22 +20,21 @@ Features = NDArray[np.uint8] | Floats | Integers
 
 @dataclass(frozen=True)
 class LabelledData:
-    """Examples that are not divided among clients yet; a partition does that.
+    """Examples that a partition will divide among clients.
 
-    Whatever is given is converted on the way in or refused in one line (`fedprox.data.checks`): lists, tensors,
-    other types, byte orders and strides become the arrays below.
+    Lists, tensors, other types, byte orders and strides are converted to the arrays below; anything else is refused in
+    one line (`fedprox.data.checks`).
 
     Attributes:
         features: Training examples, shape (num_examples, *input_shape), at least one: numbers as uint8 or float32,
             or token sequences as int64 with input_shape (length,). Other numbers become float32.
         labels: Classes 0 .. num_classes - 1 as int64, shape (num_examples,).
-        test_features: The global test set, like `features`; empty where each client tests on its own.
+        test_features: The global test set, like `features`; empty if each client tests on its own examples.
         test_labels: Its classes.
         num_classes: Number of classes.
-        mean: Subtracted from the features on their way into the model; float32, broadcasts over input_shape. 0 for
-            tokens, which have no mean.
+        mean: Subtracted from the features to make model input; float32, broadcasts over input_shape; 0 for tokens.
         std: Divides them after that, > 0; 1 for tokens.
-        class_names: What the classes are called, such as their folders; empty where they are only numbers.
+        class_names: Names of the classes, such as their folders; empty if they are only numbers.
     """
 
     features: Features
@@ -46,7 +47,7 @@ class LabelledData:
     class_names: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        """Convert what was given, or raise UserError."""
+        """Convert the fields, or raise UserError."""
         given = {field.name: getattr(self, field.name) for field in fields(self)}
         for name, value in checks.examples(given).items():
             object.__setattr__(self, name, value)
@@ -62,22 +63,28 @@ class LabelledData:
         std: Floats | float = 1.0,
         class_names: tuple[str, ...] = (),
     ) -> "LabelledData":
-        """Return examples without a global test set; by default they are model input as they are."""
+        """Return examples without a global test set; by default the model input is the features unchanged."""
         mean, std = np.asarray(mean, np.float32), np.asarray(std, np.float32)
         return cls(features, labels, features[:0], labels[:0], num_classes, mean, std, class_names)
 
+    @cached_property
+    def fingerprint(self) -> str:
+        """SHA-256, in hex, of everything here that decides a run's numbers; the class names do not."""
+        names = ("features", "labels", "test_features", "test_labels", "mean", "std")
+        return digest({name: getattr(self, name) for name in names}, str(self.num_classes))
+
     def model_input(self, features: Features) -> Floats | Integers:
-        """Return (features - mean) / std as float32, same shape; tokens as they are, int64."""
+        """Return (features - mean) / std as float32, same shape; tokens unchanged, int64."""
         if features.dtype == np.int64:
-            return features.astype(np.int64, copy=False)  # (x - 0) / 1, still whole, as embeddings take them
-        if features.ndim == 4 and not features.flags.c_contiguous:  # images as decoders give them, with channels last
+            return features.astype(np.int64, copy=False)  # integers, as embeddings take them
+        if features.ndim == 4 and not features.flags.c_contiguous:  # images with channels last
             return self._normalised(features.transpose(0, 2, 3, 1), (1, 2, 0)).transpose(0, 3, 1, 2)
         return self._normalised(features)
 
     def _normalised(self, features: Features, axes: tuple[int, ...] = ()) -> Floats:
-        """Return (features - mean) / std as float32 for features whose axes but the first come in another order."""
+        """Return (features - mean) / std as float32; `axes` is the order of the features' axes after the first."""
         mean, std = self.mean, self.std
-        if axes:  # whole images of them, else numpy works on one pixel at a time
+        if axes:  # broadcast to whole images: NumPy would loop over single pixels otherwise
             shape = self.features.shape[1:]
             mean, std = (np.ascontiguousarray(np.broadcast_to(each, shape).transpose(axes)) for each in (mean, std))
         model_input: Floats = np.subtract(features, mean, dtype=np.float32)
@@ -87,24 +94,24 @@ class LabelledData:
 
 @dataclass(frozen=True)
 class ClientIndex:
-    """Which examples each client holds: client k has indices[offsets[k]:offsets[k + 1]]."""
+    """The examples that each client holds: client k has indices[offsets[k]:offsets[k + 1]]."""
 
     indices: Integers
     offsets: Integers
 
     def __post_init__(self) -> None:
-        """Convert what was given, or raise UserError."""
+        """Convert the fields, or raise UserError."""
         object.__setattr__(self, "indices", checks.positions("indices", self.indices))
         object.__setattr__(self, "offsets", checks.offsets(self.offsets, len(self.indices)))
 
     @classmethod
     def from_lists(cls, lists: Iterable[Any], name: str = "lists") -> "ClientIndex":
-        """Return the index of clients 0, 1, ... from one list or array of example numbers each.
+        """Return the index of clients 0, 1, ... from a list or an array of example numbers for each.
 
         Raises:
-            UserError: If they are anything else; the line begins with `name` and the client.
+            UserError: If `lists` is anything else; the line begins with `name` and the client.
         """
-        parts = checks.each_clients(name, lists)
+        parts = checks.client_lists(name, lists)
         sizes = np.array([len(part) for part in parts], dtype=np.int64)
         indices = np.concatenate(parts) if parts else np.empty(0, dtype=np.int64)
         return cls(indices, np.concatenate([[0], np.cumsum(sizes)]).astype(np.int64))
@@ -132,9 +139,8 @@ class FederatedData:
     Attributes:
         examples: The shared arrays.
         train: Each client's training examples, as positions in `examples.features`.
-        held_out: Each client's own test examples, likewise; may be empty.
-        client_ids: What the clients are called in the files or in the authors' program, one unique name each;
-            empty where they are only numbers.
+        held_out: Each client's own test examples, as positions, too; may be empty.
+        client_ids: The clients' unique names in the files or in the authors' program; empty if they are only numbers.
     """
 
     examples: LabelledData
@@ -143,17 +149,26 @@ class FederatedData:
     client_ids: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        """Convert lists of lists to client indices; raise UserError for what breaks a rule."""
+        """Convert lists of lists to client indices; raise UserError if a rule is broken."""
         if not isinstance(self.examples, LabelledData):
             raise UserError(f"FederatedData must be given LabelledData first, got a {type(self.examples).__name__}")
         for side in ("train", "held_out"):
             if not isinstance(lists := getattr(self, side), ClientIndex):
                 object.__setattr__(self, side, ClientIndex.from_lists(lists, side))
         indices = {side: getattr(self, side) for side in ("train", "held_out")}
-        checks.clients(
+        checks.check_clients(
             {side: (each.indices, each.offsets) for side, each in indices.items()}, len(self.examples.labels)
         )
         object.__setattr__(self, "client_ids", checks.client_ids(self.client_ids, self.num_clients))
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """SHA-256, in hex, of the examples' fingerprint, the clients' training and held-out examples, and their ids."""
+        indices = {"train": self.train, "held_out": self.held_out}
+        arrays = {
+            f"{side}.{name}": getattr(each, name) for side, each in indices.items() for name in ("indices", "offsets")
+        }
+        return digest(arrays, json.dumps([self.examples.fingerprint, self.client_ids]))
 
     @property
     def num_clients(self) -> int:
@@ -171,12 +186,12 @@ class FederatedData:
         return self.examples.model_input(features), labels
 
     def stored_examples(self, client: int) -> tuple[Features, Integers]:
-        """Return the same as the data set has it, before it is made model input."""
+        """Return the same features as stored, before they become model input, and the labels."""
         positions = self.train[client]
         return self.examples.features[positions], self.examples.labels[positions]
 
     def test_examples(self) -> tuple[Floats | Integers, Integers]:
-        """Return the global test set; where there is none, all clients' held-out examples in client order."""
+        """Return the global test set, or without one all clients' held-out examples in client order."""
         if len(self.examples.test_labels):
             return self.examples.model_input(self.examples.test_features), self.examples.test_labels
         return self.held_out_examples()
@@ -188,7 +203,7 @@ class FederatedData:
 
 
 def authors_ids(num_clients: int) -> tuple[str, ...]:
-    """Return f_00000, f_00001, ..., as the authors' generators call the clients they make."""
+    """Return f_00000, f_00001, ..., the names of clients in the authors' generators."""
     return tuple(f"f_{client:05d}" for client in range(num_clients))
 
 
@@ -199,7 +214,7 @@ def divide(
 
     Args:
         data: The examples that `parts` points into.
-        parts: Positions of each client's examples, from one of the schemes.
+        parts: Positions of each client's examples, from a partition.
         rng: Shuffles each client's examples, in the order of the clients.
         hold_out: Share of its examples that a client tests on, in [0, 1); see `split`.
 

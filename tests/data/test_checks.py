@@ -1,4 +1,4 @@
-"""What comes in as data: converted without loss, or refused in one line that names array, row or client and value."""
+"""Data are converted without loss, or refused in one line that names the array, the row or client, and the value."""
 
 import tracemalloc
 from dataclasses import replace
@@ -63,24 +63,19 @@ def on_disk(array: np.ndarray, folder: Path) -> np.ndarray:
 
 LOSSLESS = {
     "lists": lambda array: array.tolist(),
-    "tuples": lambda array: tuple(array.tolist()),
-    "tensors": torch.tensor,
     "tensors with a gradient": lambda array: torch.tensor(array, requires_grad=array.dtype == np.float32),
     "lists of tensors": lambda array: [torch.tensor(row) for row in array],
     "other byte order": lambda array: array.astype(array.dtype.newbyteorder(">")),
-    "spaced": lambda array: np.repeat(array, 2, axis=0)[::2],
-    "columns first": np.asfortranarray,
     "from the end": lambda array: np.ascontiguousarray(array[::-1])[::-1],
     "misaligned": misaligned,
     "read only": read_only,
-    "longer floats": lambda array: array.astype(np.float64) if array.dtype.kind == "f" else array.astype(np.float32),
     "mask without a mask": np.ma.masked_array,
     "object with __array__": lambda array: type("Frame", (), {"__array__": lambda self, *_, **__: array})(),
 }
 
 
 @pytest.mark.parametrize("convert", LOSSLESS.values(), ids=LOSSLESS)
-def test_what_can_be_converted_without_loss_gives_the_same_data(convert):
+def test_arrays_that_convert_without_loss_give_the_same_data(convert):
     expected, data = made(), made(**every_array(convert))
     for name in GIVEN:
         own, given = getattr(expected, name), getattr(data, name)
@@ -92,7 +87,7 @@ def test_what_can_be_converted_without_loss_gives_the_same_data(convert):
         assert array.dtype.isnative
         assert array.flags.c_contiguous
         assert array.flags.aligned
-    torch.from_numpy(data.labels)  # which takes no negative strides
+    torch.from_numpy(data.labels)  # refuses negative strides
 
 
 def test_arrays_on_disk_stay_there(tmp_path):
@@ -101,7 +96,7 @@ def test_arrays_on_disk_stay_there(tmp_path):
     assert np.array_equal(data.features, X[:9])
 
 
-@pytest.mark.parametrize("dtype", [np.int8, np.uint8, np.uint16, np.int32, np.uint32, np.uint64, np.float16, bool])
+@pytest.mark.parametrize("dtype", [np.int8, np.uint64, np.float16, bool])
 def test_labels_of_any_type_that_holds_them_become_int64(dtype):
     labels = Y % 2
     data = made(labels=labels[:9].astype(dtype), test_labels=labels[9:].astype(dtype))
@@ -110,7 +105,7 @@ def test_labels_of_any_type_that_holds_them_become_int64(dtype):
 
 
 FEATURES = {  # given type -> kept type
-    **{bool: np.float32, np.int8: np.float32, np.uint16: np.float32, np.int32: np.float32, np.float16: np.float32},
+    **{bool: np.float32, np.int32: np.float32, np.float16: np.float32},
     **{np.uint8: np.uint8, np.int64: np.int64, np.uint64: np.int64},
 }
 
@@ -129,9 +124,9 @@ def test_narrow_floats_of_torch_are_read_by_value():
     assert np.array_equal(data.features, tensor[:9].float().numpy())
 
 
-def test_the_test_set_is_as_the_training_set_is_whatever_its_own_type():
+def test_the_test_set_gets_the_type_of_the_training_set():
     whole = np.arange(12).reshape(3, 4)
-    assert made(test_features=whole).test_features.dtype == np.float32  # beside floats they are no tokens
+    assert made(test_features=whole).test_features.dtype == np.float32  # beside floats they are not tokens
     tokens = made(features=np.ones((9, 4), np.int64), test_features=whole.astype(np.uint8))
     assert tokens.test_features.dtype == np.int64
     for none in ([], np.empty((0, 4)), np.empty((0, 7), np.int64), torch.empty(0)):
@@ -159,33 +154,23 @@ def test_python_numbers_are_a_mean_a_std_and_a_number_of_classes():
 OF_LABELS = {
     "from one": (Y[:9] + 1, ["labels must be between 0 and num_classes - 1 = 2", "got 3 in row 2", "labels - 1"]),
     "from minus one": (Y[:9] - 1, ["got -1 in row 0", "number the classes from 0: labels + 1"]),
-    "far": (changed(Y[:9], 4, 1_000_000), ["got 1000000 in row 4", "number the classes from 0"]),
     "one more": (changed(Y[:9], 4, 3), ["got 3 in row 4", "or set num_classes=4"]),
-    "between": (changed(Y[:9].astype(float), 4, 0.5), ["labels must be integers", "got 0.5 in row 4"]),
     "nan": (changed(Y[:9].astype(float), 4, np.nan), ["labels must be integers", "got nan in row 4"]),
-    "infinite": (changed(Y[:9].astype(float), 4, np.inf), ["labels must be integers", "got inf in row 4"]),
     "beyond int64": (changed(Y[:9].astype(np.uint64), 4, 2**63), ["labels must be integers", "in row 4"]),
-    "far beyond": ([*Y[:8].tolist(), 10**30], ["labels must be numbers"]),
     "words": (np.array(["ant", "bee", "cat"])[Y[:9]], ["labels must be numbers, got 'ant' (text) in row 0", "unique"]),
     "long words": (np.array(["\x1b[31m" * 50] * 9), ["labels must be numbers, got '\\x1b[31m"]),
     "none among them": ([0, None, 1, 2, 0, 1, 2, 0, 1], ["labels must be numbers, got None (object) in row 1"]),
-    "dates": (np.array(["2024-01-01"] * 9, dtype="M8[D]"), ["labels must be numbers", "row 0"]),
-    "complex": (Y[:9] + 0j, ["labels must be numbers", "complex128"]),
     "a column": (Y[:9, None], ["labels must have one axis, got shape (9, 1)", "give labels[:, 0]"]),
     "one-hot": (np.eye(3)[Y[:9]], ["labels must have one axis, got shape (9, 3)", "argmax(axis=1)"]),
-    "one number": (np.array(1), ["labels must have one axis, got shape ()"]),
-    "nothing": (None, ["labels must be an array, a list or a tensor of numbers, got a NoneType"]),
     "a generator": ((each for each in Y), ["got a generator", "make an array of it"]),
     "too few": (Y[:8], ["labels must be as many as features, 9, got 8"]),
-    "too many": (Y, ["labels must be as many as features, 9, got 12"]),
     "masked": (np.ma.masked_array(Y[:9], mask=Y[:9] == 2), ["labels must have all values, got a masked one in row 2"]),
     "lists of unequal lengths": ([[0], [1, 2]], ["labels must be an array", "got a list that NumPy does not take"]),
-    "sparse": (torch.tensor(Y[:9]).to_sparse(), ["labels must be an array", "got a Tensor that NumPy does not take"]),
 }
 
 
 @pytest.mark.parametrize(("labels", "words"), OF_LABELS.values(), ids=OF_LABELS)
-def test_labels_that_are_no_classes_are_refused(labels, words):
+def test_labels_that_are_not_classes_are_refused(labels, words):
     refused(lambda: made(labels=labels), *words)
 
 
@@ -200,44 +185,31 @@ def test_errors_of_the_test_set_name_its_arrays():
 
 OF_FEATURES = {
     "nan": (changed(X[:9], (5, 2), np.nan), ["features must be finite in float32, got nan in row 5"]),
-    "infinite": (changed(X[:9], (5, 2), -np.inf), ["got -inf in row 5"]),
     "beyond float32": (changed(X[:9].astype(np.float64), (5, 2), 1e39), ["finite in float32, got 1e+39 in row 5"]),
     "no axis for the examples' numbers": (X[:9, 0], ["shape (num_examples, *input_shape), got (9,)", "[:, None]"]),
     "no numbers": (X[:9, :0], ["got (9, 0)", "at least one number"]),
     "words": (X[:9].astype(str), ["features must be numbers", "(text) in row 0"]),
-    "objects": (X[:9].astype(object), ["features must be numbers", "(object) in row 0"]),
-    "complex": (X[:9].astype(np.complex64), ["features must be numbers", "complex64"]),
-    "masked": (np.ma.masked_array(X[:9], mask=X[:9] > 1), ["features must have all values, got a masked one"]),
-    "ragged": ([[1.0, 2.0], [3.0]], ["features must be an array", "all rows of one shape"]),
     "tokens below zero": (changed(np.ones((9, 4), int), (3, 1), -5), ["must be >= 0, got -5 in row 3", "float32"]),
     "no example": (X[:0], ["features must have at least one example, got none"]),
-    "an empty list": ([], ["features must have shape (num_examples, *input_shape), got (0,)"]),
     "a data loader": (torch.utils.data.DataLoader([1]), ["features must be an array", "got a DataLoader"]),
 }
 
 
 @pytest.mark.parametrize(("features", "words"), OF_FEATURES.values(), ids=OF_FEATURES)
-def test_features_that_are_no_numbers_are_refused(features, words):
+def test_features_that_are_not_finite_numbers_are_refused(features, words):
     refused(lambda: made(features=features), *words)
 
 
 OF_THE_REST = {
-    "std 0": ({"std": 0.0}, ["std must be > 0, got 0; give 1 for what never varies"]),
     "std 0 of one feature": ({"std": [1.0, 2.0, 0.0, 1.0]}, ["std must be > 0, got 0 at position 2"]),
-    "std below 0": ({"std": -1}, ["std must be > 0, got -1"]),
     "std 0 in float32": ({"std": 1e-60}, ["std must be > 0"]),
-    "std nan": ({"std": float("nan")}, ["std must be finite in float32, got nan"]),
     "std too small": ({"std": 1e-39, "features": X[:9] * 100}, ["(features - mean) / std must be finite"]),
     "mean nan": ({"mean": [0, 0, float("nan"), 0]}, ["mean must be finite in float32, got nan in row 2"]),
     "mean of other features": ({"mean": np.zeros(5)}, ["mean must be one number or broadcast", "(4,)", "(5,)"]),
-    "mean of each example": ({"mean": np.zeros((9, 4))}, ["mean must be one number or broadcast", "(9, 4)"]),
-    "no class": ({"num_classes": 0}, ["num_classes must be an integer between 1 and 1,000,000, got 0"]),
     "half a class": ({"num_classes": 2.5}, ["num_classes must be an integer", "got 2.5"]),
     "classes without end": ({"num_classes": 10**9}, ["num_classes must be an integer", "got 1000000000"]),
-    "classes in words": ({"num_classes": "3"}, ["num_classes must be an integer", "got '3'"]),
     "true": ({"num_classes": True}, ["num_classes must be an integer", "got True"]),
     "too few names": ({"class_names": ("a", "b")}, ["class_names must be as many as num_classes, 3, got 2"]),
-    "one name": ({"class_names": "abc"}, ["class_names must be a list of names, got 'abc'"]),
 }
 
 
@@ -263,9 +235,7 @@ def federated(train: Any = PARTS, held_out: Any = HELD_OUT, client_ids: Any = ()
 @pytest.mark.parametrize(
     "convert",
     [
-        lambda parts: [np.array(part, dtype=np.int64) for part in parts],
         lambda parts: [np.array(part, dtype=np.uint8) for part in parts],
-        lambda parts: [np.array(part, dtype=np.float64) for part in parts],
         lambda parts: [torch.tensor(part) for part in parts],
         lambda parts: (tuple(part) for part in parts),
         ClientIndex.from_lists,
@@ -285,35 +255,29 @@ def test_lists_of_example_numbers_become_client_indices(convert):
 OF_CLIENTS = {
     "past the end": ({"train": [[0], [9]], "held_out": [[], []]}, ["train: client 1 holds example 9", "are 0 to 8"]),
     "below zero": ({"train": [[0], [1], [-1]]}, ["train: client 2 holds example -1"]),
-    "held out past the end": ({"held_out": [[], [99], []]}, ["held_out: client 1 holds example 99"]),
     "of two clients": ({"train": [[0, 1], [1], [2]]}, ["example 1", "to client 0 (train) and to client 1 (train)"]),
-    "twice": ({"train": [[0], [1, 3, 3], [2]]}, ["example 3 belongs to client 1 (train) and to client 1 (train)"]),
     "trained on and held out": ({"held_out": [[], [], [0]]}, ["client 0 (train) and to client 2 (held_out)"]),
     "fewer held out": ({"held_out": [[5], []]}, ["held_out must have as many clients as train, 3, got 2"]),
     "no clients": ({"train": [], "held_out": []}, ["train must have a list of examples for at least one client"]),
-    "fewer ids": ({"client_ids": ("a", "b")}, ["client_ids must be as many as there are clients, 3, got 2"]),
     "ids that are the same": ({"client_ids": ("a", "b", "a")}, ["client_ids must be unique, got 'a' twice"]),
     "one id": ({"client_ids": "abc"}, ["client_ids must be a list of names, got 'abc'"]),
     "numbers between": ({"train": [[0], [1.5], [2]]}, ["train: client 1 must be integers", "got 1.5"]),
     "masks": ({"train": [Y[:9] == label for label in range(3)]}, ["train: client 0", "mask of bool", "flatnonzero"]),
-    "words": ({"train": [["a"], [1], [2]]}, ["train: client 0 must be numbers, got 'a'"]),
-    "a number each": ({"train": [0, 1, 2]}, ["train: client 0 must be a list of example numbers, got shape ()"]),
     "a table": ({"train": {0: [1], 1: [2], 2: [3]}}, ["train must be a list with an array", "got a dict"]),
-    "nothing": ({"train": None}, ["train must be a list with an array", "got a NoneType"]),
 }  # fmt: skip
 
 
 @pytest.mark.parametrize(("changes", "words"), OF_CLIENTS.values(), ids=OF_CLIENTS)
-def test_clients_that_hold_what_is_not_there_are_refused(changes, words):
+def test_clients_that_break_a_rule_are_refused(changes, words):
     refused(lambda: federated(**changes), *words)
 
 
-def test_offsets_that_do_not_cut_the_indices_are_refused():
+def test_offsets_that_do_not_divide_the_indices_are_refused():
     for offsets in ([], [0], [0, 2], [1, 3], [0, 2, 1, 3], [-1, 3]):
         refused(lambda offsets=offsets: ClientIndex([0, 1, 2], offsets), "offsets must rise from 0", "from_lists")
 
 
-def test_something_else_in_the_place_of_the_data_is_refused():
+def test_examples_of_another_type_are_refused():
     refused(
         lambda: FederatedData((X, Y), PARTS, HELD_OUT), "FederatedData must be given LabelledData first, got a tuple"
     )
@@ -328,4 +292,4 @@ def test_the_checks_make_no_copy_and_no_mask_of_large_arrays(dtype):
         peak = tracemalloc.get_traced_memory()[1]
     finally:
         tracemalloc.stop()
-    assert peak < pixels.size / 10  # a mask has a byte for each of their numbers
+    assert peak < pixels.size / 10  # a mask takes a byte for each number

@@ -1,4 +1,4 @@
-"""The types that every data set comes in."""
+"""Labelled and federated data."""
 
 import math
 
@@ -26,7 +26,7 @@ def labelled(num_test: int) -> LabelledData:
 
 
 def federated(num_test: int) -> FederatedData:
-    """Return two clients: one trains on 4 and 0 and holds 2 out, the other trains on 1; 3 is nobody's."""
+    """Return two clients: one trains on 4 and 0 and holds 2 out, the other trains on 1; no client holds 3."""
     train = ClientIndex.from_lists([np.array([4, 0]), np.array([1])])
     held_out = ClientIndex.from_lists([np.array([2]), np.array([], dtype=np.int64)])
     return FederatedData(labelled(num_test), train, held_out)
@@ -38,12 +38,6 @@ def test_a_client_index_gives_back_the_lists_it_was_made_from():
     assert len(index) == 3
     assert [index[client].tolist() for client in range(3)] == [[7, 3], [], [5]]
     assert index.sizes.tolist() == [2, 0, 1]
-
-
-def test_an_index_without_clients_has_length_zero():
-    index = ClientIndex.from_lists([])
-    assert len(index) == 0
-    assert index.sizes.tolist() == []
 
 
 def test_model_input_subtracts_the_mean_before_it_divides():
@@ -65,7 +59,7 @@ def test_a_clients_examples_come_in_the_order_of_its_index():
     assert labels.tolist() == [1, 0]
 
 
-def test_examples_that_nobody_holds_are_counted():
+def test_examples_that_no_client_holds_are_counted():
     assert federated(0).num_clients == 2
     assert federated(0).num_left_over == 1  # example 3
 
@@ -90,7 +84,7 @@ def tokens(mean: float, std: float) -> LabelledData:
     return LabelledData(sequence, label, sequence, label, 1, np.float32(mean), np.float32(std))
 
 
-def test_tokens_reach_the_model_as_whole_numbers():
+def test_tokens_reach_the_model_as_integers():
     data = FederatedData(
         tokens(0, 1), ClientIndex.from_lists([np.array([0])]), ClientIndex.from_lists([np.empty(0, np.int64)])
     )
@@ -100,15 +94,9 @@ def test_tokens_reach_the_model_as_whole_numbers():
 
 
 @pytest.mark.parametrize(("mean", "std"), [(1, 1), (0, 2)])
-def test_tokens_have_no_mean_and_no_deviation(mean, std):
+def test_tokens_have_no_mean_and_no_std(mean, std):
     with pytest.raises(UserError, match="int64 features are token sequences and must have mean 0 and std 1, got"):
         tokens(mean, std)
-
-
-def test_clients_have_names_only_where_they_are_given():
-    data = federated(0)
-    assert data.client_ids == ()
-    assert FederatedData(data.examples, data.train, data.held_out, ("x", "y")).client_ids == ("x", "y")
 
 
 def test_images_with_channels_last_become_the_same_input_and_keep_their_order_in_memory():
@@ -145,7 +133,7 @@ def test_divide_shuffles_each_client_and_splits_off_a_tenth():
     assert data.num_left_over == 5
 
 
-def test_divided_clients_are_called_as_the_authors_call_them():
+def test_divided_clients_have_the_authors_names():
     data = divide(positions_of(np.zeros(4, dtype=np.int64)), [np.arange(2), np.arange(2, 4)], generator())
     assert data.client_ids == ("f_00000", "f_00001")
 
@@ -157,7 +145,7 @@ def test_a_tenth_held_out_is_the_authors_int_of_09_n_for_every_size():
     assert (train.sizes + held_out.sizes).tolist() == list(sizes)
 
 
-def test_without_held_out_examples_each_client_trains_on_all_it_has():
+def test_with_hold_out_0_each_client_trains_on_all_its_examples():
     data = divide(positions_of(np.zeros(7, dtype=np.int64)), [np.arange(3), np.arange(3, 7)], generator(), hold_out=0)
     assert data.train.sizes.tolist() == [3, 4]
     assert data.held_out.sizes.tolist() == [0, 0]
