@@ -14,7 +14,7 @@ from fedprox.config.instantiate import build
 from fedprox.config.schema import Config, Target
 from fedprox.data import checks
 from fedprox.data.federated import ClientIndex, FederatedData, Integers, LabelledData, divide
-from fedprox.data.sources import image_folder
+from fedprox.data.sources import image_files
 from fedprox.errors import UserError, printable
 from fedprox.seeds import Stream, generator
 
@@ -156,7 +156,7 @@ def data_name(dataset: Target) -> str:
     """Return the data set's name: that of the function that makes it, with alpha and beta or the folder's name."""
     name, given = dataset.name, dataset.arguments
     if name == "image_folder":  # a re-encoded copy of a known data set must not be taken for it
-        return f"{name}:{image_folder.name_of(given['path'])}"
+        return f"{name}:{image_files.name_of(given['path'])}"
     if name != "synthetic":
         return name
     return "synthetic_iid" if given.get("iid") else f"synthetic_{given['alpha']:g}_{given['beta']:g}"

@@ -233,7 +233,7 @@ OWN_DATA = {
     "LEAF's folder not named": (["dataset=leaf"], ["dataset.path"]),
     "images not there": (
         ["dataset=image_folder", "dataset.path=nowhere", "partition=iid", "num_clients=2"],
-        ["dataset.path=nowhere is not there", "name a folder of images or a .zip file"],
+        ["dataset.path=nowhere is missing", "name a folder of images or a .zip file"],
     ),
     "images' folder not named": (["dataset=image_folder"], ["dataset.path"]),
     "engine that is none": (

@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 
 from fedprox.data.federated import Integers, LabelledData
+from fedprox.data.sources.channels import Bytes, channel_sums, channels_first, mean_and_std
 from fedprox.data.sources.download import downloading, torchvision, what_failed
-from fedprox.data.sources.images import Bytes, channel_sums, channels_first, mean_and_std
 from fedprox.errors import UserError
 
 
@@ -38,12 +38,12 @@ def cifar10(data_dir: str) -> LabelledData:
     )
 
 
-@lru_cache(maxsize=1)  # what is in the files is known beforehand, so jobs with different partitions share it
+@lru_cache(maxsize=1)  # the files' contents are fixed, so jobs with different partitions share them
 def _load(data_dir: str) -> tuple[Bytes, Integers, Bytes, Integers, tuple[str, ...]]:
     """Return training images (n, 32, 32, 3) and labels, test images and labels, and the classes' names.
 
-    The files are pickles, programs that could do anything when they are loaded. torchvision loads one only after it has
-    compared its MD5 with that of the original.
+    The files are pickles, programs that could do anything when they are loaded. torchvision loads one only after
+    comparing its MD5 with that of the original.
 
     Raises:
         UserError: If a file is altered, or missing and no server gives it.
@@ -53,10 +53,10 @@ def _load(data_dir: str) -> tuple[Bytes, Integers, Bytes, Integers, tuple[str, .
     kind = datasets.CIFAR10
     folder = root / kind.base_folder
     md5 = dict([*kind.train_list, *kind.test_list, (kind.meta["filename"], kind.meta["md5"])])
-    there = [name for name in md5 if (folder / name).exists()]
-    for name in there:  # torchvision does not say which file is altered
+    present = [name for name in md5 if (folder / name).exists()]
+    for name in present:  # torchvision does not say which file is altered
         _check(datasets, folder / name, md5[name])
-    if len(there) < len(md5):
+    if len(present) < len(md5):
         with downloading("CIFAR-10", folder, md5, f"{kind.filename} beside that folder"):
             datasets.utils.download_and_extract_archive(kind.url, root, filename=kind.filename, md5=kind.tgz_md5)
     train, test = (kind(root, train=is_train) for is_train in (True, False))
@@ -71,7 +71,7 @@ def _check(datasets: Any, file: Path, md5: str) -> None:
     try:
         is_original = datasets.utils.check_integrity(file, md5)
     except OSError as error:
-        raise UserError(f"{file} cannot be read: {what_failed(error)}; mend that or set data_dir=") from error
+        raise UserError(f"{file} cannot be read: {what_failed(error)}; fix that or set data_dir=") from error
     if not is_original:
         raise UserError(
             f"{file} must be the original file with MD5 {md5}, but it is truncated or altered; delete it to have it "

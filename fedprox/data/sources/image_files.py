@@ -1,4 +1,4 @@
-"""Images in a folder or in a .zip file, and the classes that their folders name."""
+"""Files of images in a folder or a .zip file, and the classes that their folders name."""
 
 import errno
 import os
@@ -12,28 +12,29 @@ from typing import NamedTuple
 
 from fedprox.data.sources.download import what_failed
 from fedprox.errors import UserError, printable
-from fedprox.storage import read_regular
+from fedprox.storage import check_regular, read_regular
 
 SUFFIXES = (
     *(".apng", ".bmp", ".dib", ".gif", ".j2c", ".j2k", ".jfif", ".jp2", ".jpc", ".jpe", ".jpeg", ".jpf", ".jpg"),
     *(".jpx", ".mpo", ".pbm", ".pgm", ".png", ".pnm", ".ppm", ".tga", ".tif", ".tiff", ".webp"),
 )
-# What the sides may be called, in any capitalisation; for testing the first that is there.
+# Names of the sides, in any capitalisation.
 SIDES = {
     **{"train": "train", "training": "train", "test": "test", "testing": "test"},
     **{"val": "val", "valid": "val", "validation": "val", "dev": "val", "eval": "val"},
 }
-TEST_SIDES = ("test", "val")
-HIDDEN = ("__MACOSX", "@eaDir", "$RECYCLE.BIN", "System Volume Information", "lost+found")  # and whatever begins with .
-MAX_FILE_BYTES = 600_000_000  # the 89 million pixels that Pillow takes at most, of six bytes each, and some more
-UNPACKED_BYTES = 1 << 26  # a member of an archive that is larger and
-MAX_RATIO = 100  # so many times its packed size is a bomb, as images cannot be packed like that
-MAX_REASONS = 8  # suffixes that are named
+TEST_SIDES = ("test", "val")  # the first that exists is the test set
+# Hidden, like any name that begins with a dot.
+HIDDEN = ("__MACOSX", "@eaDir", "$RECYCLE.BIN", "System Volume Information", "lost+found")
+MAX_FILE_BYTES = 600_000_000  # more than the 89 million pixels that Pillow accepts, of six bytes each
+UNPACKED_BYTES = 1 << 26  # an archive's member that is larger than this
+MAX_RATIO = 100  # and so many times its packed size is a bomb: no image compresses like that
+MAX_REASONS = 8  # suffixes that are listed
 LAYOUT = "<class>/x.png, or train/<class>/x.png and test/<class>/x.png"
 
 
-class ImageFile(NamedTuple):  # tuples: there are many, and a data class is slow to write down
-    """A file that a suffix says to be an image.
+class ImageFile(NamedTuple):  # a tuple: there are many, and tuples are written as JSON quickly
+    """A file whose suffix says that it is an image.
 
     Attributes:
         name: Its path below the folder or in the .zip file, with "/" between folders.
@@ -47,21 +48,23 @@ class ImageFile(NamedTuple):  # tuples: there are many, and a data class is slow
 
 
 @dataclass
-class Listing:
-    """What is in a folder or an archive.
+class Source:
+    """The files of a folder or an archive.
 
     Attributes:
-        files: The images, as their suffixes say.
+        read: Returns the bytes of one of the files; any number of threads may call it.
+        files: The images, according to their suffixes.
         folders: All folders that are not hidden, by their path below the root.
-        passed_over: How many files are no images, by reason.
+        passed_over: Number of other files, by reason.
     """
 
+    read: Callable[[str], bytes]
     files: list[ImageFile] = field(default_factory=list)
     folders: set[str] = field(default_factory=set)
     passed_over: Counter[str] = field(default_factory=Counter)
 
-    def note(self, name: str) -> bool:
-        """Return whether a file is an image; one that is not is counted."""
+    def is_image(self, name: str) -> bool:
+        """Return whether a file is an image, and count one that is not."""
         suffix = os.path.splitext(name)[1].lower()
         if suffix not in SUFFIXES:
             self.passed_over[f"*{suffix}" if suffix else "without a suffix"] += 1
@@ -70,15 +73,15 @@ class Listing:
 
 @dataclass(frozen=True)
 class ClassTree:
-    """Which images are for training, which for testing, and of which class they are.
+    """The images for training and for testing, and their classes.
 
     Attributes:
-        classes: Names in sorted order; a class's place is its number.
-        train: Images' names, by class and within a class sorted.
+        classes: Names in sorted order; a class's position is its number.
+        train: Names of images, sorted by class and then by name.
         train_labels: Their classes' numbers.
-        test: Likewise; empty where there is one tree without train/ and test/.
-        test_labels: Likewise.
-        empty: Folders in the place of a class that hold no image, and are none therefore.
+        test: The same for testing; empty if there is one tree without train/ and test/.
+        test_labels: Their classes' numbers.
+        empty: Folders in the place of a class that hold no image, and so are not classes.
         num_outside: Number of images in no class or side.
     """
 
@@ -91,19 +94,6 @@ class ClassTree:
     num_outside: int = 0
 
 
-@dataclass(frozen=True)
-class Source:
-    """Where images are.
-
-    Attributes:
-        listing: What is there.
-        read: Returns what one of the files holds; any number of threads may call it.
-    """
-
-    listing: Listing
-    read: Callable[[str], bytes]
-
-
 @contextmanager
 def opened(path: str) -> Iterator[Source]:
     """Open a folder or a .zip file of images; hidden files and folders (.x, __MACOSX) are left out.
@@ -111,37 +101,34 @@ def opened(path: str) -> Iterator[Source]:
     Raises:
         UserError: If it is neither, or cannot be read.
     """
-    with ExitStack() as stack:
-        yield _source(path, stack)
-
-
-def _source(path: str, stack: ExitStack) -> Source:
     place = Path(os.path.expanduser(path))  # Path.expanduser raises for an unknown ~name
-    try:
-        if place.is_dir():
-            return _folder(place)
-        if place.exists() and not place.is_file():
-            raise OSError(errno.EINVAL, "it is a pipe, a device or a socket")
-        if place.exists():
-            return _archive(stack.enter_context(zipfile.ZipFile(place)))
-    except OSError as error:
-        raise UserError(f"dataset.path={path} cannot be read ({what_failed(error)}); mend that") from error
-    except Exception as error:  # BadZipFile, and whatever else a damaged archive raises
-        raise UserError(
-            f"dataset.path={path} is neither a folder nor a whole .zip file ({what_failed(error)}); copy it again, or "
-            "unpack it and name the folder"
-        ) from error
-    raise UserError(f"dataset.path={path} is not there; name a folder of images or a .zip file of one")
+    with ExitStack() as stack:
+        try:
+            if place.is_dir():
+                source = _folder(place)
+            else:
+                check_regular(place)
+                source = _archive(stack.enter_context(zipfile.ZipFile(place)))
+        except FileNotFoundError:
+            raise UserError(f"dataset.path={path} is missing; name a folder of images or a .zip file of one") from None
+        except OSError as error:
+            raise UserError(f"dataset.path={path} cannot be read ({what_failed(error)}); fix that") from error
+        except Exception as error:  # BadZipFile, and whatever else a damaged archive raises
+            raise UserError(
+                f"dataset.path={path} is neither a folder nor a whole .zip file ({what_failed(error)}); copy it again, "
+                "or unpack it and name the folder"
+            ) from error
+        yield source
 
 
 def _folder(root: Path) -> Source:
-    listing = Listing()
-    _list(str(root), "", listing)
-    return Source(listing, lambda name: read_regular(root / name, MAX_FILE_BYTES))
+    source = Source(lambda name: read_regular(root / name, MAX_FILE_BYTES))
+    _list(str(root), "", source)
+    return source
 
 
-def _list(folder: str, prefix: str, listing: Listing, above: tuple[str, ...] = ()) -> None:
-    """Add what is below a folder, `prefix` being its name below the root; links are followed.
+def _list(folder: str, prefix: str, source: Source, above: tuple[str, ...] = ()) -> None:
+    """Add the files below a folder, whose path below the root is `prefix`; links are followed.
 
     Raises:
         OSError: If a folder cannot be read, or is one of those `above`, real paths: a link leads in a circle.
@@ -152,34 +139,34 @@ def _list(folder: str, prefix: str, listing: Listing, above: tuple[str, ...] = (
     with os.scandir(folder) as entries:
         for entry in entries:
             if _is_hidden(entry.name):
-                listing.passed_over["hidden"] += 1
+                source.passed_over["hidden"] += 1
             elif entry.is_dir():
-                listing.folders.add(prefix + entry.name)
-                _list(entry.path, f"{prefix}{entry.name}/", listing, (*above, real))
-            elif listing.note(entry.name):
-                status = entry.stat(follow_symlinks=entry.is_file())  # of a link to nothing the link's own
-                listing.files.append(ImageFile(prefix + entry.name, status.st_size, status.st_mtime_ns))
+                source.folders.add(prefix + entry.name)
+                _list(entry.path, f"{prefix}{entry.name}/", source, (*above, real))
+            elif source.is_image(entry.name):
+                status = entry.stat(follow_symlinks=entry.is_file())  # a broken link's own status
+                source.files.append(ImageFile(prefix + entry.name, status.st_size, status.st_mtime_ns))
 
 
 def _archive(archive: zipfile.ZipFile) -> Source:
     members: dict[str, zipfile.ZipInfo] = {}
-    listing = Listing()
+    source = Source(lambda name: _member(archive, members[name]))
     for info in archive.infolist():
         name = info.filename.replace("\\", "/")  # as some programs on Windows write it
         parts = name.split("/")
         if any(map(_is_hidden, parts)):
-            listing.passed_over["hidden"] += not name.endswith("/")
+            source.passed_over["hidden"] += not name.endswith("/")
             continue
-        listing.folders |= {"/".join(parts[:depth]) for depth in range(1, len(parts))}
-        if not name.endswith("/") and listing.note(name):
-            listing.passed_over["replaced by a later one of the same name"] += name in members
+        source.folders |= {"/".join(parts[:depth]) for depth in range(1, len(parts))}
+        if not name.endswith("/") and source.is_image(name):
+            source.passed_over["replaced by a later one of the same name"] += name in members
             members[name] = info
-    listing.files = [ImageFile(name, each.file_size, each.CRC) for name, each in members.items()]
-    return Source(listing, lambda name: _member(archive, members[name]))
+    source.files = [ImageFile(name, each.file_size, each.CRC) for name, each in members.items()]
+    return source
 
 
 def _member(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> bytes:
-    """Return what a member of an archive holds, unless it says that it is larger than an image can be."""
+    """Return the bytes of an archive's member, unless it declares more than an image can have."""
     is_bomb = info.file_size > max(UNPACKED_BYTES, MAX_RATIO * info.compress_size)
     if is_bomb or info.file_size > MAX_FILE_BYTES:
         raise ValueError(f"{info.compress_size:,} bytes that unpack to {info.file_size:,}, more than an image has")
@@ -191,30 +178,29 @@ def _is_hidden(part: str) -> bool:
     return part.startswith(".") or part in HIDDEN
 
 
-def class_tree(listing: Listing, path: str) -> ClassTree:
-    """Return what the names of the images say about classes and sides.
+def class_tree(source: Source, path: str) -> ClassTree:
+    """Return the classes and sides according to the names of the folders.
 
-    A class is a folder; its images are all below it. Folders above, of which each holds one folder and
-    nothing else, do not count. Where train/ stands beside test/ (or val/, used only without test/), those
-    two are the sides and other folders are not read; else all is one tree. Capitals make no difference to sides, and
-    they have other names (SIDES). Images in no class are not read.
+    A class is a folder with all images below it. Folders above that hold a single folder and nothing else do not count.
+    If there is train/ beside test/ (or val/, used only without test/), those two are the sides and other folders are
+    not read; otherwise all is one tree. Sides have other names, too (SIDES). Images in no class are not read.
 
     Args:
-        listing: All images and folders.
-        path: How errors call the place.
+        source: All images and folders.
+        path: The place's name in errors.
 
     Raises:
-        UserError: If there are no images in folders, not two classes, or the sides' classes differ.
+        UserError: If no images are in folders, there are fewer than two classes, or the sides' classes differ.
     """
-    parts = [file.name.split("/") for file in listing.files]
+    parts = [file.name.split("/") for file in source.files]
     depth = _depth(parts)
     heads = {each[depth] for each in parts if len(each) > depth + 1}
     if not heads:
-        passed_over = reasons(listing.passed_over)
+        passed_over = reasons(source.passed_over)
         raise UserError(
             f"dataset.path={path} must hold images in one folder for each class, {LAYOUT}; got "
-            f"{len(listing.files)} images, none in such a folder{f' ({passed_over})' * bool(passed_over)}; known are "
-            f"{' '.join(SUFFIXES)}"
+            f"{len(source.files)} images, none in such a folder{f' ({passed_over})' * bool(passed_over)}; known "
+            f"suffixes are {' '.join(SUFFIXES)}"
         )
     sides = _sides(heads, path)
     if not sides:
@@ -228,21 +214,21 @@ def class_tree(listing: Listing, path: str) -> ClassTree:
             f"each, {LAYOUT}"
         )
     num_outside = len(parts) - sum(map(len, [*train.values(), *test.values()]))
-    empty = _empty(listing.folders, parts, depth + (2 if sides else 1))
+    empty = _empty(source.folders, parts, depth + (2 if sides else 1))
     return ClassTree(tuple(sorted(train)), *_in_order(train), *_in_order(test), empty, num_outside)
 
 
 def _empty(folders: set[str], parts: list[list[str]], depth: int) -> tuple[str, ...]:
-    """Return the folders, down to the depth of classes, that hold no image; of nested ones the topmost."""
+    """Return the folders, down to the depth of classes, without an image below them; of nested ones the topmost."""
     full = {"/".join(each[:length]) for each in parts for length in range(min(len(each), depth + 1))}
     return tuple(sorted(each for each in folders - full if each.count("/") < depth and os.path.dirname(each) in full))
 
 
 def _sides(heads: set[str], path: str) -> tuple[str, str] | None:
-    """Return the folders for training and testing; None where there are only classes.
+    """Return the folders for training and testing; None if all folders are classes.
 
     Raises:
-        UserError: If two folders could be the same side, or all are sides and not these two: they are no classes.
+        UserError: If two folders could be the same side, or all are sides, but not one of each.
     """
     named: dict[str, list[str]] = {}
     for head in sorted(heads):
@@ -260,23 +246,23 @@ def _sides(heads: set[str], path: str) -> tuple[str, str] | None:
     if len(heads) > 1 and len(heads) == sum(map(len, named.values())):
         raise UserError(
             f"dataset.path={path} must have train/ beside test/ or val/, or a folder for each class, got "
-            f"{'/ and '.join(sorted(heads))}/, which are sides and no classes; rename or move them"
+            f"{'/ and '.join(sorted(heads))}/, which are sides and not classes; rename or move them"
         )
     return None
 
 
 def reasons(passed_over: Counter[str]) -> str:
-    """Return how many files were passed over, and why: "3 files passed over: 2 *.txt, 1 hidden"; "" if none was."""
+    """Return how many files were passed over and why: "3 files passed over: 2 *.txt, 1 hidden"; "" for none."""
     counts = [(reason, num) for reason, num in passed_over.most_common() if num]
-    told = [f"{num} {reason[:40]}" for reason, num in counts[:MAX_REASONS]]
+    listed = [f"{num} {reason[:40]}" for reason, num in counts[:MAX_REASONS]]
     if rest := sum(num for _, num in counts[MAX_REASONS:]):
-        told.append(f"{rest} of other kinds")
+        listed.append(f"{rest} of other kinds")
     total = sum(num for _, num in counts)
-    return printable(f"{total} file{'s' * (total > 1)} passed over: {', '.join(told)}") if told else ""
+    return printable(f"{total} file{'s' * (total > 1)} passed over: {', '.join(listed)}") if listed else ""
 
 
 def _depth(parts: list[list[str]]) -> int:
-    """Return how many folders stand above all classes, or above train/ and test/, and hold nothing else."""
+    """Return the number of single folders above all classes, or above train/ and test/."""
     depth = 0
     while parts and all(len(each) > depth + 2 for each in parts) and len({each[depth] for each in parts}) == 1:
         depth += 1
@@ -307,3 +293,9 @@ def _check_same(train: dict[str, list[str]], test: dict[str, list[str]], sides: 
                 f"dataset.path={path} must have the same classes in {sides[0]}/ and {sides[1]}/, but {lacking}/ has no "
                 f"images of {', '.join(more[:5])}, which {side}/ has; add them, or remove the class from {side}/"
             )
+
+
+def name_of(path: str) -> str:
+    """Return the name of a folder or .zip file of images: "cifar10-jpeg" for /data/cifar10-jpeg.zip."""
+    place = Path(os.path.expanduser(str(path))).absolute()
+    return printable(place.stem if place.suffix.lower() == ".zip" else place.name)

@@ -1,10 +1,8 @@
-"""CIFAR-10 from small files in torchvision's layout: the real ones are 170 MB to download."""
+"""CIFAR-10 from small files in torchvision's layout: the real ones are a download of 170 MB."""
 
 import hashlib
 import io
-import json
 import pickle
-import socket
 import struct
 import tarfile
 from pathlib import Path
@@ -12,7 +10,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from fedprox.data.sources import download
 from fedprox.data.sources.cifar10 import cifar10
 from fedprox.errors import UserError
 
@@ -31,7 +28,7 @@ def batch(number: int) -> dict:
 
 @pytest.fixture
 def files(monkeypatch) -> dict[str, bytes]:
-    """Return small files, whose checksums torchvision is told; the download's address answers nobody."""
+    """Return small files, whose checksums torchvision gets; nothing listens at the download's address."""
     from torchvision.datasets.cifar import CIFAR10
 
     contents = {name: by_python_2(number) for number, name in enumerate(NAMES[:-1])}
@@ -95,7 +92,7 @@ def test_the_images_lie_in_memory_with_channels_last(small):
     assert np.shares_memory(data.features, cifar10(str(small)).features)  # one copy for all jobs of a sweep
 
 
-def test_model_input_has_mean_0_and_deviation_1_in_each_channel_of_the_training_set(small):
+def test_model_input_has_mean_0_and_std_1_in_each_channel_of_the_training_set(small):
     data = cifar10(str(small))
     assert data.mean.shape == data.std.shape == (3, 1, 1)
     x = data.model_input(data.features).astype(np.float64)
@@ -105,11 +102,9 @@ def test_model_input_has_mean_0_and_deviation_1_in_each_channel_of_the_training_
 
 
 @pytest.mark.parametrize("name", NAMES)
-@pytest.mark.parametrize("change", ["cut off", "altered"])
-def test_a_file_that_is_not_the_original_is_named_and_never_unpickled(small, tmp_path, monkeypatch, name, change):
+def test_a_file_that_is_not_the_original_is_named_and_never_unpickled(small, monkeypatch, name):
     path = small / FOLDER / name
-    content = path.read_bytes()
-    path.write_bytes(content[:-1] if change == "cut off" else content + b"\0")
+    path.write_bytes(path.read_bytes() + b"\0")
     monkeypatch.setattr(pickle, "load", None)
     line = error_line(small)
     assert f"{path} must be the original file with MD5 " in line
@@ -117,17 +112,12 @@ def test_a_file_that_is_not_the_original_is_named_and_never_unpickled(small, tmp
     assert "data_dir=" in line
 
 
-def test_without_files_and_network_one_line_names_the_three_ways_out(files, tmp_path):
+def test_without_files_and_network_one_line_names_three_remedies(files, tmp_path):
     line = error_line(tmp_path)
     assert f"CIFAR-10: data_batch_1 is not in {tmp_path / FOLDER} and cannot be downloaded (" in line
     assert all(name in line for name in NAMES)
-    for way_out in (f"{ARCHIVE} beside that folder", "data_dir=", "dataset=digits", "dataset=synthetic_1_1"):
-        assert way_out in line
-
-
-def test_a_missing_file_is_named(small):
-    (small / FOLDER / "data_batch_3").unlink()
-    assert "CIFAR-10: data_batch_3 is not in" in error_line(small)
+    for remedy in (f"{ARCHIVE} beside that folder", "data_dir=", "dataset=digits", "dataset=synthetic_1_1"):
+        assert remedy in line
 
 
 def test_the_archive_in_data_dir_is_unpacked_without_a_network(files, tmp_path):
@@ -135,13 +125,13 @@ def test_the_archive_in_data_dir_is_unpacked_without_a_network(files, tmp_path):
     assert_is_the_small_set(cifar10(str(tmp_path)))
 
 
-def test_an_archive_that_is_cut_off_is_never_used(files, tmp_path):
+def test_a_truncated_archive_is_never_used(files, tmp_path):
     (tmp_path / ARCHIVE).write_bytes(packed(files)[:-20])
     assert "data_batch_1 is not in" in error_line(tmp_path)
     assert not (tmp_path / FOLDER).exists()
 
 
-def test_the_archive_is_downloaded_where_files_are_missing(files, tmp_path, monkeypatch):
+def test_the_archive_is_downloaded_if_files_are_missing(files, tmp_path, monkeypatch):
     from torchvision.datasets import CIFAR10, utils
 
     asked = []
@@ -156,33 +146,12 @@ def test_the_archive_is_downloaded_where_files_are_missing(files, tmp_path, monk
     assert asked == [(CIFAR10.url, ARCHIVE, CIFAR10.tgz_md5)]
 
 
-def test_a_server_that_says_nothing_is_given_up(files, tmp_path, monkeypatch):
-    from torchvision.datasets.cifar import CIFAR10
-
-    monkeypatch.setattr(download, "SILENCE_S", 0.2)
-    with socket.create_server(("127.0.0.1", 0)) as silent:  # accepts, never answers
-        monkeypatch.setattr(CIFAR10, "url", f"http://127.0.0.1:{silent.getsockname()[1]}/")
-        assert "timed out" in error_line(tmp_path)
-    assert socket.getdefaulttimeout() is None  # as before
-
-
 def test_the_layout_is_torchvisions():
     from torchvision.datasets.cifar import CIFAR10
 
     assert [name for name, _ in CIFAR10.train_list] == TRAIN
     assert [name for name, _ in CIFAR10.test_list] == ["test_batch"]
     assert (CIFAR10.base_folder, CIFAR10.filename, CIFAR10.meta["filename"]) == (FOLDER, ARCHIVE, "batches.meta")
-
-
-RUN = ("dataset=cifar10", "partition=iid", "num_clients=2", "clients_per_round=2", "engine=local", "num_rounds=1")
-
-
-def test_a_run_trains_on_it(fedprox, small, tmp_path):
-    ended = fedprox(*RUN, f"data_dir={small}", "hold_out=0")
-    assert ended.status == 0, ended.err
-    told = json.loads((tmp_path / "run" / "run.json").read_text())
-    assert told["name"] == "cifar10"
-    assert told["data"].startswith("2 clients with 20 training examples (min 10")
 
 
 def by_python_2(number: int) -> bytes:
