@@ -1,13 +1,12 @@
-"""Arrays that took long to make, kept on disk in one file so that the next run need not make them."""
+"""Cache of arrays that take long to make: one file on disk, reused by the next run."""
 
 import hashlib
 import json
 import logging
 import os
-import uuid
 from collections.abc import Callable
-from contextlib import suppress
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
@@ -22,15 +21,15 @@ _log = logging.getLogger("fedprox")
 
 
 def cached(places: list[Path], file: str, key: str, make: Callable[[], Arrays]) -> Arrays:
-    """Return make()'s arrays, from the first cache that says that it was made from `key`.
+    """Return make()'s arrays, from the first cache that was made from `key`.
 
-    A cache that cannot be read is made again; where none can be written there is none. Nothing is pickled,
-    and a checksum is over all.
+    A cache that cannot be read is made again; if none can be written, there is none. Nothing is pickled, and a checksum
+    covers all of it.
 
     Args:
         places: Folders that may hold the cache, in the order in which they are tried.
         file: Its name there, ending in .npz.
-        key: What the arrays are made from; another key, another cache.
+        key: Stands for what the arrays are made from; another key means another cache.
         make: Makes them; they hold numbers only, and none is called "key".
     """
     for place in places:
@@ -48,27 +47,27 @@ def key_of(made_from: object) -> str:
 
 
 def places(folder: Path, kind: str) -> list[Path]:
-    """Return where a cache of what lies in `folder` may be.
+    """Return where a cache of the files in `folder` may be.
 
-    That is <folder>/.fedprox-cache, or else $XDG_CACHE_HOME (~/.cache)/fedprox/<kind>/<hash of the folder's
-    absolute path>. A folder that nobody may write to is left alone, by root too.
+    That is <folder>/.fedprox-cache, or else $XDG_CACHE_HOME (~/.cache)/fedprox/<kind>/<hash of the folder's absolute
+    path>. Nothing is written to a read-only folder, not even by root.
     """
     caches = Path(os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache"))
     name = hashlib.sha256(os.fsencode(os.path.abspath(folder))).hexdigest()[:16]
     beside = [folder / FOLDER] if folder.stat().st_mode & 0o222 or (folder / FOLDER).exists() else []
-    # Where no home is known, ~ stays ~.
+    # If no home is known, ~ stays ~.
     return [*beside, *([caches / "fedprox" / kind / name] if caches.is_absolute() else [])]
 
 
 def _load(file: Path, key: str) -> Arrays | None:
-    """Return a cache's arrays, or None where there is none, or a broken one, or one of other files."""
+    """Return a cache's arrays, or None if it is missing, broken or made from another key."""
     try:
         with np.load(file, allow_pickle=False) as source:
             made_from, _, written = source["key"].tobytes().decode().partition("\n")
             if made_from != key:
                 return None
             arrays = {name: source[name] for name in source.files if name != "key"}
-        if checksum(key, arrays) != written:  # an archive's own checksums see not all damage
+        if checksum(key, arrays) != written:  # the archive's own checksums miss some damage
             raise ValueError
         return arrays
     except FileNotFoundError:
@@ -79,17 +78,14 @@ def _load(file: Path, key: str) -> Arrays | None:
 
 
 def _save(place: Path, file: str, key: str, arrays: Arrays) -> bool:
-    """Write the cache, at once or not at all; return whether it could be written."""
-    unfinished = place / f"{uuid.uuid4().hex}.part"
+    """Write the whole cache or nothing; return whether it was written."""
+    content = np.frombuffer(f"{key}\n{checksum(key, arrays)}".encode(), dtype=np.uint8)
     try:
         place.mkdir(parents=True, exist_ok=True)
-        with unfinished.open("wb") as target:
-            content = np.frombuffer(f"{key}\n{checksum(key, arrays)}".encode(), dtype=np.uint8)
-            np.savez(target, key=content, **arrays)  # type: ignore[arg-type]
-        os.replace(unfinished, place / file)
+        # A folder of its own, because several processes may write the same cache; it disappears after an error, too.
+        with TemporaryDirectory(dir=place) as unfinished:
+            np.savez(Path(unfinished) / file, key=content, **arrays)  # type: ignore[arg-type]
+            (Path(unfinished) / file).replace(place / file)
         return True
     except OSError:
         return False
-    finally:
-        with suppress(OSError):
-            unfinished.unlink(missing_ok=True)

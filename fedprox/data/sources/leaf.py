@@ -1,7 +1,6 @@
-"""LEAF's data sets of numbers: each client's lists as arrays, and many clients' arrays as one, kept in a cache."""
+"""LEAF's data sets of numbers: each client's lists as arrays, joined, and kept in a cache."""
 
 import json
-import logging
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,35 +11,31 @@ from numpy.typing import NDArray
 
 from fedprox.data import cache as array_cache
 from fedprox.data.cache import Arrays
-from fedprox.data.checks import shown
+from fedprox.data.checks import MAX_CLASSES, shown
 from fedprox.data.federated import ClientIndex, FederatedData, Floats, Integers, LabelledData
 from fedprox.data.sources.leaf_files import LeafExamples, data_folder, json_files, read
 from fedprox.errors import UserError
 
-VERSION = 2  # of what the arrays mean; a cache of another version is made anew
+VERSION = 2  # of what the arrays mean; a cache of another version is made again
 SMALLEST_BYTES = 5_000_000  # less JSON than this is read faster than a cache is worth
-SLOW_BYTES = 300_000_000  # more JSON than this takes two seconds and is told
 FILE = "leaf.npz"
-END_OF_LABELS = 1_000_000  # a label beyond is no class: a model needs an output for each
-
-_log = logging.getLogger("fedprox")
 
 
 def leaf(path: str, num_classes: int | None = None) -> FederatedData:
-    """Return a data set of numbers in LEAF's format, divided among clients as it comes.
+    """Return a data set of numbers in LEAF's format, with the clients and the split of its files.
 
-    Clients 0, 1, ... are the ids sorted as strings. `features` holds the training examples of all clients
-    and then the test examples of all, both in the files' order: float32 of any one shape, or int64 where all
-    x are flat lists of whole numbers >= 0 (5, not 5.0), which are taken for token sequences. Text is read by
-    `fedprox.data.sources.text`. There is no global test set. From the second time on a large data set comes from a
-    cache; to read a file takes about five times its size in memory.
+    Clients 0, 1, ... are the ids sorted as strings. `features` holds the training examples of all clients and then the
+    test examples of all, both in the files' order: float32 of any one shape, or int64 if all x are flat lists of
+    integers >= 0 (5, not 5.0), which are taken for token sequences. Text is read by `fedprox.data.sources.text`. There
+    is no global test set. A large data set is read from a cache after the first time; reading a file takes about five
+    times its size in memory.
 
     Args:
         path: Folder with train/ and test/ in it.
         num_classes: Number of classes, larger than every label; None: the largest label + 1.
 
     Raises:
-        UserError: If a file is missing or does not hold what it must, or num_classes is too small.
+        UserError: If a file is missing or does not have LEAF's form, or num_classes is too small.
     """
     if num_classes is not None and not (type(num_classes) is int and num_classes >= 1):
         raise UserError(f"dataset.num_classes must be a whole number >= 1, got {num_classes}; null counts the classes")
@@ -54,10 +49,10 @@ def leaf(path: str, num_classes: int | None = None) -> FederatedData:
 def federated(
     ids: Sequence[str], features: Floats | Integers, labels: Integers, sizes: Integers, num_classes: int
 ) -> FederatedData:
-    """Return clients with training and test examples of their own.
+    """Return clients that each have their own training and test examples.
 
     Args:
-        ids: What the clients are called.
+        ids: The clients' names.
         features: The training examples of all clients, then the test examples of all.
         labels: Their classes.
         sizes: Each client's number of training examples, then each one's number of test examples.
@@ -78,26 +73,19 @@ def _cached(folder: Path, files: Mapping[str, list[Path]]) -> Arrays:
     try:
         status = [(file, file.stat()) for side in files.values() for file in side]
     except OSError:
-        return _pack(folder, files)  # which says of a file that it cannot be read
-    size_bytes = sum(stat.st_size for _, stat in status)
-    if size_bytes < SMALLEST_BYTES:
+        return _pack(folder, files)  # which reports the file that cannot be read
+    if sum(stat.st_size for _, stat in status) < SMALLEST_BYTES:
         return _pack(folder, files)
-
-    def make() -> Arrays:
-        if size_bytes > SLOW_BYTES:
-            _log.info("reading %d LEAF files, %.1f GB ...", len(status), size_bytes / 1e9)
-        return _pack(folder, files)
-
     made_from = sorted((str(file.relative_to(folder)), stat.st_size, stat.st_mtime_ns) for file, stat in status)
     key = array_cache.key_of([VERSION, made_from])
-    return array_cache.cached(array_cache.places(folder, "leaf"), FILE, key, make)
+    return array_cache.cached(array_cache.places(folder, "leaf"), FILE, key, lambda: _pack(folder, files))
 
 
 def _pack(folder: Path, files: Mapping[str, list[Path]]) -> Arrays:
     """Return a data set as arrays of numbers.
 
     features, labels, sizes: As `federated` takes them.
-    names: Bytes of JSON: ids, and like `sizes` where each part stands, as errors name it below the folder.
+    names: JSON as bytes: ids, and for each entry of `sizes` its file and id, as errors name them below the folder.
     """
     ids, train, test = read(files, _client_arrays)
     parts = [*train, *test]
@@ -129,11 +117,11 @@ def _num_classes(arrays: Arrays, folder: Path, where: list[str], num_classes: in
 
 @dataclass(frozen=True)
 class ClientArrays:
-    """One client's examples.
+    """One client's examples on one side.
 
     Attributes:
-        where: Its file and id, as errors name them.
-        features: int64 where the file has only whole numbers, else float32; shape (n, *input_shape).
+        where: Their file and the client's id, as errors name them.
+        features: int64 if the file has only integers, else float32; shape (n, *input_shape).
         labels: Shape (n,).
     """
 
@@ -146,16 +134,16 @@ def _client_arrays(examples: LeafExamples) -> ClientArrays:
     """Return a client's lists as arrays.
 
     Raises:
-        UserError: If x are not lists of numbers, nested at will and all of one shape, or y not whole numbers from 0.
+        UserError: If x are not lists of numbers, nested at will and all of one shape, or y not integers from 0.
     """
     where = examples.where
     return ClientArrays(where, _features(where, examples.x), _labels(where, examples.y))
 
 
 def _joined_features(clients: Sequence[ClientArrays]) -> Floats | Integers:
-    """Return all clients' features, one after another: float32, or int64 where they are token sequences.
+    """Return all clients' features, one after another: float32, or int64 if they are token sequences.
 
-    Token sequences are what consists, in all clients, of flat lists of whole numbers >= 0 (5, not 5.0).
+    Token sequences are flat lists of integers >= 0 (5, not 5.0) at all clients.
 
     Raises:
         UserError: If the shapes differ between clients.
@@ -176,7 +164,7 @@ def _joined_features(clients: Sequence[ClientArrays]) -> Floats | Integers:
 def _labels(where: str, y: list[Any]) -> Integers:
     """Return the labels, shape (n,)."""
     for label in y:
-        if not (type(label) in (int, float) and 0 <= label < END_OF_LABELS and label == int(label)):
+        if not (type(label) in (int, float) and 0 <= label < MAX_CLASSES and label == int(label)):
             raise UserError(
                 f"{where}: each y must be a whole number, the class 0, 1, ..., got {shown(label)}; "
                 "number the classes from 0, or read text with a function of fedprox.data.sources.text"
@@ -185,18 +173,23 @@ def _labels(where: str, y: list[Any]) -> Integers:
 
 
 def _features(where: str, x: list[Any]) -> Floats | Integers:
-    """Return the features, shape (n, *input_shape): int64 if there are only whole numbers, else float32."""
-    array = _regular(where, x)
+    """Return the features, shape (n, *input_shape): int64 if there are only integers, else float32."""
+    try:
+        array: NDArray[Any] = np.array(x)
+    except (ValueError, OverflowError):
+        raise UserError(
+            f"{where}: each x must have the same shape, but their lengths differ; leave out or pad what differs"
+        ) from None
     if array.dtype.kind not in "iuf":
         raise UserError(
-            f"{where}: each x must consist of numbers, but one holds {shown(next(_others(x), None))}; "
+            f"{where}: each x must be numbers, but one holds {shown(next(_others(x), None))}; "
             "write numbers, or read text with a function of fedprox.data.sources.text"
         )
     if array.ndim < 2 or not array.size:
-        raise UserError(f"{where}: each x must be a list of numbers, at least one, got {shown(x[0])}; mend the file")
+        raise UserError(f"{where}: each x must be a list of numbers, at least one, got {shown(x[0])}; fix the file")
     if array.dtype == np.int64:
         return array
-    with np.errstate(over="ignore"):  # told below
+    with np.errstate(over="ignore"):  # reported below
         features = array.astype(np.float32)
     finite = np.isfinite(features)
     if not finite.all():
@@ -205,18 +198,8 @@ def _features(where: str, x: list[Any]) -> Floats | Integers:
     return features
 
 
-def _regular(where: str, x: list[Any]) -> NDArray[Any]:
-    """Return the features as NumPy understands them."""
-    try:
-        return np.array(x)
-    except (ValueError, OverflowError):
-        raise UserError(
-            f"{where}: each x must have the same shape, but their lengths differ; leave out or pad what differs"
-        ) from None
-
-
 def _others(x: Any) -> Iterator[Any]:
-    """Yield what is not a number, however deep."""
+    """Yield the values that are not numbers, however deep."""
     if isinstance(x, list):
         for value in x:
             yield from _others(value)

@@ -1,4 +1,4 @@
-"""Files in LEAF's JSON format, read as they are; whatever does not have its form is refused.
+"""Files in LEAF's JSON format, read without conversion; any other form is refused.
 
 A data set is a folder with train/*.json and test/*.json, each file {"users": [...], "num_samples": [...],
 "user_data": {id: {"x": [...], "y": [...]}}}. A user there is a client here.
@@ -19,19 +19,19 @@ from fedprox.storage import read_regular
 
 SIDES = ("train", "test")
 KEYS = {"users": list, "num_samples": list, "user_data": dict}
-MEND = "mend the file, or prepare the data set again"
+FIX = "fix the file, or prepare the data set again"
 
 Kept = TypeVar("Kept")
 
 
 @dataclass(frozen=True)
 class LeafExamples:
-    """What a file holds of one client.
+    """One client's examples in a file.
 
     Attributes:
         where: The file and the client's id, as errors name them.
-        x: Inputs as the JSON has them; at least one.
-        y: Labels as the JSON has them; as many.
+        x: Inputs as in the JSON, at least one.
+        y: Labels as in the JSON, as many as inputs.
     """
 
     where: str
@@ -40,39 +40,39 @@ class LeafExamples:
 
 
 def data_folder(path: str) -> Path:
-    """Return the data set's folder; Hydra makes a number of path=2024."""
+    """Return the data set's folder, also for path=2024, of which Hydra makes a number."""
     return Path(os.path.expanduser(str(path)))  # Path.expanduser raises for an unknown ~name
 
 
 def json_files(folder: Path) -> dict[str, list[Path]]:
-    """Return the files of each side, in the order of their names.
+    """Return the files of each side, sorted by name.
 
     Raises:
-        UserError: If there are none.
+        UserError: If a side has none.
     """
     remedy = "set dataset.path= to the folder that holds train/*.json and test/*.json"
     if not folder.is_dir():
-        raise UserError(f"{folder} must be the folder of a LEAF data set, but there is no such folder; {remedy}")
+        raise UserError(f"{folder} must be the folder of a LEAF data set, but does not exist; {remedy}")
     files = {side: sorted(filter(_is_json, (folder / side).glob("*"))) for side in SIDES}
     for side in SIDES:
         if not files[side]:
-            found = "no .json file in it" if (folder / side).is_dir() else "no such folder"
-            raise UserError(f"{folder / side} must hold LEAF's JSON files, but there is {found}; {remedy}")
+            found = "has no .json file" if (folder / side).is_dir() else "does not exist"
+            raise UserError(f"{folder / side} must hold LEAF's JSON files, but {found}; {remedy}")
     return files
 
 
 def _is_json(file: Path) -> bool:
-    """Return whether a file is meant as JSON; ._x.json is a Mac's note on x.json."""
+    """Return whether a file is a JSON file; ._x.json is macOS's metadata of x.json."""
     return file.suffix.lower() == ".json" and not file.name.startswith(".")
 
 
 def read(
     files: Mapping[str, list[Path]], keep: Callable[[LeafExamples], Kept]
 ) -> tuple[tuple[str, ...], tuple[Kept, ...], tuple[Kept, ...]]:
-    """Return the ids, sorted, and what `keep` makes of each client's training and test examples.
+    """Return the ids, sorted, and `keep` of each client's training and of each client's test examples.
 
     Raises:
-        UserError: If there is no client, or one is on one side only.
+        UserError: If there is no client, or a client is on one side only.
     """
     train, test = (_read_side(files[side], keep) for side in SIDES)
     if not train and not test:
@@ -88,7 +88,7 @@ def read(
 
 
 def _read_side(files: list[Path], keep: Callable[[LeafExamples], Kept]) -> dict[str, Kept]:
-    """Return what `keep` makes of each client; a file's JSON is dropped before the next one is read."""
+    """Return `keep` of each client's examples; a file's JSON is dropped before the next file is read."""
     kept: dict[str, Kept] = {}
     for file in files:
         for user, examples in _clients_in(file):
@@ -99,7 +99,7 @@ def _read_side(files: list[Path], keep: Callable[[LeafExamples], Kept]) -> dict[
 
 
 def _clients_in(file: Path) -> Iterator[tuple[str, LeafExamples]]:
-    """Yield each client's id and examples; what was yielded is not kept.
+    """Yield each client's id and examples, and drop them afterwards.
 
     Raises:
         UserError: If the file does not have LEAF's form.
@@ -109,20 +109,20 @@ def _clients_in(file: Path) -> Iterator[tuple[str, LeafExamples]]:
         if not isinstance(content, dict) or not isinstance(content.get(key), kind):
             raise UserError(
                 f"{file} must be an object with the lists users and num_samples and the object user_data, "
-                f"but {key} is missing or something else; {MEND}"
+                f"but {key} is missing or of another type; {FIX}"
             )
     users, sizes, user_data = (content[key] for key in KEYS)
     if wrong := [user for user in users if not isinstance(user, str)]:
-        raise UserError(f"{file}: users must be texts, as in user_data, got {wrong[0]!r:.60}; {MEND}")
+        raise UserError(f"{file}: users must be strings, as in user_data, got {wrong[0]!r:.60}; {FIX}")
     if len(users) != len(sizes):
-        raise UserError(f"{file} has {len(users)} users but {len(sizes)} num_samples; {MEND}")
+        raise UserError(f"{file} has {len(users)} users but {len(sizes)} num_samples; {FIX}")
     if unlisted := sorted(user_data.keys() - set(users)):
-        raise UserError(f"{file}: user {unlisted[0]!r} is in user_data but not in users; {MEND}")
+        raise UserError(f"{file}: user {unlisted[0]!r} is in user_data but not in users; {FIX}")
     seen = set()
     for user, size in zip(users, sizes, strict=True):
         where = f"{file}: user {user!r}"
         if user not in user_data and user not in seen:
-            raise UserError(f"{where} is in users but not in user_data; {MEND}")
+            raise UserError(f"{where} is in users but not in user_data; {FIX}")
         if user in seen:
             raise UserError(f"{where} is in users twice; merge its examples, or leave one out")
         seen.add(user)
@@ -133,15 +133,14 @@ def _examples(where: str, entry: Any, size: Any) -> LeafExamples:
     """Return one client's examples, after a check that there are as many x as y as num_samples says."""
     x, y = (entry.get(key) if isinstance(entry, dict) else None for key in "xy")
     if not (isinstance(x, list) and isinstance(y, list)):
-        raise UserError(
-            f"{where} must have the lists x and y, but {'y' if isinstance(x, list) else 'x'} is none; {MEND}"
-        )
+        missing = "y" if isinstance(x, list) else "x"
+        raise UserError(f"{where} must have the lists x and y, but {missing} is missing or not a list; {FIX}")
     if len(x) != len(y):
-        raise UserError(f"{where} has {len(x)} x but {len(y)} y; {MEND}")
+        raise UserError(f"{where} has {len(x)} x but {len(y)} y; {FIX}")
     if type(size) not in (int, float):
-        raise UserError(f"{where}: num_samples must consist of numbers, got {size!r:.60}; {MEND}")
+        raise UserError(f"{where}: num_samples must be numbers, got {size!r:.60}; {FIX}")
     if len(x) != size:
-        raise UserError(f"{where} has {len(x)} examples, but num_samples says {size}; {MEND}")
+        raise UserError(f"{where} has {len(x)} examples, but num_samples says {size}; {FIX}")
     if not x:
         raise UserError(f"{where} has no example; leave it out of train/ and test/")
     return LeafExamples(where, x, y)
@@ -151,13 +150,13 @@ def _parse(file: Path) -> Any:
     """Return a file's JSON.
 
     Raises:
-        UserError: If the file cannot be read or is no JSON.
+        UserError: If the file cannot be read or is not JSON.
     """
     try:
         content = read_regular(file)
     except OSError as error:
-        raise UserError(f"{file} cannot be read ({error.strerror}); mend that or set dataset.path=") from error
-    # Python's own parser is slower, but it takes all that Python writes: nan too, and halves of surrogate pairs.
+        raise UserError(f"{file} cannot be read ({error.strerror}); fix that or set dataset.path=") from error
+    # Python's own parser is slower, but reads all that Python writes: nan, and halves of surrogate pairs.
     with suppress(ValueError):
         return orjson.loads(content)
     try:

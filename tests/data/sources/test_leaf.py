@@ -1,4 +1,4 @@
-"""LEAF's JSON format: what comes out of the files, and what the user is told when they are not right."""
+"""LEAF's JSON format: data from the files, and errors for files that are not right."""
 
 import copy
 import json
@@ -50,7 +50,7 @@ def folder(tmp_path) -> Path:
 
 
 def error_line(folder: Path, **options: object) -> str:
-    """Return the one line that leaf() says instead of returning data."""
+    """Return the one line of the error that leaf() raises."""
     with pytest.raises(UserError) as caught:
         leaf(str(folder), **options)
     assert "\n" not in str(caught.value)
@@ -69,12 +69,6 @@ def test_clients_are_the_sorted_ids_each_with_its_own_training_and_test_examples
     assert data.num_left_over == 0
 
 
-def test_numbers_are_sorted_as_strings(tmp_path):
-    one = ([[1.0]], [0])
-    clients = content({"10": one, "9": one, "2": one})
-    assert leaf(str(write(tmp_path, train=clients, test=clients))).client_ids == ("10", "2", "9")
-
-
 def test_the_model_gets_the_features_unchanged_and_there_is_no_global_test_set(folder):
     data = leaf(str(folder))
     assert data.client_examples(1)[0].tolist() == TRAIN["b"][0]
@@ -82,17 +76,6 @@ def test_the_model_gets_the_features_unchanged_and_there_is_no_global_test_set(f
     features, labels = data.test_examples()
     assert features.tolist() == TEST["a"][0] + TEST["b"][0]
     assert labels.tolist() == [1, 2, 0]
-
-
-def test_several_files_a_side_are_one_data_set_however_the_clients_are_spread(folder, tmp_path):
-    whole = leaf(str(folder))
-    one = {user: content({user: TRAIN[user]}) for user in "ab"}
-    split = write(tmp_path / "split", train_0=one["b"], train_1=one["a"], test_0=content(TEST))
-    parts = leaf(str(split))
-    assert parts.client_ids == whole.client_ids
-    assert (parts.examples.features == whole.examples.features).all()
-    assert (parts.examples.labels == whole.examples.labels).all()
-    assert parts.train.offsets.tolist() == whole.train.offsets.tolist()
 
 
 @pytest.mark.skipif(not GENERATED.is_dir(), reason=f"a data set of the authors' generator is not in {GENERATED}")
@@ -164,12 +147,12 @@ def test_what_is_written_is_what_is_read(drawn, num_files, random):
 @pytest.mark.parametrize(
     ("first", "second"),
     [
-        ([[1, 2]], [[0.5, 1]]),  # one number with a point, in another client
-        ([[[1, 2]]], [[[3, 4]]]),  # an image of whole numbers
-        ([[1, 2]], [[-3, 4]]),  # a number below zero, which no token is
+        ([[1, 2]], [[0.5, 1]]),  # a fraction at another client
+        ([[[1, 2]]], [[[3, 4]]]),  # an image of integers
+        ([[1, 2]], [[-3, 4]]),  # a number below zero, which is not a token
     ],
 )
-def test_whole_numbers_are_float32_where_a_point_stands_anywhere_and_in_images(tmp_path, first, second):
+def test_integers_that_are_not_token_sequences_become_float32(tmp_path, first, second):
     clients = content({"a": (first, [0]), "b": (second, [1])})
     data = leaf(str(write(tmp_path, train=clients, test=clients))).examples
     assert data.features.dtype == np.float32
@@ -193,14 +176,14 @@ def test_a_label_that_num_classes_excludes_is_named_with_its_file_and_user(folde
     assert f"{tmp_path}/test/test.json: user 'a': each y" in error_line(folder, num_classes=7)
 
 
-@pytest.mark.parametrize("num_classes", [0, -1, 2.5, True, "ten"])
+@pytest.mark.parametrize("num_classes", [0, 2.5, True, "ten"])
 def test_num_classes_is_a_whole_number_of_at_least_one(folder, num_classes):
     assert f"dataset.num_classes must be a whole number >= 1, got {num_classes}" in error_line(
         folder, num_classes=num_classes
     )
 
 
-def test_raw_reading_gives_text_as_it_stands_by_sorted_id(tmp_path):
+def test_raw_reading_gives_unchanged_text_by_sorted_id(tmp_path):
     # As in Shakespeare (x a line of characters, y the next one) and in Sent140 (x six fields, y 0 or 1); half a
     # surrogate pair as Python writes it.
     play = (["to be", "cut \ud83d"], [" ", "o"])
@@ -235,20 +218,16 @@ def test_a_tilde_is_the_users_home_and_an_unknown_users_is_a_missing_folder(fold
     assert "~no-such-user/data must be the folder" in error_line(Path("~no-such-user/data"))
 
 
-def test_a_missing_folder_is_named_and_so_is_what_a_folder_must_hold(tmp_path):
+def test_a_missing_folder_is_named(tmp_path):
     remedy = "set dataset.path= to the folder that holds train/*.json and test/*.json"
     line = error_line(tmp_path / "nowhere")
-    assert f"{tmp_path / 'nowhere'} must be the folder of a LEAF data set, but there is no such folder" in line
-    assert remedy in line
-    for side, expected in (("train", "no such folder"), ("test", "no such folder")):
-        line = error_line(tmp_path)
-        assert f"{tmp_path / side} must hold LEAF's JSON files, but there is {expected}" in line
-        assert remedy in line
+    assert f"{tmp_path / 'nowhere'} must be the folder of a LEAF data set, but does not exist; {remedy}" in line
+    for side in ("train", "test"):
+        must = f"{tmp_path / side} must hold LEAF's JSON files, but"
+        assert f"{must} does not exist; {remedy}" in error_line(tmp_path)
         (tmp_path / side).mkdir()
         (tmp_path / side / "data.txt").write_text("{}")
-        assert f"{tmp_path / side} must hold LEAF's JSON files, but there is no .json file in it" in error_line(
-            tmp_path
-        )
+        assert f"{must} has no .json file" in error_line(tmp_path)
         write(tmp_path, **{side: content(TRAIN)})
     assert leaf(str(tmp_path)).num_clients == 2
 
@@ -257,31 +236,22 @@ def test_a_missing_folder_is_named_and_so_is_what_a_folder_must_hold(tmp_path):
     "spoil",
     [
         lambda text: text[:-1],
-        lambda text: text[: len(text) // 2],
         lambda text: text.replace("7.0", "NaN")[:-1],
         lambda text: "[" * 100_000,
-        lambda text: '{"a":' * 100_000,
         lambda text: text * 2,
         lambda text: '{"users": [' + "1" * 5000 + "]}",
-        lambda text: bytes(range(256)).decode("latin-1"),
         lambda text: text.replace('"a"', '"\xff"'),
-        lambda text: text + "}",
         lambda text: "",
-        lambda text: "<html>Log in</html>",
     ],
 )
-@pytest.mark.parametrize("side", ["train", "test"])
-def test_a_file_that_is_no_json_is_named(folder, spoil, side):
-    write(folder, **{side: spoil(json.dumps(content(TRAIN)))})
+def test_a_file_that_is_not_json_is_named(folder, spoil):
+    write(folder, test=spoil(json.dumps(content(TRAIN))))
     line = error_line(folder)
-    assert f"{folder}/{side}/{side}.json must be JSON, but is truncated or altered" in line
+    assert f"{folder}/test/test.json must be JSON, but is truncated or altered" in line
     assert "copy or prepare it again" in line
 
 
 def test_a_file_that_cannot_be_read_is_named(folder):
-    (folder / "train" / "zzz.json").mkdir()
-    assert f"{folder}/train/zzz.json cannot be read" in error_line(folder)
-    (folder / "train" / "zzz.json").rmdir()
     (folder / "train" / "zzz.json").symlink_to(folder / "nowhere")
     assert f"{folder}/train/zzz.json cannot be read" in error_line(folder)
 
@@ -291,13 +261,8 @@ def replaced(key: str, value: object):
     return lambda file: {**file, key: value}
 
 
-def without(key: str):
-    """Return a change that takes a key out of a file."""
-    return lambda file: {name: value for name, value in file.items() if name != key}
-
-
 def of_b(key: str, value: object):
-    """Return a change that gives user b other x or y; None takes it out."""
+    """Return a change that gives user b other x or y; None removes it."""
 
     def change(file: dict) -> dict:
         if value is None:
@@ -310,71 +275,54 @@ def of_b(key: str, value: object):
 
 
 MUST = " must be an object with the lists users and num_samples and the object user_data, but "
+FIX = "fix the file, or prepare"
 B = ": user 'b'"
 SHAPE = f"{B}: each x must have the same shape, but their lengths differ; leave out or pad"
-NUMBERS = f"{B}: each x must consist of numbers, but one holds "
+NUMBERS = f"{B}: each x must be numbers, but one holds "
 LABEL = f"{B}: each y must be a whole number, the class 0, 1, ..., got "
 XS = [[1.5, -2.0], [0.25, 3.0]]
 BAD_FILES = [
-    (lambda file: [file], f"{MUST}users is missing or something else; mend the file"),
-    (lambda file: None, f"{MUST}users is missing or something else; mend the file"),
-    (lambda file: 5, f"{MUST}users is missing or something else; mend the file"),
-    (without("users"), f"{MUST}users is missing or something else; mend the file"),
-    (without("num_samples"), f"{MUST}num_samples is missing or something else; mend the file"),
-    (without("user_data"), f"{MUST}user_data is missing or something else; mend the file"),
-    (replaced("user_data", []), f"{MUST}user_data is missing or something else; mend the file"),
-    (replaced("users", "ab"), f"{MUST}users is missing or something else; mend the file"),
-    (replaced("users", ["b"]), " has 1 users but 2 num_samples; mend the file"),
-    (replaced("num_samples", [3]), " has 2 users but 1 num_samples; mend the file"),
-    (replaced("users", ["b", "c"]), ": user 'a' is in user_data but not in users; mend the file"),
-    (replaced("users", [1, 2]), ": users must be texts, as in user_data, got 1; mend the file"),
-    (replaced("users", [["b"], "a"]), ": users must be texts, as in user_data, got ['b']; mend the file"),
+    (lambda file: [file], f"{MUST}users is missing or of another type; {FIX}"),
+    (replaced("users", "ab"), f"{MUST}users is missing or of another type; {FIX}"),
+    (replaced("num_samples", None), f"{MUST}num_samples is missing or of another type; {FIX}"),
+    (replaced("user_data", []), f"{MUST}user_data is missing or of another type; {FIX}"),
+    (replaced("users", ["b"]), f" has 1 users but 2 num_samples; {FIX}"),
+    (replaced("users", ["b", "c"]), f": user 'a' is in user_data but not in users; {FIX}"),
+    (replaced("users", [["b"], "a"]), f": users must be strings, as in user_data, got ['b']; {FIX}"),
     (replaced("user_data", {"b": content(TRAIN)["user_data"]["b"]}), ": user 'a' is in users but not in user_data"),
     (lambda file: {**file, "users": ["b", "a", "b"], "num_samples": [3, 1, 3]}, f"{B} is in users twice; merge"),
-    (replaced("num_samples", ["3", 1]), f"{B}: num_samples must consist of numbers, got '3'; mend the file"),
-    (replaced("num_samples", [4, 1]), f"{B} has 3 examples, but num_samples says 4; mend the file"),
-    (replaced("num_samples", [float("nan"), 1]), f"{B} has 3 examples, but num_samples says nan; mend the file"),
-    (replaced("num_samples", [10**30, 1]), f"{B} has 3 examples, but num_samples says 1"),
+    (replaced("num_samples", ["3", 1]), f"{B}: num_samples must be numbers, got '3'; {FIX}"),
+    (replaced("num_samples", [4, 1]), f"{B} has 3 examples, but num_samples says 4; {FIX}"),
+    (replaced("num_samples", [float("nan"), 1]), f"{B} has 3 examples, but num_samples says nan; {FIX}"),
     (lambda file: replaced("user_data", {**file["user_data"], "b": []})(file), f"{B} must have the lists x and y"),
-    (of_b("x", {}), f"{B} must have the lists x and y, but x is none; mend the file"),
-    (of_b("x", None), f"{B} must have the lists x and y, but x is none; mend the file"),
-    (of_b("y", None), f"{B} must have the lists x and y, but y is none; mend the file"),
-    (of_b("y", [0, 1]), f"{B} has 3 x but 2 y; mend the file"),
+    (of_b("x", {}), f"{B} must have the lists x and y, but x is missing or not a list; {FIX}"),
+    (of_b("y", None), f"{B} must have the lists x and y, but y is missing or not a list; {FIX}"),
+    (of_b("y", [0, 1]), f"{B} has 3 x but 2 y; {FIX}"),
     (lambda file: content({**TRAIN, "b": ([], [])}), f"{B} has no example; leave it out of train/ and test/"),
     (of_b("y", [0, 1.5, 2]), f"{LABEL}1.5; number the classes from 0"),
     (of_b("y", [0, -1, 2]), f"{LABEL}-1; number the classes from 0"),
-    (of_b("y", [0, -1.0, 2]), f"{LABEL}-1.0; number the classes from 0"),
-    (of_b("y", [0, 2**31, 2]), f"{LABEL}2147483648; number the classes from 0"),
     (of_b("y", [0, 10**30, 2]), f"{LABEL}1"),
     (of_b("y", [0, float("nan"), 2]), f"{LABEL}nan; number the classes from 0"),
-    (of_b("y", [0, float("inf"), 2]), f"{LABEL}inf; number the classes from 0"),
     (of_b("y", [0, True, 2]), f"{LABEL}True; number the classes from 0"),
-    (of_b("y", [0, None, 2]), f"{LABEL}None; number the classes from 0"),
     (of_b("y", ["a", "b", "c"]), f"{LABEL}'a'; number the classes from 0, or read text with a function of"),
-    (of_b("y", [0, [1], 2]), f"{LABEL}[1]; number the classes from 0"),
     (of_b("x", [*XS, [1.0]]), SHAPE),
     (of_b("x", [*XS, [1.0, [2.0]]]), SHAPE),
-    (of_b("x", [*XS, 1.0]), SHAPE),
     (of_b("x", [json.loads("[" * 80 + "1" + "]" * 80)] * 3), SHAPE),
-    (of_b("x", [*XS, [10**400, 1]]), f"{B}: each x"),
     (
         of_b("x", [*XS, [1.0, "2"]]),
-        f"{NUMBERS}'2'; write numbers, or read text with a function of fedprox.data.sources.text",
+        f"{NUMBERS}'2'; write numbers, or read text with a function of fedprox.data.sources",
     ),
-    (of_b("x", ["to be or not", "o be or not ", " be or not t"]), f"{NUMBERS}'to be or not'; write numbers"),
     (of_b("x", [*XS, [None, 1.0]]), f"{NUMBERS}None; write numbers"),
     (of_b("x", [[True, False]] * 3), f"{NUMBERS}True; write numbers"),
-    (of_b("x", [{}, {}, {}]), f"{NUMBERS}{{}}; write numbers"),
-    (of_b("x", [1.0, 2.0, 3.0]), f"{B}: each x must be a list of numbers, at least one, got 1.0; mend the file"),
-    (of_b("x", [[], [], []]), f"{B}: each x must be a list of numbers, at least one, got []; mend the file"),
-    (of_b("x", [*XS, [1.0, float("nan")]]), f"{B}: each x must be finite in float32, got nan; leave out or replace"),
+    (of_b("x", [1.0, 2.0, 3.0]), f"{B}: each x must be a list of numbers, at least one, got 1.0; fix the file"),
+    (of_b("x", [[], [], []]), f"{B}: each x must be a list of numbers, at least one, got []; fix the file"),
     (of_b("x", [*XS, [1.0, -float("inf")]]), f"{B}: each x must be finite in float32, got -inf; leave out"),
     (of_b("x", [*XS, [1.0, 1e39]]), f"{B}: each x must be finite in float32, got 1e+39; leave out or replace"),
 ]
 
 
 @pytest.mark.parametrize(("change", "message"), BAD_FILES)
-def test_what_is_wrong_in_a_file_is_named_with_the_file_the_user_and_the_remedy(folder, change, message):
+def test_errors_name_the_file_the_user_and_the_remedy(folder, change, message):
     write(folder, train=change(copy.deepcopy(content(TRAIN))))
     assert f"{folder}/train/train.json{message}" in error_line(folder)
 
