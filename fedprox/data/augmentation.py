@@ -1,4 +1,4 @@
-"""Images that are changed a little each time a client sees them; what is drawn is fixed beforehand."""
+"""Augmentation: random changes of images in each epoch, drawn before training."""
 
 from dataclasses import dataclass
 
@@ -12,13 +12,13 @@ Shifts = NDArray[np.int8]
 
 @dataclass(frozen=True)
 class PadCropFlip:
-    """Pad an image on all sides, cut it to its size again anywhere, and mirror it half of the time.
+    """Pad an image on all sides, crop it back to its size at a random place, and mirror it half of the time.
 
     As in training residual networks on CIFAR-10 (He et al. 2016, sec. 4.2), where the padding is black.
 
     Attributes:
         pad: Pixels on each side, 0 .. 63 and less than the image's sides.
-        mode: What is there: "reflect", the image's own pixels mirrored at its edge, or "black", stored values of 0.
+        mode: What the padding is: "reflect", the image's own pixels mirrored at its edge, or "black", stored 0.
         flip: Whether images are mirrored from left to right; digits and letters should not be.
     """
 
@@ -42,10 +42,10 @@ class PadCropFlip:
             )
 
     def draw(self, rng: np.random.Generator, num_epochs: int, num_examples: int) -> Shifts:
-        """Return what becomes of each example in each epoch, shape (num_epochs, num_examples, 3).
+        """Return each example's change in each epoch, shape (num_epochs, num_examples, 3), drawn uniformly.
 
-        Uniformly: how many pixels of the padded image's 2 * pad are cut off above, and how many on the left; and
-        whether it is mirrored after that, 0 or 1.
+        The three numbers are: how many of the padded image's 2 * pad extra rows are cut off at the top, how many extra
+        columns on the left, and whether the image is mirrored after that, 0 or 1.
         """
         shifts = rng.integers(0, 2 * self.pad + 1, (num_epochs, num_examples, 3), dtype=np.int8)
         shifts[:, :, 2] = rng.integers(0, 2, (num_epochs, num_examples), dtype=np.int8) if self.flip else 0
@@ -53,4 +53,4 @@ class PadCropFlip:
 
 
 def none() -> None:
-    """Return None: images stay as they are."""
+    """Return None: images are not changed."""

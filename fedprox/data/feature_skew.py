@@ -1,8 +1,8 @@
-"""Feature skew: every client's images turned, brightened or made noisy in a way of its own.
+"""Feature skew: each client's images rotated, brightened or made noisy in its own way.
 
-Each function takes divided data and the run's seed and returns the data with other features: what a client
-trains on and what it holds out are changed alike, once and for all, in a copy. The global test set stays as it
-is. Client k's change depends on the seed, on k and, where there is noise, on the order of its examples.
+Each function takes divided data and the run's seed and returns the data with other features: a client's training and
+held-out examples are changed alike, once, in a copy. The global test set is not changed. Client k's change depends on
+the seed, on k and, with noise, on the order of its examples.
 """
 
 import math
@@ -20,17 +20,17 @@ from fedprox.data.federated import Features, FederatedData
 from fedprox.errors import UserError
 from fedprox.seeds import Stream, generator
 
-_PIECE = 250  # images that are turned at once: they fit the cache, which makes it four times as fast
+_PIECE = 250  # images rotated at once: they fit into the cache, which is four times as fast
 Change = Callable[[Features, np.random.Generator], Features]
 
 
 def none(data: FederatedData, seed: int) -> FederatedData:
-    """Return the data as they are."""
+    """Return the data unchanged."""
     return data
 
 
 def rotation(data: FederatedData, seed: int, *, strength: float = 30.0) -> FederatedData:
-    """Turn each client's images by an angle of its own, uniform between -strength and strength.
+    """Rotate each client's images by its own angle, uniform between -strength and strength.
 
     Args:
         data: Images as uint8.
@@ -38,16 +38,16 @@ def rotation(data: FederatedData, seed: int, *, strength: float = 30.0) -> Feder
         strength: In degrees, between 0 and 180.
 
     Raises:
-        UserError: If the data are no such images, or strength is out of its range.
+        UserError: If the data are not such images, or strength is out of its range.
     """
     check_between("feature_skew.strength", strength, 0, 180, "it is the largest angle in degrees")
     return _changed(data, seed, lambda images, rng: rotated(images, rng.uniform(-strength, strength)))
 
 
 def brightness(data: FederatedData, seed: int, *, strength: float = 0.5) -> FederatedData:
-    """Multiply each client's pixels by a factor of its own, uniform between 1 - strength and 1 + strength.
+    """Multiply each client's pixels by its own factor, uniform between 1 - strength and 1 + strength.
 
-    What exceeds the brightest pixel of the data set is cut off.
+    Pixels are cut off at the brightest pixel of the data set.
 
     Args:
         data: Images as uint8.
@@ -55,7 +55,7 @@ def brightness(data: FederatedData, seed: int, *, strength: float = 0.5) -> Fede
         strength: Between 0 and 1.
 
     Raises:
-        UserError: If the data are no such images, or strength is out of its range.
+        UserError: If the data are not such images, or strength is out of its range.
     """
     check_between("feature_skew.strength", strength, 0, 1, "factors lie between 1 - strength and 1 + strength")
     white = data.examples.features.max(initial=0)
@@ -69,35 +69,35 @@ def brightness(data: FederatedData, seed: int, *, strength: float = 0.5) -> Fede
 
 
 def noise(data: FederatedData, seed: int, *, strength: float = 0.2) -> FederatedData:
-    """Add normal noise with a deviation of its own, uniform between 0 and strength, to each client's pixels.
+    """Add normal noise to each client's pixels, its standard deviation uniform between 0 and strength.
 
-    So clients differ in their level of noise, as in NIID-Bench (Li et al. 2022, sec. 4.2), where it grows with
-    the client's number. Pixels stay in the range of the data set.
+    Clients differ in their level of noise as in NIID-Bench (Li et al. 2022, sec. 4.2), where it grows with the client's
+    number. Pixels stay in the range of the data set.
 
     Args:
         data: Images as uint8.
         seed: Of the run.
-        strength: In parts of the brightest pixel of the data set, between 0 and 1.
+        strength: As a fraction of the brightest pixel of the data set, between 0 and 1.
 
     Raises:
-        UserError: If the data are no such images, or strength is out of its range.
+        UserError: If the data are not such images, or strength is out of its range.
     """
-    check_between("feature_skew.strength", strength, 0, 1, "it is a deviation in parts of the brightest pixel")
+    check_between("feature_skew.strength", strength, 0, 1, "it is a fraction of the brightest pixel")
     white = data.examples.features.max(initial=0)
 
     def change(images: Features, rng: np.random.Generator) -> Features:
-        deviation = np.float32(rng.uniform(0, strength) * white)
-        noisy = images + deviation * rng.standard_normal(images.shape, np.float32)
+        std = np.float32(rng.uniform(0, strength) * white)
+        noisy = images + std * rng.standard_normal(images.shape, np.float32)
         return np.clip(np.rint(noisy, out=noisy), 0, white, out=noisy).astype(np.uint8)
 
     return _changed(data, seed, change)
 
 
 def rotated(images: Features, degrees: float) -> Features:
-    """Return images turned counterclockwise about their centre.
+    """Return images rotated counterclockwise about their centre.
 
-    Pixels are interpolated between the four nearest; what comes from outside is the nearest pixel of the edge,
-    which is background whatever its colour.
+    Pixels are interpolated between the four nearest ones; those from outside the image take the nearest pixel of its
+    edge, which is background whatever its colour.
 
     Args:
         images: uint8, shape (n, height, width) or (n, channels, height, width).
@@ -105,12 +105,12 @@ def rotated(images: Features, degrees: float) -> Features:
     """
     height, width = images.shape[-2:]
     cos, sin = math.cos(math.radians(degrees)), math.sin(math.radians(degrees))
-    # From where a pixel at (x, y) comes, in coordinates from -1 to 1 over each side.
+    # The place that the pixel at (x, y) comes from, in coordinates from -1 to 1 over each side.
     grid = _coordinates(height, width) @ torch.tensor([[cos, sin * width / height], [-sin * height / width, cos]])
     result = np.empty_like(images)
     for start in range(0, len(images), _PIECE):
         piece = np.ascontiguousarray(images[start : start + _PIECE])
-        # One image with many channels: where pixels come from is worked out once for all.
+        # One image with many channels: the places are computed once for all.
         planes = torch.from_numpy(piece).reshape(1, -1, height, width).float()
         turned = functional.grid_sample(planes, grid, mode="bilinear", padding_mode="border", align_corners=False)
         result[start : start + _PIECE] = turned.round_().numpy().reshape(piece.shape)
@@ -124,10 +124,10 @@ def _coordinates(height: int, width: int) -> Tensor:
 
 
 def _changed(data: FederatedData, seed: int, change: Change) -> FederatedData:
-    """Return the data with every client's images changed by a generator of its own, in the same memory order.
+    """Return the data with every client's images changed by its own generator, in the same memory order.
 
     Raises:
-        UserError: If the features are no images as uint8, or normalised pixel by pixel.
+        UserError: If the features are not images as uint8, or are normalised pixel by pixel.
     """
     _check_images(data)
     features = data.examples.features.copy(order="K")  # channels last stay last

@@ -1,4 +1,4 @@
-"""How unequal the clients are: in the classes they hold, and in how many examples they hold."""
+"""Measures of heterogeneity: how much clients differ in their classes and in their numbers of examples."""
 
 from dataclasses import dataclass
 
@@ -9,23 +9,23 @@ from fedprox.data.federated import ClientIndex, Integers
 
 Distributions = NDArray[np.float64]
 
-MOST_CLIENTS = 1_000  # up to here every pair of clients is compared, beyond as many pairs drawn at random
+MOST_CLIENTS = 1_000  # up to here every pair of clients is compared, beyond that as many pairs drawn at random
 MOST_PAIRS = MOST_CLIENTS * (MOST_CLIENTS - 1) // 2
 _PAIRS_AT_ONCE = 10_000  # bounds the memory
 
 
 @dataclass(frozen=True)
 class Skew:
-    """What `measure` finds.
+    """The measures of skew.
 
     Attributes:
         js_distance: Mean Jensen-Shannon distance between the label distributions of two clients, 0 (all the
             same) to 1 (no two share a class).
         effective_classes: Effective number of classes of a client, 1 to num_classes: smallest, mean, largest.
-        gini: Gini coefficient of the clients' sizes, 0 (all equal) to below 1 (one holds nearly everything).
+        gini: Gini coefficient of the clients' sizes, 0 (all equal) to below 1 (one holds nearly all examples).
         sizes: Examples of a client: smallest, median, largest.
         num_clients: Number of clients.
-        num_examples: Examples of all of them.
+        num_examples: Examples of all clients.
     """
 
     js_distance: float
@@ -54,7 +54,7 @@ def measure(counts: Integers, rng: np.random.Generator) -> Skew:
 
     Args:
         counts: Examples of each class at each client, at least one at each, shape (num_clients, num_classes).
-        rng: Draws the pairs of clients to compare where there are more than MOST_CLIENTS; see `js_distance`.
+        rng: Draws the pairs of clients to compare if there are more than MOST_CLIENTS; see `js_distance`.
     """
     shares = label_distributions(counts)
     sizes, classes = counts.sum(axis=1), effective_classes(shares)
@@ -93,12 +93,12 @@ def js_distance(shares: Distributions, rng: np.random.Generator) -> float:
     """Return the mean over pairs of different clients of sqrt(H(m) - H(p)/2 - H(q)/2), m = p/2 + q/2, H in bits.
 
     This is the Jensen-Shannon distance (Endres and Schindelin 2003), the square root of the divergence. Up to
-    MOST_CLIENTS clients the mean is over all pairs. Beyond, it is over MOST_PAIRS pairs drawn with replacement,
-    whose standard error is below 0.5 / sqrt(MOST_PAIRS) = 0.0008, as no value leaves 0 .. 1.
+    MOST_CLIENTS clients the mean is over all pairs, beyond that over MOST_PAIRS pairs drawn with replacement. Its
+    standard error is then below 0.5 / sqrt(MOST_PAIRS) = 0.0008, because all values are in 0 .. 1.
 
     Args:
         shares: From `label_distributions`.
-        rng: Draws the pairs; not touched where all of them are taken.
+        rng: Draws the pairs; not used if all pairs are compared.
 
     Returns:
         Between 0 and 1; 0 for a single client.
@@ -110,21 +110,21 @@ def js_distance(shares: Distributions, rng: np.random.Generator) -> float:
         first, second = np.triu_indices(num_clients, k=1)
     else:
         first = rng.integers(num_clients, size=MOST_PAIRS)
-        second = (first + rng.integers(1, num_clients, size=MOST_PAIRS)) % num_clients  # never itself
+        second = (first + rng.integers(1, num_clients, size=MOST_PAIRS)) % num_clients  # never the first client itself
     entropies = _entropies(shares)
     total = 0.0
     for start in range(0, len(first), _PAIRS_AT_ONCE):
         p, q = first[start : start + _PAIRS_AT_ONCE], second[start : start + _PAIRS_AT_ONCE]
         divergences = _entropies((shares[p] + shares[q]) / 2) - (entropies[p] + entropies[q]) / 2
-        total += float(np.sqrt(divergences.clip(0.0, 1.0)).sum())  # rounding may leave the range by a hair
+        total += float(np.sqrt(divergences.clip(0.0, 1.0)).sum())  # rounding may leave the range by a little
     return total / len(first)
 
 
 def gini(sizes: Integers) -> float:
     """Return the mean absolute difference of two clients' sizes over twice their mean.
 
-    With sizes x_1 <= ... <= x_n it is sum_i (2 i - n - 1) x_i / (n sum_i x_i): 0 where all are equal, and
-    (n - 1) / n where one holds everything.
+    With sizes x_1 <= ... <= x_n it is sum_i (2 i - n - 1) x_i / (n sum_i x_i): 0 if all are equal, and (n - 1) / n if
+    one client holds everything.
 
     Args:
         sizes: Examples of each client, shape (num_clients,), not all 0.

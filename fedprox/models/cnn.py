@@ -1,4 +1,4 @@
-"""The models of CIFAR-10's federated experiments; all take images of any size down to what their poolings leave."""
+"""CNNs of federated experiments with images; the smallest image is the one that their poolings leave a pixel of."""
 
 from torch import nn
 
@@ -8,15 +8,15 @@ from fedprox.errors import UserError
 def cnn(input_shape: tuple[int, ...], num_classes: int) -> nn.Module:
     """Return the CNN of McMahan et al. (2017): two 5 x 5 convolutions (32, 64), each max-pooled, and 512 units.
 
-    Convolutions are padded by 2, so that they keep the size, and poolings not at all. The network of the earlier Flower
-    baseline pads all four by 1: on MNIST it has the same 1,663,370 parameters, but computes something else.
+    Convolutions are padded by 2, so that they keep the size, and poolings are not padded. The network of the earlier
+    Flower baseline pads all four by 1: on MNIST it has the same 1,663,370 parameters, but computes something else.
 
     Args:
         input_shape: (height, width) or (channels, height, width), at least 4 x 4 pixels.
         num_classes: Number of logits.
 
     Raises:
-        UserError: If the inputs are no images.
+        UserError: If the inputs are not images, or smaller.
     """
     channels, height, width = image_shape("cnn", input_shape, at_least=4)
     return nn.Sequential(
@@ -35,15 +35,15 @@ def cnn(input_shape: tuple[int, ...], num_classes: int) -> nn.Module:
 
 
 def image_shape(name: str, input_shape: tuple[int, ...], at_least: int) -> tuple[int, int, int]:
-    """Return (channels, height, width) of what a model takes; one channel where the data have no such dimension.
+    """Return (channels, height, width) of a model's input; images without that dimension have one channel.
 
     Args:
         name: The model's, for the error.
         input_shape: (height, width) or (channels, height, width).
-        at_least: The least number of pixels on a side that leaves something after the model's poolings.
+        at_least: The smallest side, in pixels, that leaves a pixel after the model's poolings.
 
     Raises:
-        UserError: If the inputs are no images, or smaller.
+        UserError: If the inputs are not images, or smaller.
     """
     if len(input_shape) not in (2, 3) or min(input_shape[-2:]) < at_least:
         raise UserError(
@@ -55,7 +55,7 @@ def image_shape(name: str, input_shape: tuple[int, ...], at_least: int) -> tuple
 
 
 def with_channels(input_shape: tuple[int, ...]) -> nn.Module:
-    """Return the layer that gives (height, width) images their one channel, and others as they are."""
+    """Return the layer that gives (height, width) images their one channel, and does nothing to others."""
     return nn.Unflatten(1, (1, input_shape[0])) if len(input_shape) == 2 else nn.Identity()
 
 
@@ -69,7 +69,7 @@ def cnn_tutorial(input_shape: tuple[int, ...], num_classes: int) -> nn.Module:
         num_classes: Number of logits.
 
     Raises:
-        UserError: If the inputs are no images, or smaller.
+        UserError: If the inputs are not images, or smaller.
     """
     channels, *sides = image_shape("cnn_tutorial", input_shape, at_least=16)
     height, width = (((side - 4) // 2 - 4) // 2 for side in sides)
@@ -93,15 +93,15 @@ def cnn_tutorial(input_shape: tuple[int, ...], num_classes: int) -> nn.Module:
 def moderate_cnn(input_shape: tuple[int, ...], num_classes: int) -> nn.Module:
     """Return the ModerateCNN of NVIDIA FLARE's CIFAR-10 example: 3,491,530 parameters there.
 
-    Three times two 3 x 3 convolutions (32, 64; 128, 128; 256, 256) and a max-pooling, then 512 and 512 units; 5 % of
-    the channels are dropped before the third pair, and 10 % of what enters the first and the last dense layer.
+    Three times two 3 x 3 convolutions (32, 64; 128, 128; 256, 256) and a max-pooling, then 512 and 512 units. Dropout
+    is 5 % of the channels before the third pair, and 10 % of the inputs of the first and the last dense layer.
 
     Args:
         input_shape: (height, width) or (channels, height, width), at least 8 x 8 pixels.
         num_classes: Number of logits.
 
     Raises:
-        UserError: If the inputs are no images, or smaller.
+        UserError: If the inputs are not images, or smaller.
     """
     channels, height, width = image_shape("moderate_cnn", input_shape, at_least=8)
     return nn.Sequential(

@@ -1,4 +1,4 @@
-"""The paper's two models for text (Li et al. 2020, app. C.1): LSTM layers, started as in the authors' program."""
+"""The paper's two models for text (Li et al. 2020, app. C.1): LSTM layers, initialised as in the authors' program."""
 
 import math
 
@@ -10,7 +10,7 @@ from fedprox.data.checks import check_between
 from fedprox.data.sources.glove import read_glove
 from fedprox.errors import UserError
 
-MAX_SIZE = 16_384  # a layer of so many units has 4 GB
+MAX_SIZE = 16_384  # a layer of so many units takes 4 GB
 
 
 def lstm_shakespeare(
@@ -24,13 +24,13 @@ def lstm_shakespeare(
 
     Args:
         input_shape: (length,); 80 in the paper.
-        num_classes: Number of characters that there are, in the inputs too; 80.
+        num_classes: Number of characters, in inputs and labels; 80.
         hidden_size: Width of each LSTM layer; 100 in the paper, 256 in the authors' program.
         embedding_size: Width of a character's vector.
         num_layers: Number of LSTM layers.
 
     Raises:
-        UserError: If the inputs are no sequences, or a size is out of its range.
+        UserError: If the inputs are not sequences, or a size is out of its range.
     """
     sizes = {"hidden_size": hidden_size, "embedding_size": embedding_size, "num_layers": num_layers}
     _check("lstm_shakespeare", input_shape, sizes)
@@ -51,9 +51,9 @@ def lstm_sent140(
 ) -> nn.Module:
     """Return the model of a tweet's sentiment: frozen GloVe vectors, LSTM layers and two dense layers.
 
-    The logits are (0, z), z the model's one output, so that their cross-entropy is the authors' sigmoid
-    cross-entropy of z, and class 1 is predicted where z > 0. As in their program nothing stands between the
-    dense layers; the paper mentions only one of them.
+    The logits are (0, z), z the model's one output, so that their cross-entropy is the authors' sigmoid cross-entropy
+    of z, and class 1 is predicted if z > 0. As in their program there is no activation between the dense layers; the
+    paper mentions only one of them.
 
     Args:
         input_shape: (length,); 25 in the paper.
@@ -65,13 +65,13 @@ def lstm_sent140(
         max_words: As for the data set.
 
     Raises:
-        UserError: If the inputs are no sequences, there are not two classes, a size is below 1, or the file
-            is not in order.
+        UserError: If the inputs are not sequences, there are not two classes, a size is out of its range, or the file
+            is damaged.
     """
     sizes = {"hidden_size": hidden_size, "dense_size": dense_size, "num_layers": num_layers}
     _check("lstm_sent140", input_shape, sizes)
     if num_classes != 2:
-        raise UserError(f"model=lstm_sent140 tells two classes apart, got {num_classes}; use it with dataset=sent140")
+        raise UserError(f"model=lstm_sent140 has two classes, got {num_classes}; use it with dataset=sent140")
     vectors = torch.from_numpy(read_glove(glove, max_words).vectors)
     lstm = _lstm(vectors.shape[1], hidden_size, num_layers)
     head = nn.Sequential(_dense(hidden_size, dense_size), _dense(dense_size, 1), nn.ConstantPad1d((1, 0), 0.0))
@@ -82,12 +82,12 @@ class SequenceClassifier(nn.Module):
     """Logits, shape (batch, num_classes), from the LSTM's output after the last token."""
 
     def __init__(self, embedding: nn.Module, lstm: nn.LSTM, head: nn.Module) -> None:
-        """Put the three parts together.
+        """Join the three parts.
 
         Args:
-            embedding: Tokens, int64 of shape (batch, length), to vectors.
-            lstm: Batch first.
-            head: The last output, shape (batch, hidden_size), to logits.
+            embedding: From tokens, int64 of shape (batch, length), to vectors.
+            lstm: With batch_first.
+            head: From the last output, shape (batch, hidden_size), to logits.
         """
         super().__init__()
         self.embedding = embedding
@@ -104,7 +104,7 @@ class SequenceClassifier(nn.Module):
 
 
 class FrozenEmbedding(nn.Module):
-    """Vectors that are looked up, not trained: no parameters, and not in the state dict, so they do not travel."""
+    """Vectors that are not trained: not parameters and not in the state dict, so clients do not send them."""
 
     def __init__(self, vectors: Tensor) -> None:
         """Hold the vectors, shape (num_tokens, width)."""
@@ -113,7 +113,7 @@ class FrozenEmbedding(nn.Module):
         self.register_buffer("vectors", vectors, persistent=False)
 
     def __deepcopy__(self, memo: object) -> "FrozenEmbedding":
-        """Return a copy that shares the vectors, which may be half a gigabyte and are never written."""
+        """Return a copy that shares the vectors, which may take half a gigabyte and are never written."""
         return FrozenEmbedding(self.vectors)
 
     def forward(self, tokens: Tensor) -> Tensor:
@@ -122,11 +122,11 @@ class FrozenEmbedding(nn.Module):
 
 
 def _lstm(input_size: int, hidden_size: int, num_layers: int) -> nn.LSTM:
-    """Return LSTM layers that start as TensorFlow's BasicLSTMCell.
+    """Return LSTM layers initialised as TensorFlow's BasicLSTMCell.
 
-    Per layer input and recurrent weights are one matrix there, Glorot-uniform; biases are 0, and the forget
-    gate has 1 added to it. PyTorch has two biases that are added, both trained, where TensorFlow has one: the
-    same function, but a step moves the sum of the two twice as far.
+    Input and recurrent weights of a layer are one matrix there, Glorot-uniform; biases are 0, and 1 is added to the
+    forget gate. PyTorch has two biases, both trained, instead of one: the same function, but a step moves their sum
+    twice as far.
     """
     lstm = nn.LSTM(input_size, hidden_size, num_layers, batch_first=True)
     forget = slice(hidden_size, 2 * hidden_size)  # PyTorch's order of gates: input, forget, cell, output
@@ -143,7 +143,7 @@ def _lstm(input_size: int, hidden_size: int, num_layers: int) -> nn.LSTM:
 
 
 def _dense(input_size: int, output_size: int) -> nn.Linear:
-    """Return a dense layer that starts as TensorFlow's: Glorot-uniform weights, bias 0."""
+    """Return a dense layer initialised as TensorFlow's: Glorot-uniform weights, bias 0."""
     dense = nn.Linear(input_size, output_size)
     nn.init.xavier_uniform_(dense.weight)
     nn.init.zeros_(dense.bias)
@@ -151,7 +151,7 @@ def _dense(input_size: int, output_size: int) -> nn.Linear:
 
 
 def _check(model: str, input_shape: tuple[int, ...], sizes: dict[str, int]) -> None:
-    """Raise UserError unless inputs are sequences and all sizes between 1 and MAX_SIZE."""
+    """Raise UserError unless inputs are sequences and all sizes are between 1 and MAX_SIZE."""
     if len(input_shape) != 1:
         raise UserError(
             f"model={model} needs sequences of tokens, got inputs of shape {tuple(input_shape)}; use model=logistic"

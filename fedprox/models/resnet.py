@@ -11,19 +11,19 @@ from fedprox.models.cnn import image_shape, with_channels
 
 
 def resnet18_gn(input_shape: tuple[int, ...], num_classes: int, groups: int = 32) -> nn.Module:
-    """Return ResNet-18 for small images with group norm, which suits clients that differ (Hsieh et al. 2020).
+    """Return ResNet-18 for small images with group norm, which suits heterogeneous clients (Hsieh et al. 2020).
 
-    Group norm looks at one example at a time, so it keeps no statistics, and clients with other labels do not disturb
-    it. 11,173,962 parameters on CIFAR-10.
+    Group norm normalises each example by itself, so it keeps no statistics that clients with other labels would
+    disturb. 11,173,962 parameters on CIFAR-10.
 
     Args:
         input_shape: (height, width) or (channels, height, width), at least 8 x 8 pixels.
         num_classes: Number of logits.
-        groups: Into which each layer's 64 to 512 channels are divided; 32 is Wu and He's (2018), with 2 to 16 channels
-            each, and 2 that of Reddi et al. (2021). A power of two up to 64.
+        groups: Number of groups of each layer's 64 to 512 channels: 32 in Wu and He (2018), with 2 to 16 channels each,
+            and 2 in Reddi et al. (2021). A power of two up to 64.
 
     Raises:
-        UserError: If the inputs are no images, or smaller, or the groups do not divide the channels.
+        UserError: If the inputs are not images, or smaller, or the groups do not divide the channels.
     """
     if groups < 1 or 64 % groups:
         raise UserError(f"model.groups must divide the 64 channels of the first layers, got {groups}; use 2 or 32")
@@ -38,7 +38,7 @@ def resnet18_bn(input_shape: tuple[int, ...], num_classes: int) -> nn.Module:
         num_classes: Number of logits.
 
     Raises:
-        UserError: If the inputs are no images, or smaller.
+        UserError: If the inputs are not images, or smaller.
     """
     return _resnet18("resnet18_bn", input_shape, num_classes, nn.BatchNorm2d)
 
@@ -46,7 +46,7 @@ def resnet18_bn(input_shape: tuple[int, ...], num_classes: int) -> nn.Module:
 def _resnet18(
     name: str, input_shape: tuple[int, ...], num_classes: int, norm_layer: Callable[..., nn.Module]
 ) -> nn.Module:
-    """Return torchvision's ResNet-18 with a 3 x 3 stem of stride 1 and no max-pooling, usual where images are small."""
+    """Return torchvision's ResNet-18 with a 3 x 3 stem of stride 1 and no max-pooling, as usual for small images."""
     channels, _, _ = image_shape(name, input_shape, at_least=8)
     models = torchvision("models", f"model={name}", "model=moderate_cnn")
     model: nn.Module = models.resnet18(num_classes=num_classes, norm_layer=norm_layer)

@@ -1,4 +1,4 @@
-"""What becomes of images is drawn beforehand."""
+"""Draws of the augmentation, and its settings."""
 
 import numpy as np
 import pytest
@@ -11,12 +11,12 @@ def draw(seed: int = 0, **settings) -> np.ndarray:
     return PadCropFlip(**settings).draw(np.random.default_rng(seed), 20, 500)
 
 
-def test_every_place_and_both_directions_are_equally_frequent():
+def test_all_places_and_both_directions_are_equally_frequent():
     shifts = draw(pad=2)
     assert shifts.shape == (20, 500, 3)
     for axis, size in ((0, 5), (1, 5), (2, 2)):
         counts = np.bincount(shifts[:, :, axis].ravel(), minlength=size)
-        # 10,000 draws: four deviations of a binomial count
+        # 10,000 draws: four standard deviations of a binomial count
         assert np.abs(counts - 10_000 / size).max() < 4 * (10_000 / size * (1 - 1 / size)) ** 0.5
         assert len(counts) == size
 
@@ -38,18 +38,15 @@ def test_the_draw_is_the_generators():
     assert not np.array_equal(draw(1), draw(2))
 
 
-@pytest.mark.parametrize(("settings", "said"), [({"pad": -1}, "pad"), ({"pad": 64}, "pad"), ({"mode": "x"}, "mode")])
-def test_a_setting_out_of_its_range_is_named(settings, said):
-    with pytest.raises(UserError, match=f"augmentation.{said} must be"):
+@pytest.mark.parametrize(("settings", "name"), [({"pad": -1}, "pad"), ({"pad": 64}, "pad"), ({"mode": "x"}, "mode")])
+def test_a_setting_out_of_its_range_is_named(settings, name):
+    with pytest.raises(UserError, match=f"augmentation.{name} must be"):
         PadCropFlip(**settings)
 
 
-@pytest.mark.parametrize("shape", [(5,), (4, 9), (3, 9, 4), (1, 3, 9, 9)])
-def test_examples_that_cannot_be_cropped_are_refused(shape):
-    with pytest.raises(UserError, match="more than pad=4 pixels"):
+def test_only_images_larger_than_the_padding_are_accepted():
+    for shape in ((5, 5), (3, 5, 9)):
         PadCropFlip().check(shape)
-
-
-@pytest.mark.parametrize("shape", [(5, 5), (3, 5, 9)])
-def test_images_larger_than_the_padding_are_taken(shape):
-    PadCropFlip().check(shape)
+    for shape in ((5,), (4, 9), (3, 9, 4), (1, 3, 9, 9)):
+        with pytest.raises(UserError, match="more than pad=4 pixels"):
+            PadCropFlip().check(shape)

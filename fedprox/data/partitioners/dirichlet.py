@@ -1,4 +1,4 @@
-"""Label skew steered by one number, alpha: classes divided in shares from a Dirichlet distribution."""
+"""Label skew by one number, alpha: classes divided in shares from a Dirichlet distribution."""
 
 import numpy as np
 
@@ -29,26 +29,25 @@ def dirichlet(
 ) -> list[Integers]:
     """Divide all examples so that a client has much of some classes and little of others.
 
-    sizes="drawn": class after class is divided among the clients in shares from Dir(alpha, ..., alpha). A
-    client that already holds an equal part of all examples gets nothing of further classes (Yurochkin et al.
-    2019, sec. 4, in the form of Li et al. 2022, NIID-Bench, sec. 4.1, and of NVIDIA FLARE's CIFAR-10
-    example). They draw anew until every client has enough, which for many clients never happens. Here one
-    draw is repaired: who has fewer than min_examples is filled up from the largest clients, who give random
-    ones of their examples; these are handed out in order of class, so that nearly all that one client
-    receives is of one class, as it is with a small alpha.
+    sizes="drawn": one class after the other is divided among the clients in shares from Dir(alpha, ..., alpha). A
+    client that already holds an equal part of all examples gets nothing of further classes (Yurochkin et al. 2019, sec.
+    4, in the form of Li et al. 2022, NIID-Bench, sec. 4.1, and of NVIDIA FLARE's CIFAR-10 example). They draw again
+    until every client has enough, which never happens for many clients. Here one draw is repaired: a client with fewer
+    than min_examples receives random examples of the largest clients. These are handed out in class order, so that
+    nearly all that one client receives is of one class, as with a small alpha.
 
-    Other sizes are kept exactly: client k draws a mixture q ~ Dir(alpha, ..., alpha) over the classes,
-    weighted by their frequencies, and then a class for each of its n_k examples from q (Hsu et al. 2019,
-    sec. 3, whose alpha is this one times the number of classes). Where a class is asked for too often, clients
-    are served in random order; who misses out is filled up in order of class from what nobody asked for.
+    Other sizes are kept exactly: client k draws a mixture q ~ Dir(alpha, ..., alpha) over the classes, weighted by
+    their frequencies, and then a class for each of its n_k examples from q (Hsu et al. 2019, sec. 3, whose alpha is
+    this one times the number of classes). If a class is asked for too often, clients are served in random order;
+    clients that fall short receive leftover examples in class order.
 
     Args:
         labels: Classes, shape (num_examples,).
         num_clients: Number of clients, between 1 and num_examples // min_examples.
         rng: The only randomness.
         alpha: Between 0.01, nearly one class per client, and 1000, nearly the same mixture for all.
-        min_examples: What a client has at least, >= 1; what it holds out for testing is part of it.
-        sizes: "drawn", or "equal", "lognormal", "zipf": see `fedprox.data.partitioners.sizes.size_weights`. Everybody
+        min_examples: The least number of examples of a client, >= 1, including those it holds out for testing.
+        sizes: "drawn", or "equal", "lognormal", "zipf": see `fedprox.data.partitioners.sizes.size_weights`. Each client
             first gets min_examples, and the rest follows that law.
         sigma: Of "lognormal".
         exponent: Of "zipf".
@@ -72,12 +71,12 @@ def dirichlet(
 
 
 def _owners_by_class(classes: list[Integers], num_clients: int, alpha: float, rng: np.random.Generator) -> Integers:
-    """Return who gets each example when every class is divided among those with less than an equal part."""
+    """Return each example's client if every class is divided among clients with less than an equal part."""
     num_examples = sum(map(len, classes))
     owner = np.empty(num_examples, dtype=np.int64)
     sizes = np.zeros(num_clients, dtype=np.int64)
     for members in classes:
-        takers = np.flatnonzero(sizes < num_examples / num_clients)  # somebody, as long as examples are left
+        takers = np.flatnonzero(sizes < num_examples / num_clients)  # not empty while examples are left
         # Shares of some of the clients, scaled to sum to 1, are again Dirichlet with the same alpha.
         bounds = np.cumsum(rng.dirichlet(np.full(len(takers), alpha)))
         cuts = (bounds / bounds[-1] * len(members)).astype(np.int64)
@@ -88,10 +87,10 @@ def _owners_by_class(classes: list[Integers], num_clients: int, alpha: float, rn
 
 
 def _fill_up(owner: Integers, labels: Integers, num_clients: int, min_examples: int, rng: np.random.Generator) -> None:
-    """Change the owners of as few examples as possible so that every client has min_examples, where all have room.
+    """Change the owners of as few examples as possible so that every client has min_examples.
 
-    An example's place is its number among its owner's, in random order. Those with the highest places are
-    given away: so the largest clients give, down to a common size, and nobody gives his first min_examples.
+    An example's place is its number among its owner's examples in random order. Examples with the highest places change
+    owners: so the largest clients give, down to a common size, and no client gives its first min_examples.
     """
     sizes = np.bincount(owner, minlength=num_clients)
     missing = np.maximum(min_examples - sizes, 0)
@@ -103,7 +102,7 @@ def _fill_up(owner: Integers, labels: Integers, num_clients: int, min_examples: 
 
 
 def _owners_by_client(classes: list[Integers], sizes: Integers, alpha: float, rng: np.random.Generator) -> Integers:
-    """Return who gets each example when every client asks for as many as it is to have."""
+    """Return each example's client if every client asks for as many as its size, by class."""
     counts = np.array([len(members) for members in classes])
     mixtures = rng.dirichlet(np.full(len(classes), alpha), len(sizes)) * counts
     asked = rng.multinomial(sizes, mixtures / mixtures.sum(axis=1, keepdims=True))
@@ -120,6 +119,6 @@ def _owners_by_client(classes: list[Integers], sizes: Integers, alpha: float, rn
 
 
 def _hand_out(owner: Integers, free: Integers, labels: Integers, missing: Integers, rng: np.random.Generator) -> None:
-    """Give free examples, in order of class, to clients in random order, to each as many as it misses."""
+    """Give free examples in class order to clients in random order, to each as many as it is missing."""
     clients = rng.permutation(len(missing))
     owner[free[np.argsort(labels[free], kind="stable")]] = np.repeat(clients, missing[clients])

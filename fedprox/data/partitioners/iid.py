@@ -21,8 +21,8 @@ def iid(
         labels: Classes, shape (num_examples,); only their number matters.
         num_clients: Number of clients, between 1 and num_examples.
         rng: Draws the permutation, and sizes that are not equal.
-        sizes: "equal", "lognormal" or "zipf": see `fedprox.data.partitioners.sizes.size_weights`. Everybody first gets
-            one example, and the rest follows that law.
+        sizes: "equal", "lognormal" or "zipf": see `fedprox.data.partitioners.sizes.size_weights`. Each client first
+            gets one example, and the rest follows that law.
         sigma: Of "lognormal".
         exponent: Of "zipf".
 

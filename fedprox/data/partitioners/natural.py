@@ -1,4 +1,4 @@
-"""Clients as the data set itself has them."""
+"""Clients that the data set itself defines."""
 
 import numpy as np
 
@@ -7,10 +7,10 @@ from fedprox.errors import UserError
 
 
 def natural(labels: Integers, num_clients: int, rng: np.random.Generator) -> list[Integers]:
-    """Stand for the division that a data set brings along; such a data set never calls this.
+    """Stand for a data set's own division into clients; a divided data set never calls this.
 
     Raises:
-        UserError: Always: the data set does not come divided.
+        UserError: Always: the data set is not divided.
     """
     raise UserError(
         "partition=natural is for data sets that come divided into clients, and this one does not; "

@@ -1,4 +1,4 @@
-"""Label skew by a number of classes: every client has exactly k of them."""
+"""Label skew by number of classes: each client has exactly k of them."""
 
 import bisect
 import heapq
@@ -27,20 +27,20 @@ def pathological(
     sigma: float = 1.0,
     exponent: float = 1.0,
 ) -> list[Integers]:
-    """Divide all examples so that every client has exactly k classes, and every class a client.
+    """Divide all examples so that each client has exactly k classes and each class at least one client.
 
-    What the shards of McMahan et al. 2017, sec. 3, aim at, without shards that straddle two classes or twice
-    the same class for a client. A class has the more clients the more examples it has, so that amounts are as
-    equal as can be; who has which classes is drawn; a class is divided among those who have it in proportion
-    to their weights, at least one example each.
+    This is what the shards of McMahan et al. 2017, sec. 3, aim at, but no shard straddles two classes and no client
+    gets the same class twice. The more examples a class has, the more clients it has, so that amounts are as equal as
+    possible. The classes of each client are drawn. A class is divided among its clients in proportion to their weights,
+    at least one example each.
 
     Args:
         labels: Classes, shape (num_examples,).
         num_clients: Number of clients, at least C / classes_per_client for C classes that occur.
         rng: The only randomness.
         classes_per_client: k, between 1 and C.
-        sizes: The law of the weights, "equal", "lognormal" or "zipf": see
-            `fedprox.data.partitioners.sizes.size_weights`. Sizes follow it as far as the classes allow.
+        sizes: Law of the weights, "equal", "lognormal" or "zipf": see `fedprox.data.partitioners.sizes.size_weights`.
+            Sizes follow it as far as the classes allow.
         sigma: Of "lognormal".
         exponent: Of "zipf".
 
@@ -61,9 +61,9 @@ def pathological(
 
 
 def _check(counts: Integers, num_clients: int, classes_per_client: int) -> None:
-    """Raise UserError unless n clients can have k classes each, and every class one of them.
+    """Raise UserError unless n clients can have k classes each, and each class a client.
 
-    A class of m examples serves at most min(n, m) clients, and all classes together have to serve n * k.
+    A class of m examples serves at most min(n, m) clients, and all classes together must serve n * k.
     """
     k, num_classes = classes_per_client, len(counts)
     check_between("classes_per_client", k, 1, num_classes, f"the data have {num_classes} classes")
@@ -81,8 +81,8 @@ def _check(counts: Integers, num_clients: int, classes_per_client: int) -> None:
 def _num_holders(counts: Integers, num_clients: int, classes_per_client: int) -> Integers:
     """Return how many clients have each class, num_clients * classes_per_client in all.
 
-    Every class gets one, and each further one goes where a client would have most; a class has no more than
-    there are clients, or than it has examples.
+    Each class gets one, and each further client goes to the class with most examples per client. A class has at most
+    as many as there are clients, or as it has examples.
     """
     holders = [1] * len(counts)
     most = np.minimum(counts, num_clients).tolist()
@@ -101,15 +101,15 @@ def _num_holders(counts: Integers, num_clients: int, classes_per_client: int) ->
 def _deal(num_holders: Integers, num_clients: int, classes_per_client: int, rng: np.random.Generator) -> Integers:
     """Return each client's classes, all different, shape (num_clients, classes_per_client).
 
-    Systematic sampling in a new random order for every client: with r clients to come, the places that the
-    classes have left make a line of length r * k, and the client takes the places u, u + r, u + 2 r, ... for
-    a random u < r. No class has more than r places left, so none is met twice; one that has r is always met.
+    Systematic sampling in a new random order for each client: if r clients remain, the places that the classes have
+    left form a line of length r * k, and the client takes the places u, u + r, u + 2 r, ... for a random u < r. No
+    class has more than r places left, so none is met twice; a class that has r is always met.
     """
     left = num_holders.copy()
     held = np.empty((num_clients, classes_per_client), dtype=np.int64)
-    to_come = np.arange(num_clients, 0, -1)
-    first = rng.integers(to_come)
-    places = first[:, None] + to_come[:, None] * np.arange(classes_per_client)
+    remaining = np.arange(num_clients, 0, -1)
+    first = rng.integers(remaining)
+    places = first[:, None] + remaining[:, None] * np.arange(classes_per_client)
     for client in range(num_clients):
         order = rng.permutation(len(left))
         held[client] = order[np.searchsorted(np.cumsum(left[order]), places[client], side="right")]

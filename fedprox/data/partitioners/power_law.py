@@ -23,8 +23,8 @@ def power_law(
     Client u first takes `min_examples_per_class` examples of each class l = (u + j) mod C, j = 0, 1, ...,
     classes_per_client - 1. Then P ~ LogNormal(0, sigma) of shape (C, ceil(num_clients / C),
     classes_per_client), each P[l] scaled to sum to the number of examples of l that are left, and client
-    u takes int(P[l, u // C, j]) more of l. Examples of a class are taken in the order of `labels`. What
-    the rounding leaves belongs to no client.
+    u takes int(P[l, u // C, j]) more of l. Examples of a class are taken in the order of `labels`. Those left by the
+    rounding belong to no client.
 
     1000 clients, 10 classes and the defaults are the authors' generator (litian96/FedProx,
     data/mnist/generate_niid.py).
@@ -34,8 +34,8 @@ def power_law(
         num_clients: Number of clients, >= 1.
         rng: Draws P; the only randomness.
         classes_per_client: Between 1 and C.
-        sigma: Deviation of log P, between 0 (equal amounts) and 50.
-        min_examples_per_class: What a client has at least of each of its classes, >= 1.
+        sigma: Standard deviation of log P, between 0 (equal amounts) and 50.
+        min_examples_per_class: The least number of a client's examples of each of its classes, >= 1.
 
     Raises:
         UserError: If a setting breaks its rule, or the classes are too small for so many clients.
@@ -64,11 +64,11 @@ def power_law(
 
 
 def _largest_power_law(counts: Integers, classes_per_client: int, min_examples_per_class: int) -> int:
-    """Return the largest number of clients for which every class has its first examples.
+    """Return the largest number of clients for which each class has enough first examples.
 
-    Class l serves a_l = counts[l] // min_examples_per_class clients. It is asked by the clients u with
-    u mod C in {l - j mod C}, classes_per_client of them in every C, so the first client it cannot serve is
-    the one at place a_l (from 0) in that sequence; all clients before the earliest such one are served.
+    Class l serves a_l = counts[l] // min_examples_per_class clients. The clients u with u mod C in {l - j mod C} ask
+    for it, classes_per_client of them in every C, so the first client that it cannot serve is number a_l (from 0) in
+    that sequence. All clients before the earliest such client are served.
 
     Args:
         counts: Number of examples of each class, shape (C,).
@@ -91,19 +91,19 @@ def _take_in_order(
         labels: Classes, shape (num_examples,).
         counts: Number of examples of each class, shape (C,).
         classes: Each client's classes, shape (num_clients, classes_per_client).
-        rounds: How many of each class a client takes, same shape, one array per round; a client whose
-            class has fewer left takes none.
+        rounds: How many examples of each class a client takes, same shape, one array per round; if fewer are left, it
+            takes none.
     """
     by_class = np.argsort(labels, kind="stable")
     ends = np.cumsum(counts).tolist()
-    taken = [end - count for end, count in zip(ends, counts.tolist(), strict=True)]
+    next_of = [end - count for end, count in zip(ends, counts.tolist(), strict=True)]
     parts: list[list[Integers]] = [[] for _ in classes]
     for amounts in rounds:
         for part, wanted, row in zip(parts, classes.tolist(), amounts.tolist(), strict=True):
             for label, amount in zip(wanted, row, strict=True):
-                start, stop = taken[label], taken[label] + amount
-                # The authors' "<" always leaves one; it differs only where all shares are whole numbers.
+                start, stop = next_of[label], next_of[label] + amount
+                # The authors' "<" always leaves one; it differs only if all shares are integers.
                 if amount and stop <= ends[label]:
                     part.append(by_class[start:stop])
-                    taken[label] = stop
+                    next_of[label] = stop
     return [np.concatenate(part) for part in parts]

@@ -1,4 +1,4 @@
-"""Examples sorted by label and dealt out in shards (McMahan et al. 2017)."""
+"""Examples sorted by label and dealt in shards (McMahan et al. 2017)."""
 
 import numpy as np
 

@@ -1,4 +1,4 @@
-"""What partitions are made of: how many examples a client gets, each class in random order, examples by owner."""
+"""Building blocks of partitions: sizes of clients, classes in random order, examples by owner."""
 
 import numpy as np
 from numpy.typing import NDArray
@@ -7,14 +7,14 @@ from fedprox.data.checks import check_between
 from fedprox.data.federated import Integers
 from fedprox.errors import UserError
 
-MAX_SIGMA = 50.0  # exp(50 * z) overflows float64 beyond z = 14 deviations, which is never drawn
+MAX_SIGMA = 50.0  # exp(50 * z) overflows float64 beyond z = 14, which is never drawn
 MAX_EXPONENT = 10.0  # weights of 10 million clients stay above 1e-70
 
 Weights = NDArray[np.float64]
 
 
 def size_weights(num_clients: int, rng: np.random.Generator, sizes: str, sigma: float, exponent: float) -> Weights:
-    """Return numbers > 0 that the clients' sizes are proportional to, shape (num_clients,).
+    """Return weights > 0 to which the clients' sizes are proportional, shape (num_clients,).
 
     Args:
         num_clients: Number of clients, >= 1.
@@ -25,7 +25,7 @@ def size_weights(num_clients: int, rng: np.random.Generator, sizes: str, sigma: 
         exponent: Of Zipf's law, between 0 (equal sizes) and 10.
 
     Raises:
-        UserError: If there is no such law, or a number is out of its range.
+        UserError: If the law is unknown, or a number is out of its range.
     """
     check_between("sigma", sigma, 0, MAX_SIGMA, "1 makes one client in six more than 2.7 times the median")
     check_between("exponent", exponent, 0, MAX_EXPONENT, "1 is Zipf's law")
@@ -39,13 +39,13 @@ def size_weights(num_clients: int, rng: np.random.Generator, sizes: str, sigma: 
 
 
 def apportion(total: int, weights: Weights, smallest: int) -> Integers:
-    """Return whole numbers with the sum `total`: `smallest` for everyone, the rest in proportion to weights.
+    """Return integers with the sum `total`: `smallest` for each client, the rest in proportion to weights.
 
-    Fractions are rounded by largest remainders, the first of equal ones up; so equal weights give numbers
-    that differ by at most one, like numpy.array_split.
+    Fractions are rounded by largest remainders, the first of equal ones up, so equal weights give numbers that differ
+    by at most one, like numpy.array_split.
 
     Args:
-        total: What is divided, at least smallest * len(weights).
+        total: The number to divide, at least smallest * len(weights).
         weights: > 0.
         smallest: >= 0.
     """
@@ -57,7 +57,7 @@ def apportion(total: int, weights: Weights, smallest: int) -> Integers:
 
 
 def shuffled_classes(labels: Integers, rng: np.random.Generator) -> list[Integers]:
-    """Return the positions of each class that occurs, in the order of classes, each in random order."""
+    """Return the positions of each class that occurs, in class order, each in random order."""
     order = rng.permutation(len(labels))
     counts = np.bincount(labels)
     by_class = np.split(order[np.argsort(labels[order], kind="stable")], np.cumsum(counts)[:-1])
@@ -71,7 +71,7 @@ def parts_of(owner: Integers, num_clients: int) -> list[Integers]:
 
 
 def check_num_clients(num_clients: int, largest: int, remedy: str) -> None:
-    """Raise UserError unless 1 <= num_clients <= largest, the most that the data have enough examples for."""
+    """Raise UserError unless 1 <= num_clients <= largest, for which the data have enough examples."""
     if num_clients < 1:
         raise UserError(f"num_clients must be >= 1, got {num_clients}; ask for at least one client")
     if largest < 1:

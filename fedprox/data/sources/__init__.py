@@ -1,1 +1,1 @@
-"""Where examples come from: downloads, generators, files."""
+"""Sources of examples: downloads, generators, files."""

@@ -1,4 +1,4 @@
-"""Scikit-learn's 8 x 8 handwritten digits: a small data set that needs no network."""
+"""Scikit-learn's handwritten digits of 8 x 8 pixels, which need no download."""
 
 import numpy as np
 
@@ -10,9 +10,8 @@ TEST_EVERY = 5  # every fifth example of a class is a test example
 def digits() -> LabelledData:
     """Return the 1,797 digits, uint8 shape (n, 8, 8) with values 0 .. 16: 1,442 to train on, 355 to test.
 
-    The global test set is every fifth example of each class in file order (the 5th, 10th, ...), so it is
-    the same in every run and spreads over all writers. Features are normalised by the mean and deviation
-    of all training pixels.
+    The global test set is every fifth example of each class in file order (the 5th, 10th, ...), so it is the same in
+    every run and covers all writers. Features are normalised by the mean and std of all training pixels.
     """
     from sklearn.datasets import load_digits  # here: a second to import
 

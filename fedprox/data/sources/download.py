@@ -1,4 +1,4 @@
-"""What data sets that come through torchvision share: its import, and downloads that end in one line if they fail."""
+"""Import of torchvision and its downloads, with one line for whatever fails."""
 
 import socket
 from collections.abc import Iterable, Iterator
@@ -9,48 +9,48 @@ from types import ModuleType
 
 from fedprox.errors import UserError
 
-SILENCE_S = 10.0  # how long a server may say nothing before the download is given up
+SILENCE_S = 10.0  # after so long without an answer from the server a download fails
 
 
-def torchvision(module: str, who: str, instead: str = "dataset=digits or dataset=synthetic_1_1") -> ModuleType:
-    """Return a module of torchvision, imported here because it takes as long as torch itself.
+def torchvision(module: str, needed_by: str, instead: str = "dataset=digits or dataset=synthetic_1_1") -> ModuleType:
+    """Return a module of torchvision, imported only here because that takes as long as torch itself.
 
     Args:
         module: Its name, such as "datasets".
-        who: Who needs it, such as "MNIST".
-        instead: What works without.
+        needed_by: What needs it, such as "MNIST".
+        instead: What works without it.
 
     Raises:
-        UserError: If the import fails, as it does where torchvision was built for another torch.
+        UserError: If the import fails, as it does if torchvision was built for another torch.
     """
     try:
         return import_module(f"torchvision.{module}")
     except (ImportError, RuntimeError, AttributeError, OSError) as error:
         raise UserError(
-            f"{who} needs torchvision, whose import failed: {what_failed(error)}; install the torch and "
+            f"{needed_by} needs torchvision, whose import failed: {what_failed(error)}; install the torch and "
             f"torchvision of requirements.txt together, or use {instead}"
         ) from error
 
 
 @contextmanager
 def downloading(dataset: str, folder: Path, files: Iterable[str], archives: str) -> Iterator[None]:
-    """Let torchvision fetch what is missing, wait only so long for a silent server, and explain in one line a failure.
+    """Let torchvision download missing files, with a timeout, and turn a failure into one line.
 
     Args:
-        dataset: What the data set is called.
+        dataset: The data set's name.
         folder: The folder below data_dir that should hold its files.
         files: All of them.
-        archives: What would do instead, such as "their .gz archives".
+        archives: What can be put there instead, such as "their .gz archives".
 
     Raises:
-        UserError: If no server gives the files, or what came cannot be unpacked; with the three ways out.
+        UserError: If no server gives the files, or they cannot be unpacked; the line names three remedies.
     """
     missing = [name for name in files if not (folder / name).exists()]
     before = socket.getdefaulttimeout()
-    socket.setdefaulttimeout(SILENCE_S)  # torchvision itself would wait without end
+    socket.setdefaulttimeout(SILENCE_S)  # torchvision itself would wait forever
     try:
         yield
-    except Exception as error:  # whatever servers, damaged archives and full disks make torchvision raise
+    except Exception as error:  # whatever torchvision raises for servers, damaged archives and full disks
         raise UserError(
             f"{dataset}: {missing[0]} is not in {folder} and cannot be downloaded ({what_failed(error)}); put the "
             f"files {', '.join(files)} there (or {archives}), or set data_dir= to a folder that has them in the same "
@@ -61,5 +61,5 @@ def downloading(dataset: str, folder: Path, files: Iterable[str], archives: str)
 
 
 def what_failed(error: Exception) -> str:
-    """Return what went wrong without line breaks, at most 200 characters."""
+    """Return an error's type and message without line breaks, at most 200 characters."""
     return " ".join(f"{type(error).__name__}: {error}".split())[:200]

@@ -42,29 +42,29 @@ def femnist(
     """Return EMNIST's lower-case a .. j divided as in the paper, uint8 shape (n, 28, 28), classes 0 .. 9.
 
     Client u has int(s / classes_per_client), at least 2, of each of the letters (u + j) mod 10, j = 0 ..
-    classes_per_client - 1, with s = LogNormal(4, sigma) + 5. Per client shuffled; int(0.9 n) examples train
-    it, it tests on the others. There is no global test set. Model input is x / 255.
+    classes_per_client - 1, with s = LogNormal(4, sigma) + 5. Each client's examples are shuffled; it trains on the
+    first int(0.9 n) and tests on the others. There is no global test set. Model input is x / 255.
 
-    From the authors' generator (litian96/FedProx, data/nist/data/my_sample.py): the sizes, which letters
-    a client has, the split, and that paper is 1 and ink 0. With sigma = 1 the total is 18,542 on average,
-    deviation 1,647; the paper's is 18,345, mean 92. It draws unseeded, so its very draw cannot be repeated.
+    The sizes, the choice of letters, the split, and paper as 1 and ink as 0 are those of the authors' generator
+    (litian96/FedProx, data/nist/data/my_sample.py). With sigma = 1 the total is 18,542 on average, standard deviation
+    1,647; the paper's is 18,345, mean 92. The generator sets no seed, so its draw cannot be repeated.
 
-    Assumed or different: 5 letters per client are the paper's, the generator has 3. Images are EMNIST's,
-    cropped and centred, of its training and test part together; the authors scale NIST's whole 128 x 128
-    images. No two clients share an image, in the authors' generator all begin with a letter's first one.
-    If a letter runs out, the last clients have fewer of it.
+    Assumed or different: 5 letters per client as in the paper, the generator has 3. Images are EMNIST's, cropped and
+    centred, from its training and test parts together; the authors scale NIST's whole 128 x 128 images. No two clients
+    share an image; in the authors' generator all begin with a letter's first one. If a letter runs out, the last
+    clients have fewer of it.
 
     Args:
         data_dir: Folder with EMNIST/raw in it, or where to download that (560 MB).
         seed: Seeds the sizes, the images and the shuffles.
         num_clients: Number of clients, 1 .. 100,000.
         classes_per_client: Between 1 and 10; the paper has 5, the authors' generator 3.
-        sigma: Deviation of log(s - 5), between 0 and 5.
-        inverted: Let paper be 1 and ink 0, as in NIST's files; False is EMNIST's own, ink 1 on 0.
+        sigma: Standard deviation of log(s - 5), between 0 and 5.
+        inverted: Paper is 1 and ink 0, as in NIST's files; False: ink is 1 on 0, as in EMNIST's.
 
     Raises:
-        UserError: If a setting is out of its range, there are too few images for so many clients, or a file
-            is damaged, or missing and cannot be downloaded, or torchvision does not work.
+        UserError: If a setting is out of its range, there are too few images for so many clients, a file is damaged, or
+            missing and cannot be downloaded, or torchvision does not work.
     """
     check_between("num_clients", num_clients, 1, MAX_CLIENTS, "the paper has 200")
     remedy = "the paper has 5, the authors' generator 3"
@@ -79,30 +79,30 @@ def femnist(
 
 
 def images_per_letter(num_clients: int, classes_per_client: int, sigma: float, rng: np.random.Generator) -> Integers:
-    """Return how many images each client is to have of each of its letters, shape (num_clients,); see `femnist`."""
+    """Return each client's number of images of each of its letters, shape (num_clients,); see `femnist`."""
     sizes = rng.lognormal(LOG_MEAN, sigma, num_clients) + AT_LEAST
     return np.maximum(MIN_PER_CLASS, (sizes / classes_per_client).astype(np.int64))
 
 
 def _deal(labels: Integers, amounts: Integers, classes_per_client: int, rng: np.random.Generator) -> list[Integers]:
-    """Return each client's images: `amounts[u]` of each of its letters, or what earlier clients left of them.
+    """Return each client's images: `amounts[u]` of each of its letters, or those that earlier clients left.
 
     Args:
         labels: Letters 0 .. 9, shape (num_images,).
         amounts: Shape (num_clients,).
         classes_per_client: Between 1 and 10.
-        rng: Puts the images of each letter in order.
+        rng: Shuffles the images of each letter.
 
     Raises:
-        UserError: If nothing is left for a client.
+        UserError: If no image is left for a client.
     """
     letters = (np.arange(len(amounts))[:, None] + np.arange(classes_per_client)) % NUM_LETTERS
     parts: list[list[Integers]] = [[] for _ in amounts]
     for letter in range(NUM_LETTERS):
         clients = np.flatnonzero((letters == letter).any(axis=1))
         images = rng.permutation(np.flatnonzero(labels == letter))
-        *taken, _ = np.split(images, np.cumsum(amounts[clients]))
-        for client, part in zip(clients.tolist(), taken, strict=True):
+        *shares, _ = np.split(images, np.cumsum(amounts[clients]))
+        for client, part in zip(clients.tolist(), shares, strict=True):
             parts[client].append(part)
     dealt = [np.concatenate(part) for part in parts]
     if empty := [client for client, part in enumerate(dealt) if not len(part)]:
@@ -114,7 +114,7 @@ def _deal(labels: Integers, amounts: Integers, classes_per_client: int, rng: np.
 
 
 def _load(data_dir: str) -> tuple[Bytes, Integers]:
-    """Return the upright images of a .. j, those for training first, and their letters 0 .. 9."""
+    """Return the images of a .. j, those for training first, and their letters 0 .. 9."""
     raw = Path(data_dir).expanduser() / "EMNIST" / "raw"
     source = torchvision("datasets", "EMNIST").mnist
     if not all((raw / name).exists() for name in FILES):
@@ -126,7 +126,7 @@ def _load(data_dir: str) -> tuple[Bytes, Integers]:
 
 
 def _fetch(source: ModuleType, raw: Path) -> None:
-    """Download EMNIST and unpack the four files; torchvision's own class would unpack all six splits, 1.8 GB."""
+    """Download EMNIST and unpack four files; torchvision's own class would unpack all six splits, 1.8 GB."""
     source.download_and_extract_archive(source.EMNIST.url, str(raw), md5=source.EMNIST.md5)
     for name in FILES:
         source.extract_archive(str(raw / "gzip" / f"{name}.gz"), str(raw))
@@ -134,7 +134,7 @@ def _fetch(source: ModuleType, raw: Path) -> None:
 
 
 def _read(source: ModuleType, image_file: Path, label_file: Path) -> tuple[Bytes, Integers]:
-    """Return one part's images of a .. j, upright, and their letters.
+    """Return one part's images of a .. j and their letters.
 
     Raises:
         UserError: If a file is not in the format, or the two do not belong together.
@@ -152,11 +152,11 @@ def _read(source: ModuleType, image_file: Path, label_file: Path) -> tuple[Bytes
             "delete it to have it unpacked or downloaded again"
         )
     chosen = (labels >= FIRST_LETTER) & (labels < FIRST_LETTER + NUM_LETTERS)
-    return images[chosen].transpose(0, 2, 1), labels[chosen] - FIRST_LETTER  # stored transposed, column by column
+    return images[chosen].transpose(0, 2, 1), labels[chosen] - FIRST_LETTER  # stored column by column
 
 
 def _parsed(read: Callable[[str], Any], path: Path) -> NDArray[Any]:
-    """Return what one of torchvision's readers makes of a file."""
+    """Return a file's array, read by one of torchvision's functions."""
     try:
         array: NDArray[Any] = read(str(path)).numpy()
         return array

@@ -1,4 +1,4 @@
-"""MNIST from its four files: as the earlier Flower baseline has it, and pooled as the authors have it."""
+"""MNIST from its four files: with the test set of the earlier Flower baseline, or pooled as in the authors' program."""
 
 import hashlib
 from functools import lru_cache
@@ -12,7 +12,7 @@ from fedprox.data.sources.download import downloading, torchvision, what_failed
 from fedprox.errors import UserError
 from fedprox.storage import check_regular
 
-# Of the uncompressed files, which torchvision itself does not check.
+# Of the uncompressed files, which torchvision does not check.
 MD5 = {
     "train-images-idx3-ubyte": "6bbc9ace898e44ae57da46a324031adb",
     "train-labels-idx1-ubyte": "a25bea736e30d166cdddb491f175f624",
@@ -51,9 +51,9 @@ def mnist_pooled(data_dir: str) -> LabelledData:
     """Return MNIST as the authors divide it: 70,000 images, those for training first, in file order.
 
     Model input is (x - mean) / (std + 0.001), mean and std of each pixel's raw values 0 .. 255 over all
-    70,000, shape (28, 28) (litian96/FedProx, data/mnist/generate_niid.py). Summed in float64 here, in
-    float32 there: their inputs differ from these by 6e-5 on average, 0.02 at most.
-    There is no global test set: each client tests on its held-out part.
+    70,000, shape (28, 28) (litian96/FedProx, data/mnist/generate_niid.py). They are summed in float64 here and in
+    float32 there, so the inputs differ by 6e-5 on average, 0.02 at most. There is no global test set: each client tests
+    on its held-out part.
 
     Args:
         data_dir: Folder with MNIST/raw in it, or where to download that.
@@ -64,17 +64,17 @@ def mnist_pooled(data_dir: str) -> LabelledData:
     train_images, train_labels, test_images, test_labels = _load(data_dir)
     images = np.concatenate([train_images, test_images])
     mean = images.mean(axis=0, dtype=np.float64)
-    # E[x^2] - E[x]^2 from sums that are exact in float64; 255^2 fits uint16, so no large copy in float64.
+    # E[x^2] - E[x]^2 from sums that are exact in float64; 255^2 fits into uint16, so no copy in float64 is needed.
     variance = np.square(images, dtype=np.uint16).mean(axis=0, dtype=np.float64) - mean**2
     std = np.sqrt(np.maximum(variance, 0)) + 0.001
     return LabelledData.without_test_set(images, np.concatenate([train_labels, test_labels]), 10, mean=mean, std=std)
 
 
-@lru_cache(maxsize=1)  # what is in the files is known beforehand, so jobs with different partitions share it
+@lru_cache(maxsize=1)  # the files' contents are fixed, so jobs with different partitions share them
 def _load(data_dir: str) -> tuple[Bytes, Integers, Bytes, Integers]:
-    """Return training images and labels, test images and labels, from files known to be the right ones.
+    """Return training images and labels, test images and labels, from files with the right MD5.
 
-    They are read here, because torchvision takes as long to import as torch itself; it downloads what is missing.
+    torchvision only downloads missing files: importing it takes as long as importing torch.
     """
     root = Path(data_dir).expanduser()
     raw = root / "MNIST" / "raw"
@@ -84,31 +84,23 @@ def _load(data_dir: str) -> tuple[Bytes, Integers, Bytes, Integers]:
         with downloading("MNIST", raw, MD5, "their .gz archives"):
             datasets.MNIST(root, download=True)
         contents |= {name: _original(raw / name) for name in missing}
-    train_images, train_labels, test_images, test_labels = (contents[name] for name in MD5)
-    return _images(train_images), _labels(train_labels), _images(test_images), _labels(test_labels)
-
-
-def _images(content: Bytes) -> Bytes:
-    """Return an image file's pixels, shape (n, 28, 28); its header is four numbers of four bytes."""
-    return content[16:].reshape(-1, 28, 28)
-
-
-def _labels(content: Bytes) -> Integers:
-    """Return a label file's labels, shape (n,); its header is two numbers of four bytes."""
-    return content[8:].astype(np.int64)
+    # The header of an image file is four numbers of four bytes, that of a label file two.
+    train_images, test_images = (contents[name][16:].reshape(-1, 28, 28) for name in MD5 if "images" in name)
+    train_labels, test_labels = (contents[name][8:].astype(np.int64) for name in MD5 if "labels" in name)
+    return train_images, train_labels, test_images, test_labels
 
 
 def _original(path: Path) -> Bytes:
-    """Return what one of the four files holds, byte by byte.
+    """Return the bytes of one of the four files.
 
     Raises:
-        UserError: If it cannot be read or is not what it should be.
+        UserError: If it cannot be read or is not the original.
     """
     try:
         check_regular(path)
         content = np.fromfile(path, np.uint8)
     except OSError as error:
-        raise UserError(f"{path} cannot be read: {what_failed(error)}; mend that or set data_dir=") from error
+        raise UserError(f"{path} cannot be read: {what_failed(error)}; fix that or set data_dir=") from error
     md5 = MD5[path.name]
     if hashlib.md5(content.data, usedforsecurity=False).hexdigest() != md5:
         raise UserError(

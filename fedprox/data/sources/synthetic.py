@@ -1,4 +1,4 @@
-"""Synthetic(alpha, beta) and its IID version (Li et al. 2020, sec. 5.1), drawn as the authors' generators draw."""
+"""Synthetic(alpha, beta) and its IID version (Li et al. 2020, sec. 5.1), with the draws of the authors' generators."""
 
 import math
 import random
@@ -13,33 +13,33 @@ from fedprox.errors import UserError
 NUM_FEATURES = 60
 NUM_CLASSES = 10
 HOLD_OUT = 0.1
-MAX_CLIENTS = 100_000  # their examples take 11 GB, and as much again while they are put together
+MAX_CLIENTS = 100_000  # their examples take 11 GB, and as much again while they are joined
 INPUT_DEVIATIONS = np.sqrt(np.arange(1, NUM_FEATURES + 1) ** -1.2)  # sqrt of the diagonal of Sigma
 
 Doubles = NDArray[np.float64]
 
 
 def synthetic(num_clients: int, seed: int, alpha: float = 1.0, beta: float = 1.0, iid: bool = False) -> FederatedData:
-    """Generate Synthetic(alpha, beta): every client has its own model and its own inputs.
+    """Generate Synthetic(alpha, beta): each client has its own model and its own distribution of inputs.
 
     Client k has n_k = int(LogNormal(4, 2)) + 50 examples y = argmax(x W_k + b_k) with x ~ N(v_k, Sigma),
     Sigma = diag(j^-1.2); W_k and b_k ~ N(u_k, 1), u_k ~ N(0, alpha); v_k ~ N(B_k, 1), B_k ~ N(0, beta).
-    IID: v_k = 0 and one W, b ~ N(0, 1) for all. Per client shuffled; int(0.9 n_k) examples train it, it
-    tests on the others. There is no global test set.
+    IID: v_k = 0 and one W, b ~ N(0, 1) for all. Each client's examples are shuffled; it trains on the first
+    int(0.9 n_k) and tests on the others. There is no global test set.
 
-    The draws are those of the authors' generators (litian96/FedProx, data/synthetic_*/generate_*.py), had they been
-    seeded: theirs set no seed, so the files that they published are another draw, which no seed is known to give.
-    `dataset=leaf` reads such files.
+    The draws are those that the authors' generators (litian96/FedProx, data/synthetic_*/generate_*.py) would make with
+    this seed. They set none, so the published files are another draw, which no known seed gives; `dataset=leaf` reads
+    them.
 
     Args:
         num_clients: Number of clients, 1 .. 100,000; the paper has 30.
-        seed: Seeds NumPy's legacy generator, which draws the data, and Python's, which shuffles; both are
-            the function's own. Between 0 and 2^32 - 1.
-        alpha: Standard deviation of u_k, >= 0. It is meant to say how much the clients' models differ, yet
-            changes no example: u_k adds the same number, u_k * (sum(x) + 1), to all ten logits, so the
-            largest stays the largest. The models differ by the N(., 1) around u_k, whatever alpha is.
-        beta: Standard deviation of B_k, >= 0: how much the clients' inputs differ. The authors' program
-            takes both for deviations, the paper for variances. Without effect where `iid`.
+        seed: Seeds a NumPy legacy generator, which draws the data, and a Python generator, which shuffles; the global
+            ones are not used. Between 0 and 2^32 - 1.
+        alpha: Standard deviation of u_k, >= 0. It is meant to control how much the clients' models differ, but changes
+            no example: u_k adds the same number, u_k * (sum(x) + 1), to all ten logits, so the largest stays the
+            largest. The models differ by the N(., 1) around u_k, whatever alpha is.
+        beta: Standard deviation of B_k, >= 0: how much the clients' inputs differ. Both are standard deviations in the
+            authors' program and variances in the paper. No effect if `iid`.
         iid: Give all clients one model and one distribution of inputs.
 
     Raises:
@@ -70,7 +70,7 @@ def _different_clients(
 
 
 def _iid_clients(rng: np.random.RandomState, sizes: Integers) -> list[tuple[Floats, Integers]]:
-    """Return the same for clients that share one model and the inputs' distribution."""
+    """Return the same for clients that share one model and one distribution of inputs."""
     weights, bias = _draw_model(rng, 0.0)
     return [_draw_examples(rng, size, np.zeros(NUM_FEATURES), weights, bias) for size in sizes.tolist()]
 
@@ -85,7 +85,7 @@ def _draw_examples(
 ) -> tuple[Floats, Integers]:
     """Return x ~ N(mean, Sigma), shape (size, 60), and argmax(x W + b), shape (size,).
 
-    Sigma is diagonal, so scaled normals are what the authors' multivariate_normal returns, to the bit.
+    Sigma is diagonal, so scaled normals equal the authors' multivariate_normal to the bit.
     """
     features = mean + rng.standard_normal((size, NUM_FEATURES)) * INPUT_DEVIATIONS
     labels = np.argmax(features @ weights + bias, axis=1)
@@ -94,8 +94,7 @@ def _draw_examples(
 
 def _shuffle_each(sizes: Integers, shuffler: random.Random) -> list[Integers]:
     """Return the clients' positions 0 .. n_0 - 1, n_0 .. n_0 + n_1 - 1, ..., shuffled within each client."""
-    parts = []
-    first = 0
+    parts, first = [], 0
     for size in sizes.tolist():
         positions = list(range(first, first + size))
         shuffler.shuffle(positions)

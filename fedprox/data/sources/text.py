@@ -1,7 +1,7 @@
 """The paper's data sets of text (Li et al. 2020, sec. 5.1), from the authors' or LEAF's JSON files.
 
-Features are token numbers, int64 of shape (num_examples, length). Clients are the files' users, in the order
-of their ids, with the files' own split into training and test examples; there is no global test set.
+Features are tokens, int64 of shape (num_examples, length). Clients are the files' users in the order of their ids, with
+the files' own split into training and test examples; there is no global test set.
 """
 
 import re
@@ -17,22 +17,22 @@ from fedprox.data.sources.leaf import federated
 from fedprox.data.sources.leaf_files import LeafExamples, data_folder, json_files, read
 from fedprox.errors import UserError
 
-# The authors' 80 characters (litian96/FedProx, flearn/utils/language_utils.py); a character's place is its token.
+# The authors' 80 characters (litian96/FedProx, flearn/utils/language_utils.py); a character's position is its token.
 ALL_LETTERS = "\n !\"&'(),-.0123456789:;>?ABCDEFGHIJKLMNOPQRSTUVWXYZ[]abcdefghijklmnopqrstuvwxyz}"
 LENGTH = 80  # characters of one example
-_LETTER_OF_CODE = np.full(129, -1, dtype=np.int64)  # of ASCII; the last place is for everything else
+_LETTER_OF_CODE = np.full(129, -1, dtype=np.int64)  # of ASCII; the last entry is for all other characters
 _LETTER_OF_CODE[[ord(letter) for letter in ALL_LETTERS]] = np.arange(len(ALL_LETTERS))
 
 CLASSES = {0: 0, 1: 1, 4: 1, "0": 0, "1": 1, "4": 1}  # Sentiment140 writes 4 for positive, LEAF as a string
-TEXT = 4  # the text's place in a tweet's fields: id, date, query, user, text, ...
-MAX_TOKENS = 10_000  # no tweet has as many
+TEXT = 4  # the text's position in a tweet's fields: id, date, query, user, text, ...
+MAX_TOKENS = 10_000  # no tweet has so many
 TOKEN = re.compile(r"[\w']+|[.,!?;]")  # LEAF's
 
 Tokens = Callable[[LeafExamples], tuple[Integers, Integers]]
 
 
 def shakespeare(path: str) -> FederatedData:
-    """Return the next-character data: 80 characters as tokens 0 .. 79, and as class the one that follows.
+    """Return the next-character data: 80 characters as tokens 0 .. 79, and the next character as class.
 
     A client is a speaking role. The paper has 143 of them with 517,106 examples.
 
@@ -40,27 +40,27 @@ def shakespeare(path: str) -> FederatedData:
         path: Folder with train/*.json and test/*.json; x is a string of 80 characters, y one character.
 
     Raises:
-        UserError: If a file is missing or damaged, or an example is not like that or has a character that
-            is none of the 80. (The authors' program gives such a character the token -1.)
+        UserError: If a file is missing or damaged, or an example is not like that or has a character outside the 80.
+            (The authors' program gives such a character the token -1.)
     """
     return _federated(path, _letters, len(ALL_LETTERS))
 
 
 def sent140(path: str, glove: str, num_tokens: int = 25, max_words: int | None = None) -> FederatedData:
-    """Return tweets as tokens, rows of a GloVe file, and as class whether their sentiment is positive.
+    """Return tweets as tokens, which are rows of a GloVe file, and class 1 for positive sentiment.
 
     A client is a Twitter account. The paper has 772 of them with 40,783 tweets, and 25 tokens.
 
-    Tokens are the words and the marks .,!?; of the text as it is: with upper-case letters, for which
-    glove.6B has no words. Unknown words, and the places after a text's end, have the row after the last
-    word's, whose vector is zero (as in the authors' program). What the model needs is the same file.
+    Tokens are the words and the marks .,!?; of the unchanged text: glove.6B has no words with upper-case letters.
+    Unknown words, and the places after a text's end, have the row after the last word's, whose vector is zero (as in
+    the authors' program). The model needs the same file.
 
     Args:
         path: Folder with train/*.json and test/*.json; x is a list whose item 4 is the text; y is 0 or 1,
             or 0 or 4, as a number or a string.
         glove: Text file with lines "word v1 v2 ...", such as glove.6B.300d.txt.
-        num_tokens: How many tokens an example has, 1 .. 10,000.
-        max_words: How many of the file's words to know; None for all. The model must have the same number.
+        num_tokens: Tokens of an example, 1 .. 10,000.
+        max_words: Number of the file's words to use; None for all. The model must use the same number.
 
     Raises:
         UserError: If a file is missing or damaged, or an example is not like that.
@@ -71,7 +71,7 @@ def sent140(path: str, glove: str, num_tokens: int = 25, max_words: int | None =
 
 
 def _federated(path: str, to_arrays: Tokens, num_classes: int) -> FederatedData:
-    """Return the users' examples as tokens."""
+    """Return all users' examples as tokens."""
     ids, train, test = read(json_files(data_folder(path)), to_arrays)
     features, labels = zip(*train, *test, strict=True)
     sizes = np.array([len(each) for each in labels])
@@ -79,7 +79,7 @@ def _federated(path: str, to_arrays: Tokens, num_classes: int) -> FederatedData:
 
 
 def _letters(examples: LeafExamples) -> tuple[Integers, Integers]:
-    """Return one client's tokens, shape (n, 80), and the characters that follow, shape (n,)."""
+    """Return one client's tokens, shape (n, 80), and the next characters, shape (n,)."""
     for texts, length, name in ((examples.x, LENGTH, "x"), (examples.y, 1, "y")):
         for text in texts:
             if not isinstance(text, str) or len(text) != length:
@@ -94,7 +94,7 @@ def _numbers(examples: LeafExamples, texts: Sequence[str]) -> Integers:
     """Return the tokens of all characters, one after another.
 
     Raises:
-        UserError: If a character is none of the 80.
+        UserError: If a character is outside the 80.
     """
     joined = "".join(texts)
     codes = np.frombuffer(joined.encode("utf-32-le", "surrogatepass"), dtype="<u4")
@@ -102,8 +102,8 @@ def _numbers(examples: LeafExamples, texts: Sequence[str]) -> Integers:
     if len(unknown := np.flatnonzero(tokens < 0)):
         character = joined[unknown[0]]
         raise UserError(
-            f"{examples.where} has the character {character!r} (U+{ord(character):04X}), which is none of the "
-            f"{len(ALL_LETTERS)} of the authors' alphabet; replace it or leave the user out"
+            f"{examples.where} has the character {character!r} (U+{ord(character):04X}), which is not one of "
+            f"the {len(ALL_LETTERS)} in the authors' alphabet; replace it or leave the user out"
         )
     return tokens
 

@@ -37,7 +37,7 @@ def purity(labels: np.ndarray, parts: list[np.ndarray]) -> float:
     st.integers(0, 3),
     st.data(),
 )
-def test_every_example_has_one_client_and_every_client_its_minimum(drawn, minimum, sizes, alpha, seed, data):
+def test_each_example_has_one_client_and_each_client_its_minimum(drawn, minimum, sizes, alpha, seed, data):
     labels = np.array(drawn)
     if len(labels) < minimum:
         minimum = 1
@@ -61,13 +61,13 @@ def test_the_share_of_a_class_has_the_variance_of_a_dirichlet_distribution(alpha
     ]
     variance = 1 / (4 * (2 * alpha + 1))
     assert np.mean(shares) == pytest.approx(0.5, abs=4 * math.sqrt(variance / 1000))
-    assert np.var(shares) == pytest.approx(variance, rel=0.2)  # 4 deviations of a variance from 1000 draws: 18 %
+    assert np.var(shares) == pytest.approx(variance, rel=0.2)  # 4 standard errors of a variance from 1000 draws: 18 %
 
 
 @pytest.mark.parametrize("alpha", [0.01, 0.3, 3.0, 1000.0])
 def test_with_fixed_sizes_a_clients_mixture_is_a_dirichlet_distribution(alpha):
     # q ~ Dir(alpha, .., alpha) over C equally frequent classes: E sum q^2 = (alpha + 1) / (C alpha + 1), and with n
-    # examples from q that is E + (1 - E) / n. 2000 clients leave hardly a class that is asked for too often.
+    # examples from q that is E + (1 - E) / n. With 2000 clients hardly any class is asked for too often.
     labels = np.repeat(np.arange(5), 20_000)
     parts = dirichlet(labels, 2000, generator(), alpha=alpha, sizes="equal")
     expected = (alpha + 1) / (5 * alpha + 1)
@@ -81,16 +81,10 @@ def test_mixtures_are_weighted_by_how_frequent_the_classes_are():
     assert shares == pytest.approx(0.1, abs=0.1)
 
 
-def test_with_a_large_alpha_all_clients_have_the_same_mixture_and_size():
-    labels = np.repeat(np.arange(10), 5000)
-    counts = counts_of(labels, dirichlet(labels, 8, generator(), alpha=1000.0))
-    assert counts == pytest.approx(625, rel=0.15)  # a share's deviation is 1 / sqrt(1000) = 3 %
-
-
-@pytest.mark.parametrize("num_clients", [8, 1000, 9000])
+@pytest.mark.parametrize("num_clients", [8, 9000])
 @pytest.mark.parametrize("sizes", LAWS)
 def test_a_smaller_alpha_is_more_label_skew_for_few_and_for_many_clients(sizes, num_clients):
-    # 9000 clients have 11 examples on average, and a minimum of 10: what is drawn has to be repaired nearly everywhere.
+    # 9000 clients have 11 examples on average and a minimum of 10: nearly every draw must be repaired.
     labels = generator(9).integers(0, 10, 100_000)
     purities = [
         purity(labels, dirichlet(labels, num_clients, generator(), alpha=alpha, sizes=sizes))
@@ -102,7 +96,7 @@ def test_a_smaller_alpha_is_more_label_skew_for_few_and_for_many_clients(sizes, 
 
 
 def test_a_client_with_an_equal_part_gets_nothing_of_further_classes():
-    # Two clients and classes of 90, 5 and 5: whoever has 50 or more of the first is closed for the other two.
+    # Two clients and classes of 90, 5 and 5: the one with 50 or more of the first gets nothing of the other two.
     labels = np.repeat([0, 1, 2], [90, 5, 5])
     for seed in range(20):
         counts = counts_of(labels, dirichlet(labels, 2, generator(seed), alpha=1.0, min_examples=1))
@@ -112,7 +106,7 @@ def test_a_client_with_an_equal_part_gets_nothing_of_further_classes():
 
 
 @pytest.mark.parametrize(("sizes", "expected"), [("equal", [40, 40, 40]), ("zipf", [26, 35, 59])])
-def test_sizes_that_are_given_are_kept_whatever_alpha(sizes, expected):
+def test_given_sizes_are_kept_for_any_alpha(sizes, expected):
     # Zipf: 10 each, and of the other 90 6 : 3 : 2, so 49.09, 24.55 and 16.36; one is left, for the 0.55.
     labels = np.arange(120) % 3
     for alpha in (0.01, 1.0, 1000.0):
@@ -122,9 +116,9 @@ def test_sizes_that_are_given_are_kept_whatever_alpha(sizes, expected):
 
 def test_the_repair_takes_from_the_largest_down_to_a_common_size_and_gives_in_order_of_class():
     # alpha = 0.01 gives nearly all of a class to one client. With 40 clients for 10 classes of 100, at least 25 each,
-    # everybody has exactly 25 in the end, whoever had more: the mean is 25.
+    # each has exactly 25 in the end, because the mean is 25.
     labels = np.repeat(np.arange(10), 100)
     parts = dirichlet(labels, 40, generator(), alpha=0.01, min_examples=25)
     assert [len(part) for part in parts] == [25] * 40
     mixed = [part for part in parts if len(set(labels[part].tolist())) > 1]
-    assert len(mixed) <= 10 + 9  # those who were drawn some of two classes, and those at a border between two
+    assert len(mixed) <= 10 + 9  # clients that drew two classes, and those at a border between two

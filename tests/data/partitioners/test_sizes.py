@@ -1,4 +1,4 @@
-"""Sizes of clients, and the pieces that partitions are made of."""
+"""Sizes of clients, and the other building blocks of partitions."""
 
 import math
 
@@ -47,10 +47,10 @@ def test_zipf_weights_are_powers_of_the_ranks_in_random_order():
     assert size_weights(5, generator(), "zipf", 1.0, 0.0).tolist() == [1] * 5
 
 
-def test_the_logarithm_of_lognormal_weights_has_the_deviation_sigma():
+def test_the_logarithm_of_lognormal_weights_has_std_sigma():
     for sigma in (0.0, 0.5, 2.0):
         logarithms = np.log(size_weights(20_000, generator(), "lognormal", sigma, 1.0))
-        # The deviation of 20,000 normal numbers is within 4 / sqrt(2 * 20,000) = 2 % of sigma.
+        # The std of 20,000 normal numbers is within 4 / sqrt(2 * 20,000) = 2 % of sigma.
         assert logarithms.std() == pytest.approx(sigma, rel=0.02)
         assert abs(logarithms.mean()) <= 4 * sigma / math.sqrt(20_000)
 
@@ -62,12 +62,6 @@ def test_the_hardest_laws_still_give_positive_numbers_that_can_be_divided():
         assert apportion(600_000, weights, 1).sum() == 600_000
 
 
-def test_equal_sizes_draw_nothing():
-    rng = generator()
-    size_weights(10, rng, "equal", 1.0, 1.0)
-    assert rng.integers(2**60) == generator().integers(2**60)
-
-
 def test_classes_come_in_order_each_shuffled_and_none_empty():
     labels = np.array([4, 0, 4, 0, 4, 4, 0, 4, 4, 4])
     zeros, fours = shuffled_classes(labels, generator())
@@ -76,18 +70,18 @@ def test_classes_come_in_order_each_shuffled_and_none_empty():
     assert fours.tolist() != sorted(fours.tolist())
 
 
-def test_parts_are_the_positions_of_each_owner_even_of_one_that_owns_nothing():
+def test_parts_are_the_positions_of_each_owner_also_of_one_without_any():
     assert [part.tolist() for part in parts_of(np.array([2, 0, 2, 0]), 4)] == [[1, 3], [], [0, 2], []]
 
 
-def test_iid_sizes_follow_the_law_on_top_of_one_example_each():
+def test_iid_sizes_follow_the_law_beyond_one_example_each():
     # Zipf with exponent 1 and 3 clients: of 113 - 3 = 110 examples 60, 30 and 20 by the weights 6 : 3 : 2.
     parts = iid(np.zeros(113, dtype=np.int64), 3, generator(), sizes="zipf")
     assert sorted(map(len, parts)) == [21, 31, 61]
     assert sorted(np.concatenate(parts).tolist()) == list(range(113))
 
 
-def test_iid_with_equal_sizes_is_what_it_was_before_there_were_sizes():
+def test_iid_with_equal_sizes_is_array_split_of_a_permutation():
     expected = np.array_split(generator(3).permutation(1003), 17)
     parts = iid(np.zeros(1003, dtype=np.int64), 17, generator(3))
     assert [part.tolist() for part in parts] == [part.tolist() for part in expected]

@@ -1,4 +1,4 @@
-"""The embedded digits."""
+"""Scikit-learn's digits."""
 
 import numpy as np
 from sklearn.datasets import load_digits
@@ -29,7 +29,7 @@ def test_the_sizes_are_those_of_the_docstring():
     assert digits().num_classes == 10
 
 
-def test_model_input_of_the_training_part_has_mean_zero_and_deviation_one():
+def test_model_input_of_the_training_part_has_mean_0_and_std_1():
     data = digits()
     model_input = data.model_input(data.features).astype(np.float64)
     assert abs(model_input.mean()) < 1e-6  # float32 holds seven digits

@@ -1,4 +1,4 @@
-"""FEMNIST from files in EMNIST's format that the tests generate: the real ones are 560 MB to download."""
+"""FEMNIST from generated files in EMNIST's format: the real ones are a download of 560 MB."""
 
 import csv
 import gzip
@@ -20,7 +20,7 @@ TRAIN, TEST = 120, 20  # images of each character in the generated files
 
 
 def upright(labels: np.ndarray, first: int = 0) -> np.ndarray:
-    """Return upright images that tell their label in row 0, column 5, and their number in row 1."""
+    """Return upright images that have their label in row 0, column 5, and their number in row 1."""
     images = np.zeros((len(labels), 28, 28), dtype=np.uint8)
     numbers = first + np.arange(len(labels))
     images[:, 0, 5] = labels
@@ -68,7 +68,7 @@ def small(tmp_path) -> Path:
 
 @pytest.fixture
 def no_network(monkeypatch):
-    """Let EMNIST's address be a port of this machine where nothing listens."""
+    """Set EMNIST's address to a port of this machine on which nothing listens."""
     from torchvision.datasets.mnist import EMNIST
 
     monkeypatch.setenv("no_proxy", "127.0.0.1")
@@ -86,14 +86,14 @@ def letters_of(data, client: int) -> np.ndarray:
     return data.examples.labels[np.concatenate([data.train[client], data.held_out[client]])]
 
 
-def test_torchvision_calls_labels_36_to_45_of_byclass_a_to_j():
+def test_labels_36_to_45_of_torchvisions_byclass_are_a_to_j():
     from torchvision.datasets.mnist import EMNIST
 
     assert EMNIST.classes_split_dict["byclass"][A : J + 1] == list("abcdefghij")
     assert len(EMNIST.classes_split_dict["byclass"]) == LABELS
 
 
-def test_only_a_to_j_are_taken_by_letter_upright_those_for_training_first(small):
+def test_only_a_to_j_are_used_upright_those_for_training_first(small):
     data = femnist(str(small), 0, num_clients=10, sigma=0.0, inverted=False).examples
     assert len(data.labels) == 10 * (TRAIN + TEST)
     assert sorted(set(data.labels.tolist())) == list(range(10))
@@ -106,7 +106,7 @@ def test_only_a_to_j_are_taken_by_letter_upright_those_for_training_first(small)
     assert (data.num_classes, len(data.test_labels)) == (10, 0)
 
 
-def test_paper_is_1_and_ink_0_unless_emnists_own_polarity_is_asked_for(small):
+def test_paper_is_1_and_ink_0_unless_inverted_is_false(small):
     as_nist, as_emnist = (
         femnist(str(small), 0, num_clients=10, sigma=0.0, inverted=flag).examples for flag in (True, False)
     )
@@ -117,7 +117,7 @@ def test_paper_is_1_and_ink_0_unless_emnists_own_polarity_is_asked_for(small):
     np.testing.assert_allclose(as_nist.model_input(as_nist.features), 1 - ink, atol=1e-7)
 
 
-@pytest.mark.parametrize(("classes_per_client", "each"), [(1, 59), (3, 19), (5, 11), (10, 5)])
+@pytest.mark.parametrize(("classes_per_client", "each"), [(1, 59), (5, 11), (10, 5)])
 def test_client_u_has_the_letters_u_to_u_plus_c_in_equal_numbers(small, classes_per_client, each):
     # sigma = 0: s = e^4 + 5 = 59.6, of which each letter has the c-th part, rounded down.
     data = femnist(str(small), 0, num_clients=13, classes_per_client=classes_per_client, sigma=0.0)
@@ -126,7 +126,7 @@ def test_client_u_has_the_letters_u_to_u_plus_c_in_equal_numbers(small, classes_
         assert np.bincount(letters_of(data, client), minlength=10).tolist() == expected
 
 
-def test_a_client_tests_on_what_is_left_of_nine_tenths(small):
+def test_a_client_tests_on_the_examples_beyond_nine_tenths(small):
     # s = e^4 + 5 = 59.6: 11 of each of 5 letters, 55 in all; int(0.9 * 55) = 49 train it and 6 test it.
     data = femnist(str(small), 0, num_clients=2, sigma=0.0)
     assert data.train.sizes.tolist() == [49, 49]
@@ -142,7 +142,7 @@ def test_no_image_belongs_to_two_clients_or_to_both_parts(small):
 
 def test_the_sizes_are_on_average_those_of_the_papers_table():
     # E[s] = e^(4 + 1/2) + 5 = 95.0; rounding down to a multiple of 5 takes 2 on average: 93.0. The table says
-    # 18,345 examples of 200 clients, mean 92. Deviation of s: e^4.5 * sqrt(e - 1) = 118.
+    # 18,345 examples of 200 clients, mean 92. Standard deviation of s: e^4.5 * sqrt(e - 1) = 118.
     rng = np.random.default_rng(0)
     totals = np.array([5 * images_per_letter(200, 5, 1.0, rng).sum() for _ in range(400)])
     standard_error = 118 / math.sqrt(400 * 200)
@@ -158,24 +158,18 @@ def test_a_client_has_at_least_two_of_each_letter():
     assert 30 < (amounts == 2).sum() < 500
 
 
-def test_the_seed_decides_sizes_and_images(small):
-    one, same, other = (femnist(str(small), seed, 8, 3) for seed in (0, 0, 1))
-    assert (one.train.indices == same.train.indices).all()
-    assert one.train.sizes.tolist() != other.train.sizes.tolist()
-
-
-def test_images_are_drawn_at_random_from_all_of_their_letter(small):
-    # With equal sizes the seed decides the images alone; in the file's order client 0 would have the first 11 of a.
+def test_the_seed_decides_the_images_of_a_letter(small):
+    # With equal sizes the seed decides only the images; in file order client 0 would have the first 11 of a.
     drawn = []
-    for seed in (0, 1):
+    for seed in (0, 1, 1):
         data = femnist(str(small), seed, num_clients=10, sigma=0.0)
         positions = np.concatenate([data.train[0], data.held_out[0]])
         drawn.append(set(positions[data.examples.labels[positions] == 0].tolist()))
     assert len(drawn[0]) == len(drawn[1]) == 11
-    assert drawn[0] != drawn[1]
+    assert drawn[0] != drawn[1] == drawn[2]
 
 
-def test_where_a_letter_runs_out_the_last_client_has_fewer_of_it(small):
+def test_if_a_letter_runs_out_the_last_client_has_fewer_of_it(small):
     # 140 = 12 * 11 + 8 of each letter; client 22 is the 13th to ask for c, d and e, the 12th for f, the 11th for g.
     data = femnist(str(small), 0, num_clients=23, sigma=0.0)
     asked = [sum((letter - client) % 10 < 5 for client in range(23)) for letter in range(2, 7)]
@@ -183,7 +177,7 @@ def test_where_a_letter_runs_out_the_last_client_has_fewer_of_it(small):
     assert np.bincount(letters_of(data, 22), minlength=10)[2:7].tolist() == [8, 8, 8, 11, 11]
 
 
-def test_a_client_for_whom_nothing_is_left_is_an_error(small):
+def test_a_client_without_any_image_is_an_error(small):
     # 59 wanted of 140: three clients share a letter's 140 images, and client 30 finds no a.
     settings = {"classes_per_client": 1, "sigma": 0.0}
     assert femnist(str(small), 0, num_clients=30, **settings).num_left_over == 0
@@ -195,26 +189,23 @@ def test_a_client_for_whom_nothing_is_left_is_an_error(small):
     ("settings", "rule"),
     [
         ({"num_clients": 0}, "num_clients must be between 1 and 100000, got 0"),
-        ({"classes_per_client": 0}, "classes_per_client must be between 1 and 10, got 0"),
         ({"classes_per_client": 11}, "classes_per_client must be between 1 and 10, got 11"),
-        ({"sigma": -0.1}, "sigma must be between 0 and 5, got -0.1"),
-        ({"sigma": 5.1}, "sigma must be between 0 and 5, got 5.1"),
         ({"sigma": math.nan}, "sigma must be between 0 and 5, got nan"),
     ],
 )
-def test_settings_out_of_range_are_told_before_any_file_is_read(tmp_path, settings, rule):
+def test_settings_out_of_range_are_refused_before_any_file_is_read(tmp_path, settings, rule):
     assert rule in error_line(tmp_path, **settings)
 
 
-def test_without_files_and_network_one_line_names_the_three_ways_out(tmp_path, no_network):
+def test_without_files_and_network_one_line_names_three_remedies(tmp_path, no_network):
     line = error_line(tmp_path)
     assert str(tmp_path / "EMNIST" / "raw") in line
     assert all(name in line for name in FILES)
-    for way_out in ("data_dir= to a folder that has them in the same place", "dataset=digits", "dataset=synthetic_1_1"):
-        assert way_out in line
+    for remedy in ("data_dir= to a folder that has them in the same place", "dataset=digits", "dataset=synthetic_1_1"):
+        assert remedy in line
 
 
-def test_the_zip_in_the_folder_is_unpacked_without_a_network_and_only_what_is_needed_stays(
+def test_the_zip_in_the_folder_is_unpacked_without_a_network_and_only_needed_files_stay(
     tmp_path, no_network, monkeypatch
 ):
     from torchvision.datasets.mnist import EMNIST
@@ -230,20 +221,12 @@ def test_the_zip_in_the_folder_is_unpacked_without_a_network_and_only_what_is_ne
     assert {path.name: path.read_bytes() for path in raw.iterdir() if path.suffix != ".zip"} == files
 
 
-def test_a_damaged_zip_is_not_unpacked(tmp_path, no_network):
-    raw = tmp_path / "EMNIST" / "raw"
-    raw.mkdir(parents=True)
-    (raw / "gzip.zip").write_bytes(b"no archive")
-    assert f"EMNIST: {FILES[0]} is not in {raw}" in error_line(tmp_path)
-    assert [path.name for path in raw.iterdir()] == ["gzip.zip"]
-
-
 @pytest.mark.parametrize("file", FILES)
-@pytest.mark.parametrize("content", [b"", b"nothing like it", None])
-def test_a_file_that_is_not_in_the_format_is_named(small, file, content):
+def test_a_file_that_is_not_in_the_format_is_named(small, file):
     path = small / "EMNIST" / "raw" / file
-    path.write_bytes(path.read_bytes()[:-1] if content is None else content)
-    assert f"{path} cannot be read" in error_line(small)
+    for content in (path.read_bytes()[:-1], b"something else"):
+        path.write_bytes(content)
+        assert f"{path} cannot be read" in error_line(small)
 
 
 def test_images_and_labels_must_belong_together(small):
@@ -267,9 +250,9 @@ def test_a_run_trains_on_it(fedprox, small, tmp_path):
     settings = ("num_clients=12", "dataset.classes_per_client=2", "dataset.sigma=0", "model.init=zeros")
     ended = fedprox("experiment=paper_femnist", f"data_dir={small}", "num_rounds=2", "engine=local", *settings)
     assert ended.status == 0, ended.err
-    told = json.loads((tmp_path / "run" / "run.json").read_text())
-    assert told["name"] == "femnist"
-    assert told["data"].startswith("12 clients with 624 training examples (min 52, mean 52.0")
+    facts = json.loads((tmp_path / "run" / "run.json").read_text())
+    assert facts["name"] == "femnist"
+    assert facts["data"].startswith("12 clients with 624 training examples (min 52, mean 52.0")
     with (tmp_path / "run" / "metrics.csv").open() as file:
         rows = list(csv.DictReader(file))
     assert float(rows[0]["test_loss"]) == pytest.approx(math.log(10))  # zero weights: each of ten classes alike

@@ -1,4 +1,4 @@
-"""GloVe vectors from files in GloVe's format that are generated here."""
+"""Word vectors from generated files in GloVe's format."""
 
 from pathlib import Path
 
@@ -34,7 +34,7 @@ def error_line(path: Path, **settings) -> str:
     return str(caught.value)
 
 
-def test_glove_rows_are_the_words_in_the_files_order_and_a_zero_row_for_all_others(glove):
+def test_rows_are_the_words_in_file_order_and_a_zero_row_for_all_others(glove):
     words = read_glove(str(glove))
     assert words.index == {word: row for row, word in enumerate(WORDS)}
     assert words.unknown == 7
@@ -44,19 +44,19 @@ def test_glove_rows_are_the_words_in_the_files_order_and_a_zero_row_for_all_othe
     assert words.vectors[:, 299].tolist() == [1.25, 2.25, 3.25, 4.25, 5.25, 6.25, 7.25, 0]
 
 
-def test_a_files_line_ends_and_blanks_before_them_do_not_matter(glove):
+def test_line_ends_and_spaces_before_them_do_not_matter(glove):
     glove.write_bytes(" \r\n".join(glove_lines()).encode())
     assert (read_glove(str(glove)).vectors[:, 299] == [1.25, 2.25, 3.25, 4.25, 5.25, 6.25, 7.25, 0]).all()
 
 
-def test_max_words_takes_the_first_ones_and_no_more_of_the_file_is_read(glove):
+def test_only_the_first_max_words_are_read(glove):
     glove.write_text("\n".join([*glove_lines()[:3], "a damaged line"]))
     words = read_glove(str(glove), 3)
     assert (list(words.index), words.unknown) == (["the", ",", "i"], 3)
     assert (words.vectors[3] == 0).all()
 
 
-def test_words_with_blanks_or_rare_separators_are_words(glove):
+def test_words_with_spaces_or_rare_separators_are_words(glove):
     # glove.840B has ". . ."; at U+0085 and U+2028 str.splitlines would end a line.
     glove.write_text("\n".join(glove_lines(("the", ". . .", "a\u0085b", "\u2028"))), encoding="utf-8")
     assert list(read_glove(str(glove)).index) == ["the", ". . .", "a\u0085b", "\u2028"]
@@ -67,30 +67,21 @@ def test_words_with_blanks_or_rare_separators_are_words(glove):
     [
         (4, " ".join(["word", *["0.5"] * 299]), "a word and 300 finite numbers, as the first line does"),
         (4, " ".join(["word", *["0.5"] * 299, "half"]), "a word and 300 finite numbers, as the first line does"),
-        (4, " ".join(["word", *["0.5"] * 299, "nan"]), "a word and 300 finite numbers, as the first line does"),
         (4, " ".join(["word", *["0.5"] * 301]), "a word and 300 finite numbers, as the first line does"),
-        (7, "", "a word and 300 finite numbers, as the first line does"),
-        (4, " ".join(["word", *["0.5"] * 299, "1e400"]), "a word and 300 finite numbers, as the first line does"),
-        (4, " ".join(["word", *["0.5"] * 299, "-"]), "a word and 300 finite numbers, as the first line does"),
+        (7, " ".join(["word", *["0.5"] * 299, "1e400"]), "a word and 300 finite numbers, as the first line does"),
         (1, "", "a word and at least 2 finite numbers"),
-        (1, "word", "a word and at least 2 finite numbers"),
         (1, "word one two", "a word and at least 2 finite numbers"),
+        (1, "7 300", "a word and at least 2 finite numbers"),  # word2vec's header
     ],
 )
-def test_a_line_of_another_form_is_told_with_its_number(glove, number, line, rule):
+def test_a_line_of_another_form_is_refused_with_its_number(glove, number, line, rule):
     lines = glove_lines()
     lines[number - 1] = line
     glove.write_text("\n".join(lines) + "\n")
-    told = error_line(glove)
-    assert f"{glove}, line {number}: each line must hold {rule}" in told
+    assert f"{glove}, line {number}: each line must hold {rule}" in error_line(glove)
 
 
-def test_a_header_line_as_of_word2vec_is_refused(glove):
-    glove.write_text("\n".join(["7 300", *glove_lines()]))
-    assert f"{glove}, line 1: each line must hold a word and at least 2 finite numbers" in error_line(glove)
-
-
-def test_a_glove_file_that_is_missing_empty_or_no_text_is_told_with_the_remedy(tmp_path, glove):
+def test_a_file_that_is_missing_empty_or_not_text_is_refused_with_the_remedy(tmp_path, glove):
     glove.write_bytes(b"PK\x03\x04\xff\xfe\x80 1.0\n")
     empty = tmp_path / "empty.txt"
     empty.touch()
@@ -106,6 +97,5 @@ def test_a_glove_file_that_is_missing_empty_or_no_text_is_told_with_the_remedy(t
         assert "dataset.glove=" in line
 
 
-@pytest.mark.parametrize("max_words", [0, -1])
-def test_max_words_below_one_is_refused(glove, max_words):
-    assert f"max_words must be >= 1, got {max_words}" in error_line(glove, max_words=max_words)
+def test_max_words_below_one_is_refused(glove):
+    assert "max_words must be >= 1, got 0" in error_line(glove, max_words=0)

@@ -1,10 +1,9 @@
-"""MNIST: what comes out of the files, and what the user is told when they are not right."""
+"""MNIST: data from the files, downloads, and errors for files that are not right."""
 
 import gzip
 import hashlib
 import socket
 import sys
-import time
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +19,7 @@ IMAGE_FILE = "train-images-idx3-ubyte"
 
 @pytest.fixture
 def no_network(monkeypatch):
-    """Point torchvision's mirrors at a port of this machine where nothing listens."""
+    """Set torchvision's mirrors to ports of this machine on which nothing listens."""
     from torchvision.datasets.mnist import MNIST
 
     monkeypatch.setenv("no_proxy", "127.0.0.1")
@@ -46,7 +45,7 @@ def replace(data_dir: Path, name: str, content: bytes) -> Path:
 
 
 def error_line(data_dir: Path) -> str:
-    """Return the one line that mnist() says instead of returning data."""
+    """Return the one line of the error that mnist() raises."""
     with pytest.raises(UserError) as caught:
         mnist(str(data_dir))
     assert "\n" not in str(caught.value)
@@ -54,7 +53,7 @@ def error_line(data_dir: Path) -> str:
 
 
 def raw_pixels(data_dir: Path, name: str) -> np.ndarray:
-    """Return a file's pixels, shape (n, 784): what follows the 16 bytes of its header."""
+    """Return a file's pixels, shape (n, 784), which follow the 16 bytes of its header."""
     content = (data_dir / "MNIST" / "raw" / name).read_bytes()
     return np.frombuffer(content[16:], dtype=np.uint8).reshape(-1, 784)
 
@@ -97,32 +96,26 @@ def test_pooled_model_input_is_normalised_pixel_by_pixel_over_all_images(data_di
     assert (pooled.features[:, 0, 0] == 0).all()
 
 
-@pytest.mark.parametrize("change", ["truncated", "altered", "empty"])
-def test_a_file_that_is_not_the_original_is_named_and_never_used(copied, data_dir, change):
+def test_a_file_that_is_not_the_original_is_named_and_never_used(copied, data_dir):
     content = (data_dir / "MNIST" / "raw" / LABEL_FILE).read_bytes()
-    spoilt = {"truncated": content[:-1], "altered": content[:-1] + bytes([content[-1] ^ 1]), "empty": b""}
-    path = replace(copied, LABEL_FILE, spoilt[change])
-    line = error_line(copied)
-    assert str(path) in line
-    assert "delete it" in line
-    assert "data_dir=" in line
-    assert path.read_bytes() == spoilt[change]  # ours to complain about, not to delete
-
-
-def test_each_of_the_four_files_is_checked(copied):
+    for spoilt in (content[:-1], content[:-1] + bytes([content[-1] ^ 1]), b""):
+        path = replace(copied, LABEL_FILE, spoilt)
+        line = error_line(copied)
+        assert f"{path} must be the original" in line
+        assert "delete it" in line
+        assert "data_dir=" in line
+        assert path.read_bytes() == spoilt  # the user may delete it, we do not
     for name in reversed(MD5):  # the last file first, so that each is the first one that is wrong
         path = replace(copied, name, b"nothing")
         assert str(path) in error_line(copied)
 
 
-def test_without_files_and_network_one_line_names_the_three_ways_out(tmp_path, no_network):
-    start = time.monotonic()
+def test_without_files_and_network_one_line_names_three_remedies(tmp_path, no_network):
     line = error_line(tmp_path)
     assert str(tmp_path / "MNIST" / "raw") in line
     assert all(name in line for name in MD5)
-    for way_out in ("data_dir=", "dataset=digits", "dataset=synthetic_1_1"):
-        assert way_out in line
-    assert time.monotonic() - start < 60  # both mirrors refuse at once
+    for remedy in ("data_dir=", "dataset=digits", "dataset=synthetic_1_1"):
+        assert remedy in line
 
 
 def test_without_network_the_error_names_the_one_file_that_is_missing(copied):
@@ -130,21 +123,19 @@ def test_without_network_the_error_names_the_one_file_that_is_missing(copied):
     assert f"MNIST: {LABEL_FILE} is not in" in error_line(copied)
 
 
-def test_a_server_that_says_nothing_is_given_up(tmp_path, no_network, monkeypatch):
+def test_a_silent_server_ends_in_a_timeout(tmp_path, no_network, monkeypatch):
     from torchvision.datasets.mnist import MNIST
 
     monkeypatch.setattr(download, "SILENCE_S", 0.2)
-    start = time.monotonic()
     with socket.create_server(("127.0.0.1", 0)) as silent:  # accepts, never answers
         monkeypatch.setattr(MNIST, "mirrors", [f"http://127.0.0.1:{silent.getsockname()[1]}/"])
         assert "timed out" in error_line(tmp_path)
-    assert time.monotonic() - start < 60
     assert socket.getdefaulttimeout() is None  # as before
 
 
 @pytest.fixture
 def packed(copied, monkeypatch) -> Path:
-    """Return a data_dir that has the four files as archives, and says so to torchvision: their MD5s are others here."""
+    """Return a data_dir that has the four files as archives, whose MD5s torchvision gets, too."""
     from torchvision.datasets.mnist import MNIST
 
     md5 = {}
@@ -170,7 +161,7 @@ def test_a_download_that_is_not_the_original_is_refused(packed, monkeypatch):
 
     monkeypatch.setattr(source, "download_and_extract_archive", fetch)
     assert "cannot be downloaded (" in error_line(packed)
-    assert "truncated or altered (12 bytes)" in error_line(packed)  # the next time
+    assert "truncated or altered (12 bytes)" in error_line(packed)  # at the next attempt
 
 
 def test_a_file_that_cannot_be_read_is_named(copied):

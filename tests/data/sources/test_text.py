@@ -1,4 +1,4 @@
-"""Shakespeare and Sent140 from files in LEAF's format that are generated here."""
+"""Shakespeare and Sent140 from generated files in LEAF's format."""
 
 import csv
 import json
@@ -61,19 +61,19 @@ def error_line(load, *arguments, **settings) -> str:
 # Shakespeare
 
 
-def test_a_characters_token_is_its_place_among_the_authors_80(tmp_path):
+def test_a_characters_token_is_its_position_among_the_authors_80(tmp_path):
     assert len(ALL_LETTERS) == len(set(ALL_LETTERS)) == 80
     folder = write_leaf(tmp_path, {"HAMLET": ([ALL_LETTERS] * 3, ["\n", "A", "}"])}, {"HAMLET": ([" " * 80], ["a"])})
     data = shakespeare(str(folder))
     assert data.examples.features.dtype == data.examples.labels.dtype == np.int64
     assert data.examples.features.tolist() == [list(range(80))] * 3 + [[1] * 80]
-    # "\n" is first and "}" last; before A are \n, blank, ! " & ' ( ) , - . (11), ten digits and : ; > ? (4): 25.
+    # "\n" is first and "}" last; before A are \n, space, ! " & ' ( ) , - . (11), ten digits and : ; > ? (4): 25.
     # After Z (50) and [ ] comes a: 53.
     assert data.examples.labels.tolist() == [0, 25, 79, 53]
     assert data.examples.num_classes == 80
 
 
-def test_clients_are_the_users_sorted_each_with_its_own_split(tmp_path):
+def test_clients_are_the_sorted_users_each_with_its_own_split(tmp_path):
     x, y = windows(SENTENCE[:100])  # 20 examples
     train = {"OTHELLO": (x[:3], y[:3]), "IAGO": (x[3:5], y[3:5]), "iago": (x[5:6], y[5:6])}
     test = {"iago": (x[6:7], y[6:7]), "OTHELLO": (x[7:9], y[7:9]), "IAGO": (x[9:13], y[9:13])}
@@ -91,19 +91,14 @@ def test_clients_are_the_users_sorted_each_with_its_own_split(tmp_path):
     assert [ALL_LETTERS[token] for token in labels] == y[9:13] + y[7:9] + y[6:7]
 
 
-@pytest.mark.parametrize(
-    ("character", "shown"),
-    [("é", "'é' (U+00E9)"), ("\t", "'\\t' (U+0009)"), ("~", "'~' (U+007E)"), ("€", "'€' (U+20AC)"), ("🎭", "U+1F3AD")],
-)
-@pytest.mark.parametrize("side", ["train", "test"])
+@pytest.mark.parametrize(("character", "shown"), [("é", "'é' (U+00E9)"), ("\t", "'\\t' (U+0009)"), ("🎭", "U+1F3AD")])
 @pytest.mark.parametrize("key", ["x", "y"])
-def test_an_unknown_character_is_told_with_its_user(tmp_path, character, shown, side, key):
+def test_an_unknown_character_is_named_with_its_user(tmp_path, character, shown, key):
     good = ["a" * 80, "b" * 80], ["c", "d"]
     spoilt = (["a" * 80, "b" * 79 + character], good[1]) if key == "x" else (good[0], ["c", character])
-    users = {"train": {"ROMEO": good, "JULIET": good}, "test": {"ROMEO": good, "JULIET": good}}
-    users[side]["JULIET"] = spoilt
-    line = error_line(shakespeare, write_leaf(tmp_path, **users))
-    assert f"{side}/all_data_niid_0_keep_0.json: user 'JULIET' has the character" in line
+    train, test = {"ROMEO": good, "JULIET": good}, {"ROMEO": good, "JULIET": spoilt}
+    line = error_line(shakespeare, write_leaf(tmp_path, train, test))
+    assert "test/all_data_niid_0_keep_0.json: user 'JULIET' has the character" in line
     assert shown in line
 
 
@@ -111,14 +106,11 @@ def test_an_unknown_character_is_told_with_its_user(tmp_path, character, shown, 
     ("x", "y", "rule"),
     [
         ("a" * 79, "b", "each x must be a string of length 80, got 'aaa"),
-        ("a" * 81, "b", "each x must be a string of length 80, got 'aaa"),
         ([1] * 80, "b", "each x must be a string of length 80, got [1, 1"),
         ("a" * 80, "bc", "each y must be a string of length 1, got 'bc'"),
-        ("a" * 80, "", "each y must be a string of length 1, got ''"),
-        ("a" * 80, 3, "each y must be a string of length 1, got 3"),
     ],
 )
-def test_an_example_of_another_form_is_told_with_its_user(tmp_path, x, y, rule):
+def test_an_example_of_another_form_is_refused_with_its_user(tmp_path, x, y, rule):
     good = (["a" * 80], ["b"])
     line = error_line(shakespeare, write_leaf(tmp_path, {"PUCK": (["c" * 80, x], ["d", y])}, {"PUCK": good}))
     assert "user 'PUCK'" in line
@@ -138,8 +130,8 @@ def tokens_of(text: str, folder: Path, glove: Path, **settings) -> list[int]:
     [
         # the 0 , 1 i 2 don't 3 ! 4 good 5 bad 6; 7 is every other word
         ("i don't, the good!", [2, 3, 1, 0, 5, 4]),
-        ("The bad, BAD i", [7, 6, 1, 7, 2]),  # as they stand: glove.6B has no upper-case letters
-        ("good-bad @the #i http://good", [5, 6, 0, 2, 7, 5]),  # other marks part words and are no token
+        ("The bad, BAD i", [7, 6, 1, 7, 2]),  # unchanged: glove.6B has no upper-case letters
+        ("good-bad @the #i http://good", [5, 6, 0, 2, 7, 5]),  # other marks separate words and are not tokens
         ("", []),
         ("...", [7, 7, 7]),  # a token each
     ],
@@ -157,9 +149,7 @@ def test_words_beyond_max_words_are_unknown(tmp_path, glove):
     assert tokens_of("the i good", tmp_path, glove, num_tokens=4, max_words=3) == [0, 2, 3, 3]
 
 
-@pytest.mark.parametrize(
-    "y", [[0, 1, 1, 0], [0, 4, 4, 0], ["0", "4", "4", "0"], ["0", "1", "1", "0"], [0.0, 4.0, 1, 0]]
-)
+@pytest.mark.parametrize("y", [[0, 4, 4, 0], ["0", "4", "4", "0"], ["0", "1", "1", "0"], [0.0, 4.0, 1, 0]])
 def test_positive_is_class_1_whether_it_is_written_1_or_4(tmp_path, glove, y):
     users = {"someone": ([tweet("good")] * 4, y)}
     data = sent140(str(write_leaf(tmp_path, users, users)), str(glove))
@@ -167,8 +157,8 @@ def test_positive_is_class_1_whether_it_is_written_1_or_4(tmp_path, glove, y):
     assert data.examples.num_classes == 2
 
 
-@pytest.mark.parametrize("y", [2, "2", -1, 5, 0.5, "positive", None, [4], ""])
-def test_a_label_outside_is_told_with_its_user(tmp_path, glove, y):
+@pytest.mark.parametrize("y", [2, "2", 0.5, None, [4]])
+def test_another_label_is_refused_with_its_user(tmp_path, glove, y):
     good = {"someone": ([tweet("good")], [0])}
     folder = write_leaf(tmp_path, good, {"someone": ([tweet("good")] * 2, [4, y])})
     line = error_line(sent140, folder, glove)
@@ -176,10 +166,8 @@ def test_a_label_outside_is_told_with_its_user(tmp_path, glove, y):
     assert repr(y) in line
 
 
-@pytest.mark.parametrize(
-    "x", ["good", ["1", "date", "query", "someone"], [*tweet("good")[:4], 7], {"text": "good"}, None]
-)
-def test_a_tweet_without_a_text_is_told_with_its_user(tmp_path, glove, x):
+@pytest.mark.parametrize("x", ["good", ["1", "date", "query", "someone"], [*tweet("good")[:4], 7], None])
+def test_a_tweet_without_a_text_is_refused_with_its_user(tmp_path, glove, x):
     good = {"someone": ([tweet("good")], [0])}
     line = error_line(sent140, write_leaf(tmp_path, {"someone": ([x], [0])}, good), glove)
     assert "train/all_data_niid_0_keep_0.json: user 'someone': each x must be a list with the text as item 4" in line
@@ -210,9 +198,9 @@ def test_a_run_on_shakespeare_trains_the_lstm(fedprox, tmp_path):
     settings = ("num_rounds=2", "num_epochs=2", "clients_per_round=2", "engine=local", "model.hidden_size=8")
     ended = fedprox("experiment=paper_shakespeare", f"dataset.path={folder}", *settings)
     assert ended.status == 0, ended.err
-    told, rows = results(tmp_path / "run")
-    assert (told["algorithm"], told["name"]) == ("FedProx (mu = 0.001)", "shakespeare")
-    assert told["data"].startswith("3 clients with 12 training examples")
+    facts, rows = results(tmp_path / "run")
+    assert (facts["algorithm"], facts["name"]) == ("FedProx (mu = 0.001)", "shakespeare")
+    assert facts["data"].startswith("3 clients with 12 training examples")
     # Small initial weights: all 80 characters are about equally likely.
     assert float(rows[0]["test_loss"]) == pytest.approx(math.log(80), abs=0.3)
     assert len({row["test_loss"] for row in rows}) == 3  # trained twice
@@ -228,8 +216,8 @@ def test_a_run_on_sent140_trains_all_but_the_word_vectors(fedprox, tmp_path, glo
     files = (f"dataset.path={folder}", f"dataset.glove={glove}")
     ended = fedprox("experiment=paper_sent140", *files, *settings)
     assert ended.status == 0, ended.err
-    told, rows = results(tmp_path / "run")
-    assert (told["algorithm"], told["name"]) == ("FedProx (mu = 0.01)", "sent140")
+    facts, rows = results(tmp_path / "run")
+    assert (facts["algorithm"], facts["name"]) == ("FedProx (mu = 0.01)", "sent140")
     assert len({row["test_loss"] for row in rows}) == 3
     weights = load_file(tmp_path / "run" / "model.safetensors")
     # Two LSTM layers (300 -> 8 -> 8), dense 8 -> 30 -> 1; nothing of shape (8, 300), the 8 word vectors.
