@@ -1,1 +1,1 @@
-"""Tools that are told of every round beside the run directory."""
+"""Experiment trackers that receive every round in addition to the run directory."""

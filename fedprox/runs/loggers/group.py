@@ -1,4 +1,4 @@
-"""A run's loggers together: one that fails is left out, and the run goes on."""
+"""All loggers of a run; one that fails is dropped, and the run continues."""
 
 import logging
 from collections.abc import Mapping, Sequence
@@ -13,7 +13,7 @@ _log = logging.getLogger("fedprox")
 
 
 class Attached:
-    """Tells all loggers of a run what happens in it, from its first round to its end."""
+    """Passes a run's rows to all of its loggers, from the first round to the end."""
 
     def __init__(
         self,
@@ -23,20 +23,20 @@ class Attached:
         first_round: int = 0,
         earlier: Sequence[Row] = (),
     ) -> None:
-        """Take the loggers by name; the rest is what `Logger.begin` is given, and the rows before first_round."""
+        """Take the loggers by name, the arguments of `Logger.begin`, and the rows before first_round."""
         self._waiting = dict(loggers)
         self._earlier = earlier
         self._facts = (run_dir, facts, first_round)
         self._loggers: dict[str, Logger] = {}
 
     def __enter__(self) -> Self:
-        """Set all loggers up.
+        """Begin all loggers.
 
         Raises:
-            UserError: If one of them cannot be; the others are closed again.
+            UserError: If one cannot begin; the others are closed again.
         """
         run_dir = self._facts[0]
-        ids = {file: file.read_bytes() for file in run_dir.glob(f"*{RUN_ID}")}  # of an earlier run
+        ids = {file: file.read_bytes() for file in run_dir.glob(f"*{RUN_ID}")}  # an earlier run's, restored below
         for name, logger in self._waiting.items():
             try:
                 logger.begin(*self._facts)
@@ -49,13 +49,13 @@ class Attached:
                 if isinstance(error, UserError):
                     raise
                 raise UserError(
-                    f"logger={name} cannot be set up: {one_line(error)}; mend that or leave the logger out"
+                    f"logger={name} cannot start: {one_line(error)}; fix that or remove the logger"
                 ) from error
             self._loggers[name] = logger
         return self
 
     def log(self, row: Row | None) -> None:
-        """Pass on a row of metrics.csv; None, of a round that was not evaluated, is ignored."""
+        """Log a row of metrics.csv; None, for a round that was not evaluated, is ignored."""
         if row is None:
             return
         for name, logger in list(self._loggers.items()):
@@ -64,11 +64,14 @@ class Attached:
             except USERS as error:
                 del self._loggers[name]
                 _log.warning(
-                    "logger=%s failed in round %s, the run goes on without: %s", name, row["round"], one_line(error)
+                    "logger=%s failed in round %s, the run continues without it: %s",
+                    name,
+                    row["round"],
+                    one_line(error),
                 )
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        """Close all loggers that are left."""
+        """Close the loggers that have not failed."""
         if kind is None:
             self._end("finished")
         else:

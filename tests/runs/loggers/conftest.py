@@ -1,4 +1,4 @@
-"""The real libraries, kept to a test's own folder and away from every network, and what their files say."""
+"""The real libraries, confined to a test's folder without a network, and readers for their files."""
 
 import csv
 import importlib.util
@@ -27,22 +27,22 @@ FACTS = {
 
 @pytest.fixture(autouse=True)
 def _alone(monkeypatch, tmp_path):
-    """Let the libraries find no settings of this machine's user, and leave none."""
+    """Isolate the libraries from the settings of this machine's user."""
     for name in ("WANDB_API_KEY", "WANDB_PROJECT", "WANDB_ENTITY", "MLFLOW_TRACKING_URI"):
         monkeypatch.delenv(name, raising=False)
     for name in ("WANDB_CACHE_DIR", "WANDB_CONFIG_DIR", "WANDB_DATA_DIR"):
         monkeypatch.setenv(name, str(tmp_path / "users"))
     monkeypatch.setenv("WANDB_MODE", "offline")
-    monkeypatch.setenv("WANDB_BASE_URL", "http://127.0.0.1:9")  # where nothing listens
+    monkeypatch.setenv("WANDB_BASE_URL", "http://127.0.0.1:9")  # no server
     monkeypatch.setenv("WANDB_ERROR_REPORTING", "false")
-    for name, value in ENVIRONMENT.items():  # here, so that none is left behind
+    for name, value in ENVIRONMENT.items():  # set here, so that pytest restores it
         monkeypatch.setenv(name, value)
     monkeypatch.chdir(tmp_path)
 
 
 @pytest.fixture
 def facts() -> dict[str, Any]:
-    """Return facts as of run.json: settings of every type at two depths."""
+    """Return facts like those of run.json, with settings of every type at two depths."""
     return json.loads(json.dumps(FACTS))
 
 
@@ -56,7 +56,7 @@ def run_dir(tmp_path) -> Path:
 
 @pytest.fixture
 def log(run_dir, facts) -> Callable[..., None]:
-    """Return a function that does a run's part with a logger, which ends as an error says; a value is told by round."""
+    """Return a function that logs a run's rounds with a logger; `value` gives the loss of a round, `error` the end."""
 
     def part(
         logger: Logger,
@@ -84,11 +84,11 @@ def _lines(file: Path) -> list[str]:
 
 
 def _needed(library: str) -> None:
-    """Skip the test where an optional library is not installed; under CI, fail."""
+    """Skip the test if an optional library is not installed; under CI, fail."""
     if importlib.util.find_spec(library):
         return
     if os.environ.get("CI"):
-        pytest.fail(f"{library} is not installed, and the lock has it")
+        pytest.fail(f"{library} is not installed, although it is locked")
     pytest.skip(f"{library} is not installed")
 
 
@@ -114,11 +114,11 @@ History = dict[str, list[tuple[int, float]]]
 
 
 class Read:
-    """What the tools have, read with their own readers: metric -> (round, value) in the order it was written."""
+    """Readers of the trackers' files: metric -> (round, value) in the order of writing."""
 
     @staticmethod
     def metrics_csv(run_dir: Path) -> History:
-        """Return what metrics.csv says, without empty cells."""
+        """Return metrics.csv without empty cells."""
         with (run_dir / "metrics.csv").open(newline="") as file:
             rows = list(csv.DictReader(file))
         names = [name for name in rows[0] if name != "round"]
@@ -126,13 +126,13 @@ class Read:
 
     @staticmethod
     def tensorboard(run_dir: Path) -> History:
-        """Return the scalars in single precision, as event files keep them."""
+        """Return the scalars in single precision, which event files have."""
         events = tensorboard_events(run_dir)
         return {tag: [(event.step, event.value) for event in events.Scalars(tag)] for tag in events.Tags()["scalars"]}
 
     @staticmethod
     def wandb(run_dir: Path) -> History:
-        """Return the history of all of a run's offline folders, oldest first."""
+        """Return the history of all offline folders of a run, oldest first."""
         found: History = {}
         for record in wandb_records(run_dir):
             if record.WhichOneof("record_type") == "history":
@@ -144,7 +144,7 @@ class Read:
 
     @staticmethod
     def mlflow(run_dir: Path) -> History:
-        """Return the history of the run whose id the run directory has."""
+        """Return the history of the run whose id is in the run directory."""
         from mlflow import MlflowClient
 
         folder = Path("mlruns").absolute().as_uri()
@@ -160,9 +160,9 @@ def tensorboard_events(run_dir: Path) -> Any:
 
 
 def wandb_records(run_dir: Path) -> list[Any]:
-    """Return the records of a run's offline files, which all end with an exit.
+    """Return the records of a run's offline files.
 
-    The library's own process writes the last ones when it likes, milliseconds after the run has ended.
+    The library's own process writes the last one, an exit, some milliseconds after the run has ended.
     """
     files = sorted((run_dir / "wandb").glob("offline-run-*/*.wandb"), key=lambda file: file.stat().st_mtime_ns)
     found = []
@@ -177,10 +177,10 @@ def wandb_records(run_dir: Path) -> list[Any]:
 
 
 def _records(data: bytes) -> Iterator[Any]:
-    """Yield the records of a file: LevelDB's log format, with the library's messages in it.
+    """Yield the records of a file in LevelDB's log format.
 
-    A file begins with 7 bytes of its own; then come blocks of 32768 bytes with pieces of records, each after a
-    checksum, a length and a kind: 1 whole, 2 first, 3 middle, 4 last.
+    After 7 bytes of its own come blocks of 32768 bytes with pieces of records, each with a checksum, a length and a
+    kind: 1 whole, 2 first, 3 middle, 4 last.
     """
     from wandb.proto.wandb_internal_pb2 import Record
 
@@ -206,7 +206,7 @@ def read() -> type[Read]:
 
 @pytest.fixture
 def wandb_config():
-    """Return a function that gives the config of each of a run's offline folders."""
+    """Return a function that returns the config of each offline folder of a run."""
 
     def configs(run_dir: Path) -> list[dict[str, Any]]:
         return [
@@ -220,7 +220,7 @@ def wandb_config():
 
 @pytest.fixture
 def wandb_exits():
-    """Return a function that gives the exit code of each of a run's offline folders."""
+    """Return a function that returns the exit code of each offline folder of a run."""
 
     def exits(run_dir: Path) -> list[int]:
         found = [each for each in wandb_records(run_dir) if each.WhichOneof("record_type") == "exit"]
@@ -231,7 +231,7 @@ def wandb_exits():
 
 @pytest.fixture
 def tensorboard_hyperparameters():
-    """Return a function that gives the hyperparameters of a run's event files."""
+    """Return a function that returns the hyperparameters in a run's event files."""
 
     def values(run_dir: Path) -> dict[str, Any]:
         from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData

@@ -1,4 +1,4 @@
-"""All of a run's loggers together: one that fails never ends a run, one that cannot begin ends it at once."""
+"""All loggers of a run: one that fails never ends the run, one that cannot start ends it at once."""
 
 import pytest
 
@@ -7,10 +7,10 @@ from fedprox.runs.loggers.group import Attached
 
 
 class Notes:
-    """A logger that notes what it is told, and fails where it is told to."""
+    """A logger that notes its calls and can fail in one of them."""
 
     def __init__(self, fails_in: str = "", error: str = "the disk is full") -> None:
-        self.told: list[object] = []
+        self.calls: list[object] = []
         self._fails_in = fails_in
         self._error = error
 
@@ -26,7 +26,7 @@ class Notes:
     def _note(self, where, what):
         if where == self._fails_in:
             raise OSError(self._error)
-        self.told.append(what)
+        self.calls.append(what)
 
 
 def run(tmp_path, loggers, rounds=(0, 1, 2), earlier=()) -> None:
@@ -35,55 +35,55 @@ def run(tmp_path, loggers, rounds=(0, 1, 2), earlier=()) -> None:
             attached.log({"round": round_num})
 
 
-def test_every_logger_is_told_of_the_beginning_of_every_row_and_of_the_end(tmp_path):
+def test_every_logger_gets_the_beginning_every_row_and_the_end(tmp_path):
     one, other = Notes(), Notes()
     run(tmp_path, {"one": one, "other": other})
-    assert one.told == other.told == [(tmp_path, {"seed": 1}, 0), 0, 1, 2, "finished"]
+    assert one.calls == other.calls == [(tmp_path, {"seed": 1}, 0), 0, 1, 2, "finished"]
 
 
-def test_a_resumed_run_tells_its_earlier_rows_first(tmp_path):
+def test_a_resumed_run_logs_its_earlier_rows_first(tmp_path):
     notes = Notes()
     run(tmp_path, {"notes": notes}, rounds=(3, 4), earlier=[{"round": 0}, {"round": 2}])  # every second was evaluated
-    assert notes.told == [(tmp_path, {"seed": 1}, 3), 0, 2, 3, 4, "finished"]
+    assert notes.calls == [(tmp_path, {"seed": 1}, 3), 0, 2, 3, 4, "finished"]
 
 
 def test_a_round_that_was_not_evaluated_has_no_row_to_log(tmp_path):
     notes = Notes()
     with Attached({"notes": notes}, tmp_path, {}) as attached:
         attached.log(None)
-    assert notes.told[1:] == ["finished"]
+    assert notes.calls[1:] == ["finished"]
 
 
 @pytest.mark.parametrize(
     ("error", "status"), [(KeyboardInterrupt, "interrupted"), (SystemExit, "failed"), (ValueError, "failed")]
 )
-def test_loggers_are_told_how_a_run_ended_that_did_not_finish(tmp_path, error, status):
+def test_loggers_get_the_status_of_a_run_that_did_not_finish(tmp_path, error, status):
     notes = Notes()
     with pytest.raises(error), Attached({"notes": notes}, tmp_path, {}):
         raise error
-    assert notes.told[1:] == [status]
+    assert notes.calls[1:] == [status]
 
 
-def test_a_logger_that_fails_in_a_round_is_left_out_with_one_line_and_the_others_go_on(tmp_path, caplog):
+def test_a_logger_that_fails_in_a_round_is_dropped_with_one_line_and_the_others_continue(tmp_path, caplog):
     bad, good = Notes("log 1", error="the disk\nis full"), Notes()
     run(tmp_path, {"bad": bad, "good": good})
-    assert bad.told[1:] == [0]  # neither another row nor the end
-    assert good.told[1:] == [0, 1, 2, "finished"]
+    assert bad.calls[1:] == [0]  # neither another row nor the end
+    assert good.calls[1:] == [0, 1, 2, "finished"]
     assert [record.getMessage() for record in caplog.records] == [
-        "logger=bad failed in round 1, the run goes on without: the disk; is full"
+        "logger=bad failed in round 1, the run continues without it: the disk; is full"
     ]
 
 
-def test_a_logger_that_cannot_be_closed_is_told_of_and_nothing_else_happens(tmp_path, caplog):
+def test_a_logger_that_cannot_be_closed_is_one_line_and_nothing_else(tmp_path, caplog):
     good = Notes()
     run(tmp_path, {"bad": Notes("end"), "good": good})
-    assert good.told[-1] == "finished"
+    assert good.calls[-1] == "finished"
     assert [record.getMessage() for record in caplog.records] == ["logger=bad could not be closed: the disk is full"]
 
 
-def test_a_logger_that_cannot_begin_is_a_users_error_and_those_that_had_begun_are_closed(tmp_path):
+def test_a_logger_that_cannot_start_is_a_user_error_and_started_ones_are_closed(tmp_path):
     first, last = Notes(), Notes()
-    with pytest.raises(UserError, match=r"^logger=bad cannot be set up: the disk is full; mend that or leave"):
+    with pytest.raises(UserError, match=r"^logger=bad cannot start: the disk is full; fix that or remove"):
         run(tmp_path, {"first": first, "bad": Notes("begin"), "last": last})
-    assert first.told[1:] == ["failed"]
-    assert last.told == []
+    assert first.calls[1:] == ["failed"]
+    assert last.calls == []

@@ -1,4 +1,4 @@
-"""Several loggers at once, in a sweep, of one's own, and those that cannot be had."""
+"""Loggers in real runs: several at once, in a sweep, custom ones, and missing libraries."""
 
 import sys
 
@@ -34,13 +34,13 @@ def untimed(history: dict) -> dict:
 
 @pytest.fixture
 def mine(tmp_path, monkeypatch):
-    """Let the programs of a test find a logger of the user's own."""
+    """Provide a custom logger."""
     (tmp_path / "my_logger.py").write_text(MINE)
     monkeypatch.syspath_prepend(str(tmp_path))
 
 
 @pytest.mark.usefixtures("tensorboard", "wandb", "mlflow")
-def test_all_three_at_once_in_a_sweep_change_no_number_and_keep_its_jobs_apart(fedprox, tmp_path, read):
+def test_all_three_in_a_sweep_have_the_values_of_metrics_csv_and_change_no_number(fedprox, tmp_path, read):
     assert fedprox(*RUN).status == 0
     ended = fedprox("--multirun", *RUN, "logger=[tensorboard,wandb,mlflow]", "mu=1,0.5")
     assert (ended.status, ended.err) == (0, "")
@@ -57,34 +57,31 @@ def test_all_three_at_once_in_a_sweep_change_no_number_and_keep_its_jobs_apart(f
     assert (jobs[0] / "mlflow_run_id").read_text() != (jobs[1] / "mlflow_run_id").read_text()
 
 
-def test_loggers_themselves_can_be_swept(fedprox, tmp_path, mine):
+def test_loggers_can_be_swept(fedprox, tmp_path, mine):
     ended = fedprox("--multirun", *RUN, "+logger.mine._target_=my_logger.Mine", "logger=none,[]")
     assert ended.status == 0, ended.err
     assert len(list(tmp_path.glob("sweep/*/mine.txt"))) == 2
 
 
-def test_a_logger_of_ones_own_that_fails_leaves_the_run_whole(fedprox, tmp_path, mine, read):
+def test_a_custom_logger_that_fails_does_not_affect_the_run(fedprox, tmp_path, mine, read):
     ended = fedprox(*RUN, "+logger.mine._target_=my_logger.Mine")
     assert ended.status == 0
     lines = [line for line in (ended.out + ended.err).splitlines() if "logger" in line]
     assert len(lines) == 1
-    assert lines[0].endswith("logger=mine failed in round 1, the run goes on without: no space left")
+    assert lines[0].endswith("logger=mine failed in round 1, the run continues without it: no space left")
     assert [step for step, _ in read.metrics_csv(tmp_path / "run")["test_loss"]] == [0, 1, 2]
     assert (tmp_path / "run" / "mine.txt").read_text() == "0"
 
 
-def test_what_is_no_logger_is_refused(fedprox, mine):
+def test_an_object_that_is_not_a_logger_is_refused(fedprox, mine):
     ended = fedprox(*RUN, "+logger.mine._target_=my_logger.none")
-    assert (ended.status, ended.err) == (
-        2,
-        "error: logger.mine._target_=my_logger.none must make a Logger, but made a int; the README shows what is "
-        "expected\n",
-    )
+    assert (ended.status, ended.err.count("\n")) == (2, 1)
+    assert ended.err.startswith("error: logger.mine._target_=my_logger.none must ")
 
 
 @pytest.mark.parametrize("name", ["tensorboard", "wandb", "mlflow"])
-def test_a_library_that_is_missing_is_told_before_a_sweeps_first_job(fedprox, tmp_path, monkeypatch, name):
-    monkeypatch.setitem(sys.modules, name, None)  # what importing takes for: there is none
+def test_a_missing_library_is_reported_before_the_first_job_of_a_sweep(fedprox, tmp_path, monkeypatch, name):
+    monkeypatch.setitem(sys.modules, name, None)  # makes its import fail
     ended = fedprox("--multirun", "dataset=mnist", "data_dir=nowhere", "engine=local", f"logger=none,{name}")
     assert (ended.status, ended.err.count("\n")) == (2, 1)
     assert f"needs the library {name}; install it with pip install 'fedprox[{name}]'" in ended.err
