@@ -29,24 +29,12 @@ from fedprox.evaluation.evaluators import ModuleEvaluator
 from fedprox.experiment import build
 from fedprox.experiment import data as data_assembly
 from fedprox.plan.protocols import FlowerProtocol
+from fedprox.runs.writer import CLIENTS, FEDERATION, METRICS
 
 LOOKS_AT_CURVES = True
 DIGITS = ("dataset=digits", "engine=local")
 MNIST = ("dataset=mnist", "engine=local")
-COLUMNS = ["round", "test_loss", "test_accuracy", "train_loss_cohort", "num_clients_counted", "time_s", "drift"]
-FEDERATION_COLUMNS = [
-    "train_loss",
-    "train_accuracy",
-    "gradient_variance",
-    "gradient_variance_unweighted",
-    "dissimilarity_b",
-    "gamma_mean",
-    "gamma_max",
-]
-CLIENT_COLUMNS = [
-    *("round", "client", "num_examples", "is_straggler", "num_epochs", "num_steps", "counted"),
-    *("train_loss", "drift"),
-]
+COLUMNS, FEDERATION_COLUMNS, CLIENT_COLUMNS = list(METRICS), list(FEDERATION), list(CLIENTS)
 # A run between two others, after which the data of the first are divided anew and not taken from memory.
 OTHER_DATA = ("dataset=digits", "engine=local", "partition=iid", "num_rounds=1", "clients_per_round=1")
 

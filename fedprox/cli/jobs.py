@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from fedprox.errors import UserError, printable
-from fedprox.runs.reader import RESUME_MAY_CHANGE, FollowedRun, differences, read_record
+from fedprox.runs.reader import RESUME_MAY_CHANGE, differences, progress_of, read_record
 from fedprox.storage import locked, write_atomic
 
 TABLE = "jobs.csv"
@@ -131,7 +131,7 @@ def final_table(sweep_dir: Path) -> str:
 
 def _result(run_dir: Path) -> dict[str, str]:
     """Return the columns _RESULT of a run; none if it has no run.json that can be read."""
-    progress = FollowedRun(run_dir).look()
+    progress = progress_of(run_dir)
     if progress is None:
         return {}
     values = (progress.status, progress.round_num, progress.num_rounds, progress.accuracy, progress.best)

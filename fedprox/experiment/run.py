@@ -18,7 +18,7 @@ from fedprox.runs.checkpoint import Checkpoint, Checkpoints, forget_after, lates
 from fedprox.runs.environment import environment
 from fedprox.runs.loggers.group import Attached
 from fedprox.runs.loggers.interface import RUN_ID
-from fedprox.runs.progress import watched
+from fedprox.runs.progress import with_progress
 from fedprox.runs.reader import Row, as_texts, read_metrics, read_record
 from fedprox.runs.trust import PLACEMENT, shown
 from fedprox.runs.writer import RunRecord
@@ -161,7 +161,7 @@ def _record_rounds(
         stopping.observe(earlier)
     with Checkpoints(record, every=config.checkpoint.every, keep=config.checkpoint.keep) as checkpoints:
         rounds = iter(()) if stopping.is_over else experiment.rounds(start)
-        for outcome in watched(rounds, config.num_rounds, algorithm(config), first_round):
+        for outcome in with_progress(rounds, config.num_rounds, algorithm(config), first_round):
             if new := record.lacks(outcome):
                 checkpoints.forget()
                 record.widen(new)

@@ -1,44 +1,44 @@
-"""`python -m fedprox.report DIR [DIR ...] --out figure.png`: the figure and the table of any set of runs.
+"""`python -m fedprox.report DIR [DIR ...] --out figure.png`: figure and table of any set of runs.
 
-`python -m fedprox.report partition ...` is `fedprox.report.partition`: who holds what data; and
-`python -m fedprox.report watch ...` is `fedprox.report.watch`: how far runs are.
+`python -m fedprox.report partition ...` is `fedprox.report.partition`, which draws how data are divided;
+`python -m fedprox.report watch ...` is `fedprox.report.watch`, which shows the progress of runs.
 """
 
 import argparse
 import signal
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from fedprox.cli.terminal import ends_quietly
 from fedprox.cli.version import HOME, version_line
 from fedprox.errors import UserError, one_line
 from fedprox.report.outputs import FIGURES, TABLES, check_writable
-
-if TYPE_CHECKING:
-    import pandas as pd
+from fedprox.storage import annotate_errors
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Draw the figure, print and write the table, and return the exit status: 0, or 2 for a user's mistake.
+    """Draw the figure, print and write the table, and return the exit status: 0, or 2 for a user error.
 
     Args:
         argv: The arguments without the program's name; None for those of the process.
     """
     given = sys.argv[1:] if argv is None else argv
-    if given[:1] == ["partition"]:
-        from fedprox.report import partition  # here: it imports Hydra, which runs do not need
-
-        return partition.main(given[1:])
-    if given[:1] == ["watch"]:
-        from fedprox.report import watch
-
-        return watch.main(given[1:])
-    arguments = _parser().parse_args(given)
     try:
-        _report(arguments)
+        if given[:1] == ["partition"]:
+            from fedprox.report import partition  # imports Hydra, which a report on runs does not need
+
+            partition.main(given[1:])
+        elif given[:1] == ["watch"]:
+            from fedprox.report import watch
+
+            watch.main(given[1:])
+        else:
+            _report(_parser().parse_args(given))
     except UserError as error:
         print(f"error: {one_line(error)}", file=sys.stderr)
+        return 2
+    except OSError as error:
+        print(f"error: {error.filename} cannot be read or written: {error.strerror}", file=sys.stderr)
         return 2
     return 0
 
@@ -82,7 +82,7 @@ def _parser() -> argparse.ArgumentParser:
         default=[],
         type=Path,
         metavar="FILE",
-        help="also write the table: .md as printed, .csv with all digits; may be given several times",
+        help="also write the table: .md as printed, .csv with all digits; may be repeated",
     )
     parser.add_argument(
         "--last",
@@ -99,42 +99,38 @@ def _parser() -> argparse.ArgumentParser:
         action="append",
         default=[],
         metavar="SETTING",
-        help="also distinguish runs by this setting, such as partition.alpha; may be given several times",
+        help="also distinguish runs by this setting, such as partition.alpha; may be repeated",
     )
-    parser.add_argument("--drift", action="store_true", help="also draw how far the clients' models drift")
+    figure = parser.add_mutually_exclusive_group()
+    figure.add_argument("--drift", action="store_true", help="also draw the mean drift of the clients' models")
+    figure.add_argument(
+        "--metric", choices=["accuracy"], help="draw test accuracy only, with the names of the lines beside their ends"
+    )
     return parser
 
 
 def _report(arguments: argparse.Namespace) -> None:
-    out, tables, last, level = arguments.out, arguments.table, arguments.last, arguments.level
+    out, tables, last = arguments.out, arguments.table, arguments.last
     check_writable(out, FIGURES, "--out")
     for table in tables:
         check_writable(table, TABLES, "--table")
-    if last < 1:
-        raise UserError(f"--last must be >= 1, got {last}")
-    if level is not None and not 0 < level <= 1:
-        raise UserError(f"--level must be above 0 and at most 1, got {level:g}; it is a share of the test examples")
-    from fedprox.report.figures import comparison  # here: pandas and matplotlib, which neither watch nor --help need
+    from fedprox.report.figures import accuracy, comparison  # imports pandas and matplotlib, which --help does not need
     from fedprox.report.summary import read_runs, readable, summarise
 
     frame = read_runs(arguments.directories, arguments.by)
-    summary = summarise(frame, last, level)
+    summary = summarise(frame, last, arguments.level)
     text = readable(summary, last).to_markdown(index=False)
-    try:
-        comparison(frame, drift=arguments.drift).savefig(out, dpi=200)
-        for table in tables:
-            _write_table(table, summary, text)
-    except OSError as error:
-        raise UserError(f"cannot write {error.filename or out}: {error.strerror}") from error
+    figure = accuracy(frame) if arguments.metric else comparison(frame, drift=arguments.drift)
+    with annotate_errors(out):
+        figure.savefig(out, dpi=200)
+    for table in tables:
+        content = summary.to_csv(index=False) if table.suffix.lower() == ".csv" else f"{text}\n"
+        with annotate_errors(table):
+            table.write_text(content, encoding="utf-8")
     print(text)
     print(f"\nfigure: {out}")
 
 
-def _write_table(file: Path, summary: "pd.DataFrame", text: str) -> None:
-    content = summary.to_csv(index=False) if file.suffix.lower() == ".csv" else f"{text}\n"
-    file.write_text(content, encoding="utf-8")
-
-
 if __name__ == "__main__":
-    signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # who reads it may leave (`... | head`); nothing is lost then
+    signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # a reader such as `| head` may leave early; nothing is lost
     sys.exit(ends_quietly(main))

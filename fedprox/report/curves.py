@@ -1,4 +1,4 @@
-"""One run directory -> its curves.png. It is drawn after every run, so it does without pandas and its import."""
+"""A run's curves.png, drawn after every run and therefore without importing pandas."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -13,40 +13,42 @@ from fedprox.runs.reader import read_record
 
 
 def save_curves(run_dir: Path) -> None:
-    """Write curves.png from what the directory of a finished run says.
+    """Write curves.png into the directory of a finished run.
 
     Raises:
-        UserError: If its run.json or metrics.csv is broken.
+        UserError: If its run.json or metrics.csv is damaged.
     """
     title = label(identify(run_dir, read_record(run_dir / "run.json")))
     figure = draw(read_metrics(run_dir / "metrics.csv", finished=True), title)
     canvas = FigureCanvasAgg(figure)
-    canvas.print_png(run_dir / "curves.png")  # type: ignore[no-untyped-call]  # savefig would draw everything twice
+    canvas.print_png(run_dir / "curves.png")  # type: ignore[no-untyped-call]  # savefig would render twice
 
 
 def draw(columns: Mapping[str, Curve], title: str) -> Figure:
-    """Draw one run by round: test loss and the cohort's train loss on the left, test accuracy on the right.
+    """Draw one run by round: test loss and the cohort's training loss on the left, test accuracy on the right.
 
     Args:
-        columns: Those of metrics.csv, one value per evaluated round.
-        title: Stands above both.
+        columns: The columns of metrics.csv, one value per evaluated round.
+        title: Title of the figure.
     """
     tested = ~np.isnan(columns["test_accuracy"])
-    trained = columns["num_clients_counted"] > 0  # the model stays where nobody trained
+    trained = columns["num_clients_counted"] > 0  # a round without updates has no training loss
     rounds, test_loss, train_loss = (
         columns["round"],
         columns["test_loss"][tested],
         columns["train_loss_cohort"][trained],
     )
     figure = blank_figure(height=3.2)
-    figure.subplots_adjust(left=0.07, right=0.985, bottom=0.17, top=0.89, wspace=0.2)  # a layout engine draws once more
+    figure.subplots_adjust(
+        left=0.07, right=0.985, bottom=0.17, top=0.89, wspace=0.2
+    )  # fixed, because a layout engine would render once more
     left, right = figure.subplots(1, 2, sharex=True)
-    left.plot(rounds[trained], train_loss, color=PALETTE[1], label="train (cohort)", lw=1.2)
+    left.plot(rounds[trained], train_loss, color=PALETTE[1], label="training (cohort)", lw=1.2)
     left.plot(rounds[tested], test_loss, color=PALETTE[2], label="test", lw=1.8)
     right.plot(rounds[tested], columns["test_accuracy"][tested], color=PALETTE[2], label="test", lw=1.8)
     finish_loss(left, "", "loss", loss_limit([test_loss, train_loss]))
     finish_accuracy(right, "")
     left.legend(frameon=False)
     figure.supxlabel("round", fontsize=10)
-    figure.suptitle(title, fontsize=11, parse_math=False)  # a folder may be named a$b$c
+    figure.suptitle(title, fontsize=11, parse_math=False)  # a data set may be named a$b$c
     return figure

@@ -1,4 +1,6 @@
-"""The tidy table of `fedprox.report.summary` -> figures, by matplotlib's object API alone."""
+"""Figures of the table of `fedprox.report.summary`, drawn with matplotlib's object API."""
+
+from collections.abc import Sequence
 
 import numpy as np
 import pandas as pd
@@ -8,65 +10,87 @@ from matplotlib.lines import Line2D
 
 from fedprox.errors import UserError
 from fedprox.report.curves import draw
-from fedprox.report.runs import label, percent
+from fedprox.report.runs import TITLES, label, percent
 from fedprox.report.style import PALETTE, Curve, blank_figure, finish_accuracy, finish_drift, finish_loss, loss_limit
 from fedprox.report.summary import algorithm_order, mean_by_round
 
-_LEGEND_CHARACTERS = 105  # that fit beside each other; a line's sample takes eight
+_LEGEND_CHARACTERS = 105  # that fit into a row; the sample of a line takes eight
+_LABEL_GAP = 0.085  # between the labels of two lines, as a share of the axis
 
 
 def comparison(frame: pd.DataFrame, *, drift: bool = False) -> Figure:
-    """Draw test loss and test accuracy by round: a row per straggler level, a line per algorithm.
+    """Draw test loss and test accuracy by round: a row per data set and straggler level, a line per algorithm.
 
-    A line is the mean over an experiment's runs, its band one sample standard deviation to each side. Where
-    some of the runs have no such round, the line is dotted. A loss that diverges leaves the view at a
-    triangle on the upper edge instead of squashing the axis (see `loss_limit`). A branch of another run that is given
-    begins at a dot on its line.
+    A line is the mean over an experiment's runs; its band is one sample standard deviation to each side. The line is
+    dotted in rounds that some of the runs lack. A diverging loss leaves the view at a triangle on the upper edge
+    (see `loss_limit`). A branch begins at a dot on the line of the run that it leaves, if that run is drawn too.
 
     Args:
-        frame: From `fedprox.report.summary.read_runs`. Several data sets give a group of rows each.
-        drift: Also draw the cohorts' mean drift.
+        frame: From `fedprox.report.summary.read_runs`.
+        drift: Whether to draw the cohorts' mean drift in a third column.
 
     Raises:
-        UserError: If drift is to be drawn, and no run has recorded it.
+        UserError: If drift is to be drawn and no run has recorded it.
     """
     means = mean_by_round(frame)
     if drift and "drift_mean" not in means:
-        raise UserError("no run has recorded its drift; leave --drift out")
-    several = means["dataset"].nunique() > 1
-    levels = means[["dataset", "stragglers_fraction"]].drop_duplicates().itertuples(index=False)
-    panels = [(str(dataset), float(fraction)) for dataset, fraction in levels]
+        raise UserError("no run has recorded its drift; remove --drift")
+    is_named = means["dataset"].nunique() > 1
+    panels = [(f"{name}, {level}" if is_named else level, panel) for (name, level), panel in _panels(means)]
     figure = blank_figure(height=0.8 + 2.5 * len(panels))
     figure.set_layout_engine("constrained")
     grid = figure.subplots(len(panels), 2 + drift, sharex=True, squeeze=False)
-    for (left, right, *further), (dataset, fraction) in zip(grid, panels, strict=True):
-        panel = means[(means["dataset"] == dataset) & (means["stragglers_fraction"] == fraction)]
-        title = (f"{dataset}, " if several else "") + f"{percent(fraction)} stragglers"
-        limit = loss_limit(_upper_edges(means[means["dataset"] == dataset]))
-        for algorithm, colour in algorithm_colours(frame).items():
-            experiment = panel[panel["algorithm"] == algorithm]
-            _draw_experiment(left, experiment, "test_loss", algorithm, colour)
-            _draw_experiment(right, experiment, "test_accuracy", algorithm, colour)
-            for axes in further:
-                _draw_experiment(axes, experiment, "drift", algorithm, colour)
-        finish_loss(left, title, "test loss", limit)  # the row's title; it may be as wide as all its panels
+    colours = algorithm_colours(frame)
+    for (left, right, *further), (title, panel) in zip(grid, panels, strict=True):
+        limit = loss_limit(_upper_edges(means[means["dataset"] == panel["dataset"].iloc[0]]))
+        for axes, column in zip((left, right, *further), ("test_loss", "test_accuracy", "drift"), strict=False):
+            _draw_lines(axes, panel, column, colours)
+        finish_loss(left, title, "test loss", limit)  # its title stands above the whole row
         finish_accuracy(right, "")
         for axes in further:
             finish_drift(axes, "")
     for axes in grid[-1]:
         axes.set_xlabel("round")
-    _add_legend(figure, means, algorithm_colours(frame))
+    figure.legend(
+        handles=[Line2D([], [], color=colour, lw=2.4, label=name) for name, colour in colours.items()],
+        loc="outside upper center",
+        ncols=max(1, min(len(colours), 4, _LEGEND_CHARACTERS // (max(map(len, colours)) + 8))),
+        title=_explanation(figure, means),
+        title_fontsize=9,
+        frameon=False,
+    )
+    return figure
+
+
+def accuracy(frame: pd.DataFrame) -> Figure:
+    """Draw test accuracy by round, a row per data set and straggler level, each line with its name beside its end.
+
+    Lines and bands are those of `comparison`.
+
+    Args:
+        frame: From `fedprox.report.summary.read_runs`.
+    """
+    means = mean_by_round(frame)
+    panels = [(f"{TITLES.get(name, name)}, {level}", panel) for (name, level), panel in _panels(means)]
+    figure = blank_figure(height=0.3 + 2.7 * len(panels), width=7.0)
+    figure.set_layout_engine("constrained")
+    for axes, (title, panel) in zip(figure.subplots(len(panels), squeeze=False).flat, panels, strict=True):
+        colours = algorithm_colours(frame)
+        _draw_lines(axes, panel, "test_accuracy", colours)
+        finish_accuracy(axes, title)
+        _label_ends(axes, panel, colours)
+    axes.set_xlabel(f"round  ({_explanation(figure, means)})")
     return figure
 
 
 def curves(frame: pd.DataFrame) -> Figure:
-    """Draw one run by round, as in its curves.png: loss on the left, test accuracy on the right.
+    """Draw one run by round as in its curves.png: loss on the left, test accuracy on the right.
 
     Args:
         frame: The rows of one run, from `fedprox.report.summary.read_runs`.
 
     Raises:
-        ValueError: If the rows are not those of exactly one run.
+        ValueError: If the rows belong to several runs, or there are none.
     """
     if frame["run"].nunique() != 1:
         count = frame["run"].nunique()
@@ -76,7 +100,7 @@ def curves(frame: pd.DataFrame) -> Figure:
 
 
 def algorithm_colours(frame: pd.DataFrame) -> dict[str, str]:
-    """Return algorithm -> colour in `algorithm_order`, the first colour for FedAvg alone.
+    """Return algorithm -> colour in `algorithm_order`; the first colour is reserved for FedAvg.
 
     After seven algorithms the colours repeat.
     """
@@ -86,23 +110,40 @@ def algorithm_colours(frame: pd.DataFrame) -> dict[str, str]:
     return {algorithm: colours.get(algorithm, PALETTE[0]) for algorithm in algorithms}
 
 
+def _panels(means: pd.DataFrame) -> list[tuple[tuple[str, str], pd.DataFrame]]:
+    """Return each data set and straggler level with its rows."""
+    levels = means[["dataset", "stragglers_fraction"]].drop_duplicates().itertuples(index=False)
+    return [
+        (
+            (str(dataset), f"{percent(float(fraction))} stragglers"),
+            means[(means["dataset"] == dataset) & (means["stragglers_fraction"] == fraction)],
+        )
+        for dataset, fraction in levels
+    ]
+
+
 def _upper_edges(means: pd.DataFrame) -> list[Curve]:
     edge = means["test_loss_mean"] + means["test_loss_std"].fillna(0.0)
     experiments = edge.groupby([means["stragglers_fraction"], means["algorithm"]])
     return [curve.to_numpy(float) for _, curve in experiments]
 
 
-def _draw_experiment(axes: Axes, means: pd.DataFrame, column: str, algorithm: str, colour: str) -> None:
-    if means.empty:
-        return
+def _draw_lines(axes: Axes, panel: pd.DataFrame, column: str, colours: dict[str, str]) -> None:
+    for algorithm, colour in colours.items():
+        experiment = panel[panel["algorithm"] == algorithm]
+        if len(experiment):
+            _draw_line(axes, experiment, column, algorithm, colour)
+
+
+def _draw_line(axes: Axes, means: pd.DataFrame, column: str, algorithm: str, colour: str) -> None:
     begins = means["begins"].iloc[0]
-    if begins:  # the line leaves that of another run, at the last round before it that was evaluated
+    if begins:  # it leaves another run's line in the last evaluated round before it begins
         means = means[means["round"] >= means.loc[means["round"] <= begins, "round"].max()]
         start = means.iloc[0]
         axes.plot([start["round"]], [start[f"{column}_mean"]], marker="o", ms=5, mec="white", color=colour, zorder=4)
     rounds = means["round"].to_numpy(float)
     mean, std = means[f"{column}_mean"].to_numpy(float), means[f"{column}_std"].to_numpy(float)
-    whole = int((means["n"] == means["n"].max()).sum())  # n only falls: runs end early, none starts late
+    whole = int((means["n"] == means["n"].max()).sum())  # n never rises: runs may end early, but all start in round 0
     axes.plot(rounds[:whole], mean[:whole], color=colour, label=algorithm, lw=1.6)
     if whole < len(rounds):
         axes.plot(rounds[whole - 1 :], mean[whole - 1 :], color=colour, ls=":", lw=1.6)
@@ -110,21 +151,39 @@ def _draw_experiment(axes: Axes, means: pd.DataFrame, column: str, algorithm: st
         axes.fill_between(rounds, mean - std, mean + std, color=colour, alpha=0.18, lw=0)
 
 
-def _add_legend(figure: Figure, means: pd.DataFrame, colours: dict[str, str]) -> None:
+def _label_ends(axes: Axes, panel: pd.DataFrame, colours: dict[str, str]) -> None:
+    """Write each line's name to the right of its end, the upper line's above; close ones are moved apart."""
+    ends = panel.groupby("algorithm").last().sort_values("test_accuracy_mean")
+    for algorithm, place in zip(ends.index, spread(ends["test_accuracy_mean"].tolist(), _LABEL_GAP), strict=True):
+        axes.annotate(
+            f" {algorithm}",
+            (1.0, place),
+            xycoords="axes fraction",
+            color=colours[algorithm],
+            va="center",
+            annotation_clip=False,
+        )
+
+
+def spread(places: Sequence[float], gap: float) -> list[float]:
+    """Return ascending places in 0 .. 1, moved as little as possible so that neighbours are at least `gap` apart."""
+    moved: list[float] = []
+    for place in places:
+        moved.append(max(place, moved[-1] + gap) if moved else place)
+    shift = sum(new - old for new, old in zip(moved, places, strict=True)) / len(moved)
+    shift = max(shift, moved[-1] - 1.0)
+    return [place - shift for place in moved]
+
+
+def _explanation(figure: Figure, means: pd.DataFrame) -> str:
+    """Return the explanation of bands and markers."""
     few, many = means["n"].min(), means["n"].max()
     counted = f"{many} runs" if few == many else f"{few} to {many} runs"
-    title = "one run each" if many == 1 else f"mean ± one standard deviation of {counted}"
+    text = "one run each" if many == 1 else f"mean ± one standard deviation of {counted}"
     if means["begins"].any():
-        title += "; ● a branch begins"
+        text += "; ● a branch begins"
     if (means.groupby(["dataset", "stragglers_fraction", "algorithm"])["n"].nunique() > 1).any():
-        title += "; dotted where some have ended"
+        text += "; dotted where some runs have ended"
     if any(line.get_marker() == "^" for axes in figure.axes for line in axes.get_lines()):
-        title += "; ▲ loss leaves the view"
-    figure.legend(
-        handles=[Line2D([], [], color=colour, lw=2.4, label=name) for name, colour in colours.items()],
-        loc="outside upper center",
-        ncols=max(1, min(len(colours), 4, _LEGEND_CHARACTERS // (max(map(len, colours)) + 8))),
-        title=title,
-        title_fontsize=9,
-        frameon=False,
-    )
+        text += "; ▲ loss leaves the view"
+    return text

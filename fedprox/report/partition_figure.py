@@ -1,4 +1,4 @@
-"""Who holds what: divisions of data among clients -> a figure with a panel for each."""
+"""Figure and table of how data are divided among clients."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -6,7 +6,6 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
-from matplotlib.collections import EllipseCollection
 from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure, SubFigure
 from matplotlib.ticker import MaxNLocator
@@ -16,8 +15,8 @@ from fedprox.data.federated import Integers
 from fedprox.data.heterogeneity import Distributions, Skew, label_distributions
 from fedprox.report.style import PALETTE, WIDTH, blank_figure, finish_plain
 
-DOT_CLIENTS, DOT_CLASSES = 60, 40  # up to so many there is a dot per client and class, beyond a heat map
-NARROW_CLIENTS = 20  # up to so many half the width is enough
+DOT_CLIENTS, DOT_CLASSES = 60, 40  # at most so many get a dot per client and class; more become a heat map
+NARROW_CLIENTS = 20  # at most so many fit into half the width
 
 
 @dataclass(frozen=True)
@@ -25,9 +24,9 @@ class Division:
     """Data divided among clients.
 
     Attributes:
-        name: Stands above its panel and in its row of the table.
+        name: Its name above its panel and in the table.
         counts: Training examples of each class at each client, shape (num_clients, num_classes).
-        skew: Its measures.
+        skew: Its measures of skew.
     """
 
     name: str
@@ -42,12 +41,12 @@ class Division:
 
     @property
     def is_narrow(self) -> bool:
-        """Whether half the figure's width is enough."""
+        """Whether half the figure's width is enough for its dots."""
         return self.is_dotted and len(self.counts) <= NARROW_CLIENTS
 
 
 def table(divisions: Sequence[Division]) -> pd.DataFrame:
-    """Return the measures of skew for people, a row per division; see `fedprox.data.heterogeneity.Skew`."""
+    """Return the formatted measures of skew, a row per division; see `fedprox.data.heterogeneity.Skew`."""
     rows = []
     for division in divisions:
         skew = division.skew
@@ -69,7 +68,7 @@ def table(divisions: Sequence[Division]) -> pd.DataFrame:
 
 
 def heading(division: Division) -> str:
-    """Return a division's name, its sizes and its measures in three lines that fit half the figure's width."""
+    """Return a division's name, sizes and measures in three lines that fit into half the figure's width."""
     skew = division.skew
     (fewest, mean, most), (smallest, median, largest) = skew.effective_classes, skew.sizes
     return (
@@ -81,7 +80,7 @@ def heading(division: Division) -> str:
 
 
 def by_class(shares: Distributions) -> Integers:
-    """Return the clients sorted by the class they hold most of, then by the second, then by the first's share.
+    """Return the clients sorted by their largest class, then by their second largest, then by the largest one's share.
 
     Args:
         shares: Share of each class at each client, shape (num_clients, num_classes).
@@ -91,23 +90,10 @@ def by_class(shares: Distributions) -> Integers:
     return np.lexsort((-shares[np.arange(len(shares)), first], second, first))
 
 
-def merged(rows: NDArray[np.float64], at_most: int) -> NDArray[np.float64]:
-    """Return the means of groups of neighbouring rows whose sizes differ by at most one, in their order.
-
-    Args:
-        rows: Shape (num_rows, num_values), num_rows >= 1.
-        at_most: How many groups there may be, >= 1; where there are no more rows, each is its own group.
-    """
-    num_groups = min(len(rows), at_most)
-    edges = np.arange(num_groups + 1) * len(rows) // num_groups
-    means: NDArray[np.float64] = np.add.reduceat(rows, edges[:-1]) / np.diff(edges)[:, None]
-    return means
-
-
 def size_bins(sizes: Integers) -> NDArray[np.float64]:
-    """Return the edges of at most 20 bins of sizes: of equal width, or of equal ratio where these span far.
+    """Return the edges of at most 20 bins of sizes: of equal width, or of equal ratio if the sizes span a wide range.
 
-    That is more than a factor of ten, up to more than 200; below, rounding to whole sizes would spoil the ratios.
+    A wide range is more than a factor of ten and reaches beyond 200: below, rounding to whole sizes spoils the ratios.
 
     Args:
         sizes: Examples of each client, all >= 1, shape (num_clients,).
@@ -121,19 +107,18 @@ def size_bins(sizes: Integers) -> NDArray[np.float64]:
     return edges - 0.5  # sizes are whole: none lies on an edge
 
 
-CELL = 0.22  # inches from class to class between dots, of which the labels of the axis take a tenth
+CELL = 0.22  # inches per class in a panel of dots; the labels of the axis take a tenth of it
 LABELS = 0.55  # inches left of the dots
-COLUMNS = 500  # of a heat map, at most: about what can be told apart
 SHARES = LinearSegmentedColormap.from_list("shares", ["white", PALETTE[1], PALETTE[2], "#00263F"])
 
 
 @dataclass(frozen=True)
 class _Scale:
-    """What the panels of one kind share, so that they can be compared.
+    """Scale that all panels of one kind share, so that they can be compared.
 
     Attributes:
-        count: The examples that the largest dot stands for.
-        size: The largest client's examples.
+        count: Examples of the largest dot.
+        size: Examples of the largest client.
         share: The share with the darkest colour.
         bins: Edges of the histograms of sizes.
     """
@@ -145,7 +130,7 @@ class _Scale:
 
     @classmethod
     def of(cls, divisions: Sequence[Division]) -> "_Scale":
-        """Return the scale that holds all of them."""
+        """Return the scale that fits all divisions."""
         sizes = np.concatenate([division.counts.sum(axis=1) for division in divisions])
         return cls(
             count=max(int(division.counts.max()) for division in divisions),
@@ -156,11 +141,11 @@ class _Scale:
 
 
 def draw(divisions: Sequence[Division]) -> Figure:
-    """Draw a panel for each division, all at one scale, its measures of skew above it.
+    """Draw a panel for each division, all at one scale, with its measures of skew above it.
 
-    Tens of clients get a dot for each class, with an area proportional to the examples, below a bar for all
-    of them. More clients become the columns of a heat map, in the order of `by_class`, next to a histogram
-    of their sizes.
+    Up to DOT_CLIENTS clients get a dot per class, with an area proportional to the examples, and above it a bar for all
+    their examples. More clients become the columns of a heat map in the order of `by_class`, next to a histogram of
+    their sizes.
 
     Args:
         divisions: At least one.
@@ -173,7 +158,7 @@ def draw(divisions: Sequence[Division]) -> Figure:
     panels = figure.subfigures(len(heights), columns, squeeze=False, height_ratios=heights)
     kinds = {division.is_dotted for division in divisions}
     scales = {kind: _Scale.of([division for division in divisions if division.is_dotted == kind]) for kind in kinds}
-    for panel, division in zip(panels.flat, divisions, strict=False):  # the last row may have one panel to spare
+    for panel, division in zip(panels.flat, divisions, strict=False):  # the last panel may stay empty
         panel.suptitle(heading(division), fontsize=8, x=0.02, ha="left", linespacing=1.4)
         (_draw_dots if division.is_dotted else _draw_map)(panel, division.counts, scales[division.is_dotted])
     return figure
@@ -185,15 +170,17 @@ def _height(division: Division) -> float:
 
 
 def _draw_dots(panel: SubFigure, counts: Integers, scale: _Scale) -> None:
-    """Draw a dot per client and class below a bar per client."""
+    """Draw a dot per client and class, and above them a bar per client."""
     num_clients, num_classes = counts.shape
     bars, dots = panel.subplots(2, 1, sharex=True, height_ratios=[0.6, CELL * num_classes])
     bars.bar(np.arange(num_clients), counts.sum(axis=1), color=PALETTE[1], width=0.8)
     bars.set_ylim(0, 1.05 * scale.size)
     bars.set_ylabel("examples", fontsize=8)
     bars.yaxis.set_major_locator(MaxNLocator(nbins=2, integer=True))
-    width = (panel.bbox.width / panel.dpi - LABELS) / num_clients
-    _add_circles(dots, counts, scale.count, is_tall=width < 0.9 * CELL)
+    cell = 72 * min(0.9 * CELL, (panel.bbox.width / panel.dpi - LABELS) / num_clients)  # points, on the shorter side
+    clients, classes = np.nonzero(counts)
+    areas = (0.95 * cell) ** 2 * counts[clients, classes] / scale.count
+    dots.scatter(clients, classes, areas, color=PALETTE[2], lw=0)
     dots.set_xlim(-0.6, num_clients - 0.4)
     dots.set_ylim(-0.6, num_classes - 0.4)
     dots.set_xlabel(f"client  (largest dot: {scale.count} examples)", fontsize=8)
@@ -203,49 +190,24 @@ def _draw_dots(panel: SubFigure, counts: Integers, scale: _Scale) -> None:
     dots.xaxis.set_major_locator(MaxNLocator(nbins=20, integer=True))
 
 
-def _add_circles(axes: Axes, counts: Integers, largest: int, is_tall: bool) -> None:
-    """Add a circle per client and class with an area proportional to the count.
-
-    Args:
-        axes: x is the client, y the class; a cell of it is one client and one class.
-        counts: Shape (num_clients, num_classes).
-        largest: The count whose circle fills the cell.
-        is_tall: Whether a cell is higher than wide.
-    """
-    clients, classes = np.nonzero(counts)
-    diameters = 0.95 * np.sqrt(counts[clients, classes] / largest)
-    circles = EllipseCollection(
-        diameters,
-        diameters,
-        np.zeros(len(diameters)),
-        units="x" if is_tall else "y",  # the shorter side of a cell is 1
-        offsets=np.stack([clients, classes], axis=1),
-        offset_transform=axes.transData,
-        facecolor=PALETTE[2],
-        lw=0,
-    )
-    axes.add_collection(circles)
-
-
 def _draw_map(panel: SubFigure, counts: Integers, scale: _Scale) -> None:
-    """Draw the classes of the sorted clients as a heat map, and next to it how many clients are how large."""
+    """Draw the class shares of the sorted clients as a heat map, next to a histogram of the clients' sizes."""
     heat, histogram = panel.subplots(1, 2, width_ratios=[3.2, 1])
     shares = label_distributions(counts)
     image = heat.imshow(
-        merged(shares[by_class(shares)], COLUMNS).T,
+        shares[by_class(shares)].T,  # matplotlib averages clients that share a pixel
         aspect="auto",
         origin="lower",
         extent=(0, len(counts), -0.5, counts.shape[1] - 0.5),
-        interpolation="nearest",
         cmap=SHARES,
         vmin=0,
         vmax=scale.share,
     )
     bar = panel.colorbar(image, ax=heat, pad=0.01, fraction=0.04)
-    bar.set_label("share of client's examples", fontsize=8)
+    bar.set_label("share of the client's examples", fontsize=8)
     bar.ax.tick_params(labelsize=8, color="0.6")
     bar.outline.set_visible(False)
-    heat.set_xlabel("clients, by the class they hold most of", fontsize=8)
+    heat.set_xlabel("clients, sorted by their largest class", fontsize=8)
     histogram.hist(counts.sum(axis=1), bins=scale.bins.tolist(), color=PALETTE[1])
     histogram.set_xscale("log" if np.ptp(np.diff(scale.bins)) else "linear")
     histogram.set_xlabel("examples", fontsize=8)

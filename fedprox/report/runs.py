@@ -1,4 +1,4 @@
-"""One run directory -> who the run is (run.json) and what it measured (metrics.csv)."""
+"""One run directory as the reports see it: its identity (run.json) and its rounds (metrics.csv)."""
 
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
@@ -11,19 +11,29 @@ from numpy.typing import NDArray
 from fedprox.errors import UserError
 from fedprox.runs.reader import RESUME_MAY_CHANGE, as_texts, broken, read_rows
 
-EXPERIMENT = ["dataset", "stragglers_fraction", "algorithm"]  # runs that agree here are repetitions
-# Settings in which repetitions may differ: they choose the draws, or where and how fast a run computes.
-NUMBERLESS = ("seed", "repeat_num", "branch_from", *RESUME_MAY_CHANGE)
+TITLES = {  # name in run.json -> name in the paper
+    "synthetic_iid": "Synthetic-IID",
+    "synthetic_0_0": "Synthetic(0,0)",
+    "synthetic_0.5_0.5": "Synthetic(0.5,0.5)",
+    "synthetic_1_1": "Synthetic(1,1)",
+    "mnist": "MNIST",
+    "femnist": "FEMNIST",
+    "shakespeare": "Shakespeare",
+    "sent140": "Sent140",
+}
+EXPERIMENT = ["dataset", "stragglers_fraction", "algorithm"]  # runs with the same values here are repetitions
+# Settings in which repetitions may differ: random draws, and where and how fast a run computes.
+MAY_DIFFER = ("seed", "repeat_num", "branch_from", *RESUME_MAY_CHANGE)
 
 Facts = Mapping[Any, Any]
 
 
 def distortions(runs: Sequence[Facts], settings: Sequence[Facts]) -> list[str]:
-    """Return a line for: runs not finished; an experiment with mixed settings; an experiment with copies.
+    """Return a line for each thing that distorts means: unfinished runs, mixed settings, and copies of a run.
 
     Args:
-        runs: Each run's status, seed, repetition and the EXPERIMENT columns.
-        settings: Each run's resolved configuration, nested, in the same order.
+        runs: Status, seed, repetition and the EXPERIMENT columns of each run.
+        settings: The resolved, nested configuration of each run.
     """
     experiments: dict[tuple[Any, ...], list[int]] = defaultdict(list)
     for index, run in enumerate(runs):
@@ -52,35 +62,35 @@ def _unfinished(statuses: Sequence[str]) -> list[str]:
     states = ", ".join(f"{count} {status}" for status, count in sorted(counts.items()))
     return [
         f"{counts.total()} of {len(statuses)} runs are not finished ({states}); "
-        "curves show the rounds they have, the table uses finished runs where there are any"
+        "curves show the rounds they have, and the table uses finished runs if there are any"
     ]
 
 
 def _mixed(runs: Sequence[Facts], settings: Sequence[Facts]) -> list[str]:
-    """Return a line where the runs of one experiment are no repetitions of each other."""
-    flat = [as_texts(nested, NUMBERLESS) for nested in settings]
+    """Return a line if the runs of an experiment are not repetitions of each other."""
+    flat = [as_texts(nested, MAY_DIFFER) for nested in settings]
     names = sorted({name for each in flat for name in each})
     differing = [name for name in names if len({each.get(name) for each in flat}) > 1]
     if differing:
-        return [f"the runs of {label(runs[0])} differ in {', '.join(differing)}; report them apart"]
+        return [f"the runs of {label(runs[0])} differ in {', '.join(differing)}; report them separately or use --by"]
     copies = len(runs) - len({(run["seed"], run["repetition"]) for run in runs})
     if copies:
-        return [f"{copies} of {len(runs)} runs of {label(runs[0])} repeat another's seed; give each once"]
+        return [f"{copies} of {len(runs)} runs of {label(runs[0])} have another run's seed; give each seed once"]
     return []
 
 
-# Settings that are seen elsewhere: in the algorithm's name, the panel, the curve's length, or that make repetitions.
-_SEEN = ("mu", "strategy", "stragglers_fraction", "num_rounds", "seed", "repeat_num")
+# Settings that a figure shows elsewhere (algorithm's name, panel, length of the line), or that make repetitions.
+_SHOWN_ELSEWHERE = ("mu", "strategy", "stragglers_fraction", "num_rounds", "seed", "repeat_num")
 _REPETITION = ("seed", "repeat_num")
 
 Step = Mapping[str, Any]
 
 
 def steps(run: Path, record: Mapping[str, Any]) -> list[Step]:
-    """Return where a run left which other one, the first branching first; none for a run of its own.
+    """Return the branchings that led to a run, oldest first: which run was left in which round; [] for no branch.
 
     Raises:
-        UserError: If run.json says it in a way that cannot be read.
+        UserError: If this entry of run.json is invalid.
     """
     step, found = record.get("branched_from"), list[Step]()
     try:
@@ -93,18 +103,18 @@ def steps(run: Path, record: Mapping[str, Any]) -> list[Step]:
 
 
 def suffix(lineage: Sequence[Step]) -> str:
-    """Return what makes a branch's algorithm another than that of the run it left: " from round 40, then 60"."""
-    texts = [", ".join([str(step["round"]), *_changed(step, _SEEN)]) for step in lineage]
+    """Return the ending of a branch's algorithm that distinguishes it from other runs: " from round 40, then 60"."""
+    texts = [", ".join([str(step["round"]), *_changed(step, _SHOWN_ELSEWHERE)]) for step in lineage]
     return f" from round {', then '.join(texts)}" if texts else ""
 
 
 def of_repetitions(lineage: Sequence[Step]) -> list[list[Any]]:
-    """Return what branches have in common that are repetitions of each other."""
+    """Return the part of a lineage that is the same in branches which are repetitions of each other."""
     return [[step["round"], *_kept(step["changed"], _REPETITION)] for step in lineage]
 
 
 def own_beginnings(runs: Sequence[Path], lineages: Sequence[Sequence[Step]]) -> list[int]:
-    """Return for each run the round at which it leaves another one of these; 0 if it leaves none."""
+    """Return for each run the round in which it leaves another of these runs; 0 if it leaves none."""
     given = {str(run.resolve()) for run in runs}
     return [lineage[-1]["round"] if lineage and lineage[-1]["run"] in given else 0 for lineage in lineages]
 
@@ -117,21 +127,21 @@ def _kept(changed: Sequence[str], without: Sequence[str]) -> list[str]:
     return [entry for entry in changed if entry.partition("=")[0].partition(".")[0] not in without]
 
 
-METRICS = ("round", "test_loss", "test_accuracy", "train_loss_cohort", "num_clients_counted", "time_s")
+REQUIRED = ("round", "test_loss", "test_accuracy", "train_loss_cohort", "num_clients_counted", "time_s")
 
-LAST_ROUND = 2**32  # num_rounds is below
+LAST_ROUND = 2**32  # num_rounds is always smaller
 
 
 def identify(run: Path, record: dict[str, Any], by: Sequence[str] = ()) -> dict[str, Any]:
-    """Return the columns that tell a run from others: run, status, algorithm, mu, ..., dataset.
+    """Return the columns that distinguish a run from others: run, status, algorithm, mu, ..., dataset.
 
     Args:
         run: The run directory.
         record: Its run.json.
-        by: Settings whose values join the data set's name, as in "cifar10, alpha = 0.1".
+        by: Settings whose values are appended to the data set's name, as in "cifar10, alpha = 0.1".
 
     Raises:
-        UserError: If mu, stragglers_fraction, seed or repetition is not a number or is missing, or a setting is.
+        UserError: If mu, stragglers_fraction, seed or repetition is missing or not a number, or a setting is missing.
     """
     values = [f", {name.rpartition('.')[2]} = {_setting(run, record, name)}" for name in by]
     try:
@@ -156,20 +166,20 @@ def _setting(run: Path, record: dict[str, Any], name: str) -> Any:
     value: Any = record["settings"]
     for key in name.split("."):
         if not isinstance(value, Mapping) or key not in value:
-            raise UserError(f"{run} has no setting {name}; .hydra/config.yaml there shows those it has")
+            raise UserError(f"{run} has no setting {name}; its settings are in {run / '.hydra/config.yaml'}")
         value = value[key]
     return value
 
 
 def read_metrics(file: Path, finished: bool) -> dict[str, NDArray[np.float64]]:
-    """Return the columns of metrics.csv's complete rows; text after the last line end was still being written.
+    """Return the columns of a metrics.csv, with complete rows only.
 
     Args:
         file: The metrics.csv of a run.
-        finished: Whether the run is; only a finished one must have the file and its header.
+        finished: Whether the run is finished; an unfinished one may lack the file or its header.
 
     Returns:
-        Name -> one value per row, NaN where there is none.
+        Name -> one value per row, NaN for empty cells.
 
     Raises:
         UserError: If a column is missing, a row has too few or too many values, a value is not a number, or
@@ -178,13 +188,13 @@ def read_metrics(file: Path, finished: bool) -> dict[str, NDArray[np.float64]]:
     try:
         header, rows = read_rows(file) if finished or file.exists() else ([], [])
         if not header and not finished:
-            header = list(METRICS)
-        if lacking := [column for column in METRICS if column not in header]:
+            header = list(REQUIRED)
+        if lacking := [column for column in REQUIRED if column not in header]:
             raise ValueError(f"it lacks the columns {', '.join(lacking)}")
         numbers = [[float(value or "nan") for value in row] for row in rows]  # "nan" and "inf" are numbers too
         columns = dict(zip(header, np.array(numbers).reshape(-1, len(header)).T, strict=True))
         if not (np.all(np.diff(columns["round"], prepend=-1.0) > 0) and np.all(columns["round"] < LAST_ROUND)):
-            raise ValueError("the rounds do not increase from 0 on")
+            raise ValueError("the rounds do not increase")
         return columns
     except ValueError as error:
         raise broken(file, error) from error

@@ -1,4 +1,4 @@
-"""The look of all figures: size, colours, axes, marks of lines that leave the view, means in tables."""
+"""Shared look of all figures (size, colours, axes, markers of lines that leave the view) and of means in tables."""
 
 import math
 from collections.abc import Iterable
@@ -12,26 +12,26 @@ from numpy.typing import NDArray
 
 # Okabe and Ito's colour-blind-safe colours, without the yellow that vanishes on white; the first is FedAvg's.
 PALETTE = ("#D55E00", "#56B4E9", "#0072B2", "#009E73", "#CC79A7", "#E69F00", "#000000")
-WIDTH = 9.0  # inches: shown 900 px wide, text has the sizes asked for at 100 px to the inch
+WIDTH = 9.0  # inches; at 100 px per inch a README shows it 900 px wide with its text in the requested size
 
 Curve = NDArray[np.float64]
 
 
-def blank_figure(height: float) -> Figure:
-    """Return an empty figure of WIDTH and a height in inches, which needs no display."""
-    figure = Figure(figsize=(WIDTH, height), dpi=100)
+def blank_figure(height: float, width: float = WIDTH) -> Figure:
+    """Return an empty figure of some inches that needs no display."""
+    figure = Figure(figsize=(width, height), dpi=100)
     FigureCanvasAgg(figure)
     return figure
 
 
 def loss_limit(losses: Iterable[Curve]) -> float:
-    """Return the upper end of a loss axis, > 0, that diverged curves cannot squash.
+    """Return the upper end of a loss axis, > 0, so that a diverged curve does not squash the others.
 
-    It holds every curve that stays within twice the highest initial loss (a model twice as bad as an
-    untrained one has diverged), and in any case the whole of the curve with the lowest peak.
+    The axis holds every curve that stays within twice the highest initial loss (a model twice as bad as an untrained
+    one has diverged), and in any case the whole curve with the lowest peak.
 
     Args:
-        losses: Curves of any length from the first round on; NaN and infinite values are no reason for room.
+        losses: Curves of any length from the first round on; NaN and infinite values are ignored.
     """
     finite = [curve[np.isfinite(curve)] for curve in losses]
     finite = [curve for curve in finite if len(curve)]
@@ -43,13 +43,13 @@ def loss_limit(losses: Iterable[Curve]) -> float:
 
 
 def finish_loss(axes: Axes, title: str, name: str, limit: float) -> None:
-    """Set the view to 0 .. limit and mark where each line leaves it for the first time."""
+    """Set the view to 0 .. limit, with a triangle where a line leaves it for the first time."""
     limit_view(axes, limit, marker_size=7)
     _finish(axes, title, name)
 
 
 def limit_view(axes: Axes, limit: float, marker_size: int) -> None:
-    """Set the view to 0 .. limit, with a triangle where each line leaves it for the first time."""
+    """Set the view to 0 .. limit, with a triangle where a line leaves it for the first time."""
     for line in list(axes.get_lines()):
         rounds, values = np.asarray(line.get_xdata(), float), np.asarray(line.get_ydata(), float)
         outside = ~(values <= limit)  # NaN is outside too
@@ -67,7 +67,7 @@ def finish_accuracy(axes: Axes, title: str) -> None:
 
 
 def finish_drift(axes: Axes, title: str) -> None:
-    """Begin the view at 0."""
+    """Set the lower end of the view to 0."""
     _finish(axes, title, "drift")
     axes.set_ylim(bottom=0.0)
 
@@ -82,9 +82,9 @@ def finish_by_round(axes: Axes, num_ticks: int, label_size: float | str = "mediu
     """Style axes whose x is the round.
 
     Args:
-        axes: Theirs.
-        num_ticks: About so many of x.
-        label_size: Of the ticks.
+        axes: The axes to style.
+        num_ticks: Approximate number of ticks on x.
+        label_size: Size of the tick labels.
     """
     axes.grid(color="0.9", lw=0.7)
     axes.margins(x=0.01)
@@ -93,7 +93,7 @@ def finish_by_round(axes: Axes, num_ticks: int, label_size: float | str = "mediu
 
 
 def finish_plain(axes: Axes, label_size: float | str = "medium") -> None:
-    """Leave only the two spines that have ticks, in grey."""
+    """Keep only the two spines that have ticks, in grey."""
     axes.set_axisbelow(True)
     axes.spines[["top", "right"]].set_visible(False)
     axes.spines[["bottom", "left"]].set_color("0.6")
@@ -101,7 +101,7 @@ def finish_plain(axes: Axes, label_size: float | str = "medium") -> None:
 
 
 def plus_minus(mean: float, std: float, digits: str) -> str:
-    """Return "0.712 ± 0.031", without the deviation if there is none; "diverged" without a mean."""
+    """Return "0.712 ± 0.031", or "0.712" if `std` is NaN; "diverged" if the mean is NaN or infinite."""
     if math.isnan(mean) or mean == float("inf"):
         return "diverged"
     return f"{mean:{digits}}" if math.isnan(std) else f"{mean:{digits}} ± {std:{digits}}"

@@ -1,4 +1,4 @@
-"""Run directories -> one tidy table (a row per run and round) -> a summary with mean and deviation."""
+"""Run directories as one tidy table (a row per run and round), and its summary with means and standard deviations."""
 
 import sys
 from collections.abc import Iterable, Sequence
@@ -23,22 +23,22 @@ from fedprox.report.style import plus_minus
 from fedprox.runs.reader import no_run, read_record, walk
 
 ALWAYS = ("test_accuracy", "test_loss", "final_accuracy", "best_accuracy", "volatility")
-WHERE_RECORDED = ("drift", "client_accuracy_std", "client_accuracy_worst", "client_accuracy_best")
+IF_RECORDED = ("drift", "client_accuracy_std", "client_accuracy_worst", "client_accuracy_best")
 
 
 def per_run(frame: pd.DataFrame, last: int, level: float | None = None) -> pd.DataFrame:
-    """Return a row per run, by its directory; rounds that were not evaluated have no part in it.
+    """Return a row per run, indexed by its directory, over its evaluated rounds.
 
     Args:
-        frame: From `fedprox.report.summary.read_runs`.
+        frame: From `read_runs`.
         last: How many last rounds are averaged, >= 1.
-        level: A test accuracy, 0 .. 1; None for none.
+        level: A test accuracy, 0 .. 1; None for no column rounds_to_level.
 
     Returns:
-        The EXPERIMENT columns and status; means over the last rounds of test_accuracy, test_loss and, where any run
-        has them, the columns WHERE_RECORDED; final_accuracy (last round) and best_accuracy (best round); volatility,
-        the sample standard deviation of the accuracy's change from each evaluated round to the next, NaN below two
-        changes; with a level rounds_to_level, the first evaluated round with at least that accuracy, else NaN.
+        The EXPERIMENT columns and status; means over the last rounds of test_accuracy, test_loss and, if any run has
+        them, the columns IF_RECORDED; final_accuracy (last round) and best_accuracy (best round); volatility, the
+        sample standard deviation of the accuracy's change from one evaluated round to the next, NaN for fewer than two
+        changes; rounds_to_level, the first evaluated round with at least that accuracy, NaN if there is none.
     """
     evaluated = frame.dropna(subset=["test_accuracy"])
     runs = evaluated.groupby("run", sort=False)
@@ -57,15 +57,15 @@ def per_run(frame: pd.DataFrame, last: int, level: float | None = None) -> pd.Da
 
 
 def recorded(frame: pd.DataFrame) -> list[str]:
-    """Return those columns of WHERE_RECORDED that any run has."""
-    return [column for column in WHERE_RECORDED if column in frame and frame[column].notna().any()]
+    """Return those columns of IF_RECORDED that any run has."""
+    return [column for column in IF_RECORDED if column in frame and frame[column].notna().any()]
 
 
 def find_runs(paths: Iterable[str | Path]) -> list[Path]:
-    """Return every run directory (one that holds run.json) among and below `paths`, each once, sorted.
+    """Return every run directory (a folder with run.json) among and below `paths`, each once, sorted.
 
     Raises:
-        UserError: If a path is no directory, or there is no run at all.
+        UserError: If a path is not a directory, or there is no run at all.
     """
     roots = [Path(path) for path in paths]
     runs = {folder.resolve(): folder for folder, files in walk(roots) if "run.json" in files}
@@ -77,23 +77,23 @@ def find_runs(paths: Iterable[str | Path]) -> list[Path]:
 def read_runs(paths: Iterable[str | Path], by: Sequence[str] = ()) -> pd.DataFrame:
     """Return the rounds of all runs among and below `paths` as one tidy table.
 
-    Whatever would distort a mean over these runs is told in warning lines on stderr: runs that are not
-    finished, runs given twice, and runs of one experiment whose settings differ.
+    Warnings on stderr list what would distort a mean over these runs: unfinished runs, runs given twice, and runs of
+    one experiment whose settings differ.
 
     Args:
         paths: Run directories, or folders of them.
-        by: Settings, such as partition.alpha, by whose values runs are told apart besides; they join the data set's
-            name.
+        by: More settings that distinguish experiments, such as partition.alpha; their values are appended to the data
+            set's name.
 
     Returns:
-        One row per run and round with the columns run (the directory), status, algorithm, mu (NaN where
-        the algorithm has none), stragglers_fraction (0 .. 1), seed, repetition, dataset, begins (the round at which
-        a branch leaves another run that was given, before which its rows are that run's; else 0), and those of
-        metrics.csv: round, test_loss, test_accuracy (0 .. 1), train_loss_cohort, num_clients_counted, time_s, and
-        what else it has, NaN for runs that lack it.
+        One row per run and round with the columns run (the directory), status, algorithm, mu (NaN if the algorithm has
+        none), stragglers_fraction (0 .. 1), seed, repetition, dataset, begins (the round in which a branch leaves
+        another of these runs, whose rows are also its own until then; otherwise 0), and those of metrics.csv: round,
+        test_loss, test_accuracy (0 .. 1), train_loss_cohort, num_clients_counted, time_s and any others, NaN for runs
+        that lack them.
 
     Raises:
-        UserError: If there is no run, no round in any run, or a run.json or metrics.csv is broken, or a run lacks a
+        UserError: If there is no run, no run has a round yet, a run.json or metrics.csv is damaged, or a run lacks a
             setting of `by`.
     """
     directories = find_runs(paths)
@@ -105,7 +105,7 @@ def read_runs(paths: Iterable[str | Path], by: Sequence[str] = ()) -> pd.DataFra
         for directory, run, begins in zip(directories, runs, own_beginnings(directories, lineages), strict=True)
     ]
     if not any(table["test_accuracy"].notna().any() for table in tables):
-        raise UserError(f"no tested round yet in {directories[0]} (of {len(runs)} runs); wait for the first")
+        raise UserError(f"no evaluated round yet in {directories[0]} (of {len(runs)} runs); wait for the first")
     settings = [
         {**record["settings"], "branched_from": of_repetitions(lineage)}
         for record, lineage in zip(records, lineages, strict=True)
@@ -118,36 +118,35 @@ def read_runs(paths: Iterable[str | Path], by: Sequence[str] = ()) -> pd.DataFra
 
 
 def rounds_of(run: Path, finished: bool) -> pd.DataFrame:
-    """Return a run's metrics.csv, a row per round; see `fedprox.report.runs.read_metrics`."""
+    """Return a run's metrics.csv as a table; see `fedprox.report.runs.read_metrics`."""
     return pd.DataFrame(read_metrics(run / "metrics.csv", finished)).astype({"round": int})
 
 
 def summarise(frame: pd.DataFrame, last: int = 10, level: float | None = None) -> pd.DataFrame:
     """Return mean and sample standard deviation over the runs of each experiment.
 
-    Only finished runs count; where an experiment has none, its unfinished runs do, and a warning line on
-    stderr says so. A run whose loss became NaN or infinite makes the mean so too: it is not left out.
+    Only finished runs count, unless an experiment has none; a warning on stderr says so then. A run with a NaN or
+    infinite loss is not left out, so it makes the mean NaN or infinite.
 
     Args:
         frame: From `read_runs`.
         last: A run's test_accuracy and test_loss are its means over this many last rounds, >= 1.
-        level: A test accuracy, above 0 and at most 1, the way to which is counted in rounds; None for none.
+        level: Also count the rounds to this test accuracy, above 0 and at most 1; None for no such columns.
 
     Returns:
-        One row per (dataset, stragglers_fraction, algorithm), algorithms in `algorithm_order`, with runs
-        (how many count), used ("finished" or "unfinished": which count), unfinished (how many there are),
-        and X_mean and X_std for X = test_accuracy, test_loss, final_accuracy, best_accuracy, volatility and the
-        other columns of `fedprox.report.summary.per_run`. X_std is NaN for a single run, both are NaN where a run
-        lacks X. With a level also level, reached (how many of the runs get there) and rounds_to_level_mean and
-        _std over those.
+        One row per (dataset, stragglers_fraction, algorithm), algorithms in `algorithm_order`, with runs (how many
+        count), used (whether those are "finished" or "unfinished"), unfinished (how many there are), and X_mean and
+        X_std for X = test_accuracy, test_loss, final_accuracy, best_accuracy, volatility and the other columns of
+        `per_run`. X_std is NaN for a single run; both are NaN if a run lacks X. With a level also level, reached (how
+        many of the runs reach it) and rounds_to_level_mean and _std over those.
 
     Raises:
         UserError: If last < 1, or level is out of range.
     """
     if last < 1:
-        raise UserError(f"last must be >= 1, got {last}; it is how many last rounds of a run are averaged")
+        raise UserError(f"last must be >= 1, got {last}; it is the number of last rounds that are averaged")
     if level is not None and not 0 < level <= 1:
-        raise UserError(f"level must be above 0 and at most 1, got {level:g}; it is a share of the test examples")
+        raise UserError(f"level must be above 0 and at most 1, got {level:g}; for 60 % give 0.6")
     runs = per_run(frame, last, level)
     runs["unfinished"] = runs["status"] != "finished"
     experiments = runs.groupby(EXPERIMENT, sort=False)
@@ -164,21 +163,20 @@ def summarise(frame: pd.DataFrame, last: int = 10, level: float | None = None) -
         summary["rounds_to_level_mean"], summary["rounds_to_level_std"] = rounds.mean(), rounds.std()
     summary = in_order(summary.reset_index(), algorithm_order(frame))
     for row in summary[summary["used"] == "unfinished"].to_dict("records"):
-        print(f"warning: no finished run of {printable(label(row))}; its unfinished ones are used", file=sys.stderr)
+        print(f"warning: {printable(label(row))} has no finished run; using its unfinished ones", file=sys.stderr)
     return summary
 
 
 def mean_by_round(frame: pd.DataFrame) -> pd.DataFrame:
     """Return mean and sample standard deviation over the runs of each experiment, round by round.
 
-    Every run counts for the rounds it has, so n may fall along an experiment whose runs are not all
-    finished. Rounds without a test are left out. A NaN or infinite loss is not skipped: it makes the mean
-    of its round NaN or infinite, as a mean without the diverged runs would flatter the algorithm.
+    Every run counts for the evaluated rounds that it has, so n falls along an experiment with unfinished runs. A NaN or
+    infinite loss makes the mean of its round NaN or infinite: a mean without diverged runs would flatter the algorithm.
 
     Returns:
         One row per (dataset, stragglers_fraction, algorithm, round) with n (runs that have this round), begins,
-        test_loss_mean, test_loss_std, test_accuracy_mean and test_accuracy_std (std NaN where n = 1), and the same
-        of drift where any run has it.
+        test_loss_mean, test_loss_std, test_accuracy_mean and test_accuracy_std (std is NaN if n = 1), and the same for
+        drift if any run has it.
     """
     groups = frame.dropna(subset=["test_accuracy"]).groupby([*EXPERIMENT, "round"])
     means = pd.DataFrame({"n": groups.size(), "begins": groups["begins"].min()})
@@ -210,11 +208,11 @@ def in_order(table: pd.DataFrame, algorithms: Sequence[str]) -> pd.DataFrame:
 
 
 def readable(summary: pd.DataFrame, last: int = 10) -> pd.DataFrame:
-    """Return `summarise`'s table for people: each value as `mean ± standard deviation`, three decimals.
+    """Return `summarise`'s table formatted for reading: each value as `mean ± standard deviation`, three decimals.
 
     Args:
         summary: From `summarise`.
-        last: The `last` given to it, for the headings.
+        last: The `last` given to `summarise`, for the headings.
     """
     values = {
         f"accuracy (last {last})": "test_accuracy",
@@ -223,7 +221,7 @@ def readable(summary: pd.DataFrame, last: int = 10) -> pd.DataFrame:
         "best accuracy": "best_accuracy",
         "volatility": "volatility",
         f"drift (last {last})": "drift",
-        f"deviation among clients (last {last})": "client_accuracy_std",
+        f"std over clients (last {last})": "client_accuracy_std",
         f"worst clients (last {last})": "client_accuracy_worst",
         f"best clients (last {last})": "client_accuracy_best",
     }
@@ -241,7 +239,7 @@ def readable(summary: pd.DataFrame, last: int = 10) -> pd.DataFrame:
 
 
 def _rounds(row: Facts) -> str:
-    """Return the rounds to the level; a mean over some of the runs says over how many."""
+    """Return the mean rounds to the level; if not all runs reach it, also how many do."""
     if not row["reached"]:
         return "not reached"
     mean, std = row["rounds_to_level_mean"], row["rounds_to_level_std"]

@@ -1,10 +1,12 @@
-"""A checkpoint: everything that later rounds depend on, one safetensors file, which holds no code.
+"""Checkpoints: everything that later rounds depend on, in one safetensors file per round.
 
-It has a checksum over all that it says, and is of use only beside the tables that it goes on from.
+A file holds no code and has a checksum over its content. It can be used only together with the run's tables as they
+were when it was written, so it also holds their marks (`fedprox.runs.csv_table`).
 """
 
 import json
 import logging
+import re
 from collections.abc import Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
@@ -18,13 +20,14 @@ from safetensors.numpy import save
 
 from fedprox.errors import UserError
 from fedprox.federation.results import Round
+from fedprox.runs.csv_table import begins_as_marked
 from fedprox.runs.serialize import decoded, encoded
-from fedprox.runs.writer import RunRecord, is_kept
+from fedprox.runs.writer import RunRecord
 from fedprox.storage import CHECKPOINTS, checksum, write_atomic
 
 _log = logging.getLogger("fedprox")
-FOLDER = CHECKPOINTS
-# What reading a file may raise that holds anything whatever; a depth of 10,000 brackets is a RecursionError.
+_NAME = re.compile(r"round_(\d+)\.safetensors")
+# What reading a file with arbitrary content may raise; a JSON text of 10,000 brackets is a RecursionError.
 _DAMAGE = (OSError, SafetensorError, LookupError, TypeError, ValueError, AttributeError, OverflowError, RecursionError)
 
 
@@ -49,88 +52,75 @@ class Checkpoint:
     accuracy: float | None
 
 
-def forget_after(run_dir: Path, rounds_done: int) -> None:
-    """Remove the checkpoints of later rounds, which are another run's or damaged, and what was half written.
-
-    Raises:
-        UserError: If there is something that cannot be removed.
-    """
-    files = list((run_dir / FOLDER).glob("*"))
-    for file in files:
-        if file.is_dir():
-            raise UserError(f"{file} is a folder where a checkpoint belongs; move it away")
-    for file in files:
-        header = header_of(file)
-        if not header or header.round_num > rounds_done:
-            file.unlink()
-
-
 def latest(run_dir: Path) -> Checkpoint | None:
-    """Return the latest checkpoint of a run that is whole; None if it has not come to its first.
+    """Return a run's latest usable checkpoint; None if it has not written any yet.
 
-    Damaged ones are told of in a warning line each and passed over.
+    Damaged checkpoints are skipped with a warning each.
 
     Raises:
         UserError: If there are checkpoints, and all are damaged.
     """
-    headers = _headers(run_dir)
-    damaged = [f"{file} is no whole checkpoint" for file, header in headers.items() if header is None]
-    found = None
-    for _, file in sorted(((header.round_num, file) for file, header in headers.items() if header), reverse=True):
+    damaged = []
+    for file in reversed(_files(run_dir).values()):
         try:
-            found = _fitting(read(file), file)
-            break
+            found = _read_matching(file)
         except UserError as error:
             damaged.append(str(error))
-    if damaged and not found:
-        raise UserError(f"{damaged[-1]}, and no other is left; bring it back, or start the run anew")
-    for line in damaged:
-        _log.warning("%s; an earlier one is taken", line)
-    return found
+            continue
+        for line in damaged:
+            _log.warning("%s; using an earlier checkpoint", line)
+        return found
+    if damaged:
+        raise UserError(f"{damaged[0]}, and there is no earlier checkpoint; restore it or start the run again")
+    return None
 
 
 def of_round(round_num: int, run_dir: Path) -> Checkpoint:
     """Return the checkpoint of one round.
 
     Raises:
-        UserError: If it is not left, or damaged.
+        UserError: If it is missing or damaged.
     """
-    files = {header.round_num: file for file, header in _headers(run_dir).items() if header}
+    files = _files(run_dir)
     if round_num not in files:
-        left = f"those of rounds {', '.join(map(str, sorted(files)))}" if files else "none"
+        left = f"those of rounds {', '.join(map(str, files))}" if files else "none"
         raise UserError(
-            f"branch_round={round_num} has no checkpoint in {run_dir}, which has {left}; name a round that has one; a "
-            "run with checkpoint.keep=null keeps them all"
+            f"branch_round={round_num} has no checkpoint in {run_dir}, which has {left}; name a round that has one; "
+            "a run with checkpoint.keep=null keeps them all"
         )
-    return _fitting(read(files[round_num]), files[round_num])
+    return _read_matching(files[round_num])
 
 
-def _headers(run_dir: Path) -> dict[Path, "Header | None"]:
-    """Return the header of each checkpoint; None for one that is damaged.
+def forget_after(run_dir: Path, rounds_done: int) -> None:
+    """Remove the checkpoints of later rounds, which a resumed run computes again, and partly written files."""
+    kept = [file for round_num, file in _files(run_dir).items() if round_num <= rounds_done]
+    for file in (run_dir / CHECKPOINTS).glob("round_*"):
+        if file not in kept:
+            file.unlink()
+
+
+def _files(run_dir: Path) -> dict[int, Path]:
+    """Return round -> checkpoint file in the order of the rounds."""
+    files = (run_dir / CHECKPOINTS).glob("*")
+    return dict(sorted((int(name[1]), file) for file in files if (name := _NAME.fullmatch(file.name))))
+
+
+def _read_matching(file: Path) -> Checkpoint:
+    """Return a checkpoint whose run directory still has the rows that it continues from.
 
     Raises:
-        UserError: If something else is in the place of their folder.
+        UserError: If it is damaged, or the rows have changed, or it is another run's checkpoint.
     """
-    folder = run_dir / FOLDER
-    if folder.exists() and not folder.is_dir():
-        raise UserError(f"{folder} must be a folder; move that file away")
-    return {file: header_of(file) for file in folder.glob("*.safetensors")}
-
-
-def _fitting(checkpoint: Checkpoint, file: Path) -> Checkpoint:
-    """Return a checkpoint whose run directory has the rows that it goes on from.
-
-    Raises:
-        UserError: If they were changed, or it is another run's checkpoint.
-    """
+    checkpoint = read(file)
     for name, mark in checkpoint.record["tables"].items():
-        if not is_kept(file.parents[1] / name, mark):
-            raise UserError(f"{file.parents[1] / name} is not what it was when {file} was written")
+        table = file.parents[1] / name
+        if not begins_as_marked(table, mark):
+            raise UserError(f"{table} has changed since {file} was written")
     return checkpoint
 
 
 def read(file: Path) -> Checkpoint:
-    """Return what a file holds.
+    """Return the content of a file.
 
     Raises:
         UserError: If it cannot be read, or is not what was written.
@@ -140,74 +130,46 @@ def read(file: Path) -> Checkpoint:
             metadata = opened.metadata() or {}
             arrays = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118
         if metadata["checksum"] != checksum(metadata["state"], arrays):
-            raise ValueError("its checksum does not fit")
-        return _checked(Checkpoint(**decoded(metadata["state"], arrays)))
+            raise ValueError("its checksum does not match")
+        return Checkpoint(**decoded(metadata["state"], arrays))
     except _DAMAGE as error:
-        raise UserError(f"{file} is no whole checkpoint: {' '.join(str(error).split())}") from error
-
-
-def _checked(checkpoint: Checkpoint) -> Checkpoint:
-    """Return a checkpoint that is made as ours are: anybody can write a checksum."""
-    marks = checkpoint.record["tables"].values()
-    is_ours = (
-        type(checkpoint.round_num) is int
-        and checkpoint.round_num >= 0
-        and isinstance(checkpoint.arrays, ArrayRecord)
-        and isinstance(checkpoint.time_s, float)
-        and {"strategy", "mu"} <= checkpoint.carried.keys()
-        and {"layers", "statistics"} <= checkpoint.carried["strategy"].keys()
-        and {"tables", "final", "best"} <= checkpoint.record.keys()
-        and all(type(mark["num_bytes"]) is int and isinstance(mark["sha256"], str) for mark in marks)
-    )
-    if not is_ours:
-        raise ValueError("it lacks what a checkpoint has")
-    return checkpoint
-
-
-@dataclass(frozen=True)
-class Header:
-    """What can be told of a checkpoint without its arrays; see Checkpoint."""
-
-    round_num: int
-    accuracy: float | None
-
-
-def header_of(file: Path) -> Header | None:
-    """Return what the beginning of a file says, without its arrays and not checked; None if it cannot be read."""
-    try:
-        with safe_open(file, "np") as opened:
-            metadata = opened.metadata() or {}
-        state = dict(json.loads(metadata["state"])["dict"])
-        accuracy = state["accuracy"]
-        return Header(int(state["round_num"]), None if accuracy is None else float(accuracy))
-    except _DAMAGE:
-        return None
+        raise UserError(f"{file} is truncated or corrupt: {' '.join(str(error).split())}") from error
 
 
 def content_of(checkpoint: Checkpoint) -> bytes:
-    """Return what is written into its file."""
+    """Return the content of a checkpoint's file."""
     text, arrays = encoded({name: getattr(checkpoint, name) for name in Checkpoint.__dataclass_fields__})
     arrays = {name: np.ascontiguousarray(array).reshape(array.shape) for name, array in arrays.items()}
     return save(arrays, {"state": text, "checksum": checksum(text, arrays)})
 
 
-class Checkpoints:
-    """Writes the checkpoints of one run, beside its rounds; that of its last one also when it ends or is interrupted.
+def _accuracy_in(file: Path) -> float | None:
+    """Return a checkpoint's accuracy without reading its arrays; None if it has none or is damaged."""
+    try:
+        with safe_open(file, "np") as opened:
+            state = json.loads((opened.metadata() or {})["state"])
+        accuracy = dict(state["dict"])["accuracy"]
+        return None if accuracy is None else float(accuracy)
+    except _DAMAGE:
+        return None
 
-    Where a round is due while the disk is still busy with an earlier one, it is passed over.
+
+class Checkpoints:
+    """Writes a run's checkpoints in the background, and that of its last round when the run ends for any reason.
+
+    A checkpoint that is due while an earlier one is still being written is skipped.
     """
 
     def __init__(self, record: RunRecord, *, every: int | None, keep: int | None) -> None:
-        """Go on with those that the run directory has.
+        """Continue with the checkpoints that the run directory has.
 
         Args:
             record: The run's tables.
-            every: Rounds from one checkpoint to the next; None for none at all.
+            every: Rounds from one checkpoint to the next; None for no checkpoints.
             keep: How many of the last ones are kept, besides the best; None for all.
         """
-        self._record, self._folder, self._every, self._keep = record, record.path / FOLDER, every, keep
-        headers = filter(None, map(header_of, self._folder.glob("*")))
-        self._written = {header.round_num: header.accuracy for header in headers}
+        self._record, self._folder, self._every, self._keep = record, record.path / CHECKPOINTS, every, keep
+        self._written = {round_num: _accuracy_in(file) for round_num, file in _files(record.path).items()}
         self._latest: Checkpoint | None = None
         self._disk = ThreadPoolExecutor(max_workers=1)
         self._writing: Future[None] | None = None
@@ -225,11 +187,10 @@ class Checkpoints:
             self._writing = self._disk.submit(self._write, self._latest)
 
     def forget(self) -> None:
-        """Remove all checkpoints: the tables beside which they are of use have changed."""
+        """Remove all checkpoints, because the tables that belong to them have changed."""
         self._wait()
-        for round_num in self._written:
-            self._file(round_num).unlink(missing_ok=True)
-        self._written.clear()
+        for round_num in list(self._written):
+            self._remove(round_num)
 
     def _wait(self) -> None:
         """Return once nothing is being written; raise what went wrong."""
@@ -242,8 +203,7 @@ class Checkpoints:
         write_atomic(self._file(checkpoint.round_num), content_of(checkpoint))
         self._written[checkpoint.round_num] = checkpoint.accuracy
         for round_num in self._superfluous():
-            self._file(round_num).unlink(missing_ok=True)
-            del self._written[round_num]
+            self._remove(round_num)
 
     def _write_last(self) -> None:
         if self._every and self._latest and self._latest.round_num not in self._written:
@@ -256,6 +216,10 @@ class Checkpoints:
         best = max(measured, key=measured.__getitem__, default=None)
         return [round_num for round_num in sorted(self._written)[: -self._keep] if round_num != best]
 
+    def _remove(self, round_num: int) -> None:
+        self._file(round_num).unlink(missing_ok=True)
+        del self._written[round_num]
+
     def _file(self, round_num: int) -> Path:
         return self._folder / f"round_{round_num:06d}.safetensors"
 
@@ -264,9 +228,9 @@ class Checkpoints:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        """Write the last round's checkpoint; where the disk is what failed, those before it stay."""
+        """Write the last round's checkpoint; if the disk has failed, the earlier ones stay."""
         try:
-            self._disk.submit(self._write_last).result()  # after what is being written: never two at once
+            self._disk.submit(self._write_last).result()  # after a write in progress, never beside it
             self._wait()
         except OSError:
             if kind is None:

@@ -1,4 +1,4 @@
-"""What a result may depend on besides the settings."""
+"""Facts that a result may depend on besides the settings: versions, commit, hardware."""
 
 import os
 import platform
@@ -25,7 +25,7 @@ def environment() -> dict[str, Any]:
             "platform": platform.platform(),
             "cpu": _cpu_name(),
             "num_cpus": os.cpu_count(),
-            "num_threads": torch.get_num_threads(),  # of torch, and of engine=local where nothing else is set
+            "num_threads": torch.get_num_threads(),  # of torch, and of engine=local unless it sets its own
             "memory_bytes": os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
             "gpus": [torch.cuda.get_device_name(gpu) for gpu in range(torch.cuda.device_count())],
         },
@@ -34,7 +34,7 @@ def environment() -> dict[str, Any]:
 
 @cache
 def _versions() -> dict[str, str]:
-    """Return the versions of those of PACKAGES that are installed: engine=local does without Ray."""
+    """Return the versions of the installed PACKAGES; engine=local does not need Ray."""
     versions = {}
     for name in PACKAGES:
         with suppress(PackageNotFoundError):
@@ -42,9 +42,9 @@ def _versions() -> dict[str, str]:
     return versions
 
 
-@cache  # the code that this process runs was read once, too
+@cache  # the code of this process was read only once, too
 def _git_commit() -> str | None:
-    """Return the commit of this code, with "-dirty" after it where files were changed; None outside a checkout."""
+    """Return the commit of this code, with "-dirty" if files have changed; None outside a checkout."""
     command = ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
     try:
         done = subprocess.run(command, cwd=Path(__file__).parent, capture_output=True, text=True, timeout=10)
@@ -55,7 +55,7 @@ def _git_commit() -> str | None:
 
 @cache
 def _cpu_name() -> str:
-    """Return the processor's name, from /proc where there is one."""
+    """Return the processor's name, from /proc if it exists."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:

@@ -1,4 +1,4 @@
-"""main.log and .hydra/, written once a run begins: a command that is refused leaves those of an earlier run alone."""
+"""main.log and .hydra/, written only once a run begins, so that a refused command leaves an earlier run's alone."""
 
 import logging
 from pathlib import Path
@@ -10,17 +10,17 @@ from fedprox.storage import HYDRAS
 
 
 class RunLog(logging.Handler):
-    """Keeps what is logged until the run begins, and writes it and all that follows into a file."""
+    """Buffers log records until the run begins, then writes them and all later ones to a file."""
 
     def __init__(self, filename: str | None = None) -> None:
-        """Prepare for a file, which is not touched yet; None for none."""
+        """Prepare; the file is not touched yet. Without a filename nothing is written."""
         super().__init__()
         self._filename = filename
         self._waiting: list[logging.LogRecord] = []
         self._file: logging.FileHandler | None = None
 
     def begin(self) -> None:
-        """Go on with the file, or make it."""
+        """Open the file, append to what it has, and write the buffered records."""
         if self._filename is None or self._file:
             return
         self._file = logging.FileHandler(self._filename, encoding="utf-8")
@@ -30,7 +30,7 @@ class RunLog(logging.Handler):
         self._waiting.clear()
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Take what is logged."""
+        """Write or buffer a record."""
         if self._file:
             self._file.emit(record)
         else:

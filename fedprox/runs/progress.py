@@ -1,4 +1,4 @@
-"""How far a run is: a bar on a terminal, plain lines otherwise."""
+"""Progress of a run: a bar on a terminal, plain log lines otherwise."""
 
 import logging
 import multiprocessing
@@ -15,19 +15,21 @@ LINE_EVERY_S = 5.0
 _log = logging.getLogger("fedprox")
 
 
-def watched(rounds: Iterator[Round], num_rounds: int, name: str, first_round: int = 0) -> Iterator[Round]:
-    """Yield the rounds as they come and show how far they are, the test accuracy, the rate and the time left.
+def with_progress(rounds: Iterator[Round], num_rounds: int, name: str, first_round: int = 0) -> Iterator[Round]:
+    """Yield the rounds and show their progress: round, test accuracy, rate and time left.
 
     Args:
-        rounds: From `first_round` on, which is > 0 in a run that is resumed.
-        num_rounds: T.
+        rounds: The rounds from `first_round` on.
+        num_rounds: Number of the last round.
         name: Such as "FedAvg".
-        first_round: Rounds before it count as done, but not for the rate.
+        first_round: > 0 in a resumed run; earlier rounds count as done, but not in the rate.
     """
     done_before = max(first_round - 1, 0)
     if first_round:
-        _log.info("%s goes on after round %d of %d", name, done_before, num_rounds)
-    if sys.stderr and sys.stderr.isatty() and multiprocessing.parent_process() is None:  # joblib's share the line
+        _log.info("%s resumes after round %d of %d", name, done_before, num_rounds)
+    if (
+        sys.stderr and sys.stderr.isatty() and multiprocessing.parent_process() is None
+    ):  # joblib's jobs would share one line
         yield from _with_bar(rounds, num_rounds, name, done_before)
     else:
         yield from _with_lines(rounds, num_rounds, name, done_before)
@@ -36,7 +38,7 @@ def watched(rounds: Iterator[Round], num_rounds: int, name: str, first_round: in
 def _with_bar(rounds: Iterator[Round], num_rounds: int, name: str, done_before: int) -> Iterator[Round]:
     with (
         tqdm(total=num_rounds, initial=done_before, unit="round", desc=name) as bar,
-        Reminder(lambda _: bar.refresh()),  # its clock goes on while a round takes long
+        Reminder(lambda _: bar.refresh()),  # keeps its clock running during a long round
     ):
         for outcome in rounds:
             yield outcome
@@ -52,7 +54,7 @@ def _with_lines(rounds: Iterator[Round], num_rounds: int, name: str, done_before
 
     def remind(time_s: float) -> None:
         at = min(round_num + 1, num_rounds)
-        _log.info("%s, round %d/%d is computed, %.0f s after the last line", name, at, num_rounds, time_s)
+        _log.info("%s, computing round %d/%d, %.0f s since the last line", name, at, num_rounds, time_s)
 
     with Reminder(remind) as reminder:
         for outcome in rounds:
@@ -77,7 +79,7 @@ def _with_lines(rounds: Iterator[Round], num_rounds: int, name: str, done_before
 
 
 def pace(num_done: int, num_left: int, time_s: float) -> str:
-    """Return the rate and the time left, such as ", 2.5 rounds/s, 01:20 left"; "" where no round is done yet."""
+    """Return the rate and the time left, such as ", 2.5 rounds/s, 01:20 left"; "" before the first round is done."""
     if num_done <= 0 or time_s <= 0:
         return ""
     each_s = time_s / num_done

@@ -1,11 +1,10 @@
-"""A run directory as it is read: its record, its tables, and how far it is while it is being written."""
+"""Reading a run directory: its record (run.json), its tables, and its progress while it is being written."""
 
 import csv
 import io
 import json
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,24 +13,24 @@ from fedprox.errors import UserError
 from fedprox.storage import is_locked, read_regular
 
 RECORD = ("status", "algorithm", "settings", "seed", "name")
-# Settings that change no number of a run: where and how it computes, and who is told; and what is done about faults, of
-# which a run that goes on had none, unless it drops them.
-WHERE = ("engine", "client_resources", "server_device", "data_dir", "checkpoint", "resume", "logger")
-_FAULTS = ("on_client_error", "on_divergence", "round_timeout", "on_timeout")
-RESUME_MAY_CHANGE = (*WHERE, *_FAULTS)
+# Settings that change no number of a run: where and how it computes, and where it is logged.
+PLACEMENT_SETTINGS = ("engine", "client_resources", "server_device", "data_dir", "checkpoint", "resume", "logger")
+# A run that can be resumed had no failures yet, unless it drops them: see `differences`.
+_FAILURE_SETTINGS = ("on_client_error", "on_divergence", "round_timeout", "on_timeout")
+RESUME_MAY_CHANGE = (*PLACEMENT_SETTINGS, *_FAILURE_SETTINGS)
 
 MAX_BYTES = 2**25  # of run.json; one with a thousand resumptions has two million
-MAX_DEPTH = 8  # of settings; far more than any run has
+MAX_DEPTH = 8  # of settings, far more than any run has
 
 Settings = Mapping[str, Any]
 Row = Mapping[str, int | float | None]
 
 
 def walk(roots: Iterable[Path]) -> Iterator[tuple[Path, list[str]]]:
-    """Yield the folders among and below some, each with the names of what is in it.
+    """Yield the given folders and all folders below them, each with the names of its entries.
 
     Raises:
-        UserError: If one of them is no directory.
+        UserError: If one of them is not a directory.
     """
     for root in roots:
         if not root.is_dir():
@@ -43,7 +42,7 @@ def walk(roots: Iterable[Path]) -> Iterator[tuple[Path, list[str]]]:
 def no_run(roots: Iterable[Path]) -> UserError:
     """Return the error for folders in which no run was found."""
     names = ", ".join(map(str, roots)) or "an empty list of paths"
-    return UserError(f"no run.json in or below {names}; give the output folder of a run or of a sweep")
+    return UserError(f"no run.json in {names} or below; give the output folder of a run or of a sweep")
 
 
 def read_record(file: Path) -> dict[str, Any]:
@@ -66,12 +65,12 @@ def read_record(file: Path) -> dict[str, Any]:
 
 
 def broken(file: Path, reason: object) -> UserError:
-    """Return the error for a file of a run directory that is of no use."""
-    return UserError(f"{file} cannot be used: {reason}; mend it or move this run away")
+    """Return the error for a file of a run directory that cannot be used."""
+    return UserError(f"{file} cannot be used: {reason}; fix it or move this run away")
 
 
 def flattened(settings: Settings) -> dict[str, Any]:
-    """Return settings as dotted name -> value; lists are values, mappings are taken apart.
+    """Return nested settings as dotted name -> value; lists are values.
 
     Raises:
         ValueError: If they are nested deeper than MAX_DEPTH.
@@ -90,7 +89,7 @@ def _leaves(settings: Settings, prefix: str, depth: int) -> Iterator[tuple[str, 
 
 
 def as_texts(settings: Settings, without: Sequence[str] = ()) -> dict[str, str]:
-    """Return settings as dotted name -> JSON text, on every level without some names."""
+    """Return settings as dotted name -> JSON text, leaving out some names on every level."""
     left_out = set(without)
     return {
         name: json.dumps(value) for name, value in flattened(settings).items() if left_out.isdisjoint(name.split("."))
@@ -98,8 +97,8 @@ def as_texts(settings: Settings, without: Sequence[str] = ()) -> dict[str, str]:
 
 
 def differences(earlier: Settings, present: Settings, free: Sequence[str] = RESUME_MAY_CHANGE) -> list[str]:
-    """Return in words where two runs' settings differ in what changes numbers."""
-    kept = {name for name in _FAULTS if earlier.get(name) == "drop"}  # what was dropped is part of its numbers
+    """Return the differences between two runs' settings that change numbers, such as "mu=1.0 (was 0.0)"."""
+    kept = {name for name in _FAILURE_SETTINGS if earlier.get(name) == "drop"}  # dropping has changed its numbers
     if "on_timeout" in kept:
         kept.add("round_timeout")
     was, now = (as_texts(settings, [*set(free) - kept]) for settings in (earlier, present))
@@ -108,11 +107,10 @@ def differences(earlier: Settings, present: Settings, free: Sequence[str] = RESU
 
 
 def status_of(run_dir: Path, settings: Settings) -> str | None:
-    """Return how far a run directory is with these settings.
+    """Return the status of the run in a directory, such as "finished".
 
     Returns:
-        "finished", "interrupted" and the like; None if there is no run, one with other settings, or none that can be
-        read.
+        None if there is no run, it has other settings, or it cannot be read.
     """
     try:
         record = read_record(run_dir / "run.json")
@@ -122,11 +120,11 @@ def status_of(run_dir: Path, settings: Settings) -> str | None:
 
 
 def read_rows(file: Path, num_bytes: int | None = None) -> tuple[list[str], list[list[str]]]:
-    """Return the header of a table of a run and its rows; text after the last line end was still being written.
+    """Return the header and the complete rows of a table; a last line without its end is still being written.
 
     Args:
         file: Such as metrics.csv.
-        num_bytes: As far as it is read; None for all.
+        num_bytes: Read only so many bytes; None for all.
 
     Raises:
         UserError: If it cannot be read, or a row has too few or too many values.
@@ -161,8 +159,8 @@ def number(text: str) -> int | float | None:
     return int(text) if text.isdigit() else float(text)
 
 
-SILENT = "stopped without a word"  # the status of a run on record as running that no process has any more
-_RATE_OVER = 20  # rows over which the rate is taken
+LOST = "lost"  # the status of a run whose record says "running" although its process is gone
+_RATE_OVER = 20  # rows from which the rate is computed
 
 
 @dataclass(frozen=True)
@@ -170,16 +168,18 @@ class Progress:
     """How far a run is.
 
     Attributes:
-        status: As in run.json, or SILENT.
-        num_rounds: How many it is to do.
-        round_num: The last that was evaluated; None before the first.
-        accuracy: Test accuracy after it, 0 .. 1.
-        best: The best test accuracy so far.
-        time_s: Seconds that its rounds took so far; if it has finished, the whole run.
-        rate: Rounds per second lately, > 0; None while nothing can be told.
+        settings: Of the run.
+        status: As in run.json, or LOST.
+        num_rounds: Rounds that it is to have.
+        round_num: The last evaluated round; None before the first.
+        accuracy: On the test set after that round.
+        best: The best accuracy so far.
+        time_s: Seconds until then; of a finished run, its total.
+        rate: Rounds per second; None if unknown.
         error: Why it failed; "" if it did not.
     """
 
+    settings: Settings
     status: str
     num_rounds: int
     round_num: int | None = None
@@ -191,76 +191,47 @@ class Progress:
 
     @property
     def left_s(self) -> float | None:
-        """The seconds that a running run has left, as far as that can be told."""
+        """Seconds left; None if the run is not running or its rate is unknown."""
         if self.status != "running" or not self.rate or self.round_num is None:
             return None
         return (self.num_rounds - self.round_num) / self.rate
 
 
-class FollowedRun:
-    """A run directory whose files are read again when they have changed.
-
-    Attributes:
-        path: The run directory.
-        record: Its run.json as it was last readable; None before.
-    """
-
-    def __init__(self, path: Path) -> None:
-        """Follow a run directory, which need not be there yet."""
-        self.path = path
-        self.record: Mapping[str, Any] | None = None
-        self._rows: list[Row] = []
-        self._versions: dict[str, tuple[int, ...]] = {}
-
-    def look(self) -> Progress | None:
-        """Return how far the run is now; None while it has no run.json that can be read."""
-        if self._is_new("run.json"):
-            with suppress(UserError):
-                self.record = read_record(self.path / "run.json")
-        if self.record is None:
-            return None
-        status, settings = str(self.record["status"]), self.record["settings"]
-        num_rounds, error = int(settings.get("num_rounds", 0)), str(self.record.get("error", ""))
-        if status != "running":
-            return Progress(status, num_rounds, **_result(self.record), error=error)
-        if self._is_new("metrics.csv"):
-            self._rows = _evaluated(self.path / "metrics.csv")
-        return Progress("running" if is_locked(self.path) else SILENT, num_rounds, **_latest(self._rows))
-
-    def _is_new(self, name: str) -> bool:
-        """Return whether a file is another one than at the last look."""
-        try:
-            facts = (self.path / name).stat()
-            version: tuple[int, ...] = (facts.st_mtime_ns, facts.st_ino, facts.st_size)
-        except OSError:
-            version = ()
-        known, self._versions[name] = self._versions.get(name), version
-        return version != known
+def progress_of(run_dir: Path) -> Progress | None:
+    """Return how far the run in a directory is; None if it has no readable run.json."""
+    try:
+        record = read_record(run_dir / "run.json")
+    except UserError:
+        return None
+    settings, status = record["settings"], record["status"]
+    num_rounds = int(settings.get("num_rounds", 0))
+    if status == "running":
+        rows = _evaluated(run_dir / "metrics.csv")
+        return Progress(settings, "running" if is_locked(run_dir) else LOST, num_rounds, **_latest(rows))
+    return Progress(settings, status, num_rounds, **_result(record), error=str(record.get("error", "")))
 
 
 def _result(record: Mapping[str, Any]) -> dict[str, Any]:
-    """Return what run.json says of a run that nobody is writing; it is complete then."""
+    """Return the result that run.json has of an ended run."""
     result = record.get("result") or {"final": {}, "best": {}}
     final, timings = result["final"], record.get("timings") or {}
     return {
         "round_num": final.get("round"),
         "accuracy": final.get("test_accuracy"),
         "best": result["best"].get("test_accuracy"),
-        "time_s": timings.get("total_s", final.get("time_s"))
-        if record["status"] == "finished"
-        else final.get("time_s"),
+        "time_s": timings.get("total_s", final.get("time_s")),
     }
 
 
 def duration(time_s: float) -> str:
-    """Return a time in the unit that suits it: 12 s, 12 min, 12.3 h."""
+    """Return a time in a suitable unit: 12 s, 12 min, 12.3 h."""
     if time_s < 90:
         return f"{time_s:.0f} s"
     return f"{time_s / 60:.0f} min" if time_s < 5400 else f"{time_s / 3600:.1f} h"
 
 
 def _evaluated(file: Path) -> list[Row]:
-    """Return the rows of metrics.csv; none if it is not there or damaged, of which the report tells."""
+    """Return the evaluated rows of metrics.csv; none if it is missing or damaged, which `fedprox.report` reports."""
     try:
         rows = read_metrics(file)
     except UserError:
@@ -269,7 +240,7 @@ def _evaluated(file: Path) -> list[Row]:
 
 
 def _latest(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """Return what the rows so far say of a run."""
+    """Return the progress that the rows of a running run show."""
     if not rows:
         return {}
     first, last = rows[-_RATE_OVER:][0], rows[-1]

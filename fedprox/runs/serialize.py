@@ -1,6 +1,6 @@
-"""Plain values as JSON text and named arrays: what a checkpoint holds, written and read without running any code.
+"""Plain values as JSON text and named arrays, for checkpoints that are read without running any code.
 
-None, numbers, strings, NumPy arrays and Flower's ArrayRecords, and lists, tuples and dicts of these.
+Plain values are None, numbers, strings, NumPy arrays, Flower's ArrayRecords, and lists, tuples and dicts of these.
 """
 
 import json
@@ -17,7 +17,7 @@ Arrays = dict[str, NDArray[np.generic]]
 
 
 def encoded(value: Any) -> tuple[str, Arrays]:
-    """Return a value as JSON text, and the arrays that it names."""
+    """Return a value as JSON text and the arrays that the text refers to by name."""
     arrays: Arrays = {}
     return json.dumps(_to_json(value, "", arrays)), arrays
 
@@ -26,13 +26,13 @@ def decoded(text: str, arrays: Mapping[str, NDArray[np.generic]]) -> Any:
     """Return the value that was encoded.
 
     Raises:
-        KeyError, TypeError, ValueError: If the text or the arrays are not those of an encoded value.
+        KeyError, TypeError, ValueError: If the text or the arrays were not made by `encoded`.
     """
     return _from_json(json.loads(text), arrays)
 
 
 def _to_json(value: Any, name: str, arrays: Arrays) -> Any:
-    """Return a value as JSON has it; what JSON has not is a dict with the one key "list", "dict", "array", ..."""
+    """Return a value for JSON; containers and arrays become a dict with one key: "list", "dict", "array", ..."""
     if isinstance(value, ArrayRecord):
         return {"record": {key: _named(to_numpy(array), f"{name}/{key}", arrays) for key, array in value.items()}}
     if isinstance(value, Mapping):
@@ -46,7 +46,7 @@ def _to_json(value: Any, name: str, arrays: Arrays) -> Any:
 
 
 def _named(array: NDArray[np.generic], path: str, arrays: Arrays) -> str:
-    """Add an array, and return its name: its number, without which 1 and "1" would be one key, and its place."""
+    """Add an array and return its name: a number, because the keys 1 and "1" give the same path, and its path."""
     name = f"{len(arrays)}{path}"
     arrays[name] = array
     return name

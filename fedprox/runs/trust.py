@@ -1,7 +1,7 @@
-"""Allow-list of the settings that a run takes over from another one's record, which may be a stranger's.
+"""Allow-list of the settings that a run takes over from another run's record, which may come from a stranger.
 
-A record is data. What it may decide are the settings of the schema that change numbers. Where a run computes, connects,
-reads and writes is decided by the command alone, and so is what it calls besides this project's own functions.
+A record is data. It may decide those settings of the schema that change numbers. Where a run computes, connects, reads
+and writes is decided by the command alone, and so is every function that it calls and that is not this project's own.
 """
 
 import re
@@ -12,12 +12,11 @@ from typing import Any
 
 from fedprox.config.schema import GROUPS, SETTINGS
 from fedprox.errors import printable
-from fedprox.runs.reader import flattened
+from fedprox.runs.reader import PLACEMENT_SETTINGS, flattened
 
-# Settings that say where a run computes and who is told.
-PLACEMENT = ("engine", "client_resources", "server_device", "data_dir", "resume", "logger")
-# Settings of any group that name files or folders.
-PATHS = ("data_dir", "path", "cache_dir", "glove")
+# Settings that a record never decides; how often it writes checkpoints is harmless.
+PLACEMENT = tuple(name for name in PLACEMENT_SETTINGS if name != "checkpoint")
+PATHS = ("data_dir", "path", "cache_dir", "glove")  # settings of any group that name files or folders
 MAX_SETTINGS = 1000  # far more than any run has
 _NAMED = re.compile(r"_target_: *([\w.]+)")
 _NAME = re.compile(r"[A-Za-z]\w*")
@@ -27,12 +26,10 @@ Settings = Mapping[str, Any]
 
 
 def recorded_settings(settings: Settings) -> dict[str, Any]:
-    """Return the settings of a record as dotted name -> value; lists are values, mappings are taken apart.
-
-    Those of PLACEMENT are left out.
+    """Return a record's settings as dotted name -> value without those of PLACEMENT; lists are values.
 
     Raises:
-        ValueError: If they are not made as this program's settings are.
+        ValueError: If they do not have the form of this program's settings.
     """
     unknown = [name for name in settings if name not in SETTINGS]
     if unknown:
@@ -47,7 +44,7 @@ def recorded_settings(settings: Settings) -> dict[str, Any]:
 
 
 def is_place(name: str, value: Any) -> bool:
-    """Return whether a setting names a file, a folder or an address, as far as its name and value show."""
+    """Return whether a setting's name or value could stand for a file, a folder or an address."""
     group, _, key = name.partition(".")
     if key.endswith("_target_"):
         return False
@@ -58,12 +55,12 @@ def is_place(name: str, value: Any) -> bool:
 
 
 def is_refused(name: str, value: Any, conf: Path) -> bool:
-    """Return whether a record may not decide a setting: it calls what is not ours, or refers to something else.
+    """Return whether a record may not decide a setting, because it calls foreign code or contains a reference.
 
     Args:
         name: The setting's dotted name.
         value: Its value.
-        conf: The folder of the configuration's files; what those of a group name may be called for that group.
+        conf: The folder of the configuration files; a group may call only the targets that its files name.
     """
     *above, key = name.split(".")
     if not all(map(_NAME.fullmatch, above)):
@@ -76,7 +73,7 @@ def is_refused(name: str, value: Any, conf: Path) -> bool:
 
 
 def shown(value: Any) -> str:
-    """Return a value of a record for the terminal: short, and without characters that it would obey."""
+    """Return a value of a record for the terminal: shortened, without control characters."""
     return printable((value if isinstance(value, str) else repr(value))[:300])
 
 
@@ -104,6 +101,6 @@ def _keys(value: Any) -> Iterator[str]:
 
 @cache
 def _ours(conf: Path, group: str) -> Collection[str]:
-    """Return what the files of a group name."""
+    """Return the targets that the configuration files of a group name."""
     files = (conf / group).glob("*.yaml")
     return frozenset(name for file in files for name in _NAMED.findall(file.read_text(encoding="utf-8")))

@@ -29,7 +29,7 @@ def having(**change: object) -> str:
 
 # id: (run.json, metrics.csv, words); None is no such file
 DAMAGED = {
-    "run.json empty": ("", METRICS, ["run.json cannot be used", "mend it or move this run away"]),
+    "run.json empty": ("", METRICS, ["run.json cannot be used", "fix it or move this run away"]),
     "run.json cut off": (WHOLE[:-10], METRICS, ["run.json cannot be used"]),
     "run.json a list": ("[]", METRICS, ["run.json cannot be used"]),
     "run.json null": ("null", METRICS, ["run.json cannot be used"]),

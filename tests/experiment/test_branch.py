@@ -63,7 +63,7 @@ def test_columns_that_the_trunk_had_not_stay_empty_and_those_it_had_alone_go(tmp
 
 def test_rows_without_a_round_are_an_error_that_names_the_file(tmp_path):
     folder = trunk(tmp_path / "trunk", "x" + ROWS)
-    with pytest.raises(UserError, match=r"trunk/metrics\.csv cannot be used: .*mend it"):
+    with pytest.raises(UserError, match=r"trunk/metrics\.csv cannot be used: .*fix it"):
         adopted(folder, tmp_path / "branch")
 
 

@@ -65,7 +65,7 @@ def faults_left(run_dir: Path, reference: Path, *, in_order: bool) -> list[str]:
     if "status" not in json.loads((run_dir / "run.json").read_text()):
         faults.append("run.json without a status")
     marks = {}
-    for file in sorted((run_dir / checkpoint.FOLDER).glob("*.safetensors")):
+    for file in sorted((run_dir / "checkpoint").glob("*.safetensors")):
         try:
             marks = checkpoint.read(file).record["tables"]
         except UserError as error:

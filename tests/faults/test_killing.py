@@ -77,7 +77,7 @@ def test_what_a_killed_run_left_is_looked_through(tmp_path):
     assert faults_left(left, whole, in_order=False) == ["metrics.csv does not begin as the reference does"]
     (left / "checkpoint").mkdir()
     (left / "checkpoint" / "round_000001.safetensors").write_bytes(b"half")
-    assert "no whole checkpoint" in faults_left(left, whole, in_order=False)[0]
+    assert "is truncated or corrupt" in faults_left(left, whole, in_order=False)[0]
 
 
 def test_the_last_whole_row_says_the_round(tmp_path):

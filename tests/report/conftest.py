@@ -1,4 +1,4 @@
-"""Small run directories, written as the program writes them."""
+"""Small run directories in the format of real ones."""
 
 import json
 import math
@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-HEADER = "round,test_loss,test_accuracy,train_loss_cohort,num_clients_counted,time_s"
+from fedprox.report.runs import REQUIRED
 
 
 def write(
@@ -26,14 +26,14 @@ def write(
     more: dict[str, Sequence[float | None]] | None = None,
     **settings: Any,
 ) -> Path:
-    """Write run.json and metrics.csv, a row per accuracy from round 0 on; losses default to 1 - accuracy.
+    """Write run.json and metrics.csv with a row per accuracy from round 0 on; losses default to 1 - accuracy.
 
-    `more` holds further columns by name, None where there is no value.
+    `more` has further columns by name, with None for empty cells.
     """
     directory.mkdir(parents=True)
     losses = [1 - accuracy for accuracy in accuracies] if losses is None else losses
     more = more or {}
-    lines = [",".join([HEADER, *more])]
+    lines = [",".join([*REQUIRED, *more])]
     for round_num, (loss, accuracy) in enumerate(zip(losses, accuracies, strict=True)):
         train = "" if round_num == 0 else (loss if math.isnan(loss) else loss + 0.1)
         counted = 0 if round_num == 0 else 10

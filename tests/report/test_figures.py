@@ -1,11 +1,11 @@
-"""Figures, judged by the lines, bands and limits that the Figure object holds."""
+"""Figures, checked by the lines, bands and limits of the Figure object."""
 
 import math
 
 import numpy as np
 import pytest
 
-from fedprox.report.figures import algorithm_colours, comparison, curves
+from fedprox.report.figures import accuracy, algorithm_colours, comparison, curves, spread
 from fedprox.report.style import PALETTE, loss_limit
 from fedprox.report.summary import read_runs
 
@@ -14,11 +14,11 @@ ORDER = ["FedAvg", "FedProx (mu = 0)", "FedProx (mu = 2)"]
 
 
 def named_lines(axes):
-    """Return label -> line of the lines that stand for something in the legend."""
+    """Return label -> line of the lines with a label."""
     return {line.get_label(): line for line in axes.get_lines() if not line.get_label().startswith("_")}
 
 
-def test_there_is_a_row_per_straggler_level_ascending_and_a_column_for_loss_and_accuracy(tmp_path, write_run):
+def test_there_is_a_row_per_straggler_level_and_a_column_for_loss_and_accuracy(tmp_path, write_run):
     for fraction in (0.9, 0.0, 0.5):
         write_run(tmp_path / str(fraction), [0.1, 0.5], stragglers_fraction=fraction)
     panels = comparison(read_runs([tmp_path])).axes
@@ -29,7 +29,7 @@ def test_there_is_a_row_per_straggler_level_ascending_and_a_column_for_loss_and_
     assert [axes.get_xlabel() for axes in panels] == [""] * 4 + ["round"] * 2
 
 
-def test_drift_is_a_third_column_where_it_is_asked_for(tmp_path, write_run):
+def test_drift_is_an_optional_third_column(tmp_path, write_run):
     for index, drift in enumerate((1.0, 3.0)):
         more = {"drift": [None, drift, 2 * drift]}
         write_run(tmp_path / str(index), [0.1, 0.5, 0.6], repetition=index, more=more)
@@ -51,7 +51,7 @@ def test_several_data_sets_are_named_in_the_titles(tmp_path, write_run):
 def test_lines_come_in_order_with_the_same_colours_in_every_panel_and_one_legend(tmp_path, write_run):
     for fraction in (0.0, 0.9):
         for algorithm, mu in ALGORITHMS.items():
-            if (fraction, algorithm) != (0.0, "FedAvg"):  # a gap must not shift the colours
+            if (fraction, algorithm) != (0.0, "FedAvg"):  # a missing line must not shift the colours
                 directory = tmp_path / f"{fraction}-{algorithm}"
                 write_run(directory, [0.1, 0.5], algorithm=algorithm, mu=mu, stragglers_fraction=fraction)
     figure = comparison(read_runs([tmp_path]))
@@ -67,7 +67,7 @@ def test_lines_come_in_order_with_the_same_colours_in_every_panel_and_one_legend
     assert all(axes.get_legend() is None for axes in figure.axes)
 
 
-def test_the_colour_of_fedavg_is_its_own(tmp_path, write_run):
+def test_the_colour_of_fedavg_is_reserved(tmp_path, write_run):
     for index in range(9):
         write_run(tmp_path / str(index), [0.1], algorithm=f"FedProx (mu = {index})", mu=index)
     colours = algorithm_colours(read_runs([tmp_path]))
@@ -76,13 +76,13 @@ def test_the_colour_of_fedavg_is_its_own(tmp_path, write_run):
     assert len(set(list(colours.values())[:6])) == 6
 
 
-def test_a_line_is_the_mean_and_its_band_one_sample_deviation(tmp_path, write_run):
+def test_a_line_is_the_mean_and_its_band_one_sample_standard_deviation(tmp_path, write_run):
     write_run(tmp_path / "0", [0.1, 0.4, 0.5], [2.0, 1.2, 1.0], repetition=0)
     write_run(tmp_path / "1", [0.1, 0.8, 0.9], [2.0, 1.0, 0.6], repetition=1)
     figure = comparison(read_runs([tmp_path]))
     values = [(np.array([2.0, 1.1, 0.8]), [0.0, 0.2, 0.4]), (np.array([0.1, 0.6, 0.7]), [0.0, 0.4, 0.4])]
     for axes, (mean, distances) in zip(figure.axes, values, strict=True):
-        std = np.array(distances) / math.sqrt(2)  # the sample deviation of two values: |a - b| / sqrt(2)
+        std = np.array(distances) / math.sqrt(2)  # the sample standard deviation of two values: |a - b| / sqrt(2)
         np.testing.assert_allclose(axes.get_lines()[0].get_xydata(), np.column_stack([[0, 1, 2], mean]))
         (band,) = axes.collections
         corners = band.get_paths()[0].vertices
@@ -99,7 +99,7 @@ def test_a_single_run_has_no_band(tmp_path, write_run):
     assert figure.legends[0].get_title().get_text() == "one run each"
 
 
-def test_a_mean_over_fewer_runs_is_dotted_and_says_so(tmp_path, write_run):
+def test_a_mean_over_fewer_runs_is_dotted_and_the_legend_explains_it(tmp_path, write_run):
     write_run(tmp_path / "0", [0.1, 0.4, 0.5, 0.6], repetition=0)
     write_run(tmp_path / "1", [0.1, 0.8], repetition=1, status="interrupted")
     figure = comparison(read_runs([tmp_path]))
@@ -109,10 +109,10 @@ def test_a_mean_over_fewer_runs_is_dotted_and_says_so(tmp_path, write_run):
     assert dotted.get_xdata().tolist() == [1, 2, 3]
     assert dotted.get_ydata()[1:].tolist() == [0.5, 0.6]
     title = figure.legends[0].get_title().get_text()
-    assert title == "mean ± one standard deviation of 1 to 2 runs; dotted where some have ended"
+    assert title == "mean ± one standard deviation of 1 to 2 runs; dotted where some runs have ended"
 
 
-@pytest.mark.parametrize("bad", [math.nan, math.inf, 1e200, 50.0])
+@pytest.mark.parametrize("bad", [math.nan, math.inf, 50.0])
 def test_a_diverged_loss_leaves_the_view_at_a_triangle_and_does_not_squash_the_axis(tmp_path, write_run, bad):
     write_run(tmp_path / "0", [0.1, 0.5, 0.6], [2.3, 1.0, 0.8], algorithm="FedProx (mu = 0)")
     write_run(tmp_path / "1", [0.1, 0.1, 0.1], [2.3, bad, 0.9])
@@ -128,13 +128,44 @@ def test_a_diverged_loss_leaves_the_view_at_a_triangle_and_does_not_squash_the_a
     figure.savefig(tmp_path / "figure.png")
 
 
-def test_the_loss_axis_holds_all_curves_that_do_not_diverge():
+def test_the_loss_axis_fits_all_curves_that_do_not_diverge():
     start = np.array([2.0, 1.0])
     assert loss_limit([start, np.array([2.0, 3.9])]) == pytest.approx(1.05 * 3.9)
     assert loss_limit([start, np.array([2.0, 1e9])]) == pytest.approx(1.05 * 4.0)  # twice the initial 2
     assert loss_limit([np.array([2.0, 30.0]), np.array([2.0, 1e9])]) == pytest.approx(1.05 * 30.0)
     assert loss_limit([start, np.array([math.nan, math.inf])]) == pytest.approx(1.05 * 2.0)
     assert loss_limit([np.array([math.nan])]) == 1.0
+
+
+def test_the_accuracy_figure_has_a_row_per_data_set_with_the_name_of_each_line_beside_its_end(tmp_path, write_run):
+    for dataset in ("synthetic_1_1", "mine"):
+        for repetition in range(2):
+            for (algorithm, mu), last in zip(ALGORITHMS.items(), (0.9, 0.4, 0.89), strict=True):
+                directory = tmp_path / f"{dataset}{algorithm}{repetition}"
+                write_run(directory, [0.1, last], dataset=dataset, algorithm=algorithm, mu=mu, repetition=repetition)
+    figure = accuracy(read_runs([tmp_path]))
+    titles = [axes.get_title(loc="left") for axes in figure.axes]
+    assert titles == ["mine, 90 % stragglers", "Synthetic(1,1), 90 % stragglers"]
+    assert figure.axes[-1].get_xlabel() == "round  (mean ± one standard deviation of 2 runs)"
+    assert figure.legends == []
+    for axes in figure.axes:
+        assert {name: line.get_ydata()[-1] for name, line in named_lines(axes).items()} == {
+            "FedAvg": 0.4,
+            "FedProx (mu = 0)": 0.89,
+            "FedProx (mu = 2)": 0.9,
+        }
+        assert [text.get_text().strip() for text in axes.texts] == ORDER  # from the lowest end to the highest
+        colours = dict(zip(ORDER, PALETTE, strict=False))
+        assert all(text.get_color() == colours[text.get_text().strip()] for text in axes.texts)
+        heights = [text.xy[1] for text in axes.texts]
+        assert heights[0] == pytest.approx(0.4, abs=0.05)
+        assert heights[2] - heights[1] >= 0.08  # not on top of each other, though their ends are 0.01 apart
+
+
+def test_labels_are_moved_apart_and_stay_within_the_axis():
+    assert spread([0.2, 0.5, 0.9], 0.1) == [0.2, 0.5, 0.9]
+    assert spread([0.5, 0.5], 0.1) == pytest.approx([0.45, 0.55])
+    assert spread([0.98, 0.99, 1.0], 0.1) == pytest.approx([0.8, 0.9, 1.0])
 
 
 def test_accuracy_axes_go_from_0_to_1_in_fifths(tmp_path, write_run):
@@ -145,22 +176,22 @@ def test_accuracy_axes_go_from_0_to_1_in_fifths(tmp_path, write_run):
     assert axes.get_yticks().tolist() == pytest.approx([0.0, 0.2, 0.4, 0.6, 0.8, 1.0])
 
 
-def test_curves_show_test_and_cohort_train_loss_beside_accuracy(tmp_path, write_run):
+def test_curves_show_test_and_training_loss_beside_accuracy(tmp_path, write_run):
     figure = curves(read_runs([write_run(tmp_path / "0", [0.1, 0.5, 0.6], [2.3, 1.0, 0.8])]))
     loss, accuracy = figure.axes
     lines = named_lines(loss)
     assert lines["test"].get_xydata().tolist() == [[0, 2.3], [1, 1.0], [2, 0.8]]
-    assert lines["train (cohort)"].get_xdata().tolist() == [1, 2]  # nobody trained before round 1
-    assert lines["train (cohort)"].get_ydata().tolist() == pytest.approx([1.1, 0.9])  # written as test + 0.1
+    assert lines["training (cohort)"].get_xdata().tolist() == [1, 2]  # no client trained before round 1
+    assert lines["training (cohort)"].get_ydata().tolist() == pytest.approx([1.1, 0.9])  # written as test + 0.1
     assert accuracy.get_lines()[0].get_ydata().tolist() == [0.1, 0.5, 0.6]
     assert figure.get_suptitle() == "FedAvg on mnist at 90 % stragglers"
 
 
-def test_curves_leave_out_rounds_in_which_nobody_trained(tmp_path, write_run):
+def test_training_loss_skips_rounds_without_updates(tmp_path, write_run):
     file = write_run(tmp_path / "0", [0.1, 0.5]) / "metrics.csv"
     file.write_text(file.read_text() + "2,0.5,0.5,,0,1.0\n3,0.4,0.6,0.7,4,1.5\n")
     loss, _ = curves(read_runs([tmp_path])).axes
-    assert named_lines(loss)["train (cohort)"].get_xdata().tolist() == [1, 3]
+    assert named_lines(loss)["training (cohort)"].get_xdata().tolist() == [1, 3]
     assert named_lines(loss)["test"].get_xdata().tolist() == [0, 1, 2, 3]
 
 

@@ -1,4 +1,4 @@
-"""The notebooks show what fedprox.report computes."""
+"""The notebooks are stored without outputs and show the results of fedprox.report."""
 
 import base64
 import json
@@ -13,7 +13,6 @@ from nbclient import NotebookClient
 
 from fedprox.report.partition import divisions
 from fedprox.report.partition_figure import table
-from fedprox.report.summary import read_runs
 
 ROOT = Path(__file__).parents[2]
 NOTEBOOK = ROOT / "notebooks" / "plot_results.ipynb"
@@ -22,7 +21,7 @@ EXPLORE = ROOT / "notebooks" / "explore_partition.ipynb"
 
 @pytest.fixture
 def kernel_name(tmp_path, monkeypatch):
-    """Return the name of a kernel that is this very Python and sees this checkout."""
+    """Return the name of a kernel with this Python and this checkout."""
     folder = tmp_path / "jupyter" / "kernels" / "this-python"
     folder.mkdir(parents=True)
     command = [sys.executable, "-m", "ipykernel_launcher", "-f", "{connection_file}"]
@@ -35,20 +34,20 @@ def kernel_name(tmp_path, monkeypatch):
 
 
 def outputs(notebook):
-    """Return the data of everything the notebook shows, MIME type -> content."""
+    """Return the data of each output, MIME type -> content."""
     shown = [output for cell in notebook.cells if cell.cell_type == "code" for output in cell.outputs]
     return [dict(output.data) for output in shown if "data" in output]
 
 
 @pytest.mark.parametrize("file", [NOTEBOOK, EXPLORE], ids=lambda file: file.stem)
-def test_the_notebook_is_stored_without_outputs(file):
+def test_a_notebook_is_stored_without_outputs(file):
     notebook = nbformat.read(file, as_version=4)
     nbformat.validate(notebook)
     cells = [cell for cell in notebook.cells if cell.cell_type == "code"]
     assert [cell for cell in cells if cell.outputs or cell.execution_count is not None] == []
 
 
-def test_the_notebook_shows_the_table_the_figures_and_a_slice(tmp_path, write_run, monkeypatch, kernel_name):
+def test_plot_results_shows_the_table_the_figures_and_a_slice(tmp_path, write_run, monkeypatch, kernel_name):
     # The mean of the last ten rounds 2 .. 11: a * (2 + ... + 11) / 10 = 6.5 a.
     first = write_run(tmp_path / "0", [0.05 * k for k in range(12)])
     second = write_run(tmp_path / "1", [0.08 * k for k in range(12)], algorithm="FedProx (mu = 2)", mu=2.0)
@@ -65,21 +64,7 @@ def test_the_notebook_shows_the_table_the_figures_and_a_slice(tmp_path, write_ru
         assert width > 2 * height > 400  # a row of two panels
 
 
-def test_the_notebook_reads_a_sweep_that_was_really_run(tmp_path, fedprox, monkeypatch, kernel_name):
-    digits = ["experiment=digits", "engine=local", "num_rounds=3", "hydra.sweep.dir=sweep"]
-    assert fedprox("--multirun", *digits, "mu=0,2", "+repeat_num=0,1").status == 0
-    monkeypatch.setenv("FEDPROX_RUNS", str(tmp_path / "sweep"))
-    notebook = nbformat.read(NOTEBOOK, as_version=4)
-    NotebookClient(notebook, kernel_name=kernel_name, timeout=600).execute(cwd=str(NOTEBOOK.parent))
-    table = outputs(notebook)[0]["text/plain"]
-    runs = read_runs([tmp_path / "sweep"])
-    for algorithm in ("FedProx (mu = 0)", "FedProx (mu = 2)"):
-        final = runs[(runs["algorithm"] == algorithm) & (runs["round"] == 3)]["test_accuracy"]
-        assert len(final) == 2
-        assert f"{final.mean():.3f} ± {final.std():.3f}" in table
-
-
-def test_the_notebook_on_partitions_shows_figures_and_tables_of_several_alphas(kernel_name):
+def test_explore_partition_shows_figures_and_tables_of_several_alphas(kernel_name):
     notebook = nbformat.read(EXPLORE, as_version=4)
     NotebookClient(notebook, kernel_name=kernel_name, timeout=600).execute(cwd=str(EXPLORE.parent))
     dots, measures, heat, against = outputs(notebook)

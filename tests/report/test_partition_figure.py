@@ -1,16 +1,13 @@
-"""What the figure of a division shows, and the table of its measures."""
-
-from itertools import pairwise
+"""The figure of a division and the table of its measures."""
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from hypothesis.extra.numpy import arrays
-from matplotlib.collections import EllipseCollection
+from matplotlib.collections import PathCollection
 
 from fedprox.data.heterogeneity import label_distributions, measure
-from fedprox.report.partition_figure import SHARES, Division, by_class, draw, merged, size_bins, table
+from fedprox.report.partition_figure import SHARES, Division, by_class, draw, size_bins, table
 
 
 def division(counts, name="a name") -> Division:
@@ -19,52 +16,50 @@ def division(counts, name="a name") -> Division:
 
 
 def many(num_clients: int, num_classes: int = 10) -> Division:
-    """A division in which client k holds k + 1 examples of class k mod num_classes."""
+    """Return a division in which client k holds k + 1 examples of class k mod num_classes."""
     counts = np.zeros((num_clients, num_classes), dtype=np.int64)
     clients = np.arange(num_clients)
     counts[clients, clients % num_classes] = clients + 1
     return division(counts)
 
 
-def dots_of(figure) -> list[EllipseCollection]:
-    return [each for axes in figure.axes for each in axes.collections if isinstance(each, EllipseCollection)]
+def dots_of(figure) -> list[PathCollection]:
+    return [each for axes in figure.axes for each in axes.collections if isinstance(each, PathCollection)]
 
 
 def heats_of(figure) -> list:
     return [axes.images[0] for axes in figure.axes if axes.images]
 
 
-def test_the_areas_of_the_dots_are_proportional_to_the_examples_and_absent_classes_have_none():
+def test_the_area_of_a_dot_is_proportional_to_the_examples_and_absent_classes_have_no_dot():
     (dots,) = dots_of(draw([division([[8, 0], [2, 4]])]))
     assert dots.get_offsets().tolist() == [[0, 0], [1, 0], [1, 1]]  # (client, class)
-    areas = dots.get_widths() ** 2
+    areas = dots.get_sizes()
     assert (areas / areas.max()).tolist() == pytest.approx([1, 2 / 8, 4 / 8])
-    assert dots.get_widths().max() <= 1  # in cells: dots never overlap
 
 
-def test_a_bar_above_the_dots_is_all_that_a_client_holds():
+def test_a_bar_above_the_dots_is_the_number_of_a_clients_examples():
     bars = draw([division([[8, 0], [2, 4]])]).axes[0]
     assert [patch.get_height() for patch in bars.patches] == [8, 6]
 
 
 def test_dots_of_several_divisions_have_one_scale():
     first, second = dots_of(draw([division([[8, 1]]), division([[2, 2]])]))
-    assert second.get_widths()[0] / first.get_widths()[0] == pytest.approx((2 / 8) ** 0.5)
+    assert second.get_sizes()[0] / first.get_sizes()[0] == pytest.approx(2 / 8)
 
 
-@pytest.mark.parametrize("num_clients", [3, 12, 20, 21, 40, 60])
-def test_dots_are_circles_as_wide_as_a_cell_is_on_its_shorter_side(num_clients, tmp_path):
+@pytest.mark.parametrize("num_clients", [3, 20, 21, 60])
+def test_the_largest_dot_fills_a_cell_without_touching_the_next_one(num_clients, tmp_path):
     figure = draw([division(np.full((num_clients, 10), 7))])
     figure.savefig(tmp_path / "laid_out.png")
     (dots,) = dots_of(figure)
     box = dots.axes.get_window_extent()
-    wide, high = 2 * dots.get_transforms()[0][0, 0], 2 * dots.get_transforms()[0][1, 1]  # in pixels, of radius 1
     cells = box.width / np.ptp(dots.axes.get_xlim()), box.height / np.ptp(dots.axes.get_ylim())
-    assert wide == pytest.approx(high)
-    assert wide == pytest.approx(0.95 * min(cells), rel=0.03)  # before the layout, `draw` has to guess the cells
+    diameter = dots.get_sizes()[0] ** 0.5 * figure.dpi / 72  # pixels
+    assert 0.85 * min(cells) <= diameter <= min(cells)  # `draw` has to estimate the cells before the layout
 
 
-def test_many_clients_or_many_classes_get_a_heat_map_of_shares():
+def test_many_clients_or_classes_become_a_heat_map_of_shares():
     assert not heats_of(draw([many(60)]))
     for shown in (many(61), many(30, num_classes=41)):
         figure = draw([shown])
@@ -75,9 +70,9 @@ def test_many_clients_or_many_classes_get_a_heat_map_of_shares():
         assert heat.get_cmap() is SHARES
 
 
-def test_the_heat_map_keeps_class_0_at_the_bottom_and_sorts_the_clients():
+def test_the_heat_map_has_class_0_at_the_bottom_and_sorted_clients():
     (heat,) = heats_of(draw([many(80)]))
-    # Everyone holds one class, eight clients each: a stair of ten steps.
+    # Each client holds one class, eight clients per class: ten steps of a stair.
     assert heat.origin == "lower"
     assert heat.get_array().tolist() == np.repeat(np.eye(10), 8, axis=1).tolist()
 
@@ -98,7 +93,7 @@ def test_a_mixed_figure_names_the_largest_dot_among_the_dots():
     assert [label for label in labels if "dot" in label] == ["client  (largest dot: 8 examples)"]
 
 
-def test_every_panel_says_its_name_its_sizes_and_its_measures():
+def test_the_heading_of_a_panel_has_name_sizes_and_measures():
     # By hand: no class in common, sizes 9 and 3: Gini (mean |difference| 3) / (2 * 6); classes 1 and 3.
     figure = draw([division([[9, 0, 0, 0], [0, 1, 1, 1]], "alpha=0.1"), division([[1, 1], [1, 1]], "alpha=9")])
     first, second = [panel.get_suptitle() for panel in figure.subfigs]
@@ -110,7 +105,7 @@ def test_every_panel_says_its_name_its_sizes_and_its_measures():
     assert second.startswith("alpha=9\n")
 
 
-@pytest.mark.parametrize("counts", [(8,), (8, 8, 8), (40,), (40, 100), (100,), (5000, 5000)])
+@pytest.mark.parametrize("counts", [(8,), (8, 8, 8), (40, 100), (5000, 5000)])
 def test_no_heading_leaves_its_panel_and_no_labels_overlap(counts, tmp_path):
     figure = draw([many(num_clients) for num_clients in counts])
     figure.savefig(tmp_path / "laid_out.png")
@@ -150,21 +145,8 @@ def test_clients_of_a_single_class_keep_their_order():
     assert by_class(np.ones((3, 1))).tolist() == [0, 1, 2]
 
 
-@given(arrays(np.float64, st.tuples(st.integers(1, 30), st.just(2)), elements=st.floats(0, 1)), st.integers(1, 12))
-def test_merged_rows_are_the_means_of_neighbours_whose_numbers_differ_by_at_most_one(rows, at_most):
-    found = merged(rows, at_most)
-    groups = min(len(rows), at_most)
-    cuts = [place * len(rows) // groups for place in range(groups + 1)]
-    expected = [rows[start:stop].mean(axis=0) for start, stop in pairwise(cuts)]
-    assert {stop - start for start, stop in pairwise(cuts)} <= {
-        len(rows) // groups,
-        len(rows) // groups + 1,
-    }
-    np.testing.assert_allclose(found, expected, atol=1e-12)
-
-
 @given(st.lists(st.integers(1, 10**6), min_size=1, max_size=20))
-def test_the_bins_hold_all_sizes_with_none_on_an_edge(sizes):
+def test_the_bins_contain_all_sizes_and_no_size_is_an_edge(sizes):
     edges = size_bins(np.array(sizes))
     assert 1 <= len(edges) - 1 <= 20
     assert (np.diff(edges) >= 1).all()
@@ -173,7 +155,7 @@ def test_the_bins_hold_all_sizes_with_none_on_an_edge(sizes):
     assert set(edges % 1) == {0.5}
 
 
-def test_bins_are_of_equal_width_or_of_equal_ratio_where_sizes_span_far():
+def test_bins_have_equal_width_or_equal_ratio_for_a_wide_range():
     assert size_bins(np.array([30, 30])).tolist() == [29.5, 30.5]
     assert set(np.diff(size_bins(np.array([1, 200])))) == {10}
     ratios = size_bins(np.array([100, 100 * 2**20 - 1]))  # 20 bins, each twice as wide as the one before

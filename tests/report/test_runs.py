@@ -1,4 +1,4 @@
-"""Branches and the runs that they leave: one tree, and no averages of what differs."""
+"""Branches and the runs that they leave: drawn as one tree, never averaged together."""
 
 import json
 from pathlib import Path
@@ -15,7 +15,7 @@ TRUNK = [0.1, 0.2, 0.3, 0.4, 0.5]
 
 
 def left(run: Path, trunk: Path, round_num: int, *changed: str, before: object = None) -> dict:
-    """Put on record that a run left another one, and return that entry."""
+    """Record that a run left another one, and return that entry."""
     step = {"run": str(trunk.resolve()), "round": round_num, "changed": list(changed), "before": before}
     record = json.loads((run / "run.json").read_text())
     (run / "run.json").write_text(json.dumps({**record, "branched_from": step}))
@@ -24,7 +24,7 @@ def left(run: Path, trunk: Path, round_num: int, *changed: str, before: object =
 
 @pytest.fixture
 def tree(tmp_path, write_run):
-    """Return the folder of three trunks, a branch of each from round 2, and one of each of these from round 3."""
+    """Return a folder with three trunks, a branch of each from round 2, and a branch of each branch from round 3."""
     for seed in range(3):
         trunk = [accuracy + 0.01 * seed for accuracy in TRUNK]
         first = [*trunk[:3], 0.6 + 0.01 * seed, 0.7 + 0.01 * seed]
@@ -41,7 +41,7 @@ def tree(tmp_path, write_run):
 NAMES = ["FedProx (mu = 0)", "FedProx (mu = 1) from round 2", "FedProx (mu = 1) from round 2, then 3, num_epochs=5"]
 
 
-def test_a_branch_is_averaged_with_branches_alone(tree, capsys):
+def test_a_branch_is_averaged_only_with_branches(tree, capsys):
     frame = read_runs([tree])
     assert algorithm_order(frame) == NAMES
     summary = summarise(frame, last=1)
@@ -63,13 +63,13 @@ def test_the_line_of_a_branch_begins_at_a_dot_on_the_line_it_leaves(tree):
     assert first[1].tolist() == dots[1][0]
 
 
-def test_only_a_figure_with_branches_tells_what_the_dots_are(tree, tmp_path):
+def test_only_a_figure_with_branches_explains_the_dots(tree, tmp_path):
     assert comparison(read_runs([tree])).legends[0].get_title().get_text().endswith("; ● a branch begins")
     alone = comparison(read_runs([tmp_path / "trunk0"]))
     assert "●" not in alone.legends[0].get_title().get_text()
 
 
-def test_a_branch_without_the_run_that_it_left_is_drawn_from_round_0_on(tree):
+def test_a_branch_without_its_trunk_is_drawn_from_round_0(tree):
     frame = read_runs([tree / "first0"])
     assert frame["begins"].tolist() == [0] * 5
     (line,) = comparison(frame).axes[1].get_lines()
@@ -80,7 +80,7 @@ def test_a_branch_without_the_run_that_it_left_is_drawn_from_round_0_on(tree):
 def test_a_branch_between_two_evaluated_rounds_begins_at_the_earlier_one(tmp_path, write_run):
     trunk = write_run(tmp_path / "trunk", [0.1, 0.2, 0.3])
     branch = write_run(tmp_path / "branch", [0.1, 0.2, 0.6], algorithm="FedProx (mu = 1)")
-    for run in (trunk, branch):  # evaluated in every third round
+    for run in (trunk, branch):  # evaluated every third round
         text = (run / "metrics.csv").read_text()
         (run / "metrics.csv").write_text(text.replace("\n1,", "\n3,").replace("\n2,", "\n6,"))
     left(branch, trunk, 5, "mu=1.0 (was 0.0)")
@@ -89,7 +89,7 @@ def test_a_branch_between_two_evaluated_rounds_begins_at_the_earlier_one(tmp_pat
     assert dot.get_xydata().tolist() == [[3, 0.2]]
 
 
-def test_branches_of_runs_that_differed_are_not_taken_for_repetitions(tmp_path, write_run, capsys):
+def test_branches_of_different_runs_are_not_repetitions(tmp_path, write_run, capsys):
     for number, mu in enumerate((0.0, 2.0)):
         trunk = write_run(tmp_path / f"trunk{number}", TRUNK, algorithm=f"FedProx (mu = {mu:g})", mu=mu)
         branch = write_run(tmp_path / f"branch{number}", TRUNK, algorithm="FedProx (mu = 1)", repetition=number)
@@ -109,19 +109,19 @@ def test_branches_of_one_run_with_other_seeds_are_repetitions(tmp_path, write_ru
     assert capsys.readouterr().err == ""
 
 
-def test_an_algorithms_suffix_tells_what_is_seen_nowhere_else():
+def test_the_suffix_has_only_changes_that_are_not_shown_elsewhere():
     changed = ["mu=0.1 (was 1.0)", "strategy.eta=0.5 (was 0.1)", "seed=3 (was 0)", "learning_rate=0.01 (was 0.03)"]
     assert suffix([{"round": 40, "changed": changed}]) == " from round 40, learning_rate=0.01"
     assert suffix([]) == ""
 
 
 @pytest.mark.parametrize("entry", [3, "x", {}, {"run": "x", "round": "y", "changed": []}, {"run": "x", "round": 1}])
-def test_a_lineage_that_cannot_be_read_is_an_error_that_names_the_file(tmp_path, entry):
+def test_an_invalid_lineage_is_an_error_that_names_the_file(tmp_path, entry):
     with pytest.raises(UserError, match="cannot be used: branched_from"):
         steps(tmp_path, {"branched_from": entry})
 
 
-def test_a_branch_that_was_really_run_tells_where_it_comes_from(fedprox, tmp_path):
+def test_a_real_branch_records_its_lineage(fedprox, tmp_path):
     digits = ("dataset=digits", "engine=local", "clients_per_round=2", "num_epochs=2")
     assert fedprox(*digits, "mu=0", "num_rounds=2", "hydra.run.dir=old").status == 0
     assert fedprox("branch_from=old", "branch_round=2", "mu=1", "num_rounds=4", "hydra.run.dir=new").status == 0

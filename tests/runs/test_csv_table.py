@@ -1,9 +1,9 @@
-"""A table grows by whole rows, and what stands after a mark can be taken back."""
+"""A table grows by whole rows, and rows after a mark can be removed again."""
 
 import pytest
 
 from fedprox.errors import UserError
-from fedprox.runs.writer import CsvTable, is_kept
+from fedprox.runs.csv_table import CsvTable, begins_as_marked
 
 
 @pytest.fixture
@@ -26,7 +26,7 @@ def test_a_row_is_in_the_file_as_soon_as_it_is_added(file):
     assert file.read_bytes() == b"round,loss\r\n1,0.25\r\n2,\r\n"
 
 
-def test_back_to_the_mark_takes_away_what_came_later_and_nothing_else(file):
+def test_back_to_mark_removes_exactly_the_later_rows(file):
     table = begun(file, 1, 2)
     marked = file.read_bytes()
     table.add([[3, 0.1]])
@@ -36,7 +36,7 @@ def test_back_to_the_mark_takes_away_what_came_later_and_nothing_else(file):
 
 
 @pytest.mark.parametrize("later", [b"", b"3,0.1\r\n", b"3,0.", b"3,0.1\r\n4,0.2\r\n5"])
-def test_a_table_goes_on_where_it_was_marked_whatever_was_written_after_that(file, later):
+def test_a_table_continues_at_its_mark_whatever_was_written_later(file, later):
     table = begun(file, 1, 2)
     mark = table.mark
     table.close()
@@ -55,21 +55,21 @@ def test_a_table_goes_on_where_it_was_marked_whatever_was_written_after_that(fil
     [lambda content: content[:-1], lambda content: b"", lambda content: content.replace(b"0.5", b"0.6", 1)],
     ids=["shorter", "empty", "another number"],
 )
-def test_rows_that_were_changed_before_the_mark_are_an_error_and_stay_as_they_are(file, change):
+def test_rows_changed_before_the_mark_are_an_error_and_stay_as_they_are(file, change):
     table = begun(file, 1, 2)
     table.close()
-    assert is_kept(file, table.mark)
+    assert begins_as_marked(file, table.mark)
     file.write_bytes(changed := change(file.read_bytes()))
-    assert not is_kept(file, table.mark)
+    assert not begins_as_marked(file, table.mark)
     with pytest.raises(UserError, match="was changed since the last checkpoint"):
         CsvTable(file, ["round", "loss"], table.mark)
     assert file.read_bytes() == changed
 
 
-def test_a_file_that_is_not_there_is_not_kept(file):
+def test_a_missing_file_does_not_match_its_mark(file):
     mark = begun(file, 1).mark
     file.unlink()
-    assert not is_kept(file, mark)
+    assert not begins_as_marked(file, mark)
 
 
 def test_a_full_disk_is_an_error_that_names_the_file(tmp_path):
@@ -79,12 +79,12 @@ def test_a_full_disk_is_an_error_that_names_the_file(tmp_path):
         CsvTable(full, ["round"])
 
 
-def test_more_columns_are_empty_in_the_rows_that_there_are_and_the_table_goes_on_from_its_mark(file):
+def test_added_columns_are_empty_in_existing_rows_and_the_table_continues_at_its_mark(file):
     table = begun(file, 1, 2)
     before = table.mark
     table.widen(["a", "b"])
     assert file.read_bytes() == b"round,loss,a,b\r\n1,0.5,,\r\n2,0.5,,\r\n"
-    assert (is_kept(file, before), is_kept(file, table.mark)) == (False, True)
+    assert (begins_as_marked(file, before), begins_as_marked(file, table.mark)) == (False, True)
     table.add([[3, 0.25, 7, 8]])
     table.back_to_mark()
     table.close()

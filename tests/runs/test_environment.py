@@ -1,4 +1,4 @@
-"""What is put on record about the program and the machine."""
+"""Recorded facts about the program and the machine."""
 
 import json
 import platform

@@ -1,4 +1,4 @@
-"""How far a run is: rounds, accuracy, rate and time left, also of a run that is resumed."""
+"""Progress of a run: rounds, accuracy, rate and time left, also of a resumed run."""
 
 import logging
 import re
@@ -13,11 +13,11 @@ from fedprox import process
 from fedprox.evaluation.metrics import Evaluation
 from fedprox.federation.rounds import Round
 from fedprox.runs import progress
-from fedprox.runs.progress import pace, watched
+from fedprox.runs.progress import pace, with_progress
 
 
 class Clock:
-    """A clock that goes on only when it is told to."""
+    """A clock that a test sets."""
 
     def __init__(self) -> None:
         self.now = 100.0
@@ -27,7 +27,7 @@ class Clock:
 
 
 def rounds(numbers: range, clock: Clock | None = None, each_s: float = 0.0) -> Iterator[Round]:
-    """Yield rounds with accuracy round / 100, one each so many seconds."""
+    """Yield rounds with accuracy round / 100, one every `each_s` seconds."""
     for round_num in numbers:
         if clock:
             clock.now += each_s
@@ -44,16 +44,16 @@ def clock(monkeypatch) -> Clock:
 
 @pytest.fixture
 def lines(monkeypatch, caplog):
-    """Return a function that gives the lines of a run without a terminal, a line per round."""
+    """Return a function that returns the log lines of a run without a terminal, one per round."""
 
-    def told(*arguments, **more) -> list[str]:
+    def logged(*arguments, **more) -> list[str]:
         monkeypatch.setattr(progress, "LINE_EVERY_S", 0.0)
         caplog.set_level(logging.INFO, logger="fedprox")
         caplog.clear()
-        list(watched(*arguments, **more))
+        list(with_progress(*arguments, **more))
         return [record.getMessage() for record in caplog.records]
 
-    return told
+    return logged
 
 
 @pytest.mark.parametrize(
@@ -62,9 +62,8 @@ def lines(monkeypatch, caplog):
         (10, 40, 5.0, ", 2.0 rounds/s, 00:20 left"),  # 10 / 5 s; 40 / (2 / s)
         (3, 30, 12.0, ", 4.0 s/round, 02:00 left"),  # 12 s / 3; 30 * 4 s
         (2, 3600, 4.0, ", 2.0 s/round, 2:00:00 left"),
-        (4, 4, 4.0, ", 1.0 s/round, 00:04 left"),
         (10, 0, 5.0, ", 2.0 rounds/s"),  # done
-        (0, 10, 5.0, ""),  # nothing to tell a rate from
+        (0, 10, 5.0, ""),  # no round to measure the rate
     ],
 )
 def test_rate_and_time_left_follow_from_what_was_done(num_done, num_left, time_s, text):
@@ -80,19 +79,15 @@ def test_lines_say_round_accuracy_rate_and_time_left(lines, clock):
     ]
 
 
-def test_a_resumed_run_says_from_where_and_rounds_done_before_do_not_count_for_the_rate(lines, clock):
-    # Rounds 101 to 103 take 0.05 s each: 20 rounds/s, where 103 / 0.15 s would be 687; 897 are left, 44.85 s.
-    told = lines(rounds(range(101, 104), clock, each_s=0.05), 1000, "FedAvg", first_round=101)
-    assert told[0] == "FedAvg goes on after round 100 of 1000"
-    assert told[-1].endswith("round 103/1000: accuracy 1.0300, loss 1.5000, 0.0 s, 20.0 rounds/s, 00:44 left")
+def test_a_resumed_run_logs_its_start_and_its_rate_ignores_earlier_rounds(lines, clock):
+    # Rounds 101 to 103 take 0.05 s each: 20 rounds/s, not 103 / 0.15 s = 687; 897 are left, 44.85 s.
+    logged = lines(rounds(range(101, 104), clock, each_s=0.05), 1000, "FedAvg", first_round=101)
+    assert logged[0] == "FedAvg resumes after round 100 of 1000"
+    assert logged[-1].endswith("round 103/1000: accuracy 1.0300, loss 1.5000, 0.0 s, 20.0 rounds/s, 00:44 left")
 
 
-def test_a_run_resumed_in_round_0_says_so_too(lines):
-    assert lines(rounds(range(1, 2)), 1, "FedAvg", first_round=1)[0] == "FedAvg goes on after round 0 of 1"
-
-
-def test_a_round_that_takes_long_is_told_of_and_the_first_of_a_run_too(caplog, monkeypatch):
-    # The first outcome comes only when somebody has said something, and so does the second.
+def test_a_long_round_is_reported_while_it_is_computed_the_first_of_a_run_too(caplog, monkeypatch):
+    # Each round ends only after a line has been logged.
     monkeypatch.setattr(process, "EVERY_S", 0.01)
     caplog.set_level(logging.INFO, logger="fedprox")
 
@@ -103,20 +98,20 @@ def test_a_round_that_takes_long_is_told_of_and_the_first_of_a_run_too(caplog, m
                 time.sleep(0.001)
             yield outcome
 
-    list(watched(slow(), 1, "FedAvg"))
-    told = [record.getMessage() for record in caplog.records]
-    reminders = [line for line in told if re.fullmatch(r"FedAvg, round 1/1 is computed, \d+ s after .*", line)]
+    list(with_progress(slow(), 1, "FedAvg"))
+    logged = [record.getMessage() for record in caplog.records]
+    reminders = [line for line in logged if re.fullmatch(r"FedAvg, computing round 1/1, \d+ s since .*", line)]
     assert len(reminders) >= 2
-    assert next(line for line in told if "accuracy" in line).startswith("FedAvg, round 0/1: accuracy")
+    assert next(line for line in logged if "accuracy" in line).startswith("FedAvg, round 0/1: accuracy")
 
 
 @pytest.mark.parametrize("first_round", [0, 101])
-def test_the_bar_counts_all_rounds_and_takes_the_rate_from_those_it_saw(monkeypatch, capsys, first_round):
+def test_the_bar_counts_all_rounds_and_its_rate_those_of_this_process(monkeypatch, capsys, first_round):
     monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
     last = first_round + 3
     numbers = range(first_round, last + 1)
     slow = (time.sleep(0.06) or each for each in rounds(numbers))
-    list(watched(slow, last + 17, "FedAvg", first_round))
+    list(with_progress(slow, last + 17, "FedAvg", first_round))
     shown = capsys.readouterr().err.split("\r")[-1]
     assert f" {last}/{last + 17} [" in shown
     assert f"accuracy {last / 100:.4f}, loss 1.5000" in shown

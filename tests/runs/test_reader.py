@@ -1,11 +1,11 @@
-"""How far a run is, told from files that are being written."""
+"""Progress of a run, read from files that are being written."""
 
 import json
 
 import pytest
 
 from fedprox.errors import UserError
-from fedprox.runs.reader import SILENT, FollowedRun, read_metrics, read_rows
+from fedprox.runs.reader import LOST, progress_of, read_metrics, read_rows
 from fedprox.storage import locked
 
 HEADER = "round,test_loss,test_accuracy,train_loss_cohort,num_clients_counted,time_s\n"
@@ -27,81 +27,71 @@ def write(run, text: str, mode: str = "a") -> None:
         file.write(text)
 
 
-def test_a_run_is_known_from_its_record_on(tmp_path):
-    followed = FollowedRun(tmp_path / "run")
-    assert followed.look() is None
-    begin(tmp_path / "run")
-    assert followed.look().round_num is None
-
-
-def test_rows_are_taken_as_they_come_and_the_best_is_that_of_all_of_them(tmp_path):
+def test_a_directory_without_a_readable_record_has_no_progress(tmp_path):
+    assert progress_of(tmp_path / "run") is None
     run = begin(tmp_path / "run")
-    followed = FollowedRun(run)
+    assert progress_of(run).round_num is None
+    (run / "run.json").write_text('{"status": "fin')
+    assert progress_of(run) is None
+
+
+def test_progress_is_that_of_the_complete_rows_and_best_that_of_all_of_them(tmp_path):
+    run = begin(tmp_path / "run")
     with locked(run):
         write(run, HEADER + row(0, 0.1, 0.0) + row(1, 0.7, 2.0))
-        first = followed.look()
+        first = progress_of(run)
         write(run, row(2, 0.5, 4.0) + "3,1.0,0.9,,10,5")  # of 5.5: the last line is being written
-        second = followed.look()
+        second = progress_of(run)
         write(run, ".5\n")
-        assert followed.look().time_s == 5.5
+        assert progress_of(run).time_s == 5.5
     assert (first.round_num, first.accuracy, first.best) == (1, 0.7, 0.7)
     assert (second.round_num, second.accuracy, second.best, second.time_s) == (2, 0.5, 0.7, 4.0)
     assert second.rate == pytest.approx(0.5)  # 2 rounds in 4 s
     assert second.left_s == pytest.approx((10 - 2) / 0.5)
 
 
-def test_the_rate_is_that_of_the_last_rows(tmp_path):
+def test_the_rate_is_that_of_the_last_twenty_rows(tmp_path):
     run = begin(tmp_path / "run", num_rounds=100)
     slow = [row(number, 0.1, 10.0 * number) for number in range(30)]  # 0.1 rounds per second
     fast = [row(30 + number, 0.1, 300.0 + number) for number in range(20)]  # 1 per second, in the last 20 rows
     write(run, HEADER + "".join(slow + fast))
     with locked(run):
-        progress = FollowedRun(run).look()
+        progress = progress_of(run)
     assert progress.rate == pytest.approx(1.0)
     assert progress.left_s == pytest.approx(100 - 49)
 
 
-def test_rows_that_were_taken_back_are_read_anew(tmp_path):
-    run = begin(tmp_path / "run")
-    followed = FollowedRun(run)
-    write(run, HEADER + row(0, 0.1, 0.0) + row(1, 0.9, 1.0))
-    assert followed.look().best == 0.9
-    write(run, HEADER + row(0, 0.1, 0.0), mode="w")
-    progress = followed.look()
-    assert (progress.round_num, progress.best) == (0, 0.1)
-
-
-def test_a_run_on_record_as_running_that_nobody_has_any_more_stopped_without_a_word(tmp_path):
+def test_a_running_run_whose_process_is_gone_is_lost(tmp_path):
     run = begin(tmp_path / "run")
     with locked(run):
-        assert FollowedRun(run).look().status == "running"
-    progress = FollowedRun(run).look()
-    assert (progress.status, progress.left_s) == (SILENT, None)
+        assert progress_of(run).status == "running"
+    progress = progress_of(run)
+    assert (progress.status, progress.left_s) == (LOST, None)
 
 
-def test_an_ended_run_is_told_by_its_record_alone(tmp_path):
+def test_the_progress_of_an_ended_run_is_in_its_record(tmp_path):
     final, best = ({"round": 10, "test_accuracy": accuracy, "time_s": 7.0} for accuracy in (0.8, 0.9))
     result = {"final": final, "best": best}
     run = begin(tmp_path / "run", "finished", result=result, timings={"total_s": 9.0})
-    progress = FollowedRun(run).look()
+    progress = progress_of(run)
     assert (progress.round_num, progress.accuracy, progress.best, progress.time_s) == (10, 0.8, 0.9, 9.0)
     begin(run, "failed", result=result, error="lost")
-    progress = FollowedRun(run).look()
+    progress = progress_of(run)
     assert (progress.status, progress.error, progress.time_s) == ("failed", "lost", 7.0)
     begin(run, "failed", result=None)
-    assert FollowedRun(run).look().round_num is None
+    assert progress_of(run).round_num is None
 
 
 @pytest.mark.parametrize("line", ["1,2\n", "1,1.0,much,,10,1.0\n", "\x00\n"])
-def test_a_damaged_table_hides_how_far_the_run_is_and_nothing_else(tmp_path, line):
+def test_a_damaged_table_hides_only_the_progress(tmp_path, line):
     run = begin(tmp_path / "run")
     write(run, HEADER + row(0, 0.1, 0.0) + line + row(2, 0.3, 2.0))
     with locked(run):
-        progress = FollowedRun(run).look()
+        progress = progress_of(run)
     assert (progress.status, progress.round_num) == ("running", None)
 
 
-def test_rows_have_their_values_and_none_for_empty_cells(tmp_path):
+def test_rows_have_values_and_none_for_empty_cells(tmp_path):
     write(tmp_path, "round,test_loss,drift\n0,nan,\n1,1.5,0.25\n")
     first, second = read_metrics(tmp_path / "metrics.csv")
     assert (first["round"], str(first["test_loss"]), first["drift"]) == (0, "nan", None)
@@ -109,7 +99,7 @@ def test_rows_have_their_values_and_none_for_empty_cells(tmp_path):
 
 
 @pytest.mark.parametrize("cut", ["", "1", "10", "11,", "11,2e-", "2"])
-def test_a_line_that_was_cut_off_is_no_row(tmp_path, cut):
+def test_an_incomplete_last_line_is_ignored(tmp_path, cut):
     write(tmp_path, "round,test_loss\n" + "".join(f"{t},{t}.5\n" for t in range(11)) + cut)
     assert read_metrics(tmp_path / "metrics.csv") == [{"round": t, "test_loss": t + 0.5} for t in range(11)]
     before = len("round,test_loss\n0,0.5\n1,1.")
@@ -117,15 +107,7 @@ def test_a_line_that_was_cut_off_is_no_row(tmp_path, cut):
 
 
 @pytest.mark.parametrize("damage", [b"1,2,3\n", b"1\n", b"\n", b"\x80,1\n", b'"1,1\n'])
-def test_rows_that_are_not_whole_are_an_error_that_names_the_file(tmp_path, damage):
+def test_damaged_rows_are_an_error_that_names_the_file(tmp_path, damage):
     (tmp_path / "metrics.csv").write_bytes(b"round,test_loss\n" + damage)
-    with pytest.raises(UserError, match=r"metrics\.csv cannot be used: .*mend it"):
+    with pytest.raises(UserError, match=r"metrics\.csv cannot be used: .*fix it"):
         read_rows(tmp_path / "metrics.csv")
-
-
-def test_a_record_that_cannot_be_read_now_is_the_one_that_was_read_last(tmp_path):
-    run = begin(tmp_path / "run", "interrupted")
-    followed = FollowedRun(run)
-    followed.look()
-    (run / "run.json").write_text('{"status": "fin')
-    assert followed.look().status == "interrupted"

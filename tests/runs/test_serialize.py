@@ -1,4 +1,4 @@
-"""Plain values come back from JSON text and arrays as what they were."""
+"""Plain values survive encoding as JSON text and arrays."""
 
 import math
 
@@ -46,7 +46,7 @@ def bits(value) -> object:
 
 @settings(max_examples=60, deadline=None)
 @given(VALUES)
-def test_every_plain_value_comes_back_with_its_types_and_bits(value):
+def test_every_plain_value_keeps_its_types_and_bits(value):
     assert bits(decoded(*encoded(value))) == bits(value)
 
 
@@ -61,17 +61,17 @@ def test_every_plain_value_comes_back_with_its_types_and_bits(value):
     ],
     ids=repr,
 )
-def test_the_edges_come_back_too(value):
+def test_edge_cases_keep_their_types_and_bits(value):
     assert bits(decoded(*encoded(value))) == bits(value)
 
 
-def test_arrays_are_named_and_not_written_into_the_text():
+def test_arrays_are_not_part_of_the_text():
     text, arrays = encoded({"m": [np.arange(3.0)], "count": 3})
     assert [array.tolist() for array in arrays.values()] == [[0.0, 1.0, 2.0]]
     assert "0.0, 1.0" not in text
 
 
 @pytest.mark.parametrize("text", ["{", "{}", '{"code": "x"}', '{"array": "nowhere"}', '{"dict": 3}', '{"dict": [[1]]}'])
-def test_what_is_no_encoded_value_is_an_error(text):
+def test_a_text_that_is_not_an_encoded_value_is_an_error(text):
     with pytest.raises((KeyError, TypeError, ValueError)):
         decoded(text, {})

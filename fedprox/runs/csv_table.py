@@ -1,0 +1,102 @@
+"""CSV files that only grow, and that can be cut back to a mark.
+
+A mark is a length and a checksum: the length says what to keep after an interruption, the checksum proves that what
+is kept has not changed.
+"""
+
+import csv
+import errno
+import hashlib
+import io
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from fedprox.errors import UserError
+from fedprox.storage import annotate_errors
+
+Mark = Mapping[str, Any]
+
+
+def begins_as_marked(file: Path, mark: Mark) -> bool:
+    """Return whether a file still begins with everything that it held when it was marked."""
+    try:
+        with file.open("rb") as opened:
+            return bool(hashlib.sha256(opened.read(mark["num_bytes"])).hexdigest() == mark["sha256"])
+    except OSError:
+        return False
+
+
+class CsvTable:
+    """A table that grows by whole rows; rows after the last mark can be removed again.
+
+    Attributes:
+        columns: The header.
+        mark: The part of the file that is kept.
+    """
+
+    def __init__(self, file: Path, columns: Sequence[str], mark: Mark | None = None) -> None:
+        """Begin a file with its header, or continue an existing one at a mark and remove what follows.
+
+        Raises:
+            UserError: If the part before the mark has changed.
+        """
+        self.columns = tuple(columns)
+        self._name = file
+        self._digest = hashlib.sha256()
+        self._num_bytes = 0
+        self._file = file.open("w+b" if mark is None else "r+b", buffering=0)
+        if mark is None:
+            self.add([columns])
+        else:
+            kept = self._file.read(mark["num_bytes"])
+            self._count(kept)
+            if self._digest.hexdigest() != mark["sha256"]:
+                self._file.close()
+                raise UserError(f"{file} was changed since the last checkpoint; restore it or start the run again")
+        self.set_mark()
+        self.back_to_mark()
+
+    def add(self, rows: Iterable[Iterable[object]]) -> None:
+        """Append rows."""
+        text = io.StringIO()
+        csv.writer(text).writerows(rows)
+        content = text.getvalue().encode()
+        with annotate_errors(self._name):
+            if self._file.write(content) != len(content):
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        self._count(content)
+
+    def _count(self, content: bytes) -> None:
+        self._digest.update(content)
+        self._num_bytes += len(content)
+
+    def widen(self, columns: Sequence[str]) -> None:
+        """Add columns, which are empty in the existing rows; earlier marks no longer apply."""
+        self._file.seek(0)
+        _, *rows = csv.reader(io.StringIO(self._file.read().decode(), newline=""))
+        self._file.seek(0)
+        self._file.truncate()
+        self._digest, self._num_bytes = hashlib.sha256(), 0
+        self.columns = (*self.columns, *columns)
+        self.add([self.columns, *([*row, *[""] * len(columns)] for row in rows)])
+        self.set_mark()
+
+    def set_mark(self) -> None:
+        """Mark the end of the file."""
+        self.mark: Mark = {"num_bytes": self._num_bytes, "sha256": self._digest.hexdigest()}
+
+    def back_to_mark(self) -> None:
+        """Remove the rows after the last mark."""
+        self._file.seek(self.mark["num_bytes"])
+        self._file.truncate()
+
+    def sync(self) -> None:
+        """Return once the rows are on the disk."""
+        with annotate_errors(self._name):
+            os.fsync(self._file.fileno())
+
+    def close(self) -> None:
+        """Close the file."""
+        self._file.close()
