@@ -1,4 +1,4 @@
-"""`python -m fedprox.reproduce FIGURE`: run what a figure of the paper needs, draw it and write its table."""
+"""`python -m fedprox.reproduce FIGURE`: the runs, the figure and the table of a figure in the paper."""
 
 import argparse
 import sys
@@ -18,7 +18,7 @@ from fedprox.reproduce.specs import DATASETS, FIGURES, jobs_of
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Reproduce a figure and return the exit status: 0; 2 for a user's mistake, told in one line; 130, 143 by a signal.
+    """Reproduce a figure and return the exit status: 0; 2 after a user error; 130 or 143 after a signal.
 
     Args:
         argv: The arguments without the program's name; None for those of the process.
@@ -31,10 +31,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"error: {one_line(error)}", file=sys.stderr)
         return 2
     except OSError as error:
-        print(f"error: {error.filename}: {error.strerror}; choose another place with --out", file=sys.stderr)
+        print(f"error: {error.filename}: {error.strerror}; choose another folder with --out", file=sys.stderr)
         return 2
     except KeyboardInterrupt as interrupt:
-        print("interrupted; what is done is kept, and the same command goes on from there", file=sys.stderr)
+        print("interrupted; repeat the command to continue", file=sys.stderr)
         return exit_status(interrupt)
     return 0
 
@@ -63,22 +63,18 @@ def _parser() -> argparse.ArgumentParser:
         "--datasets",
         type=_datasets,
         metavar="NAME,...",
-        help=f"some of {', '.join(DATASETS)} (default: those of the figure whose files are there)",
+        help=f"some of {', '.join(DATASETS)} (default: those of the figure whose files exist)",
     )
     parser.add_argument(
         "--seeds",
         type=_positive,
         default=1,
         metavar="N",
-        help="repetitions, and in figures 2 and 6 also data sets (default: %(default)s; the documentation shows 5)",
+        help="repetitions, and in figures 2 and 6 also data sets (default: %(default)s; the docs use 5)",
     )
     parser.add_argument("--rounds", type=_positive, metavar="N", help="rounds of each run (default: the paper's)")
     parser.add_argument("--engine", choices=["local", "ray"], default="local", help="default: %(default)s")
-    parser.add_argument(
-        "--device",
-        default="cpu",
-        help="device of evaluation and of the local engine, cpu or cuda (default: %(default)s)",
-    )
+    parser.add_argument("--device", default="cpu", help="device of evaluation and engine=local: cpu (default) or cuda")
     parser.add_argument(
         "--path",
         action="append",
@@ -111,17 +107,17 @@ def _reproduce(arguments: argparse.Namespace) -> None:
     jobs = {name: runs for name, runs in jobs.items() if runs}
     by_dataset = sorted(
         (job for runs in jobs.values() for job in runs), key=lambda job: chosen.index(job.dataset)
-    )  # so that runs on the same data follow each other and load it once
-    computes = [f"engine={arguments.engine}", f"server_device={arguments.device}"]
+    )  # consecutive runs on the same data load it only once
+    engine = [f"engine={arguments.engine}", f"server_device={arguments.device}"]
     files = datasets.overrides(paths)
-    run_missing(by_dataset, arguments.out, {name: [*computes, *files.get(name, ())] for name in chosen})
+    run_missing(by_dataset, arguments.out, {name: [*engine, *files.get(name, ())] for name in chosen})
     for name, runs in jobs.items():
         for file in write(name, tables.read_curves(runs, arguments.out), arguments.out):
             print(file)
 
 
 def write(name: str, curves: pd.DataFrame, out: Path) -> list[Path]:
-    """Write a figure's files into a folder and return them: NAME.png (but for the headline), NAME.md, NAME.csv.
+    """Write a figure's files into a folder and return them: NAME.png (not for the headline), NAME.md, NAME.csv.
 
     Args:
         name: A key of FIGURES.

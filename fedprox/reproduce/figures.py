@@ -1,4 +1,4 @@
-"""The rounds of a figure's runs -> the figure, in the paper's arrangement."""
+"""The paper's figures, drawn from the rounds of their runs in the paper's arrangement."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,27 +12,13 @@ from matplotlib.lines import Line2D
 
 from fedprox.report.runs import percent
 from fedprox.report.style import PALETTE, Curve, finish_by_round, limit_view, loss_limit
-from fedprox.reproduce.specs import DATASETS, MORE_DEVICES, Figure, Line
+from fedprox.reproduce.specs import DATASETS, Figure, Line
 from fedprox.reproduce.tables import EXPERIMENT, NAMES, of_data_sets, of_repetitions, summarise
-
-COLOURS = {
-    label: PALETTE[place]
-    for place, labels in (
-        (0, ("FedAvg",)),
-        (1, ("FedProx (mu = 0)",)),
-        (2, ("FedProx (mu = 1)", "FedProx (best mu)")),
-        (3, ("FedProx (adaptive mu)",)),
-        (5, ("FedDANE (mu = 0)", "mu = 0, sampling by size")),
-        (4, ("FedDANE (mu = 1)", "mu = 1, sampling by size")),
-    )
-    for label in labels
-}
-COLOURS |= {line.label: COLOURS[f"{line.label.partition(',')[0]})"] for line in MORE_DEVICES}
 
 
 @dataclass(frozen=True)
 class Panel:
-    """One pair of axes: what it plots against the round."""
+    """One pair of axes: what is plotted by round."""
 
     dataset: str
     stragglers_fraction: float
@@ -41,11 +27,11 @@ class Panel:
 
 
 def draw(figure: Figure, curves: pd.DataFrame) -> Canvas:
-    """Draw a figure's panels: mean over runs with a band of one sample standard deviation to each side.
+    """Draw a figure's panels: means over runs with a band of one sample standard deviation to each side.
 
-    The runs are repetitions on one data set. In a figure over data sets they are one run on each, and bars at the right
-    edge show mean and standard deviation of the repetitions' last ten rounds. A loss or variance that leaves the view
-    does so at a triangle on the upper edge.
+    The runs are repetitions on one data set. In a figure over data sets they are one run on each data set, and bars at
+    the right edge show mean and standard deviation of the repetitions' last ten rounds. A triangle on the upper edge
+    marks where a loss or variance leaves the view.
 
     Args:
         figure: One of FIGURES.
@@ -90,7 +76,7 @@ def arrangement(figure: Figure, datasets: set[str]) -> list[list[Panel]]:
 
 
 def _means(curves: pd.DataFrame, metrics: Sequence[str]) -> pd.DataFrame:
-    """Return mean and standard deviation over runs by round; a NaN or infinite value is not left out."""
+    """Return mean and standard deviation over runs by round; NaN and infinite values are not left out."""
     groups = curves.groupby([*EXPERIMENT, "round"])
     columns = {}
     for metric in metrics:
@@ -103,11 +89,13 @@ def _draw_panel(axes: Axes, means: pd.DataFrame, panel: Panel) -> None:
     here = means[means["dataset"] == panel.dataset]
     level = here[here["stragglers_fraction"] == panel.stragglers_fraction]
     for line in panel.lines:
-        colour = COLOURS[line.label]
+        colour = PALETTE[line.colour]
         table = level[level["line"] == line.label]
         rounds, mean = table["round"].to_numpy(float), table[panel.metric].to_numpy(float)
         std = table[f"{panel.metric}_std"].to_numpy(float)
-        coincides = line.label == "FedAvg" and panel.stragglers_fraction == 0  # with mu = 0, which is drawn upon it
+        coincides = (
+            line.label == "FedAvg" and panel.stragglers_fraction == 0
+        )  # with mu = 0, which is drawn on top of it
         width = 3.5 if coincides else 1.5
         axes.plot(rounds, mean, line.style, color=colour, lw=width, label=line.label)
         if np.isfinite(std).any():
@@ -124,7 +112,7 @@ def _draw_ends(axes: Axes, ends: pd.DataFrame, panel: Panel) -> None:
         mean, std = row[f"{panel.metric}_last10_mean"], row[f"{panel.metric}_last10_std"]
         if np.isfinite(mean) and mean + std <= axes.get_ylim()[1]:
             at = row["last_round"] * (1.04 + 0.035 * place)
-            axes.errorbar(at, mean, std, color=COLOURS[line.label], fmt="_", ms=5, lw=1.5, capsize=2)
+            axes.errorbar(at, mean, std, color=PALETTE[line.colour], fmt="_", ms=5, lw=1.5, capsize=2)
 
 
 def _set_view(axes: Axes, metric: str, lines: Sequence[Curve]) -> None:
@@ -153,13 +141,13 @@ def _add_legend(canvas: Canvas, figure: Figure, curves: pd.DataFrame) -> None:
     num_runs, fewest = runs.max(), runs.min()
     counted = "one run each" if num_runs == 1 else f"mean ± one standard deviation of {num_runs} runs"
     if fewest < num_runs:
-        counted += f", of {fewest} with more devices"
+        counted += f" ({fewest} with more devices)"
     if (num_data := curves["seed"].nunique()) > 1:
         counted = f"mean ± one standard deviation of {num_data} data sets; bars: of {num_runs} repetitions on the first"
     if any(line.get_marker() == "^" for axes in canvas.axes for line in axes.get_lines()):
         counted += "; ▲ leaves the view"
     handles = [
-        Line2D([], [], color=COLOURS[line.label], ls=line.style, lw=2.4, label=line.label) for line in figure.all_lines
+        Line2D([], [], color=PALETTE[line.colour], ls=line.style, lw=2.4, label=line.label) for line in figure.all_lines
     ]
     canvas.legend(
         handles=handles,

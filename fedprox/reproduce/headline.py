@@ -1,4 +1,4 @@
-"""The headline: how much better FedProx is than FedAvg at 90 % stragglers (Li et al. 2020, app. C.3.2)."""
+"""The headline number: accuracy gain of FedProx over FedAvg at 90 % stragglers (Li et al. 2020, app. C.3.2)."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -17,7 +17,7 @@ PAPER = 22.0  # percentage points, the mean of five data sets
 
 @dataclass(frozen=True)
 class Reading:
-    """Where a curve is read.
+    """The place at which a curve is read.
 
     Attributes:
         place: Index into the curve.
@@ -29,9 +29,9 @@ class Reading:
 
 
 def read_at(losses: Sequence[float]) -> Reading:
-    """Return the first place where |f_t - f_{t-1}| < 1e-4 or f_t - f_{t-10} > 1, else the last.
+    """Return the first place with |f_t - f_{t-1}| < 1e-4 or f_t - f_{t-10} > 1, or the last place.
 
-    A loss that is NaN or infinite has diverged too.
+    A NaN or infinite loss counts as diverged.
 
     Args:
         losses: Global training loss by round, the initial model's first; at least one.
@@ -45,7 +45,7 @@ def read_at(losses: Sequence[float]) -> Reading:
 
 
 def read_runs(curves: pd.DataFrame) -> pd.DataFrame:
-    """Return one row per run: dataset, line, repetition, round, reason and test_accuracy where it is read.
+    """Return one row per run: dataset, line, repetition, and round, reason and test_accuracy of its reading.
 
     Args:
         curves: From `fedprox.reproduce.tables.read_curves`.
@@ -60,11 +60,11 @@ def read_runs(curves: pd.DataFrame) -> pd.DataFrame:
 
 
 def compare(readings: pd.DataFrame) -> pd.DataFrame:
-    """Return one row per data set: both accuracies (mean and deviation over runs) and their difference in points.
+    """Return one row per data set: mean and std of both accuracies over runs, and their difference in points.
 
     Returns:
-        dataset, runs, and X_mean, X_std, X_read for X = fedavg, fedprox (X_read: rounds and reasons), points;
-        in the last row, named "mean", only points: the mean over the data sets.
+        dataset, runs, X_mean, X_std and X_read for X = fedavg, fedprox (X_read: rounds and reasons), and points. The
+        last row, named "mean", has only points, the mean over the data sets.
     """
     rows: list[dict[str, object]] = []
     for dataset, group in readings.groupby("dataset", sort=False):
@@ -85,7 +85,7 @@ def compare(readings: pd.DataFrame) -> pd.DataFrame:
 
 
 def readable(table: pd.DataFrame) -> pd.DataFrame:
-    """Return `compare`'s table for people."""
+    """Return `compare`'s table formatted for reading."""
     rows = []
     for row in table.to_dict("records"):
         points = f"{row['points']:+.1f}"

@@ -1,4 +1,4 @@
-"""Run what is missing, and keep what is done."""
+"""The runs of a figure: missing ones are done, finished ones are kept."""
 
 import logging
 import time
@@ -20,29 +20,29 @@ def run_missing(
     place: Mapping[str, Sequence[str]] | None = None,
     run: Run | None = None,
 ) -> int:
-    """Run each job that has no finished run with its settings, and return how many that were.
+    """Run each job that has no finished run with its settings, and return how many there were.
 
-    Every job's settings are checked before the first one runs.
+    The settings of all jobs are checked before the first one runs.
 
     Args:
         jobs: May name a run twice; it is done once.
-        out: Where to put the folder runs/.
-        place: Data set -> further overrides, about where the data are and what computes.
+        out: The parent of the folder runs/.
+        place: Data set -> more overrides, for the location of its files and for the engine.
         run: Runs one configuration into an existing folder; None for `fedprox.experiment.run.run`.
 
     Raises:
-        UserError: If a setting or a data file is wrong.
+        UserError: If a setting or a data file is invalid.
     """
-    from fedprox.experiment import run as experiment  # here: they import torch, which --help does not need
+    from fedprox.experiment import run as experiment  # imports torch, which --help does not need
     from fedprox.experiment.build import check_settings
 
-    logging.getLogger("flwr").setLevel(logging.ERROR)  # its per-round lines repeat what metrics.csv says
+    logging.getLogger("flwr").setLevel(logging.ERROR)  # its lines per round repeat metrics.csv
     configs = settings_of({folder_of(job, out): job for job in jobs}, place or {})
     for config in configs.values():
         check_settings(config)
     states = {folder: status_of(folder, config.plain()) for folder, config in configs.items()}
     missing = {folder: config for folder, config in configs.items() if states[folder] != "finished"}
-    print(f"{len(configs)} runs, {len(configs) - len(missing)} of them done already", flush=True)
+    print(f"{len(configs)} runs, {len(configs) - len(missing)} of them already done", flush=True)
     start = time.perf_counter()
     for number, (folder, config) in enumerate(missing.items()):
         left_s = (time.perf_counter() - start) / number * (len(missing) - number) if number else None
@@ -59,11 +59,11 @@ def folder_of(job: Job, out: Path) -> Path:
 
 
 def settings_of(jobs: Mapping[Path, Job], place: Mapping[str, Sequence[str]]) -> dict[Path, Config]:
-    """Return each job's resolved configuration by folder."""
-    composed = cache(compose)  # repetitions share it: composing takes a tenth of a second
+    """Return the resolved configuration of each job by folder."""
+    composed = cache(compose)  # repetitions share it, as composing takes a tenth of a second
     configs = {}
     for folder, job in jobs.items():
-        # Some of the paper's runs diverge, and are drawn so.
+        # Some of the paper's runs diverge and are drawn nevertheless.
         overrides = ("on_divergence=continue", f"seed={job.seed}", *job.overrides, *place.get(job.dataset, ()))
         repetition = {"repeat_num": job.repetition} if job.repetition else {}
         configs[folder] = composed(overrides).model_copy(update=repetition)

@@ -1,7 +1,9 @@
-"""What each figure of the paper is made of: data sets, straggler levels, lines, and what is plotted."""
+"""Contents of the paper's figures: data sets, straggler levels, lines and plotted metrics."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+
+from fedprox.report.runs import TITLES
 
 
 @dataclass(frozen=True)
@@ -9,9 +11,9 @@ class Dataset:
     """A data set of the paper with its own settings (Li et al. 2020, app. C.2).
 
     Attributes:
-        title: What the paper calls it.
-        best_mu: The best of 0.001, 0.01, 0.1, 1 in the paper, which says so of the five data sets of figure 1 only.
-        adversarial_mu: Where adaptive mu starts (app. C.3.3): 1 on IID data, 0 otherwise.
+        title: Its name in the paper.
+        best_mu: The best of 0.001, 0.01, 0.1, 1 in the paper, which names it only for the data sets of figure 1.
+        adversarial_mu: Initial value of adaptive mu (app. C.3.3): 1 on IID data, 0 otherwise.
     """
 
     title: str
@@ -19,19 +21,15 @@ class Dataset:
     adversarial_mu: float = 0.0
 
 
-DATASETS = {
-    "synthetic_iid": Dataset("Synthetic-IID", adversarial_mu=1.0),
-    "synthetic_0_0": Dataset("Synthetic(0,0)"),
-    "synthetic_0.5_0.5": Dataset("Synthetic(0.5,0.5)"),
-    "synthetic_1_1": Dataset("Synthetic(1,1)"),
-    "mnist": Dataset("MNIST"),
-    "femnist": Dataset("FEMNIST"),
-    "shakespeare": Dataset("Shakespeare", best_mu=0.001),
-    "sent140": Dataset("Sent140", best_mu=0.01),
+_PARAMETERS = {
+    "synthetic_iid": {"adversarial_mu": 1.0},
+    "shakespeare": {"best_mu": 0.001},
+    "sent140": {"best_mu": 0.01},
 }
-LOWER_RUNS = 1  # at most, as FedDANE with 20 and 30 devices a round costs two and three times as much
+DATASETS = {name: Dataset(title, **_PARAMETERS.get(name, {})) for name, title in TITLES.items()}
+LOWER_RUNS = 1  # at most: FedDANE with 20 and 30 devices per round costs two and three times as much
 SYNTHETIC = ("synthetic_iid", "synthetic_0_0", "synthetic_0.5_0.5", "synthetic_1_1")
-FIVE = ("synthetic_1_1", "mnist", "femnist", "shakespeare", "sent140")
+PAPER_DATASETS = ("synthetic_1_1", "mnist", "femnist", "shakespeare", "sent140")
 
 
 @dataclass(frozen=True)
@@ -40,29 +38,31 @@ class Line:
 
     Attributes:
         label: Its name in the legend and the table.
-        overrides: Hydra overrides; {data.best_mu} and the like stand for a data set's own.
+        overrides: Hydra overrides; {data.best_mu} and the like stand for a data set's values.
+        colour: Index into `fedprox.report.style.PALETTE`.
         style: Matplotlib's line style.
     """
 
     label: str
     overrides: tuple[str, ...]
+    colour: int
     style: str = "-"
 
 
-FEDAVG = Line("FedAvg", ("strategy=fedavg",))
-MU_0 = Line("FedProx (mu = 0)", ("mu=0",))
-MU_1 = Line("FedProx (mu = 1)", ("mu=1",))
-BEST_MU = Line("FedProx (best mu)", ("mu={data.best_mu:g}",))
-ADAPTIVE_MU = Line("FedProx (adaptive mu)", ("mu={data.adversarial_mu:g}", "adaptive_mu.enabled=true"))
-FEDDANE_0 = Line("FedDANE (mu = 0)", ("strategy=feddane", "mu=0"))
-FEDDANE_1 = Line("FedDANE (mu = 1)", ("strategy=feddane", "mu=1"))
+FEDAVG = Line("FedAvg", ("strategy=fedavg",), 0)
+MU_0 = Line("FedProx (mu = 0)", ("mu=0",), 1)
+MU_1 = Line("FedProx (mu = 1)", ("mu=1",), 2)
+BEST_MU = Line("FedProx (best mu)", ("mu={data.best_mu:g}",), 2)
+ADAPTIVE_MU = Line("FedProx (adaptive mu)", ("mu={data.adversarial_mu:g}", "adaptive_mu.enabled=true"), 3)
+FEDDANE_0 = Line("FedDANE (mu = 0)", ("strategy=feddane", "mu=0"), 5)
+FEDDANE_1 = Line("FedDANE (mu = 1)", ("strategy=feddane", "mu=1"), 4)
 MORE_DEVICES = tuple(  # of 30; the paper's text gives no numbers for the lower row of figure 4
-    Line(f"{line.label[:-1]}, {num} devices)", (*line.overrides, f"clients_per_round={num}"), style)
+    Line(f"{line.label[:-1]}, {num} devices)", (*line.overrides, f"clients_per_round={num}"), line.colour, style)
     for line in (FEDDANE_0, FEDDANE_1)
     for num, style in ((20, "--"), (30, ":"))
 )
-PROPORTIONAL_0 = Line("mu = 0, sampling by size", ("mu=0", "sampling=proportional"))
-PROPORTIONAL_1 = Line("mu = 1, sampling by size", ("mu=1", "sampling=proportional"))
+PROPORTIONAL_0 = Line("mu = 0, sampling by size", ("mu=0", "sampling=proportional"), 5)
+PROPORTIONAL_1 = Line("mu = 1, sampling by size", ("mu=1", "sampling=proportional"), 4)
 
 
 @dataclass(frozen=True)
@@ -70,17 +70,17 @@ class Figure:
     """A figure of the paper: a column per data set, a row per straggler level and metric.
 
     Attributes:
-        title: What it shows.
+        title: Its subject, for the legend.
         datasets: Its columns.
         lines: In the order of the legend.
-        metrics: What is plotted: columns of metrics.csv.
+        metrics: The plotted columns of metrics.csv.
         levels: Its shares of stragglers, 0 .. 1.
-        overrides: What all its runs have in common.
-        levels_across: Whether the levels are columns too, and not rows.
-        lower_lines: The lines of a second set of rows, if there is one; those that are not in the first have at most
-            LOWER_RUNS repetitions.
-        over_data: Whether the lines are means over data sets drawn with seeds 0, 1, ..., instead of repetitions on
-            the data set of seed 0. Only synthetic data sets can be drawn again.
+        overrides: Hydra overrides of all its runs.
+        levels_across: Whether the levels are columns instead of rows.
+        lower_lines: The lines of a second set of rows; those that are not in the first have at most LOWER_RUNS
+            repetitions.
+        over_data: Whether lines are means over data sets drawn with seeds 0, 1, ... instead of repetitions on the data
+            set of seed 0. Only synthetic data sets can be drawn again.
     """
 
     title: str
@@ -95,7 +95,7 @@ class Figure:
 
     @property
     def all_lines(self) -> tuple[Line, ...]:
-        """Return the lines of all rows, each once."""
+        """The lines of all rows, each once."""
         return tuple(dict.fromkeys((*self.lines, *self.lower_lines)))
 
 
@@ -104,7 +104,7 @@ _LEVELS = (0.0, 0.5, 0.9)
 _ALL = ("train_loss", "test_accuracy", "gradient_variance")
 
 FIGURES = {
-    "fig1": Figure("Training loss with stragglers", FIVE, _THREE, ("train_loss",), _LEVELS),
+    "fig1": Figure("Training loss with stragglers", PAPER_DATASETS, _THREE, ("train_loss",), _LEVELS),
     "fig2": Figure(
         "Statistical heterogeneity, no stragglers",
         SYNTHETIC,
@@ -129,11 +129,13 @@ FIGURES = {
         levels_across=True,
     ),
     "fig6": Figure("All metrics of figure 2", SYNTHETIC, (MU_0, MU_1), _ALL, over_data=True),
-    "fig7": Figure("Test accuracy with stragglers", FIVE, _THREE, ("test_accuracy",), _LEVELS),
-    "fig8": Figure("Dissimilarity, no stragglers", FIVE, (MU_0, BEST_MU), ("gradient_variance",)),
-    "fig9": Figure("Training loss with stragglers, E = 1", FIVE, _THREE, ("train_loss",), _LEVELS, ("num_epochs=1",)),
+    "fig7": Figure("Test accuracy with stragglers", PAPER_DATASETS, _THREE, ("test_accuracy",), _LEVELS),
+    "fig8": Figure("Dissimilarity, no stragglers", PAPER_DATASETS, (MU_0, BEST_MU), ("gradient_variance",)),
+    "fig9": Figure(
+        "Training loss with stragglers, E = 1", PAPER_DATASETS, _THREE, ("train_loss",), _LEVELS, ("num_epochs=1",)
+    ),
     "fig10": Figure(
-        "Test accuracy with stragglers, E = 1", FIVE, _THREE, ("test_accuracy",), _LEVELS, ("num_epochs=1",)
+        "Test accuracy with stragglers, E = 1", PAPER_DATASETS, _THREE, ("test_accuracy",), _LEVELS, ("num_epochs=1",)
     ),
     "fig11": Figure("Adaptive mu on all synthetic data", SYNTHETIC, (MU_0, MU_1, ADAPTIVE_MU), ("train_loss", "mu")),
     "fig12": Figure(
@@ -143,7 +145,7 @@ FIGURES = {
         _ALL,
     ),
     "headline": Figure(
-        "Test accuracy at 90 % stragglers", FIVE, (FEDAVG, BEST_MU), ("train_loss", "test_accuracy"), (0.9,)
+        "Test accuracy at 90 % stragglers", PAPER_DATASETS, (FEDAVG, BEST_MU), ("train_loss", "test_accuracy"), (0.9,)
     ),
 }
 
@@ -155,10 +157,10 @@ class Job:
     Attributes:
         dataset: A key of DATASETS.
         stragglers_fraction: Share of stragglers, 0 .. 1.
-        label: The line that it belongs to.
-        repetition: 0, 1, ...; the setting repeat_num, which repetition 0 does not have.
-        overrides: What is given to Hydra, the repetition and the seed left aside.
-        seed: 0, 1, ...; the setting seed, which draws a synthetic data set.
+        label: The label of its line.
+        repetition: 0, 1, ...: the setting repeat_num, which repetition 0 does not have.
+        overrides: Hydra overrides without repetition and seed.
+        seed: 0, 1, ...: the setting seed, which draws a synthetic data set.
     """
 
     dataset: str
@@ -170,7 +172,7 @@ class Job:
 
     @property
     def name(self) -> str:
-        """Return the run directory's name, which says all its settings and no figure: figures share runs."""
+        """The run directory's name: all settings, and not the figure, because figures share runs."""
         said = [override for override in self.overrides if override != "evaluation=clients"]
         seed = [f"seed={self.seed}"] if self.seed else []
         repetition = [f"repeat_num={self.repetition}"] if self.repetition else []
@@ -183,9 +185,9 @@ def jobs_of(figure: Figure, datasets: Sequence[str], num_seeds: int, num_rounds:
     Args:
         figure: One of FIGURES.
         datasets: Which of its data sets.
-        num_seeds: Repetitions on the data of seed 0; number 0 is the plain run. A figure over data sets has as many
-            of those as well, each with one run; the plain run is the first of both.
-        num_rounds: None for the paper's.
+        num_seeds: Number of repetitions on the data of seed 0, and in a figure over data sets also of data sets with
+            one run each; the first run belongs to both.
+        num_rounds: None for the paper's number.
     """
     rounds = () if num_rounds is None else (f"num_rounds={num_rounds}",)
     repetitions = [(0, repetition) for repetition in range(num_seeds)]

@@ -1,4 +1,4 @@
-"""Runs of a figure -> their rounds in one table -> a summary with mean and standard deviation over runs."""
+"""The rounds of a figure's runs in one table, and its summary with means and standard deviations over runs."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -29,8 +29,8 @@ def read_curves(jobs: Sequence[Job], out: Path) -> pd.DataFrame:
     """Return the rounds of finished runs.
 
     Returns:
-        One row per job and round: dataset, stragglers_fraction, line, seed, repetition, and the columns of metrics.csv
-        with mu, which stays the setting where it is not adapted.
+        One row per job and round: dataset, stragglers_fraction, line, seed, repetition, the columns of metrics.csv, and
+        mu, which is the setting unless it is adapted.
     """
     tables = []
     for job in jobs:
@@ -51,7 +51,7 @@ def read_curves(jobs: Sequence[Job], out: Path) -> pd.DataFrame:
 
 
 def of_data_sets(curves: pd.DataFrame) -> pd.DataFrame:
-    """Return the rounds of the plain run on each data set: seeds 0, 1, ..., repetition 0."""
+    """Return the rounds of the first run on each data set: seeds 0, 1, ..., repetition 0."""
     return curves[curves["repetition"] == 0]
 
 
@@ -66,9 +66,9 @@ def summarise(curves: pd.DataFrame, figure: Figure) -> pd.DataFrame:
     Returns:
         One row per (dataset, stragglers_fraction, line) in the figure's order, with over ("repetitions"), runs,
         last_round, and for each metric X: X_mean and X_std of the last round, X_last10_mean and X_last10_std of each
-        run's mean over the last ten, X_half_mean and X_half_std of that over the first half of its rounds, the initial
-        model left aside, and X_each: each run's mean over the last ten. Deviations are NaN for a single run. A figure
-        over data sets has two such rows, the first over "data sets", if it has more than one.
+        run's mean over its last ten rounds, X_half_mean and X_half_std of its mean over the first half of the rounds
+        (without the initial model), and X_each, the list of the runs' means over the last ten. Standard deviations are
+        NaN for a single run. A figure over several data sets has two such rows, the first over "data sets".
     """
     repetitions = _summarise(of_repetitions(curves), figure).assign(over="repetitions")
     if curves["seed"].nunique() == 1:
@@ -97,16 +97,16 @@ def _summarise(curves: pd.DataFrame, figure: Figure) -> pd.DataFrame:
 
 
 def table_metrics(figure: Figure) -> list[str]:
-    """Return the metrics of a figure's table: those plotted, and the authors' variance beside the weighted one."""
+    """Return the metrics of a figure's table: the plotted ones, and the authors' variance beside the weighted one."""
     unweighted = ["gradient_variance_unweighted"] if "gradient_variance" in figure.metrics else []
     return [*figure.metrics, *unweighted]
 
 
 def readable(summary: pd.DataFrame, figure: Figure) -> pd.DataFrame:
-    """Return `summarise`'s table for people: means of the last ten rounds ± standard deviation over runs.
+    """Return `summarise`'s table formatted for reading: means of the last ten rounds ± standard deviation over runs.
 
-    With stragglers also those of the first half of the rounds, where what they cost shows most. A figure over data sets
-    lists the first metric of each run too, in the order of seeds or repetitions.
+    With stragglers the table also has the first half of the rounds, in which their cost shows most. A figure over data
+    sets also lists the first metric of each run, in the order of seeds or repetitions.
     """
     table = pd.DataFrame({"data set": [DATASETS[name].title for name in summary["dataset"]]})
     table["stragglers"] = [percent(fraction) for fraction in summary["stragglers_fraction"]]
@@ -131,7 +131,7 @@ def readable(summary: pd.DataFrame, figure: Figure) -> pd.DataFrame:
 
 
 def mean_std(mean: float, std: float = float("nan")) -> str:
-    """Return "0.712 ± 0.031", of a mean below 0.1 with three significant digits."""
+    """Return "0.712 ± 0.031", with three significant digits for a mean below 0.1."""
     return plus_minus(mean, std, ".3f" if mean == 0 or 0.1 <= mean < 1e4 else ".3g")
 
 

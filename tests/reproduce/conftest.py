@@ -1,4 +1,4 @@
-"""A run that takes no time, for everything but the numbers themselves."""
+"""A fake run that takes no time."""
 
 import csv
 import json
@@ -9,29 +9,16 @@ import numpy as np
 import pytest
 
 from fedprox.config.schema import Config
+from fedprox.runs.writer import FEDERATION, METRICS
 
-COLUMNS = (
-    "round",
-    "test_loss",
-    "test_accuracy",
-    "train_loss_cohort",
-    "num_clients_counted",
-    "time_s",
-    "train_loss",
-    "train_accuracy",
-    "gradient_variance",
-    "gradient_variance_unweighted",
-    "dissimilarity_b",
-    "gamma_mean",
-    "gamma_max",
-)
+COLUMNS = METRICS + FEDERATION
 
 
 class FakeRun:
-    """Writes what a run leaves, with values that follow from its settings, and remembers who asked.
+    """Writes the files of a run with random values, and remembers its folders.
 
     Attributes:
-        folders: Where it was asked to run, in order.
+        folders: The run directories in the order of the calls.
     """
 
     def __init__(self) -> None:
@@ -58,7 +45,7 @@ def fake_run() -> FakeRun:
 
 @pytest.fixture
 def reproduce(tmp_path, monkeypatch, capsys) -> Callable[..., tuple[int, str, str]]:
-    """Return a function that calls the command line from tmp_path: exit status, standard output and error."""
+    """Return a function that calls the command line in tmp_path and returns status, standard output and error."""
     from fedprox.reproduce.__main__ import main
 
     monkeypatch.chdir(tmp_path)

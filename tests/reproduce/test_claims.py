@@ -38,17 +38,17 @@ def test_every_figure_has_a_claim():
 
 
 @pytest.mark.parametrize("claim", [pytest.param(row, id=f"{row[0]}: {row[1]}") for row in CLAIMS])
-def test_every_mean_with_a_deviation_stands_in_a_table_of_the_page(claim):
+def test_every_mean_with_a_standard_deviation_is_in_a_table_of_the_page(claim):
     assert set(re.findall(f"{NUMBER} ± {NUMBER}", claim[-1])) <= ELSEWHERE
 
 
 @pytest.mark.parametrize("numbers", COMPARED)
-def test_every_p_value_is_welchs_of_the_two_means(numbers):
-    *stats, relation, told = numbers
+def test_every_p_value_is_that_of_welchs_test_on_the_two_means(numbers):
+    *stats, relation, given = numbers
     mean, std, other_mean, other_std = map(float, stats)
     test = ttest_ind_from_stats(mean, std, NUM_RUNS, other_mean, other_std, NUM_RUNS, equal_var=False)
-    # Half a unit of the last digit told.
-    assert test.pvalue < float(told) if relation == "<" else test.pvalue == pytest.approx(float(told), abs=0.0051)
+    # Within half a unit of the last given digit.
+    assert test.pvalue < float(given) if relation == "<" else test.pvalue == pytest.approx(float(given), abs=0.0051)
 
 
 def test_there_are_p_values():

@@ -1,4 +1,4 @@
-"""The +22 % rule, on curves made by hand."""
+"""The rule of the headline number, on curves made by hand."""
 
 import pandas as pd
 import pytest
@@ -12,27 +12,27 @@ def test_a_curve_that_neither_converges_nor_diverges_is_read_at_its_end():
 
 
 @pytest.mark.parametrize("step", [0.00009, -0.00009, 0.0])
-def test_the_first_step_below_a_ten_thousandth_is_where_it_has_converged_up_or_down(step):
+def test_a_curve_has_converged_at_the_first_step_below_a_ten_thousandth_up_or_down(step):
     assert read_at([2.0, 1.5, 1.5 + step, 1.0, 1.0]) == Reading(2, "converged")
 
 
 @pytest.mark.parametrize("step", [0.00011, -0.00011])
-def test_a_step_above_a_ten_thousandth_is_no_convergence(step):
+def test_a_step_above_a_ten_thousandth_is_not_convergence(step):
     assert read_at([2.0, 1.5, 1.5 + step]) == Reading(2, "last")
 
 
-def test_a_rise_by_more_than_one_within_ten_rounds_is_where_it_has_diverged():
+def test_a_curve_has_diverged_after_a_rise_by_more_than_one_within_ten_rounds():
     rising = [1.0 + 0.11 * t for t in range(20)]  # f_10 - f_0 = 1.1
     assert read_at(rising) == Reading(10, "diverged")
     slower = [1.0 + 0.099 * t for t in range(20)]  # f_t - f_{t-10} = 0.99
     assert read_at(slower) == Reading(19, "last")
 
 
-def test_before_round_ten_no_rise_is_a_divergence():
+def test_no_rise_before_round_ten_is_divergence():
     assert read_at([1.0, 5.0, 9.0]) == Reading(2, "last")
 
 
-def test_a_loss_that_is_no_number_has_diverged():
+def test_a_nan_or_infinite_loss_has_diverged():
     assert read_at([1.0, 2.0, float("nan"), 1.0]) == Reading(2, "diverged")
     assert read_at([1.0, float("inf")]) == Reading(1, "diverged")
 
@@ -52,7 +52,7 @@ def curve(dataset, line, repetition, losses, accuracies):
 
 @pytest.fixture
 def curves():
-    """FedAvg reads 0.5 and 0.7, FedProx 0.8 and 0.9 on one data set; 0.5 and 0.6 on another."""
+    """Return curves that read 0.5 and 0.7 (FedAvg), 0.8 and 0.9 (FedProx) on one data set, 0.5 and 0.6 on another."""
     falling, level = [3.0, 2.0, 1.0], [3.0, 2.0, 2.0]
     return pd.concat(
         [
@@ -66,14 +66,14 @@ def curves():
     )
 
 
-def test_accuracies_are_read_run_by_run_where_the_loss_says(curves):
+def test_the_accuracy_of_each_run_is_read_where_its_loss_says(curves):
     readings = read_runs(curves).set_index(["dataset", "line", "repetition"])
     assert tuple(readings.loc[("synthetic_1_1", "FedAvg", 1)]) == (1, "converged", 0.7)
     assert tuple(readings.loc[("synthetic_1_1", "FedProx (best mu)", 1)]) == (2, "converged", 0.9)
     assert tuple(readings.loc[("mnist", "FedAvg", 0)]) == (2, "last", 0.5)
 
 
-def test_the_difference_is_of_means_in_points_and_the_last_row_is_the_mean_of_data_sets(curves):
+def test_points_are_the_difference_of_means_and_the_last_row_is_their_mean_over_data_sets(curves):
     table = compare(read_runs(curves)).set_index("dataset")
     assert table.loc["synthetic_1_1", "fedavg_mean"] == pytest.approx(0.6)
     assert table.loc["synthetic_1_1", "fedavg_std"] == pytest.approx(0.2 / 2**0.5)
@@ -83,7 +83,7 @@ def test_the_difference_is_of_means_in_points_and_the_last_row_is_the_mean_of_da
     assert table.loc["synthetic_1_1", "fedavg_read"] == "2 last, 1 converged"
 
 
-def test_the_table_for_people_says_where_each_run_was_read_and_of_how_many_data_sets_the_mean_is(curves):
+def test_the_formatted_table_has_the_readings_and_the_number_of_data_sets(curves):
     rows = readable(compare(read_runs(curves))).to_numpy().tolist()
     assert rows[0][:3] == ["Synthetic(1,1) (mu = 1)", "2", "0.600 ± 0.141"]
     assert rows[1] == ["MNIST (mu = 1)", "1", "0.500", "2 last", "0.600", "2 last", "+10.0"]

@@ -1,4 +1,4 @@
-"""What is missing is run; what is done is kept."""
+"""Missing runs are done; finished ones are kept."""
 
 import csv
 import json
@@ -17,7 +17,7 @@ def names(folders):
     return [folder.name for folder in folders]
 
 
-def test_each_run_is_done_once_and_kept_the_next_time(tmp_path, fake_run):
+def test_each_run_is_done_once_and_kept(tmp_path, fake_run):
     assert run_missing([*JOBS, *JOBS], tmp_path, run=fake_run) == 4
     assert names(fake_run.folders) == [job.name for job in JOBS]
     assert all(folder.parent == tmp_path / "runs" for folder in fake_run.folders)
@@ -25,7 +25,7 @@ def test_each_run_is_done_once_and_kept_the_next_time(tmp_path, fake_run):
     assert len(fake_run.folders) == 4
 
 
-def test_more_repetitions_and_another_figure_run_only_what_is_new(tmp_path, fake_run):
+def test_more_repetitions_and_another_figure_do_only_the_new_runs(tmp_path, fake_run):
     run_missing(JOBS, tmp_path, run=fake_run)
     more = jobs_of(FIGURES["fig8"], ["synthetic_1_1"], num_seeds=3, num_rounds=3)
     assert run_missing(more, tmp_path, run=fake_run) == 2  # repetition 2 of both lines
@@ -40,8 +40,8 @@ def change(folder, **entries):
     (folder / "run.json").write_text(json.dumps({**record, **entries}))
 
 
-@pytest.mark.parametrize("damage", ["unfinished", "other settings", "no record", "half a record", "no object"])
-def test_a_run_that_is_not_done_with_these_settings_is_done_again(tmp_path, fake_run, damage):
+@pytest.mark.parametrize("damage", ["unfinished", "other settings", "no record", "damaged record"])
+def test_a_run_that_is_not_finished_with_these_settings_is_done_again(tmp_path, fake_run, damage):
     run_missing(JOBS, tmp_path, run=fake_run)
     victim = fake_run.folders[1]
     if damage == "unfinished":
@@ -52,13 +52,13 @@ def test_a_run_that_is_not_done_with_these_settings_is_done_again(tmp_path, fake
     elif damage == "no record":
         (victim / "run.json").unlink()
     else:
-        (victim / "run.json").write_text('{"status": "finish' if damage == "half a record" else "[]")
+        (victim / "run.json").write_text('{"status": "finish')
     assert run_missing(JOBS, tmp_path, run=fake_run) == 1
     assert fake_run.folders[4:] == [victim]
     assert run_missing(JOBS, tmp_path, run=fake_run) == 0
 
 
-def test_where_a_run_computes_and_finds_its_data_does_not_make_it_another(tmp_path, fake_run, monkeypatch):
+def test_the_engine_and_the_location_of_the_data_do_not_matter(tmp_path, fake_run, monkeypatch):
     jobs = jobs_of(FIGURES["headline"], ["mnist"], num_seeds=1, num_rounds=3)
     run_missing(jobs, tmp_path, {"mnist": ["engine=local"]}, run=fake_run)
     monkeypatch.setenv("FEDPROX_DATA_DIR", "/elsewhere")
@@ -66,7 +66,7 @@ def test_where_a_run_computes_and_finds_its_data_does_not_make_it_another(tmp_pa
     assert run_missing(jobs, tmp_path, place, run=fake_run) == 0
 
 
-def test_what_is_given_about_a_data_set_reaches_its_runs_only(tmp_path, fake_run):
+def test_overrides_of_a_data_set_reach_only_its_runs(tmp_path, fake_run):
     jobs = [*JOBS, *jobs_of(FIGURES["headline"], ["shakespeare"], num_seeds=1, num_rounds=3)]
     run_missing(jobs, tmp_path, {"shakespeare": ["dataset.path='/my files/plays, all'"]}, run=fake_run)
     paths = {
@@ -75,19 +75,19 @@ def test_what_is_given_about_a_data_set_reaches_its_runs_only(tmp_path, fake_run
     assert paths == {None, "/my files/plays, all"}
 
 
-def test_a_wrong_setting_of_the_last_run_is_told_before_the_first_one_runs(tmp_path, fake_run):
+def test_an_invalid_setting_of_the_last_run_is_reported_before_the_first_one_runs(tmp_path, fake_run):
     wrong = Job("synthetic_iid", 0.0, "x", 0, ("experiment=paper_synthetic_iid", "learning_rate=-1"))
     with pytest.raises(UserError, match="learning_rate must be finite and > 0"):
         run_missing([*JOBS, wrong], tmp_path, run=fake_run)
     assert fake_run.folders == []
 
 
-def test_progress_says_which_run_of_how_many_and_from_the_second_on_the_time_left(tmp_path, fake_run, capsys):
+def test_progress_counts_the_runs_and_estimates_the_time_left(tmp_path, fake_run, capsys):
     run_missing(JOBS[:1], tmp_path, run=fake_run)
     capsys.readouterr()
     run_missing(JOBS, tmp_path, run=fake_run)
     lines = capsys.readouterr().out.splitlines()
-    assert lines[:2] == ["4 runs, 1 of them done already", f"run 1 of 3: {JOBS[1].name}"]
+    assert lines[:2] == ["4 runs, 1 of them already done", f"run 1 of 3: {JOBS[1].name}"]
     assert lines[2] == f"run 2 of 3, about 0 s left: {JOBS[2].name}"
 
 
@@ -96,7 +96,7 @@ def untimed(file):
         return [{name: value for name, value in row.items() if name != "time_s"} for row in csv.DictReader(lines)]
 
 
-def test_a_run_that_was_interrupted_is_resumed_to_what_it_would_have_been(tmp_path, monkeypatch):
+def test_an_interrupted_run_is_resumed_and_ends_like_an_uninterrupted_one(tmp_path, monkeypatch):
     job = jobs_of(FIGURES["fig2"], ["synthetic_iid"], num_seeds=1, num_rounds=13)[0]
     place = {"synthetic_iid": ["engine=local", "checkpoint.every=4"]}
     add, rounds = RunRecord.add, []
@@ -112,7 +112,7 @@ def test_a_run_that_was_interrupted_is_resumed_to_what_it_would_have_been(tmp_pa
     with pytest.raises(KeyboardInterrupt):
         run_missing([job], tmp_path / "resumed", place)
     assert run_missing([job], tmp_path / "resumed", place) == 1
-    assert rounds == [*range(10), 10, *range(10, 14)]  # the checkpoint of an interrupted run is that of its last round
+    assert rounds == [*range(10), 10, *range(10, 14)]  # an interrupted run has a checkpoint of its last round
     assert run_missing([job], tmp_path / "whole", place) == 1
     resumed, whole = (tmp_path / name / "runs" / job.name for name in ("resumed", "whole"))
     assert untimed(resumed / "metrics.csv") == untimed(whole / "metrics.csv")
