@@ -1,1 +1,1 @@
-"""Measured workloads: how fast the project is, against its goals, its own definition, its peers and the machine."""
+"""Benchmarks: speed and memory against goals, the reference solver, other libraries and the machine's limit."""

@@ -1,4 +1,4 @@
-"""`python -m benchmarks W1 [W2 ...]`: measure in fresh processes, print a table, write JSON."""
+"""`python -m benchmarks W1 [W2 ...]`: measure workloads in fresh processes, print a table, write JSON."""
 
 import argparse
 import json
@@ -20,7 +20,7 @@ PEERS = {name: Path(__file__).parent / "peers" / f"{name}_mnist.py" for name in 
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Measure, and return the exit status: 0; 2 for a user's mistake, told in one line; 130 if interrupted.
+    """Measure and return the exit status: 0; 2 after an error, which is reported in one line; 130 if interrupted.
 
     Args:
         argv: The arguments without the program's name; None for those of the process.
@@ -44,25 +44,27 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
-        raise UserError(f"{message}; see --help")  # one line, without the usage
+        raise UserError(f"{message}; see --help")  # one line instead of argparse's usage
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = _Parser(
         prog="python -m benchmarks",
         description="Measure workloads in fresh processes, in turn; print medians and ranges beside the goals. "
-        "`python -m benchmarks export W1 FILE.npz` writes a workload's data and cohorts for other programs.",
+        "`python -m benchmarks export W1 FILE.npz` writes the data and cohorts of a workload for other programs.",
         epilog="; ".join(f"{workload.name}: {workload.what}" for workload in WORKLOADS.values()),
     )
     parser.add_argument("workloads", nargs="*", metavar="WORKLOAD", help=", ".join(WORKLOADS))
-    parser.add_argument("--runs", type=_positive, default=5, metavar="N", help="of each case (default: %(default)s)")
+    parser.add_argument(
+        "--runs", type=_positive, default=5, metavar="N", help="runs of each case (default: %(default)s)"
+    )
     parser.add_argument("--only-engine", choices=["local", "ray"], help="leave out the cases of the other engine")
     parser.add_argument(
         "--against",
         action="append",
         default=[],
         choices=["reference", *PEERS],
-        help="also measure this, in turn with each workload's first case; may be given several times",
+        help="also measure this, in turn with the first case of each workload; may be repeated",
     )
     parser.add_argument(
         "--peer-python",
@@ -72,12 +74,18 @@ def _parser() -> argparse.ArgumentParser:
         help="the interpreter of a peer's environment, such as fedjax=/envs/fedjax/bin/python "
         "(default: the variable PEER_PYTHON_FEDJAX or PEER_PYTHON_PFL)",
     )
-    parser.add_argument("--rounds", type=_positive, metavar="N", help="of each of our runs; goals are void then")
     parser.add_argument(
-        "--override", action="append", default=[], metavar="KEY=VALUE", help="in all our runs; goals are void then"
+        "--rounds", type=_positive, metavar="N", help="rounds of each of our runs; goals do not apply then"
     )
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write everything that was measured")
-    parser.add_argument("--profile", action="store_true", help="instead, say where the time of W1's rounds goes")
+    parser.add_argument(
+        "--override",
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        help="a setting of all our runs; goals do not apply then",
+    )
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write all measurements to this file")
+    parser.add_argument("--profile", action="store_true", help="instead, show where the time of W1's rounds goes")
     return parser
 
 
@@ -89,15 +97,19 @@ def _positive(text: str) -> int:
 
 def _export(given: Sequence[str]) -> None:
     if len(given) < 2 or given[0] not in EXPORTED:
-        raise UserError(f"export takes {' or '.join(EXPORTED)}, a file and perhaps settings, got {shlex.join(given)!r}")
-    from benchmarks import export  # here: it imports torch
+        raise UserError(
+            f"export needs {' or '.join(EXPORTED)}, a file and optional settings, got {shlex.join(given)!r}"
+        )
+    from benchmarks import export  # imports torch
 
     export.write([*WORKLOADS[given[0]].cases[0].commands[0], *given[2:]], Path(given[1]))
 
 
 def _measure(arguments: argparse.Namespace) -> None:
     if arguments.json and not arguments.json.parent.is_dir():
-        raise UserError(f"--json names {arguments.json}, but there is no folder {arguments.json.parent}; create it")
+        raise UserError(
+            f"--json names {arguments.json}, but the folder {arguments.json.parent} does not exist; create it"
+        )
     overrides = [*arguments.override, *([f"num_rounds={arguments.rounds}"] if arguments.rounds else [])]
     if arguments.profile:
         from benchmarks import profiling
@@ -118,37 +130,39 @@ def _measure(arguments: argparse.Namespace) -> None:
 
 def _chosen(names: Sequence[str]) -> list[Workload]:
     if not names:
-        raise UserError(f"say what to measure: {', '.join(WORKLOADS)}; see --help")
+        raise UserError(f"name a workload: {', '.join(WORKLOADS)}; see --help")
     if unknown := [name for name in names if name not in WORKLOADS]:
-        raise UserError(f"there is no workload {unknown[0]}; there are {', '.join(WORKLOADS)}")
+        raise UserError(f"unknown workload {unknown[0]}; choose from {', '.join(WORKLOADS)}")
     return [WORKLOADS[name] for name in dict.fromkeys(names)]
 
 
 def _peer_pythons(opponents: Sequence[str], given: Sequence[str]) -> dict[str, str]:
-    """Return the interpreters of the peers that are to be measured."""
+    """Return the interpreter of each peer that has one; each opponent among them must."""
     pythons = {name: os.environ.get(f"PEER_PYTHON_{name.upper()}", "") for name in PEERS}
     for text in given:
         name, _, file = text.partition("=")
         if name not in PEERS or not file:
-            raise UserError(f"--peer-python must be NAME=FILE with a name of {', '.join(PEERS)}, got {text}")
+            raise UserError(f"--peer-python must be NAME=FILE with NAME one of {', '.join(PEERS)}, got {text}")
         pythons[name] = file
     for name in set(opponents) & set(PEERS):
         if not os.access(pythons[name], os.X_OK):
             raise UserError(
                 f"--against {name} needs the interpreter of its environment, got {pythons[name] or 'none'}; "
-                f"set --peer-python {name}=FILE (benchmarks/peers/README.md says how to make one)"
+                f"set --peer-python {name}=FILE (benchmarks/peers/README.md shows how to make one)"
             )
-    return {name: os.path.abspath(file) for name, file in pythons.items() if file}  # not resolved: it may be a link
+    return {
+        name: os.path.abspath(file) for name, file in pythons.items() if file
+    }  # links stay: they select the environment
 
 
 def _with(workload: Workload, opponent: str, peers: dict[str, str], overrides: Sequence[str], folder: Path) -> Workload:
-    """Return a workload with an opponent, or as it is if it has no case of ours; a peer's data go into the folder."""
+    """Return a workload with an opponent, unchanged if it has no case of ours; `folder` receives a peer's data."""
     if not workload.cases or not workload.cases[0].commands:
         return workload
     if opponent == "reference":
         return against(workload, "solver=reference", overrides=("solver=reference",))
     if workload.name not in EXPORTED:
-        raise UserError(f"--against {opponent} is for {' and '.join(EXPORTED)}, not {workload.name}")
+        raise UserError(f"--against {opponent} supports {' and '.join(EXPORTED)}, not {workload.name}")
     file = folder / f"{workload.name}.npz"
     if not file.exists():
         measuring.export(workload.name, file, overrides)
@@ -156,7 +170,7 @@ def _with(workload: Workload, opponent: str, peers: dict[str, str], overrides: S
 
 
 def _run(workloads: Sequence[Workload], runs: int, json_file: Path | None) -> None:
-    """Measure, with a line per run; what was measured is printed and written also if it is broken off."""
+    """Measure with a line per run; after an interruption or an error the measurements so far are still written."""
     results: summary.Results = {}
     facts: dict[str, Any] = {"command": sys.argv[1:], "start": time.strftime("%Y-%m-%d %H:%M:%S"), "ours": {}}
     facts["load_average_before"] = os.getloadavg()

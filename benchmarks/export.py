@@ -1,4 +1,4 @@
-"""A workload's data, cohorts and initial weights in one file, so that other programs can train on the same."""
+"""Data, cohorts and initial weights of a workload in one file, so that other programs can train on the same."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -19,7 +19,7 @@ def composed(overrides: Sequence[str]) -> Config:
     """Return the checked configuration of `python -m fedprox.main OVERRIDES`, without `--multirun`.
 
     Raises:
-        UserError: If a setting is wrong.
+        UserError: If a setting is invalid.
     """
     config = compose(overrides)
     build.check_settings(config)
@@ -27,7 +27,7 @@ def composed(overrides: Sequence[str]) -> Config:
 
 
 def prepared(config: Config) -> tuple[FederatedData, CohortPlan]:
-    """Return a configuration's data divided among clients, and who takes part in which round."""
+    """Return a configuration's data divided among clients, and its plan."""
     data = divided_data(config)
     return data, build.plan(config, data, build.check_settings(config))
 
@@ -35,9 +35,9 @@ def prepared(config: Config) -> tuple[FederatedData, CohortPlan]:
 def write(overrides: Sequence[str], file: Path) -> None:
     """Write an uncompressed .npz, which numpy reads without pickle.
 
-    features (n, d) float32, as the model takes them, and labels (n,), client after client: client k has
+    It has features (n, d) float32, normalised for the model, and labels (n,), client after client: client k holds
     [offsets[k], offsets[k + 1]); test_features, test_labels; cohorts (num_rounds, K), numbers of clients; weight
-    (classes, d) and bias (classes,), the initial model; and SETTINGS, one number each.
+    (classes, d) and bias (classes,) of the initial model; and SETTINGS, a number each.
     """
     config = composed(overrides)
     data, plan = prepared(config)

@@ -1,4 +1,4 @@
-"""Data of the benchmarks' own, random but of the right shapes and sizes."""
+"""Random data sets with the shapes and sizes of real ones."""
 
 from dataclasses import replace
 
@@ -10,9 +10,9 @@ SIDE, CLASSES = 28, 10
 
 
 def cifar_shaped(num_examples: int = 50_000, num_test: int = 100) -> LabelledData:
-    """Return colour images of random pixels, shape (n, 3, 32, 32), channels last as CIFAR-10 has them, and 10 classes.
+    """Return random colour images, shape (n, 3, 32, 32), in memory with channels last like CIFAR-10, of 10 classes.
 
-    So few test images that their evaluation costs nothing.
+    There are so few test images that evaluation takes almost no time.
     """
     data = _random_images((32, 32, 3), num_examples, num_test)
     images, test_images = (pixels.transpose(0, 3, 1, 2) for pixels in (data.features, data.test_features))
@@ -20,10 +20,10 @@ def cifar_shaped(num_examples: int = 50_000, num_test: int = 100) -> LabelledDat
 
 
 def mnist_shaped(num_clients: int = 1_000, clients_hold: int = 62) -> FederatedData:
-    """Return any number of clients, each with `clients_hold` black 28 x 28 images of its own; 100 random test images.
+    """Return clients with `clients_hold` black 28 x 28 images each, and 100 random test images.
 
-    The kernel gives black images no memory until they are written to, and they are only read: so 100,000 clients need
-    no 5 GB, and what grows with their number is what the program itself keeps.
+    The operating system allocates no memory for pages of zeros that are only read, so 100,000 clients do not need
+    5 GB, and a growth of the memory with the number of clients is the program's own.
     """
     test, num_examples = _random_images((SIDE, SIDE), 1, 100), num_clients * clients_hold
     black = np.zeros((num_examples, SIDE, SIDE), dtype=np.uint8)
@@ -49,7 +49,7 @@ def dirichlet(labels: Integers, num_clients: int, rng: np.random.Generator, *, a
         labels: Classes, shape (num_examples,).
         num_clients: Number of clients.
         rng: Draws order and shares.
-        alpha: > 0; the smaller, the more unequal.
+        alpha: > 0; the smaller, the more skewed.
     """
     parts: list[list[Integers]] = [[] for _ in range(num_clients)]
     for label in np.unique(labels):

@@ -1,4 +1,4 @@
-"""The least that this machine needs for W1: its arithmetic at the speed of large matrix products."""
+"""Lower bound of W1's time on this machine: its arithmetic at the speed of large matrix products."""
 
 import json
 import sys
@@ -17,8 +17,9 @@ from fedprox.plan.plan import CohortPlan
 def gflop(config: Config, data: FederatedData, plan: CohortPlan) -> dict[str, float]:
     """Return the floating-point operations of training and of evaluation, in 10^9.
 
-    A product with W of shape (C, d) takes 2 C d for an example: one in evaluation, round 0 included, and two in a step,
-    for the logits and for the gradient. A step counts with B examples; the last one of an epoch may have fewer.
+    A product with W of shape (C, d) takes 2 C d operations per example. Evaluation, round 0 included, needs one; a
+    step needs two, for the logits and for the gradient. Every step counts B examples, though the last of an epoch may
+    have fewer.
     """
     num_weights = data.examples.num_classes * data.examples.features[0].size
     rounds = range(1, config.num_rounds + 1)
@@ -32,7 +33,7 @@ def gflop(config: Config, data: FederatedData, plan: CohortPlan) -> dict[str, fl
 
 
 def gflop_per_s(side: int = 2048, seconds: float = 2.0) -> float:
-    """Return the best speed of a product of two square float32 matrices on all cores, of many in some seconds."""
+    """Return the best speed among many products of two square float32 matrices on all cores."""
     a, b, best = torch.randn(side, side), torch.randn(side, side), 0.0
     end = time.perf_counter() + seconds
     while (start := time.perf_counter()) < end:

@@ -1,4 +1,4 @@
-"""Run cases in fresh processes, in turn, and read their numbers."""
+"""Measurement of cases in fresh processes, in turn."""
 
 import os
 import shlex
@@ -18,9 +18,9 @@ ROOT = Path(__file__).parents[1]
 
 
 def measure_in_turn(workloads: Sequence[Workload], runs: int) -> Iterator[tuple[Case, Numbers, dict[str, Any]]]:
-    """Yield each case with its numbers and facts, case after case, and that `runs` times.
+    """Yield the cases with their numbers and facts, one after another, and all of that `runs` times.
 
-    In turn, so that what disturbs the machine for a while disturbs both sides of a comparison.
+    They run in turn so that a temporary disturbance of the machine affects both sides of a comparison.
     """
     for _ in range(runs):
         for workload in workloads:
@@ -29,7 +29,7 @@ def measure_in_turn(workloads: Sequence[Workload], runs: int) -> Iterator[tuple[
 
 
 def measure(case: Case) -> tuple[Numbers, dict[str, Any]]:
-    """Return the numbers of a fresh run of a case, and its first run.json; {} where it leaves none.
+    """Return the numbers of a fresh run of a case, and its first run.json; {} for another program.
 
     Raises:
         UserError: If a command fails.
@@ -48,20 +48,20 @@ def measure(case: Case) -> tuple[Numbers, dict[str, Any]]:
 
 
 def command_lines(case: Case) -> list[tuple[str, ...]]:
-    """Return what is run, one command after another."""
+    """Return the command lines of a case, which run one after another."""
     if case.program:
         return [tuple(sys.executable if word == "{python}" else word for word in case.program)]
     return [(sys.executable, "-m", "fedprox.main", *arguments) for arguments in case.commands]
 
 
 def environment() -> dict[str, str]:
-    """Return the variables of a command: this checkout's code and data from any working directory."""
+    """Return the environment variables for this checkout's code and data from any working directory."""
     data = Path(os.environ.get("FEDPROX_DATA_DIR", ROOT / "data")).absolute()
     return {**os.environ, "PYTHONPATH": str(ROOT), "FEDPROX_DATA_DIR": str(data)}
 
 
 def export(workload: str, file: Path, overrides: Sequence[str]) -> None:
-    """Write what peers train on, in a process of its own, so that this one stays light.
+    """Write the data for peers in a separate process, so that this one stays small.
 
     Raises:
         UserError: If that fails.
@@ -73,6 +73,6 @@ def export(workload: str, file: Path, overrides: Sequence[str]) -> None:
 def _run(what: str, command: Sequence[str], folder: Path) -> Ended:
     ended = run(command, folder, environment())
     if ended.status:
-        said = (ended.err.strip().splitlines() or ["it said nothing"])[-1].removeprefix("error: ")
-        raise UserError(f"{what} ended with status {ended.status}: {said}; it was {shlex.join(command)}")
+        reason = (ended.err.strip().splitlines() or ["no message"])[-1].removeprefix("error: ")
+        raise UserError(f"{what} ended with status {ended.status}: {reason}; the command was {shlex.join(command)}")
     return ended

@@ -1,4 +1,4 @@
-"""Commands in fresh processes: how long one takes, and how much memory it needs with all its children."""
+"""Time and peak memory of commands in fresh processes, with all their children."""
 
 import os
 import subprocess
@@ -10,17 +10,17 @@ from itertools import count
 from pathlib import Path
 
 _PERIOD_S = 0.1
-_SEARCH_EVERY = 10  # readings: the process table takes 2 ms, which the program would lack where it uses all cores
+_SEARCH_EVERY = 10  # readings; a search of the process table takes 2 ms from a program that uses all cores
 
 
 @dataclass(frozen=True)
 class Ended:
-    """What a command did.
+    """A command that has ended.
 
     Attributes:
         status: Its exit status; negative for a signal.
         whole_s: Seconds from before its start to after its end.
-        cpu_s: Seconds of computing, in it and the children that it waited for.
+        cpu_s: CPU seconds of the process and the children that it waited for.
         peak_bytes: The peak memory of its whole process tree; see `run`.
         out: Its standard output.
         err: Its standard error.
@@ -37,18 +37,17 @@ class Ended:
 def run(command: Sequence[str], folder: Path, environment: Mapping[str, str]) -> Ended:
     """Run a command to its end.
 
-    The memory is the sum, over all processes of its tree, of each one's own peak resident memory, as last read every
-    0.1 s: VmHWM of /proc, a high-water mark, so nothing is missed in between; new processes are looked for every
-    second. A page that several processes share counts in each, and their peaks need not coincide, so the sum is never
-    less than the true peak of the processes that were seen. One that lives for less than a second, or on a machine so
-    busy that nobody looks, may not be. So the result is at least the largest peak of any one process, which the kernel
-    tells at the end (`wait4`), where that is more than this process's own: it begins with the peak of the parent that
-    started it.
+    The memory is the sum of the peak resident memory of all processes in its tree. Each peak is VmHWM of /proc, a
+    high-water mark, read every 0.1 s; new processes are searched every second. The sum is at least the true peak of
+    the processes that were found, because shared pages count in each process, and the peaks need not coincide. A
+    process that lives for less than a second may be missed. The result is therefore at least the largest peak of any
+    one process, which `wait4` reports at the end, if that exceeds the peak of this process: a child starts with its
+    parent's.
 
     Args:
         command: The program and its arguments.
-        folder: Its working directory; what it prints goes through files there.
-        environment: Its variables.
+        folder: Its working directory, which also receives its output in files.
+        environment: Its environment variables.
 
     Raises:
         OSError: If it cannot be started.
@@ -103,12 +102,12 @@ class _Tree:
         self._thread.join()
 
     def peak_bytes(self) -> int:
-        """Return the sum of the last marks; one read once may be its parent's, from before an exec."""
+        """Return the sum of the last marks; a mark that was read only once may be the parent's, from before an exec."""
         return sum(marks[-1] for marks in self._marks.values() if len(marks) > 1)
 
 
 def descendants(root: int) -> Iterator[int]:
-    """Yield the process ids of a process's children, their children and so on, as /proc has them."""
+    """Yield the ids of all descendants of a process, from /proc."""
     children: dict[int, list[int]] = {}
     for entry in Path("/proc").glob("[0-9]*/stat"):
         try:

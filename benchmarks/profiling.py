@@ -1,4 +1,4 @@
-"""Where the time of W1's rounds goes, by the project's own parts."""
+"""Profile of W1's rounds by the parts of the project."""
 
 import cProfile
 import logging
@@ -18,7 +18,7 @@ from fedprox.federation.results import Round
 from fedprox.federation.rounds import run_rounds
 
 PACKAGE = Path(fedprox.__file__).parent
-PARTS = {  # of the table -> modules below `fedprox`; a name stands for itself and all below it
+PARTS = {  # part in the table -> modules and packages of `fedprox`
     "training": ("solvers",),
     "examples of a client": ("data",),
     "evaluation": ("evaluation",),
@@ -27,16 +27,16 @@ PARTS = {  # of the table -> modules below `fedprox`; a name stands for itself a
     "records": ("runs", "storage", "experiment"),
 }
 REST = "rest"
-_LONGEST_CHAIN = 30  # of calls from one library function to the next
-_LEAST_S = 1e-9  # for calls too short to have been timed
+_LONGEST_CHAIN = 30  # calls from one library function to the next
+_LEAST_S = 1e-9  # for calls too short to be timed
 Function = tuple[str, int, str]  # file, line, name, as in pstats
 Stats = dict[Function, tuple[int, int, float, float, dict[Function, tuple[int, int, float, float]]]]
 
 
 def profile_w1(overrides: Sequence[str] = ()) -> dict[str, float]:
-    """Run W1 twice in this process, on one thread, and return the seconds of the second one's rounds by part.
+    """Run W1 twice in this process and return the seconds of the second run's rounds by part.
 
-    One thread, because a profile sees one; the first run loads what is compiled.
+    It uses one thread, because a profile covers only one. The first run loads the compiled code.
     """
     config = composed([*WORKLOADS["W1"].cases[0].commands[0], "engine.num_threads=1", *overrides])
     profile = cProfile.Profile()
@@ -57,8 +57,8 @@ def profile_w1(overrides: Sequence[str] = ()) -> dict[str, float]:
 def by_part(stats: Stats) -> dict[str, float]:
     """Return seconds by part of the program.
 
-    The time inside a function of ours belongs to its module; that inside a library's belongs to the modules that called
-    it, directly or through other functions of libraries, as far as each did.
+    The time in one of our functions belongs to its module. The time in a library's function is divided among the
+    modules that called it, directly or through other library functions, in proportion to their calls.
     """
     shares = {function: {part: 1.0} if (part := part_of(function[0])) else {} for function in stats}
     for _ in range(_LONGEST_CHAIN):  # from callers to what they call, one link at a time
@@ -73,7 +73,7 @@ def by_part(stats: Stats) -> dict[str, float]:
 
 
 def _mixed(callers: Sequence[tuple[dict[str, float], float]]) -> dict[str, float]:
-    """Return the mean of the callers' shares by their weights, without those not known yet; shares sum to 1."""
+    """Return the weighted mean of the callers' shares, which sum to 1; callers without shares do not count yet."""
     mixed: dict[str, float] = {}
     for shares, weight in callers:
         for part, share in shares.items():
@@ -83,7 +83,7 @@ def _mixed(callers: Sequence[tuple[dict[str, float], float]]) -> dict[str, float
 
 
 def part_of(file: str) -> str:
-    """Return the part that a source file belongs to: a module without one is its own; "" for a library's.
+    """Return the part that a source file belongs to: a module in no part is its own; "" for a library's.
 
     Kernels and threads count as libraries: solvers train with them, and evaluation measures with them.
     """

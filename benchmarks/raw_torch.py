@@ -1,4 +1,4 @@
-"""Plain torch on one thread: how many images a second W5's model can be trained on; printed as a line of JSON."""
+"""Training speed of W5's model in plain torch on one thread, printed as a line of JSON."""
 
 import json
 import time
@@ -12,7 +12,7 @@ BATCH_SIZE, LEARNING_RATE = 32, 0.03
 
 
 def images_per_s(memory_format: torch.memory_format, num_steps: int = 1000) -> float:
-    """Return the speed of SGD on batches that lie ready in memory, after a hundred steps of warming up."""
+    """Return the speed of SGD on batches that are ready in memory, after a hundred steps of warm-up."""
     torch.manual_seed(0)
     model = cnn_tutorial((3, 32, 32), 10)
     model.to(memory_format=memory_format)  # type: ignore[call-overload]  # known to torch, not to its stubs
@@ -32,7 +32,7 @@ def images_per_s(memory_format: torch.memory_format, num_steps: int = 1000) -> f
 
 
 def main() -> None:
-    """Print the better of the two layouts of images in memory."""
+    """Print the speed of the faster of two memory layouts."""
     torch.set_num_threads(1)
     print(json.dumps({"images_per_s": max(map(images_per_s, (torch.contiguous_format, torch.channels_last)))}))
 

@@ -1,4 +1,4 @@
-"""The numbers of one run of a case: from the run directories that it leaves, or from its line of JSON."""
+"""Numbers of one run of a case, from its run directories or its line of JSON."""
 
 import csv
 import json
@@ -12,7 +12,7 @@ Numbers = dict[str, float]
 
 
 def facts_of(folder: Path) -> dict[Path, dict[str, Any]]:
-    """Return run.json of every run below a folder by its run directory, in their order.
+    """Return run directory -> run.json for every run below a folder, in order.
 
     Raises:
         UserError: If there is none, or a run has not finished.
@@ -20,14 +20,12 @@ def facts_of(folder: Path) -> dict[Path, dict[str, Any]]:
     facts = {file.parent: json.loads(file.read_text(encoding="utf-8")) for file in sorted(folder.rglob("run.json"))}
     unfinished = sum(fact["status"] != "finished" for fact in facts.values())
     if unfinished or not facts:
-        raise UserError(
-            f"{unfinished} of {len(facts)} runs have not finished" if facts else "there is no run directory"
-        )
+        raise UserError(f"{unfinished} of {len(facts)} runs are not finished" if facts else "there is no run directory")
     return facts
 
 
 def from_runs(folder: Path) -> Numbers:
-    """Return what the runs below a folder say: seconds and their number as sums, all else as means over the runs.
+    """Return the numbers of the runs below a folder: times as sums, all others as means over the runs.
 
     Raises:
         UserError: See `facts_of`.
@@ -39,7 +37,7 @@ def from_runs(folder: Path) -> Numbers:
 
 
 def _of_run(run: Path) -> Numbers:
-    """Return a run's accuracy, and its speed after round 1, in which code is compiled and caches are filled."""
+    """Return a run's accuracy, and its speed after round 1, which compiles code and fills caches."""
     metrics = [row for row in _rows(run / "metrics.csv") if int(row["round"]) >= 1]
     accuracies = [float(row["test_accuracy"]) for row in metrics]
     numbers = {"accuracy": accuracies[-1], "accuracy_last10": fmean(accuracies[-10:])}
@@ -61,7 +59,7 @@ def _rows(file: Path) -> list[dict[str, str]]:
 
 
 def from_json(out: str) -> Numbers:
-    """Return the numbers in a program's last line of JSON; what it printed besides is passed over.
+    """Return the numbers in a program's last line of JSON; other output is ignored.
 
     Raises:
         UserError: If there is no such line.
@@ -73,4 +71,4 @@ def from_json(out: str) -> Numbers:
             continue
         if isinstance(numbers, dict) and all(isinstance(value, int | float) for value in numbers.values()):
             return {key: float(value) for key, value in numbers.items()}
-    raise UserError("it printed no line of JSON with numbers")
+    raise UserError("the program printed no line of JSON with numbers")

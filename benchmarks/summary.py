@@ -1,4 +1,4 @@
-"""What many runs come to: median and range, quotients run by run, the table, the JSON file."""
+"""Summary of repeated measurements: medians and ranges, ratios, the table, the JSON file."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -8,7 +8,7 @@ from typing import Any
 from benchmarks.readings import Numbers
 from benchmarks.workloads import Case, Goal, Ratio, Workload, shown_of
 
-UNITS = {  # number -> what it is called, its unit
+UNITS = {  # number -> name in the table, unit
     "rounds_s": ("rounds", "s"),
     "setup_s": ("set-up", "s"),
     "whole_s": ("whole command", "s"),
@@ -44,10 +44,10 @@ class Row:
     """A line of the table.
 
     Attributes:
-        name: Of the case or the ratio.
+        name: Name of the case or the ratio.
         number: A key of UNITS.
         spread: Over the runs.
-        goal: Where it has one.
+        goal: Its goal, if it has one.
     """
 
     name: str
@@ -57,7 +57,7 @@ class Row:
 
     @property
     def verdict(self) -> str:
-        """Whether the median meets the goal, at least the limit, or neither; "" without a goal."""
+        """Whether the median meets the goal, only the limit, or neither; "" without a goal."""
         if self.goal is None:
             return ""
         sign = -1 if self.goal.more_is_better else 1
@@ -67,7 +67,7 @@ class Row:
 
 
 def rows_of(workload: Workload, results: Results, cores: int) -> list[Row]:
-    """Return the table's rows for a workload; what has not been measured is left out."""
+    """Return the table's rows for a workload, without numbers that were not measured."""
     rows = []
     for case in workload.cases:
         rows += _rows_of_case(case, results.get(case.name, []))
@@ -84,15 +84,15 @@ def _rows_of_case(case: Case, runs: Sequence[Numbers]) -> list[Row]:
 
 
 def quotients_of(ratio: Ratio, results: Results, cores: int) -> list[float]:
-    """Return a ratio's value in each run that both sides have done."""
+    """Return a ratio's value in each run that both sides have completed."""
     above, below = (results.get(f"{ratio.workload} {label}", []) for label in (ratio.of, ratio.to))
     scale = cores if ratio.per_core else 1
-    pairs = zip(above, below, strict=False)  # the last run may have been broken off
+    pairs = zip(above, below, strict=False)  # the last run may have been interrupted
     return [a[ratio.number] / (scale * b[ratio.number]) for a, b in pairs if ratio.number in a and ratio.number in b]
 
 
 def table(rows: Sequence[Row]) -> str:
-    """Return rows as Markdown, aligned."""
+    """Return rows as aligned Markdown."""
     head = ["what", "number", "median (range)", "goal", "limit", ""]
     body = [
         [
@@ -114,12 +114,12 @@ def _range(spread: Spread, unit: str) -> str:
 
 
 def _short(value: float) -> str:
-    """Return a number with three digits, or all those before its point."""
+    """Return a number with three significant digits, or all digits before its decimal point."""
     return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3g}"
 
 
 def as_json(workloads: Sequence[Workload], results: Results, facts: Mapping[str, Any], cores: int) -> dict[str, Any]:
-    """Return everything for the JSON file: facts, what was measured, each run's numbers, and the table's rows."""
+    """Return the content of the JSON file: facts, workloads, the numbers of each run, and the table's rows."""
     return {
         **facts,
         "workloads": [asdict(workload) for workload in workloads],

@@ -1,4 +1,4 @@
-"""What is measured: the commands that a user would type, the numbers that count, and their goals."""
+"""Workloads: the commands that a user would type, the numbers that count, and their goals."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -6,13 +6,13 @@ from dataclasses import dataclass, replace
 
 @dataclass(frozen=True)
 class Goal:
-    """What a number should be, on two cores.
+    """Goal for a number on two cores.
 
     Attributes:
-        number: Which one; a key of `benchmarks.summary.UNITS`.
-        goal: What we aim at.
-        limit: What it must never be worse than.
-        more_is_better: Whether it is to be above them; else below.
+        number: A key of `benchmarks.summary.UNITS`.
+        goal: The value to aim at.
+        limit: The worst acceptable value.
+        more_is_better: Whether the number should be above these values rather than below.
     """
 
     number: str
@@ -23,15 +23,15 @@ class Goal:
 
 @dataclass(frozen=True)
 class Case:
-    """One thing that is measured, again and again in fresh processes.
+    """One program that is measured repeatedly in fresh processes.
 
     Attributes:
-        workload: Its workload's name.
-        label: What distinguishes it from the workload's other cases.
-        commands: Arguments of `python -m fedprox.main`, one tuple per command; run one after another.
-        program: Where it is another program: its command line; it prints its numbers as one line of JSON.
-        goals: Of its numbers.
-        shown: Further numbers that go into the table.
+        workload: Name of its workload.
+        label: Its name within the workload.
+        commands: Arguments of `python -m fedprox.main`, a tuple per command; they run one after another.
+        program: Or the command line of another program, which prints its numbers as a line of JSON.
+        goals: Goals of its numbers.
+        shown: More numbers for the table.
     """
 
     workload: str
@@ -43,21 +43,21 @@ class Case:
 
     @property
     def name(self) -> str:
-        """What it is called in tables and progress lines."""
+        """Its name in tables and progress lines."""
         return f"{self.workload} {self.label}"
 
 
 @dataclass(frozen=True)
 class Ratio:
-    """A number of one case against the same number of another, run by run.
+    """A number of one case divided by the same number of another, run by run.
 
     Attributes:
-        workload: Its workload's name.
-        number: What is divided.
-        of: Label of the case above the line.
-        to: Label of the case below it.
-        per_core: Whether the case below uses one core, and is to be taken times the number of cores.
-        goals: At most one, of the quotient; its `number` is "ratio".
+        workload: Name of its workload.
+        number: A key of `benchmarks.summary.UNITS`.
+        of: Label of the case in the numerator.
+        to: Label of the case in the denominator.
+        per_core: Whether the denominator uses one core, so that it is multiplied by the number of cores.
+        goals: At most one, whose `number` is "ratio".
     """
 
     workload: str
@@ -69,7 +69,7 @@ class Ratio:
 
     @property
     def name(self) -> str:
-        """What it is called in tables."""
+        """Its name in tables."""
         return f"{self.workload} {self.of} / {'cores x ' * self.per_core}{self.to}"
 
 
@@ -79,9 +79,9 @@ class Workload:
 
     Attributes:
         name: Such as W1.
-        what: One line on it.
-        cases: In the order in which they are run.
-        ratios: Between them.
+        what: A description in one line.
+        cases: In the order of execution.
+        ratios: Ratios between cases.
     """
 
     name: str
@@ -91,7 +91,7 @@ class Workload:
 
 
 def _ours(workload: str, label: str, *settings: str, goals: Sequence[Goal] = (), shown: Sequence[str] = ()) -> Case:
-    """Return a case of one command; a label such as engine=local is one of its settings."""
+    """Return a case of one command; a label such as engine=local is also one of its settings."""
     engine = (label,) * label.startswith("engine=")
     return Case(workload, label, ((*settings, *engine),), goals=tuple(goals), shown=tuple(shown))
 
@@ -130,6 +130,19 @@ _W4 = ("experiment=paper_synthetic_1_1", "evaluation=clients", NO_STRAGGLERS)  #
 _SPEED = ("images_per_s", "memory_gb")
 _CORES = (Goal("ratio", 0.97, 0.9, more_is_better=True),)
 
+
+def _cifar(name: str, what: str, *settings: str) -> Workload:
+    """Return a workload of CIFAR-shaped images on both engines, and its speed divided by plain torch's."""
+    cases = (
+        _ours(name, LOCAL, *CIFAR, *settings, shown=_SPEED),
+        _ours(name, RAY, *CIFAR, *settings, "client_resources.num_cpus=1", shown=_SPEED),
+        Case(name, RAW, program=("{python}", "-m", "benchmarks.raw_torch"), shown=("images_per_s",)),
+    )
+    return Workload(
+        name, what, cases, tuple(Ratio(name, "images_per_s", engine, RAW, True, _CORES) for engine in (LOCAL, RAY))
+    )
+
+
 WORKLOADS = {
     workload.name: workload
     for workload in (
@@ -156,29 +169,15 @@ WORKLOADS = {
             "figure 2's Synthetic(1,1): 200 rounds of 20 epochs, all metrics on all clients in each",
             (_ours("W4", LOCAL, *_W4, goals=[Goal("rounds_s", 2.5, 5)], shown=["whole_s"]),),
         ),
-        Workload(
-            "W5",
-            "CIFAR-shaped images, CNN of 62,006 parameters, Dirichlet(0.3), B = 32, 10 clients a round",
-            (
-                _ours("W5", LOCAL, *CIFAR, shown=_SPEED),
-                _ours("W5", RAY, *CIFAR, "client_resources.num_cpus=1", shown=_SPEED),
-                Case("W5", RAW, program=("{python}", "-m", "benchmarks.raw_torch"), shown=("images_per_s",)),
-            ),
-            tuple(Ratio("W5", "images_per_s", engine, RAW, True, _CORES) for engine in (LOCAL, RAY)),
-        ),
-        Workload(
+        _cifar("W5", "CIFAR-shaped images, CNN of 62,006 parameters, Dirichlet(0.3), B = 32, 10 clients a round"),
+        _cifar(
             "W5aug",
-            "W5 with pictures that are padded, cropped and mirrored; the raw training has them ready",
-            (
-                _ours("W5aug", LOCAL, *CIFAR, "augmentation=crop_flip", shown=_SPEED),
-                _ours("W5aug", RAY, *CIFAR, "augmentation=crop_flip", "client_resources.num_cpus=1", shown=_SPEED),
-                Case("W5aug", RAW, program=("{python}", "-m", "benchmarks.raw_torch"), shown=("images_per_s",)),
-            ),
-            tuple(Ratio("W5aug", "images_per_s", engine, RAW, True, _CORES) for engine in (LOCAL, RAY)),
+            "W5 with images that are padded, cropped and mirrored; the raw training has them ready",
+            "augmentation=crop_flip",
         ),
         Workload(
             "W6",
-            "W1's model and clients of 62 examples each, as many as the case says",
+            "W1's model with 1,000 to 100,000 clients of 62 examples each",
             tuple(
                 _ours("W6", label, *_mnist_shaped(size), shown=["round_ms", "setup_s", "memory_gb"])
                 for label, size in SIZES.items()
@@ -190,7 +189,7 @@ WORKLOADS = {
         ),
         Workload(
             "limit",
-            "the machine's limit for W1: its arithmetic at the speed of large matrix products",
+            "lower bound for W1: its arithmetic at the speed of large matrix products",
             (
                 Case(
                     "limit",
@@ -213,7 +212,7 @@ def of_engine(workload: Workload, engine: str) -> Workload:
 
 
 def changed(workload: Workload, overrides: Sequence[str]) -> Workload:
-    """Return a workload with further settings in all that is ours; its goals are void then."""
+    """Return a workload with more settings in all of our own cases, and without goals."""
     cases = [
         replace(
             case,
@@ -229,16 +228,16 @@ def changed(workload: Workload, overrides: Sequence[str]) -> Workload:
 
 
 def against(workload: Workload, label: str, overrides: Sequence[str] = (), program: Sequence[str] = ()) -> Workload:
-    """Return a workload with an opponent after its first case, and its numbers divided by ours: how many times as long.
+    """Return a workload with an opponent after its first case, and the ratios of the opponent's times to ours.
 
     Args:
         workload: Its first case is ours.
-        label: What the opponent is called.
-        overrides: Settings that make ours the opponent.
-        program: Else the opponent's command line.
+        label: Name of the opponent.
+        overrides: Settings that turn our first case into the opponent.
+        program: Or the opponent's command line.
     """
     ours, *others = workload.cases
-    accuracy = ("accuracy", "accuracy_last10")  # else the comparison means nothing
+    accuracy = ("accuracy", "accuracy_last10")  # both sides must have learned the same
     shown = (*(number for number in shown_of(ours) if number in ("rounds_s", "round_ms", "whole_s")), *accuracy)
     commands = () if program else tuple((*command, *overrides) for command in ours.commands)
     opponent = Case(workload.name, label, commands, tuple(program), shown=shown)
@@ -248,5 +247,5 @@ def against(workload: Workload, label: str, overrides: Sequence[str] = (), progr
 
 
 def shown_of(case: Case) -> tuple[str, ...]:
-    """Return the numbers of a case that go into the table."""
+    """Return the numbers of a case for the table."""
     return tuple(dict.fromkeys((*(goal.number for goal in case.goals), *case.shown)))

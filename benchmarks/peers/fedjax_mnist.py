@@ -1,7 +1,7 @@
-"""FedProx in FedJAX on data that `python -m benchmarks export` wrote: `python fedjax_mnist.py FILE.npz`.
+"""FedProx in FedJAX on the data of `python -m benchmarks export`: `python fedjax_mnist.py FILE.npz`.
 
-Runs in an environment with FedJAX, see README.md here. Prints a line of JSON: seconds of the rounds with evaluation in
-each, once everything is compiled; accuracy after the last round and over the last ten.
+It runs in an environment with FedJAX (see README.md here) and prints a line of JSON: seconds of the rounds with
+evaluation in each, without compilation; accuracy after the last round and over the last ten.
 """
 
 import json
@@ -22,7 +22,7 @@ def logits(params: Params, x: jax.Array) -> jax.Array:
 
 
 def algorithm(data: dict[str, np.ndarray]) -> fedjax.FederatedAlgorithm:
-    """Return FedJAX's FedProx with our settings; weight decay is a part of the loss."""
+    """Return FedJAX's FedProx with our settings; weight decay is part of the loss."""
 
     def loss(params: Params, batch: dict[str, jax.Array], rng: jax.Array) -> jax.Array:
         log_chances = jax.nn.log_softmax(logits(params, batch["x"]))
@@ -63,7 +63,7 @@ def accuracy(params: Params, x: jax.Array, y: jax.Array) -> jax.Array:
 
 
 def main() -> None:
-    """Train for a round to compile, then for all of them."""
+    """Train for one round to compile, then measure all rounds."""
     with np.load(sys.argv[1]) as file:
         data = dict(file)
     fed_prox = algorithm(data)

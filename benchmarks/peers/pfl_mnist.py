@@ -1,7 +1,7 @@
-"""FedProx in pfl-research on data that `python -m benchmarks export` wrote: `python pfl_mnist.py FILE.npz`.
+"""FedProx in pfl-research on the data of `python -m benchmarks export`: `python pfl_mnist.py FILE.npz`.
 
-Runs in an environment with pfl, see README.md here. Prints a line of JSON: seconds of the rounds with evaluation in
-each; accuracy after the last round and over the last ten. One process, one thread: more are slower on so small a model.
+It runs in an environment with pfl (see README.md here) and prints a line of JSON: seconds of the rounds with evaluation
+in each; accuracy after the last round and over the last ten. One thread, because more are slower on such a small model.
 """
 
 import json
@@ -26,14 +26,14 @@ from torch.nn import functional
 
 
 class Logistic(nn.Linear):
-    """Multinomial logistic regression with what pfl asks of a model."""
+    """Multinomial logistic regression with the methods that pfl requires."""
 
     def loss(self, x: Tensor, y: Tensor) -> Tensor:
         """Return the mean cross-entropy of a batch."""
         return functional.cross_entropy(self(x), y)
 
     def metrics(self, x: Tensor, y: Tensor) -> dict[str, Weighted]:
-        """Return what pfl measures on the clients of its first round."""
+        """Return the metrics that pfl computes on the clients of its first round."""
         return {"loss": Weighted(float(self.loss(x, y)) * len(y), len(y))}
 
 
@@ -41,7 +41,7 @@ class TestAccuracy(TrainingProcessCallback):
     """Tests the global model after each round."""
 
     def __init__(self, x: Tensor, y: Tensor) -> None:
-        """Keep the test set and what will be found."""
+        """Keep the test set."""
         self.x, self.y = x, y
         self.accuracies: list[float] = []
 
@@ -49,14 +49,14 @@ class TestAccuracy(TrainingProcessCallback):
     def after_central_iteration(
         self, aggregate_metrics: Metrics, model: PyTorchModel, *, central_iteration: int
     ) -> tuple[bool, Metrics]:
-        """Go on, with nothing to report to pfl."""
+        """Record the test accuracy, with nothing to report to pfl."""
         found = model.pytorch_model(self.x).argmax(dim=1)
         self.accuracies.append(float((found == self.y).float().mean()))
         return False, Metrics()
 
 
 def federation(data: dict[str, np.ndarray]) -> FederatedDataset:
-    """Return our clients in the order of our cohorts; pfl keeps each one's examples in their order."""
+    """Return our clients in the order of our cohorts; pfl does not shuffle a client's examples."""
     features, labels = torch.from_numpy(data["features"]), torch.from_numpy(data["labels"])
     offsets, order = data["offsets"], iter(data["cohorts"].ravel().tolist())
 
@@ -96,7 +96,7 @@ def train(data: dict[str, np.ndarray]) -> list[float]:
 
 
 def main() -> None:
-    """Train, and print what it took."""
+    """Train and print the numbers."""
     torch.set_num_threads(1)
     with np.load(sys.argv[1]) as file:
         data = dict(file)

@@ -1,4 +1,4 @@
-"""What the tests of the benchmarks need: the package, which is not installed, and run directories."""
+"""The package of the benchmarks, which is not installed, and small run directories."""
 
 import csv
 import json
@@ -16,7 +16,7 @@ sys.path.insert(0, str(ROOT))
 def run_directory(tmp_path) -> Callable[..., Path]:
     """Return a function that writes a run directory below tmp_path.
 
-    Rounds is a list of (time_s, accuracy) from round 0 on; clients of (round, num_examples, num_epochs).
+    `rounds` is a list of (time_s, accuracy) from round 0 on, `clients` of (round, num_examples, num_epochs).
     """
 
     def write(name: str, rounds: list, clients: list, status: str = "finished", **timings: float) -> Path:

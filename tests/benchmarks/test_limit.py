@@ -1,4 +1,4 @@
-"""The arithmetic of W1, counted."""
+"""Counted arithmetic of W1."""
 
 import pytest
 
@@ -13,10 +13,10 @@ def test_training_counts_four_and_evaluation_two_operations_per_weight_and_examp
     data, plan = prepared(config)
     cohorts = [[task.client for task in plan.tasks(t)] for t in (1, 2, 3)]
     steps = sum(2 * -(-int(data.train.sizes[client]) // 10) for cohort in cohorts for client in cohort)
-    told = gflop(config, data, plan)
-    assert told["steps"] == steps > 60
-    assert told["gflop_training"] == pytest.approx(steps * 10 * 4 * 10 * 64 / 1e9)  # B = 10, 10 classes, 8 x 8 pixels
-    assert told["gflop_evaluation"] == pytest.approx(4 * len(data.test_examples()[1]) * 2 * 10 * 64 / 1e9)
+    counts = gflop(config, data, plan)
+    assert counts["steps"] == steps > 60
+    assert counts["gflop_training"] == pytest.approx(steps * 10 * 4 * 10 * 64 / 1e9)  # B = 10, 10 classes, 8 x 8 pixels
+    assert counts["gflop_evaluation"] == pytest.approx(4 * len(data.test_examples()[1]) * 2 * 10 * 64 / 1e9)
 
 
 def test_the_speed_is_a_number_above_0():

@@ -1,4 +1,4 @@
-"""Time and memory of a command with its children."""
+"""Time and memory of a command and its children."""
 
 import os
 import subprocess
@@ -24,7 +24,7 @@ while not os.path.exists('read'):
 
 @pytest.fixture
 def until_read(tmp_path, monkeypatch):
-    """Return a function that lets processes which wait for the file "read" go on once so many have been read twice."""
+    """Return a function that creates the file "read", for which processes wait, once enough of them were read twice."""
     read = processes._high_water_mark
 
     def let_go(num_processes: int, of_bytes: int) -> None:
@@ -44,14 +44,14 @@ def until_read(tmp_path, monkeypatch):
     return let_go
 
 
-def test_a_command_leaves_its_status_its_output_and_its_time(tmp_path):
+def test_an_ended_command_has_its_status_output_and_time(tmp_path):
     code = "import sys, time; print('said'); print('wrong', file=sys.stderr); time.sleep(0.3); sys.exit(3)"
     ended = run([sys.executable, "-c", code], tmp_path, os.environ)
     assert (ended.status, ended.out, ended.err) == (3, "said\n", "wrong\n")
     assert ended.whole_s >= 0.3  # it slept that long; no upper bound
 
 
-def test_memory_is_that_of_the_command_and_its_children_and_not_of_whoever_started_it(tmp_path, until_read):
+def test_memory_is_that_of_the_command_and_its_children_without_this_process(tmp_path, until_read):
     held = np.ones(50 * MB)  # 400 MB in this process
     child = HOLD.format(size=200 * MB, then="")
     parent = f"import subprocess, sys; subprocess.run([sys.executable, '-c', {child!r}])"
@@ -70,21 +70,21 @@ def test_a_peak_counts_after_it_has_passed(tmp_path, until_read):
     assert run([sys.executable, "-c", code], tmp_path, os.environ).peak_bytes > 200 * MB
 
 
-def test_a_peak_that_nobody_saw_is_the_kernels_own(tmp_path, environment):
-    # In a small process, as the kernel's begins with the peak of the one that starts the command.
+def test_a_peak_that_was_not_sampled_is_reported_by_wait4(tmp_path, environment):
+    # In a small process, because a child's peak starts with its parent's.
     command = [sys.executable, "-c", f"held = bytearray(b'x') * {200 * MB}"]
     code = f"""
 import os
 from pathlib import Path
 from benchmarks import processes
-processes._PERIOD_S = 1000.0  # nobody looks
+processes._PERIOD_S = 1000.0  # no sampling
 print(processes.run({command!r}, Path({str(tmp_path)!r}), os.environ).peak_bytes)
 """
     done = subprocess.run([sys.executable, "-c", code], env=environment(), capture_output=True, text=True, check=True)
     assert 200 * MB < int(done.stdout) < 300 * MB  # and an interpreter
 
 
-def test_descendants_are_children_and_their_children_and_nobody_else():
+def test_descendants_are_children_and_their_children_only():
     child = "import subprocess, sys; subprocess.run(['sleep', '60'])"
     with subprocess.Popen([sys.executable, "-c", child]) as process, subprocess.Popen(["sleep", "60"]) as other:
         try:
@@ -97,6 +97,6 @@ def test_descendants_are_children_and_their_children_and_nobody_else():
                 os.kill(pid, 15)
 
 
-def test_a_program_that_is_not_there_is_an_os_error(tmp_path):
+def test_a_missing_program_is_an_os_error(tmp_path):
     with pytest.raises(FileNotFoundError):
         run([str(tmp_path / "nothing")], tmp_path, os.environ)

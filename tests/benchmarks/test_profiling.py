@@ -1,4 +1,4 @@
-"""Whose time it is."""
+"""Division of the time among the parts of the project."""
 
 import pytest
 
@@ -14,11 +14,11 @@ def entry(own_s: float, **callers: tuple) -> tuple:
     return (1, 1, own_s, own_s, {function: (1, 1, seconds, seconds) for function, seconds in callers.values()})
 
 
-def test_a_module_belongs_to_one_part_and_what_is_not_ours_to_none():
+def test_a_module_belongs_to_one_part_and_a_foreign_file_to_none():
     assert part_of(KERNEL[0]) == "training"
     assert part_of(str(PACKAGE / "evaluation" / "evaluators.py")) == "evaluation"
     assert part_of(str(PACKAGE / "engines" / "local.py")) == "messages and strategy"
-    assert part_of(str(PACKAGE / "report" / "curves.py")) == "report.curves"  # in no part: a row of its own
+    assert part_of(str(PACKAGE / "report" / "curves.py")) == "report.curves"  # in no part: its own row
     assert part_of("/somewhere/else/solvers/logistic.py") == ""
     assert part_of(str(PACKAGE / "solvers" / "kernels" / "lanes.py")) == ""  # its callers' time
 
@@ -30,7 +30,7 @@ def test_every_name_of_a_part_is_a_module_or_package():
     assert fedprox.__file__
 
 
-def test_a_librarys_time_belongs_to_those_who_called_it_as_far_as_they_did_through_circles_too():
+def test_a_librarys_time_is_divided_among_its_callers_also_through_cycles():
     # The kernel calls linear for 1 s; evaluate calls it for 3 s, but through a circle of two library functions.
     stats = {
         KERNEL: entry(2.0),
@@ -43,7 +43,7 @@ def test_a_librarys_time_belongs_to_those_who_called_it_as_far_as_they_did_throu
     seconds = by_part(stats)
     assert seconds["training"] == pytest.approx(2.0 + 1.0)
     assert seconds["evaluation"] == pytest.approx(0.5 + 0.1 + 0.1 + 3.0)
-    assert seconds[REST] == pytest.approx(0.25)  # nobody is known to have called it
+    assert seconds[REST] == pytest.approx(0.25)  # its caller is unknown
     assert sum(seconds.values()) == pytest.approx(2.0 + 0.5 + 0.1 + 0.1 + 4.0 + 0.25)
 
 
@@ -52,7 +52,7 @@ def test_the_table_is_ordered_by_seconds():
     assert lines[2:] == ["| b | 3.000 | 75 % |", "| a | 1.000 | 25 % |", "| all | 4.000 | |"]
 
 
-def test_a_small_run_has_time_in_every_part_of_its_rounds():
+def test_a_small_run_spends_time_in_every_part():
     seconds = profile_w1(["dataset=digits", "num_clients=50", "num_rounds=3"])
     assert set(seconds) >= {*PARTS, REST}
     assert all(seconds[part] > 0 for part in PARTS)

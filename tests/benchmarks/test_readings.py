@@ -1,4 +1,4 @@
-"""The numbers of a run, from run directories and from a line of JSON."""
+"""Numbers of a run from run directories and from a line of JSON."""
 
 import pytest
 
@@ -8,7 +8,7 @@ from fedprox.errors import UserError
 CLIENTS = [(1, 999, 9), (2, 30, 2), (2, 10, 2), (3, 20, 2)]
 
 
-def test_seconds_are_summed_over_runs_and_speeds_leave_the_first_round_out(tmp_path, run_directory):
+def test_times_are_summed_over_runs_and_speeds_ignore_the_first_round(tmp_path, run_directory):
     rounds = [(0.1, 0.0), (5.0, 0.25), (5.5, 0.5), (6.0, 0.75)]  # (time_s, accuracy) of rounds 0 to 3
     run_directory("multirun/0", rounds, CLIENTS, setup_s=1.0, rounds_s=6.0, total_s=7.5)
     slower = [(0.1, 0.0), (5.0, 0.25), (6.0, 0.5), (7.0, 0.85)]
@@ -28,11 +28,11 @@ def test_a_run_of_one_round_has_no_speed(tmp_path, run_directory):
     assert not {"round_ms", "images_per_s"} & set(numbers)
 
 
-def test_a_run_that_has_not_finished_is_refused(tmp_path, run_directory):
+def test_an_unfinished_run_is_refused(tmp_path, run_directory):
     timings = {"setup_s": 1.0, "rounds_s": 6.0, "total_s": 7.5}
     run_directory("a", [(0.1, 0.0), (5.0, 0.25)], [], **timings)
     run_directory("b", [(0.1, 0.0), (5.0, 0.25)], [], status="failed", **timings)
-    with pytest.raises(UserError, match="1 of 2 runs have not finished"):
+    with pytest.raises(UserError, match="1 of 2 runs are not finished"):
         from_runs(tmp_path)
 
 

@@ -1,4 +1,4 @@
-"""Median and range, quotients, verdicts, the table and the JSON file."""
+"""Medians and ranges, ratios, verdicts, the table and the JSON file."""
 
 import json
 
@@ -23,7 +23,7 @@ def test_a_spread_is_the_median_and_the_range(values, spread):
     assert Spread.of(values) == Spread(*spread)
 
 
-def test_rows_are_the_goals_then_what_is_shown_then_the_ratios_and_nothing_that_was_not_measured():
+def test_rows_are_measured_numbers_with_goals_first_and_ratios_last():
     rows = rows_of(WORKLOAD, RESULTS, cores=2)
     assert [(row.name, row.number) for row in rows] == [
         ("W fast", "rounds_s"),
@@ -32,7 +32,7 @@ def test_rows_are_the_goals_then_what_is_shown_then_the_ratios_and_nothing_that_
         ("W slow / fast, rounds", "ratio"),
     ]
     assert rows[0].spread == Spread(1.5, 1.0, 3.0)
-    assert rows[1].spread == Spread(622.0, 10.0, 1234.0)  # of the two runs that have it
+    assert rows[1].spread == Spread(622.0, 10.0, 1234.0)  # of the two runs that have this number
     assert rows[3].spread == Spread(3.0, 2.0, 4.0)  # 6 / 1.5 and 6 / 3, run by run; the third has no partner
     assert rows_of(WORKLOAD, {}, cores=2) == []
 
@@ -69,16 +69,16 @@ def test_the_table_is_aligned_markdown_with_units_and_three_digits():
 | W slow                | rounds        | 6 (6 to 6) s          |      |       |                  |
 | W slow / fast, rounds | ratio         | 3 (2 to 4)            |      |       |                  |
 """
-    told = table(rows_of(WORKLOAD, RESULTS, cores=2)).splitlines()
-    words = [[cell.strip() for cell in line.split("|")] for line in told]
+    found = table(rows_of(WORKLOAD, RESULTS, cores=2)).splitlines()
+    words = [[cell.strip() for cell in line.split("|")] for line in found]
     assert words[2:] == [[cell.strip() for cell in line.split("|")] for line in expected.splitlines()[2:]]
-    assert len({len(line) for line in told}) == 1
+    assert len({len(line) for line in found}) == 1
 
 
 def test_the_json_file_has_every_run_and_the_table():
-    told = json.loads(json.dumps(as_json([WORKLOAD], RESULTS, {"start": "now"}, cores=2)))
-    assert told["start"] == "now"
-    assert told["runs"] == RESULTS
-    assert told["table"][0]["spread"] == {"median": 1.5, "lowest": 1.0, "highest": 3.0}
-    assert told["table"][0]["verdict"] == "within the limit"
-    assert told["workloads"][0]["cases"][0]["label"] == "fast"
+    found = json.loads(json.dumps(as_json([WORKLOAD], RESULTS, {"start": "now"}, cores=2)))
+    assert found["start"] == "now"
+    assert found["runs"] == RESULTS
+    assert found["table"][0]["spread"] == {"median": 1.5, "lowest": 1.0, "highest": 3.0}
+    assert found["table"][0]["verdict"] == "within the limit"
+    assert found["workloads"][0]["cases"][0]["label"] == "fast"

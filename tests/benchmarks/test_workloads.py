@@ -1,4 +1,4 @@
-"""What is measured: every command composes, and W2 is what the documentation has."""
+"""Workloads: every command composes, and W2 is the documented one."""
 
 import math
 import re
@@ -23,13 +23,13 @@ def overrides_of(command: tuple[str, ...]) -> list[str]:
 
 
 @pytest.mark.parametrize("command", COMMANDS)
-def test_every_command_composes_and_its_settings_are_right(command):
+def test_every_command_composes_with_valid_settings(command):
     name = "fedavg" if "--config-name" in command else "config"
     for overrides in each_value_once(overrides_of(command)):
         check_settings(compose(overrides, name))
 
 
-def test_w2_is_the_45_runs_that_the_results_document():
+def test_w2_is_the_45_documented_runs():
     text = re.sub(r" *\\\n\s*", " ", (ROOT / "docs" / "results.md").read_text())
     documented = [shlex.split(line)[3:] for line in text.splitlines() if re.match(r"python -m .*levels/\w+$", line)]
     commands = WORKLOADS["W2"].cases[0].commands
@@ -53,13 +53,13 @@ def all_ratios():
     return [ratio for workload in WORKLOADS.values() for ratio in workload.ratios]
 
 
-def test_names_are_unique_and_ratios_are_between_cases_that_there_are():
+def test_names_are_unique_and_ratios_are_between_existing_cases():
     names = [case.name for case in CASES]
     assert len(set(names)) == len(names)
     assert {f"{ratio.workload} {label}" for ratio in all_ratios() for label in (ratio.of, ratio.to)} <= set(names)
 
 
-def test_one_engine_leaves_out_the_other_and_its_ratios_only():
+def test_selecting_an_engine_removes_only_the_other_one():
     assert [case.label for case in of_engine(WORKLOADS["W1"], "ray").cases] == ["engine=ray"]
     local = of_engine(WORKLOADS["W5"], "local")
     assert [case.label for case in local.cases] == ["engine=local", "raw torch, one thread"]
@@ -68,14 +68,14 @@ def test_one_engine_leaves_out_the_other_and_its_ratios_only():
     assert of_engine(WORKLOADS["W6"], "ray").cases == WORKLOADS["W6"].cases
 
 
-def test_a_changed_workload_has_no_goals_but_shows_the_same_numbers():
+def test_a_changed_workload_has_no_goals_but_the_same_numbers():
     before, after = WORKLOADS["W1"], changed(WORKLOADS["W1"], ["num_rounds=2"])
     assert all(command[-1] == "num_rounds=2" for case in after.cases for command in case.commands)
     assert [shown_of(case) for case in after.cases] == [shown_of(case) for case in before.cases]
     assert not [goal for owner in (*after.cases, *after.ratios) for goal in owner.goals]
 
 
-def test_an_opponent_is_ours_with_other_settings_and_is_divided_by_ours():
+def test_an_opponent_is_our_case_with_other_settings_and_its_times_are_divided_by_ours():
     workload = against(WORKLOADS["W1"], "solver=reference", overrides=("solver=reference",))
     ours, opponent, ray = workload.cases
     assert opponent.commands == ((*ours.commands[0], "solver=reference"),)
