@@ -160,6 +160,7 @@ def _label_ends(axes: Axes, panel: pd.DataFrame, colours: dict[str, str]) -> Non
             (1.0, place),
             xycoords="axes fraction",
             color=colours[algorithm],
+            weight="bold",
             va="center",
             annotation_clip=False,
         )
