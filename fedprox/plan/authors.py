@@ -1,4 +1,4 @@
-"""protocol=authors: the cohorts, stragglers and batches of the authors' own program, round by round."""
+"""Protocol of the authors' own program (protocol=authors): its cohorts, stragglers and batches."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -13,23 +13,21 @@ from fedprox.plan.plan import ClientTask
 
 
 class AuthorsProtocol:
-    """What litian96/FedProx at commit 3eed82e does; the seed of a run changes the initial weights only."""
+    """The protocol of litian96/FedProx at commit 3eed82e; a run's seed changes only the initial weights."""
 
     def check(
         self, num_epochs: int, stragglers_fraction: float, sampling: str = "uniform", last_batch: str = KEEP
     ) -> None:
-        """Refuse what that program cannot do."""
+        """Raise UserError for settings that the authors' program does not have."""
         if num_epochs == 1 and stragglers_fraction > 0:
             raise UserError(
-                "protocol=authors needs num_epochs >= 2 where there are stragglers, because a straggler does 1 to "
+                "protocol=authors needs num_epochs >= 2 if there are stragglers, because a straggler does 1 to "
                 f"num_epochs - 1 epochs, got num_epochs=1 with stragglers_fraction={stragglers_fraction}; "
-                "use protocol=paper, where a straggler does a part of the epoch, or stragglers_fraction=0"
+                "use protocol=paper, in which a straggler does part of the epoch, or stragglers_fraction=0"
             )
         for setting, value, theirs in (("sampling", sampling, "uniform"), ("last_batch", last_batch, KEEP)):
             if value != theirs:
-                raise UserError(
-                    f"{setting}={value} has no counterpart in the authors' program; use it with protocol=paper"
-                )
+                raise UserError(f"protocol=authors does not support {setting}={value}; use it with protocol=paper")
 
     def plan(
         self,
@@ -45,11 +43,11 @@ class AuthorsProtocol:
         """Return the plan of a run.
 
         Raises:
-            UserError: If the clients have no ids, or not in the order of their ids: the program draws positions in it.
+            UserError: If the clients are not sorted by id: the authors' program draws positions in that order.
         """
         if not client_ids or list(client_ids) != sorted(client_ids):
             raise UserError(
-                "protocol=authors needs clients in the order of their ids, which this data set does not give; "
+                "protocol=authors needs clients that are sorted by id, which those of this data set are not; "
                 "let it return FederatedData with sorted client_ids, or use protocol=paper"
             )
         return AuthorsPlan(client_sizes, clients_per_round, num_epochs, batch_size, stragglers_fraction)
@@ -59,8 +57,8 @@ class AuthorsProtocol:
 class AuthorsPlan:
     """The cohorts of a run; see `fedprox.plan.plan.Plan` for the attributes.
 
-    A client's arrays stay shuffled from round to round, so a round depends on how often its clients have trained
-    before; earlier rounds are worked out when a later one is asked for.
+    A client's examples stay shuffled from round to round, so a round depends on how often its clients have trained
+    before. Asking for a round therefore computes all earlier ones, once.
     """
 
     client_sizes: NDArray[np.int64]
@@ -74,7 +72,7 @@ class AuthorsPlan:
     _epochs_done: dict[int, int] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     def tasks(self, round_num: int) -> tuple[ClientTask, ...]:
-        """Return the round's tasks: those that train in the order of training, then those that are dropped."""
+        """Return the round's tasks: first those that train, in their order, and then the dropped ones."""
         while len(self._rounds) < round_num:
             tasks = self._next_tasks(round_index=len(self._rounds))
             for task in tasks:

@@ -1,7 +1,7 @@
-"""What the authors' program draws, from NumPy's legacy generator: the state it is in at each moment matters.
+"""The random draws of the authors' program, which come from NumPy's legacy generator.
 
-litian96/FedProx at commit 3eed82e seeds the global generator again and again. Here each draw has a generator of
-its own that is brought into the same state; the global one is never touched.
+litian96/FedProx at commit 3eed82e reseeds the global generator many times, so the generator's state at each draw
+matters. Here each draw has its own generator in the same state; the global one is never used.
 """
 
 from functools import cache, lru_cache
@@ -11,17 +11,17 @@ from numpy.typing import NDArray
 
 Integers = NDArray[np.int64]
 
-SHUFFLE_SEED = 100  # before each epoch, whatever the client
+SHUFFLE_SEED = 100  # the seed before each epoch of every client
 
 
 def select(num_clients: int, round_index: int, size: int, num_active: int) -> tuple[Integers, Integers]:
-    """Return a round's clients in the order of selection, and those of them that are no stragglers, in theirs.
+    """Return a round's clients in the order of selection, and, in their own order, those that are not stragglers.
 
     Args:
         num_clients: N.
         round_index: 0 for the first round of training.
         size: Number of clients in a round.
-        num_active: How many of them do all the work.
+        num_active: Number of clients that do all the work.
     """
     selected = np.random.RandomState(round_index).permutation(num_clients)[:size]
     return selected, np.random.RandomState(round_index).choice(selected, num_active, replace=False)
@@ -37,9 +37,9 @@ def first_straggler_epochs(num_clients: int, round_index: int, size: int, num_ac
 
 @cache
 def straggler_epochs_after(num_examples: int, num_epochs: int) -> int:
-    """Return the epochs, 1 .. E - 1, of a straggler that trains after a client with so many examples.
+    """Return the epochs, 1 .. E - 1, of a straggler that trains after a client with this number of examples.
 
-    The last thing that client did was to shuffle its labels.
+    The last draw before it was the shuffle of that client's labels.
     """
     rng = np.random.RandomState(SHUFFLE_SEED)
     rng.shuffle(np.arange(num_examples))
@@ -47,7 +47,7 @@ def straggler_epochs_after(num_examples: int, num_epochs: int) -> int:
 
 
 def epoch_orders(num_examples: int, epochs_before: int, num_epochs: int) -> Integers:
-    """Return each epoch's order of a client's examples as rows: every epoch shuffles what the one before left.
+    """Return each epoch's order of a client's examples as rows; every epoch shuffles the order of the one before.
 
     Args:
         num_examples: n_k.

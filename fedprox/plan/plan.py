@@ -1,10 +1,9 @@
 """Everything random in a round, fixed beforehand: cohort, stragglers, local work, batch order.
 
-A plan is a pure function of (settings, seed, round). So FedAvg and FedProx meet the same clients,
-stragglers and batches, every engine gives the same numbers, and a longer run begins like a shorter one.
+A plan is a pure function of (settings, seed, round). So FedAvg and FedProx meet the same clients, stragglers and
+batches, every engine gives the same numbers, and a longer run starts like a shorter one.
 """
 
-import logging
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -18,8 +17,6 @@ from fedprox.plan import authors_draws
 from fedprox.plan.epoch_batches import KEEP, epoch_batches
 from fedprox.seeds import Stream, generator
 
-_log = logging.getLogger("fedprox")
-
 
 @dataclass(frozen=True)
 class ClientTask:
@@ -30,9 +27,9 @@ class ClientTask:
         num_epochs: Passes over its examples; the last one may be partial.
         num_steps: Mini-batch steps in all, at most num_epochs times the batches of an epoch.
         is_straggler: Whether it has time for only a part of the full work.
-        batch_key: (seed, repetition, round_num, client), and for a later draw its number, from which the order of
-            examples follows; empty where it follows from `epochs_before`, as in the authors' program.
-        epochs_before: Epochs that the client has done in earlier rounds, where its order depends on them.
+        batch_key: (seed, repetition, round_num, client), with `draw` appended if that is not 0; determines the order
+            of examples. Empty if `epochs_before` determines it, as in the authors' program.
+        epochs_before: Epochs that the client has done in earlier rounds, if its order depends on them.
         is_dropped: Whether it is left out because it is a straggler; then nothing is computed.
         draw: How often the client was drawn before in this round; always 0 with sampling=uniform.
     """
@@ -61,22 +58,17 @@ class CohortPlan(Protocol):
     sampling: str
 
     def tasks(self, round_num: int) -> tuple[ClientTask, ...]:
-        """Return the round's tasks in the order of aggregation, those that are dropped included."""
+        """Return the round's tasks in the order of aggregation, dropped ones included."""
 
 
 class WorkModel(Protocol):
-    """Who is a straggler, and how much work a straggler does."""
+    """Choice of stragglers, and of the work that a straggler does."""
 
     def stragglers(self, rng: np.random.Generator, size: int, fraction: float) -> NDArray[np.bool_]:
         """Return which of the `size` clients of a cohort are stragglers, shape (size,)."""
 
-    def straggler_steps(self, rng: np.random.Generator, num_epochs: int, num_batches: int) -> int:
-        """Return how many mini-batch steps a straggler does, of num_epochs * num_batches."""
-
-
-def part_of_epoch(rng: np.random.Generator, num_batches: int) -> int:
-    """Draw a straggler's steps uniformly from 1 .. num_batches; a client with one batch does that one."""
-    return int(rng.integers(1, num_batches, endpoint=True))
+    def straggler_epochs(self, rng: np.random.Generator, num_epochs: int) -> int:
+        """Return how many of num_epochs >= 2 epochs a straggler does."""
 
 
 @dataclass(frozen=True)
@@ -89,15 +81,15 @@ class Plan:
         num_epochs: E, the full local work in epochs.
         batch_size: B, in examples.
         stragglers_fraction: Expected or exact share of stragglers in a cohort, 0 .. 1.
-        protocol: Which of them are stragglers, and what they do.
+        protocol: Choice of the stragglers and of their work.
         seed: The run's seed.
-        repetition: Which repetition of the run this is.
-        sampling: "uniform": K distinct clients, every one alike. "proportional": K independent draws, client k with
+        repetition: Number of the repetition of the run, 0 for the first.
+        sampling: "uniform": K distinct clients, all equally likely. "proportional": K independent draws, client k with
             probability p_k = n_k / n, so that a client may be drawn several times (Li et al. 2020, algorithm 2 and
-            app. A.1: the expected simple mean over the draws is then sum p_k w_k). Each draw is a task of its own,
-            with its own straggler status, work and batch order.
+            app. A.1: the expected simple mean over the draws is then sum p_k w_k). Each draw is a separate
+            task with its own straggler status, work and batch order.
         drops_stragglers: Whether stragglers are left out.
-        last_batch: What becomes of an epoch's last, short batch; see `fedprox.plan.epoch_batches`.
+        last_batch: Treatment of an epoch's last, short batch; see `fedprox.plan.epoch_batches`.
     """
 
     client_sizes: NDArray[np.int64]
@@ -128,7 +120,7 @@ class Plan:
 
     def _cohort(self, stream: Stream, round_num: int) -> NDArray[np.int64]:
         rng, num_clients = self._rng(stream, round_num), len(self.client_sizes)
-        if self.sampling == "proportional":  # with replacement: without, large clients get less than p_k
+        if self.sampling == "proportional":  # with replacement; without it, large clients would get less than p_k
             return rng.choice(num_clients, self.clients_per_round, p=self.client_sizes / self.client_sizes.sum())
         return rng.choice(num_clients, self.clients_per_round, replace=False)
 
@@ -136,9 +128,12 @@ class Plan:
         num_batches = epoch_batches(int(self.client_sizes[client]), self.batch_size, self.last_batch).num_batches
         num_steps = self.num_epochs * num_batches
         ids = (round_num, client, draw) if draw else (round_num, client)
-        if is_straggler:  # from the client's own stream: the same work at every stragglers_fraction
+        if is_straggler:  # drawn from the client's own stream: its work is the same at every stragglers_fraction
             rng = self._rng(Stream.STRAGGLERS, *ids)
-            num_steps = self.protocol.straggler_steps(rng, self.num_epochs, num_batches)
+            if self.num_epochs == 1:  # partial work is then part of the epoch, 1 .. num_batches steps
+                num_steps = int(rng.integers(1, num_batches, endpoint=True))
+            else:
+                num_steps = self.protocol.straggler_epochs(rng, self.num_epochs) * num_batches
         return ClientTask(
             client,
             -(-num_steps // num_batches),
@@ -154,7 +149,7 @@ class Plan:
 
 
 def numbered(clients: Iterable[int]) -> list[tuple[int, int]]:
-    """Return each client with the number of times it came before.
+    """Return each client with the number of its earlier occurrences.
 
     >>> numbered([7, 2, 7])
     [(7, 0), (2, 0), (7, 1)]
@@ -175,12 +170,12 @@ def epoch_orders(task: ClientTask, num_examples: int) -> NDArray[np.int64]:
     if not task.batch_key:
         return authors_draws.epoch_orders(num_examples, task.epochs_before, task.num_epochs)
     rng = _of_task(task, Stream.BATCHES)
-    # What rng.permutation(num_examples) draws, once per epoch
+    # Draws the same as rng.permutation(num_examples), once per epoch
     return rng.permuted(np.tile(np.arange(num_examples), (task.num_epochs, 1)), axis=1)
 
 
 def epoch_shifts(task: ClientTask, num_examples: int, augmentation: PadCropFlip) -> Shifts:
-    """Return what becomes of a client's pictures in each epoch, shape (num_epochs, num_examples, 3)."""
+    """Return the augmentation of a client's images in each epoch, shape (num_epochs, num_examples, 3)."""
     return augmentation.draw(_of_task(task, Stream.AUGMENTATION), task.num_epochs, num_examples)
 
 

@@ -207,11 +207,11 @@ def own(tmp_path, monkeypatch):
 OWN_DATA = {
     "authors without ids": (
         ["dataset._target_=own_data.numbered", "protocol=authors"],
-        ["protocol=authors needs clients in the order of their ids", "client_ids", "use protocol=paper"],
+        ["protocol=authors needs clients that are sorted by id", "client_ids", "use protocol=paper"],
     ),
     "authors with ids in another order": (
         ["dataset._target_=own_data.unsorted", "protocol=authors"],
-        ["protocol=authors needs clients in the order of their ids", "sorted client_ids"],
+        ["protocol=authors needs clients that are sorted by id", "sorted client_ids"],
     ),
     "tokens for logistic regression": (
         ["dataset._target_=own_data.tokens"],

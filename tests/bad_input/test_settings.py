@@ -123,7 +123,7 @@ SETTINGS = {
     "unknown in adaptive mu": (["adaptive_mu.rate=1"], ["adaptive_mu.rate"]),
     "authors sample uniformly": (
         ["protocol=authors", "sampling=proportional"],
-        ["sampling=proportional has no counterpart in the authors' program", "use it with protocol=paper"],
+        ["protocol=authors does not support sampling=proportional", "use it with protocol=paper"],
     ),
     "authors' epoch 1": (
         ["protocol=authors", "num_epochs=1"],
@@ -131,7 +131,7 @@ SETTINGS = {
     ),
     "authors keep short batches": (
         ["protocol=authors", "last_batch=merge"],
-        ["last_batch=merge has no counterpart in the authors' program", "use it with protocol=paper"],
+        ["protocol=authors does not support last_batch=merge", "use it with protocol=paper"],
     ),
     "threads of letters": (["engine.num_threads=all"], ["engine.num_threads must be of type int", "'all'"]),
     "logger with a wrong mode": (

@@ -1,4 +1,4 @@
-"""What becomes of an epoch's last, short batch."""
+"""Treatment of an epoch's last, short batch."""
 
 import pytest
 from hypothesis import given
@@ -15,7 +15,7 @@ def sizes(num_examples: int, batch_size: int, last_batch: str) -> list[int]:
 @pytest.mark.parametrize(
     ("num_examples", "kept", "dropped", "merged"),
     [
-        (1, [1], [1], [1]),  # fewer than a batch: one of all of them, whatever becomes of others' last ones
+        (1, [1], [1], [1]),  # fewer than a batch: always one batch of all of them
         (3, [3], [3], [3]),
         (4, [4], [4], [4]),
         (5, [4, 1], [4], [5]),
@@ -24,15 +24,13 @@ def sizes(num_examples: int, batch_size: int, last_batch: str) -> list[int]:
         (11, [4, 4, 3], [4, 4], [4, 7]),
     ],
 )
-def test_a_short_last_batch_is_kept_dropped_or_merged_into_the_one_before(num_examples, kept, dropped, merged):
+def test_a_short_last_batch_is_kept_dropped_or_merged(num_examples, kept, dropped, merged):
     found = {last_batch: sizes(num_examples, 4, last_batch) for last_batch in (KEEP, DROP, MERGE)}
     assert found == {KEEP: kept, DROP: dropped, MERGE: merged}
 
 
 @given(num_examples=st.integers(1, 500), batch_size=st.integers(1, 60), last_batch=st.sampled_from([KEEP, DROP, MERGE]))
-def test_batches_are_consecutive_pieces_of_the_order_and_only_drop_leaves_less_than_a_batch_out(
-    num_examples, batch_size, last_batch
-):
+def test_batches_are_consecutive_pieces_and_only_drop_leaves_examples_out(num_examples, batch_size, last_batch):
     epoch = epoch_batches(num_examples, batch_size, last_batch)
     pieces, found = epoch.slices(), sizes(num_examples, batch_size, last_batch)
     assert [piece.start for piece in pieces] == [0, *(piece.stop for piece in pieces[:-1])]
