@@ -1,4 +1,4 @@
-"""The global model on the test examples, and on all clients': its losses, and how much their gradients differ."""
+"""Evaluation of the global model on the test examples, and on all clients with their gradients' dissimilarity."""
 
 import copy
 import math
@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from fedprox.data.federated import FederatedData, Floats, Integers
-from fedprox.evaluation.gradients import Examples, GradientSums, ModuleGradients
+from fedprox.evaluation.gradients import Examples, ModuleGradients
 from fedprox.evaluation.logistic import LogisticEvaluator, LogisticGradients
 from fedprox.evaluation.metrics import Evaluation, FederationMetrics, among_clients, by_class
 from fedprox.solvers.generators import Generators, seeded
@@ -21,20 +21,20 @@ from fedprox.solvers.problem import Params
 from fedprox.solvers.threads import Pool
 from fedprox.solvers.workspace import Workspace, tuned_for_cpu, with_channels_last
 
-_ON_CPU, _ON_GPU = 50, 10_000  # examples of a piece: activations that fit into a cache; enough work for a GPU
+_ON_CPU, _ON_GPU = 50, 10_000  # examples of a piece: so few that activations fit into a cache; enough work for a GPU
 
 
 class ModuleEvaluator:
-    """Measures state dicts of a model; results depend neither on the number of threads nor on earlier measurements."""
+    """Measures state dicts of any model; results depend neither on the number of threads nor on earlier results."""
 
     def __init__(self, model: nn.Module, features: Tensor, labels: Tensor, piece: int | None = None) -> None:
         """Copy the architecture.
 
         Args:
-            model: Any; its weights are not used.
-            features: Model input, shape (n, *input_shape), n >= 1, on the device where to compute.
+            model: The architecture; its weights are not used.
+            features: Model input, shape (n, *input_shape), n >= 1, on the device that computes.
             labels: Classes, shape (n,).
-            piece: Examples that a thread takes at once; None for what suits the device.
+            piece: Examples that a thread takes at once; None for a number that suits the device.
         """
         on_cpu = features.device.type == "cpu"
         fastest = tuned_for_cpu(model, features[:3]) if on_cpu else model
@@ -50,21 +50,19 @@ class ModuleEvaluator:
         return self.in_detail(params)[0]
 
     def in_detail(self, params: Params) -> tuple[Evaluation, NDArray[np.bool_]]:
-        """Return that, and whether each example is classified correctly, shape (n,)."""
+        """Return the evaluation, and whether each example is classified correctly, shape (n,)."""
         starts = range(0, len(self._labels), self._piece)
         before = Generators(self._labels.device)
         pieces = {} if self._draws else self._pool.map(lambda start: self._measure(params, start), starts)
         if self._draws or before.have_moved():  # the model draws random numbers: one seeded piece after another
             self._draws = True
             before.restore()
-            pieces = {start: self._measure_seeded(params, start) for start in starts}
+            for start in starts:
+                with seeded(start, self._labels.device):
+                    pieces[start] = self._measure(params, start)
         losses, parts = zip(*(pieces[start] for start in starts), strict=True)
         is_correct = np.concatenate(parts)
         return Evaluation(sum(losses) / len(is_correct), int(is_correct.sum()) / len(is_correct)), is_correct
-
-    def _measure_seeded(self, params: Params, start: int) -> tuple[float, NDArray[np.bool_]]:
-        with seeded(start, self._labels.device):
-            return self._measure(params, start)
 
     @torch.no_grad()
     def _measure(self, params: Params, start: int) -> tuple[float, NDArray[np.bool_]]:
@@ -77,9 +75,9 @@ class ModuleEvaluator:
 
 
 class _Loaded(Workspace):
-    """Copies in evaluation mode that get their weights once for all pieces that a thread measures.
+    """Copies in evaluation mode that load weights once for all pieces that a thread measures.
 
-    A model whose forward pass changes its parameters or buffers gets them anew for each piece.
+    If a forward pass changes parameters or buffers, they are loaded again for the next piece.
     """
 
     def __init__(self, model: nn.Module, device: str) -> None:
@@ -89,22 +87,22 @@ class _Loaded(Workspace):
         self._versions: list[tuple[int, int]] = []
 
     def with_params(self, params: Params) -> nn.Module:
-        if params is not self._params or self._versions != self._present():
+        if params is not self._params or self._versions != self._versions_now():
             self.load(params)
-            self._params, self._versions = params, self._present()
+            self._params, self._versions = params, self._versions_now()
         return self.model
 
-    def _present(self) -> list[tuple[int, int]]:
-        """Return which tensors the model has, and how often each has been changed."""
+    def _versions_now(self) -> list[tuple[int, int]]:
+        """Return the identity of each of the model's tensors and how often it was modified."""
         return [(id(own), own._version) for own in (*self.model.parameters(), *self.model.buffers())]
 
 
-_PIECE = 10_000  # examples that are turned into model input at once
+_PIECE = 10_000  # examples converted to model input at once
 TestEvaluator = Callable[[Params], Evaluation]
 
 
 class FederationEvaluator:
-    """Measures global models on all clients, whose model inputs it holds on the device."""
+    """Measures global models on all clients, whose model input it keeps on the device."""
 
     def __init__(
         self,
@@ -117,12 +115,12 @@ class FederationEvaluator:
         """Prepare all clients' examples.
 
         Args:
-            model: The architecture, copied and put into evaluation mode. Gradients are those of the
+            model: The architecture, which is copied and put into evaluation mode. Gradients are those of the
                 parameters that require one.
             data: All clients' examples. A client without training examples has no F_k and does not count.
-            device: Where to compute, such as "cpu" or "cuda".
-            memory_bytes: About how much activations and gradients may use, besides the inputs.
-            test: Measures them on the test examples; None for `evaluator_on_test_set` without details.
+            device: Device on which to compute, such as "cpu" or "cuda".
+            memory_bytes: Approximate limit for activations and gradients, besides the inputs.
+            test: Measures a model on the test examples; None for `evaluator_on_test_set` without details.
         """
         examples = _training_examples(data, device)
         self._num_examples = len(examples.labels)
@@ -134,13 +132,10 @@ class FederationEvaluator:
             self._gradients = ModuleGradients(copy.deepcopy(model).to(device).eval(), examples, memory_bytes)
 
     def __call__(self, params: Params) -> Evaluation:
-        """Return w, a state dict of the model, as measured on the test examples and on all clients."""
-        test = self._test(params)
-        return replace(test, federation=self._metrics(self._gradients.sums(params), test))
-
-    def _metrics(self, sums: GradientSums, test: Evaluation) -> FederationMetrics:
+        """Return the evaluation of w, a state dict of the model, on the test examples and on all clients."""
+        test, sums = self._test(params), self._gradients.sums(params)
         variance, variance_unweighted, dissimilarity_b = sums.moments()
-        return FederationMetrics(
+        federation = FederationMetrics(
             train_loss=sums.loss,
             train_accuracy=sums.num_correct / self._num_examples,
             test_loss=test.loss,
@@ -149,21 +144,22 @@ class FederationEvaluator:
             gradient_variance_unweighted=variance_unweighted,
             dissimilarity_b=dissimilarity_b,
         )
+        return replace(test, federation=federation)
 
 
 def evaluator_on_test_set(
     model: nn.Module, data: FederatedData, device: str, *, per_class: bool = False, per_client: bool = False
 ) -> TestEvaluator:
-    """Return the function that measures state dicts of a model on the test examples, which it holds on the device.
+    """Return a function that measures state dicts of a model on the test examples, which it keeps on the device.
 
-    Without test examples loss and accuracy are nan, and there is nothing else.
+    Without test examples, loss and accuracy are nan, and nothing else is measured.
 
     Args:
         model: The architecture; its weights are not used.
-        data: Gives the test examples.
-        device: Where to compute.
-        per_class: Also measure each class apart.
-        per_client: Also measure how accuracy differs among clients, on all held-out examples: at least one.
+        data: Contains the test examples.
+        device: Device on which to compute.
+        per_class: Also measure the accuracy per class.
+        per_client: Also measure the spread over clients on all held-out examples; at least one is needed.
     """
     features, labels = data.test_examples()
     if len(labels) == 0:
@@ -193,7 +189,7 @@ def _evaluator(
 
 
 def _training_examples(data: FederatedData, device: str) -> Examples:
-    """Return all clients' training examples as model input, made in pieces: it passes through several copies."""
+    """Return all clients' training examples as model input, made in pieces because it makes several copies."""
     positions, sizes = data.train.indices, data.train.sizes
     like = data.examples.model_input(data.examples.features[:0])
     features = np.empty((len(positions), *like.shape[1:]), dtype=like.dtype)

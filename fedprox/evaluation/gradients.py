@@ -1,4 +1,4 @@
-"""The gradients of all clients' F_k at one point for any model, many clients at a time within a given memory."""
+"""Gradients of all clients' F_k at one point for any model, many clients at a time within a memory limit."""
 
 import math
 from collections.abc import Iterator
@@ -16,7 +16,7 @@ from fedprox.solvers.generators import seeded
 from fedprox.solvers.gradients import differentiable
 from fedprox.solvers.problem import Params
 
-_DOUBLES = 2**22  # numbers of gradients that are turned into float64 at once: 32 MB
+_DOUBLES = 2**22  # gradient entries converted to float64 at once: 32 MB
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ class Examples:
 
     @cached_property
     def starts(self) -> Integers:
-        """Where each client's examples begin."""
+        """Position of each client's first example."""
         return np.cumsum(self.sizes) - self.sizes
 
     @cached_property
@@ -46,13 +46,13 @@ class Examples:
 
 @dataclass(frozen=True)
 class Block:
-    """Some of the clients at one point.
+    """Gradients and losses of some of the clients at one point.
 
     Attributes:
         grads: grad F_k for each trained parameter, shape (num_clients, *shape); the next block may overwrite them.
         shares: p_k, shape (num_clients,).
         loss: sum_k p_k F_k over these clients.
-        num_correct: How many of their examples are classified correctly.
+        num_correct: Number of their examples classified correctly.
     """
 
     grads: list[Tensor]
@@ -62,20 +62,20 @@ class Block:
 
 
 class GradientSums:
-    """Sums over clients, in float64, from which everything measured follows; no client's gradient is kept."""
+    """Sums over clients in float64, from which all metrics follow; no client's gradient is kept."""
 
     def __init__(self, vectors: Tensor, squares: Tensor) -> None:
-        """Begin with some clients' sums, or with zeros.
+        """Start with some clients' sums, or with zeros.
 
         Args:
-            vectors: The sums of p_k g_k, and of g_k, shape (2, num_params).
-            squares: Those of p_k ||g_k||^2, and of ||g_k||^2, shape (2,).
+            vectors: Sums of p_k g_k and of g_k, shape (2, num_params).
+            squares: Sums of p_k ||g_k||^2 and of ||g_k||^2, shape (2,).
         """
         self.loss, self.num_correct, self.num_clients = 0.0, 0, 0
         self.vectors, self.squares = vectors, squares
 
     def add(self, block: Block) -> None:
-        """Add some clients that have not been added yet."""
+        """Add clients that have not been added yet."""
         self.loss += block.loss
         self.num_correct += block.num_correct
         self.num_clients += len(block.shares)
@@ -100,7 +100,7 @@ class GradientSums:
         """
         mean, total = self.vectors
         square = mean @ mean
-        # Rounding may leave 1e-16 ||g||^2 below zero where clients agree. clamp, unlike max, keeps nan.
+        # Rounding may leave 1e-16 ||g||^2 below zero if clients agree. clamp, unlike max, keeps nan.
         variance = float((self.squares[0] - square).clamp(min=0))
         unweighted = float(((self.squares[1] - 2 * (total @ mean)) / self.num_clients + square).clamp(min=0))
         if square == 0:
@@ -109,29 +109,29 @@ class GradientSums:
 
 
 class ModuleGradients:
-    """For any model: groups of clients of similar size, padded to the largest, under torch.func.vmap."""
+    """Gradients of any model for groups of clients of similar size, padded to the largest, under torch.func.vmap."""
 
     def __init__(self, model: nn.Module, examples: Examples, memory_bytes: int) -> None:
-        """Plan groups whose gradients take half the memory, and pieces of them whose activations take the other.
+        """Plan groups whose gradients take half the memory, and pieces of groups whose activations take the other half.
 
         Args:
-            model: In evaluation mode; its weights will be those at which gradients are taken.
+            model: In evaluation mode; its weights will be those at which gradients are computed.
             examples: On the model's device.
-            memory_bytes: About how much activations and gradients may use.
+            memory_bytes: Approximate limit for activations and gradients.
         """
         self._model = model
         self._examples = examples
         self._num_params = sum(param.numel() for param in model.parameters() if param.requires_grad)
         self._trained = [name for name, param in model.named_parameters() if param.requires_grad]
         bytes_per_client = 2 * sum(param.nbytes for param in model.parameters() if param.requires_grad)
-        bytes_per_example = 2 * _activation_bytes(model, examples.features[:1])  # theirs, and their gradients'
+        bytes_per_example = 2 * _activation_bytes(model, examples.features[:1])  # activations and their gradients
         self._max_examples = max(1, memory_bytes // 2 // bytes_per_example)
         one_by_one = _is_faster_one_by_one(model) or not self._takes_several()
         max_clients = 1 if one_by_one else max(1, memory_bytes // 2 // bytes_per_client)
         self._groups = _groups(examples.sizes, min(max_clients, self._max_examples))
 
     def _takes_several(self) -> bool:
-        """Return whether the gradients of two clients can be taken at once, which a branch on values prevents."""
+        """Return whether the gradients of two clients can be computed at once, which a branch on values prevents."""
         x, y = (tensor[:1].expand(2, *tensor[:1].shape) for tensor in (self._examples.features, self._examples.labels))
         params = dict(self._model.named_parameters())
         trained = {name: params[name].detach() for name in self._trained}
@@ -148,20 +148,20 @@ class ModuleGradients:
         self._model.load_state_dict(params)
         vectors = torch.zeros(2, self._num_params, dtype=torch.float64, device=device)
         total = GradientSums(vectors, torch.zeros(2, dtype=torch.float64, device=device))
-        with seeded(0, device):  # for a model that draws random numbers also in evaluation mode
+        with seeded(0, device):  # for a model that draws random numbers even in evaluation mode
             for block in self.blocks():
                 total.add(block)
         return total
 
     def blocks(self) -> Iterator[Block]:
-        """Yield all clients, each in one block, at the weights that the model has; the largest first."""
+        """Yield blocks of all clients at the model's current weights, the largest clients first."""
         params = dict(self._model.named_parameters())
         trained = {name: params[name].detach() for name in self._trained}
         for group in self._groups:
             yield self._block(trained, group)
 
     def _block(self, trained: Params, group: Integers) -> Block:
-        """Return the block of some clients, as the sum over pieces of at most max_examples examples in all."""
+        """Return the block of some clients, summed over pieces of at most max_examples examples."""
         positions, weights = self._padded(group)
         width = self._max_examples // len(group)
         total = {name: param.new_zeros(len(group), *param.shape) for name, param in trained.items()}
@@ -169,51 +169,51 @@ class ModuleGradients:
         pieces = zip(torch.split(positions, width, dim=1), torch.split(weights, width, dim=1), strict=True)
         for position, weight in pieces:
             x, y = self._examples.features[position], self._examples.labels[position]
-            grads, (losses, hits) = self._gradients(trained, x, y, weight)
+            grads, (losses, correct) = self._gradients(trained, x, y, weight)
             torch._foreach_add_(list(total.values()), [grads[name] for name in total])
             loss += float(losses.double() @ shares)
-            num_correct += int(hits.sum())
+            num_correct += int(correct.sum())
         return Block(list(total.values()), shares, loss, num_correct)
 
     def _padded(self, group: Integers) -> tuple[Tensor, Tensor]:
         """Return the positions of some clients' examples and their weights 1 / n_k, shape (num_clients, largest n_k).
 
-        Smaller clients are padded with their own last example at weight 0; on a made-up one a model might
-        have no gradient, and 0 * nan is nan.
+        Smaller clients are padded with their own last example at weight 0: an artificial example might have a gradient
+        of nan, and 0 * nan is nan.
         """
         sizes, starts = self._examples.sizes[group, None], self._examples.starts[group, None]
         columns = np.arange(sizes.max())
         positions = torch.from_numpy(starts + np.minimum(columns, sizes - 1))
         weights = torch.from_numpy((columns < sizes) / sizes)
-        dtype = next(self._model.parameters()).dtype  # not that of the features, which may be tokens
+        dtype = next(self._model.parameters()).dtype  # not the dtype of the features, which may be tokens
         return positions.to(self._examples.labels.device), weights.to(self._examples.labels.device, dtype)
 
     def _gradients(self, trained: Params, x: Tensor, y: Tensor, weight: Tensor) -> tuple[Params, tuple[Tensor, Tensor]]:
-        """Return the gradients, losses and hits of all clients, each tensor with the clients as first dimension."""
+        """Return the gradients, losses and numbers of correct examples, with the clients as the first dimension."""
         if len(x) > 1:
             one_client = grad(self._weighted_loss, has_aux=True)
             clients = vmap(one_client, in_dims=(None, 0, 0, 0), randomness="different")
             return clients(trained, x, y, weight)  # type: ignore[no-any-return]
         with torch.enable_grad(), differentiable(self._model):
             params = {name: param.detach().requires_grad_() for name, param in trained.items()}
-            loss, (_, hits) = self._weighted_loss(params, x[0], y[0], weight[0])
+            loss, (_, correct) = self._weighted_loss(params, x[0], y[0], weight[0])
             grads = torch.autograd.grad(loss, list(params.values()), materialize_grads=True)
-        return {name: g[None] for name, g in zip(params, grads, strict=True)}, (loss.detach()[None], hits[None])
+        return {name: g[None] for name, g in zip(params, grads, strict=True)}, (loss.detach()[None], correct[None])
 
     def _weighted_loss(
         self, trained: Params, x: Tensor, y: Tensor, weight: Tensor
     ) -> tuple[Tensor, tuple[Tensor, Tensor]]:
-        """Return one client's weighted sum of cross-entropies; that again and the number of hits."""
+        """Return one client's weighted sum of cross-entropies, and as auxiliary values it and the number correct."""
         logits = functional_call(self._model, trained, (x,))
         loss = (weight * functional.cross_entropy(logits, y, reduction="none")).sum()
         return loss, (loss, ((logits.argmax(dim=1) == y) & (weight > 0)).sum())
 
 
 def _is_faster_one_by_one(model: nn.Module) -> bool:
-    """Return whether vmap over clients slows a model down, as it was measured on a CPU.
+    """Return whether vmap over clients slows a model down.
 
-    Recurrent layers took 3 times as long as one client after another, having no batching rule, convolutions
-    1.5 to 2 times; dense layers a third.
+    Measured on a CPU against one client after another: recurrent layers, which have no batching rule, took 3 times as
+    long, convolutions 1.5 to 2 times, dense layers a third.
     """
     on_cpu = next(model.parameters()).device.type == "cpu"
     slow = (nn.RNNBase, nn.Conv1d, nn.Conv2d, nn.Conv3d) if on_cpu else nn.RNNBase
@@ -221,7 +221,7 @@ def _is_faster_one_by_one(model: nn.Module) -> bool:
 
 
 def _groups(sizes: Integers, max_clients: int) -> list[Integers]:
-    """Divide clients, the largest first, into groups in which nobody is padded to more than twice its size."""
+    """Divide clients, the largest first, into groups in which no client is padded to more than twice its size."""
     groups: list[list[int]] = []
     for client in np.argsort(-sizes, kind="stable").tolist():
         if groups and len(groups[-1]) < max_clients and 2 * sizes[client] >= sizes[groups[-1][0]]:
@@ -232,13 +232,13 @@ def _groups(sizes: Integers, max_clients: int) -> list[Integers]:
 
 
 def _activation_bytes(model: nn.Module, example: Tensor) -> int:
-    """Return what one more example, shape (1, *input_shape), adds to what is kept for a gradient."""
+    """Return the bytes that one more example, shape (1, *input_shape), adds to those kept for a gradient."""
     kept = [_kept_bytes(model, example.expand(copies, *example.shape[1:])) for copies in (1, 2)]
     return example.nbytes + max(0, kept[1] - kept[0])
 
 
 def _kept_bytes(model: nn.Module, x: Tensor) -> int:
-    """Return the size of all that autograd keeps of a forward pass, parameters included."""
+    """Return the bytes that autograd keeps from a forward pass, including parameters."""
     sizes: list[int] = []
 
     def keep(tensor: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""Logistic regression on many examples in compiled code, some of them in each thread."""
+"""Evaluation of logistic regression in compiled code, with a share of the examples in each thread."""
 
 from functools import partial
 
@@ -12,7 +12,7 @@ from fedprox.evaluation.metrics import Evaluation
 from fedprox.solvers.kernels.compile import compiled
 from fedprox.solvers.kernels.lanes import NUM_LANES
 from fedprox.solvers.kernels.logistic import (
-    FIVE,
+    EXAMPLES_PER_TILE,
     Doubles,
     Floats,
     Integers,
@@ -25,27 +25,27 @@ from fedprox.solvers.kernels.logistic import (
 from fedprox.solvers.problem import Params
 from fedprox.solvers.threads import Pool
 
-_SHARE = 1_000  # examples in a piece of work: fixed, so that no sum depends on the number of threads
-_WIDTH, _PIECES = 32, 32  # of the test set: examples side by side, few enough to be read in order; pieces of a share
+_SHARE = 1_000  # training examples in a piece of work; fixed, so that no sum depends on the number of threads
+_WIDTH, _PIECES = 32, 32  # test examples side by side, few enough to be read in order; pieces in a share of the work
 _NO_FEATURES, _NO_LABELS = np.zeros((0, 1), np.float32), np.zeros(0, np.int64)
 
 
 class LogisticEvaluator:
-    """Measures a model on a test set, which lies with its examples side by side, so that 16 of them advance at once."""
+    """Measures a model on a test set, whose examples are stored side by side so that 16 of them advance at once."""
 
     def __init__(self, features: Tensor, labels: Tensor) -> None:
-        """Keep a test set: float32 model input of shape (n, *input_shape), classes of shape (n,), n >= 1."""
+        """Keep a test set: float32 model input, shape (n, *input_shape), and classes, shape (n,), n >= 1."""
         self._labels, self._pieces = labels.numpy(), _side_by_side(features.flatten(1).numpy())
         self._pool = Pool(torch.get_num_threads())
         none = np.zeros((1, 1), np.float32)
-        _measure(self._pieces[:0], none, none[0], self._labels[:0], np.zeros(0, np.bool_))  # loads or compiles it
+        _measure(self._pieces[:0], none, none[0], self._labels[:0], np.zeros(0, np.bool_))  # load or compile it now
 
     def __call__(self, params: Params) -> Evaluation:
         """Return the mean loss and the accuracy of a state dict."""
         return self.in_detail(params)[0]
 
     def in_detail(self, params: Params) -> tuple[Evaluation, NDArray[np.bool_]]:
-        """Return that, and whether each example is classified correctly, shape (n,)."""
+        """Return the evaluation, and whether each example is classified correctly, shape (n,)."""
         weight, bias = (params[name].numpy().astype(np.float32, "C") for name in ("1.weight", "1.bias"))
         is_correct = np.empty(len(self._labels), np.bool_)
 
@@ -60,7 +60,7 @@ class LogisticEvaluator:
 
 
 def _side_by_side(features: Floats) -> Floats:
-    """Return examples (n, num_features) in pieces (num_features + 1, _WIDTH), 0 in the last row and beyond n."""
+    """Return examples (n, num_features) as pieces (num_features + 1, _WIDTH), padded with 0."""
     num_examples, num_features = features.shape
     pieces = np.zeros((-(-num_examples // _WIDTH), num_features + 1, _WIDTH), np.float32)
     for piece, start in zip(pieces, range(0, num_examples, _WIDTH), strict=True):
@@ -70,21 +70,20 @@ def _side_by_side(features: Floats) -> Floats:
 
 
 class LogisticGradients:
-    """The gradients of all clients' F_k."""
+    """Gradients of all clients' F_k."""
 
     def __init__(self, examples: Examples) -> None:
         """Keep all clients' examples, float32 on the CPU."""
         self._features, self._labels = examples.features.flatten(1).numpy(), examples.labels.numpy()
         self._bounds = np.append(examples.starts, len(self._labels))
         self._pool = Pool(torch.get_num_threads())
-        none, onehot = np.zeros((2, NUM_LANES), np.float32), unit_vectors(1, NUM_LANES)  # loads or compiles it:
+        none, onehot = np.zeros((2, NUM_LANES), np.float32), unit_vectors(1, NUM_LANES)  # load or compile it now
         _sum_clients(none, _NO_FEATURES, _NO_LABELS, self._bounds, 0, 0, onehot, np.zeros((2, 2)), np.zeros(2))
 
     def sums(self, params: Params) -> GradientSums:
         """Return the sums over clients at a state dict."""
         weight = padded(params)
         onehot = unit_vectors(len(params["1.bias"]), weight.shape[1])
-
         shares = self._shares()
 
         def of_clients(share: int) -> tuple[float, int, Doubles, Doubles]:
@@ -104,7 +103,7 @@ class LogisticGradients:
         return total
 
     def _shares(self) -> list[tuple[int, int]]:
-        """Return (first, last + 1) of clients that follow each other and hold about _SHARE examples in all."""
+        """Return ranges (first, last + 1) of clients that have about _SHARE examples together."""
         wanted = np.arange(0, len(self._labels), _SHARE)
         firsts = np.unique(np.searchsorted(self._bounds[:-1], wanted))
         firsts = firsts[firsts < len(self._bounds) - 1].tolist()
@@ -115,17 +114,17 @@ class LogisticGradients:
 def _measure(pieces: Floats, weight: Floats, bias: Floats, labels: Integers, is_correct: NDArray[np.bool_]) -> float:
     """Return the sum of the losses of some examples.
 
-    A logit is W x + b as in training: `logits`, in which classes and examples have changed places.
+    Logits W x + b come from the same kernel as in training, with classes and examples exchanged.
 
     Args:
-        pieces: Some of those that `_side_by_side` makes.
+        pieces: Some of the pieces that `_side_by_side` returns.
         weight: W, shape (num_classes, num_features).
         bias: b, shape (num_classes,).
-        labels: Of these examples, shape (n,).
-        is_correct: Written: whether the label's logit is the (first) largest of each example, shape (n,).
+        labels: Labels of these examples, shape (n,).
+        is_correct: Written: whether each example's largest logit, or the first of equals, is the label's, shape (n,).
     """
     num_classes, width, loss_sum = len(bias), pieces.shape[2], 0.0
-    classes = np.minimum(np.arange(-(-num_classes // FIVE) * FIVE), num_classes - 1)
+    classes = np.minimum(np.arange(-(-num_classes // EXAMPLES_PER_TILE) * EXAMPLES_PER_TILE), num_classes - 1)
     outputs = np.empty((len(classes), width), np.float32)
     for piece in range(len(pieces)):
         logits(pieces[piece], weight, classes, outputs)
@@ -150,7 +149,7 @@ def _measure(pieces: Floats, weight: Floats, bias: Floats, labels: Integers, is_
     return loss_sum
 
 
-@partial(compiled, fastmath=("contract", "reassoc"))  # float64 does not feel the order of a sum
+@partial(compiled, fastmath=("contract", "reassoc"))  # float64: the order of the sum does not matter
 def _sum_clients(
     weight: Floats,
     features: Floats,
@@ -165,7 +164,7 @@ def _sum_clients(
     """Add the clients first .. last - 1 to the vectors and squares of `GradientSums`.
 
     Args:
-        weight: w, as `fedprox.solvers.kernels.logistic.padded` makes it.
+        weight: w in the form of `fedprox.solvers.kernels.logistic.padded`.
         features: All clients' examples, shape (n, num_features).
         labels: Shape (n,).
         bounds: Client k holds the examples bounds[k] .. bounds[k + 1] - 1.
@@ -176,16 +175,16 @@ def _sum_clients(
         squares: Shape (2,).
 
     Returns:
-        The sum of the losses of these clients' examples, and how many are classified correctly.
+        The sum of the losses of these clients' examples, and the number classified correctly.
     """
     gradient = np.empty(weight.shape, np.float64)
     flat = gradient.reshape(-1)
     loss_sum, num_correct = 0.0, 0
     for client in range(first, last):
         held = slice(bounds[client], bounds[client + 1])
-        loss, hits = full_batch(weight, features[held], labels[held], onehot, gradient)
+        loss, correct = full_batch(weight, features[held], labels[held], onehot, gradient)
         loss_sum += loss
-        num_correct += hits
+        num_correct += correct
         size = held.stop - held.start
         share, square = size / len(labels), 0.0
         for at in range(len(flat)):

@@ -1,4 +1,4 @@
-"""What is measured on a model: losses are true means over examples, never means of batch means."""
+"""Metrics of a model; losses are true means over examples, never means of batch means."""
 
 from dataclasses import dataclass
 
@@ -8,15 +8,15 @@ from numpy.typing import NDArray
 
 @dataclass(frozen=True)
 class FederationMetrics:
-    """A model on all clients; E_k is weighted by n_k / n unless said otherwise.
+    """Metrics of a model on all clients; E_k is the mean over clients weighted by n_k / n.
 
     Attributes:
         train_loss: f(w) = E_k F_k(w), the mean cross-entropy over all clients' training examples.
-        train_accuracy: Share of those classified correctly.
-        test_loss: Mean cross-entropy over all clients' held-out examples, or the global test set where there is one.
-        test_accuracy: Share of those classified correctly.
+        train_accuracy: Share of these examples classified correctly.
+        test_loss: Mean cross-entropy over the global test set, or over all clients' held-out examples without one.
+        test_accuracy: Share of these examples classified correctly.
         gradient_variance: E_k ||grad F_k - grad f||^2, the dissimilarity that the paper plots.
-        gradient_variance_unweighted: The same with the plain mean over clients, as the authors' program has it.
+        gradient_variance_unweighted: The same with the plain mean over clients, as in the authors' program.
         dissimilarity_b: B(w) = sqrt(E_k ||grad F_k||^2 / ||grad f||^2) (Definition 3).
     """
 
@@ -31,12 +31,12 @@ class FederationMetrics:
 
 @dataclass(frozen=True)
 class ClassAccuracy:
-    """A model on the test examples of one class.
+    """Accuracy of a model on the test examples of one class.
 
     Attributes:
-        label: 0 .. num_classes - 1.
-        num_examples: How many there are.
-        accuracy: Share of them classified correctly; None if there are none.
+        label: The class, 0 .. num_classes - 1.
+        num_examples: Number of its test examples.
+        accuracy: Share of them classified correctly; None without examples.
     """
 
     label: int
@@ -46,12 +46,12 @@ class ClassAccuracy:
 
 @dataclass(frozen=True)
 class ClientSpread:
-    """How a model's accuracy on a client's own held-out examples differs among clients; each counts the same.
+    """Spread of a model's accuracy over clients, each on its own held-out examples; all clients count the same.
 
     Attributes:
-        std: Standard deviation over all clients, which are no sample: the sum of squares is divided by their number.
-        worst: Mean over the tenth of them with the lowest accuracies, rounded up.
-        best: Mean over the tenth with the highest, likewise.
+        std: Population standard deviation (ddof = 0) over clients.
+        worst: Mean over the tenth of the clients with the lowest accuracies, rounded up to whole clients.
+        best: Mean over the tenth of the clients with the highest accuracies, rounded up to whole clients.
     """
 
     std: float
@@ -61,14 +61,14 @@ class ClientSpread:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """A model on a set of examples.
+    """Measurements of a model.
 
     Attributes:
-        loss: Mean cross-entropy over examples, in nats.
-        accuracy: Share of examples whose largest logit is the label's, 0 .. 1.
-        federation: More on all clients, where that is measured.
-        classes: Each class apart, where that is measured.
-        spread: How accuracy differs among clients, where that is measured.
+        loss: Mean cross-entropy over test examples, in nats.
+        accuracy: Share of test examples whose largest logit is the label's, 0 .. 1.
+        federation: Metrics on all clients, if measured.
+        classes: Accuracy per class, if measured.
+        spread: Spread of the accuracy over clients, if measured.
     """
 
     loss: float
@@ -98,12 +98,12 @@ def by_class(is_correct: Flags, labels: Integers, num_classes: int) -> tuple[Cla
 
 
 def among_clients(is_correct: Flags, sizes: Integers) -> ClientSpread:
-    """Return how accuracy differs among clients, each of which counts the same (Li et al. 2020, q-FFL, table 1).
+    """Return the spread of accuracy over clients, each of which counts the same (Li et al. 2020, q-FFL, table 1).
 
     Args:
-        is_correct: Whether each held-out example is classified correctly, clients one after another, shape (n,).
-        sizes: How many of them each client has, shape (num_clients,), at least one above 0; a client without
-            any does not count.
+        is_correct: Whether each held-out example is classified correctly, one client after another, shape (n,).
+        sizes: Number of held-out examples of each client, shape (num_clients,), at least one above 0; clients without
+            any do not count.
     """
     held = sizes[sizes > 0]
     num_correct = np.add.reduceat(is_correct.astype(np.int64), np.cumsum(held) - held)

@@ -39,7 +39,6 @@ from fedprox.federation.planned_strategy import PlannedStrategy
 from fedprox.federation.results import Round
 from fedprox.federation.rounds import Evaluate, RoundSettings, run_rounds
 from fedprox.federation.schedules import AdaptiveMu, ConstantMu, MuSchedule, learning_rate_factor
-from fedprox.federation.strategy_calls import repeatable
 from fedprox.plan.plan import CohortPlan
 from fedprox.plan.protocols import ExperimentProtocol
 from fedprox.process import announced
@@ -196,7 +195,7 @@ def strategy(config: Config) -> Strategy:
         UserError: If it cannot be made like that, or is of no use here.
     """
     rng = generator(config.seed, Stream.STRATEGY, repetition=config.repeat_num)
-    with repeatable(rng):
+    with seeded(int(rng.integers(2**32))):
         made: Strategy = build("strategy", config.strategy, Strategy)
     strategy_checks.fit(made, config.mu)
     return made

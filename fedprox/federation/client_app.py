@@ -1,4 +1,4 @@
-"""Flower clients: a message becomes a local problem, its solution a reply."""
+"""Clients: a message becomes a local problem, and its solution a reply."""
 
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -7,15 +7,14 @@ from typing import cast
 
 import numpy as np
 import torch
-from flwr.app import ArrayRecord, ConfigRecord, Context, Message, MetricRecord, RecordDict
-from flwr.clientapp import ClientApp
+from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
 from torch import Tensor, nn
 
 from fedprox.data.augmentation import PadCropFlip
 from fedprox.data.federated import FederatedData
 from fedprox.federation.messages import record_of, task_of
 from fedprox.plan.plan import ClientTask, epoch_orders, epoch_shifts
-from fedprox.solvers.batches import PictureInput
+from fedprox.solvers.batches import ImageInput
 from fedprox.solvers.choice import choose
 from fedprox.solvers.generators import seeded
 from fedprox.solvers.gradients import drift, full_gradients, gamma
@@ -24,18 +23,20 @@ from fedprox.solvers.workspace import Workspace
 from fedprox.strategies.arrays import to_params, to_record
 from fedprox.strategies.updates import TrainReply
 
+_NO_ARRAYS = ArrayRecord()
+
 
 @dataclass(frozen=True)
 class ClientSpec:
-    """Everything a process needs to play any client; what is sent to a worker.
+    """Everything a process needs to play any client; it is sent to every worker.
 
     Attributes:
         data: All clients' examples.
         model: The architecture; its weights are not used.
         sgd: Settings of the local solver.
-        device: Where clients compute, such as "cpu" or "cuda".
+        device: Device on which clients compute, such as "cpu" or "cuda".
         solver: "auto", "reference" or "cohort"; see `fedprox.solvers.choice`.
-        augmentation: What is done to images in training; None for nothing.
+        augmentation: Changes to training images; None for none.
     """
 
     data: FederatedData
@@ -46,17 +47,17 @@ class ClientSpec:
     augmentation: PadCropFlip | None = None
 
     def make_solver(self) -> Solver:
-        """Return a solver of its own for the process that plays clients."""
+        """Return a new solver for the process that plays clients."""
         shared = self.data.examples
-        examples = torch.from_numpy(shared.model_input(shared.features[:3]))  # what a model is tried on
-        pictures = None
+        examples = torch.from_numpy(shared.model_input(shared.features[:3]))  # to try the model on
+        images = None
         if shared.features.dtype == np.uint8 and shared.features.ndim in (3, 4):
-            pictures = PictureInput(shared.mean, shared.std, self.augmentation)
-        return choose(self.solver, self.model, self.sgd, self.device, examples, pictures)
+            images = ImageInput(shared.mean, shared.std, self.augmentation)
+        return choose(self.solver, self.model, self.sgd, self.device, examples, images)
 
 
 class Clients:
-    """Plays the clients that messages name, in any thread: a message becomes a local problem, a solution a reply."""
+    """Plays the clients that messages name, in any thread."""
 
     def __init__(self, spec: ClientSpec, solver: Solver) -> None:
         """Prepare to play any client with this solver."""
@@ -66,12 +67,8 @@ class Clients:
         self._parameters = [name for name, own in spec.model.named_parameters() if own.is_floating_point()]
         self._decode, self._decode_gradient = _Decoder(spec.device), _Decoder(spec.device)
 
-    def train(self, message: Message) -> Message:
-        """Return the reply to a train message."""
-        return self.reply(message, self.solve(message, self.work(message)))
-
     def work(self, message: Message) -> LocalWork:
-        """Return how much a train message asks for, in which order, and mu."""
+        """Return the work that a train message asks for."""
         task, config, augmentation = task_of(message), _config(message), self._spec.augmentation
         num_examples = int(self._spec.data.train.sizes[task.client])
         return LocalWork(
@@ -83,36 +80,16 @@ class Clients:
             shifts=epoch_shifts(task, num_examples, augmentation) if augmentation else None,
         )
 
-    def _problem(self, message: Message, work: LocalWork) -> LocalProblem:
-        """Return the problem that a train message poses."""
-        params = self._params(message)
-        features, labels = self._examples(task_of(message).client, as_stored=self._solver.takes_pictures)
-        if gradient := _arrays(message, "gradient"):  # FedDANE: g_t - grad F_k(w^t)
-            global_gradient = self._decode_gradient(gradient)
-            local_gradient = full_gradients(self._workspace.model, [params], self._input(features), labels)[0]
-            correction = {name: global_gradient[name] - local_gradient[name] for name in local_gradient}
-            work = replace(work, correction=correction)
-        return LocalProblem(params, features, labels, work, bool(_config(message).get("measure-gamma")))
-
     def solve(self, message: Message, work: LocalWork) -> LocalSolution:
-        """Return the solution of the problem that a message poses, with its drift, and gamma where that is asked."""
+        """Return the solution of a message's problem, with its drift, and with gamma if the message asks for it."""
         with self._seeded(work.seed):
             problem = self._problem(message, work)
             return self._measured(problem, self._solver.solve(problem))
 
     def solve_together(self, messages: Sequence[Message], solver: BatchedSolver) -> list[LocalSolution]:
-        """Return the same for problems that are solved in one call."""
+        """Return the solutions of several messages' problems, solved in one call."""
         problems = [self._problem(message, self.work(message)) for message in messages]
         return list(map(self._measured, problems, solver.solve_all(problems)))
-
-    def _measured(self, problem: LocalProblem, solution: LocalSolution) -> LocalSolution:
-        if solution.drift is None:
-            solution = replace(solution, drift=drift(solution.params, problem.global_params, self._parameters))
-        if not problem.asks_gamma:
-            return solution
-        examples = (self._input(problem.features), problem.labels)
-        points = (solution.params, problem.global_params)
-        return replace(solution, gamma=gamma(self._workspace.model, *points, *examples, problem.work.mu))
 
     def reply(self, message: Message, solution: LocalSolution) -> Message:
         """Return the reply to a train message."""
@@ -126,7 +103,7 @@ class Clients:
         return TrainReply(message, {name: value.cpu().numpy() for name, value in solution.params.items()}, metrics)
 
     def gradient(self, message: Message) -> Message:
-        """Return the reply to a question for the client's full gradient at the global model."""
+        """Return the reply to a query for the client's full gradient at the global model."""
         params = self._params(message)
         features, labels = self._examples(task_of(message).client)
         with self._seeded(_seed(task_of(message))):
@@ -135,12 +112,33 @@ class Clients:
         metrics = MetricRecord({"num-examples": len(labels)})
         return Message(RecordDict({"gradient": arrays, "metrics": metrics}), reply_to=message)
 
+    def _problem(self, message: Message, work: LocalWork) -> LocalProblem:
+        """Return the local problem of a train message."""
+        params = self._params(message)
+        features, labels = self._examples(task_of(message).client, as_stored=self._solver.takes_images)
+        if gradient := _arrays(message, "gradient"):  # FedDANE: g_t - grad F_k(w^t)
+            global_gradient = self._decode_gradient(gradient)
+            local_gradient = full_gradients(self._workspace.model, [params], self._input(features), labels)[0]
+            correction = {name: global_gradient[name] - local_gradient[name] for name in local_gradient}
+            work = replace(work, correction=correction)
+        return LocalProblem(params, features, labels, work, bool(_config(message).get("measure-gamma")))
+
+    def _measured(self, problem: LocalProblem, solution: LocalSolution) -> LocalSolution:
+        """Return a solution with its drift, and with gamma if the problem asks for it."""
+        if solution.drift is None:
+            solution = replace(solution, drift=drift(solution.params, problem.global_params, self._parameters))
+        if not problem.asks_gamma:
+            return solution
+        examples = (self._input(problem.features), problem.labels)
+        points = (solution.params, problem.global_params)
+        return replace(solution, gamma=gamma(self._workspace.model, *points, *examples, problem.work.mu))
+
     def _seeded(self, seed: int | tuple[int, ...]) -> AbstractContextManager[object]:
-        """Return a context in which a model that draws random numbers draws its client's own; nothing for others."""
+        """Seed the global generators for a client, unless the solver is concurrent: its model draws nothing."""
         return nullcontext() if self._solver.is_concurrent else seeded(seed, torch.device(self._spec.device))
 
     def _params(self, message: Message) -> Params:
-        """Return the global model, with the client's own batch statistics where it has any."""
+        """Return the global model, with the client's own batch statistics if the message has any."""
         params = self._decode(_arrays(message, "arrays"))
         if own := _arrays(message, "statistics"):
             params = params | {name: value.to(self._spec.device) for name, value in to_params(own).items()}
@@ -152,29 +150,11 @@ class Clients:
         return torch.from_numpy(x).to(self._spec.device), torch.from_numpy(y).to(self._spec.device)
 
     def _input(self, features: Tensor) -> Tensor:
-        """Return examples as model input, those that are so already as they are."""
-        if not self._solver.takes_pictures:
+        """Return a problem's features as model input."""
+        if not self._solver.takes_images:
             return features
         model_input = self._spec.data.examples.model_input(features.cpu().numpy())
         return torch.from_numpy(model_input).to(self._spec.device)
-
-
-def make_client_app(clients: Clients) -> ClientApp:
-    """Return the client app; it plays the client that each message's task names."""
-    app = ClientApp()
-
-    @app.train()
-    def train(message: Message, context: Context) -> Message:
-        return clients.train(message)
-
-    @app.query("gradient")
-    def query_gradient(message: Message, context: Context) -> Message:
-        return clients.gradient(message)
-
-    return app
-
-
-_NO_ARRAYS = ArrayRecord()
 
 
 def _seed(task: ClientTask) -> tuple[int, ...]:
@@ -183,7 +163,7 @@ def _seed(task: ClientTask) -> tuple[int, ...]:
 
 
 def _arrays(message: Message, name: str) -> ArrayRecord:
-    """Return the arrays of a message under a name; none if there are none."""
+    """Return the arrays of a message under a name; empty if missing."""
     return cast(ArrayRecord, record_of(message, name) or _NO_ARRAYS)
 
 
@@ -202,5 +182,5 @@ class _Decoder:
         of_record, params = self._decoded
         if record is not of_record:
             params = {name: tensor.to(self._device) for name, tensor in to_params(record).items()}
-            self._decoded = (record, params)  # both at once: clients may be computed in several threads
+            self._decoded = (record, params)  # one assignment: clients may be computed in several threads
         return params

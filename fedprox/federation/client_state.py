@@ -1,15 +1,15 @@
-"""Batch norm's running means and variances, averaged like weights or kept by each client for itself.
+"""Batch norm's running means and variances: averaged like weights, or kept by each client.
 
-They are buffers of the state dict. Averaged, which is the default, they are what any other array is: the strategy
-averages them, weighted by n_k, and every client goes on from the average. Kept local, each client goes on from its own
-last ones, as in SiloBN (Andreux et al. 2020): scale and shift of batch norm are averaged like all weights, unlike in
-FedBN (Li et al. 2021), which keeps those local too. The global model, which is measured and saved, has the average of
-the cohort's statistics either way.
+They are buffers of the state dict. By default they are averaged like any other array: the strategy averages them,
+weighted by n_k, and every client continues from the average. Kept local, each client continues from its own last
+statistics, as in SiloBN (Andreux et al. 2020); batch norm's scale and shift are still averaged, unlike in FedBN (Li et
+al. 2021), which keeps those local too. The global model, which is evaluated and saved, has the average of the cohort's
+statistics in both cases.
 
-Batch norm normalises by the batch while it trains, so no step of training reads running statistics; they matter where
-a model is in evaluation mode: in tests, in gamma and in FedDANE's gradients. So kept local they suit clients that take
-part often: one that has done few steps has statistics near the initial 0 and 1, and so has the average of them.
-A strategy that does not average, such as FedAdam, treats statistics as it treats weights, whichever is chosen.
+Batch norm normalises by the batch during training, so no training step reads running statistics. They matter when a
+model is in evaluation mode: in tests, in gamma and in FedDANE's gradients. Local statistics therefore suit clients
+that take part often: after few steps they are still near the initial 0 and 1, and so is their average. A strategy
+that does not average, such as FedAdam, treats statistics like weights with either setting.
 """
 
 from collections.abc import Iterable, Mapping
@@ -24,13 +24,13 @@ _NAMES = ("running_mean", "running_var", "num_batches_tracked")  # of torch's ba
 
 
 class LocalStatistics:
-    """Every client's own statistics, which the server holds for simulated clients: those keep nothing between rounds.
+    """Every client's own statistics; the server holds them, because simulated clients keep nothing between rounds.
 
-    They go along with a client's message under the key "statistics", and come back in the model that it sends.
+    A client's message carries them under "statistics", and they come back in the model that the client sends.
     """
 
     def __init__(self, arrays: ArrayRecord) -> None:
-        """Let every client start with the statistics of the initial model; those of others never reach it."""
+        """Let every client start with the statistics of the initial model."""
         self._initial = ArrayRecord({name: array for name, array in arrays.items() if _is_statistic(name)})
         self._own: dict[int, ArrayRecord] = {}
 
@@ -39,7 +39,7 @@ class LocalStatistics:
         return bool(self._initial)
 
     def of(self, client: int) -> ArrayRecord:
-        """Return a client's own statistics, as its last round left them."""
+        """Return a client's statistics after the last round in which it trained."""
         return self._own.get(client, self._initial)
 
     def state(self) -> dict[int, ArrayRecord]:
@@ -47,11 +47,11 @@ class LocalStatistics:
         return dict(self._own)
 
     def restore(self, state: Mapping[int, ArrayRecord]) -> None:
-        """Go on from such a state."""
+        """Continue from a state."""
         self._own = dict(state)
 
     def keep(self, replies: Iterable[Message]) -> None:
-        """Take over the statistics of the clients that have trained; of one that was drawn twice, the last draw's."""
+        """Keep the statistics of the clients that have trained; the last draw's if a client was drawn twice."""
         for reply in replies:
             if reply.has_content():
                 own = {name: array for name, array in arrays_of(reply).items() if _is_statistic(name)}

@@ -1,4 +1,4 @@
-"""Train messages: what a strategy sends to all clients of a round, and each one's own task."""
+"""Messages between server and clients: the model and settings for all clients of a round, and each client's task."""
 
 from collections.abc import Mapping, Sequence
 from typing import Protocol, cast, runtime_checkable
@@ -11,22 +11,22 @@ from fedprox.strategies.updates import LazyMessage
 Record = ArrayRecord | ConfigRecord | MetricRecord
 
 FIRST_NODE_ID = 2  # Flower gives the server node id 1
-_RAISED, _LATE = 2, 4  # Flower's own numbers for a client app that raised, and for a reply that is not there
+_RAISED, _LATE = 2, 4  # Flower's codes for a client app that raised and for a missing reply
 
 
 @runtime_checkable
 class Engine(Protocol):
-    """Where the clients of a round are computed: the part of a Flower Grid that is needed."""
+    """What computes the clients of a round: the part of a Flower Grid that a round needs."""
 
     def send_and_receive(self, messages: Sequence[Message], *, timeout: float | None = None) -> list[Message]:
-        """Return the replies to a round's messages, in their order; errors for clients that failed or were late."""
+        """Return the replies to a round's messages in their order; an error for a client that failed or is late."""
 
     def peak_memory_bytes(self) -> int:
         """Return the peak resident memory of the engine's processes besides this one."""
 
 
 def node_id(client: int) -> int:
-    """Return the Flower node that plays a client in a simulation."""
+    """Return the id of the Flower node that plays a client in a simulation."""
     return client + FIRST_NODE_ID
 
 
@@ -36,36 +36,36 @@ def client_of(reply: Message) -> int:
 
 
 def draw_of(message: Message) -> int:
-    """Return how often a message's client was drawn before in the round; a reply has its message's group id."""
+    """Return how often the client was drawn earlier in the round; a reply has the group id of its message."""
     return int(message.metadata.group_id or 0)
 
 
 def group_id(draw: int) -> str:
-    """Return what tells a client's messages of one round apart, which all go to the same node."""
+    """Return the id that distinguishes the messages of a client that was drawn several times in a round."""
     return str(draw) if draw else ""
 
 
 def failed(message: Message, reason: str) -> Message:
-    """Return the reply of a client that could not do what a message asks for."""
+    """Return the reply of a client that failed."""
     return Message(Error(_RAISED, reason), reply_to=message)
 
 
 def late(message: Message) -> Message:
-    """Return what stands for the reply of a client that did not answer in time."""
+    """Return the reply that stands for a client that did not answer in time."""
     return Message(Error(_LATE, "late"), reply_to=message)
 
 
 def is_late(reply: Message) -> bool:
-    """Return whether a reply is such a one."""
+    """Return whether a reply stands for a client that did not answer in time."""
     return reply.has_error() and reply.error.code == _LATE
 
 
 class TaskMessage(LazyMessage):
-    """A message that gives a client its task: to train, unless it is of another type.
+    """A message that gives a client its task, which is to train unless the message has another type.
 
     Attributes:
         records: The model under "arrays", the round's "config", and whatever else the strategy sends.
-        task: The client's own work, which travels under "task".
+        task: The client's own work, sent under "task".
     """
 
     def __init__(self, records: Mapping[str, Record], task: ClientTask, message_type: str = MessageType.TRAIN) -> None:
@@ -74,21 +74,21 @@ class TaskMessage(LazyMessage):
         self.records, self.task = records, task
 
     def make_content(self) -> RecordDict:
-        """Return all records, the task among them."""
+        """Return all records, including the task."""
         return RecordDict({**self.records, "task": task_record(self.task)})
 
 
 def record_of(message: Message, name: str) -> Record | None:
-    """Return a record that a message carries beside the task; None if there is none of that name."""
+    """Return a record of a message by its name, other than the task; None if it is missing."""
     if isinstance(message, TaskMessage) and message.is_unread:
         return message.records.get(name)
     return message.content.get(name)
 
 
 def task_record(task: ClientTask) -> ConfigRecord:
-    """Return a task as it travels in a message, under the key "task".
+    """Return a task as the record that a message carries under "task".
 
-    Its numbers are one list: each entry of a record costs a checked assignment.
+    Its numbers form one list, because Flower checks every entry of a record.
     """
     work = [task.num_epochs, task.num_steps, int(task.is_straggler), task.epochs_before, *task.batch_key]
     return ConfigRecord({"client": task.client, "work": work})

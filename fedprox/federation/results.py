@@ -1,8 +1,8 @@
-"""What is known after a round: the model, how it was measured, and what became of each client."""
+"""Results of a round: the model, its measurements, and the outcome of each client."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
 from flwr.app import ArrayRecord, Message
 
@@ -15,17 +15,17 @@ from fedprox.strategies.updates import Metrics, metrics_of
 
 @dataclass(frozen=True)
 class ClientOutcome:
-    """What one client of a cohort did in a round; one that was drawn twice has two of these.
+    """What one client of a cohort did in a round; a client that was drawn twice has two of these.
 
     Attributes:
-        task: What was planned for it.
+        task: The planned work.
         num_examples: n_k.
-        num_steps: Mini-batch steps done; 0 if it was dropped.
-        train_loss: Mean cross-entropy over the examples as they were processed; None if it was dropped.
+        num_steps: Mini-batch steps done; 0 if the client was dropped.
+        train_loss: Mean cross-entropy over the examples as they were processed; None if the client was dropped.
         counted: Whether its model is part of the average.
-        gamma: How inexactly it solved its problem (Definition 2), where that is measured.
-        drift: ||w_k - w^t|| over the trained parameters; None if it was dropped, or its app does not tell.
-        weight: Of its values in the round's means: n_k, or with sampling=proportional 1; None for n_k.
+        gamma: How inexactly it solved its problem (Definition 2), if measured.
+        drift: ||w_k - w^t|| over the trained parameters; None if the client was dropped or does not report it.
+        weight: Weight of its values in the round's means: n_k, or 1 with sampling=proportional; None for n_k.
     """
 
     task: ClientTask
@@ -45,13 +45,13 @@ class Round:
     Attributes:
         round_num: 0 for the initial model, then 1 .. num_rounds.
         arrays: The global model after the round.
-        test: The model as measured; None in a round that is not evaluated.
+        test: Measurements of the model; None if this round is not evaluated.
         clients: The cohort in the order of the plan; empty in round 0.
-        time_s: Seconds since the first round began, when the model was there and not yet measured.
-        mu: Weight of the proximal term in this round's training, or for round 0, in the first.
-        carried: What the next round depends on besides the model: the state of the strategy and of mu, as
-            `fedprox.runs.checkpoint` can write it.
-        metrics: What the strategy adds to what clients report: a number for each name.
+        time_s: Seconds from the start of the first round until this round's model was made, before its evaluation.
+        mu: Weight of the proximal term in this round; in round 0, that of the first round.
+        carried: State that the next round needs besides the model: the strategy's and mu's, in the form that
+            `fedprox.runs.checkpoint` can write.
+        metrics: Metrics of the strategy's own: name -> number.
     """
 
     round_num: int
@@ -65,24 +65,24 @@ class Round:
 
     @property
     def gammas(self) -> list[float]:
-        """The gammas of the clients for which it was measured."""
+        """Gammas of the clients that measured it."""
         return [client.gamma for client in self.clients if client.gamma is not None]
 
     @property
     def num_clients_counted(self) -> int:
-        """Number of clients whose models were averaged."""
+        """Number of clients whose models are part of the average."""
         return sum(client.counted for client in self.clients)
 
     @property
     def train_loss_cohort(self) -> float | None:
-        """Mean training loss of the clients that count, with the weights of the average; None if there are none."""
+        """Mean training loss of the clients that count, weighted like the average; None if none counts."""
         return self._cohort_mean([client.train_loss for client in self.clients])
 
     @property
     def drift(self) -> float | None:
-        """Mean ||w_k - w^t|| of the clients that count, weighted likewise; None if there are none.
+        """Mean ||w_k - w^t|| of the clients that count, weighted like the average; None if none counts.
 
-        With the weights of the average, it is the largest distance that the averaged model can have moved.
+        The averaged model cannot have moved farther than this.
         """
         return self._cohort_mean([client.drift for client in self.clients])
 
@@ -96,8 +96,28 @@ class Round:
         return sum(weight * value for weight, value in known) / total if total else None
 
 
+class Start(Protocol):
+    """The round after which a run resumes: a `Round`, or a checkpoint of one."""
+
+    @property
+    def round_num(self) -> int:
+        """Number of the round."""
+
+    @property
+    def arrays(self) -> ArrayRecord:
+        """Model after the round."""
+
+    @property
+    def carried(self) -> Mapping[str, Any]:
+        """State that the next round needs besides the model."""
+
+    @property
+    def time_s(self) -> float:
+        """Seconds that the rounds took so far."""
+
+
 def outcomes(strategy: PlannedStrategy, round_num: int, replies: Sequence[Message]) -> tuple[ClientOutcome, ...]:
-    """Return what became of every draw of the cohort, those that were left out included."""
+    """Return the outcome of every draw of the cohort, including clients that were left out."""
     metrics = {(client_of(reply), draw_of(reply)): metrics_of(reply) for reply in replies}
     sizes, is_proportional = strategy.plan.client_sizes, strategy.plan.sampling == "proportional"
     return tuple(

@@ -1,13 +1,22 @@
-"""The rounds of federated learning: the place to start reading.
+"""The rounds of federated learning: START READING HERE.
 
-Everything random in a round is in the plan, inside `strategy`; an engine, `grid`, only turns (global model, plan) into
-client updates.
+A round of FedProx (Li et al. 2020, algorithm 2) turns the global model w^t into w^{t+1} in four steps:
+
+1. Cohort: the server draws K clients and tells each how much work to do; a straggler does only part of E epochs.
+2. Local work: client k starts at w^t and minimises h_k(w; w^t) = F_k(w) + (mu / 2) * ||w - w^t||^2 by SGD, inexactly.
+3. Aggregation: w^{t+1} is the weighted mean of the clients' models, partial work included.
+4. Evaluation: the new model is measured.
+
+FedAvg is the same loop with mu = 0 and a strategy that drops stragglers. Steps 1 and 3 belong to the strategy
+(`planned_strategy`), step 2 to the engine (`fedprox.engines`), which plays the clients (`client_app`). Everything
+random in a round is in the strategy's plan, a pure function of (settings, seed, round): so all methods meet the same
+clients, stragglers and batches, all engines give the same numbers, and a resumed run continues exactly.
 """
 
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from typing import Any, Protocol, cast
+from typing import cast
 
 from flwr.app import ArrayRecord, ConfigRecord, MetricRecord
 from flwr.serverapp import Grid
@@ -16,7 +25,7 @@ from fedprox.evaluation.metrics import Evaluation
 from fedprox.federation.failures import FailurePolicy
 from fedprox.federation.messages import Engine
 from fedprox.federation.planned_strategy import PlannedStrategy
-from fedprox.federation.results import ClientOutcome, Round, outcomes
+from fedprox.federation.results import ClientOutcome, Round, Start, outcomes
 from fedprox.federation.schedules import ConstantMu, MuSchedule
 
 Evaluate = Callable[[ArrayRecord], Evaluation]
@@ -24,15 +33,15 @@ Evaluate = Callable[[ArrayRecord], Evaluation]
 
 @dataclass(frozen=True)
 class RoundSettings:
-    """What the rounds of a run have in common.
+    """Settings that all rounds of a run share.
 
     Attributes:
         num_rounds: T.
         mu: Weight of the proximal term, round by round.
-        learning_rate_factor: What the clients' learning rate is multiplied by, by round.
+        learning_rate_factor: Factor on the clients' learning rate, by round number.
         evaluate_every: Rounds from one evaluation to the next; the last round is always evaluated.
-        measure_gamma: Whether clients measure how inexactly they solved their problems.
-        failures: What is done about clients that fail, diverge or are late.
+        measure_gamma: Whether clients measure how inexactly they solved their problems (Definition 2).
+        failures: Policy for clients that fail, diverge or are late.
     """
 
     num_rounds: int
@@ -43,7 +52,7 @@ class RoundSettings:
     failures: FailurePolicy = field(default_factory=FailurePolicy)
 
     def config(self, round_num: int) -> ConfigRecord:
-        """Return what all clients are sent beside the model."""
+        """Return the settings that every client receives with the model."""
         factor = self.learning_rate_factor(round_num)
         settings = {"proximal-mu": self.mu.value, "learning-rate-factor": factor, "measure-gamma": self.measure_gamma}
         return ConfigRecord({**settings})
@@ -51,26 +60,6 @@ class RoundSettings:
     def evaluates(self, round_num: int) -> bool:
         """Return whether the model is measured after a round."""
         return round_num % self.evaluate_every == 0 or round_num == self.num_rounds
-
-
-class Start(Protocol):
-    """Where a run resumes: after a round that is done, such as a `Round` or a checkpoint of one."""
-
-    @property
-    def round_num(self) -> int:
-        """Its number."""
-
-    @property
-    def arrays(self) -> ArrayRecord:
-        """The model after it."""
-
-    @property
-    def carried(self) -> Mapping[str, Any]:
-        """What the next round depends on besides the model; see `Round`."""
-
-    @property
-    def time_s(self) -> float:
-        """Seconds that the rounds so far took."""
 
 
 def run_rounds(
@@ -85,34 +74,48 @@ def run_rounds(
 
     Args:
         arrays: w^0.
-        strategy: Who trains (configure) and how the global model follows from the replies (aggregate).
-        grid: Where clients compute.
+        strategy: Asks the cohort (`configure_train`) and makes the next model of its replies (`aggregate_train`).
+        grid: The engine that computes the clients.
         evaluate: Measures a global model.
-        settings: What the rounds have in common.
-        start: The round after which a run resumes: its model and state replace the initial ones, and neither it nor
-            one before it is yielded again. None begins with round 0.
+        settings: Settings that all rounds share.
+        start: The round after which to resume; its model and state replace the initial ones, and the first round
+            yielded is the next one. None begins with round 0.
     """
-    mu, failures, begin = settings.mu, settings.failures, time.perf_counter()
-    if start:
-        arrays, begin = start.arrays, begin - start.time_s
+    mu, failures = settings.mu, settings.failures
+    begin = time.perf_counter() - (start.time_s if start else 0.0)
+
+    def finished(
+        round_num: int,
+        arrays: ArrayRecord,
+        clients: tuple[ClientOutcome, ...] = (),
+        metrics: MetricRecord | None = None,
+    ) -> Round:
+        """Return what is known after a round, once its model is measured and the next round's mu follows from that."""
+        time_s, mu_of_round = time.perf_counter() - begin, mu.value
+        test = evaluate(arrays) if settings.evaluates(round_num) else None
+        mu.observe(test)  # an adaptive mu grows if the loss has risen
+        carried = {"strategy": strategy.state(), "mu": mu.state()}  # what a resumed run needs besides the model
+        return Round(round_num, arrays, test, clients, time_s, mu_of_round, carried, metrics or {})
+
+    if start is None:
+        first_round = 1
+        yield finished(0, arrays)
+    else:
+        first_round, arrays = start.round_num + 1, start.arrays
         strategy.restore(start.carried["strategy"])
         mu.restore(start.carried["mu"])
 
-    def finished(round_num: int, clients: tuple[ClientOutcome, ...] = (), metrics: MetricRecord | None = None) -> Round:
-        """Return a round with its model measured, after which mu may be another."""
-        time_s, present_mu = time.perf_counter() - begin, mu.value
-        test = evaluate(arrays) if settings.evaluates(round_num) else None
-        mu.observe(test)
-        carried = {"strategy": strategy.state(), "mu": mu.state()}
-        return Round(round_num, arrays, test, clients, time_s, present_mu, carried, metrics or {})
-
-    if start is None:
-        yield finished(0)
-    for round_num in range(start.round_num + 1 if start else 1, settings.num_rounds + 1):
-        filtered = failures.filtering(grid, round_num)  # only replies that count
-        messages = strategy.configure_train(round_num, arrays, settings.config(round_num), cast(Grid, filtered))
-        replies = filtered.send_and_receive(messages)
+    for round_num in range(first_round, settings.num_rounds + 1):
+        # Replies of clients that failed, diverged or are late are left out or end the run: `failures` decides.
+        engine = failures.filtering(grid, round_num)
+        # 1. Cohort: a message for each planned client, with w^t, mu and the client's own task.
+        config = settings.config(round_num)
+        messages = strategy.configure_train(round_num, arrays, config, cast(Grid, engine))
+        # 2. Local work: each reply holds w_k and what the client measured, in the order of the plan.
+        replies = engine.send_and_receive(messages)
+        # 3. Aggregation: w^{t+1}. Without any reply the model stays as it is.
         aggregated, metrics = strategy.aggregate_train(round_num, replies)
         failures.check_aggregate(round_num, strategy, aggregated)
-        arrays = arrays if aggregated is None else aggregated  # without replies the model stays
-        yield finished(round_num, outcomes(strategy, round_num, replies), metrics)
+        arrays = arrays if aggregated is None else aggregated
+        # 4. Evaluation. The caller then records the round, saves a checkpoint, or stops.
+        yield finished(round_num, arrays, outcomes(strategy, round_num, replies), metrics)

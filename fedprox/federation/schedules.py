@@ -1,4 +1,4 @@
-"""Settings that follow a schedule over the rounds: mu, and the clients' learning rate."""
+"""Schedules over the rounds for mu and for the clients' learning rate."""
 
 import math
 from collections.abc import Mapping
@@ -16,13 +16,13 @@ class MuSchedule(Protocol):
         """The next round's mu, >= 0."""
 
     def observe(self, evaluation: Evaluation | None) -> None:
-        """Note how the model after a round was measured, or the initial one; None if it was not."""
+        """Take note of the model's evaluation after a round, or before the first; None if it was not evaluated."""
 
     def state(self) -> Mapping[str, Any] | None:
-        """Return what later values depend on besides the settings."""
+        """Return the state that later values need besides the settings."""
 
     def restore(self, state: Mapping[str, Any] | None) -> None:
-        """Continue from such a state; None begins anew."""
+        """Continue from a state; None starts afresh."""
 
 
 @dataclass(frozen=True)
@@ -32,26 +32,26 @@ class ConstantMu:
     value: float
 
     def observe(self, evaluation: Evaluation | None) -> None:
-        """Note nothing."""
+        """Do nothing."""
 
     def state(self) -> None:
-        """Return None: there is no state."""
+        """Return None."""
 
     def restore(self, state: Mapping[str, Any] | None) -> None:
-        """Ignore the state, which is another schedule's."""
+        """Ignore the state of another schedule."""
 
 
 @dataclass
 class AdaptiveMu:
-    """mu that follows the global training loss (Li et al. 2020, sec. 5.3.2 and app. C.3.3; figures 3 and 11).
+    """A mu that follows the global training loss (Li et al. 2020, sec. 5.3.2 and app. C.3.3; figures 3 and 11).
 
-    It grows by `step` after a round in which the loss rose, and shrinks by it after `patience` falls in a row. Rounds
-    without a training loss change nothing.
+    It increases by `step` after a round in which the loss rose, and decreases by `step` after `patience` consecutive
+    falls. Rounds without a training loss change nothing.
 
     Attributes:
-        value: The present mu, >= 0.
-        step: What is added or taken away; mu never goes below 0.
-        patience: Falls in a row, after which the count begins anew.
+        value: The current mu, >= 0.
+        step: The amount by which mu changes; mu never goes below 0.
+        patience: Consecutive falls before mu decreases; then the count restarts.
     """
 
     value: float
@@ -61,16 +61,16 @@ class AdaptiveMu:
     _falls: int = field(default=0, init=False, repr=False)
 
     def state(self) -> Mapping[str, Any]:
-        """Return mu, the last loss and how often it fell in a row."""
+        """Return mu, the last loss and the number of consecutive falls."""
         return {"mu": self.value, "last_loss": self._last_loss, "falls": self._falls}
 
     def restore(self, state: Mapping[str, Any] | None) -> None:
-        """Continue from such a state."""
+        """Continue from a state."""
         if state:
             self.value, self._last_loss, self._falls = state["mu"], state["last_loss"], state["falls"]
 
     def observe(self, evaluation: Evaluation | None) -> None:
-        """Compare the training loss with the last one."""
+        """Compare the training loss with the last one, and change mu if it rose or fell often enough."""
         if evaluation is None or evaluation.federation is None:
             return
         loss = evaluation.federation.train_loss
@@ -88,10 +88,10 @@ class AdaptiveMu:
 
 
 def learning_rate_factor(name: str, round_num: int, num_rounds: int, final: float) -> float:
-    """Return what the learning rate is multiplied by in a round.
+    """Return the factor on the learning rate in a round.
 
-    "cosine" falls from 1 in round 1 along half a cosine (Loshchilov & Hutter 2017, eq. 5, without restarts), so that
-    a round after the last one would have `final`; "constant" is always 1.
+    "cosine" falls from 1 in round 1 along half a cosine (Loshchilov & Hutter 2017, eq. 5, without restarts); round
+    num_rounds + 1 would have `final`. "constant" is always 1.
 
     Args:
         name: "constant" or "cosine".

@@ -1,18 +1,27 @@
-"""Strategies that are refused, and settings of strategies that would have no effect: one line each, before any data.
+"""Checks of a strategy: its settings before a run, and what it raises and returns during one; each error is one line.
 
-What Flower's strategies say of sampling and evaluation does not apply here, because the plan says who trains and the
-server evaluates; a setting that is passed over in silence would be believed.
+Flower's settings for sampling and evaluation have no effect here, because the plan says which clients train and the
+server evaluates; a setting that is silently ignored would be believed.
 """
 
 import pkgutil
-from collections.abc import Mapping
+import re
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
-from fedprox.errors import UserError
-from fedprox.federation.strategy_state import layers
+import numpy as np
+from flwr.app import ArrayRecord, Message, MessageType
 
-_SAMPLING = "has no effect: clients_per_round says how many clients train; leave it out"
-_EVALUATION = "has no effect: no client is asked to evaluate; use evaluation=clients, and leave it out"
+from fedprox.errors import USERS, RunStopped, UserError, reason
+from fedprox.federation.strategy_state import layers
+from fedprox.strategies.arrays import to_numpy
+
+Metrics = dict[str, int | float]
+REPORTED = ("num-examples", "train-loss", "num-steps", "drift")  # the metrics in every client's reply
+
+_SAMPLING = "has no effect: clients_per_round sets how many clients train; remove it"
+_EVALUATION = "has no effect: no client is asked to evaluate; use evaluation=clients and remove it"
 _NO_EFFECT = {
     "fraction_train": _SAMPLING,
     "min_train_nodes": _SAMPLING,
@@ -21,42 +30,45 @@ _NO_EFFECT = {
     "min_evaluate_nodes": _EVALUATION,
     "evaluate_metrics_aggr_fn": _EVALUATION,
 }
-_READ_HERE = {"arrayrecord_key": "arrays", "configrecord_key": "config"}  # where clients look
-REPORTED = ("num-examples", "train-loss", "num-steps", "drift")  # the metrics of every client's reply
+_RECORD_KEYS = {"arrayrecord_key": "arrays", "configrecord_key": "config"}  # the names that clients read
 _PRIVATE = (
-    "is refused: Flower's differential privacy is void here. Its client-side wrappers add noise while no client clips, "
-    "its noise is not seeded, and its sensitivity is understated where clients are weighted by examples or stragglers "
-    "are dropped; name the wrapped strategy instead"
+    "is refused: Flower's differential privacy does not protect anything here. Its client-side wrappers add noise but "
+    "no client clips, its noise is not seeded, and its sensitivity is too low if clients are weighted by examples or "
+    "stragglers are dropped; name the wrapped strategy instead"
 )
+_METRIC_NAME = re.compile(r"[\w.:/()%-][\w.:/()% -]*", re.ASCII)  # safe as the name of a CSV column
+
+
+# Before a run
 
 
 def check_settings(node: Mapping[str, Any], name: str = "strategy") -> None:
-    """Raise UserError for a setting of a strategy, or of one that it wraps, that is refused or has no effect.
+    """Raise UserError if a setting of a strategy, or of one that it wraps, is refused or has no effect.
 
     Args:
-        node: What the configuration says of the strategy; its class has been imported.
-        name: How the node is called in the configuration.
+        node: The strategy's configuration; its class has been imported.
+        name: Path of the node in the configuration.
     """
     if isinstance(path := node.get("_target_"), str):
-        _refuse_private(_named(path), f"{name}._target_={path}")
+        _refuse_private(_class(path), f"{name}._target_={path}")
     for key, value in node.items():
         if key in _NO_EFFECT:
             raise UserError(f"{name}.{key}={value} {_NO_EFFECT[key]}")
         if key == "proximal_mu":
-            raise UserError(f"{name}.proximal_mu={value} has no effect: clients are sent the run's mu; set mu={value}")
+            raise UserError(f"{name}.proximal_mu={value} has no effect: clients get the run's mu; set mu={value}")
         if isinstance(value, Mapping):
             check_settings(value, f"{name}.{key}")
 
 
 def fit(strategy: Any, mu: float) -> None:
-    """Let a strategy read clients' metrics under their names here.
+    """Let a strategy read the clients' metrics by the names that they have here.
 
     Args:
-        strategy: As its class has made it.
+        strategy: A new instance.
         mu: The run's.
 
     Raises:
-        UserError: If it is refused, or its class has made it unfit for the clients here.
+        UserError: If the strategy is refused, or cannot work with the clients here.
     """
     for layer in layers(strategy):
         kind = type(layer).__name__
@@ -66,9 +78,9 @@ def fit(strategy: Any, mu: float) -> None:
             raise UserError(f"{kind} has proximal_mu={own_mu}, but clients get the run's mu={mu:g}; set mu={own_mu}")
         if getattr(layer, "train_loss_key", None) == "train_loss":  # QFedAvg's default
             layer.train_loss_key = "train-loss"
-        for key, needed in _READ_HERE.items():
+        for key, needed in _RECORD_KEYS.items():
             if getattr(layer, key, needed) != needed:
-                raise UserError(f"{kind} has {key}={getattr(layer, key)}, where no client looks; it must be {needed}")
+                raise UserError(f"{kind} has {key}={getattr(layer, key)}, which no client reads; it must be {needed}")
         for key in ("weighted_by_key", "train_loss_key"):
             if getattr(layer, key, REPORTED[0]) not in REPORTED:
                 raise UserError(
@@ -77,15 +89,109 @@ def fit(strategy: Any, mu: float) -> None:
                 )
 
 
-def _named(path: str) -> Any:
+def _class(path: str) -> Any:
     try:
         return pkgutil.resolve_name(path)
-    except Exception:  # of a nested one; making the strategy says what is wrong with it
+    except Exception:  # of a nested strategy; building it reports the error
         return None
 
 
 def _refuse_private(kind: Any, name: str) -> None:
-    """Raise UserError if a class is one of Flower's differential-privacy wrappers, or made from one."""
+    """Raise UserError if a class is, or inherits from, one of Flower's differential-privacy wrappers."""
     for each in getattr(kind, "__mro__", ()):
         if each.__module__.startswith("flwr.") and each.__name__.startswith("DifferentialPrivacy"):
             raise UserError(f"{name} {_PRIVATE}")
+
+
+# During a run
+
+
+@contextmanager
+def annotated(call: str) -> Iterator[None]:
+    """Turn whatever the user's code raises in this context into RunStopped, with the place in that code.
+
+    Args:
+        call: The call, such as "round 3: Mine.aggregate_train".
+    """
+    try:
+        yield
+    except (UserError, RunStopped, MemoryError):
+        raise
+    except USERS as error:
+        raise RunStopped(f"{call}: {reason(error)}") from error
+
+
+def checked_messages(messages: Any, call: str) -> list[Message]:
+    """Return the result of configure_train as a list.
+
+    Raises:
+        RunStopped: If it is not messages that ask clients to train a model.
+    """
+    try:
+        listed = list(messages)
+    except TypeError:
+        raise RunStopped(f"{call} must return messages, got {_kind(messages)}") from None
+    for message in listed:
+        if not isinstance(message, Message):
+            raise RunStopped(f"{call} must return messages, got {_kind(message)} among them")
+        if message.metadata.message_type != MessageType.TRAIN:
+            raise RunStopped(f"{call} must return messages of type train, got {message.metadata.message_type}")
+        if not isinstance(message.content.get("arrays"), ArrayRecord):
+            raise RunStopped(f"{call} must send the model as the ArrayRecord 'arrays', got a message without it")
+    return listed
+
+
+def checked_result(
+    result: Any, shapes: Mapping[str, tuple[int, ...]] | None, call: str
+) -> tuple[ArrayRecord | None, Metrics]:
+    """Return the arrays and the metrics that aggregate_train returned.
+
+    Args:
+        result: The return value.
+        shapes: Shapes of the model's arrays by name; None if unknown.
+        call: The call, for errors.
+
+    Raises:
+        RunStopped: If it is not a model of these names and shapes with one number per metric, or None for either.
+    """
+    if not isinstance(result, tuple) or len(result) != 2:
+        raise RunStopped(f"{call} must return a tuple of arrays and metrics, got {_kind(result)}")
+    arrays, metrics = result
+    if arrays is not None and shapes is not None:
+        _check_arrays(arrays, shapes, call)
+    return arrays, _numbers(metrics, call)
+
+
+def _check_arrays(arrays: Any, shapes: Mapping[str, tuple[int, ...]], call: str) -> None:
+    if not isinstance(arrays, ArrayRecord):
+        raise RunStopped(f"{call} must return arrays as an ArrayRecord or None, got {_kind(arrays)}")
+    if unlike := set(arrays) ^ set(shapes):
+        name = min(unlike)
+        fault = "is not one of them" if name in arrays else "is missing"
+        raise RunStopped(f"{call} must return the arrays of the model by name: {name!r} {fault}")
+    for name, shape in shapes.items():
+        array = to_numpy(arrays[name])
+        if array.dtype.kind not in "fiub":
+            raise RunStopped(f"{call} must return numbers, got {name!r} of type {array.dtype}")
+        if array.shape != tuple(shape):
+            raise RunStopped(f"{call} must return {name!r} of shape {tuple(shape)}, got {array.shape}")
+
+
+def _numbers(metrics: Any, call: str) -> Metrics:
+    """Return metrics as plain numbers by name."""
+    try:
+        named = dict({} if metrics is None else metrics)
+    except (TypeError, ValueError):
+        raise RunStopped(f"{call} must return metrics as a MetricRecord or None, got {_kind(metrics)}") from None
+    for name, value in named.items():
+        if not isinstance(name, str) or not _METRIC_NAME.fullmatch(name):
+            raise RunStopped(f"{call} must name metrics by letters, digits, spaces and any of _-.:/()%, got {name!r}")
+        if not isinstance(value, (int, float, np.integer, np.floating)):
+            raise RunStopped(
+                f"{call} must return one number for each metric, which metrics.csv can hold; {name!r} is {_kind(value)}"
+            )
+    return {name: value.item() if isinstance(value, np.generic) else value for name, value in named.items()}
+
+
+def _kind(value: Any) -> str:
+    return "None" if value is None else f"a value of type {type(value).__name__}"

@@ -1,6 +1,6 @@
-"""What a strategy carries from round to round: FedAdam's momenta, and the like.
+"""State that a strategy carries from round to round, such as FedAdam's momenta.
 
-Flower's strategies have no way to tell it, so it is what their attributes are besides those they were made with.
+Flower's strategies do not expose it, so it is read from their attributes: those that have changed since the start.
 """
 
 import logging
@@ -16,10 +16,10 @@ _SCALARS = (type(None), bool, int, float, str)
 
 
 def layers(strategy: Any) -> list[Any]:
-    """Return a strategy and those it wraps: in attributes, or in lists, tuples and dicts that are attributes."""
+    """Return a strategy and those it wraps, found in its attributes and in lists, tuples and dicts among them."""
     found: list[Any] = []
     seen: set[int] = set()
-    waiting: list[Any] = [strategy]
+    waiting = [strategy]
     while waiting:
         value = waiting.pop(0)
         if id(value) in seen or not isinstance(value, (Strategy, list, tuple, dict)):
@@ -35,22 +35,22 @@ def layers(strategy: Any) -> list[Any]:
 class StrategyState:
     """Takes and restores the state of a strategy and of those it wraps.
 
-    A strategy of one's own may say what it is with `state_dict()` and `load_state_dict(state)`. State is made of
-    None, numbers, strings, NumPy arrays, ArrayRecords, and of lists, tuples and dicts of these.
+    A user's strategy may define its state itself by `state_dict()` and `load_state_dict(state)`. State consists of
+    None, numbers, strings, NumPy arrays, ArrayRecords, and lists, tuples and dicts of these.
     """
 
     def __init__(self, strategy: Any) -> None:
-        """Note what the strategy is like before its first round."""
+        """Remember the strategy's attributes before its first round."""
         self._layers = layers(strategy)
         self._initial = [{name: _copied(value) for name, value in vars(layer).items()} for layer in self._layers]
         self._reported: set[str] = set()
 
     def take(self) -> list[dict[str, Any]]:
-        """Return the present state, one entry per layer; later rounds do not change it."""
+        """Return the current state, one entry per layer; later rounds do not change it."""
         return [self._of(layer, initial) for layer, initial in zip(self._layers, self._initial, strict=True)]
 
     def restore(self, state: Iterable[Mapping[str, Any]]) -> None:
-        """Make the state what it was when it was taken."""
+        """Bring the strategy back to a state that `take` returned."""
         for layer, values in zip(self._layers, state, strict=True):
             if hasattr(layer, "load_state_dict"):
                 layer.load_state_dict(_copied(values))
@@ -65,7 +65,7 @@ class StrategyState:
             if not is_plain(value) and name not in self._reported:
                 self._reported.add(name)
                 _log.warning(
-                    "%s.%s changes and cannot be kept in a checkpoint: give the strategy state_dict() and "
+                    "%s.%s changes and cannot be saved in a checkpoint: give the strategy state_dict() and "
                     "load_state_dict(state), or a resumed run may differ",
                     type(layer).__name__,
                     name,
@@ -74,7 +74,7 @@ class StrategyState:
 
 
 def is_plain(value: Any) -> bool:
-    """Return whether a value is made of nothing but what a checkpoint can hold."""
+    """Return whether a checkpoint can hold a value."""
     if isinstance(value, Mapping) and not isinstance(value, ArrayRecord):
         return all(isinstance(key, _SCALARS) and is_plain(each) for key, each in value.items())
     if isinstance(value, (list, tuple)):
@@ -87,8 +87,8 @@ def _same(value: Any, initial: Any) -> bool:
 
 
 def _copied(value: Any) -> Any:
-    """Return a value with containers and arrays of its own; what is not plain stays the same object."""
-    if isinstance(value, ArrayRecord):  # its arrays are never changed in place
+    """Return a copy of a value with its containers and arrays; what is not plain stays the same object."""
+    if isinstance(value, ArrayRecord):  # its arrays are never modified in place
         return ArrayRecord({**value})
     if isinstance(value, Mapping):
         return {key: _copied(each) for key, each in value.items()} if is_plain(value) else value

@@ -1,4 +1,4 @@
-"""Mini-batches of model input from a client's examples; all of a client's batches lie in the same memory."""
+"""Mini-batches of model input from a client's examples; all batches of a client share the same memory."""
 
 from dataclasses import dataclass
 from typing import Protocol
@@ -13,26 +13,26 @@ from fedprox.solvers.kernels.images import cropped, normalised
 
 
 class Batches(Protocol):
-    """A client's examples, of which batches are taken."""
+    """A source of mini-batches from a client's examples."""
 
     def take(self, positions: NDArray[np.int64], shifts: Shifts | None) -> Tensor:
         """Return some examples as model input, shape (b, *input_shape); the next batch overwrites them.
 
         Args:
-            positions: Which, shape (b,), b <= the largest batch.
-            shifts: What becomes of them, shape (b, 3); None where they stay as they are.
+            positions: Positions of the examples, shape (b,), b <= the largest batch.
+            shifts: Augmentation of each, shape (b, 3); None for none.
         """
 
 
 class TensorBatches:
-    """Batches of examples that are model input already."""
+    """Batches of examples that are already model input; they keep the examples' layout, also channels last."""
 
     def __init__(self, features: Tensor, largest: int) -> None:
-        """Keep the examples, shape (n, *input_shape), in their layout: that of images with channels last too.
+        """Keep the examples.
 
         Args:
-            features: The examples.
-            largest: The most that are taken at once.
+            features: Shape (n, *input_shape).
+            largest: Size of the largest batch.
         """
         self._has_channels_last = features.dim() == 4 and not features.is_contiguous()
         self._rows = features.permute(0, 2, 3, 1) if self._has_channels_last else features
@@ -46,13 +46,13 @@ class TensorBatches:
 
 
 @dataclass(frozen=True)
-class PictureInput:
-    """How pictures become model input.
+class ImageInput:
+    """Conversion of stored images to model input: (augmented image - mean) / std.
 
     Attributes:
-        mean: Subtracted from the stored values; broadcasts over the pictures' shape.
-        std: Divides them after that.
-        augmentation: What is done to them before; None for nothing.
+        mean: Broadcasts to the images' shape.
+        std: Broadcasts to the images' shape.
+        augmentation: Changes to training images; None for none.
     """
 
     mean: NDArray[np.float32]
@@ -60,33 +60,33 @@ class PictureInput:
     augmentation: PadCropFlip | None = None
 
 
-class PictureBatches:
-    """Batches of pictures on the CPU, made from what is stored in one pass, with channels last."""
+class ImageBatches:
+    """Channels-last batches of images on the CPU, made from stored images in one pass."""
 
-    def __init__(self, pictures: Tensor, settings: PictureInput, largest: int) -> None:
-        """Keep the pictures.
+    def __init__(self, images: Tensor, settings: ImageInput, largest: int) -> None:
+        """Keep the images.
 
         Args:
-            pictures: uint8, shape (n, height, width) or (n, channels, height, width).
+            images: uint8, shape (n, height, width) or (n, channels, height, width).
             settings: Normalisation and augmentation.
-            largest: The most that are taken at once.
+            largest: Size of the largest batch.
         """
-        self._is_gray = pictures.dim() == 3
-        rows = pictures.unsqueeze(3) if self._is_gray else pictures.permute(0, 2, 3, 1)
+        self._is_gray = images.dim() == 3
+        rows = images.unsqueeze(3) if self._is_gray else images.permute(0, 2, 3, 1)
         self._rows = rows.contiguous().numpy()
         height, width, channels = self._rows.shape[1:]
         self._lines = (height, width * channels)
-        self._mean, self._std = (self._laid_out(array, pictures.shape[1:]) for array in (settings.mean, settings.std))
+        self._mean, self._std = (self._laid_out(array, images.shape[1:]) for array in (settings.mean, settings.std))
         self._augmentation = settings.augmentation
         self._memory = np.empty((min(largest, len(rows)), height, width, channels), np.float32)
 
     def _laid_out(self, array: NDArray[np.float32], shape: tuple[int, ...]) -> NDArray[np.float32]:
-        """Return an array that broadcasts over the pictures' shape in the order of a stored picture."""
+        """Return an array that broadcasts to the images' shape, in the layout of the stored images."""
         whole = np.broadcast_to(array, shape)
         return np.ascontiguousarray(whole if self._is_gray else whole.transpose(1, 2, 0)).reshape(self._lines)
 
     def take(self, positions: NDArray[np.int64], shifts: Shifts | None) -> Tensor:
-        """Return some pictures; see `Batches`."""
+        """Return some images; see `Batches`."""
         x = self._memory[: len(positions)]
         if shifts is None or self._augmentation is None:
             flat = (self._rows.reshape(len(self._rows), -1), positions, self._mean.ravel(), self._std.ravel())
@@ -99,39 +99,39 @@ class PictureBatches:
         return made.squeeze(3) if self._is_gray else made.permute(0, 3, 1, 2)
 
 
-class DevicePictureBatches:
-    """The same in operations of torch, on any device."""
+class DeviceImageBatches:
+    """Batches of images on any device by torch's operations, equal to those of `ImageBatches` to the bit."""
 
-    def __init__(self, pictures: Tensor, settings: PictureInput, largest: int) -> None:
-        """Keep the pictures; see `PictureBatches`, whose batches these are to the bit."""
-        self._pictures = pictures
-        self._mean, self._std = (torch.from_numpy(each).to(pictures.device) for each in (settings.mean, settings.std))
+    def __init__(self, images: Tensor, settings: ImageInput, largest: int) -> None:
+        """Keep the images; see `ImageBatches`."""
+        self._images = images
+        self._mean, self._std = (torch.from_numpy(each).to(images.device) for each in (settings.mean, settings.std))
         self._augmentation = settings.augmentation
 
     def take(self, positions: NDArray[np.int64], shifts: Shifts | None) -> Tensor:
-        """Return some pictures; see `Batches`."""
-        batch = torch.from_numpy(positions).to(self._pictures.device)
+        """Return some images; see `Batches`."""
+        batch = torch.from_numpy(positions).to(self._images.device)
         if shifts is None or self._augmentation is None:
-            taken = self._pictures.index_select(0, batch)
+            taken = self._images.index_select(0, batch)
         else:
-            taken = self._cropped(batch, torch.from_numpy(shifts).to(self._pictures.device, torch.int64))
+            taken = self._cropped(batch, torch.from_numpy(shifts).to(self._images.device, torch.int64))
         return (taken - self._mean).div_(self._std)
 
     def _cropped(self, batch: Tensor, shifts: Tensor) -> Tensor:
-        height, width = self._pictures.shape[-2:]
+        height, width = self._images.shape[-2:]
         across = torch.arange(width, device=batch.device)
         mirrored = torch.where(shifts[:, 2:] == 1, across.flip(0), across)
         lines, line_is_black = self._sources(torch.arange(height, device=batch.device) + shifts[:, :1], height)
         columns, column_is_black = self._sources(mirrored + shifts[:, 1:2], width)
-        taken = self._pictures.movedim((-2, -1), (1, 2))[batch[:, None, None], lines[:, :, None], columns[:, None]]
+        taken = self._images.movedim((-2, -1), (1, 2))[batch[:, None, None], lines[:, :, None], columns[:, None]]
         taken[line_is_black[:, :, None] | column_is_black[:, None]] = 0
         return taken.movedim((1, 2), (-2, -1))
 
     def _sources(self, shifted: Tensor, size: int) -> tuple[Tensor, Tensor]:
-        """Return where the pixels on an axis come from, and which of them are black."""
+        """Return the source positions of the pixels on an axis, and which pixels are black."""
         assert self._augmentation is not None
-        places = shifted - self._augmentation.pad
+        positions = shifted - self._augmentation.pad
         if self._augmentation.mode == "reflect":
-            places = places.abs()
-            return torch.minimum(places, 2 * (size - 1) - places), torch.zeros_like(places, dtype=torch.bool)
-        return places.clamp(0, size - 1), (places < 0) | (places >= size)
+            positions = positions.abs()
+            return torch.minimum(positions, 2 * (size - 1) - positions), torch.zeros_like(positions, dtype=torch.bool)
+        return positions.clamp(0, size - 1), (positions < 0) | (positions >= size)

@@ -1,11 +1,11 @@
-"""All clients of a cohort at once, their local models stacked along a leading dimension: for GPUs.
+"""Solver for GPUs that trains all clients of a cohort at once, with their models stacked along a leading dimension.
 
-A step of every client is one batched operation per layer, so a GPU is busy where one small model leaves it idle.
-Batches are padded to one width and masked; clients are sorted longest first, so that those still at work are always
-the first of the stack, and nothing moves when one has finished. The examples go to the device once, the positions
-of all batches are laid out before the first step, and no step waits for the device.
+One step of all clients is one batched operation per layer, which keeps a GPU busy that one small model would leave
+idle. Batches are padded to the same width and masked. Clients with the most steps come first, so that the clients
+still at work are always the first of the stack, and nothing moves when one has finished. The examples go to the device
+once, the positions of all batches are computed before the first step, and no step waits for the device.
 
-Each solution is the reference solver's up to rounding, which depends on how many clients are stacked.
+Each solution equals the reference solver's up to rounding, which depends on the number of stacked clients.
 """
 
 import copy
@@ -30,7 +30,7 @@ Integers = NDArray[np.int64]
 class CohortSolver:
     """Local SGD of many clients side by side, for any model that `torch.func.vmap` can batch; see `accepts`."""
 
-    is_concurrent = takes_pictures = False
+    is_concurrent = takes_images = False
 
     def __init__(self, model: nn.Module, sgd: SgdSettings, device: str = "cpu") -> None:
         """Copy the architecture to the device; its weights come with the problems."""
@@ -38,25 +38,25 @@ class CohortSolver:
         self._sgd = sgd
         self._trained = [name for name, param in self._model.named_parameters() if param.requires_grad]
         names = {id(own): name for name, own in [*self._model.named_parameters(), *self._model.named_buffers()]}
-        # A tied parameter has several names in the state dict, and one among the parameters.
+        # A tied parameter has several names in the state dict, but only one among the parameters.
         self._own_names = {name: names[id(own)] for name, own in self._model.state_dict(keep_vars=True).items()}
 
     @staticmethod
     def accepts(model: nn.Module, sgd: SgdSettings, device: str, examples: Tensor) -> bool:
-        """Return whether this solver can take the place of the reference solver: both solve two small problems.
+        """Return whether this solver can replace the reference solver: it must agree with it on two small problems.
 
-        Not where examples of a batch depend on each other (batch norm), where random numbers are drawn (dropout), or
-        where an operation cannot be batched (recurrent layers, branches on values).
+        It cannot if examples of a batch depend on each other (batch norm), if the model draws random numbers (dropout),
+        or if an operation cannot be batched (recurrent layers, branches on values).
 
         Args:
             model: The architecture, with any weights.
             sgd: Settings of the local solver.
-            device: Where to compute.
-            examples: Three or more of the model's inputs, shape (n, *input_shape).
+            device: Device on which to compute.
+            examples: Three or more model inputs, shape (n, *input_shape).
         """
         params = {name: value.to(device, copy=True) for name, value in model.state_dict().items()}
         problems = [_trial_problem(params, examples[:size].to(device)) for size in (3, 2)]
-        in_threes = replace(sgd, batch_size=3)  # so that the second client's batches are filled up
+        in_threes = replace(sgd, batch_size=3)  # so that the second client's batches are padded
         try:
             with seeded(0, torch.device(device)) as generators:
                 together = CohortSolver(model, in_threes, device).solve_all(problems)
@@ -64,7 +64,7 @@ class CohortSolver:
                     return False
             reference = ReferenceSolver(model, in_threes, device)
             alone = list(map(reference.solve, problems))
-        except Exception:  # whatever it is, it is not this solver's to explain
+        except Exception:  # the reference solver will report the reason, if there is one
             return False
         return all(_agree(one.params, other.params, params) for one, other in zip(together, alone, strict=True))
 
@@ -89,7 +89,7 @@ class CohortSolver:
     def _solve_stack(
         self, problems: Sequence[LocalProblem], schedule: "_Schedule", mu: float, sgd: SgdSettings
     ) -> list[LocalSolution]:
-        """Return the solutions of problems that are sorted by their numbers of steps, most first."""
+        """Return the solutions of problems that are sorted by their numbers of steps, in descending order."""
         x, y = torch.cat([p.features for p in problems]), torch.cat([p.labels for p in problems])
         names = sorted(set(self._own_names.values()))
         state = {name: torch.stack([p.global_params[name] for p in problems]) for name in names}
@@ -101,13 +101,13 @@ class CohortSolver:
         weights = (torch.arange(positions.shape[1], device=x.device) < sizes[:, None]) / sizes[:, None]
         loss_sums = torch.zeros(len(problems), dtype=sizes.dtype, device=x.device)
         for active, steps in schedule.phases():
-            own = {name: stack[:active] for name, stack in state.items()}  # views: what changes is the stack
+            own = {name: stack[:active] for name, stack in state.items()}  # views: a step changes the stack
             w, w_t = [own[name].requires_grad_() for name in self._trained], _first(active, anchor)
             v = _first(active, velocity) if self._sgd.momentum else None
             for rows in steps:
                 losses = self._losses(own, x[positions[rows]], y[positions[rows]])
                 means = (losses * weights[rows]).sum(dim=1)
-                grads = list(torch.autograd.grad(means.sum(), w))  # of each mean by its own client's w
+                grads = list(torch.autograd.grad(means.sum(), w))  # each mean depends on its own client's w only
                 if correction:
                     torch._foreach_add_(grads, _first(active, correction))
                 step(w, grads, w_t, v, mu, sgd)
@@ -115,7 +115,7 @@ class CohortSolver:
         return self._solutions(state, schedule, loss_sums.tolist())
 
     def _solutions(self, state: Params, schedule: "_Schedule", loss_sums: list[float]) -> list[LocalSolution]:
-        """Return each client's own part of the stack."""
+        """Return each client's part of the stack."""
         return [
             LocalSolution(
                 {name: state[own_name][at].clone() for name, own_name in self._own_names.items()},
@@ -133,7 +133,7 @@ class CohortSolver:
         return functional.cross_entropy(logits.flatten(0, 1), y.flatten(), reduction="none").view(y.shape)
 
     def _corrections(self, problems: Sequence[LocalProblem]) -> list[Tensor]:
-        """Return the clients' corrections, stacked, by parameter; none where no client has one."""
+        """Return the clients' corrections, stacked, one tensor per parameter; empty if no client has one."""
         if all(problem.work.correction is None for problem in problems):
             return []
         zeros = {name: torch.zeros_like(problems[0].global_params[name]) for name in self._trained}
@@ -143,13 +143,13 @@ class CohortSolver:
 
 @dataclass(frozen=True)
 class _Schedule:
-    """Which examples every step of every client takes: one row for each, in the order of steps, then of clients.
+    """The examples of every step of every client: one row for each, sorted by step and then by client.
 
     Attributes:
-        positions: In the examples of all clients one after another, shape (rows, width); short batches are filled up
-            with an example of theirs.
-        sizes: How many of them count, shape (rows,).
-        num_steps: Of each client, most first, shape (clients,).
+        positions: Positions in the concatenated examples of all clients, shape (rows, width); short batches are padded
+            with one of their examples.
+        sizes: Number of positions that count, shape (rows,).
+        num_steps: Steps of each client, in descending order, shape (clients,).
         num_seen: Examples that each client processes, shape (clients,).
     """
 
@@ -159,7 +159,7 @@ class _Schedule:
     num_seen: list[int]
 
     def phases(self) -> Iterator[tuple[int, list[slice]]]:
-        """Yield how many clients are at work, and the rows of each step, until the next of them has finished."""
+        """Yield the number of clients at work and the rows of each step, for each period between two clients' ends."""
         row = done = 0
         for active in range(len(self.num_steps), 0, -1):
             finished = self.num_steps[active - 1]
@@ -169,7 +169,7 @@ class _Schedule:
 
 
 def _schedule(problems: Sequence[LocalProblem], batches: Sequence[tuple[Integers, Integers]]) -> _Schedule:
-    """Return the schedule of problems from each one's batches; those with most batches first."""
+    """Return the schedule of problems from their batches; the problems with the most batches come first."""
     num_steps = [len(sizes) for _, sizes in batches]
     width = max(positions.shape[1] for positions, _ in batches)
     offsets = np.cumsum([0, *(len(problem.labels) for problem in problems)])
@@ -183,16 +183,16 @@ def _schedule(problems: Sequence[LocalProblem], batches: Sequence[tuple[Integers
 
 
 def _batches(problem: LocalProblem, batches: EpochBatches) -> tuple[Integers, Integers]:
-    """Return the positions of a client's batches, shape (steps, width), and how many of each count, shape (steps,).
+    """Return the positions of a client's batches, shape (steps, width), and their sizes, shape (steps,).
 
-    Those that are shorter than the longest are filled up with their first example.
+    Batches shorter than the longest are padded with their first example.
     """
     num_examples, orders = len(problem.labels), list(problem.work.orders)
     starts = np.arange(batches.num_batches) * batches.batch_size
     ends = np.append(starts[1:], batches.num_taken)
-    places = starts[:, None] + np.arange(batches.largest)
-    places = np.where(places < ends[:, None], places, starts[:, None])
-    positions = np.reshape(orders, (len(orders), num_examples))[:, places].reshape(-1, places.shape[1])
+    columns = starts[:, None] + np.arange(batches.largest)
+    columns = np.where(columns < ends[:, None], columns, starts[:, None])
+    positions = np.reshape(orders, (len(orders), num_examples))[:, columns].reshape(-1, columns.shape[1])
     sizes = np.tile(ends - starts, len(orders))
     num_steps = problem.work.num_steps
     return positions[:num_steps].astype(np.int64), sizes[:num_steps]
@@ -203,15 +203,15 @@ def _first(active: int, stacks: list[Tensor]) -> list[Tensor]:
 
 
 def _trial_problem(global_params: Params, features: Tensor) -> LocalProblem:
-    """Return two epochs on a few examples of class 0."""
+    """Return a problem of two epochs on a few examples of class 0."""
     labels = torch.zeros(len(features), dtype=torch.int64, device=features.device)
     return LocalProblem(global_params, features, labels, LocalWork([np.arange(len(features))] * 2, 4, mu=1.0))
 
 
 def _agree(params: Params, reference: Params, start: Params) -> bool:
-    """Return whether two solutions are one but for rounding, which on a GPU may be that of TF32 (2^-11 an operation).
+    """Return whether two solutions agree up to rounding, on a GPU up to that of TF32 (2^-11 per operation).
 
-    A batch that is not the reference's changes a step by about its own size.
+    A batch that differs from the reference's would change a step by about the size of the step.
     """
     own, same, before = ({name: value.double() for name, value in each.items()} for each in (params, reference, start))
     return all(

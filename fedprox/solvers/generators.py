@@ -1,6 +1,6 @@
-"""The random generators that all code of a process shares: torch's on the CPU, NumPy's and Python's own.
+"""Random generators that all code of a process shares: torch's on the CPU, NumPy's and Python's.
 
-Nothing in fedprox draws from them; a user's model may. So they are seeded where it computes, and brought back after.
+fedprox does not draw from them, but a user's model may. They are seeded while it computes, and restored afterwards.
 """
 
 import random
@@ -14,22 +14,22 @@ CPU = torch.device("cpu")
 
 
 class Generators:
-    """The states of the shared generators at one moment, and of a GPU's if the device is one."""
+    """States of the shared generators at one moment, including the GPU's if the device is a GPU."""
 
     def __init__(self, device: torch.device = CPU) -> None:
-        """Take the states as they are now."""
+        """Take the current states."""
         self._device = device
         self._torch, self._numpy, self._python = torch.get_rng_state(), np.random.get_state(), random.getstate()
         self._gpu = torch.cuda.get_rng_state(device) if device.type == "cuda" else torch.empty(0)
 
     def have_moved(self) -> bool:
-        """Return whether anything was drawn from a generator, or one was seeded, since then."""
+        """Return whether anything was drawn from a generator, or a generator was seeded, since then."""
         now = Generators(self._device)
         are_same = torch.equal(now._torch, self._torch) and torch.equal(now._gpu, self._gpu)
         return not (are_same and now._python == self._python and all(map(np.array_equal, now._numpy, self._numpy)))
 
     def restore(self) -> None:
-        """Bring the generators back to these states."""
+        """Restore these states."""
         torch.set_rng_state(self._torch)
         np.random.set_state(self._numpy)
         random.setstate(self._python)
@@ -39,14 +39,14 @@ class Generators:
 
 @contextmanager
 def seeded(seed: int | tuple[int, ...], device: torch.device = CPU) -> Iterator[Generators]:
-    """Seed the shared generators, and a GPU's if the device is one, and leave all as they were.
+    """Seed the shared generators, and the GPU's if the device is a GPU, in this context; restore them afterwards.
 
     Args:
         seed: Entropy, each number >= 0.
-        device: Where is computed.
+        device: Device on which the model computes.
 
     Yields:
-        The generators' states once they are seeded.
+        The states after seeding.
     """
     if isinstance(seed, tuple):
         seed = int(np.random.SeedSequence(seed).generate_state(1)[0])

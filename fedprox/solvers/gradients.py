@@ -1,4 +1,4 @@
-"""Full-batch gradients of a client's F_k; how exactly its problem was solved, gamma; how far its model moved, drift."""
+"""Full-batch gradients of a client's F_k, gamma (inexactness of its solution) and drift (distance from w^t)."""
 
 import math
 from collections.abc import Collection, Iterable, Sequence
@@ -22,13 +22,13 @@ def gamma(
     """Return ||grad h_k(w_k; w^t)|| / ||grad F_k(w^t)||, the least gamma for which w_k is gamma-inexact.
 
     grad h_k(w; w^t) = grad F_k(w) + mu * (w - w^t) (Li et al. 2020, Definition 2), and at w = w^t that is
-    grad F_k(w^t). 0 is an exact minimiser, 1 as good as not moving; a step that diverged has more than 1.
-    Where grad F_k(w^t) = 0, no w_k but a stationary point of h_k will do: 0 if w_k is one, otherwise inf.
+    grad F_k(w^t). 0 means an exact minimiser, 1 no better than not moving; a diverged client has more than 1. If
+    grad F_k(w^t) = 0, only a stationary point of h_k satisfies the definition: 0 if w_k is one, otherwise inf.
 
     Args:
         model: The architecture; its weights are not used, and it is left in evaluation mode.
-        params: w_k, a state dict of the model.
-        global_params: w^t, likewise; neither is changed.
+        params: w_k, a state dict of the model, never modified.
+        global_params: w^t, a state dict of the model, never modified.
         features: All of the client's training examples, shape (n_k, *input_shape), n_k >= 1.
         labels: Their classes, shape (n_k,).
         mu: Weight of the proximal term, >= 0.
@@ -42,14 +42,14 @@ def gamma(
 
 
 def drift(params: Params, global_params: Params, names: Collection[str]) -> float:
-    """Return ||w_k - w^t||, how far a client's model has moved, summed in float64.
+    """Return ||w_k - w^t||, the distance that a client's model has moved, summed in float64.
 
     The proximal term is mu / 2 times its square (Li et al. 2020, eq. 2).
 
     Args:
-        params: w_k, a state dict of the model.
-        global_params: w^t, likewise; neither is changed.
-        names: Those that count: the parameters, without buffers and a tied one once; at least one.
+        params: w_k, a state dict of the model, never modified.
+        global_params: w^t, a state dict of the model, never modified.
+        names: Names of the parameters, without buffers and with each tied parameter once; at least one.
     """
     moved = torch.cat([(params[name] - global_params[name]).flatten() for name in names])  # one wait for a GPU
     return float(torch.linalg.vector_norm(moved, dtype=torch.float64))
@@ -58,7 +58,7 @@ def drift(params: Params, global_params: Params, names: Collection[str]) -> floa
 def full_gradients(model: nn.Module, points: Sequence[Params], features: Tensor, labels: Tensor) -> list[Params]:
     """Return the gradient of the mean cross-entropy over all examples at each of several points.
 
-    Neither proximal term nor weight decay; batch norm and dropout are in evaluation mode.
+    It contains neither the proximal term nor weight decay; batch norm and dropout are in evaluation mode.
 
     Args:
         model: The architecture; left in evaluation mode.
@@ -67,7 +67,7 @@ def full_gradients(model: nn.Module, points: Sequence[Params], features: Tensor,
         labels: Classes, shape (n,).
 
     Returns:
-        By name, of the parameters that are trained.
+        For each point, name -> gradient of the trained parameters.
     """
     if has_kernels(model, features.device):
         return [_logistic_gradient(point, features, labels) for point in points]
@@ -77,7 +77,7 @@ def full_gradients(model: nn.Module, points: Sequence[Params], features: Tensor,
 
 
 def differentiable(model: nn.Module) -> AbstractContextManager[None]:
-    """Return a context in which a model in evaluation mode has gradients: cuDNN's recurrent layers have none there."""
+    """Return a context in which a model in evaluation mode has gradients, which cuDNN's recurrent layers then lack."""
     if any(isinstance(module, nn.RNNBase) for module in model.modules()):
         return torch.backends.cudnn.flags(enabled=False)
     return nullcontext()
@@ -87,22 +87,17 @@ def _logistic_gradient(point: Params, features: Tensor, labels: Tensor) -> Param
     """Return the gradient of logistic regression at one point in compiled code."""
     weight, num_classes = padded(point), len(point["1.bias"])
     gradient = np.empty(weight.shape, np.float64)
-    full_batch(
-        weight,
-        features.flatten(1).numpy(),
-        labels.numpy(),
-        unit_vectors(num_classes, weight.shape[1]),
-        gradient,
-    )
+    onehot = unit_vectors(num_classes, weight.shape[1])
+    full_batch(weight, features.flatten(1).numpy(), labels.numpy(), onehot, gradient)
     return unpadded((gradient / len(labels)).astype(np.float32), num_classes)
 
 
 @torch.enable_grad()
 def _autograd_gradient(model: nn.Module, point: Params, features: Tensor, labels: Tensor) -> Params:
-    """Return the gradient at one point for any model, piece by piece."""
-    # Copies, as of the examples below: the forward pass may change what it is given.
+    """Return the gradient of any model at one point, summed over pieces of the examples."""
+    # Copies, here and of the examples below, because a forward pass may change its inputs.
     state = {name: point.get(name, buffer).clone() for name, buffer in model.named_buffers()}
-    state |= {name: point[name].clone() for name, _ in model.named_parameters()}  # a tied one under one of its names
+    state |= {name: point[name].clone() for name, _ in model.named_parameters()}  # a tied parameter once
     trained = {name: state[name].requires_grad_() for name, param in model.named_parameters() if param.requires_grad}
     total = [torch.zeros_like(param) for param in trained.values()]
     for x, y in zip(torch.split(features, _PIECE), torch.split(labels, _PIECE), strict=True):

@@ -1,4 +1,4 @@
-"""Local SGD for multinomial logistic regression in one compiled loop, without a call per step."""
+"""Local SGD for multinomial logistic regression in one compiled loop: no Python call per step."""
 
 import math
 from contextlib import nullcontext
@@ -12,7 +12,7 @@ from fedprox.process import announced
 from fedprox.solvers.kernels.compile import compiled, is_kept
 from fedprox.solvers.kernels.lanes import NUM_LANES, load, store
 from fedprox.solvers.kernels.logistic import (
-    FIVE,
+    EXAMPLES_PER_TILE,
     ONE,
     ZERO,
     Floats,
@@ -31,12 +31,12 @@ from fedprox.solvers.problem import LocalProblem, LocalSolution, LocalWork, Para
 class LogisticSolver:
     """Local SGD for `nn.Sequential(nn.Flatten(), nn.Linear(...))` on the CPU, without momentum."""
 
-    is_concurrent, takes_pictures = True, False
+    is_concurrent, takes_images = True, False
 
     def __init__(self, sgd: SgdSettings) -> None:
         """Keep the settings; the model's shape comes with the parameters.
 
-        The compiled code is loaded, or compiled where that was never done: no round has to wait for it.
+        This loads the compiled code, or compiles it on its first use on this machine, so that no round has to wait.
         """
         self._sgd = sgd
         self._start: tuple[Params, Floats] = ({}, np.zeros((0, 0), np.float32))
@@ -54,10 +54,10 @@ class LogisticSolver:
     def solve(self, problem: LocalProblem) -> LocalSolution:
         """Return the client's solution; see `fedprox.solvers.problem.Solver`."""
         global_params, work = problem.global_params, problem.work
-        of_params, start = self._start  # the clients of a round start at the same parameters
+        of_params, start = self._start  # all clients of a round start at the same parameters
         if of_params is not global_params:
             start = padded(global_params)
-            self._start = (global_params, start)  # both at once: several threads may be here
+            self._start = (global_params, start)  # one assignment: several threads may be here
         weight = start.copy()
         correction = np.zeros((0, 0), np.float32) if work.correction is None else padded(work.correction)
         epoch = self._sgd.epoch(len(problem.labels))
@@ -77,7 +77,7 @@ class LogisticSolver:
             np.float32(self._sgd.weight_decay),
         )
         params = unpadded(weight, len(global_params["1.bias"]))
-        loss = float(loss_sum / max(num_seen, 1))  # NumPy's own number where NUMBA_DISABLE_JIT=1
+        loss = float(loss_sum / max(num_seen, 1))  # a NumPy scalar with NUMBA_DISABLE_JIT=1
         return LocalSolution(params, loss, num_steps, drift=float(drift))
 
 
@@ -101,26 +101,26 @@ def descend(
 
     Args:
         weight: w, starting at w^t, as `padded` makes it.
-        correction: Added to the gradient, likewise; of shape (0, 0) for none.
+        correction: Added to every gradient, in the form of weight; shape (0, 0) for none.
         features: Shape (n_k, num_features).
         labels: Shape (n_k,).
         orders: Each epoch's order of the examples, shape (num_epochs, n_k).
-        num_classes: How many columns of weight are classes.
+        num_classes: Number of columns of weight that are classes.
         num_steps: Steps after which to stop.
-        batch_size: B, of all batches of an epoch but the last.
-        num_batches: Of an epoch.
-        num_taken: Examples of an epoch's order that they have together.
+        batch_size: B, the size of all batches of an epoch but the last.
+        num_batches: Batches of an epoch.
+        num_taken: Examples in these batches together.
         learning_rate: lr.
         mu: Weight of the proximal term.
         weight_decay: Weight of (1 / 2) * ||w||^2.
 
     Returns:
-        The sum of the losses of the examples as they were processed, their number, the steps done, and ||w - w^t||.
+        The sum of the examples' losses as they were processed, the number of examples, the steps done, ||w - w^t||.
     """
     global_weight, gradient = weight.copy(), np.empty_like(weight)
-    last = num_taken - (num_batches - 1) * batch_size  # of the batches, in examples
+    last = num_taken - (num_batches - 1) * batch_size  # examples in the last batch
     largest = max(last, batch_size) if num_batches > 1 else last
-    num_rows = -(-largest // FIVE) * FIVE
+    num_rows = -(-largest // EXAMPLES_PER_TILE) * EXAMPLES_PER_TILE
     residual = np.empty((num_rows, weight.shape[1]), np.float32)
     batch = np.empty(num_rows, np.int64)
     onehot = unit_vectors(num_classes, weight.shape[1])
@@ -131,8 +131,8 @@ def descend(
                 return loss_sum, num_seen, step, _distance(weight, global_weight)
             start, size = number * batch_size, last if number == num_batches - 1 else batch_size
             batch[:size] = orders[epoch, start : start + size]
-            batch[size:] = orders[epoch, start]  # any example: its residual is set to 0
-            full = -(-size // FIVE) * FIVE
+            batch[size:] = orders[epoch, start]  # pads to a multiple of five; the residuals are set to 0 below
+            full = -(-size // EXAMPLES_PER_TILE) * EXAMPLES_PER_TILE
             logits(weight, features, batch[:full], residual)
             loss_sum += softmax_residual(residual, labels, batch[:size], onehot, ONE / np.float32(size))
             residual[size:full] = ZERO
@@ -154,7 +154,7 @@ def _step(
     mu: np.float32,
     weight_decay: np.float32,
 ) -> None:
-    """Take one step in place."""
+    """Take one step in place, 16 weights at a time."""
     for row in range(len(weight)):
         for column in range(0, weight.shape[1], NUM_LANES):
             w = load(weight, row, column)
@@ -163,9 +163,9 @@ def _step(
             store(weight, row, column, w - learning_rate * slope)
 
 
-@partial(compiled, fastmath=("contract", "reassoc"))  # float64 does not feel the order of a sum
+@partial(compiled, fastmath=("contract", "reassoc"))  # float64: the order of the sum does not matter
 def _distance(weight: Floats, global_weight: Floats) -> float:
-    """Return ||w - w^t||: here, because outside of compiled code it would take a twentieth of a short training."""
+    """Return ||w - w^t||; outside compiled code this would take a twentieth of a short training."""
     w, w_t, square = weight.reshape(-1), global_weight.reshape(-1), 0.0
     for at in range(len(w)):
         moved = np.float64(w[at] - w_t[at])

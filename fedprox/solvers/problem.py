@@ -1,4 +1,4 @@
-"""The local problem: what every solver is given, and what it gives back."""
+"""The local problem of a client, its solution, and the interface of solvers."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
@@ -16,16 +16,16 @@ Params = dict[str, Tensor]
 
 @dataclass(frozen=True)
 class SgdSettings:
-    """What is the same for every client and every round.
+    """Settings of local SGD that all clients and rounds share.
 
     Attributes:
         learning_rate: Step size of the clients' SGD, > 0.
         batch_size: B, in examples, >= 1.
         momentum: Heavy-ball momentum, 0 .. 1; the velocity starts at zero in every round.
         weight_decay: Weight of (1 / 2) * ||w||^2, >= 0.
-        mixed_precision: Whether a model on a GPU computes in bfloat16 where torch.autocast says so; what is trained
-            stays as it is.
-        last_batch: What becomes of an epoch's last, short batch; see `fedprox.plan.epoch_batches`.
+        mixed_precision: Whether a model on a GPU computes in bfloat16 under torch.autocast; parameters keep their
+            type.
+        last_batch: Treatment of an epoch's last, short batch; see `fedprox.plan.epoch_batches`.
     """
 
     learning_rate: float
@@ -36,7 +36,7 @@ class SgdSettings:
     last_batch: str = KEEP
 
     def epoch(self, num_examples: int) -> EpochBatches:
-        """Return the mini-batches of an epoch of a client with so many examples."""
+        """Return the mini-batches of an epoch for a client with this number of examples."""
         return epoch_batches(num_examples, self.batch_size, self.last_batch)
 
     def scaled(self, factor: float) -> "SgdSettings":
@@ -46,17 +46,17 @@ class SgdSettings:
 
 @dataclass(frozen=True)
 class LocalWork:
-    """What one client does in one round.
+    """The work of one client in one round.
 
     Attributes:
-        orders: The order of its examples in each epoch; each a permutation of 0 .. n_k - 1, shape (n_k,).
-        num_steps: Mini-batch steps after which it stops, also in the middle of an epoch.
+        orders: Order of the client's examples in each epoch: permutations of 0 .. n_k - 1, shape (n_k,).
+        num_steps: Mini-batch steps after which it stops, possibly in the middle of an epoch.
         mu: Weight of the proximal term, >= 0.
         seed: Entropy for layers that draw random numbers, such as dropout.
         correction: Added to every mini-batch gradient, name -> tensor (FedDANE's g_t - grad F_k(w^t)); None for none.
-        learning_rate_factor: The learning rate is the settings' times this, > 0.
-        shifts: What becomes of its pictures in each epoch, shape (num_epochs, n_k, 3); see `PadCropFlip.draw`. None
-            where they stay as they are.
+        learning_rate_factor: Factor on the learning rate of the settings, > 0.
+        shifts: Augmentation of the client's images in each epoch, shape (num_epochs, n_k, 3); see
+            `PadCropFlip.draw`. None for none.
     """
 
     orders: Iterable[NDArray[np.int64]]
@@ -74,11 +74,11 @@ class LocalProblem:
 
     Attributes:
         global_params: w^t, a state dict of the model.
-        features: The client's examples as model input, shape (n_k, *input_shape), n_k >= 1; or images as they are
-            stored, if the solver takes those.
+        features: The client's examples as model input, shape (n_k, *input_shape), n_k >= 1; or stored images if the
+            solver takes those.
         labels: Their classes, shape (n_k,).
-        work: How much, in which order, and mu.
-        asks_gamma: Whether it is to be measured how inexactly it is solved.
+        work: Number of steps, order of the examples, and mu.
+        asks_gamma: Whether to measure how inexactly the problem is solved.
     """
 
     global_params: Params
@@ -90,13 +90,13 @@ class LocalProblem:
 
 @dataclass(frozen=True)
 class LocalSolution:
-    """What one client sends back.
+    """The result of one client's work.
 
     Attributes:
         params: w_k^{t+1}, a complete state dict.
         train_loss: Mean cross-entropy F over the examples as they were processed, without the proximal term.
         num_steps: Mini-batch steps done.
-        gamma: How inexactly the problem is solved (Li et al. 2020, Definition 2), where that is asked.
+        gamma: How inexactly the problem is solved (Li et al. 2020, Definition 2); None unless asked for.
         drift: ||w_k^{t+1} - w^t|| over the trained parameters; None until it is measured.
     """
 
@@ -111,12 +111,12 @@ class Solver(Protocol):
     """Approximately minimises h_k(w; w^t) = F_k(w) + (mu / 2) * ||w - w^t||^2, starting at w^t.
 
     Attributes:
-        is_concurrent: Whether `solve` may be called from several threads at once, and gains from it.
-        takes_pictures: Whether it takes pictures as they are stored, uint8, and makes model input of them itself.
+        is_concurrent: Whether `solve` may be called from several threads at once, and is faster that way.
+        takes_images: Whether it takes stored images, uint8, and turns them into model input itself.
     """
 
     is_concurrent: bool
-    takes_pictures: bool
+    takes_images: bool
 
     def solve(self, problem: LocalProblem) -> LocalSolution:
         """Return the client's solution; the problem is not changed."""
@@ -124,7 +124,7 @@ class Solver(Protocol):
 
 @runtime_checkable
 class BatchedSolver(Protocol):
-    """A solver that gains from having many problems at once; a solver may be one by having this method as well."""
+    """A solver that also has a method for many problems at once, which is faster than one after another."""
 
     def solve_all(self, problems: Sequence[LocalProblem]) -> list[LocalSolution]:
         """Return the solutions in the order of the problems, which are not changed."""

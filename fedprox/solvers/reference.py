@@ -10,14 +10,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from fedprox.solvers.batches import Batches, DevicePictureBatches, PictureBatches, PictureInput, TensorBatches
+from fedprox.solvers.batches import Batches, DeviceImageBatches, ImageBatches, ImageInput, TensorBatches
 from fedprox.solvers.generators import seeded
 from fedprox.solvers.problem import LocalProblem, LocalSolution, LocalWork, SgdSettings
 from fedprox.solvers.workspace import TrainingWorkspace, draws_random_numbers, tuned_for_cpu
 
 
 class ReferenceSolver:
-    """Local SGD on a workspace copy of a model; the model and all arguments stay as they were."""
+    """Local SGD on a copy of a model; neither the model nor any argument is modified."""
 
     def __init__(
         self,
@@ -25,21 +25,21 @@ class ReferenceSolver:
         sgd: SgdSettings,
         device: str = "cpu",
         examples: Tensor | None = None,
-        pictures: PictureInput | None = None,
+        image_input: ImageInput | None = None,
     ) -> None:
         """Copy the architecture to the device; its weights come with each call of `solve`.
 
         Args:
             model: The architecture.
             sgd: Settings of the local solver.
-            device: Where to compute.
-            examples: Two or more of the model's inputs, shape (n, *input_shape), for a trial: on the CPU a model that
-                draws no random numbers may be used by several threads, and gets its fastest layout. Without them it
-                is used as it is, by one thread at a time.
-            pictures: How uint8 features become model input; None where none are given.
+            device: Device on which to compute.
+            examples: Two or more model inputs, shape (n, *input_shape), for a trial: on the CPU, a model that draws no
+                random numbers may run in several threads, and gets its fastest layout. Without them the model stays
+                as it is and runs in one thread at a time.
+            image_input: How uint8 features become model input; None if there are none.
         """
-        self.takes_pictures = pictures is not None
-        self._pictures = pictures
+        self.takes_images = image_input is not None
+        self._image_input = image_input
         self.is_concurrent = False
         fastest = model
         if examples is not None and device == "cpu":
@@ -56,11 +56,11 @@ class ReferenceSolver:
         self._workspace.load(problem.global_params)
         model.train()
         correction = None if work.correction is None else self._workspace.laid_out(work.correction)
-        anchor = [vector.clone() for vector in w]  # w^t: frozen for every batch of every epoch
+        anchor = [vector.clone() for vector in w]  # w^t, which stays the same for all batches of all epochs
         velocity = list(map(torch.zeros_like, w)) if self._sgd.momentum else None
         sgd = self._sgd.scaled(work.learning_rate_factor)
         losses, sizes = [], []
-        # Where several threads may be at work, the model draws nothing, and the generators are all of theirs.
+        # A concurrent solver's model draws nothing, and its threads share the generators.
         with nullcontext() if self.is_concurrent else seeded(work.seed, features.device):
             for x, y in _batches(self._batches(features), problem.labels, work, sgd):
                 for gradient in grads:
@@ -80,11 +80,11 @@ class ReferenceSolver:
         return LocalSolution(solution, _weighted_mean(losses, sizes), len(losses))
 
     def _batches(self, features: Tensor) -> Batches:
-        """Return the examples, of which batches are taken in the layout that the model wants."""
+        """Return the source of a client's mini-batches."""
         largest = self._sgd.epoch(len(features)).largest
-        if self._pictures and features.dtype == torch.uint8:
-            of_pictures = PictureBatches if features.device.type == "cpu" else DevicePictureBatches
-            return of_pictures(features, self._pictures, largest)
+        if self._image_input and features.dtype == torch.uint8:
+            batches = ImageBatches if features.device.type == "cpu" else DeviceImageBatches
+            return batches(features, self._image_input, largest)
         return TensorBatches(features, largest)
 
 
@@ -100,10 +100,10 @@ def step(
     """Take one step in place: w <- w - lr * (grad F_B(w) + mu * (w - w^t) + weight_decay * w).
 
     Args:
-        params: w, changed.
-        grads: The gradient of the mini-batch's mean loss at w, same shapes; used as scratch space.
-        anchor: w^t, same shapes, never changed.
-        velocity: v, changed: v <- momentum * v + the bracket above, and w <- w - lr * v; None without momentum.
+        params: w, modified.
+        grads: Gradient of the mini-batch's mean loss at w, same shapes; overwritten.
+        anchor: w^t, same shapes, never modified.
+        velocity: v, modified: v <- momentum * v + the bracket above, and w <- w - lr * v; None without momentum.
         mu: Weight of the proximal term.
         sgd: Learning rate, momentum and weight decay.
     """
@@ -119,7 +119,7 @@ def step(
 
 
 def _weighted_mean(losses: list[Tensor], sizes: list[int]) -> float:
-    """Return the mean over examples of the mean losses of batches; 0 for none. The device is waited for here alone."""
+    """Return the mean loss over examples from the batches' means; 0 for none. Only this waits for the device."""
     if not losses:
         return 0.0
     all_losses = torch.stack(losses).double()

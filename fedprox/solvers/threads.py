@@ -1,4 +1,4 @@
-"""Threads: how many torch's operations use, and pools of our own."""
+"""Threads: the number that torch's operations use, and thread pools."""
 
 import atexit
 import threading
@@ -17,7 +17,7 @@ _ids: set[int] = set()
 
 @contextmanager
 def one_thread() -> Iterator[None]:
-    """Let torch's operations use one thread: on small matrices more are slower, on a busy machine far slower."""
+    """Let torch's operations use one thread: several are slower on small matrices, much slower on a busy machine."""
     num_threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
@@ -27,17 +27,17 @@ def one_thread() -> Iterator[None]:
 
 
 class Pool:
-    """Threads in each of which torch uses one; they end with this object."""
+    """A pool of threads in which torch's operations use one thread each; the threads end with this object."""
 
     def __init__(self, num_threads: int) -> None:
-        """Prepare `num_threads` >= 1 threads; they start when they are needed."""
+        """Prepare `num_threads` >= 1 threads, which start when they are needed."""
         self.num_threads = num_threads
         self._executor = ThreadPoolExecutor(num_threads, initializer=_begin)
 
     def map(self, function: Callable[[int], Result], order: Sequence[int]) -> dict[int, Result]:
-        """Return the function's result for each number; numbers are taken up in their order.
+        """Return the function's result for each number; numbers are processed in the given order.
 
-        After an error or an interrupt nothing goes on behind the caller's back.
+        After an error or an interrupt no thread continues in the background.
         """
         if self.num_threads == 1:
             return {number: function(number) for number in order}
@@ -53,7 +53,7 @@ class Pool:
             for thread in threads:
                 thread.result()
         finally:
-            list(waiting)
+            list(waiting)  # after an error: nothing is left to take
             wait(threads)
         return results
 
@@ -65,10 +65,10 @@ def _begin() -> None:
 
 @atexit.register
 def _wait_for_threads() -> None:
-    """Let the operating system end all threads before the interpreter ends; Python has joined them already.
+    """Wait until the operating system has ended all threads, which Python has already joined.
 
-    A thread in which autograd ran holds an object of torch's, the release of which needs the interpreter: too late, it
-    aborts the process with exit status 134. Where there is no /proc to look into, a tenth of a second must do.
+    A thread in which autograd ran holds an object of torch, whose release needs the interpreter; if the interpreter
+    ends first, the process aborts with exit status 134. On systems without /proc, this waits for a tenth of a second.
     """
     tasks, until = Path("/proc/self/task"), time.monotonic() + (1 if Path("/proc/self/task").exists() else 0.1)
     while _ids and time.monotonic() < until:

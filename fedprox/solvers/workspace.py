@@ -1,4 +1,4 @@
-"""Copies of a model to compute with, and what a trial of one shows."""
+"""Copies of a model to compute with, and trials that show what a model does."""
 
 import copy
 import threading
@@ -12,24 +12,24 @@ from fedprox.solvers.generators import Generators, seeded
 from fedprox.solvers.kernels.pooling import RectifiedMaxPool2d
 from fedprox.solvers.problem import Params
 
-_REGISTER = 16  # numbers; a parameter begins where 64 bytes are aligned
+_REGISTER = 16  # numbers of 4 bytes; every parameter starts at a multiple of 64 bytes
 
 
 class Workspace(threading.local):
-    """A copy of a model for each thread that asks for it: a forward pass may change the module that it is of.
+    """A copy of a model for each thread, because a forward pass may change its module.
 
     Attributes:
-        model: The copy; a thread gets it when it first asks.
+        model: This thread's copy, made when the thread first asks for it.
     """
 
     def __init__(self, model: nn.Module, device: str) -> None:
-        """Copy a model, which stays as it is, to a device; called anew in every thread."""
+        """Copy a model to a device; called once in every thread."""
         self.model = copy.deepcopy(model).to(device)
         saved = self.model.state_dict()
         self._unsaved = {name: own.clone() for name, own in self.model.named_buffers() if name not in saved}
 
     def load(self, params: Params) -> None:
-        """Load a state dict; buffers that are not part of it, which the last forward may have changed, begin anew."""
+        """Load a state dict, and reset the buffers that are not part of it, which a forward pass may have changed."""
         self.model.load_state_dict(params)
         for name, value in self._unsaved.items():
             module, _, own = name.rpartition(".")
@@ -37,18 +37,18 @@ class Workspace(threading.local):
 
 
 class TrainingWorkspace(Workspace):
-    """A copy of a model whose trained parameters and gradients lie in few long vectors: a step is a few operations.
+    """A copy of a model whose trained parameters and gradients lie in a few long vectors: so a step is few operations.
 
-    On a GPU, where one operation takes all parameters, they stay as they are.
+    On a GPU they stay separate, because one operation takes all parameters there.
 
     Attributes:
-        vectors: What is trained: on the CPU a vector for each type of numbers, on a GPU the parameters themselves.
+        vectors: The trained parameters: on the CPU one vector for each dtype, on a GPU the parameters themselves.
         gradients: Their gradients, same shapes, to which `backward` adds.
         parts: The part of `gradients` that belongs to each trained parameter, by name.
     """
 
     def __init__(self, model: nn.Module, device: str) -> None:
-        """Copy a model, which stays as it is, to a device; called anew in every thread."""
+        """Copy a model to a device; called once in every thread."""
         super().__init__(model, device)
         trained = {name: param for name, param in self.model.named_parameters() if param.requires_grad}
         values = [param.detach() for param in trained.values()]
@@ -61,34 +61,35 @@ class TrainingWorkspace(Workspace):
         self.parts = dict(zip(trained, gradients, strict=True))
 
     def laid_out(self, tensors: Params) -> list[Tensor]:
-        """Return copies of tensors, one for each trained parameter by its name, laid out like `vectors`."""
+        """Return copies of tensors, given by the names of the trained parameters, laid out like `vectors`."""
         for name, part in self.parts.items():
             part.copy_(tensors[name])
         return [gradient.clone() for gradient in self.gradients]
 
 
 def _packed(tensors: Sequence[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
-    """Return vectors, one for each type of numbers, and copies of the tensors that are parts of them."""
+    """Return one vector for each dtype, and copies of the tensors that are views of these vectors."""
     vectors, parts = [], list(tensors)
     for dtype in dict.fromkeys(tensor.dtype for tensor in tensors):
-        places = [place for place, tensor in enumerate(tensors) if tensor.dtype == dtype]
-        ends = np.cumsum([-(-tensors[place].numel() // _REGISTER) * _REGISTER for place in places])
+        positions = [position for position, tensor in enumerate(tensors) if tensor.dtype == dtype]
+        ends = np.cumsum([-(-tensors[position].numel() // _REGISTER) * _REGISTER for position in positions])
         vectors.append(torch.zeros(int(ends[-1]), dtype=dtype))
-        for place, start in zip(places, [0, *ends], strict=False):
-            dense = torch.empty_like(tensors[place])  # in the same order, such as channels last
-            parts[place] = vectors[-1].as_strided(dense.shape, dense.stride(), int(start)).copy_(tensors[place])
+        for position, start in zip(positions, [0, *ends], strict=False):
+            tensor = tensors[position]
+            dense = torch.empty_like(tensor)  # keeps the layout, such as channels last
+            parts[position] = vectors[-1].as_strided(dense.shape, dense.stride(), int(start)).copy_(tensor)
     return vectors, parts
 
 
 def draws_random_numbers(model: nn.Module, features: Tensor) -> bool:
     """Return whether a forward pass in training mode draws from the shared generators, as dropout does.
 
-    They are one for all threads, so such models must be trained one after another. Where the pass fails,
-    nothing is known: True.
+    All threads share these generators, so clients of such a model must be trained one after another. True if the pass
+    fails, because nothing is known then.
 
     Args:
-        model: On the CPU; neither it nor the generators are changed.
-        features: A few inputs, shape (n, *input_shape), n >= 2; not changed.
+        model: On the CPU; neither the model nor the generators are changed.
+        features: A few inputs, shape (n, *input_shape), n >= 2; not modified.
     """
     before = Generators()
     with torch.no_grad():
@@ -102,15 +103,14 @@ def draws_random_numbers(model: nn.Module, features: Tensor) -> bool:
 
 
 def tuned_for_cpu(model: nn.Module, features: Tensor) -> nn.Module:
-    """Return a copy of a CNN that computes the same in less time on a CPU; any other model as it is.
+    """Return a copy of a CNN that computes the same in less time on a CPU; any other model is returned as it is.
 
-    Weights of 2-d convolutions are laid out with channels last, as its inputs then may be too, and in an
-    `nn.Sequential` a ReLU and the max-pooling behind it become one layer. Values are the same, only that their rounding
-    may differ with the layout. A model that depends on the layout, as by `view`, or on what is between its layers,
-    fails the trial and is returned as it is.
+    Weights of 2-d convolutions get the channels-last layout, which inputs may then have, too, and in an `nn.Sequential`
+    a ReLU and the max-pooling after it become one layer. Only the rounding of values may differ. A model that depends
+    on the layout, for example by `view`, or on values between its layers, fails the trial and is returned as it is.
 
     Args:
-        model: On the CPU; not changed.
+        model: On the CPU; not modified.
         features: A few inputs, shape (n, *input_shape), n >= 2.
     """
     changed = copy.deepcopy(model)
@@ -124,19 +124,19 @@ def tuned_for_cpu(model: nn.Module, features: Tensor) -> nn.Module:
 
 
 def _join_pooling(layers: nn.Sequential) -> None:
-    """Let one layer do what a ReLU and the max-pooling behind it do; all others keep their places and names."""
-    for place in range(len(layers) - 1):
-        if RectifiedMaxPool2d.can_replace(layers[place], layers[place + 1]):
-            layers[place], layers[place + 1] = RectifiedMaxPool2d(), nn.Identity()
+    """Replace each ReLU and the max-pooling after it by one layer; all layers keep their positions and names."""
+    for at in range(len(layers) - 1):
+        if RectifiedMaxPool2d.can_replace(layers[at], layers[at + 1]):
+            layers[at], layers[at + 1] = RectifiedMaxPool2d(), nn.Identity()
 
 
 def with_channels_last(features: Tensor) -> Tensor:
-    """Return images, shape (n, channels, height, width), laid out with channels last; anything else as it is."""
+    """Return images, shape (n, channels, height, width), with the channels-last layout; anything else as it is."""
     return features.contiguous(memory_format=torch.channels_last) if features.dim() == 4 else features
 
 
 def _agree(changed: nn.Module, model: nn.Module, features: Tensor) -> bool:
-    """Return whether a changed model takes inputs with channels last and gives the same; neither is left changed."""
+    """Return whether a changed model, given channels-last inputs, computes the same; neither model is modified."""
 
     def given() -> Tensor:
         return with_channels_last(features).clone()

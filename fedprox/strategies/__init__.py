@@ -1,1 +1,1 @@
-"""What the server makes of the clients' updates."""
+"""Server steps: from the clients' updates to the next global model."""

@@ -1,4 +1,4 @@
-"""Means of clients' models, weighted by their numbers of examples, in the order in which they are given."""
+"""Weighted means of clients' models."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -12,7 +12,7 @@ from fedprox.strategies.updates import arrays_of, metrics_of
 
 
 def weighted_average(replies: Sequence[Message], weighted_by: str | None = "num-examples") -> ArrayRecord:
-    """Return sum n_k w_k / sum n_k, accumulated in float64 in the order given, in the arrays' own types.
+    """Return sum n_k w_k / sum n_k with the arrays' own dtypes, summed in float64 in the given order.
 
     Integers, such as batch norm's number of batches, are rounded to the nearest.
 
@@ -32,10 +32,10 @@ def weighted_average(replies: Sequence[Message], weighted_by: str | None = "num-
 
 
 def in_type(numbers: Any, dtype: DTypeLike) -> NDArray[np.generic]:
-    """Return numbers in a type of arrays; where that is of integers, the nearest ones."""
+    """Return numbers with a dtype; if that is an integer type, rounded to the nearest."""
     return np.asarray(numbers if np.dtype(dtype).kind == "f" else np.rint(numbers), dtype=dtype)
 
 
 def no_metrics(replies: Sequence[RecordDict], weighted_by: str) -> MetricRecord:
-    """Return no metrics: a `train_metrics_aggr_fn` for which replies need not be read."""
+    """Return no metrics: a `train_metrics_aggr_fn` that does not read the replies."""
     return MetricRecord()

@@ -1,7 +1,7 @@
-"""A client's update as a Flower message, whose records are made only when somebody reads them.
+"""Client updates as Flower messages whose records are made only when they are read.
 
-To make and read records takes a third of a short round. Our own strategies, and whoever counts what clients did, read
-an update as it is by `arrays_of` and `metrics_of`; all other code meets an ordinary Flower message.
+Making and reading records takes a third of a short round. Our own code reads an update directly by `arrays_of` and
+`metrics_of`; for all other code it is an ordinary Flower message.
 """
 
 from collections.abc import Mapping
@@ -20,28 +20,28 @@ _UNREAD = RecordDict()
 
 
 class LazyMessage(Message):
-    """A Flower message whose content is made when somebody first reads it.
+    """A Flower message whose content is made when it is first read.
 
-    From then on the content counts, which may be changed like any other message's. A copy, or what another process
-    gets, is an ordinary message.
+    After that, the content counts, and may be changed as in any other message. A copy of this message, and what
+    another process receives, is an ordinary message.
     """
 
     def __init__(self, *addressee: Any, **settings: Any) -> None:
-        """Make a message without content yet; see `flwr.app.Message` for whom it is."""
+        """Make a message without content; the arguments are those of `flwr.app.Message` after the content."""
         super().__init__(_UNREAD, *addressee, **settings)
 
     def make_content(self) -> RecordDict:
-        """Return the content."""
+        """Make and return the content."""
         raise NotImplementedError
 
     @property
     def is_unread(self) -> bool:
-        """Whether nobody has read the content, so that nobody can have changed it."""
+        """Whether the content has not been read, and so cannot have been changed."""
         return self.__dict__["_content"] is _UNREAD
 
     @property
     def content(self) -> RecordDict:
-        """The content."""
+        """The content, made now if it was not read before."""
         if self.is_unread:
             self.content = self.make_content()
         return super().content
@@ -51,7 +51,7 @@ class LazyMessage(Message):
         self.__dict__["_content"] = value
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """Return how to make the ordinary message."""
+        """Let pickle and copy make an ordinary message."""
         return partial(Message, content=self.content, metadata=self.metadata), ()
 
 
@@ -60,7 +60,7 @@ class TrainReply(LazyMessage):
 
     Attributes:
         arrays: w_k, a state dict of the model.
-        metrics: What the client reports, such as num-examples.
+        metrics: Metrics that the client reports, such as num-examples.
     """
 
     def __init__(self, message: Message, arrays: Arrays, metrics: Metrics) -> None:
@@ -69,19 +69,19 @@ class TrainReply(LazyMessage):
         self.arrays, self.metrics = arrays, metrics
 
     def make_content(self) -> RecordDict:
-        """Return the records that carry arrays and metrics."""
+        """Make and return the records of arrays and metrics."""
         return RecordDict({"arrays": to_record(self.arrays), "metrics": MetricRecord({**self.metrics})})
 
 
 def arrays_of(reply: Message) -> Arrays:
-    """Return the model that a reply carries, read-only."""
+    """Return the model in a reply, read-only."""
     if isinstance(reply, TrainReply) and reply.is_unread:
         return reply.arrays
     return {name: to_numpy(array) for name, array in only(ArrayRecord, reply.content).items()}
 
 
 def metrics_of(reply: Message) -> Metrics:
-    """Return the metrics that a reply carries."""
+    """Return the metrics in a reply."""
     if isinstance(reply, TrainReply) and reply.is_unread:
         return reply.metrics
     return only(MetricRecord, reply.content)

@@ -1,4 +1,4 @@
-"""Every engine gives the same experiment."""
+"""All engines give the same results."""
 
 import csv
 from pathlib import Path
@@ -99,40 +99,3 @@ def test_the_fastest_solver_gives_the_reference_solvers_run(tmp_path):
     assert [row["test_accuracy"] for row in rows(fast / "metrics.csv")] == [
         row["test_accuracy"] for row in rows(reference / "metrics.csv")
     ]
-
-
-PROTOCOLS = {
-    "flower": ("fedprox.plan.protocols.FlowerProtocol", {}),
-    "paper": ("fedprox.plan.protocols.PaperProtocol", {}),
-    "paper, partial epochs": ("fedprox.plan.protocols.PaperProtocol", {"num_epochs": 1}),
-    "authors": (
-        "fedprox.plan.authors.AuthorsProtocol",
-        {
-            "dataset": {
-                "_target_": "fedprox.data.sources.synthetic.synthetic",
-                "num_clients": 8,
-                "seed": 0,
-                "alpha": 0.0,
-                "beta": 0.0,
-            },
-            "partition": {"_target_": "fedprox.data.partitioners.natural.natural"},
-            "num_clients": 8,
-            "learning_rate": 1e-4,  # so low that these data are not expansive
-        },
-    ),
-}
-
-
-@pytest.mark.parametrize("mu", [0.0, 0.7])
-@pytest.mark.parametrize("name", PROTOCOLS)
-def test_after_a_round_of_any_protocol_the_fastest_solvers_model_is_the_reference_solvers(tmp_path, name, mu):
-    target, changes = PROTOCOLS[name]
-    settings = {"num_rounds": 1, "mu": mu, "protocol": {"_target_": target}, **changes}
-    fast, reference = (
-        load_file(run("local", "FedProx", tmp_path / solver, solver=solver, **settings) / "model.safetensors")
-        for solver in ("auto", "reference")
-    )
-    assert fast.keys() == reference.keys()
-    for key, expected in reference.items():  # float32, sums in another order: relative to the largest weight
-        torch.testing.assert_close(fast[key], expected, rtol=1e-5, atol=1e-5 * float(expected.abs().max()))
-        assert not torch.equal(fast[key], torch.zeros_like(expected))

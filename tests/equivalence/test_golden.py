@@ -59,9 +59,7 @@ def _require(path: Path) -> None:
     """Skip the test if there is nothing at a path; under CI, let it fail."""
     if path.suffix and path.is_file():
         return
-    missing = (
-        f"the authors' curves or their data are not in {path}; set FEDPROX_DATA_DIR to where golden/ and leaf/ are"
-    )
+    missing = f"missing {path}; set FEDPROX_DATA_DIR to the folder of golden/ and leaf/"
     if os.environ.get("CI"):
         pytest.fail(missing)
     pytest.skip(missing)
@@ -69,13 +67,13 @@ def _require(path: Path) -> None:
 
 def _settings(name: str) -> tuple[str, ...]:
     """Return the arguments that repeat a run, from the name of its file."""
-    told = NAME.fullmatch(name)
-    assert told, f"{name} does not tell the run's settings"
-    assert told["data"] == "synthetic_1_1"
-    assert (told["algorithm"] == "fedprox") == (told["mu"] is not None)
-    algorithm = ("--config-name", "fedavg") if told["algorithm"] == "fedavg" else (f"mu={told['mu']}",)
+    found = NAME.fullmatch(name)
+    assert found, f"{name} does not name the run's settings"
+    assert found["data"] == "synthetic_1_1"
+    assert (found["algorithm"] == "fedprox") == (found["mu"] is not None)
+    algorithm = ("--config-name", "fedavg") if found["algorithm"] == "fedavg" else (f"mu={found['mu']}",)
     constants = ("clients_per_round=10", "num_epochs=20", "batch_size=10", "learning_rate=0.01", "model.init=zeros")
-    stragglers = f"stragglers_fraction={told['fraction']}"
+    stragglers = f"stragglers_fraction={found['fraction']}"
     return (*algorithm, "protocol=authors", "evaluation=clients", *constants, stragglers)
 
 

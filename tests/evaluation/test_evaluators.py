@@ -1,4 +1,4 @@
-"""Metrics on all clients: each is checked against one client after another, by autograd in float64."""
+"""Metrics on all clients, against autograd in float64 for one client after another."""
 
 import copy
 import math
@@ -8,8 +8,6 @@ from itertools import pairwise
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from torch import nn
 from torch.nn import functional
 
@@ -30,7 +28,7 @@ FLOAT32 = 2e-5  # relative: a unit of 6e-8 per operation, and sums of a hundred 
 
 
 class Directions(nn.Module):
-    """Linear up to the length of its output; at the input 0 that is 0 / 0."""
+    """Linear, with outputs of length 1; 0 / 0 at the input 0."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -127,9 +125,9 @@ def divided(features, labels, sizes, *, held_out=(), num_classes=NUM_CLASSES, me
 
 
 def drawn(sizes=RAGGED, *, tokens: bool = False, seed: int = 0) -> FederatedData:
-    """Return clients with different inputs and labels, whose examples lie anywhere in the shared arrays."""
+    """Return clients with different inputs and labels, whose examples are scattered over the shared arrays."""
     rng = np.random.default_rng(seed)
-    num_examples = sum(sizes) + 2 * len(sizes) + 5  # 5 that nobody holds
+    num_examples = sum(sizes) + 2 * len(sizes) + 5  # 5 that no client holds
     parts = np.split(rng.permutation(num_examples), np.cumsum([*sizes, *[2] * len(sizes)]))
     features = rng.normal(3.0, 2.0, (num_examples, 6, 6)).astype(np.float32)
     labels = rng.integers(NUM_CLASSES, size=num_examples)
@@ -180,7 +178,7 @@ def one_after_another(model: nn.Module, data: FederatedData) -> FederationMetric
 
 
 def general(model: nn.Module, data: FederatedData) -> FederationEvaluator:
-    """Return an evaluator that takes the path for any model."""
+    """Return an evaluator that takes the general path."""
     evaluator = FederationEvaluator(nn.Sequential(nn.Identity(), *model), data, "cpu")
     assert isinstance(evaluator._gradients, ModuleGradients)
     return evaluator
@@ -205,7 +203,7 @@ def shifted(params: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
 
 @pytest.mark.parametrize("memory_bytes", [1, 60_000, 2**28])  # one example at a time, some of each, all at once
 @pytest.mark.parametrize("name", MODELS)
-def test_all_metrics_are_those_of_one_client_after_another(name, memory_bytes):
+def test_all_metrics_are_those_of_a_loop_over_clients(name, memory_bytes):
     model, data = initialised(MODELS[name]), drawn(tokens=name == "lstm")
     result = measure(FederationEvaluator(model, data, "cpu", memory_bytes), model.state_dict())
     assert astuple(result) == pytest.approx(astuple(one_after_another(model, data)), rel=FLOAT32)
@@ -217,22 +215,21 @@ def test_two_clients_by_hand():
     # Client 1 holds three times x = 0 of class 1: grad W = 0, grad b = (1/2, -1/2), square 1/2.
     # p = (1/4, 3/4), so grad f: W (-1/4, 1/4), b (1/4, -1/4), square 1/4; sum_k p_k ||g_k||^2 = 5/8 + 3/8 = 1.
     # Distances: W (-3/4, 3/4), b (-3/4, 3/4): 9/4; W (1/4, -1/4), b (1/4, -1/4): 1/4.
-    # Ties go to class 0: of the training examples 1 in 4 is right, of the held-out ones (classes 0, 0, 1) 2 in 3.
+    # Ties go to class 0: of the training examples 1 in 4 is correct, of the held-out ones (classes 0, 0, 1) 2 in 3.
     data = divided([[2.0], [0.0], [0.0], [0.0], [5.0], [1.0], [1.0]], [0, 1, 1, 1, 0, 0, 1], [1, 3], held_out=[2, 1])
     model = logistic((1,), 2)
     ln2 = math.log(2)
     expected = (ln2, 1 / 4, ln2, 2 / 3, 1 / 4 * 9 / 4 + 3 / 4 * 1 / 4, (9 / 4 + 1 / 4) / 2, math.sqrt(1 / (1 / 4)))
-    for evaluator, params in (
-        (FederationEvaluator(model, data, "cpu"), zero(model)),
-        (general(model, data), shifted(zero(model))),
-    ):
+    compiled = FederationEvaluator(model, data, "cpu")
+    assert (type(compiled._gradients), type(compiled._test)) == (LogisticGradients, LogisticEvaluator)
+    for evaluator, params in ((compiled, zero(model)), (general(model, data), shifted(zero(model)))):
         assert astuple(measure(evaluator, params)) == pytest.approx(expected, rel=1e-6)  # float32
 
 
 # The authors' numbers
 
 
-def test_zero_weights_on_synthetic_1_1_give_the_number_that_the_authors_program_printed():
+def test_zero_weights_on_synthetic_1_1_give_the_authors_number():
     data = synthetic(30, 0, 1.0, 1.0)
     model = logistic((60,), 10)
     result = measure(FederationEvaluator(model, data, "cpu"), zero(model))
@@ -244,7 +241,7 @@ def test_zero_weights_on_synthetic_1_1_give_the_number_that_the_authors_program_
 # The edges
 
 
-def test_clients_that_hold_the_same_have_no_variance_and_b_1():
+def test_clients_with_the_same_examples_have_no_variance_and_b_1():
     rng = np.random.default_rng(0)
     features, labels = rng.normal(size=(9, 5)).astype(np.float32), rng.integers(3, size=9)
     data = divided(np.tile(features, (4, 1)), np.tile(labels, 4), [9] * 4, num_classes=3)
@@ -260,7 +257,7 @@ def test_clients_that_hold_the_same_have_no_variance_and_b_1():
         assert result.dissimilarity_b == pytest.approx(1.0, abs=1e-12)
 
 
-def test_where_no_client_has_a_gradient_b_is_1():
+def test_without_gradients_b_is_1():
     # With a single class the softmax is 1 whatever the weights.
     data = divided([[1.0], [2.0], [3.0]], [0, 0, 0], [1, 2], num_classes=1)
     model = logistic((1,), 1)
@@ -268,7 +265,7 @@ def test_where_no_client_has_a_gradient_b_is_1():
     assert astuple(result)[-3:] == (0.0, 0.0, 1.0)
 
 
-def test_where_gradients_cancel_b_is_infinite():
+def test_b_is_infinite_if_gradients_cancel():
     # x = 1 of class 0 and x = 1 of class 1 at zero weights: gradients (-1/2, 1/2) and (1/2, -1/2) in W and in b.
     data = divided([[1.0], [1.0]], [0, 1], [1, 1], num_classes=2)
     model = logistic((1,), 2)
@@ -277,22 +274,11 @@ def test_where_gradients_cancel_b_is_infinite():
 
 
 @pytest.mark.parametrize("name", ["logistic", "two layers", "cnn"])
-def test_a_model_that_diverged_has_nan_and_not_0(name):
+def test_a_diverged_model_has_nan_and_not_0(name):
     model = initialised(MODELS[name])
     broken = {key: torch.full_like(tensor, math.nan) for key, tensor in model.state_dict().items()}
     result = measure(FederationEvaluator(model, drawn(), "cpu"), broken)
     assert [math.isnan(value) for value in astuple(result)] == [True, False, True, False, True, True, True]
-
-
-@pytest.mark.parametrize("name", ["logistic", "two layers"])
-def test_logits_of_thousands_keep_a_finite_loss(name):
-    model, data = initialised(MODELS[name]), drawn()
-    large = {key: 1e4 * tensor for key, tensor in model.state_dict().items()}
-    result = measure(FederationEvaluator(model, data, "cpu"), large)
-    model.load_state_dict(large)
-    expected = one_after_another(model, data)
-    # Logits of 1e4 have errors of 1e-3; a residual is 0 or 1 but for them.
-    assert astuple(result) == pytest.approx(astuple(expected), rel=1e-3)
 
 
 @pytest.mark.parametrize("name", ["logistic", "two layers"])
@@ -316,7 +302,7 @@ def test_without_test_examples_the_test_metrics_are_nan():
     assert math.isfinite(result.train_loss)
 
 
-def test_the_global_test_set_is_taken_where_there_is_one():
+def test_the_global_test_set_is_preferred():
     own = drawn()
     rng = np.random.default_rng(1)
     x, y = rng.normal(size=(50, 6, 6)).astype(np.float32), rng.integers(NUM_CLASSES, size=50)
@@ -344,8 +330,8 @@ def in_detail(model, data: FederatedData, params, **asked: bool) -> Evaluation:
     return evaluator_on_test_set(model, data, "cpu", **asked)(params)
 
 
-def test_the_zero_model_is_right_on_class_0_alone():
-    # All logits are 0 and the first class wins. Held out: class 0, class 1 of one client, classes 0, 0, 1 of the next:
+def test_the_zero_model_is_correct_on_class_0_only():
+    # All logits are 0, so the first class wins. Held out: class 0, class 1 of one client, classes 0, 0, 1 of the next:
     # accuracies 1/2 and 2/3, their distance 1/6. The global test set holds one example of class 1.
     own = divided(np.ones((8, 1)), [0, 1, 1, 0, 1, 0, 0, 1], [1, 1, 1], held_out=[2, 0, 3], num_classes=3)
     spread = ClientSpread(std=pytest.approx(1 / 12), worst=pytest.approx(1 / 2), best=pytest.approx(2 / 3))
@@ -356,14 +342,11 @@ def test_the_zero_model_is_right_on_class_0_alone():
         assert (found.accuracy, found.spread) == (3 / 5, spread)
         found = in_detail(model, with_test_set(own, [[1.0]], [1]), params, per_class=True, per_client=True)
         assert found.classes == (ClassAccuracy(0, 0, None), ClassAccuracy(1, 1, 0.0), ClassAccuracy(2, 0, None))
-        assert (found.accuracy, found.spread) == (
-            0.0,
-            spread,
-        )  # clients are measured on their own examples all the same
+        assert (found.accuracy, found.spread) == (0.0, spread)  # clients are still measured on their own examples
 
 
 @pytest.mark.parametrize("name", ["logistic", "cnn", "lstm"])
-def test_details_are_those_of_each_class_and_each_client_measured_alone(name):
+def test_details_are_those_of_each_class_and_client_alone(name):
     model, own = initialised(MODELS[name]), drawn([5] * 30, tokens=name == "lstm")
     x, y = own.examples.features[:70], own.examples.labels[:70]
     found = in_detail(model, with_test_set(own, x, y), model.state_dict(), per_class=True, per_client=True)
@@ -381,63 +364,31 @@ def test_details_are_those_of_each_class_and_each_client_measured_alone(name):
 
 
 @pytest.mark.parametrize("name", ["logistic", "two layers"])
-def test_details_change_neither_loss_nor_accuracy_and_are_not_there_unless_asked_for(name):
+def test_details_are_optional_and_do_not_change_loss_and_accuracy(name):
     model, data = initialised(MODELS[name]), drawn([700, 1, 1999, 600, 1000])
     plain = in_detail(model, data, model.state_dict())
-    assert (plain.classes, plain.spread) == ((), None)
-    for per_class, per_client in ((True, False), (False, True), (True, True)):
+    for per_class, per_client in ((False, False), (True, False), (False, True)):
         found = in_detail(model, data, model.state_dict(), per_class=per_class, per_client=per_client)
         assert (found.loss, found.accuracy) == (plain.loss, plain.accuracy)
         assert (found.classes != (), found.spread is not None) == (per_class, per_client)
 
 
-@pytest.mark.parametrize("num_threads", [1, 3])
-@pytest.mark.parametrize("scale", [0.1, 1.0])
-def test_the_compiled_and_the_general_way_find_the_same_examples_right(num_threads, scale):
-    rng = np.random.default_rng(2)
-    x, y = rng.normal(size=(2345, 36)).astype(np.float32), rng.integers(NUM_CLASSES, size=2345)
-    model = initialised(MODELS["logistic"])
-    params = {key: scale * value for key, value in model.state_dict().items()}
-    before = torch.get_num_threads()
-    torch.set_num_threads(num_threads)
-    try:
-        compiled, general = (
-            evaluator.in_detail(params)[1]
-            for evaluator in (
-                LogisticEvaluator(torch.from_numpy(x), torch.from_numpy(y)),
-                ModuleEvaluator(model, torch.from_numpy(x), torch.from_numpy(y)),
-            )
-        )
-    finally:
-        torch.set_num_threads(before)
-    assert compiled.shape == general.shape == (2345,)
-    assert 0 < compiled.sum() < 2345
-    # Where two logits differ by float32's last digit the ways may part; that is no more than an example here.
-    assert np.sum(compiled != general) <= 1
+# State of an evaluator
 
 
-# What an evaluator keeps
-
-
-@pytest.mark.parametrize("name", MODELS)
-def test_a_result_depends_on_the_weights_given_and_on_nothing_before(name):
-    model, data = initialised(MODELS[name]), drawn(tokens=name == "lstm")
+@pytest.mark.parametrize("name", ["logistic", "two layers", "batch norm, dense"])
+def test_a_result_depends_only_on_the_weights_and_changes_neither_them_nor_the_model(name):
+    model, data = initialised(MODELS[name]).train(), drawn()
     evaluator = FederationEvaluator(model, data, "cpu")
     params = {key: tensor.clone() for key, tensor in model.state_dict().items()}
     halved = {key: tensor / 2 if tensor.is_floating_point() else tensor for key, tensor in params.items()}
+    before = copy.deepcopy(params)
     first, other, again = measure(evaluator, params), measure(evaluator, halved), measure(evaluator, params)
     assert first == again
     assert other.gradient_variance != first.gradient_variance
-
-
-def test_neither_model_nor_weights_are_changed():
-    model, data = initialised(batch_norm_dense).train(), drawn()
-    params = {key: tensor + 1 for key, tensor in model.state_dict().items()}
-    before = copy.deepcopy((model.state_dict(), params))
-    measure(FederationEvaluator(model, data, "cpu"), params)
     assert model.training
-    for now, then in zip((model.state_dict(), params), before, strict=True):
-        assert all(torch.equal(now[key], then[key]) for key in then)
+    for now in (model.state_dict(), params):
+        assert all(torch.equal(now[key], before[key]) for key in before)
 
 
 # Paths and memory
@@ -448,35 +399,8 @@ def examples(sizes) -> Examples:
     return Examples(torch.randn(n, 1, 6, 6), torch.zeros(n, dtype=torch.int64), np.array(sizes))
 
 
-def frozen_bias() -> nn.Linear:
-    linear = nn.Linear(36, NUM_CLASSES)
-    linear.bias.requires_grad_(False)
-    return linear
-
-
-@pytest.mark.parametrize(
-    "model",
-    [
-        nn.Sequential(nn.Flatten(), nn.Linear(36, NUM_CLASSES, bias=False)),
-        nn.Sequential(nn.Flatten(), nn.Linear(36, NUM_CLASSES), nn.ReLU()),
-        nn.Sequential(nn.Flatten(), nn.utils.parametrizations.weight_norm(nn.Linear(36, NUM_CLASSES))),
-        nn.Sequential(nn.Flatten(), frozen_bias()),
-        logistic((6, 6), NUM_CLASSES).double(),
-    ],
-)
-def test_only_plain_logistic_regression_takes_the_fast_path(model):
-    fast = FederationEvaluator(logistic((6, 6), NUM_CLASSES), drawn(), "cpu")
-    assert (type(fast._gradients), type(fast._test)) == (LogisticGradients, LogisticEvaluator)
-    if next(model.parameters()).dtype == torch.float64:
-        assert type(evaluator_on_test_set(model, drawn(), "cpu")) is not LogisticEvaluator
-        return
-    other = FederationEvaluator(model, drawn(), "cpu")
-    assert type(other._gradients) is ModuleGradients
-    assert type(other._test) is not LogisticEvaluator
-
-
-@pytest.mark.parametrize("num_threads", [1, 2, 5])
-def test_nothing_depends_on_the_number_of_threads(num_threads):
+@pytest.mark.parametrize("num_threads", [1, 5])
+def test_results_do_not_depend_on_the_number_of_threads(num_threads):
     # 4,300 examples are several shares; sums of the shares are taken in their order.
     data = drawn([700, 1, 1999, 600, 1000])
     model = initialised(MODELS["logistic"])
@@ -524,31 +448,8 @@ def test_activations_and_their_gradients_fit_into_half_of_the_memory(sizes):
         assert 1 <= num_clients * model.num_examples * 2 * 14_400 <= memory_bytes / 2
 
 
-@settings(deadline=None, max_examples=60)
-@given(
-    sizes=st.lists(st.integers(1, 12), min_size=1, max_size=6),
-    scale=st.sampled_from([0.0, 0.1, 1.0, 10.0]),
-    seed=st.integers(0, 2**31),
-)
-def test_for_all_data_and_weights_the_two_paths_agree_variances_are_at_least_0_and_b_at_least_1(sizes, scale, seed):
-    data = drawn(sizes, seed=seed)
-    model = initialised(lambda: logistic((6, 6), NUM_CLASSES))
-    params = {name: scale * tensor for name, tensor in model.state_dict().items()}
-    fast = measure(FederationEvaluator(model, data, "cpu"), params)
-    slow = measure(general(model, data), shifted(params))
-    for result in (fast, slow):
-        assert result.gradient_variance >= 0
-        assert result.gradient_variance_unweighted >= 0
-        assert result.dissimilarity_b >= 1
-    # Differences of order 1 leave float32's 1e-6 where they cancel; a tie among logits may go either way.
-    assert fast.train_loss == pytest.approx(slow.train_loss, rel=FLOAT32, abs=1e-5)
-    assert fast.gradient_variance == pytest.approx(slow.gradient_variance, rel=1e-3, abs=1e-4)
-    assert fast.gradient_variance_unweighted == pytest.approx(slow.gradient_variance_unweighted, rel=1e-3, abs=1e-4)
-    assert fast.dissimilarity_b == pytest.approx(slow.dissimilarity_b, rel=1e-3)
-
-
 class Changing(nn.Module):
-    """Two layers on twice the input, with noise where it is asked for."""
+    """Two layers on twice the input, with optional noise."""
 
     def __init__(self, *, inplace: bool, noise: float = 0.0) -> None:
         super().__init__()
@@ -560,7 +461,7 @@ class Changing(nn.Module):
 
 
 @pytest.mark.parametrize("memory_bytes", [1, 2**28])  # one client after another, and many at a time
-def test_a_model_that_changes_its_input_is_measured_as_one_that_does_not(memory_bytes):
+def test_a_model_may_change_its_input(memory_bytes):
     data = drawn()
     expected, *measured = [
         FederationEvaluator(model, data, "cpu", memory_bytes)(model.state_dict())
@@ -570,14 +471,14 @@ def test_a_model_that_changes_its_input_is_measured_as_one_that_does_not(memory_
 
 
 @pytest.mark.parametrize("memory_bytes", [1, 2**28])
-def test_a_model_that_draws_random_numbers_is_measured_the_same_twice(memory_bytes):
+def test_a_model_that_draws_random_numbers_has_repeatable_results(memory_bytes):
     model = initialised(lambda: Changing(inplace=False, noise=0.1))
     evaluator = FederationEvaluator(model, drawn(), "cpu", memory_bytes)
     assert evaluator(model.state_dict()) == evaluator(model.state_dict())
 
 
 class Branching(nn.Module):
-    """Two layers with a branch on values that is never taken: vmap refuses it."""
+    """Two layers with a branch on values that is never taken, which vmap does not support."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -1,8 +1,7 @@
-"""Batch norm's statistics: averaged like weights, or each client's own, whatever computes the clients."""
+"""Batch norm's statistics: averaged like weights, or kept by each client."""
 
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 from flwr.app import ArrayRecord, ConfigRecord, Error, Message, RecordDict
@@ -15,13 +14,11 @@ from fedprox.engines.identity import act_as_server
 from fedprox.experiment import build
 from fedprox.experiment import data as data_assembly
 from fedprox.experiment import run as experiment
-from fedprox.federation.client_app import Clients, ClientSpec
 from fedprox.federation.client_state import LocalStatistics
 from fedprox.federation.messages import client_of, node_id, task_of
 from fedprox.federation.planned_strategy import PlannedStrategy
 from fedprox.plan.plan import ClientTask, epoch_orders
 from fedprox.plan.protocols import PaperProtocol
-from fedprox.solvers.problem import SgdSettings
 from fedprox.strategies.arrays import to_params, to_record
 from fedprox.strategies.fedprox import FedDane, FedProx
 from tests.settings import config_of
@@ -73,7 +70,7 @@ def is_statistic(name: str) -> bool:
 def by_hand(settings: Config) -> dict[str, torch.Tensor]:
     """Return the last global model of the same experiment, as a loop over rounds, clients and batches.
 
-    Running statistics are each client's own: they start at the initial model's, and go on from its last round.
+    Each client has its own running statistics, from the initial model and then from the client's last round.
     """
     data = data_assembly.divided_data(settings)
     model = build.initial_model(settings, data)
@@ -112,7 +109,7 @@ def train(model: nn.Module, start: dict[str, torch.Tensor], x: torch.Tensor, y: 
 
 
 def test_local_statistics_are_those_of_a_hand_written_loop(tmp_path):
-    # Three of five clients in each of four rounds: some take part again and go on from their own statistics.
+    # Three of five clients in each of four rounds: some take part again and continue from their own statistics.
     ours, expected = run(tmp_path / "run"), by_hand(config())
     assert ours.keys() == expected.keys()
     for name, value in expected.items():
@@ -121,8 +118,8 @@ def test_local_statistics_are_those_of_a_hand_written_loop(tmp_path):
         assert ours[name].dtype == value.dtype
 
 
-def test_averaged_statistics_are_others_and_the_weights_are_the_same_bit_for_bit(tmp_path):
-    # While batch norm trains, it normalises by the batch: no step reads running statistics.
+def test_local_and_averaged_runs_differ_only_in_the_statistics(tmp_path):
+    # Batch norm normalises by the batch during training: no step reads running statistics.
     local, averaged = (run(tmp_path / name, batch_statistics=name) for name in ("local", "averaged"))
     assert local.keys() == averaged.keys()
     for name, value in local.items():
@@ -142,7 +139,7 @@ def test_without_batch_norm_both_settings_give_the_same_bits(tmp_path, caplog, s
     assert all(torch.equal(value, averaged[name]) for name, value in local.items())
 
 
-# What the server holds
+# Statistics on the server
 
 
 @pytest.fixture
@@ -156,7 +153,7 @@ def reply(client: int, arrays: ArrayRecord) -> Message:
     return Message(RecordDict({"arrays": arrays}), reply_to=message)
 
 
-def test_a_clients_statistics_are_its_own_last_ones_and_before_that_the_initial_models(start):
+def test_a_clients_statistics_are_its_last_ones_or_the_initial_models(start):
     statistics = LocalStatistics(start)
     trained = to_params(start)
     trained["2.running_mean"] += 5.0
@@ -186,49 +183,21 @@ def test_only_a_model_with_running_statistics_has_any(start):
         assert not LocalStatistics(to_record(model.state_dict()))
 
 
-# FedDANE asks for gradients in evaluation mode, where running statistics are what normalises.
+class AskedForGradients:
+    """Fake grid: keeps FedDANE's queries; no client replies."""
+
+    def send_and_receive(self, messages):
+        self.messages = messages
+        return []
 
 
-def test_feddanes_gradients_are_taken_with_the_clients_own_statistics(start):
-    settings = config()
-    data = data_assembly.divided_data(settings)
-    side = ClientSpec(data, normalised((8, 8), 10), SgdSettings(LR, BATCH))
-    clients = Clients(side, side.make_solver())
-    shifted = to_params(start)
-    shifted["2.running_mean"] += 1.0
-    statistics = LocalStatistics(start)
-    statistics.keep([reply(0, to_record(shifted))])
-    asked: list[Message] = []
-
-    class Grid:
-        def send_and_receive(self, messages):
-            asked.extend(messages)
-            return [clients.gradient(message) for message in messages]
-
-    plan = build.plan(config(clients_per_round=5), data, PaperProtocol())
-    PlannedStrategy(FedDane(), plan, statistics)._mean_gradient(1, start, Grid())
-    by_client = {int(message.content["task"]["client"]): message for message in asked}
-    for client, shift in ((0, 1.0), (1, 0.0)):
-        own = {**to_params(start), "2.running_mean": to_params(start)["2.running_mean"] + shift}
-        expected = _gradient(own, data, client)
-        found = clients.gradient(by_client[client]).content["gradient"]["6.weight"].numpy()
-        np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-6)
-    assert np.abs(_gradient(to_params(start), data, 0) - _gradient(shifted, data, 0)).max() > 1e-3
-
-
-def _gradient(params: dict[str, torch.Tensor], data, client: int) -> np.ndarray:
-    """Return the last layer's gradient of the mean loss on a client's examples, in evaluation mode."""
-    model = normalised((8, 8), 10)
-    model.load_state_dict(params)
-    x, y = map(torch.from_numpy, data.client_examples(client))
-    functional.cross_entropy(model.eval()(x), y).backward()
-    return model[6].weight.grad.numpy()
-
-
-def test_a_train_message_carries_them_and_the_shared_global_model_as_it_was(start):
+def test_a_message_carries_them_beside_the_shared_global_model(start):
     settings = config()
     data = data_assembly.divided_data(settings)
     plan = build.plan(settings, data, PaperProtocol())
+    grid, dane = AskedForGradients(), PlannedStrategy(FedDane(), plan, LocalStatistics(start))
+    assert dane.configure_train(1, start, ConfigRecord({"proximal-mu": MU}), grid) == []
+    assert all("statistics" in message.content for message in grid.messages)  # they normalise in evaluation mode
     local = PlannedStrategy(FedProx(), plan, LocalStatistics(start))
     for planned, carries in ((local, True), (PlannedStrategy(FedProx(), plan), False)):
         messages = planned.configure_train(1, start, ConfigRecord({"proximal-mu": MU}), None)

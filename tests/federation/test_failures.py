@@ -1,4 +1,4 @@
-"""What becomes of clients that fail, diverge or are late, with an engine whose replies are made by hand."""
+"""Clients that fail, diverge or are late, with an engine whose replies are made by hand."""
 
 import logging
 import math
@@ -30,7 +30,7 @@ def reply(to: Message, loss: float = 1.0, drift: float | None = 1.0, weight: flo
 
 
 class ByHand:
-    """Clients 0 .. 4: 1 raises, 2 is late, 3 says nothing, 4 has a loss that is nan."""
+    """Clients 0 .. 4: 1 raises, 2 is late, 3 does not reply, 4 has a loss of nan."""
 
     timeout: float | None = None
 
@@ -75,19 +75,19 @@ def test_by_default_the_run_stops_with_one_line_that_names_round_client_and_reas
         ("on_client_error", [1], []),
     ],
 )
-def test_with_drop_the_others_count_and_the_log_says_who_does_not(setting, clients, left, caplog):
+def test_with_drop_the_others_count_and_the_log_names_the_dropped(setting, clients, left, caplog):
     with caplog.at_level(logging.WARNING, "fedprox"):
         assert counted(clients, round_timeout=60, **{setting: "drop"}) == left
     assert len(caplog.records) == 1
     assert all(str(client) in caplog.text for client in clients if client not in left)
 
 
-def test_divergence_that_is_to_continue_changes_nothing():
+def test_with_continue_diverged_updates_count():
     assert counted([4, 0], on_divergence="continue") == [4, 0]
 
 
 def test_a_model_that_raises_for_all_clients_of_the_first_round_ends_the_run_with_drop_too():
-    with pytest.raises(RunStopped, match="so did all 2 clients"):
+    with pytest.raises(RunStopped, match="all 2 clients of the first round failed"):
         counted([1, 1], round_num=1, on_client_error="drop")
     assert counted([1, 1], round_num=2, on_client_error="drop") == []
     assert counted([1, 0], round_num=1, on_client_error="drop") == [0]
@@ -113,7 +113,7 @@ class SecondDraw:
         ("on_divergence", lambda to: reply(to, loss=NAN)),
     ],
 )
-def test_a_draw_that_is_left_out_leaves_the_clients_other_draws_in(setting, answer, caplog):
+def test_a_dropped_draw_leaves_the_clients_other_draws_in(setting, answer, caplog):
     draws = [(5, 0), (5, 1), (3, 0), (5, 2)]
     grid = FailurePolicy(round_timeout=60, **{setting: "drop"}).filtering(SecondDraw(answer), 7)
     counted = grid.send_and_receive([message(*draw) for draw in draws])
@@ -121,7 +121,7 @@ def test_a_draw_that_is_left_out_leaves_the_clients_other_draws_in(setting, answ
     assert "5 (draw 2)" in caplog.text
 
 
-def test_a_round_has_its_time_once_for_all_that_is_asked_in_it():
+def test_all_messages_of_a_round_share_its_timeout():
     filtered = FailurePolicy(round_timeout=60).filtering(grid := ByHand(), 1)
     left = []
     for _ in range(2):
@@ -133,7 +133,7 @@ def test_a_round_has_its_time_once_for_all_that_is_asked_in_it():
 
 
 @pytest.mark.parametrize("number", [NAN, INF, -INF])
-def test_loss_and_drift_tell_divergence_and_without_drift_the_arrays(number):
+def test_loss_and_drift_show_divergence_and_without_drift_the_arrays(number):
     to = message(0)
     assert not diverges(reply(to))
     assert diverges(reply(to, loss=number))
@@ -148,20 +148,20 @@ def outcome(test_loss: float, train_loss: float | None = None) -> Round:
 
 
 @pytest.mark.parametrize(("losses", "name"), [((NAN,), "test loss is nan"), ((1.0, INF), "training loss is inf")])
-def test_a_global_loss_that_is_not_finite_stops_the_run_is_warned_of_once_or_ignored(losses, name, caplog):
+def test_a_global_loss_that_is_not_finite_stops_the_run_or_warns_once_or_is_ignored(losses, name, caplog):
     with pytest.raises(RunStopped, match=f"round 3: the global model's {name}") as stopped:
         FailurePolicy().check(outcome(*losses))
     assert stopped.value.status == "diverged"
-    faults = FailurePolicy(on_divergence="drop")
+    dropping = FailurePolicy(on_divergence="drop")
     for _ in range(3):
-        faults.check(outcome(*losses))
+        dropping.check(outcome(*losses))
     assert [record.getMessage() for record in caplog.records] == [f"round 3: the global model's {name}"]
     FailurePolicy(on_divergence="continue").check(outcome(*losses))
     assert len(caplog.records) == 1
     FailurePolicy().check(outcome(1.0, 2.0))
 
 
-def test_nan_before_any_training_is_told_as_the_initial_models():
-    with pytest.raises(RunStopped, match=r"round 0: .* the initial model already gives it") as told:
+def test_nan_before_any_training_is_attributed_to_the_initial_model():
+    with pytest.raises(RunStopped, match=r"round 0: .* this is the initial model") as error:
         FailurePolicy().check(replace(outcome(NAN), round_num=0))
-    assert "learning_rate" not in str(told.value)
+    assert "learning_rate" not in str(error.value)

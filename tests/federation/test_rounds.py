@@ -1,4 +1,4 @@
-"""The loop of rounds, with a fake engine whose clients answer by formula."""
+"""The loop over rounds, with a fake engine whose clients reply by a formula."""
 
 from dataclasses import replace
 
@@ -98,13 +98,6 @@ def test_round_0_is_the_initial_model_and_then_every_round_is_yielded(num_rounds
     assert first.train_loss_cohort is None
 
 
-def test_rounds_are_yielded_measured_as_they_end():
-    engine = FakeEngine()
-    for each in started(FedProx(), plan(0.0), engine=engine):
-        assert len(engine.rounds) == each.round_num  # the next one has not begun
-        assert each.test.loss == model(each)
-
-
 @pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt])
 def test_rounds_that_ended_come_before_the_error_that_ends_the_run(error):
     class FailingEngine(FakeEngine):
@@ -120,38 +113,32 @@ def test_rounds_that_ended_come_before_the_error_that_ends_the_run(error):
 
 
 @pytest.mark.parametrize("done", [0, 1, 3])
-def test_a_run_that_resumes_after_a_round_has_the_rounds_that_are_left(done):
+def test_a_resumed_run_has_the_remaining_rounds(done):
     losses = [1.0, 2.0, 3.0, 2.5, 2.0, 2.2]
     whole = list(started(FedProx(), plan(0.5), mu=AdaptiveMu(0.2, patience=2), evaluate=training(*losses)))
     evaluate = training(*losses[done + 1 :])
     rest = list(started(FedProx(), plan(0.5), mu=AdaptiveMu(0.2, patience=2), evaluate=evaluate, start=whole[done]))
     assert [each.round_num for each in rest] == list(range(done + 1, 6))
+    assert [each.time_s for each in whole] == sorted(each.time_s for each in whole)
     for one, other in zip(whole[done + 1 :], rest, strict=True):
         assert (model(one), one.mu, one.clients, one.carried) == (model(other), other.mu, other.clients, other.carried)
         assert other.time_s >= whole[done].time_s
 
 
-def test_each_round_starts_at_the_model_of_the_round_before():
-    # The new model is w + sum n_k (k + 1) / sum n_k over the cohort.
-    rounds, _ = run(FedProx(), plan(0.5))
+@pytest.mark.parametrize("strategy", [FedProx, FedAvgWithStragglerDrop])
+def test_each_round_starts_at_the_previous_model_and_only_clients_that_count_move_it(strategy):
+    # The new model is w + sum n_k (k + 1) / sum n_k over the clients that count.
+    rounds, _ = run(strategy(), plan(0.5))
     expected = 10.0
     for each in rounds[1:]:
-        clients = [client.task.client for client in each.clients]
+        drops = strategy is FedAvgWithStragglerDrop
+        clients = [client.task.client for client in each.clients if not (drops and client.task.is_straggler)]
         expected += sum(SIZES[k] * (k + 1) for k in clients) / sum(SIZES[k] for k in clients)
         assert model(each) == pytest.approx(expected, rel=1e-12)  # float64 throughout
         assert each.test == Evaluation(loss=model(each), accuracy=0.25)
 
 
-def test_dropped_clients_do_not_move_the_model():
-    rounds, _ = run(FedAvgWithStragglerDrop(), plan(0.5))
-    expected = 10.0
-    for each in rounds[1:]:
-        counted = [client.task.client for client in each.clients if not client.task.is_straggler]
-        expected += sum(SIZES[k] * (k + 1) for k in counted) / sum(SIZES[k] for k in counted)
-        assert model(each) == pytest.approx(expected, rel=1e-12)
-
-
-def test_without_survivors_the_model_stays_and_the_run_goes_on():
+def test_without_clients_the_model_stays_and_the_run_continues():
     # protocol=flower: some rounds have survivors, some have none.
     rounds, engine = run(FedAvgWithStragglerDrop(), plan(0.8, FlowerProtocol()), num_rounds=20)
     empty = [each for each in rounds[1:] if all(client.task.is_straggler for client in each.clients)]
@@ -178,7 +165,7 @@ class SecondDrawFails(FakeEngine):
         return reply
 
 
-def test_a_client_that_is_drawn_several_times_has_an_outcome_per_draw_and_one_that_fails_fails_alone():
+def test_every_draw_of_a_client_has_its_own_outcome_and_may_fail_alone():
     # Two clients, six draws: the new model is w + the simple mean of draw + 1 over the draws that count.
     two = replace(plan(0.5), client_sizes=SIZES[:2], clients_per_round=6, sampling="proportional")
     rounds, _ = run(FedProx(), two, engine=SecondDrawFails(), failures=FailurePolicy(on_client_error="drop"))
@@ -213,30 +200,20 @@ def test_dropped_stragglers_are_among_the_outcomes_and_not_counted():
             assert client.train_loss == (None if dropped else client.task.client / 10)
 
 
-@pytest.mark.parametrize("mu", [0.0, 0.7])
-def test_mu_reaches_every_client_in_every_round(mu):
-    _, engine = run(FedProx(), plan(0.5), mu=mu)
-    sent = [message.content["config"]["proximal-mu"] for messages in engine.rounds for message in messages]
-    assert sent == [mu] * 20
-
-
-def test_the_schedule_reaches_every_client_in_every_round():
-    _, engine = run(FedProx(), plan(0.5), learning_rate_factor=lambda round_num: 1 / round_num)
+def test_mu_and_the_learning_rate_reach_every_client_in_every_round():
+    _, engine = run(FedProx(), plan(0.5), mu=0.7, learning_rate_factor=lambda round_num: 1 / round_num)
+    assert mus_sent(engine) == [{0.7}] * 5
     sent = [[message.content["config"]["learning-rate-factor"] for message in messages] for messages in engine.rounds]
-    assert sent == [[1 / round_num] * 4 for round_num in range(1, len(sent) + 1)]
+    assert sent == [[1 / round_num] * 4 for round_num in range(1, 6)]
 
 
 def test_train_loss_cohort_is_the_mean_weighted_by_examples_over_those_that_count():
-    # (1 * 2.0 + 3 * 6.0) / 4 = 5; the dropped client with 100 examples has no say.
+    # (1 * 2.0 + 3 * 6.0) / 4 = 5; the dropped client with 100 examples does not count.
     clients = (outcome(1, 2.0, True), outcome(100, None, False), outcome(3, 6.0, True))
     done = Round(1, ArrayRecord(), Evaluation(0.0, 0.0), clients, 0.0)
     assert done.train_loss_cohort == 5.0
+    assert replace(done, clients=(outcome(2, 0.0, True),)).train_loss_cohort == 0.0  # not missing
     assert done.num_clients_counted == 2
-
-
-def test_train_loss_cohort_of_zero_losses_is_zero_and_not_missing():
-    done = Round(1, ArrayRecord(), Evaluation(0.0, 0.0), (outcome(2, 0.0, True),), 0.0)
-    assert done.train_loss_cohort == 0.0
 
 
 def test_the_drift_of_a_round_is_the_mean_weighted_by_examples_over_those_that_count():
@@ -248,22 +225,14 @@ def test_the_drift_of_a_round_is_the_mean_weighted_by_examples_over_those_that_c
     assert replace(done, clients=clients[1:2]).drift is None
 
 
-def test_drifts_follow_from_the_replies_and_clients_that_do_not_tell_have_none():
-    for mu in (0.5, 0.0):  # the fake clients tell where mu > 0
+def test_drifts_come_from_the_replies_and_may_be_missing():
+    for mu in (0.5, 0.0):  # the fake clients report it if mu > 0
         rounds, _ = run(FedAvgWithStragglerDrop(), plan(0.5), mu=mu)
         assert rounds[0].drift is None
         for each in rounds[1:]:
-            tell = [mu > 0 and client.counted for client in each.clients]
-            expected = [client.task.client + 1 if t else None for client, t in zip(each.clients, tell, strict=True)]
+            expected = [client.task.client + 1 if mu > 0 and client.counted else None for client in each.clients]
             assert [client.drift for client in each.clients] == expected
             assert (each.drift is not None) == (mu > 0)
-
-
-def test_time_never_goes_back():
-    rounds, _ = run(FedProx(), plan(0.5))
-    times = [each.time_s for each in rounds]
-    assert times == sorted(times)
-    assert times[0] >= 0
 
 
 # Which rounds are evaluated
@@ -272,11 +241,10 @@ def test_time_never_goes_back():
 @pytest.mark.parametrize(
     ("num_rounds", "every", "expected"),
     [
-        (7, 1, [0, 1, 2, 3, 4, 5, 6, 7]),
+        (3, 1, [0, 1, 2, 3]),
         (7, 3, [0, 3, 6, 7]),
         (6, 3, [0, 3, 6]),
         (2, 5, [0, 2]),
-        (1, 1, [0, 1]),
     ],
 )
 def test_the_initial_model_every_nth_round_and_the_last_are_evaluated(num_rounds, every, expected):
@@ -289,11 +257,11 @@ def test_the_initial_model_every_nth_round_and_the_last_are_evaluated(num_rounds
     rounds = list(started(FedProx(), plan(0.5), num_rounds, evaluate=evaluate, evaluate_every=every))
     assert [each.round_num for each in rounds] == list(range(num_rounds + 1))
     assert [each.round_num for each in rounds if each.test is not None] == expected
-    # It is not measured and then hidden: measuring may take longer than training.
+    # Other rounds are really not measured: measuring may take longer than training.
     assert evaluated == [model(rounds[round_num]) for round_num in expected]
 
 
-def test_rounds_that_are_not_evaluated_train_all_the_same():
+def test_rounds_without_evaluation_train_the_same_model():
     seldom, always = (run(FedProx(), plan(0.5), num_rounds=7, evaluate_every=every)[0] for every in (3, 1))
     assert [model(each) for each in seldom] == [model(each) for each in always]
     assert [each.clients for each in seldom] == [each.clients for each in always]
@@ -322,7 +290,7 @@ def test_a_change_of_mu_reaches_all_clients_in_the_following_round():
     mu = AdaptiveMu(0.2, step=0.1, patience=2)
     rounds, engine = run(FedProx(), plan(0.5), mu=mu, evaluate=training(1.0, 2.0, 3.0, 2.5, 2.0, 2.2))
     assert mus_sent(engine) == [{0.2}, {0.3}, {0.4}, {0.4}, {0.3}]
-    # A row says with which mu its round was trained; round 0, which nobody trained, that of the first.
+    # A row has the mu of its round; that of round 0 is the mu of the first round.
     assert [each.mu for each in rounds] == [0.2, 0.2, 0.3, 0.4, 0.4, 0.3]
 
 

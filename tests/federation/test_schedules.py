@@ -1,4 +1,4 @@
-"""Adaptive mu: up after a rise, down after five falls in a row, never below 0; the learning rate's schedule."""
+"""Schedules of mu (up after a rise, down after five falls in a row) and of the learning rate."""
 
 import pytest
 
@@ -27,7 +27,7 @@ def test_rounds_without_a_training_loss_change_nothing():
     assert mu.value == pytest.approx(0.3)
 
 
-def test_a_restored_schedule_continues_as_the_one_whose_state_was_taken():
+def test_a_restored_schedule_continues_like_the_one_whose_state_was_taken():
     losses = [5, 4, 3, 4, 3, 2, 1, 0, -1, -2]
     for done in range(len(losses)):
         one, other = AdaptiveMu(1.0, patience=3), AdaptiveMu(7.0, patience=3)
@@ -50,11 +50,7 @@ def test_a_constant_mu_stays_whatever_is_observed_or_restored():
     assert adaptive.value == 0.2
 
 
-def test_each_rise_adds_a_step():
-    assert values([1, 2, 3, 4], mu=0.0) == [0.0, 0.1, 0.2, 0.3]
-
-
-def test_five_falls_in_a_row_take_one_step_away_and_the_count_begins_anew():
+def test_five_falls_in_a_row_subtract_a_step_and_restart_the_count():
     assert values(range(20, 8, -1), mu=1.0) == [1.0] * 5 + [0.9] * 5 + [0.8] * 2
 
 
@@ -62,7 +58,7 @@ def test_a_rise_ends_a_row_of_falls():
     assert values([9, 8, 7, 6, 5, 6, 5, 4, 3, 2, 1], mu=1.0) == [1.0] * 5 + [1.1] * 5 + [1.0]
 
 
-def test_a_standstill_is_neither_and_ends_the_row():
+def test_an_equal_loss_is_neither_and_ends_the_row():
     assert values([9, 8, 7, 6, 5, 5, 4, 3, 2, 1, 0], mu=1.0) == [1.0] * 10 + [0.9]
 
 

@@ -1,4 +1,4 @@
-"""A strategy that was restored goes on as the one whose state was taken."""
+"""A restored strategy continues like the one whose state was taken."""
 
 import logging
 
@@ -20,7 +20,7 @@ START = {"weight": np.linspace(-1, 1, 6, dtype=np.float32).reshape(2, 3), "bias"
 
 
 class Wraps(flowers.FedAvg):
-    """Fake: leaves the work to a strategy in an attribute of its own choice."""
+    """Fake: delegates to a strategy in some attribute."""
 
     def __init__(self, inner) -> None:
         super().__init__()
@@ -37,18 +37,13 @@ STRATEGIES = {
     "FedProx": FedProx,
     "FedAvg": flowers.FedAvg,
     "FedAdam": flowers.FedAdam,
-    "FedYogi": flowers.FedYogi,
-    "FedAdagrad": flowers.FedAdagrad,
     "FedAvgM": lambda: flowers.FedAvgM(server_momentum=0.9, server_learning_rate=0.5),
     "QFedAvg": lambda: flowers.QFedAvg(client_learning_rate=0.1, q=0.5, train_loss_key="train-loss"),
     "FedMedian": flowers.FedMedian,
-    "FedTrimmedAvg": flowers.FedTrimmedAvg,
-    "Krum": lambda: flowers.Krum(num_malicious_nodes=1),
-    "MultiKrum": lambda: flowers.MultiKrum(num_malicious_nodes=1, num_nodes_to_select=2),
     "Bulyan": lambda: flowers.Bulyan(num_malicious_nodes=0),
     "wrapped": lambda: Wraps(flowers.FedAdam()),
 }
-CHANGE = {"FedAdam", "FedYogi", "FedAdagrad", "FedAvgM", "wrapped"}  # momenta
+CHANGE = {"FedAdam", "FedAvgM", "wrapped"}  # momenta
 
 
 @pytest.fixture(autouse=True)
@@ -61,7 +56,7 @@ def planned(strategy) -> PlannedStrategy:
 
 
 def played(strategy: PlannedStrategy, arrays, rounds: range):
-    """Yield the global model after each round, of clients that answer with what only round and client decide."""
+    """Yield the global model after each round; a client's reply depends only on round and client."""
     for round_num in rounds:
         messages = strategy.configure_train(round_num, arrays, ConfigRecord({"proximal-mu": 0.0}), None)
         arrays, _ = strategy.aggregate_train(round_num, [answer(message, round_num) for message in messages])
@@ -86,7 +81,7 @@ def test_after_a_restart_at_any_round_the_next_ones_are_the_same(name, num_done)
     make, start = STRATEGIES[name], to_record(START)
     one = planned(make())
     *_, arrays = [start, *played(one, start, range(1, num_done + 1))]
-    text, kept = encoded([one.state(), arrays])  # as a checkpoint has it, before the first one goes on
+    text, kept = encoded([one.state(), arrays])  # as in a checkpoint, before the first one continues
     whole = [bits(model) for model in played(one, arrays, range(num_done + 1, num_done + 4))]
     state, arrays = decoded(text, kept)
     other = planned(make())
@@ -110,7 +105,7 @@ def test_later_rounds_do_not_change_a_state_that_was_taken():
     assert all(np.array_equal(array, after[name]) for name, array in before.items())
 
 
-def test_what_a_strategy_was_made_with_is_no_state():
+def test_constructor_arguments_are_not_state():
     strategy = planned(FedProx())
     list(played(strategy, to_record(START), range(1, 3)))
     assert strategy.state() == {"layers": [{}], "statistics": None}
@@ -143,8 +138,8 @@ def test_attributes_that_change_in_place_are_state_too():
     assert (other.count, other.seen, other.sums.tolist()) == (one.count, one.seen, one.sums.tolist())
 
 
-class Telling(Counting):
-    """Says itself what its state is."""
+class WithStateDict(Counting):
+    """Defines its state itself."""
 
     def state_dict(self) -> dict:
         return {"rounds": self.count}
@@ -153,8 +148,8 @@ class Telling(Counting):
         self.count = state["rounds"]
 
 
-def test_a_strategy_that_says_its_state_is_asked():
-    one, other = Telling(), Telling()
+def test_a_strategys_own_state_dict_is_used():
+    one, other = WithStateDict(), WithStateDict()
     state = StrategyState(one)
     one.round()
     assert state.take() == [{"rounds": 1}]
@@ -162,7 +157,7 @@ def test_a_strategy_that_says_its_state_is_asked():
     assert (other.count, other.seen) == (5, [])
 
 
-def test_what_cannot_be_kept_is_told_once_and_named(caplog):
+def test_what_cannot_be_saved_is_named_once(caplog):
     strategy = Counting()
     state = StrategyState(strategy)
     with caplog.at_level(logging.WARNING, "fedprox"):
@@ -172,15 +167,15 @@ def test_what_cannot_be_kept_is_told_once_and_named(caplog):
         for _ in range(3):
             assert "history" not in state.take()[0]
     assert len(caplog.messages) == 1
-    assert "Counting.history changes and cannot be kept" in caplog.messages[0]
+    assert "Counting.history changes and cannot be saved" in caplog.messages[0]
     assert "state_dict()" in caplog.messages[0]
 
 
 @pytest.mark.parametrize("value", [object(), print, {1, 2}, {(1,): 2}, [1, {"a": b"bytes"}], 1j])
-def test_what_is_not_plain(value):
+def test_other_values_are_not_plain(value):
     assert not is_plain(value)
 
 
 @pytest.mark.parametrize("value", [None, 1, True, 0.5, "a", [1, (2, {"a": np.ones(2)})], to_record(START), np.int64(3)])
-def test_what_is_plain(value):
+def test_numbers_strings_arrays_and_containers_are_plain(value):
     assert is_plain(value)

@@ -1,4 +1,4 @@
-"""The cohort solver is the reference solver for many clients at once."""
+"""The cohort solver, against the reference solver."""
 
 import copy
 from dataclasses import replace
@@ -16,7 +16,7 @@ from fedprox.models.logistic import logistic
 from fedprox.models.lstm import lstm_shakespeare
 from fedprox.plan.epoch_batches import epoch_batches
 from fedprox.solvers.cohort import CohortSolver, _batches, _schedule
-from fedprox.solvers.problem import BatchedSolver, LocalProblem, LocalSolution, LocalWork, SgdSettings
+from fedprox.solvers.problem import LocalProblem, LocalSolution, LocalWork, SgdSettings
 from fedprox.solvers.reference import ReferenceSolver
 
 SHAPE, NUM_CLASSES = (2, 3), 4
@@ -96,11 +96,11 @@ def assert_solves(model: nn.Module, sgd: SgdSettings, problems: list[LocalProble
     is_linear=st.booleans(),
     seed=st.integers(0, 99),
 )
-def test_every_solution_is_the_reference_solvers(
+def test_solutions_are_the_reference_solvers(
     sizes, batch_size, num_epochs, mu, momentum, weight_decay, last_batch, is_linear, seed
 ):
-    # Clients of one example, of less than a batch, with short last batches; some stop in the middle of an epoch, some
-    # at once; some are corrected.
+    # Clients with one example, less than a batch, or a short last batch; some stop in the middle of an epoch or at
+    # once; some have a correction.
     rng = np.random.default_rng(seed)
     model = logistic(SHAPE, NUM_CLASSES).double() if is_linear else perceptron()
     start = weights(model, seed)
@@ -115,7 +115,7 @@ def test_every_solution_is_the_reference_solvers(
 
 
 @pytest.mark.parametrize("momentum", [0.0, 0.9])
-def test_a_cnn_in_float32_is_the_reference_solvers_too(momentum):
+def test_solutions_of_a_float32_cnn_are_the_reference_solvers(momentum):
     model = seeded_cnn()
     start = model.state_dict()
     problems = [
@@ -126,7 +126,7 @@ def test_a_cnn_in_float32_is_the_reference_solvers_too(momentum):
     assert {value.dtype for value in solutions[0].params.values()} == {torch.float32}
 
 
-def test_clients_may_have_each_their_own_mu_and_their_own_start():
+def test_clients_may_have_different_mu_and_starts():
     model = perceptron()
     problems = [
         problem(weights(model, seed), size, seed, mu=mu)
@@ -135,18 +135,7 @@ def test_clients_may_have_each_their_own_mu_and_their_own_start():
     assert_solves(model, SgdSettings(0.1, 3), problems)
 
 
-def test_one_client_alone_is_a_cohort_of_one():
-    model = perceptron()
-    alone = problem(weights(model), 7, 0)
-    solver = CohortSolver(model, SgdSettings(0.1, 3))
-    assert isinstance(solver, BatchedSolver)
-    found = solver.solve(alone)
-    (same,) = solver.solve_all([alone])
-    assert all(torch.equal(found.params[name], same.params[name]) for name in found.params)
-    assert solver.solve_all([]) == []
-
-
-def test_no_step_gives_the_global_model_back():
+def test_without_steps_the_solution_is_the_global_model():
     model = perceptron()
     start = weights(model)
     for idle in (problem(start, 5, 0, num_steps=0), problem(start, 5, 0, num_epochs=0)):
@@ -155,7 +144,7 @@ def test_no_step_gives_the_global_model_back():
             assert all(torch.equal(solution.params[name], start[name]) for name in start)
 
 
-def test_a_client_that_diverges_leaves_the_others_as_they_were():
+def test_a_client_that_diverges_does_not_change_the_others():
     model = perceptron()
     start = weights(model)
     wild = problem(start, 3, 1)
@@ -168,7 +157,7 @@ def test_a_client_that_diverges_leaves_the_others_as_they_were():
             torch.testing.assert_close(together[at].params[name], value, **EXACT)
 
 
-def test_nothing_that_is_passed_in_is_changed():
+def test_arguments_are_not_changed():
     model, solver_model = perceptron(), perceptron()
     solver_model.eval()
     problems = [problem(weights(model), size, size, corrected=True) for size in (3, 5)]
@@ -187,9 +176,9 @@ def test_nothing_that_is_passed_in_is_changed():
 # The layout of the steps
 
 
-def test_batches_are_padded_and_steps_laid_out_longest_client_first():
-    # Three examples in batches of two, one epoch: 2 0 | 1 (1). The other has one example and two epochs: 0, 0, of which
-    # num_steps leaves one; its example is the fourth of all. Rows: step 1 of both, then step 2 of the first.
+def test_batches_are_padded_and_the_longest_client_comes_first():
+    # Three examples in batches of two, one epoch: 2 0 | 1 (1). The other client has one example and two epochs: 0, 0,
+    # limited to one step; its example is the fourth of all. Rows: step 1 of both, then step 2 of the first.
     start = {"w": torch.zeros(1)}
     first, second = (problem(start, size, 0, num_epochs=1) for size in (3, 1))
     first = replace(first, work=LocalWork([np.array([2, 0, 1])], 9, 0.0))
@@ -201,15 +190,15 @@ def test_batches_are_padded_and_steps_laid_out_longest_client_first():
     assert list(schedule.phases()) == [(2, [slice(0, 2)]), (1, [slice(2, 3)])]
 
 
-def test_a_merged_last_batch_is_the_widest_and_the_others_are_filled_up_to_it():
-    # Five examples in batches of two: 4 2 | 0 3 1, and the first is filled up with its first example.
+def test_batches_are_padded_to_a_merged_last_one():
+    # Five examples in batches of two: 4 2 | 0 3 1, and the first is padded with its first example.
     merged = replace(problem({"w": torch.zeros(1)}, 5, 0), work=LocalWork([np.array([4, 2, 0, 3, 1])], 9, 0.0))
     positions, sizes = _batches(merged, epoch_batches(5, 2, "merge"))
     assert (positions.tolist(), sizes.tolist()) == ([[4, 2, 4], [0, 3, 1]], [2, 3])
 
 
 class Reads(TorchDispatchMode):
-    """Counts operations that make the host wait for a value or send a tensor to another device or type."""
+    """Counts operations that make the host wait for a value, or copy a tensor to another device or dtype."""
 
     def __init__(self):
         super().__init__()
@@ -234,24 +223,19 @@ def test_no_step_waits_for_the_device(momentum):
     assert counts[0] == counts[1]
     with Reads() as reads:
         assert float(torch.ones(1)) == 1
-    assert reads.num == 1  # so it would be seen
+    assert reads.num == 1  # so a read would be counted
 
 
 # Which models
 
 
 class WithBatchNorm(nn.Module):
-    def __init__(self, track: bool):
+    def __init__(self):
         super().__init__()
-        self.norm, self.linear = nn.BatchNorm1d(6, track_running_stats=track), nn.Linear(6, NUM_CLASSES)
+        self.norm, self.linear = nn.BatchNorm1d(6), nn.Linear(6, NUM_CLASSES)
 
     def forward(self, x):
         return self.linear(self.norm(x.flatten(1)))
-
-
-class Drawing(nn.Sequential):
-    def forward(self, x):
-        return super().forward(x) + torch.rand(NUM_CLASSES)
 
 
 class Branching(nn.Sequential):
@@ -261,7 +245,7 @@ class Branching(nn.Sequential):
 
 class Centring(nn.Sequential):
     def forward(self, x):
-        return super().forward(x - x.mean(dim=0))  # which would see the examples that fill a batch up
+        return super().forward(x - x.mean(dim=0))  # which would include the padding of a batch
 
 
 class Failing(nn.Sequential):
@@ -298,17 +282,15 @@ SGD = SgdSettings(0.1, 10, momentum=0.5, weight_decay=0.001)
     ],
     ids=["logistic", "CNN", "layer norm", "embedding", "tied weights and a buffer"],
 )
-def test_a_model_whose_clients_can_be_batched_is_accepted(model, examples):
+def test_a_model_that_can_be_batched_is_accepted(model, examples):
     assert CohortSolver.accepts(model, SGD, "cpu", examples)
 
 
 @pytest.mark.parametrize(
     ("model", "examples"),
     [
-        (WithBatchNorm(True), EXAMPLES),
-        (WithBatchNorm(False), EXAMPLES),
+        (WithBatchNorm(), EXAMPLES),
         (nn.Sequential(nn.Flatten(), nn.Dropout(0.5), nn.Linear(6, NUM_CLASSES)), EXAMPLES),
-        (Drawing(nn.Flatten(), nn.Linear(6, NUM_CLASSES)), EXAMPLES),
         (lstm_shakespeare((3,), 4), TOKENS),
         (Branching(nn.Flatten(), nn.Linear(6, NUM_CLASSES)), EXAMPLES),
         (Centring(nn.Flatten(), nn.Linear(6, NUM_CLASSES)), EXAMPLES),
@@ -316,21 +298,19 @@ def test_a_model_whose_clients_can_be_batched_is_accepted(model, examples):
     ],
     ids=[
         "batch norm",
-        "batch norm without averages",
         "dropout",
-        "noise",
         "LSTM",
         "a branch",
         "a mean of the batch",
         "an error",
     ],
 )
-def test_a_model_that_would_get_another_solution_or_none_is_refused(model, examples):
+def test_a_model_with_another_solution_or_none_is_refused(model, examples):
     assert not CohortSolver.accepts(model, SGD, "cpu", examples)
 
 
-def test_a_trial_leaves_the_model_and_torchs_generator_as_they_were():
-    for model in (WithBatchNorm(True), nn.Sequential(nn.Flatten(), nn.Dropout(0.5), nn.Linear(6, NUM_CLASSES)), Tied()):
+def test_a_trial_changes_neither_model_nor_generator():
+    for model in (WithBatchNorm(), nn.Sequential(nn.Flatten(), nn.Dropout(0.5), nn.Linear(6, NUM_CLASSES)), Tied()):
         before, generator = copy.deepcopy(model.state_dict()), torch.get_rng_state()
         CohortSolver.accepts(model, SGD, "cpu", EXAMPLES)
         assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())

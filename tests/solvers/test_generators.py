@@ -1,4 +1,4 @@
-"""The generators that all code shares: seeded where a user's model computes, and left as they were."""
+"""The shared random generators: seeded in a context, and restored afterwards."""
 
 import contextlib
 import random
@@ -13,7 +13,7 @@ DRAWS = {"torch": lambda: float(torch.rand(())), "numpy": np.random.rand, "pytho
 
 
 @pytest.mark.parametrize("name", DRAWS)
-def test_a_draw_from_any_of_them_is_noticed_and_undone(name):
+def test_a_draw_from_any_generator_is_noticed_and_undone(name):
     before = Generators()
     assert not before.have_moved()
     drawn = DRAWS[name]()
@@ -24,7 +24,7 @@ def test_a_draw_from_any_of_them_is_noticed_and_undone(name):
 
 
 @pytest.mark.parametrize("seed", [0, 2**63, (0, 3, 7)])
-def test_a_seed_gives_the_same_numbers_and_leaves_no_trace_even_after_an_error(seed):
+def test_a_seed_gives_the_same_numbers_and_is_undone_even_after_an_error(seed):
     before, drawn = Generators(), []
     for _ in range(2):
         with contextlib.suppress(KeyError), seeded(seed) as generators:

@@ -40,13 +40,6 @@ def frozen_layer() -> nn.Module:
     return nn.Sequential(nn.Flatten(), nn.Linear(36, 5).requires_grad_(False), nn.Linear(5, 4))
 
 
-def unused_layer() -> nn.Module:
-    model = logistic((6, 6), 4)
-    model.spare = nn.ParameterDict({"alone": nn.Parameter(torch.ones(2))})
-    model.forward = lambda x: model[1](model[0](x))
-    return model
-
-
 def tied_layers() -> nn.Module:
     model = nn.Sequential(nn.Flatten(), nn.Linear(36, 5), nn.Linear(5, 5), nn.Linear(5, 5), nn.Linear(5, 4))
     model[3].weight = model[2].weight
@@ -81,7 +74,7 @@ def examples(num_examples: int) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 def by_definition(name: str, params: Params, features: torch.Tensor, labels: torch.Tensor) -> Params:
-    """Return grad F_k with plain autograd on a model of its own."""
+    """Return grad F_k by plain autograd on a new model."""
     model = initialised(name)
     model.load_state_dict(params)
     model.eval()
@@ -89,7 +82,7 @@ def by_definition(name: str, params: Params, features: torch.Tensor, labels: tor
     return {key: param.grad for key, param in model.named_parameters() if param.requires_grad}
 
 
-@pytest.mark.parametrize("num_examples", [1, 2, 500, 501])  # up to one piece of autograd's, and two
+@pytest.mark.parametrize("num_examples", [1, 500, 501])  # up to one piece of autograd's, and two
 @pytest.mark.parametrize("name", MODELS)
 def test_gradients_at_several_points_are_autograds(name, num_examples):
     points = [initialised(name, seed).state_dict() for seed in (1, 2, 3)]
@@ -126,7 +119,7 @@ def test_gamma_by_hand():
 
 @pytest.mark.parametrize("mu", [0.0, 1.0])
 @pytest.mark.parametrize("name", MODELS)
-def test_gamma_is_1_where_the_client_did_not_move(name, mu):
+def test_gamma_is_1_if_the_client_did_not_move(name, mu):
     params = initialised(name, 1).state_dict()
     assert gamma(initialised(name), params, params, *examples(7), mu) == 1.0
 
@@ -145,11 +138,11 @@ def test_gamma_is_0_at_the_minimiser_of_h():
     assert gammas[0] == 1.0
     assert gammas == sorted(gammas, reverse=True)
     assert gamma(model, params, start, features, labels, mu=1.0) < 1e-13
-    assert gamma(model, params, start, features, labels, mu=0.0) > 0.1  # of F alone it is no minimiser
+    assert gamma(model, params, start, features, labels, mu=0.0) > 0.1  # it does not minimise F alone
 
 
 @pytest.mark.parametrize("mu", [0.0, 2.0])
-def test_where_the_start_is_stationary_gamma_is_0_for_staying_and_infinite_for_leaving(mu):
+def test_at_a_stationary_start_gamma_is_0_for_staying_and_infinite_for_leaving(mu):
     # A single class has softmax 1 and no gradient anywhere, so grad h = mu * (w_k - w^t).
     model = logistic((3,), 1)
     start = {key: tensor.clone() for key, tensor in model.state_dict().items()}
@@ -157,12 +150,6 @@ def test_where_the_start_is_stationary_gamma_is_0_for_staying_and_infinite_for_l
     x, y = torch.ones(4, 3), torch.zeros(4, dtype=torch.int64)
     assert gamma(model, start, start, x, y, mu) == 0.0
     assert gamma(model, moved, start, x, y, mu) == (math.inf if mu else 0.0)
-
-
-def test_gamma_of_weights_that_are_nan_is_nan():
-    start = initialised("logistic", 1).state_dict()
-    broken = {key: torch.full_like(tensor, math.nan) for key, tensor in start.items()}
-    assert math.isnan(gamma(initialised("logistic"), broken, start, *examples(5), mu=1.0))
 
 
 def test_gradients_beyond_the_square_root_of_float32_have_a_finite_gamma():
@@ -174,7 +161,7 @@ def test_gradients_beyond_the_square_root_of_float32_have_a_finite_gamma():
 
 
 @pytest.mark.parametrize("name", MODELS)
-def test_neither_points_nor_the_models_weights_are_changed_also_without_autograd(name):
+def test_neither_points_nor_the_model_are_changed_even_without_autograd(name):
     model, start, solution = initialised(name), initialised(name, 1).state_dict(), initialised(name, 2).state_dict()
     before = copy.deepcopy((model.state_dict(), start, solution))
     with torch.no_grad():
@@ -183,14 +170,6 @@ def test_neither_points_nor_the_models_weights_are_changed_also_without_autograd
     for now, then in zip((model.state_dict(), start, solution), before, strict=True):
         assert all(torch.equal(now[key], then[key]) for key in then)
     assert not any(tensor.requires_grad for tensor in (*start.values(), *solution.values()))
-
-
-def test_a_parameter_that_the_loss_does_not_depend_on_has_gradient_0():
-    model = unused_layer()
-    gradient = full_gradients(
-        model, [model.state_dict()], *(t.float() if i == 0 else t for i, t in enumerate(examples(3)))
-    )
-    assert torch.equal(gradient[0]["spare.alone"], torch.zeros(2))
 
 
 # Drift
@@ -213,9 +192,12 @@ def test_the_squares_of_a_drift_are_summed_in_float64():
     )
 
 
-def test_a_model_that_diverged_has_no_finite_drift():
+def test_a_diverged_model_has_no_finite_drift_or_gamma():
     assert math.isnan(drift({"w": torch.tensor([math.nan, 1.0])}, {"w": torch.zeros(2)}, ["w"]))
     assert drift({"w": torch.tensor([math.inf, 1.0])}, {"w": torch.zeros(2)}, ["w"]) == math.inf
+    start = initialised("logistic", 1).state_dict()
+    broken = {key: torch.full_like(tensor, math.nan) for key, tensor in start.items()}
+    assert math.isnan(gamma(initialised("logistic"), broken, start, *examples(5), mu=1.0))
 
 
 class Rectified(nn.Module):
@@ -231,7 +213,7 @@ class Rectified(nn.Module):
         return self.linear(self.rectified(x.flatten(1)) * 2)
 
 
-def test_a_model_that_changes_its_input_and_buffers_changes_neither_examples_nor_points():
+def test_a_model_may_change_its_input_and_buffers():
     model, same = Rectified(inplace=True), Rectified(inplace=False)
     x, y = torch.randn(7, 6, 6, generator=torch.Generator().manual_seed(0)), torch.arange(7) % 4
     kept, point = x.clone(), {name: value.clone() for name, value in model.state_dict().items()}

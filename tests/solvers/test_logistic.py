@@ -1,10 +1,9 @@
-"""The compiled solver of logistic regression against the reference solver, which defines what it must compute."""
+"""The compiled solver of logistic regression, against the reference solver."""
 
 import copy
 import math
 import subprocess
 import sys
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -15,9 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numba import njit
 from torch import Tensor, nn
-from torch.nn import functional
 
-from fedprox.models.cnn import cnn
 from fedprox.models.logistic import logistic
 from fedprox.solvers.kernels import compile
 from fedprox.solvers.kernels.logistic import exponential, padded, unpadded
@@ -127,24 +124,12 @@ def test_it_agrees_with_the_reference_solver(num_examples, batch_size, num_epoch
     assert_agree(solution, case.solve_by_definition())
 
 
-@pytest.mark.parametrize("num_classes", [2, 10, 15, 16, 17, 31, 32, 33])
-@pytest.mark.parametrize("corrected", [False, True])
-def test_every_class_advances_whether_its_sixteen_columns_are_full_or_not(num_classes, corrected):
-    case = make_case(num_classes=num_classes, corrected=corrected, weight_decay=0.01)
+@pytest.mark.parametrize("num_classes", [2, 15, 16, 17, 33])
+def test_every_class_is_trained_whether_its_sixteen_columns_are_full_or_not(num_classes):
+    case = make_case(num_classes=num_classes, corrected=True, weight_decay=0.01)
     solution = case.solve()
     assert_agree(solution, case.solve_by_definition())
     assert bool((solution.params["1.weight"] != case.start["1.weight"]).any(dim=1).all())
-
-
-@pytest.mark.parametrize(
-    ("num_examples", "batch_size", "num_steps"),
-    [(1, 10, 3), (1, 1, 3), (10, 10, 3), (4, 10, 3), (11, 10, 6), (30, 7, 15), (30, 7, 1), (30, 7, 6), (30, 7, 0)],
-)
-def test_short_single_and_partial_batches_are_those_of_the_reference(num_examples, batch_size, num_steps):
-    case = make_case(num_examples=num_examples, batch_size=batch_size, num_steps=num_steps)
-    solution = case.solve()
-    assert solution.num_steps == num_steps
-    assert_agree(solution, case.solve_by_definition())
 
 
 def test_mu_decay_and_correction_each_change_the_result():
@@ -155,14 +140,10 @@ def test_mu_decay_and_correction_each_change_the_result():
     assert all(float((other.solve().params["1.weight"] - plain).abs().max()) > 1e-3 for other in others)
 
 
-def test_images_are_flattened_like_the_reference_does():
-    case = make_case(num_features=12)
+def test_features_may_be_images_and_neither_they_nor_parameters_need_be_contiguous():
+    case = make_case()
     images = replace(case, features=case.features.view(-1, 3, 4))
     assert torch.equal(images.solve().params["1.weight"], case.solve().params["1.weight"])
-
-
-def test_features_and_parameters_need_not_be_contiguous():
-    case = make_case()
     start = {"1.weight": case.start["1.weight"].T.contiguous().T, "1.bias": case.start["1.bias"]}
     strided = replace(case, features=case.features.T.contiguous().T, start=start)
     assert not strided.features.is_contiguous()
@@ -179,7 +160,7 @@ print("no access outside an array")
 
 
 def test_no_access_is_outside_its_array(environment, tmp_path):
-    # The compiled loop does not check that. As plain Python it does, and must compute the same.
+    # The compiled loop does not check bounds. Plain Python does, and must compute the same.
     (tmp_path / "tests_of_logistic.py").write_text(Path(__file__).read_text())
     ended = subprocess.run(
         [sys.executable, "-c", NOT_COMPILED],
@@ -191,16 +172,16 @@ def test_no_access_is_outside_its_array(environment, tmp_path):
     assert ended.stdout == "no access outside an array\n", ended.stderr
 
 
-# Where rounding decides
+# Rounding
 
 
 def test_the_gradient_of_a_nearly_certain_class_is_not_lost_in_the_sum_of_exponentials():
-    # Nine classes have 4.8e-8 each beside 1. In float32 1 + 4.8e-8 is 1 (the next number is 1.2e-7 away), so a sum
-    # taken there ends as 1, and the label's softmax - 1 as 0. It is minus the sum of the others: -4.3e-7.
+    # Nine classes have 4.8e-8 each beside 1. In float32 1 + 4.8e-8 is 1 (the next number is 1.2e-7 away), so a float32
+    # sum is 1, and the label's softmax - 1 is 0. It is minus the sum of the others: -4.3e-7.
     small = 4.8e-8
     weight = torch.zeros(10, 1)
     weight[0] = -math.log(small)
-    start = {"1.weight": weight, "1.bias": torch.zeros(10)}  # a bias of 0 takes up a step of 1e-7 with all digits
+    start = {"1.weight": weight, "1.bias": torch.zeros(10)}  # a bias of 0 keeps all digits of a step of 1e-7
     case = replace(make_case(), sgd=SgdSettings(1.0, 1), start=start, features=torch.ones(1, 1))
     case = replace(case, labels=torch.zeros(1, dtype=torch.int64), work=LocalWork([np.zeros(1, np.int64)], 1, 0.0))
     solution = case.solve()
@@ -223,7 +204,7 @@ def test_the_exponential_is_that_of_float64_to_one_unit_in_the_last_place():
 
 
 @pytest.mark.parametrize("num_classes", [2, 16, 17])
-def test_padding_is_undone(num_classes):
+def test_unpadding_inverts_padding(num_classes):
     start = params(np.random.default_rng(0), num_classes, 5, 1.0)
     both = padded(start)
     assert both.shape == (6, 16 if num_classes <= 16 else 32)
@@ -244,10 +225,10 @@ def test_large_logits_neither_overflow_nor_give_nan(largest):
     assert solution.params["1.bias"][1:].tolist() == pytest.approx([0.5, 0.0], abs=1e-30)
 
 
-# What it leaves alone
+# Arguments stay unchanged
 
 
-def test_nothing_that_is_passed_in_is_changed_or_shared():
+def test_arguments_are_neither_changed_nor_shared():
     case = make_case(corrected=True, weight_decay=0.1)
     given_ = (case.start, case.work.correction, case.features, case.labels, case.work.orders)
     before = copy.deepcopy(given_)
@@ -261,36 +242,14 @@ def test_nothing_that_is_passed_in_is_changed_or_shared():
             assert all(np.array_equal(one, other) for one, other in zip(now, then, strict=True))
         else:
             assert torch.equal(now, then)
-    # The same call gives the same result, in memory of its own.
+    # The same call gives the same result, as a copy.
     assert all(torch.equal(first.params[name], kept[name]) for name in kept)
     assert all(torch.equal(second.params[name], kept[name]) for name in kept)
     assert first.params["1.weight"].data_ptr() != second.params["1.weight"].data_ptr()
     assert not torch.equal(kept["1.weight"], case.start["1.weight"])
 
 
-def test_orders_may_come_from_a_generator():
-    case = make_case()
-    lazy = replace(case, work=replace(case.work, orders=(order for order in case.work.orders)))
-    assert torch.equal(lazy.solve().params["1.weight"], case.solve().params["1.weight"])
-
-
-def test_several_threads_at_once_give_the_identical_result():
-    # One solver for all, as the local engine has it; problems of 60,000 steps' length in all, so that calls overlap.
-    cases = [make_case(num_examples=500, num_epochs=20, seed=seed) for seed in range(3)]
-    solver = LogisticSolver(cases[0].sgd)
-
-    def solve(case: Case) -> LocalSolution:
-        return solver.solve(case.problem)
-
-    expected = [solve(case) for case in cases] * 8
-    with ThreadPoolExecutor(4) as pool:
-        for alone, together in zip(expected, pool.map(solve, cases * 8), strict=True):
-            assert together.train_loss == alone.train_loss
-            assert all(torch.equal(together.params[name], alone.params[name]) for name in alone.params)
-    assert LogisticSolver.is_concurrent
-
-
-# What it takes
+# Models that it accepts
 
 
 SGD = SgdSettings(0.1, 10)
@@ -307,57 +266,44 @@ def frozen() -> nn.Module:
 
 
 class TwiceTheLogits(nn.Linear):
-    """Has the parameters of a linear layer and computes something else."""
+    """A linear layer that computes something else."""
 
     def forward(self, x: Tensor) -> Tensor:
         return 2 * super().forward(x)
 
 
 class HalfTheLogits(nn.Sequential):
-    """Likewise around it."""
+    """An nn.Sequential that computes something else."""
 
     def forward(self, x: Tensor) -> Tensor:
         return super().forward(x) / 2
 
 
-@pytest.mark.parametrize("shape", [(6,), (2, 3), (1, 28, 28)])
-@pytest.mark.parametrize("sgd", [SGD, replace(SGD, weight_decay=0.1)])
-def test_it_accepts_logistic_regression_on_the_cpu_without_momentum(shape, sgd):
-    assert LogisticSolver.accepts(logistic(shape, 4), sgd, "cpu")
+@pytest.mark.parametrize("shape", [(6,), (1, 28, 28)])
+def test_it_accepts_logistic_regression_on_the_cpu_without_momentum(shape):
+    assert LogisticSolver.accepts(logistic(shape, 4), replace(SGD, weight_decay=0.1), "cpu")
 
 
 @pytest.mark.parametrize(
     ("model", "sgd", "device"),
     [
         pytest.param(logistic((6,), 3), SGD, "cuda", id="CUDA"),
-        pytest.param(logistic((6,), 3), SGD, "cuda:1", id="second GPU"),
         pytest.param(logistic((6,), 3), replace(SGD, momentum=0.9), "cpu", id="momentum"),
-        pytest.param(cnn((8, 8), 3), SGD, "cpu", id="CNN"),
         pytest.param(nn.Linear(6, 3), SGD, "cpu", id="without Flatten"),
         pytest.param(nn.Sequential(nn.Flatten(), nn.Linear(6, 3, bias=False)), SGD, "cpu", id="without bias"),
         pytest.param(nn.Sequential(nn.Flatten(2), nn.Linear(6, 3)), SGD, "cpu", id="Flatten from the second"),
-        pytest.param(nn.Sequential(nn.Identity(), nn.Linear(6, 3)), SGD, "cpu", id="Identity"),
-        pytest.param(with_tanh(), SGD, "cpu", id="Tanh behind"),
+        pytest.param(with_tanh(), SGD, "cpu", id="Tanh after it"),
         pytest.param(nn.Sequential(nn.Flatten(), TwiceTheLogits(6, 3)), SGD, "cpu", id="another linear"),
         pytest.param(HalfTheLogits(nn.Flatten(), nn.Linear(6, 3)), SGD, "cpu", id="another sequence"),
         pytest.param(frozen(), SGD, "cpu", id="frozen weights"),
+        pytest.param(logistic((6,), 3).double(), SGD, "cpu", id="float64"),
     ],
 )
-def test_it_accepts_nothing_else(model, sgd, device):
+def test_it_does_not_accept_other_models(model, sgd, device):
     assert not LogisticSolver.accepts(model, sgd, device)
 
 
-def test_what_it_accepts_has_the_parameters_it_reads():
-    case = make_case()
-    model = logistic((12,), 7)
-    assert model.state_dict().keys() == case.start.keys() == case.solve().params.keys()
-    model.load_state_dict(case.start)
-    loss = functional.cross_entropy(model(case.features), case.labels)
-    one_batch = replace(case, sgd=SgdSettings(0.1, 23), work=replace(case.work, num_steps=1))
-    assert one_batch.solve().train_loss == pytest.approx(float(loss.detach()), rel=FLOAT32)
-
-
-def test_where_no_folder_can_be_written_the_solver_is_compiled_all_the_same(monkeypatch):
+def test_without_a_writable_folder_the_solver_is_still_compiled(monkeypatch):
     def refuse(*args, **options):
         if options.get("cache"):
             raise RuntimeError("cannot cache function: no locator available")
@@ -367,7 +313,7 @@ def test_where_no_folder_can_be_written_the_solver_is_compiled_all_the_same(monk
     assert compile.compiled(lambda a, b: a * b)(3, 4) == 12
 
 
-def test_who_waits_for_the_compiler_is_told_so_and_only_then(environment, tmp_path):
+def test_the_log_announces_compilation_only_if_it_is_needed(environment, tmp_path):
     code = """
 import logging
 logging.basicConfig(level=logging.INFO, format="%(message)s")
@@ -375,7 +321,7 @@ from fedprox.solvers.logistic import LogisticSolver
 from fedprox.solvers.problem import SgdSettings
 LogisticSolver(SgdSettings(0.1, 10))
 """
-    said = [
+    logs = [
         subprocess.run(
             [sys.executable, "-c", code],
             env=environment(NUMBA_CACHE_DIR=str(tmp_path)),
@@ -385,11 +331,11 @@ LogisticSolver(SgdSettings(0.1, 10))
         ).stderr
         for _ in range(2)
     ]
-    assert ["compiling the solver" in lines for lines in said] == [True, False]
+    assert ["compiling the solver" in log for log in logs] == [True, False]
 
 
-def test_without_the_compiler_the_numbers_are_plain_ones_too(monkeypatch):
-    # NUMBA_DISABLE_JIT=1 leaves NumPy's own, which Flower's records refuse.
+def test_without_the_compiler_the_results_are_plain_numbers(monkeypatch):
+    # NUMBA_DISABLE_JIT=1 gives NumPy scalars, which Flower's records refuse.
     monkeypatch.setattr("fedprox.solvers.logistic.descend", lambda *_: (np.float32(3.0), 4, 1, np.float64(0.5)))
     solution = make_case().solve()
     assert (solution.train_loss, solution.drift) == (0.75, 0.5)

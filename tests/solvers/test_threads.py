@@ -1,4 +1,4 @@
-"""Pools of threads: every result under its number, in any number of threads."""
+"""Thread pools."""
 
 import threading
 import time
@@ -18,7 +18,7 @@ def test_every_number_has_the_functions_result(num_threads, order):
 
 
 @pytest.mark.parametrize("num_threads", [1, 3])
-def test_numbers_are_taken_up_in_their_order(num_threads):
+def test_numbers_are_processed_in_their_order(num_threads):
     begun, lock = [], threading.Lock()
 
     def note(number: int) -> None:
@@ -27,14 +27,14 @@ def test_numbers_are_taken_up_in_their_order(num_threads):
         time.sleep(0.01)
 
     Pool(num_threads).map(note, list(range(20)))
-    # A thread may be held up between taking a number and noting it; so many can be, and no more.
+    # At most all other threads are delayed between taking a number and noting it.
     for at, number in enumerate(begun):
         assert len({*range(number)} - {*begun[:at]}) < num_threads
     assert sorted(begun) == list(range(20))
 
 
 @pytest.mark.parametrize("num_threads", [1, 3])
-def test_after_an_error_nothing_goes_on_behind_the_callers_back(num_threads):
+def test_after_an_error_no_thread_continues(num_threads):
     begun = []
 
     def fail(number: int) -> None:

@@ -1,4 +1,4 @@
-"""Messages whose records are made when they are read: Flower's own to everybody, and free for those who read none."""
+"""Messages whose records are made when they are read: ordinary Flower messages that cost nothing unread."""
 
 import copy
 import pickle
@@ -15,7 +15,7 @@ from fedprox.strategies.averaging import no_metrics, weighted_average
 from fedprox.strategies.fedprox import FedProx
 from fedprox.strategies.updates import TrainReply, arrays_of, metrics_of
 
-TASK = ClientTask(7, 2, 5, True, (0, 0, 3, 7, 1), draw=1)
+TASK = ClientTask(7, 2, 5, True, (0, 0, 3, 7, 1), epochs_before=4, draw=1)
 ARRAYS = {"w": np.array([[1.0, -2.0]], np.float32), "n": np.array(3)}
 METRICS = {"num-examples": 4, "train-loss": 0.5, "num-steps": 5}
 
@@ -37,7 +37,7 @@ def same(one, other) -> bool:
     return one.keys() == other.keys() and all(np.array_equal(one[name], other[name]) for name in other)
 
 
-def test_a_message_is_flowers_own_to_who_reads_it():
+def test_a_message_reads_like_any_flower_message():
     message = asked()
     assert (message.metadata.dst_node_id, message.metadata.group_id) == (9, "1")
     assert (message.metadata.message_type, message.has_content(), message.has_error()) == ("train", True, False)
@@ -50,7 +50,7 @@ def test_a_message_is_flowers_own_to_who_reads_it():
 
 
 @pytest.mark.parametrize("copied", [copy.copy, copy.deepcopy, lambda message: pickle.loads(pickle.dumps(message))])
-def test_a_copy_and_what_another_process_gets_is_an_ordinary_message(copied):
+def test_a_copy_is_an_ordinary_message(copied):
     message, answer = copied(asked()), copied(reply())
     assert type(message) is type(answer) is Message
     assert task_of(message) == TASK
@@ -59,7 +59,7 @@ def test_a_copy_and_what_another_process_gets_is_an_ordinary_message(copied):
     assert dict(metrics_of(answer)) == METRICS
 
 
-def test_what_somebody_writes_into_the_records_counts():
+def test_changes_of_the_records_count():
     message, answer, other = asked(), reply(), reply()
     message.content["task"]["client"] = 3
     message.content["config"]["proximal-mu"] = 2.0
@@ -71,7 +71,7 @@ def test_what_somebody_writes_into_the_records_counts():
     assert arrays_of(other)["w"].tolist() == [1.0, 1.0]
 
 
-def test_our_strategies_read_no_records_and_get_the_same_model_as_from_records():
+def test_our_strategies_read_no_records_and_return_the_same_model_as_from_records():
     strategy = FedProx(train_metrics_aggr_fn=no_metrics)
     answers, read = [reply(), reply()], [reply(), reply()]
     for each in read:

@@ -1,4 +1,4 @@
-"""Compiled functions: made at their first call, and kept on disk for the next process."""
+"""Compiled functions: compiled at their first call, and cached on disk for the next process."""
 
 from collections.abc import Callable, Collection
 from pathlib import Path
@@ -10,22 +10,22 @@ Function = TypeVar("Function", bound=Callable[..., Any])
 
 
 def compiled(function: Function, *, fastmath: Collection[str] = ("contract",)) -> Function:
-    """Return a function compiled at its first call, and kept on disk where a folder for that can be written.
+    """Return a function that is compiled at its first call, and cached on disk if a cache folder is writable.
 
     Args:
-        function: Of numbers and arrays.
-        fastmath: What LLVM may do beyond IEEE 754: "contract" fuses products and sums, "reassoc" reorders sums.
+        function: A function of numbers and arrays.
+        fastmath: Departures from IEEE 754: "contract" fuses products and sums, "reassoc" reorders sums.
     """
     options: dict[str, Any] = {"nogil": True, "boundscheck": False, "error_model": "numpy", "fastmath": set(fastmath)}
     try:
         return cast(Function, njit(cache=True, **options)(function))
-    except RuntimeError:  # neither beside the module, nor in the user's cache folder, nor in NUMBA_CACHE_DIR
+    except RuntimeError:  # not beside the module, in the user's cache folder or in NUMBA_CACHE_DIR
         return cast(Function, njit(**options)(function))
 
 
 def is_kept(function: Callable[..., Any]) -> bool:
-    """Return whether a compiled function is on disk, so that its first call will not take seconds."""
-    stats = getattr(function, "stats", None)  # plain Python has none
+    """Return whether a compiled function is cached on disk, so that its first call takes no seconds of compiling."""
+    stats = getattr(function, "stats", None)  # None with NUMBA_DISABLE_JIT=1
     if stats is None or not stats.cache_path:
         return stats is None
     return any(Path(stats.cache_path).glob(f"*.{function.__name__}-*.nbi"))

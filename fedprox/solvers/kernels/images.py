@@ -1,4 +1,4 @@
-"""Batches of pictures in compiled code: taken, cropped, mirrored and normalised in one pass."""
+"""Compiled code for batches of images: selection, cropping, mirroring and normalisation in one pass."""
 
 from typing import Any
 
@@ -16,7 +16,7 @@ def normalised(stored: NDArray[Any], positions: NDArray[np.int64], mean: Floats,
 
     Args:
         stored: All examples, shape (n, d).
-        positions: Which of them, shape (b,).
+        positions: Positions of the examples, shape (b,).
         mean: Shape (d,).
         std: Shape (d,).
         result: Shape (b, d), written.
@@ -38,22 +38,22 @@ def cropped(
     std: Floats,
     result: Floats,
 ) -> None:
-    """Write some pictures, shifted and mirrored, as (picture - mean) / std into the result.
+    """Write some images, shifted and mirrored, as (image - mean) / std into the result.
 
     Args:
-        stored: All pictures, shape (n, height, width, channels).
-        positions: Which of them, shape (b,).
-        shifts: Of each, as `PadCropFlip.draw` describes them, shape (b, 3).
-        pad: Pixels on each side.
-        reflects: Whether they mirror the picture; else they are black, 0.
+        stored: All images, shape (n, height, width, channels).
+        positions: Positions of the images, shape (b,).
+        shifts: One row for each of them, as `PadCropFlip.draw` describes, shape (b, 3).
+        pad: Pixels of padding on each side.
+        reflects: Whether the padding mirrors the image; otherwise it is black, 0.
         mean: Shape (height, width * channels).
-        std: Likewise.
+        std: Shape (height, width * channels).
         result: Shape (b, height, width * channels), written.
     """
     _, height, width, channels = stored.shape
     row, columns = np.empty(width * channels, stored.dtype), np.empty(width, np.int64)
     for at in range(len(positions)):
-        picture = stored[positions[at]]
+        image = stored[positions[at]]
         down, right, is_mirrored = shifts[at, 0] - pad, shifts[at, 1] - pad, shifts[at, 2]
         for x in range(width):
             columns[x] = _source((width - 1 - x if is_mirrored else x) + right, width, reflects)
@@ -62,14 +62,14 @@ def cropped(
             for x in range(width):
                 for channel in range(channels):
                     is_black = line < 0 or columns[x] < 0
-                    row[x * channels + channel] = 0 if is_black else picture[line, columns[x], channel]
+                    row[x * channels + channel] = 0 if is_black else image[line, columns[x], channel]
             for place in range(len(row)):
                 result[at, y, place] = (np.float32(row[place]) - mean[y, place]) / std[y, place]
 
 
 @compiled
 def _source(place: int, size: int, reflects: bool) -> int:
-    """Return where a pixel of the padded picture comes from, on an axis of `size` pixels; -1 if it is black."""
+    """Return the source position of a pixel of the padded image on an axis of `size` pixels; -1 if it is black."""
     if reflects:
         return min(abs(place), 2 * (size - 1) - abs(place))
     return place if 0 <= place < size else -1

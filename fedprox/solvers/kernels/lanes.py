@@ -1,8 +1,8 @@
-"""Sixteen float32 as one value in compiled code: a register that the CPU adds and multiplies at once.
+"""Sixteen float32 as one value in compiled code: a CPU register whose numbers are added and multiplied at once.
 
-`load` and `store` are the way in and out, + - * / what can be done; a scalar factor goes to all lanes. Left to itself
-the compiler cannot keep sums in registers, because any store might change what is read next. As plain Python, lanes
-are NumPy arrays of 16 numbers and mean the same.
+`load` reads lanes from an array, `store` writes them, and + - * / compute with them; a scalar factor applies to all
+lanes. Without this type the compiler cannot keep sums in registers, because any store might change what is read next.
+In plain Python, lanes are NumPy arrays of 16 numbers with the same meaning.
 """
 
 # mypy: disable-error-code="call-arg, no-untyped-call"
@@ -52,7 +52,7 @@ def store(array: Floats, row: int, column: int, lanes: Floats) -> None:
 
 
 def spread(scalar: np.float32) -> Floats:
-    """Return 16 times the same number."""
+    """Return lanes that all hold the same number."""
     return np.full(NUM_LANES, scalar)
 
 
@@ -86,7 +86,7 @@ def _spread(typing: Any, scalar: Any) -> Any:
 
 
 def _address(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-    """Return the address of array[row, column] as that of a vector."""
+    """Return the address of array[row, column] as a pointer to a vector."""
     kind = signature.args[0]
     array = context.make_array(kind)(context, builder, args[0])
     indices = [
@@ -95,23 +95,6 @@ def _address(context: Any, builder: Any, signature: Any, args: Any) -> Any:
     ]
     pointer = cgutils.get_item_pointer(context, builder, kind, array, indices, wraparound=False)
     return builder.bitcast(pointer, _VECTOR.as_pointer())
-
-
-def _instruction(name: str) -> Any:
-    """Return an operation on two lanes that is one instruction of the CPU."""
-
-    @intrinsic
-    def operate(typing: Any, a: Any, b: Any) -> Any:
-        def emit(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-            return getattr(builder, name)(*args, flags=_FUSED)
-
-        return _LANES(_LANES, _LANES), emit
-
-    return operate
-
-
-_add, _subtract = _instruction("fadd"), _instruction("fsub")
-_multiply, _divide = _instruction("fmul"), _instruction("fdiv")
 
 
 @overload(load, strict=False)
@@ -129,23 +112,24 @@ def _overload_spread(scalar: Any) -> Callable[..., Any]:
     return lambda scalar: _spread(scalar)
 
 
-@overload(operator.add, strict=False)
-def _overload_add(a: Any, b: Any) -> Callable[..., Any] | None:
-    return (lambda a, b: _add(a, b)) if a == b == _LANES else None
+def _overload_operator(symbol: Any, name: str) -> None:
+    """Make an operator on lanes one CPU instruction; a scalar on the left applies to all lanes."""
+
+    @intrinsic
+    def instruction(typing: Any, a: Any, b: Any) -> Any:
+        def emit(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+            return getattr(builder, name)(*args, flags=_FUSED)
+
+        return _LANES(_LANES, _LANES), emit
+
+    @overload(symbol, strict=False)
+    def operate(a: Any, b: Any) -> Callable[..., Any] | None:
+        if a == types.float32 and b == _LANES:
+            return lambda a, b: instruction(_spread(a), b)
+        return (lambda a, b: instruction(a, b)) if a == b == _LANES else None
 
 
-@overload(operator.sub, strict=False)
-def _overload_subtract(a: Any, b: Any) -> Callable[..., Any] | None:
-    return (lambda a, b: _subtract(a, b)) if a == b == _LANES else None
-
-
-@overload(operator.mul, strict=False)
-def _overload_multiply(a: Any, b: Any) -> Callable[..., Any] | None:
-    if a == types.float32 and b == _LANES:
-        return lambda a, b: _multiply(_spread(a), b)
-    return (lambda a, b: _multiply(a, b)) if a == b == _LANES else None
-
-
-@overload(operator.truediv, strict=False)
-def _overload_divide(a: Any, b: Any) -> Callable[..., Any] | None:
-    return (lambda a, b: _divide(a, b)) if a == b == _LANES else None
+_overload_operator(operator.add, "fadd")
+_overload_operator(operator.sub, "fsub")
+_overload_operator(operator.mul, "fmul")
+_overload_operator(operator.truediv, "fdiv")

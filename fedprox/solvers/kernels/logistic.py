@@ -1,12 +1,12 @@
-"""Multinomial logistic regression in compiled code: logits, softmax and gradient of a batch, and of all examples.
+"""Compiled code for multinomial logistic regression: logits, softmax and gradient of a batch, and of all examples.
 
 The arithmetic is the reference solver's: float32, every logit summed over the features in their order with fused
-multiply-adds, as the matrix products of torch (and of the authors' TensorFlow) do it. On data where SGD is
-expansive the smallest difference in rounding grows a thousandfold within 20 rounds, so the order matters. It also
-keeps equal what is equal: classes that nobody has trained yet tie exactly, and the first one wins.
+multiply-adds, as the matrix products of torch (and of the authors' TensorFlow) do it. The order matters: on data on
+which SGD is expansive, the smallest difference in rounding grows a thousandfold within 20 rounds. The order also
+preserves ties: classes without any training so far have equal logits, and the first one wins.
 
-Weights are held as W^T with the bias as a last row, padded with classes of weight 0 to full lanes, so that 16 classes
-advance at once, for five examples of a batch.
+Weights are stored as W^T with the bias as the last row, padded with classes of weight 0 to full lanes. So the inner
+loops compute 16 classes at once, for five examples of a batch.
 """
 
 import math
@@ -26,23 +26,23 @@ Doubles = NDArray[np.float64]
 Integers = NDArray[np.int64]
 
 ZERO, ONE = np.float32(0), np.float32(1)
-FIVE = 5  # examples whose sums are kept in registers, enough to hide the latency of a multiply-add
-PIECE = 100  # examples of a full batch whose residuals are held at once, a multiple of FIVE
+EXAMPLES_PER_TILE = 5  # examples whose sums stay in registers: enough to hide the latency of a multiply-add
+PIECE = 100  # examples of a full batch computed at once, a multiple of EXAMPLES_PER_TILE
 HALF, LOG2_E = np.float32(0.5), np.float32(1 / math.log(2))
 LN_2_HIGH = np.float32(0.693359375)  # 9 bits, so that n * LN_2_HIGH is exact
 LN_2_LOW = np.float32(math.log(2) - 0.693359375)
-LOWEST = np.float32(-87)  # e^-87 is the last that is not denormal
+LOWEST = np.float32(-87)  # e^-87 is the smallest power that is not denormal
 TAYLOR = tuple(np.float32(1 / math.factorial(k)) for k in range(8))
 
 
 def has_kernels(model: nn.Module, device: str | torch.device) -> bool:
-    """Return whether a model can be computed here: float32 logistic regression on the CPU."""
+    """Return whether these kernels can compute a model: float32 logistic regression on the CPU."""
     is_float32 = all(param.dtype == torch.float32 for param in model.parameters())
     return is_logistic(model) and is_float32 and torch.device(device).type == "cpu"
 
 
 def padded(params: Params) -> Floats:
-    """Return W^T with the bias below it and columns of 0 beside it, shape (num_features + 1, a multiple of 16)."""
+    """Return W^T with the bias as the last row and columns of 0 on the right, shape (num_features + 1, 16 * m)."""
     weight, bias = params["1.weight"].numpy(), params["1.bias"].numpy()
     num_classes, num_features = weight.shape
     both = np.zeros((num_features + 1, -(-num_classes // NUM_LANES) * NUM_LANES), np.float32)
@@ -52,14 +52,14 @@ def padded(params: Params) -> Floats:
 
 
 def unpadded(both: Floats, num_classes: int) -> Params:
-    """Return the state dict of W and b, in memory of its own; undoes `padded`."""
+    """Return the state dict of W and b as copies; the inverse of `padded`."""
     weight = np.ascontiguousarray(both[:-1, :num_classes].T)
     return {"1.weight": torch.from_numpy(weight), "1.bias": torch.from_numpy(both[-1, :num_classes].copy())}
 
 
 @compiled
 def unit_vectors(num_classes: int, num_columns: int) -> Floats:
-    """Return a one-hot row for each class, and below them a row with 1 in all columns that are classes."""
+    """Return a one-hot row for each class, and a last row with 1 in all columns that are classes."""
     rows = np.zeros((num_classes + 1, num_columns), np.float32)
     for label in range(num_classes):
         rows[label, label] = rows[num_classes, label] = ONE
@@ -68,16 +68,16 @@ def unit_vectors(num_classes: int, num_columns: int) -> Floats:
 
 @compiled
 def logits(weight: Floats, features: Floats, batch: Integers, result: Floats) -> None:
-    """Write x W^T + b of a batch into the result, each sum in the features' order.
+    """Write x W^T + b of a batch into the result, each sum in the order of the features.
 
     Args:
-        weight: As `padded` makes it.
+        weight: In the form of `padded`.
         features: Shape (n, num_features).
-        batch: Positions in it; their number is a multiple of five.
+        batch: Positions of the examples; their number is a multiple of five.
         result: Shape (at least the batch's size, columns of weight).
     """
     last = features.shape[1]
-    for first in range(0, len(batch), FIVE):
+    for first in range(0, len(batch), EXAMPLES_PER_TILE):
         x0, x1, x2, x3, x4 = (
             features[batch[first]],
             features[batch[first + 1]],
@@ -106,13 +106,13 @@ def logits(weight: Floats, features: Floats, batch: Integers, result: Floats) ->
 def softmax_residual(logits: Floats, labels: Integers, batch: Integers, onehot: Floats, scale: np.float32) -> float:
     """Turn logits into scale * (softmax - onehot), the gradient of scale * losses by them; return the sum of losses.
 
-    The sum of exponentials is taken in float64: where one class is nearly certain, softmax - onehot is all rounding,
-    and over thousands of steps a sum in float32 drifts visibly (1e-4 in the loss) from the authors' curves.
+    The exponentials are summed in float64: if one class is nearly certain, softmax - onehot consists of rounding only,
+    and over thousands of steps a float32 sum drifts visibly (1e-4 in the loss) from the authors' curves.
 
     Args:
-        logits: Shape (at least B, a multiple of 16); columns that are no classes become 0.
-        labels: Of all examples.
-        batch: Which examples the rows are of, shape (B,).
+        logits: Shape (at least B, 16 * m); columns that are not classes become 0.
+        labels: Labels of all examples.
+        batch: Positions of the rows' examples, shape (B,).
         onehot: From `unit_vectors`.
         scale: 1 / B for the mean of a batch.
     """
@@ -140,7 +140,7 @@ def softmax_residual(logits: Floats, labels: Integers, batch: Integers, onehot: 
 
 @compiled
 def exponential(values: Floats) -> None:
-    """Replace x <= 0, shape (n,), by e^x to one unit in the last place, e^0 = 1 exactly; below e^-87 by that.
+    """Replace x <= 0, shape (n,), by e^max(x, -87), exact to one unit in the last place; e^0 is exactly 1.
 
     e^x = 2^n e^r with n whole and |r| <= ln(2) / 2, where the seventh Taylor polynomial is exact to 5e-9.
     """
@@ -161,17 +161,17 @@ def exponential(values: Floats) -> None:
 
 @compiled
 def batch_gradient(features: Floats, batch: Integers, residual: Floats, gradient: Floats) -> None:
-    """Write R^T X, and R's column sums below it, into the gradient, which is shaped like weight.
+    """Write R^T X, with the column sums of R as the last row, into the gradient, which has the shape of weight.
 
     Args:
         features: Shape (n, num_features).
-        batch: Positions in it; their number is a multiple of five.
+        batch: Positions of the examples; their number is a multiple of five.
         residual: R, shape (at least the batch's size, columns of gradient), 0 for examples that do not count.
         gradient: Overwritten.
     """
     last = features.shape[1]
     gradient[:] = ZERO
-    for first in range(0, len(batch), FIVE):
+    for first in range(0, len(batch), EXAMPLES_PER_TILE):
         x0, x1, x2, x3, x4 = (
             features[batch[first]],
             features[batch[first + 1]],
@@ -200,23 +200,23 @@ def batch_gradient(features: Floats, batch: Integers, residual: Floats, gradient
 def full_batch(
     weight: Floats, features: Floats, labels: Integers, onehot: Floats, gradient: Doubles
 ) -> tuple[float, int]:
-    """Return the sum of losses over all examples, and how many have their label's logit as the (first) largest.
+    """Return the sum of losses over all examples, and the number of those classified correctly.
 
     Args:
-        weight: As `padded` makes it.
+        weight: In the form of `padded`.
         features: Shape (n, num_features).
         labels: Shape (n,).
         onehot: From `unit_vectors`.
-        gradient: Becomes the gradient of the sum of losses, shaped like weight.
+        gradient: Overwritten by the gradient of the sum of losses, same shape as weight.
     """
     residual, slope = np.empty((PIECE, weight.shape[1]), np.float32), np.empty(weight.shape, np.float32)
     gradient[:] = 0.0
     loss_sum, num_correct = 0.0, 0
     for start in range(0, len(labels), PIECE):
         size = min(PIECE, len(labels) - start)
-        full = -(-size // FIVE) * FIVE
+        full = -(-size // EXAMPLES_PER_TILE) * EXAMPLES_PER_TILE
         batch = np.arange(start, start + full)
-        batch[size:] = start  # any example: its residual is set to 0
+        batch[size:] = start  # pads to a multiple of five; the residuals are set to 0 below
         logits(weight, features, batch, residual)
         num_correct += _num_correct(residual, labels, batch[:size], len(onehot) - 1)
         loss_sum += softmax_residual(residual, labels, batch[:size], onehot, ONE)
@@ -228,6 +228,7 @@ def full_batch(
 
 @compiled
 def _num_correct(logits: Floats, labels: Integers, batch: Integers, num_classes: int) -> int:
+    """Return how many examples have their label's logit as the largest, or the first of equally large ones."""
     num_correct = 0
     for example in range(len(batch)):
         largest = 0

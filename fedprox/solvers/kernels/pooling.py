@@ -1,4 +1,4 @@
-"""ReLU and max-pooling of 2 x 2 pixels in one pass on the CPU: to the bit what torch does in two, in half the time."""
+"""ReLU and 2 x 2 max-pooling in one pass on the CPU: the same bits as torch's two passes in half the time."""
 
 from typing import Any
 
@@ -20,7 +20,7 @@ class RectifiedMaxPool2d(nn.Module):
 
     @staticmethod
     def can_replace(first: nn.Module, second: nn.Module) -> bool:
-        """Return whether two modules, one after the other, compute the same."""
+        """Return whether this module computes the same as two modules, one after the other."""
         if type(first) is not nn.ReLU or type(second) is not nn.MaxPool2d:
             return False
         sizes = (second.kernel_size, second.stride, second.padding, second.dilation)
@@ -28,7 +28,7 @@ class RectifiedMaxPool2d(nn.Module):
         return are_pairs and not second.ceil_mode and not second.return_indices
 
     def forward(self, x: Tensor) -> Tensor:
-        """Return the largest of every 2 x 2 pixels, or 0 where none is above it.
+        """Return the largest of every 2 x 2 pixels, or 0 if none is positive.
 
         Args:
             x: Shape (n, channels, height, width); the result's is (n, channels, height // 2, width // 2).
@@ -58,12 +58,12 @@ class _Pool(torch.autograd.Function):
 
 @compiled
 def pool(x: Floats, largest: Floats, places: Places) -> None:
-    """Write the largest of 0 and every 2 x 2 pixels, and its place: 0 to 3 by rows, the first of equals; 4 for none.
+    """Write the largest of 0 and every 2 x 2 pixels, and its place: 0 to 3 row by row, the first of equals; 4 for 0.
 
     Args:
         x: Shape (n, height, width, channels).
         largest: Shape (n, height // 2, width // 2, channels), written.
-        places: Likewise, written.
+        places: Shape (n, height // 2, width // 2, channels), written.
     """
     num, height, width, channels = largest.shape
     for image in range(num):
@@ -74,7 +74,7 @@ def pool(x: Floats, largest: Floats, places: Places) -> None:
                 for channel in range(channels):
                     best, place = ZERO, 4
                     value = top[left, channel]
-                    if value > best or value != value:  # nan is the largest
+                    if value > best or value != value:  # nan counts as the largest
                         best, place = value, 0
                     value = top[right, channel]
                     if value > best or value != value:
@@ -91,22 +91,23 @@ def pool(x: Floats, largest: Floats, places: Places) -> None:
 
 @compiled
 def unpool(grad: Floats, places: Places, whole: Floats) -> None:
-    """Write the gradient of `pool`'s input: its result's where an element was the largest, 0 elsewhere.
+    """Write the gradient of `pool`'s input: the result's gradient if an element was the largest, otherwise 0.
 
     Args:
         grad: Gradient of the result, shape (n, height // 2, width // 2, channels).
         places: From `pool`.
         whole: Shape (n, height, width, channels), written.
     """
+    # The loops over windows repeat those of `pool`: Numba does not inline a generator that both could share.
     num, height, width, channels = grad.shape
     if whole.shape[1] % 2 or whole.shape[2] % 2:
-        whole[:] = ZERO  # a last line or column that no window has
+        whole[:] = ZERO  # no window contains the last line or column
     for image in range(num):
         for line in range(height):
             top, low = whole[image, 2 * line], whole[image, 2 * line + 1]
             for column in range(width):
                 left, right = 2 * column, 2 * column + 1
-                # A loop for each place, and both values read before the choice: so LLVM makes vectors of them.
+                # One loop for each place, which reads both values before it chooses: LLVM vectorises only this form.
                 for channel in range(channels):
                     slope, place = grad[image, line, column, channel], places[image, line, column, channel]
                     top[left, channel] = slope if place == 0 else ZERO

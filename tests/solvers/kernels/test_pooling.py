@@ -1,4 +1,4 @@
-"""A ReLU and max-pooling in one pass: what torch does in two, to the bit."""
+"""ReLU and max-pooling in one pass, against torch's two passes."""
 
 import pytest
 import torch
@@ -22,7 +22,7 @@ def with_gradient(function, x: torch.Tensor, slope: torch.Tensor) -> tuple[torch
 
 
 def test_four_pixels_by_hand():
-    # The largest of 1, -2, 3, 3 is the third (the first of two), and takes all of the slope; below 0 nobody does.
+    # The largest of 1, -2, 3, 3 is the third (the first of two), and takes all of the gradient; below 0 no pixel does.
     x = torch.tensor([[[[1.0, -2], [3, 3]], [[-1, -2], [-3, -1]]]]).contiguous(memory_format=torch.channels_last)
     result, gradient = with_gradient(RectifiedMaxPool2d(), x, torch.tensor([[[[5.0]], [[7.0]]]]))
     assert result.flatten().tolist() == [3, 0]
@@ -50,7 +50,7 @@ def test_result_and_gradient_are_torchs_to_the_bit(shape, channels_last, kind, s
     mine, theirs = (with_gradient(function, x, slope) for function in (RectifiedMaxPool2d(), in_two))
     assert torch.equal(mine[0].isnan(), theirs[0].isnan())
     assert torch.equal(mine[0].nan_to_num(), theirs[0].nan_to_num())
-    if kind != "nan":  # which of several nan has the slope is of no use to anybody
+    if kind != "nan":  # it does not matter which of several nan has the gradient
         assert torch.equal(mine[1], theirs[1])
 
 
@@ -63,7 +63,7 @@ def test_result_and_gradient_are_torchs_to_the_bit(shape, channels_last, kind, s
     ],
     ids=["float64", "one image", "channels first"],
 )
-def test_what_is_not_compiled_is_torchs(x):
+def test_other_inputs_use_torch(x):
     assert torch.equal(RectifiedMaxPool2d()(x), in_two(x))
 
 
@@ -83,11 +83,8 @@ def test_images_that_are_too_small_have_torchs_error():
         (nn.ReLU(), nn.MaxPool2d(2, dilation=2), False),
         (nn.ReLU(), nn.MaxPool2d(2, ceil_mode=True), False),
         (nn.ReLU(), nn.MaxPool2d(2, return_indices=True), False),
-        (nn.ReLU(), nn.AvgPool2d(2), False),
         (nn.GELU(), nn.MaxPool2d(2), False),
-        (nn.ReLU6(), nn.MaxPool2d(2), False),
-        (nn.MaxPool2d(2), nn.ReLU(), False),
     ],
 )
-def test_it_takes_the_place_of_what_computes_the_same_alone(first, second, expected):
+def test_it_replaces_only_modules_that_compute_the_same(first, second, expected):
     assert RectifiedMaxPool2d.can_replace(first, second) is expected
