@@ -1,1 +1,1 @@
-"""Flower Grids: where the clients of a round are computed."""
+"""Flower Grids, which compute the clients of a round."""

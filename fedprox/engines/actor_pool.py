@@ -14,33 +14,33 @@ from fedprox.engines.ray_cluster import ClusterHealth
 from fedprox.errors import RunStopped, UserError, reason
 from fedprox.process import announced
 
-START_S = 300.0  # an actor's start takes 3 to 10 s, with much data longer; a busy cluster may never have room
-MAX_DEATHS = 3  # of actors over one job; more are no accident
-_LOOK_S = 2.0  # how often it is looked whether the cluster is still there
+START_S = 300.0  # an actor starts in 3 to 10 s, or longer with much data; on a busy cluster it may never start
+MAX_DEATHS = 3  # of actors over one job; then the job is the likely cause
+_CHECK_S = 2.0  # interval between checks of the cluster's health
 _log = logging.getLogger("fedprox")
 
 
 class JobFailure(Enum):
-    """What became of a job that has no result: it took too long, or killed one actor after another."""
+    """Reason why a job has no result: it took too long, or its actors died."""
 
     LATE = "late"
-    CRASHED = "its process died time and again: out of memory, or a crash in compiled code"
+    CRASHED = "its process died repeatedly: out of memory, or a crash in compiled code"
 
 
 class ActorPool:
-    """Actors of one class, which have the methods `setup(what)` and `run(*job)`.
+    """Actors of one class, which has the methods `setup(what)` and `run(*job)`.
 
-    Ray itself restarts and repeats nothing: a restarted actor would begin with the job that it was stopped for.
+    Ray's own restarts and retries are off: a restarted actor would start with the job for which it was stopped.
 
     Attributes:
-        health: Tells whether the cluster is still there.
+        health: Checks that the cluster is alive.
     """
 
     def __init__(self, worker: type, num_cpus: float, num_gpus: float) -> None:
-        """Begin without actors.
+        """Prepare a pool without actors.
 
         Args:
-            worker: Their class.
+            worker: The actors' class.
             num_cpus: CPUs of one actor.
             num_gpus: GPUs of one actor.
         """
@@ -50,21 +50,21 @@ class ActorPool:
         self._what: Any = None
         self._idle: list[Any] = []
         self._starting: dict[Any, Any] = {}
-        self._lost_in_a_row = 0
+        self._deaths_at_start = 0
 
     @property
     def actors(self) -> list[Any]:
-        """The actors that wait for work, and those that are starting."""
+        """The idle actors and those that are starting."""
         return [*self._idle, *self._starting.values()]
 
     def setup(self, what: Any, num_actors: int) -> None:
-        """Let all actors, and at least so many, set something up, and return when they have.
+        """Call `setup` on all actors, start new ones up to the given number, and wait for them.
 
         Raises:
-            UserError: If none has started for long, or one finds a wrong setting.
+            UserError: If no actor starts in time, or one raises a UserError.
         """
         self._what = what
-        self._look_after_idle()
+        self._check_idle()
         for _ in range(num_actors - len(self._starting)):
             self._start()
         until = time.monotonic() + START_S
@@ -73,16 +73,16 @@ class ActorPool:
                 self._take_in(self._ready(until))
         if not self._idle:
             raise UserError(
-                f"none of {num_actors} Ray actors started within {START_S:g} s: other jobs hold the cluster's "
+                f"none of {num_actors} Ray actors started within {START_S:g} s: other jobs use the cluster's "
                 "resources; wait for them, or lower client_resources"
             )
 
     def run(self, jobs: Sequence[tuple[Any, ...]], timeout: float | None) -> list[Any]:
-        """Return what each job gave, in their order, or why it gave nothing.
+        """Return each job's result, or the reason why it has none, in the order of the jobs.
 
         Args:
-            jobs: Arguments of `run`; taken up in this order by the actors that are free.
-            timeout: Seconds from when the first job begins; None for no limit.
+            jobs: Arguments of `run`; idle actors take them in this order.
+            timeout: Seconds from the start of the first job; None for no limit.
 
         Raises:
             RunStopped: If the cluster is lost.
@@ -108,27 +108,27 @@ class ActorPool:
                         self._idle.append(actor)
                         continue
                     deaths[number] += 1
-                    _log.warning("a Ray actor died at work; another one does its clients")
+                    _log.warning("a Ray actor died while it worked; another one computes its clients")
                     self._replace([actor])
-                    self._look_after_idle()
+                    self._check_idle()
                     if deaths[number] < MAX_DEATHS:
                         waiting.append(number)
                 if busy or not waiting:
                     give_up = time.monotonic() + START_S
                 elif time.monotonic() > give_up:
-                    raise RunStopped(f"no Ray actor started within {START_S:g} s; go on with resume=<run directory>")
+                    raise RunStopped(f"no Ray actor started within {START_S:g} s; continue with resume=<run directory>")
         finally:
-            self._replace([actor for actor, _ in busy.values()])  # they are late, or an error ends it all
+            self._replace([actor for actor, _ in busy.values()])  # they are late, or an error ends this call
         unfinished = {*waiting, *(number for _, number in busy.values())}
         return [JobFailure.LATE if number in unfinished else results[number] for number in range(len(jobs))]
 
-    def query(self, question: str, within_s: float = 5.0) -> list[Any]:
-        """Return what a method without arguments gives, from the actors that answer in time."""
+    def query(self, method: str, within_s: float = 5.0) -> list[Any]:
+        """Return the results of a method without arguments from the actors that answer in time."""
         try:
             self.health.check()
-            refs = [getattr(actor, question).remote() for actor in self.actors]
+            refs = [getattr(actor, method).remote() for actor in self.actors]
             done, _ = ray.wait(refs, num_returns=len(refs), timeout=within_s)
-            return [answer for answer in map(self._result, done) if answer is not JobFailure.CRASHED]
+            return [result for result in map(self._result, done) if result is not JobFailure.CRASHED]
         except RunStopped:
             return []
 
@@ -139,15 +139,15 @@ class ActorPool:
         self._idle, self._starting = [], {}
 
     def _ready(self, until: float, busy: Iterable[Any] = ()) -> list[Any]:
-        """Return an answer that has come, or none where there is none for a while."""
-        left_s = max(0.0, min(until - time.monotonic(), _LOOK_S))
+        """Return a result that is ready, as a list; empty if none is ready for a while."""
+        left_s = max(0.0, min(until - time.monotonic(), _CHECK_S))
         done, _ = ray.wait([*busy, *self._starting], num_returns=1, timeout=left_s)
         if not done:
             self.health.check()
         return done
 
     def _result(self, ref: Any) -> Any:
-        """Return an answer; CRASHED if its actor is dead."""
+        """Return a result; CRASHED if its actor is dead."""
         self.health.check()
         try:
             return ray.get(ref)
@@ -163,25 +163,25 @@ class ActorPool:
         self._starting[actor.setup.remote(self._what)] = actor
 
     def _take_in(self, done: Iterable[Any]) -> None:
-        """Let those that have started wait for work, and replace those that died over it."""
+        """Make actors that have started idle, and replace those that died while starting."""
         for ref in filter(self._starting.__contains__, done):
-            actor, answer = self._starting.pop(ref), self._result(ref)
-            if answer is not JobFailure.CRASHED:
+            actor, result = self._starting.pop(ref), self._result(ref)
+            if result is not JobFailure.CRASHED:
                 self._idle.append(actor)
-                self._lost_in_a_row = 0
+                self._deaths_at_start = 0
                 continue
-            self._lost_in_a_row += 1
-            if self._lost_in_a_row > 10 * (1 + len(self.actors)):
-                raise RunStopped("Ray actors die while they start, one after another; `ray status` may tell why")
+            self._deaths_at_start += 1
+            if self._deaths_at_start > 10 * (1 + len(self.actors)):
+                raise RunStopped("Ray actors keep dying while they start; `ray status` may show why")
             self._replace([actor])
 
-    def _look_after_idle(self) -> None:
-        """Let all that wait for work show that they live and have set up what is needed: several may die at once."""
+    def _check_idle(self) -> None:
+        """Call `setup` on all idle actors again, which shows whether they are alive: several may die at once."""
         self._starting |= {actor.setup.remote(self._what): actor for actor in self._idle}
         self._idle = []
 
     def _replace(self, actors: Sequence[Any]) -> None:
         for actor in actors:
-            if ray.is_initialized():  # or else the cluster was lost
+            if ray.is_initialized():  # otherwise the cluster is lost
                 ray.kill(actor)
                 self._start()

@@ -1,4 +1,4 @@
-"""Who this process is to Flower; the one place that uses a name of Flower's that is not public."""
+"""Identity of this process in Flower; only this module uses a private name of Flower."""
 
 from flwr.supercore.task_identity import TaskIdentity
 

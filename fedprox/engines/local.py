@@ -1,4 +1,4 @@
-"""All clients in this process."""
+"""The engine that computes all clients in this process."""
 
 import logging
 import time
@@ -25,7 +25,7 @@ _log = logging.getLogger("fedprox")
 
 MAX_THREADS = 1024
 _DRAWS = (
-    "the model draws random numbers: from now on its clients are computed one after another, each with its own seed, "
+    "the model draws random numbers: its clients are computed one after another from now on, each with its own seed, "
     "so that results do not depend on the number of threads"
 )
 
@@ -37,9 +37,9 @@ class LocalGrid:
         """Prepare the client app.
 
         Args:
-            spec: What is needed to play clients.
-            num_threads: Clients that are computed at once, where the solver allows it; None for as
-                many as torch has threads: one per core, or what OMP_NUM_THREADS says.
+            spec: Everything needed to play clients.
+            num_threads: Clients computed at the same time if the solver allows it; None for torch's number of threads,
+                which is one per core unless OMP_NUM_THREADS is set.
         """
         if num_threads is not None and not 1 <= num_threads <= MAX_THREADS:
             rule = f"an integer >= 1 and <= {MAX_THREADS} or null (one per core)"
@@ -61,15 +61,15 @@ class LocalGrid:
         return range(node_id(0), node_id(self._num_clients))
 
     def send_and_receive(self, messages: Iterable[Message], *, timeout: float | None = None) -> list[Message]:
-        """Return the clients' replies in the order of the messages; that of a client that raised says why.
+        """Return the clients' replies in the order of the messages; the reply of a client that raised is an error.
 
         Args:
             messages: The messages of a round, each with a task.
-            timeout: Seconds after which no further client begins; those are late. Who has begun is waited for, and
-                a solver that computes all clients in one call begins with all of them.
+            timeout: Seconds after which no further client starts; those are late. Clients that have started may
+                finish; a solver that computes all clients in one call starts all of them.
 
         Raises:
-            UserError: If a client raised one: it is about a setting.
+            UserError: If a client raises one: it is about a setting.
         """
         messages, until = list(messages), inf if timeout is None else time.monotonic() + timeout
         with one_thread():
@@ -77,14 +77,14 @@ class LocalGrid:
                 sizes = [int(self._sizes[task_of(message).client]) for message in messages]
                 return self._in_threads(lambda at: self._clients.gradient(messages[at]), messages, sizes, until)
             solutions = self._solutions(messages, until)
-            # What is plain Python is done here, before and after: several threads would only take turns with it.
+            # Plain Python runs outside the threads, which would only take turns with it.
             return [
                 solution if isinstance(solution, Message) else self._clients.reply(message, solution)
                 for message, solution in zip(messages, solutions, strict=True)
             ]
 
     def _solutions(self, messages: list[Message], until: float) -> Sequence[LocalSolution | Message]:
-        """Return each client's solution, or the reply that says why there is none."""
+        """Return each client's solution, or an error reply."""
         if isinstance(self._solver, BatchedSolver) and time.monotonic() <= until:
             solutions = self._solutions_of_one_call(messages, self._solver)
             if solutions:
@@ -94,15 +94,15 @@ class LocalGrid:
         return self._in_threads(lambda at: self._clients.solve(messages[at], works[at]), messages, steps, until)
 
     def _solutions_of_one_call(self, messages: list[Message], solver: BatchedSolver) -> list[LocalSolution]:
-        """Return the solutions of all clients computed together; none if they must be computed one by one."""
+        """Return the solutions of all clients computed in one call; empty if they must be computed one by one."""
         try:
             with seeded(0, torch.device(self._spec.device)) as generators:
                 solutions = self._clients.solve_together(messages, solver)
                 draws = generators.have_moved()
         except UserError:
             raise
-        except USERS as error:  # of one of them; which one, only trying tells
-            _log.warning("all clients in one call: %s; now one by one", reason(error))
+        except USERS as error:  # some client fails; computing them one by one shows which
+            _log.warning("computing all clients in one call failed: %s; now one by one", reason(error))
             return []
         if not draws:
             return solutions
@@ -114,10 +114,10 @@ class LocalGrid:
     def _in_threads(
         self, function: Callable[[int], Result], messages: list[Message], work: Sequence[int], until: float
     ) -> list[Result | Message]:
-        """Return the function's result for each message, or the reply that says why there is none.
+        """Return the function's result for each message, or an error reply.
 
-        The longest work comes first: no long one is left at the end. Where threads were at work and it turns out that
-        the model draws random numbers, everything is done anew, one client after another, each with its own seed.
+        The longest work starts first, so that no thread is left with it at the end. If the model turns out to draw
+        random numbers in threads, all clients are computed again one after another, each with its own seed.
         """
 
         def guarded(at: int) -> Result | Message:
@@ -141,7 +141,7 @@ class LocalGrid:
         return [results[at] for at in range(len(messages))]
 
     def peak_memory_bytes(self) -> int:
-        """Return 0: there is no process besides this one."""
+        """Return 0, because there is no other process."""
         return 0
 
 

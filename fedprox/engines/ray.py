@@ -1,6 +1,6 @@
-"""The clients of a round side by side on Ray actors, on this machine or on a cluster.
+"""The engine that computes a round's clients in parallel on Ray actors, on this machine or on a cluster.
 
-Ray is imported here and in the modules that this one alone imports, and only when this engine is chosen.
+Only this module and those that only it imports import Ray; they are loaded if this engine is chosen.
 """
 
 import resource
@@ -23,11 +23,11 @@ from fedprox.federation.messages import failed, late, node_id, task_of
 
 
 class RayGrid:
-    """A Flower Grid that splits each cohort over actors; consecutive jobs of one process share them."""
+    """A Flower Grid that splits each cohort over actors; consecutive jobs of a process share the actors."""
 
     def __init__(
         self,
-        side: ClientSpec,
+        spec: ClientSpec,
         *,
         num_cpus: float,
         num_gpus: float = 0.0,
@@ -37,10 +37,10 @@ class RayGrid:
         """Start Ray or join a cluster, and start as many actors as fit.
 
         Args:
-            side: What an actor needs to play clients.
+            spec: Everything an actor needs to play clients.
             num_cpus: CPUs of one actor.
-            num_gpus: GPUs of one actor; a fraction shares one.
-            max_actors: No more than this; a cohort's size, as further ones would have no work.
+            num_gpus: GPUs of one actor; a fraction shares a GPU.
+            max_actors: Largest number of actors; the size of a cohort, as more would have no work.
             address: A running cluster ("auto" or host:port); None starts Ray on this machine.
 
         Raises:
@@ -52,30 +52,30 @@ class RayGrid:
             _shared.clear()
         ray_cluster.check_room(num_cpus, num_gpus)
         self._num_shares = _num_actors(num_cpus, num_gpus, max_actors)
-        self._sizes = [side.sgd.epoch(size).num_taken for size in side.data.train.sizes.tolist()]
-        self._num_clients = side.data.num_clients
+        self._sizes = [spec.sgd.epoch(size).num_taken for size in spec.data.train.sizes.tolist()]
+        self._num_clients = spec.data.num_clients
         self._pool = _pool(num_cpus, num_gpus)
-        self._side = _share(side, max(1, int(num_cpus)))
-        self._pool.setup(self._side, self._num_shares)
+        self._shared = _share(spec, max(1, int(num_cpus)))
+        self._pool.setup(self._shared, self._num_shares)
 
     def get_node_ids(self) -> Iterable[int]:
         """Return one node per client."""
         return range(node_id(0), node_id(self._num_clients))
 
     def send_and_receive(self, messages: Iterable[Message], *, timeout: float | None = None) -> list[Message]:
-        """Return the clients' replies in the order of the messages; that of a client that failed says why.
+        """Return the clients' replies in the order of the messages; the reply of a client that failed is an error.
 
-        A share of the cohort is the work of one actor. When that dies, another one does the whole share anew, so that
-        the replies are the same. A share over which actors die time and again is done client by client, so that it
-        is known which of them it is.
+        One actor computes one share of the cohort. If it dies, another one computes the whole share, so that the
+        replies are the same. A share over which actors die repeatedly is computed client by client, which shows the
+        client that is the cause.
 
         Args:
             messages: The messages of a round, each with a task.
-            timeout: Seconds after which shares that are not done are late, with all of their clients; their actors
-                are replaced. None waits as long as it takes.
+            timeout: Seconds after which all clients of unfinished shares are late, and their actors are replaced; None
+                for no limit.
 
         Raises:
-            UserError: If a client raised one: it is about a setting.
+            UserError: If a client raises one: it is about a setting.
             RunStopped: If the cluster is lost.
         """
         messages = list(messages)
@@ -89,7 +89,7 @@ class RayGrid:
         start = time.monotonic()
         while shares:
             left_s = None if timeout is None else max(0.0, start + timeout - time.monotonic())
-            batches = self._pool.run([(self._side, round_ref, share) for share in shares], left_s)
+            batches = self._pool.run([(self._shared, round_ref, share) for share in shares], left_s)
             for share, batch in zip(shares, batches, strict=True):
                 replies |= zip(share, [batch] * len(share) if isinstance(batch, JobFailure) else batch, strict=True)
             shares = [[at] for share in shares if len(share) > 1 for at in share if replies[at] is JobFailure.CRASHED]
@@ -107,21 +107,23 @@ def _as_message(reply: Message | JobFailure, message: Message) -> Message:
 
 
 class _Worker:
-    """A process that plays clients with a local engine of its own."""
+    """An actor, which plays clients with its own local engine."""
 
     def __init__(self) -> None:
-        self._loaded: Any = None
+        self._loaded: list[Any] | None = None
         self._grid: LocalGrid | None = None
 
-    def setup(self, side: list[Any]) -> None:
-        if self._loaded != side:  # a new job, or a new process
+    def setup(self, shared: list[Any]) -> None:
+        if self._loaded != shared:  # a new job, or a new process
             try:
-                self._loaded, self._grid = side, _assemble(side)
-            except SystemExit as end:  # which would end the actor, as if it had been asked to
+                data, (spec, num_threads) = ray.get(shared)
+                self._grid = LocalGrid(replace(spec, data=data), num_threads=num_threads)
+            except SystemExit as end:  # of the user's code; it would end the actor
                 raise RuntimeError(reason(end)) from None
+            self._loaded = shared
 
-    def run(self, side: list[Any], messages: list[Message], share: list[int]) -> list[Message]:
-        self.setup(side)
+    def run(self, shared: list[Any], messages: list[Message], share: list[int]) -> list[Message]:
+        self.setup(shared)
         return self._grid.send_and_receive([messages[position] for position in share])  # type: ignore[union-attr]
 
     def peak_memory_bytes(self) -> int:
@@ -133,28 +135,23 @@ _shared: dict[int, tuple[object, Any]] = {}
 
 
 def _pool(num_cpus: float, num_gpus: float) -> ActorPool:
-    """Return the actors of an earlier job with the same resources, or new ones in the place of all others."""
+    """Return the pool of an earlier job with the same resources, or a new one that replaces all others."""
     for key in [key for key in _pools if key != (num_cpus, num_gpus)]:
         _pools.pop(key).end()
     return _pools.setdefault((num_cpus, num_gpus), ActorPool(_Worker, num_cpus, num_gpus))
 
 
 def _num_actors(num_cpus: float, num_gpus: float, max_actors: int) -> int:
-    """Return how many actors fit, at most max_actors."""
+    """Return the number of actors that fit, at most max_actors."""
     resources = ray.cluster_resources()  # type: ignore[no-untyped-call]
     fits = [resources.get(kind, 0) / each for kind, each in (("CPU", num_cpus), ("GPU", num_gpus)) if each]
     return min(int(min(fits)), max_actors)
 
 
-def _share(side: ClientSpec, num_threads: int) -> list[Any]:
-    """Put what actors need into the object store; data that an earlier job put there is not sent again."""
-    if id(side.data) not in _shared:
+def _share(spec: ClientSpec, num_threads: int) -> list[Any]:
+    """Put a spec into the object store; data that an earlier job put there is not sent again."""
+    if id(spec.data) not in _shared:
         _shared.clear()
-        _shared[id(side.data)] = (side.data, ray.put(side.data))
-    settings = replace(side, data=None)  # type: ignore[arg-type]
-    return [_shared[id(side.data)][1], ray.put((settings, num_threads))]
-
-
-def _assemble(shared: list[Any]) -> LocalGrid:
-    data, (side, num_threads) = ray.get(shared)
-    return LocalGrid(replace(side, data=data), num_threads=num_threads)
+        _shared[id(spec.data)] = (spec.data, ray.put(spec.data))
+    settings = replace(spec, data=None)  # type: ignore[arg-type]
+    return [_shared[id(spec.data)][1], ray.put((settings, num_threads))]

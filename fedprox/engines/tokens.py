@@ -1,7 +1,7 @@
-"""The token that Ray demands of everybody who connects, where this program has started it.
+"""The token that a Ray started by this program requires from every process that connects.
 
-Ray listens on all of the machine's addresses, and whoever connects may run commands. A cluster that is joined by its
-address has its own rules, and the user's environment says what it is told.
+Ray listens on all addresses of the machine, and a process that connects may run commands. A cluster that is joined by
+its address has its own rules; the token for it comes from the user's environment.
 """
 
 import os
@@ -13,16 +13,16 @@ from ray._raylet import AuthenticationTokenLoader, Config  # type: ignore[attr-d
 
 
 @contextmanager
-def token_demanded() -> Iterator[None]:
-    """Let a Ray that is started meanwhile demand a random token, which its processes and this one know.
+def token_required() -> Iterator[None]:
+    """Let a Ray that starts in this context require a random token, which only its processes and this one know.
 
-    They inherit it with the environment; what this process starts later does not.
+    Ray's processes inherit it with the environment; processes that start after this context do not.
     """
     token = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
     earlier = {name: os.environ.get(name) for name in token}
     os.environ.update(token)
     try:
-        token_of_the_environment()
+        reload_token()
         yield
     finally:
         for name, value in earlier.items():
@@ -32,7 +32,7 @@ def token_demanded() -> Iterator[None]:
                 os.environ[name] = value
 
 
-def token_of_the_environment() -> None:
-    """Let Ray, which keeps what it has read, go by what the environment says now."""
+def reload_token() -> None:
+    """Let Ray read the token from the environment again instead of using a cached one."""
     Config.initialize("")
     AuthenticationTokenLoader.instance().reset_cache()

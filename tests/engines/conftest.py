@@ -29,15 +29,15 @@ class Federation:
     """Six clients with 1 to 23 examples, all of them in each round, half of them stragglers.
 
     Attributes:
-        side: What an engine needs.
-        plan: Who does how much.
+        spec: Everything an engine needs.
+        plan: The plan of the rounds.
         start: The initial global model.
         messages: Returns a round's messages from any global model.
         drawn_plan: Six draws of the clients, with sampling=proportional.
         drawn_messages: Returns a round's messages of that plan.
     """
 
-    side: ClientSpec
+    spec: ClientSpec
     plan: Plan
     start: ArrayRecord
     messages: Callable[..., list[Message]]
@@ -47,7 +47,7 @@ class Federation:
 
 @pytest.fixture(scope="module")
 def no_ray() -> Iterator[None]:
-    """End what earlier tests have started of Ray, and afterwards what this module has started."""
+    """End the Ray of earlier tests, and afterwards that of this module."""
     _stop_ray()
     yield
     _stop_ray()
@@ -78,7 +78,7 @@ def federation() -> Federation:
         torch.manual_seed(0)
         nn.init.normal_(model[2].weight)
     held_out = ClientIndex.from_lists([np.empty(0, dtype=np.int64)] * len(SIZES))
-    side = ClientSpec(FederatedData(data, train, held_out), model, SgdSettings(0.1, 4, momentum=0.5))
+    spec = ClientSpec(FederatedData(data, train, held_out), model, SgdSettings(0.1, 4, momentum=0.5))
     plan = Plan(np.array(SIZES), len(SIZES), 3, 4, 0.5, PaperProtocol(), seed=0)
     start = ArrayRecord(model.state_dict())
 
@@ -87,4 +87,4 @@ def federation() -> Federation:
         return PlannedStrategy(FedProx(), plan).configure_train(round_num, arrays, config, None)
 
     drawn_plan = replace(plan, sampling="proportional")
-    return Federation(side, plan, start, messages, drawn_plan, partial(messages, plan=drawn_plan))
+    return Federation(spec, plan, start, messages, drawn_plan, partial(messages, plan=drawn_plan))

@@ -1,4 +1,4 @@
-"""The engine on Ray actors: the local engine's results, to the bit, whatever happens to an actor."""
+"""The engine on Ray actors: the local engine's results to the bit, whatever happens to an actor."""
 
 import os
 import signal
@@ -31,12 +31,12 @@ from fedprox.federation.messages import client_of, is_late, node_id, task_of
 
 @pytest.fixture(scope="module")
 def two_cpus(no_ray):
-    """Start Ray once for this module, with two CPUs whatever the machine has."""
+    """Start Ray once for this module, with two CPUs on any machine."""
     ray_cluster.start(num_cpus=2)
 
 
-def doors() -> list[tuple]:
-    """Return where Ray's control process and this machine's raylet listen, and something to ask each for."""
+def servers() -> list[tuple]:
+    """Return the addresses of Ray's control process and this machine's raylet, with a request for each."""
     (node,) = ray.nodes()
     control = ray.get_runtime_context().gcs_address
     return [
@@ -49,11 +49,11 @@ def doors() -> list[tuple]:
 
 
 def expected(federation, round_num: int = 1) -> list[tuple]:
-    return contents(LocalGrid(federation.side).send_and_receive(federation.messages(round_num)))
+    return contents(LocalGrid(federation.spec).send_and_receive(federation.messages(round_num)))
 
 
 def contents(replies) -> list[tuple]:
-    """Return what replies say, as values that can be compared bit by bit."""
+    """Return the contents of replies as values that can be compared bit by bit."""
     return [
         (
             {name: (array.dtype, array.numpy().tobytes()) for name, array in reply.content["arrays"].items()},
@@ -70,15 +70,15 @@ def actors(grid: RayGrid) -> list:
 @pytest.mark.usefixtures("two_cpus")
 class TestOnActors:
     @pytest.mark.parametrize("metadata", [(), (("authorization", f"Bearer {'0' * 64}"),)], ids=["none", "wrong"])
-    def test_an_intruder_without_the_token_is_refused_by_all_that_listen(self, metadata):
+    def test_without_the_token_every_server_refuses_a_connection(self, metadata):
         codes = []
-        for address, stub, method, request in doors():
+        for address, stub, method, request in servers():
             with grpc.insecure_channel(address) as channel, pytest.raises(grpc.RpcError) as raised:
                 getattr(stub(channel), method)(request, metadata=metadata, timeout=20)
             codes.append(raised.value.code())
         assert codes == [grpc.StatusCode.UNAUTHENTICATED] * 2
 
-    def test_the_token_is_in_no_command_line_and_not_in_this_processs_environment(self):
+    def test_the_token_is_in_no_command_line_and_not_in_this_environment(self):
         token = ray.get(ray.remote(lambda: os.environ["RAY_AUTH_TOKEN"]).options(num_cpus=0).remote())
         assert len(token) == 64  # 256 bits
         assert "RAY_AUTH_TOKEN" not in os.environ
@@ -86,16 +86,16 @@ class TestOnActors:
         assert any("raylet" in line for line in lines)
         assert [line for line in lines if token in line] == []
 
-    def test_more_than_there_is_is_an_error_at_once_that_says_what_to_set(self, federation, monkeypatch):
-        monkeypatch.setattr(engine, "_pool", lambda *_: pytest.fail("actors are started, and waited for"))
+    def test_too_many_resources_are_an_error_at_once(self, federation, monkeypatch):
+        monkeypatch.setattr(engine, "_pool", lambda *_: pytest.fail("actors start"))
         with pytest.raises(UserError, match=r"client_resources\.num_cpus=3 .*2 CPUs.*num_cpus to at most"):
-            RayGrid(federation.side, num_cpus=3, max_actors=4)
+            RayGrid(federation.spec, num_cpus=3, max_actors=4)
         with pytest.raises(UserError, match=r"client_resources\.num_gpus=9999 .*num_gpus to at most"):
-            RayGrid(federation.side, num_cpus=1, num_gpus=9999, max_actors=4)
+            RayGrid(federation.spec, num_cpus=1, num_gpus=9999, max_actors=4)
 
     @pytest.mark.parametrize(("num_cpus", "num_actors"), [(2, 1), (1, 2)])
     def test_one_and_two_actors_give_the_local_engines_replies_to_the_bit(self, federation, num_cpus, num_actors):
-        grid = RayGrid(federation.side, num_cpus=num_cpus, max_actors=6)
+        grid = RayGrid(federation.spec, num_cpus=num_cpus, max_actors=6)
         assert len(actors(grid)) == num_actors
         for round_num in (1, 2):
             messages = federation.messages(round_num)
@@ -104,45 +104,31 @@ class TestOnActors:
             sources = [reply.metadata.src_node_id for reply in replies]
             assert sources == [node_id(task_of(message).client) for message in messages]
         drawn = federation.drawn_messages()
-        assert contents(grid.send_and_receive(drawn)) == contents(LocalGrid(federation.side).send_and_receive(drawn))
+        assert contents(grid.send_and_receive(drawn)) == contents(LocalGrid(federation.spec).send_and_receive(drawn))
         assert list(grid.get_node_ids()) == [node_id(client) for client in range(6)]
         assert grid.peak_memory_bytes() > num_actors * 2**20
 
-    def test_no_more_actors_than_asked_for_and_fewer_messages_than_actors(self, federation):
-        grid = RayGrid(federation.side, num_cpus=1, max_actors=1)
+    def test_there_may_be_fewer_actors_or_messages(self, federation):
+        grid = RayGrid(federation.spec, num_cpus=1, max_actors=1)
         assert grid._num_shares == 1
-        grid = RayGrid(federation.side, num_cpus=1, max_actors=6)
+        grid = RayGrid(federation.spec, num_cpus=1, max_actors=6)
         assert contents(grid.send_and_receive(federation.messages()[:1])) == expected(federation)[:1]
         assert grid.send_and_receive([]) == []
 
-    def test_the_cohort_is_split_by_examples_times_epochs(self, federation, monkeypatch):
-        seen = []
-
-        def spy(work, num_shares):
-            seen.append((list(work), num_shares))
-            return balance(work, num_shares)
-
-        monkeypatch.setattr(engine, "balance", spy)
-        messages = federation.messages()
-        RayGrid(federation.side, num_cpus=1, max_actors=6).send_and_receive(messages)
-        tasks = [task_of(message) for message in messages]
-        assert len({task.num_epochs for task in tasks}) > 1
-        assert seen == [([int(federation.plan.client_sizes[t.client]) * t.num_epochs for t in tasks], 2)]
-
     def test_consecutive_grids_share_actors_and_data(self, federation):
-        first = RayGrid(federation.side, num_cpus=1, max_actors=6)
+        first = RayGrid(federation.spec, num_cpus=1, max_actors=6)
         pids = set(ray.get([actor.__ray_call__.remote(lambda _: os.getpid()) for actor in first._pool.actors]))
-        second = RayGrid(federation.side, num_cpus=1, max_actors=6)
+        second = RayGrid(federation.spec, num_cpus=1, max_actors=6)
         assert set(actors(first)) == set(actors(second))
         again = set(ray.get([actor.__ray_call__.remote(lambda _: os.getpid()) for actor in second._pool.actors]))
         assert pids == again
-        assert first._side[0] == second._side[0]  # the data, which is large, is in the object store once
+        assert first._shared[0] == second._shared[0]  # the data, which is large, is in the object store once
         assert contents(second.send_and_receive(federation.messages())) == expected(federation)
         assert contents(first.send_and_receive(federation.messages())) == expected(federation)
 
     @pytest.mark.parametrize("num_killed", [1, 2])
     def test_actors_killed_between_rounds_are_replaced_with_the_same_result(self, federation, num_killed):
-        grid = RayGrid(federation.side, num_cpus=1, max_actors=6)
+        grid = RayGrid(federation.spec, num_cpus=1, max_actors=6)
         grid.send_and_receive(federation.messages(1))
         for process in processes(grid)[:num_killed]:
             os.kill(process, signal.SIGKILL)
@@ -150,10 +136,10 @@ class TestOnActors:
 
     @pytest.mark.parametrize("num_killed", [1, 2])
     def test_a_share_whose_actor_is_killed_at_work_is_redone_with_the_same_result(self, federation, num_killed):
-        side = replace(federation.side, model=Slow(federation.side.model))
-        grid = RayGrid(side, num_cpus=1, max_actors=6)
+        spec = replace(federation.spec, model=Slow(federation.spec.model))
+        grid = RayGrid(spec, num_cpus=1, max_actors=6)
         messages = federation.messages(2, arrays=renamed(federation.start))
-        undisturbed = contents(LocalGrid(side).send_and_receive(messages))
+        undisturbed = contents(LocalGrid(spec).send_and_receive(messages))
         victims = processes(grid)[:num_killed]
         killer = threading.Timer(0.5, lambda: [os.kill(process, signal.SIGKILL) for process in victims])
         killer.start()  # a share has over 20 steps of 0.05 s or more
@@ -164,14 +150,14 @@ class TestOnActors:
 
     def test_an_actor_killed_while_it_starts_is_replaced_too(self, federation, tmp_path):
         hold = tmp_path / "hold"
-        side = replace(federation.side, model=Held(federation.side.model, str(hold)))
-        grid = RayGrid(side, num_cpus=1, max_actors=6)
+        spec = replace(federation.spec, model=Held(federation.spec.model, str(hold)))
+        grid = RayGrid(spec, num_cpus=1, max_actors=6)
         messages = federation.messages(2, arrays=renamed(federation.start))
-        undisturbed = contents(LocalGrid(side).send_and_receive(messages))
-        hold.touch()  # nobody gets done before four have been killed
+        undisturbed = contents(LocalGrid(spec).send_and_receive(messages))
+        hold.touch()  # no client finishes before four actors have been killed
         stop, killed = threading.Event(), set()
 
-        def kill_all_that_start() -> None:  # both, and both that take their places
+        def kill_all_that_start() -> None:  # both, and both of their replacements
             try:
                 while len(killed) < 4 and not stop.wait(0.01):
                     for process in {*workers()} - killed:
@@ -190,21 +176,21 @@ class TestOnActors:
             killer.join()
         assert len(killed) >= 4
 
-    def test_a_client_over_which_every_actor_dies_is_named_and_the_others_reply(self, federation, monkeypatch):
+    def test_a_client_over_which_actors_die_is_named_and_the_others_reply(self, federation, monkeypatch):
         monkeypatch.setattr(actor_pool, "MAX_DEATHS", 2)  # each costs an actor, and seconds
-        side = marked(replace(federation.side, model=Deadly()), client=3)
-        grid = RayGrid(side, num_cpus=1, max_actors=6)
+        spec = marked(replace(federation.spec, model=Deadly()), client=3)
+        grid = RayGrid(spec, num_cpus=1, max_actors=6)
         messages = federation.messages(arrays=renamed(federation.start, "linear."))
         replies = grid.send_and_receive(messages)
         assert {client_of(reply) for reply in replies if reply.has_error()} == {3}
         assert all("died" in reply.error.reason for reply in replies if reply.has_error())
         others = [message for message in messages if task_of(message).client != 3]
-        alone = LocalGrid(side).send_and_receive(others)
+        alone = LocalGrid(spec).send_and_receive(others)
         assert contents([reply for reply in replies if reply.has_content()]) == contents(alone)
 
     def test_a_client_whose_model_calls_sys_exit_is_named_and_its_actor_lives(self, federation):
-        side = marked(replace(federation.side, model=Deadly(_exits)), client=3)
-        grid = RayGrid(side, num_cpus=1, max_actors=6)
+        spec = marked(replace(federation.spec, model=Deadly(_exits)), client=3)
+        grid = RayGrid(spec, num_cpus=1, max_actors=6)
         before = set(processes(grid))
         replies = grid.send_and_receive(federation.messages(arrays=renamed(federation.start, "linear.")))
         errors = {client_of(reply): reply.error.reason for reply in replies if reply.has_error()}
@@ -212,9 +198,9 @@ class TestOnActors:
         assert errors[3].startswith("sys.exit(1)")
         assert set(processes(grid)) == before
 
-    def test_shares_that_are_late_are_left_out_and_the_next_round_is_on_time(self, federation):
-        side = marked(replace(federation.side, model=Slow(federation.side.model, each_s=0.0)), client=3)
-        grid = RayGrid(side, num_cpus=1, max_actors=6)
+    def test_late_shares_are_left_out_and_the_next_round_is_on_time(self, federation):
+        spec = marked(replace(federation.spec, model=Slow(federation.spec.model, each_s=0.0)), client=3)
+        grid = RayGrid(spec, num_cpus=1, max_actors=6)
         messages = federation.messages(1, arrays=renamed(federation.start))
         work = [int(federation.plan.client_sizes[task.client]) * task.num_epochs for task in map(task_of, messages)]
         share = next(share for share in balance(work, 2) if 3 in clients_of(messages, share))
@@ -223,11 +209,11 @@ class TestOnActors:
         assert 5 <= time.monotonic() - start < 1000
         assert [is_late(reply) for reply in replies] == [at in share for at in range(6)]
         in_time = [message for at, message in enumerate(messages) if at not in share]
-        undisturbed = LocalGrid(side).send_and_receive(in_time)
+        undisturbed = LocalGrid(spec).send_and_receive(in_time)
         assert contents([reply for reply in replies if reply.has_content()]) == contents(undisturbed)
         again = grid.send_and_receive(in_time, timeout=1000)
         assert contents(again) == contents(undisturbed)
-        assert time.monotonic() - start < 1000  # the late client's hour holds nobody up
+        assert time.monotonic() - start < 1000  # the late client's hour delays no other client
 
 
 def clients_of(messages, share) -> list[int]:
@@ -235,7 +221,7 @@ def clients_of(messages, share) -> list[int]:
 
 
 class Slow(nn.Module):
-    """A model whose training batches take 0.05 s; those with marked examples, where there are any, an hour."""
+    """A model whose training batches take 0.05 s, or an hour if they contain a marked example."""
 
     def __init__(self, model: nn.Module, each_s: float = 0.05) -> None:
         super().__init__()
@@ -248,7 +234,7 @@ class Slow(nn.Module):
 
 
 class Held(nn.Module):
-    """A model that trains only while a file is not there."""
+    """A model that trains only while a file is missing."""
 
     def __init__(self, model: nn.Module, file: str) -> None:
         super().__init__()
@@ -261,7 +247,7 @@ class Held(nn.Module):
 
 
 class Deadly(nn.Module):
-    """A model that ends its process at the sight of a marked example, in a Ray worker only."""
+    """A model that ends its process if a training batch contains a marked example."""
 
     def __init__(self, end=os._exit) -> None:
         super().__init__()
@@ -282,12 +268,12 @@ MARK = 123.0
 ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])  # workers cannot import tests
 
 
-def marked(side: ClientSpec, client: int) -> ClientSpec:
-    """Return a side whose client has an example that models can tell from all others."""
-    data = side.data.examples
+def marked(spec: ClientSpec, client: int) -> ClientSpec:
+    """Return a spec whose client has a marked example."""
+    data = spec.data.examples
     features = data.features.copy()
-    features[side.data.train[client].max()] = MARK  # the first few are tried before any training
-    return replace(side, data=replace(side.data, examples=replace(data, features=features)))
+    features[spec.data.train[client].max()] = MARK  # the first few are tried before any training
+    return replace(spec, data=replace(spec.data, examples=replace(data, features=features)))
 
 
 def renamed(arrays: ArrayRecord, prefix: str = "model.") -> ArrayRecord:
@@ -302,7 +288,7 @@ def processes(grid: RayGrid) -> list[int]:
 
 
 def workers() -> list[int]:
-    """Return the processes of this Ray's actors, those that are just starting included."""
+    """Return the processes of this Ray's actors, including those that are starting."""
     found = []
     for process in psutil.Process().children(recursive=True):
         with suppress(psutil.NoSuchProcess):  # it has ended meanwhile
