@@ -1,4 +1,4 @@
-"""How a run ends before its time: mistakes that the user can mend, and faults; each is told in one line."""
+"""Errors that end a run, and their one-line texts."""
 
 import re
 import sysconfig
@@ -7,23 +7,23 @@ from pathlib import Path
 
 
 class UserError(ValueError):
-    """A mistake in the settings or in the user's files, told in one line that says what to do.
+    """A mistake in the settings or in the user's files; the message is one line and names the remedy.
 
     `fedprox.main` and `fedprox.report` print it without a traceback and exit with status 2.
     """
 
 
 class RunStopped(Exception):  # noqa: N818  # not always an error
-    """The end of a run that shall not or cannot go on, told in one line; what was measured is kept.
+    """The end of a run that cannot or must not continue; the message is one line. What was measured is kept.
 
     `fedprox.main` prints it without a traceback and exits with status 1.
 
     Attributes:
-        status: What run.json says of the run: "failed" or "diverged".
+        status: The run's status in run.json: "failed" or "diverged".
     """
 
     def __init__(self, line: str, status: str = "failed") -> None:
-        """Say why, and in which status the run ends."""
+        """Set the message and the run's status."""
         super().__init__(line)
         self.status = status
 
@@ -34,21 +34,36 @@ USERS = (Exception, SystemExit, GeneratorExit)
 
 def on_record(error: BaseException) -> str:
     """Return in one line why a run failed."""
-    told = (UserError, RunStopped, OSError, MemoryError)
-    return one_line(error) if isinstance(error, told) else reason(error)
+    is_expected = isinstance(error, (UserError, RunStopped, OSError, MemoryError))
+    return one_line(error) if is_expected else reason(error)
+
+
+def one_line(error: BaseException) -> str:
+    """Return an error's message in one line, with a remedy if a file or memory is what failed."""
+    if isinstance(error, SystemExit):
+        return reason(error)
+    text = joined_lines(str(error)) or type(error).__name__
+    if isinstance(error, OSError) and error.filename is not None:
+        remedy = "name another folder with hydra.run.dir=<folder>, or in a sweep hydra.sweep.dir=<folder>"
+        text = f"{error.filename}: {error.strerror}; {remedy}"
+    if isinstance(error, MemoryError):
+        details = f" ({text})" if str(error) else ""
+        text = f"out of memory{details}; reduce num_clients, batch_size or dataset.size"
+    return printable(text)
 
 
 def reason(error: BaseException) -> str:
-    """Return an error of the user's code as "ValueError: what it says (my_model.py:12)"."""
+    """Return an error of the user's code as "ValueError: its message (my_model.py:12)"."""
     place = _place(error)
+    in_place = f" ({place})" if place else ""
     if isinstance(error, SystemExit):
-        return f"sys.exit({'' if error.code is None else repr(error.code)}){f' ({place})' if place else ''}"
-    told = printable("; ".join(_told(error)))
-    return f"{type(error).__name__}{': ' * bool(told)}{told}{f' ({place})' if place else ''}"
+        return f"sys.exit({'' if error.code is None else repr(error.code)}){in_place}"
+    text = printable(joined_lines(str(error)))
+    return f"{type(error).__name__}{': ' * bool(text)}{text}{in_place}"
 
 
 def _place(error: BaseException) -> str:
-    """Return file:line of the innermost call in the user's own code, else of the innermost; "" if it is unknown."""
+    """Return file:line of the innermost call in the user's code, else of the innermost call; "" if unknown."""
     places = [(Path(frame.filename), frame.lineno) for frame in traceback.extract_tb(error.__traceback__)]
     if not places:
         return ""
@@ -60,26 +75,10 @@ def _place(error: BaseException) -> str:
 _NOT_THE_USERS = [Path(__file__).parent, *(Path(sysconfig.get_path(name)) for name in ("stdlib", "purelib", "platlib"))]
 
 
-def one_line(error: BaseException) -> str:
-    """Return an error's message in one line, Hydra's and OmegaConf's many-line ones included; of an exit, its place."""
-    if isinstance(error, SystemExit):
-        return reason(error)
-    if isinstance(error, OSError) and error.filename is not None:
-        remedy = "name another place with hydra.run.dir=<folder>, in a sweep hydra.sweep.dir=<folder>"
-        return printable(" ".join(f"{error.filename}: {error.strerror}; {remedy}".splitlines()))
-    told = _told(error)
-    if isinstance(error, MemoryError):
-        told = [
-            f"there is not enough memory ({'; '.join(told) or 'no more is said'}); ask for less, such as fewer clients"
-        ]
-    if override := getattr(error, "override", None):  # Hydra's grammar errors know it but do not say it
-        told.insert(0, f"{override} is not understood")
-    if key := getattr(error, "full_key", None):  # OmegaConf's
-        told.insert(0, f"{key}:")
-    if told and told[0].startswith("Error merging override") and error.__cause__:
-        told += _told(error.__cause__)[:1]  # the cause says what is wrong with the value
-    text = " ".join("; ".join(told).splitlines()) or type(error).__name__  # what is quoted may have breaks of its own
-    return printable(text.replace(":; ", ": ").replace(".; ", "; "))
+def joined_lines(text: str) -> str:
+    r"""Return the lines of a text in one: "a:\n b\n c" as "a: b; c"."""
+    lines = "; ".join(line.strip() for line in text.splitlines() if line.strip())
+    return lines.replace(":; ", ": ").replace(".; ", "; ")
 
 
 def printable(text: str) -> str:
@@ -87,7 +86,7 @@ def printable(text: str) -> str:
 
     Names of files and classes may come from strangers. What is not printable (control characters, escape codes,
     line breaks, marks that change the direction of writing, halves of surrogate pairs) becomes \x1b, \u202e and
-    the like; addresses of objects, which say nothing, are left out.
+    the like. Addresses of objects are left out: they differ from run to run.
     """
     text = _ADDRESS.sub("", text)
     return text if text.isprintable() else "".join(_escaped(character) for character in text)
@@ -98,9 +97,3 @@ def _escaped(character: str) -> str:
 
 
 _ADDRESS = re.compile(r" at 0x[0-9a-fA-F]{6,}")
-
-
-def _told(error: BaseException) -> list[str]:
-    """Return a message's lines that tell the user something."""
-    lines = [line.strip() for line in str(error).partition("Config search path:")[0].splitlines()]
-    return [line for line in lines if line and not line.startswith(("full_key:", "object_type=", "See https://"))]

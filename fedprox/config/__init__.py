@@ -1,1 +1,1 @@
-"""The configuration: its schema, its checks, how it is composed, and how objects are made of it."""
+"""The configuration: its schema, its checks, its composition, and the objects that it names."""

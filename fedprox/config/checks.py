@@ -1,4 +1,4 @@
-"""What this machine lacks for a configuration, and what its groups name and cannot be called."""
+"""Checks of a configuration against this machine, and against the functions and classes that its groups name."""
 
 import os
 
@@ -8,7 +8,7 @@ from fedprox.errors import UserError
 
 
 def check_targets(config: Config) -> None:
-    """Raise UserError unless the function or class that each group names can be called with the group's keys."""
+    """Raise UserError unless the function or class that each group names accepts the group's keys."""
     for group in TARGETS:
         check_target(group, getattr(config, group))
     for name, target in config.logger.items():
@@ -16,15 +16,15 @@ def check_targets(config: Config) -> None:
 
 
 def check_machine(config: Config) -> None:
-    """Raise UserError if this machine has not the GPUs or CPUs that are asked for."""
+    """Raise UserError if this machine does not have the GPUs or CPUs that the configuration asks for."""
     device = config.server_device
     if device.startswith("cuda"):
-        import torch  # here: most runs that are refused need it not
+        import torch  # here: most refused commands do not need it
 
         if not torch.cuda.is_available():
-            raise UserError(f"server_device={device} needs a GPU, and torch finds none here; use server_device=cpu")
-        if (torch.device(device).index or 0) >= torch.cuda.device_count():
-            raise UserError(f"server_device={device} is not there: torch finds {torch.cuda.device_count()} GPUs")
+            raise UserError(f"server_device={device} needs a GPU, but torch finds none; use server_device=cpu")
+        if (torch.device(device).index or 0) >= (num_gpus := torch.cuda.device_count()):
+            raise UserError(f"server_device must be below cuda:{num_gpus}: torch finds {num_gpus} GPUs, got {device}")
     if config.engine.arguments.get("address", "") is None:  # Ray on this machine
         import torch
 

@@ -1,4 +1,4 @@
-"""The one place that composes configurations: Hydra's files and a command's words in, a Config out."""
+"""Composition of configurations, done only here: Hydra's files and a command's arguments in, a Config out."""
 
 import re
 from collections.abc import Iterator, Sequence
@@ -15,7 +15,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from fedprox.config.schema import GROUPS, Config, unknown
-from fedprox.errors import UserError, one_line
+from fedprox.errors import UserError, joined_lines, one_line, printable
 
 _PACKAGE = Path(__file__).parents[1]
 CONF = next(path for path in (_PACKAGE / "conf", _PACKAGE.parent / "conf") if path.is_dir())  # installed, checkout
@@ -27,7 +27,7 @@ _FLOWER = "fedprox.plan.protocols.FlowerProtocol"
 def _of_fedprox(mu: float, *, _root_: DictConfig) -> float:
     """Return a default for mu, as ${of_fedprox:1.0} in conf/: the value for FedProx and FedDANE, 0 for the others.
 
-    So every reader of a configuration meets a number, and a data set or a preset can have its own.
+    So mu is a number in every configuration, and a data set or a preset can have its own default.
     """
     return float(mu) if OmegaConf.select(_root_, "strategy._target_") in _HAVE_MU else 0.0
 
@@ -37,21 +37,23 @@ def _of_flower(value: float, *, _root_: DictConfig) -> float:
     return float(value) if OmegaConf.select(_root_, "protocol._target_") == _FLOWER else 0.0
 
 
-OmegaConf.register_new_resolver("of_fedprox", _of_fedprox, replace=True)  # on import: jobs may be in other processes
+OmegaConf.register_new_resolver(
+    "of_fedprox", _of_fedprox, replace=True
+)  # at import: a sweep's jobs may run in other processes
 OmegaConf.register_new_resolver("of_flower", _of_flower, replace=True)
 
 
 @contextmanager
 def _conf_known() -> Iterator[None]:
-    """Let Hydra read conf/, unless it is running a command, which may have named more folders."""
+    """Let Hydra read conf/, unless it is running a command, which may have added folders."""
     is_running = GlobalHydra.instance().is_initialized()
     with nullcontext() if is_running else hydra.initialize_config_dir(version_base=None, config_dir=str(CONF)):
         yield
 
 
 @contextmanager
-def _mistakes_explained() -> Iterator[None]:
-    """Turn what Hydra and OmegaConf refuse into a UserError."""
+def _errors_explained() -> Iterator[None]:
+    """Turn the errors of Hydra and OmegaConf into a UserError."""
     try:
         yield
     except (HydraException, OmegaConfBaseException) as error:
@@ -62,14 +64,14 @@ def compose(overrides: Sequence[str] = (), config_name: str = "config") -> Confi
     """Return the configuration of `python -m fedprox.main --config-name NAME OVERRIDES`, without sweeps.
 
     Raises:
-        UserError: If there is none, or a setting breaks a rule.
+        UserError: If it cannot be composed, or a setting breaks a rule.
     """
     return checked(composed(overrides, config_name))
 
 
 def composed(overrides: Sequence[str], config_name: str) -> DictConfig:
-    """Return what Hydra composes, as it is written."""
-    with _conf_known(), _mistakes_explained():
+    """Return what Hydra composes, with references unresolved."""
+    with _conf_known(), _errors_explained():
         return hydra.compose(config_name, list(overrides))
 
 
@@ -79,13 +81,13 @@ def checked(config: DictConfig) -> Config:
     Raises:
         UserError: If a reference leads nowhere, or a setting breaks a rule.
     """
-    with _mistakes_explained():
+    with _errors_explained():
         plain = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
     return Config.of(_unsigned_zeros(plain))
 
 
 def _unsigned_zeros(value: Any) -> Any:
-    """Return a setting with 0.0 for every -0.0, which passes checks for >= 0 and which NumPy refuses as negative."""
+    """Return a setting with 0.0 for every -0.0, which passes checks for >= 0 but which NumPy refuses as negative."""
     if isinstance(value, dict):
         return {key: _unsigned_zeros(each) for key, each in value.items()}
     if isinstance(value, list):
@@ -94,19 +96,18 @@ def _unsigned_zeros(value: Any) -> Any:
 
 
 def as_given(overrides: Any) -> list[str]:
-    """Return overrides as their text is: "mu=${...}" is nothing but that."""
+    """Return overrides as text, with references such as mu=${...} unresolved."""
     return OmegaConf.to_container(overrides, resolve=False)  # type: ignore[return-value]
 
 
 def each_value_once(overrides: Sequence[str]) -> Iterator[list[str]]:
     """Yield lists of overrides without sweeps, in which each value of each swept setting occurs.
 
-    Values are varied one setting at a time, the others at their first value: as many lists as there are
-    values, not as there are jobs. What has no values that can be listed, such as interval(0, 1), is left out: the
-    sweeper chooses them.
+    One setting is varied at a time, with the others at their first value: there are as many lists as values, not as
+    jobs. A setting whose values cannot be listed, such as interval(0, 1), is left out: the sweeper chooses its values.
 
     Raises:
-        UserError: If a swept setting has no value at all.
+        UserError: If a swept setting has no value.
     """
     choices = [values for override in parsed(overrides) if (values := values_of(override))]
     first = [values[0] for values in choices]
@@ -117,10 +118,10 @@ def each_value_once(overrides: Sequence[str]) -> Iterator[list[str]]:
 
 
 def values_of(override: Override) -> list[str]:
-    """Return an override for each value that one has; none if they cannot be listed.
+    """Return an override for each value of a swept override; none if the values cannot be listed.
 
     Raises:
-        UserError: If it has no value at all.
+        UserError: If there is no value.
     """
     if not override.is_sweep_override():
         return [str(override.input_line)]
@@ -128,25 +129,40 @@ def values_of(override: Override) -> list[str]:
         return []
     values = [f"{override.get_key_element()}={value}" for value in override.sweep_string_iterator()]
     if not values:
-        raise UserError(f"{override.input_line} gives no value, so that the sweep has no job; give one or more")
+        raise UserError(f"{override.input_line} gives no value, so the sweep has no job; give one or more")
     return values
 
 
 def parsed(overrides: Sequence[str]) -> list[Override]:
-    """Return overrides taken apart."""
-    with _conf_known(), _mistakes_explained():
-        loader = GlobalHydra.instance().config_loader()  # knows what glob(*) stands for
+    """Return parsed overrides."""
+    with _conf_known(), _errors_explained():
+        loader = GlobalHydra.instance().config_loader()  # which expands glob(*)
         return OverridesParser.create(config_loader=loader).parse_overrides(list(overrides))
 
 
 def explained(error: BaseException) -> str:
     """Return in one line what is wrong with a configuration that could not be composed or used."""
+    if not isinstance(error, (HydraException, OmegaConfBaseException)):
+        return one_line(error)
     message = str(error)
     if misspelt := re.match(r"Could not override '(\w+)'", message):
         if misspelt[1] in GROUPS:  # an object that is merged into the group
             key = getattr(error.__cause__, "full_key", misspelt[1])
             return f"{key} is not a key of {misspelt[1]}; add one with a plus: +{key}=<value>"
         return unknown(misspelt[1])
+    lines = _relevant_lines(message)
+    if override := getattr(error, "override", None):  # grammar errors know the override but do not name it
+        lines.insert(0, f"cannot parse {override}:")
+    if key := getattr(error, "full_key", None):
+        lines.insert(0, f"{key}:")
+    if message.startswith("Error merging override") and error.__cause__:
+        lines += _relevant_lines(str(error.__cause__))[:1]  # the cause says what is wrong with the value
     if message.startswith("Cannot find primary config"):
-        return f"{one_line(error)} There are config (the default) and fedavg"
-    return one_line(error)
+        lines.append("there are config (the default) and fedavg")
+    return printable(joined_lines("\n".join(lines)))
+
+
+def _relevant_lines(message: str) -> list[str]:
+    """Return the lines of a message of Hydra's or OmegaConf's that help the user."""
+    lines = [line.strip() for line in message.partition("Config search path:")[0].splitlines()]
+    return [line for line in lines if line and not line.startswith(("full_key:", "object_type=", "See https://"))]

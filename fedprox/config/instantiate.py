@@ -1,4 +1,4 @@
-"""Objects from the groups of the configuration, by the function or class that `_target_` names."""
+"""Objects of the configuration's groups, made by the function or class that `_target_` names."""
 
 import importlib
 import inspect
@@ -8,85 +8,98 @@ import traceback
 import types
 import typing
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from types import NoneType
 from typing import Any, get_args
 
-from hydra.errors import InstantiationException
-from hydra.utils import instantiate
-
 from fedprox.config.schema import Target
 from fedprox.errors import UserError, one_line, reason
 
-_README = "the README shows what is expected"
+_DOCS = "see docs/extending.md"
 
 
 def build(group: str, target: Target, kind: Any, *args: Any, **kwargs: Any) -> Any:
-    """Call what a group of the configuration names, nested ones first, with its other keys and these arguments.
+    """Call a group's target with the group's other keys and these arguments.
 
-    Keyword arguments are an offer: those that the target does not take, or that the group sets itself, are left out.
+    Keyword arguments are an offer: those that the target does not accept, or that the group sets itself, are left out.
 
     Raises:
-        UserError: If it cannot be called like that, raises, or gives something that is not of the kind expected.
+        UserError: If the target does not accept the arguments, raises, or returns an object of another kind.
     """
-    name, given = f"{group}._target_={target.target}", target.arguments
+    name, given, called = f"{group}._target_={target.target}", target.arguments, pkgutil.resolve_name(target.target)
+    offered = _accepted(called, {key: value for key, value in kwargs.items() if key not in given})
     try:
-        taken = _taken(target.target, {key: value for key, value in kwargs.items() if key not in given})
-        inspect.signature(pkgutil.resolve_name(target.target)).bind(*args, **given, **taken)
-        made = _instantiated({"_target_": target.target, **given}, args, taken)
+        inspect.signature(called).bind(*args, **given, **offered)
     except TypeError as error:
         if missing := re.search(r"missing a required (?:keyword-only )?argument: '(\w+)'", str(error)):
             raise UserError(f"{name} needs {missing[1]}; add +{group}.{missing[1]}=<value>") from None
-        raise _not_callable(name, kwargs, str(error)) from None
+        raise _refuses(name, kwargs, str(error)) from None
+    try:
+        made = _call(called, args, _made(given), offered)
+    except (UserError, MemoryError):
+        raise
     except (SystemExit, GeneratorExit) as end:
-        raise UserError(f"{name} ended with {reason(end)}, which ends a run; let it return instead") from end
-    except InstantiationException as error:
-        cause = error.__cause__
-        if isinstance(cause, (UserError, MemoryError)):
-            raise cause from None
-        if isinstance(cause, OSError):
-            failed = f"{cause.filename}: {cause.strerror}" if cause.filename else one_line(cause)
-            raise UserError(f"{name} cannot read or write: {failed}; mend that or name another place") from error
-        if isinstance(cause, TypeError):  # of one that takes *args and **kwargs, it is found out only inside
-            place = traceback.extract_tb(cause.__traceback__)[-1]
-            told = f"{one_line(cause)} ({Path(place.filename).name}, line {place.lineno})"
-            raise _not_callable(name, kwargs, told) from error
-        raise UserError(f"{name} failed with {reason(cause or error)}; fix it, and try it alone in Python") from error
+        raise UserError(f"{name} ended with {reason(end)}, which would end the program; let it return") from end
+    except OSError as error:
+        failed = f"{error.filename}: {error.strerror}" if error.filename else one_line(error)
+        raise UserError(f"{name} cannot read or write: {failed}; fix that or name another file") from error
+    except TypeError as error:  # a target with *args and **kwargs may refuse them only inside
+        place = traceback.extract_tb(error.__traceback__)[-1]
+        why = f"{one_line(error)} ({Path(place.filename).name}, line {place.lineno})"
+        raise _refuses(name, kwargs, why) from error
+    except Exception as error:
+        raise UserError(f"{name} failed with {reason(error)}; fix it, and try it alone in Python") from error
     if not isinstance(made, kind):
         expected = " or ".join(each.__name__ for each in (get_args(kind) or [kind]) if each is not NoneType)
         article = "an" if expected[0] in "AEIOU" else "a"
-        raise UserError(f"{name} must make {article} {expected}, but made a {type(made).__name__}; {_README}")
+        raise UserError(f"{name} must return {article} {expected}, got {type(made).__name__}; {_DOCS}")
     return made
 
 
-def _taken(target: str, offered: Mapping[str, Any]) -> dict[str, Any]:
-    """Return which keyword arguments a function or class takes; one with **kwargs takes all."""
-    parameters = inspect.signature(pkgutil.resolve_name(target)).parameters.values()
+def _accepted(called: Callable[..., Any], offered: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the keyword arguments that a function or class accepts; one with **kwargs accepts all."""
+    parameters = inspect.signature(called).parameters.values()
     if any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters):
         return dict(offered)
     return {each.name: offered[each.name] for each in parameters if each.name in offered}
 
 
-def _instantiated(node: Mapping[str, Any], args: tuple[Any, ...], taken: Mapping[str, Any]) -> Any:
-    """Call a node's target; anew without an argument that only what its **kwargs are passed on to does not take."""
+def _made(node: Any) -> Any:
+    """Return a setting's value, in which every mapping with a `_target_` is replaced by the object that it makes."""
+    if isinstance(node, list):
+        return [_made(each) for each in node]
+    if not isinstance(node, Mapping):
+        return node
+    values = {key: _made(value) for key, value in node.items()}
+    if "_target_" not in values:
+        return values
+    called = pkgutil.resolve_name(values.pop("_target_"))
+    return partial(called, **values) if values.pop("_partial_", False) else called(**values)
+
+
+def _call(
+    called: Callable[..., Any], args: tuple[Any, ...], given: Mapping[str, Any], offered: Mapping[str, Any]
+) -> Any:
+    """Call a target, again without an offered argument that it passes on in its **kwargs and that is refused there."""
     try:
-        return instantiate(node, *args, **taken, _convert_="all")
-    except InstantiationException as error:
-        refused = re.search(r"unexpected keyword argument '(\w+)'", str(error.__cause__))
-        if not (isinstance(error.__cause__, TypeError) and refused and refused[1] in taken):
+        return called(*args, **given, **offered)
+    except TypeError as error:
+        refused = re.search(r"unexpected keyword argument '(\w+)'", str(error))
+        if not refused or refused[1] not in offered:
             raise
-    return _instantiated(node, args, {key: value for key, value in taken.items() if key != refused[1]})
+    return _call(called, args, given, {key: value for key, value in offered.items() if key != refused[1]})
 
 
-def _not_callable(name: str, kwargs: Mapping[str, Any], why: str) -> UserError:
-    asked = f", with {' and '.join(kwargs)}" if kwargs else ""
-    return UserError(f"{name} cannot be called as it must be{asked}: {why}; {_README}")
+def _refuses(name: str, kwargs: Mapping[str, Any], why: str) -> UserError:
+    expected = f"({', '.join(kwargs)})" if kwargs else "the arguments of its group"
+    return UserError(f"{name} must accept {expected}: {why}; {_DOCS}")
 
 
 def check_target(group: str, target: Target) -> None:
-    """Raise UserError unless what a group names can be called with the group's other keys.
+    """Raise UserError unless a group's target accepts the group's other keys.
 
-    A callable's signature is the schema of its group: names must be parameters, and values of plain types
+    The target's signature is the schema of its group: keys must be parameters, and values of plain types
     (int, float, bool, str, or one of them or None) must fit the annotations.
     """
     path = target.target
@@ -96,7 +109,7 @@ def check_target(group: str, target: Target) -> None:
         hints = typing.get_type_hints(called.__init__ if inspect.isclass(called) else called)
     except (SystemExit, GeneratorExit) as end:
         raise UserError(f"{group}._target_={path} cannot be loaded: {reason(end)}") from end
-    except Exception as error:  # an import may fail in any way
+    except Exception as error:  # an import may raise anything
         raise UserError(f"{group}._target_={path} cannot be loaded: {_why_not_loaded(group, path, error)}") from error
     takes_any = any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values())
     for name, value in target.arguments.items():
@@ -108,7 +121,7 @@ def check_target(group: str, target: Target) -> None:
 
 
 def _why_not_loaded(group: str, path: str, error: Exception) -> str:
-    """Return why: an import that fails in a module of a package shows as a missing attribute of the package."""
+    """Return why an import failed; one that fails within a package appears as a missing attribute of the package."""
     if isinstance(error, AttributeError):
         try:
             importlib.import_module(path.rpartition(".")[0])
@@ -123,7 +136,7 @@ def _why_not_loaded(group: str, path: str, error: Exception) -> str:
 
 
 def _fits(value: Any, hint: Any) -> bool:
-    """Return whether a value read from YAML fits an annotation; annotations that are not plain fit all."""
+    """Return whether a value read from YAML fits an annotation; every value fits one that is not plain."""
     if typing.get_origin(hint) in (typing.Union, types.UnionType):
         return any(_fits(value, option) for option in typing.get_args(hint))
     if hint is type(None):

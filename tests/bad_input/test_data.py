@@ -1,4 +1,4 @@
-"""Settings that do not fit the data, and data of the user's own that do not fit: one line, exit status 2."""
+"""Settings that do not fit the data, and invalid data of the user's: one line, exit status 2."""
 
 import json
 from pathlib import Path
@@ -10,7 +10,7 @@ from fedprox.experiment import data as data_assembly
 SMALL = ("dataset=digits", "engine=local", "num_rounds=1")
 
 
-# What only the data can tell.
+# Found only when the data are loaded.
 DATA = {
     # Class 8 of the digits has 174 - 34 = 140 training examples, the fewest; the power law gives 5 of it to every
     # client u with u mod 10 in (7, 8), 28 clients, so the 29th of them, client 140 + 7, is the first without.
@@ -19,14 +19,9 @@ DATA = {
         ["num_clients must be at most 140", "got 1000000", "fewer"],
     ),
     "clients beyond IID": (["partition=iid", "num_clients=1443"], ["num_clients must be at most 1442", "got 1443"]),
-    "clients beyond shards": (["partition=shards", "num_clients=722"], ["num_clients must be at most 721", "got 722"]),
     "clients beyond a Dirichlet minimum": (
         ["partition=dirichlet", "num_clients=145"],
         ["num_clients must be at most 144", "got 145", "ask for fewer clients", "lower min_examples=10"],
-    ),
-    "clients beyond a pathological partition": (
-        ["partition=pathological", "num_clients=722"],
-        ["num_clients must be at most 721", "got 722", "lower classes_per_client"],
     ),
     "feature skew without images": (
         ["feature_skew=noise", "dataset=synthetic_1_1"],
@@ -48,16 +43,14 @@ DATA = {
         ["evaluation.per_client=true", "hold_out=0"],
         ["evaluation.per_client=true", "held-out", "dataset=digits", "hold_out=0", "raise hold_out"],
     ),
-    "strategy that is none": (["strategy._target_=os.getcwd"], ["strategy._target_=os.getcwd"]),
-    "dataset that is none": (["dataset._target_=os.getcwd"], ["dataset._target_=os.getcwd"]),
-    "protocol that is none": (["protocol._target_=os.getcwd"], ["protocol._target_=os.getcwd"]),
+    "not a strategy": (["strategy._target_=os.getcwd"], ["strategy._target_=os.getcwd"]),
     "small images for the tutorial's CNN": (["model=cnn_tutorial"], ["16 x 16 pixels", "(8, 8)", "model=logistic"]),
     "batch norm with a batch of one": (
         # 8 x 8 images are one pixel when they reach the last layers.
         ["model=resnet18_bn", "batch_size=1"],
         [
             "batch_size=1 leaves one example",
-            "clients, the first of them client 0",
+            "clients, such as client 0",
             "choose another batch_size",
             "resnet18_gn",
         ],
@@ -68,17 +61,23 @@ DATA = {
     ),
     "model of any arguments that refuses ours": (
         ["model._target_=torch.nn.LSTM"],
-        ["model._target_=torch.nn.LSTM", "with input_shape and num_classes", "'input_size'", "rnn.py, line", "README"],
+        [
+            "model._target_=torch.nn.LSTM",
+            "must accept (input_shape, num_classes)",
+            "'input_size'",
+            "rnn.py, line",
+            "docs/extending.md",
+        ],
     ),
-    "model that is none": (
+    "not a model": (
         ["model._target_=collections.UserDict"],
-        ["model._target_=collections.UserDict", "must make a Module"],
+        ["model._target_=collections.UserDict", "must return a Module"],
     ),
 }
 
 
 @pytest.mark.parametrize(("arguments", "words"), DATA.values(), ids=DATA)
-def test_what_does_not_fit_the_data_is_told_in_one_line_before_the_first_round(refused, arguments, words):
+def test_settings_that_do_not_fit_the_data_are_refused_before_the_first_round(refused, arguments, words):
     base = [setting for setting in SMALL if setting.partition("=")[0] not in {a.partition("=")[0] for a in arguments}]
     refused(*arguments, *base, says=words)
 
@@ -101,9 +100,6 @@ def make(dtype, client_ids=()):
 
 def numbered():
     return make(np.float32)
-
-def unsorted():
-    return make(np.float32, authors_ids(10)[::-1])
 
 def named():
     return make(np.float32, authors_ids(10))
@@ -144,9 +140,6 @@ def raising():
 
 def raising_nothing():
     raise Exception
-
-def without_key():
-    return {}["no key"]
 
 def without_end():
     return without_end()
@@ -209,16 +202,8 @@ OWN_DATA = {
         ["dataset._target_=own_data.numbered", "protocol=authors"],
         ["protocol=authors needs clients that are sorted by id", "client_ids", "use protocol=paper"],
     ),
-    "authors with ids in another order": (
-        ["dataset._target_=own_data.unsorted", "protocol=authors"],
-        ["protocol=authors needs clients that are sorted by id", "sorted client_ids"],
-    ),
     "tokens for logistic regression": (
         ["dataset._target_=own_data.tokens"],
-        ["int64", "(3,)", "choose another model than fedprox.models.logistic.logistic"],
-    ),
-    "tokens for the reference solver too": (
-        ["dataset._target_=own_data.tokens", "solver=reference", "evaluation=clients"],
         ["int64", "(3,)", "choose another model than fedprox.models.logistic.logistic"],
     ),
     "more clients a round than there are": (
@@ -229,16 +214,10 @@ OWN_DATA = {
         ["dataset=leaf", "dataset.path=two", "num_clients=50"],
         ["num_clients must be the data set's own 2", "got 50", "set num_clients=null"],
     ),
-    "LEAF's folder not there": (["dataset=leaf", "dataset.path=nowhere"], ["dataset.path", "nowhere", "train"]),
     "LEAF's folder not named": (["dataset=leaf"], ["dataset.path"]),
-    "images not there": (
-        ["dataset=image_folder", "dataset.path=nowhere", "partition=iid", "num_clients=2"],
-        ["dataset.path=nowhere is missing", "name a folder of images or a .zip file"],
-    ),
-    "images' folder not named": (["dataset=image_folder"], ["dataset.path"]),
-    "engine that is none": (
+    "not an engine": (
         ["dataset._target_=own_data.named", "engine._target_=own_data.no_engine"],
-        ["engine._target_=own_data.no_engine must make a", "Engine", "made a ClientSpec"],
+        ["engine._target_=own_data.no_engine must return a", "Engine", "got ClientSpec"],
     ),
     "FedAdam with a simple mean": (
         [
@@ -257,7 +236,7 @@ OWN_DATA = {
 
 @pytest.mark.usefixtures("own")
 @pytest.mark.parametrize(("arguments", "words"), OWN_DATA.values(), ids=OWN_DATA)
-def test_what_does_not_fit_the_users_own_data_is_told_in_one_line(refused, arguments, words):
+def test_settings_that_do_not_fit_the_users_data_are_refused(refused, arguments, words):
     given = {argument.partition("=")[0] for argument in arguments}
     base = [setting for setting in ON_OWN if setting.partition("=")[0] not in given]
     refused(*arguments, "engine=local", *base, says=words)
@@ -268,20 +247,19 @@ RAISING = {
     "beyond": ["train: client 1 holds example 40, but the examples are 0 to 39"],
     "changed_later": ["labels must be between 0 and num_classes - 1 = 1, got 7 in row 3"],
     "of_a_class_of_ones_own": ["labels must be between 0 and num_classes - 1 = 1, got -1 in row 3"],
-    "a_pair": ["dataset._target_=own_data.a_pair must make a LabelledData or FederatedData, but made a tuple"],
+    "a_pair": ["dataset._target_=own_data.a_pair must return a LabelledData or FederatedData, got tuple"],
     "raising": [
         "own_data.raising failed with RuntimeError: first; second \\x1b[31m <_io.BytesIO object> (own_data.py:"
     ],
     "raising_nothing": ["own_data.raising_nothing failed with Exception (own_data.py:"],
-    "without_key": ["own_data.without_key failed with KeyError: 'no key' (own_data.py:"],
     "without_end": ["own_data.without_end failed with RecursionError"],
-    "too_large": ["there is not enough memory"],
+    "too_large": ["out of memory"],
 }
 
 
 @pytest.mark.usefixtures("own")
 @pytest.mark.parametrize(("function", "words"), RAISING.items(), ids=RAISING)
-def test_a_function_of_ones_own_that_gives_no_data_is_told_in_one_line(refused, function, words):
+def test_a_users_function_that_does_not_return_data_is_refused(refused, function, words):
     partition = (
         ["partition=natural", "num_clients=null"] if function == "beyond" else ["partition=iid", "num_clients=2"]
     )
@@ -303,12 +281,12 @@ BY_OWN += ("clients_per_round=2", "engine=local", "num_rounds=1")
 
 @pytest.mark.usefixtures("own")
 @pytest.mark.parametrize(("function", "words"), PARTITIONS.items(), ids=PARTITIONS)
-def test_a_partition_of_ones_own_is_checked_like_data(refused, function, words):
+def test_a_users_partition_is_checked(refused, function, words):
     refused(*BY_OWN, f"partition._target_=own_data.{function}", says=words)
 
 
 @pytest.mark.usefixtures("own")
-def test_a_partition_of_ones_own_may_give_anything_that_has_numbers_and_changes_no_label(fedprox, tmp_path):
+def test_a_users_partition_may_return_any_sequences_and_cannot_change_labels(fedprox, tmp_path):
     ended = fedprox(*BY_OWN, "partition._target_=own_data.halves", "evaluation.per_class=true")
     assert ended.status == 0, ended.err
     assert "no client has a training example of" not in ended.out  # as if all labels were 0
@@ -335,19 +313,16 @@ def test_jobs_that_share_their_data_log_them_once(fedprox):
 
 
 @pytest.mark.usefixtures("own")
-def test_the_users_own_data_are_otherwise_accepted(fedprox):
+def test_the_users_data_are_otherwise_accepted(fedprox):
     for arguments in (["protocol=paper"], ["protocol=authors"], ["strategy=feddane"], ["sampling=proportional"]):
         assert fedprox("dataset._target_=own_data.named", "engine=local", *ON_OWN, *arguments).status == 0
 
 
-@pytest.mark.parametrize(
-    "data", [("dataset=synthetic_1_1",), ("dataset=digits",), ("dataset=digits", "partition=iid")], ids=" ".join
-)
-def test_a_number_of_clients_is_needed_where_the_data_have_none_of_their_own(refused, data):
+@pytest.mark.parametrize("data", [("dataset=synthetic_1_1",), ("dataset=digits",)], ids=" ".join)
+def test_a_number_of_clients_is_required_unless_the_data_have_their_own(refused, data):
     refused(*data, "num_clients=null", "engine=local", "num_rounds=1", says=("num_clients must be",))
 
 
-@pytest.mark.parametrize("num_clients", [140, 144, 721, 1442])
-def test_the_largest_number_of_clients_that_an_error_names_is_accepted(fedprox, num_clients):
-    partition = {140: "power_law", 144: "dirichlet", 721: "shards", 1442: "iid"}[num_clients]
+@pytest.mark.parametrize(("partition", "num_clients"), [("power_law", 140), ("iid", 1442)])
+def test_the_largest_number_of_clients_that_an_error_names_is_accepted(fedprox, partition, num_clients):
     assert fedprox(*SMALL, f"partition={partition}", f"num_clients={num_clients}").status == 0

@@ -1,4 +1,4 @@
-"""What this machine must have, and what groups name."""
+"""Checks of a configuration against this machine and the targets of groups."""
 
 import os
 
@@ -18,13 +18,13 @@ def check(*overrides: str) -> None:
     check_machine(compose([*DIGITS, *overrides]))
 
 
-def test_resources_are_compared_with_this_machine_where_ray_runs_on_it_and_only_there():
+def test_resources_are_compared_with_this_machine_only_if_ray_runs_on_it():
     most, gpus = os.cpu_count(), torch.cuda.device_count()
     too_many = f"client_resources.num_cpus={most + 1}"
     check("engine=ray", f"client_resources.num_cpus={most}")
     check("engine=ray", "client_resources.num_cpus=0.5")
     check("engine=ray", "engine.address='head:6379'", too_many)  # a cluster may have more than this machine
-    check("engine=local", too_many)  # which takes none
+    check("engine=local", too_many)  # which ignores them
     with pytest.raises(UserError, match=r"^client_resources\.num_cpus must be at most .*engine=local"):
         check("engine=ray", too_many)
     with pytest.raises(UserError, match=r"^client_resources\.num_gpus must be at most"):
@@ -32,7 +32,7 @@ def test_resources_are_compared_with_this_machine_where_ray_runs_on_it_and_only_
 
 
 @pytest.mark.parametrize("device", ["cuda", "cuda:0"])
-def test_cuda_is_refused_where_there_is_none(monkeypatch, device):
+def test_cuda_is_refused_if_there_is_none(monkeypatch, device):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     with pytest.raises(UserError, match=f"^server_device={device} needs a GPU.*server_device=cpu"):
         check("engine=local", f"server_device={device}")

@@ -33,7 +33,6 @@ HERE = __name__
         {"_target_": f"{HERE}.takes", "limit": None, "other": [1, 2]},  # no annotation, no rule
         {"_target_": f"{HERE}.takes_anything", "whatever": 1},
         {"_target_": f"{HERE}.TakesInInit", "count": 1},
-        {"_target_": "fedprox.data.partitioners.power_law.power_law", "sigma": 2, "classes_per_client": 2},
         {"_target_": "flwr.serverapp.strategy.FedAdam", "eta": 0.1},
     ],
 )
@@ -42,37 +41,29 @@ def test_a_node_that_fits_the_signature_is_accepted(node):
 
 
 @pytest.mark.parametrize(
-    ("node", "told"),
+    ("node", "message"),
     [
         ({"_target_": "nowhere.to.be.found"}, r"model\._target_=nowhere\.to\.be\.found cannot be loaded"),
-        ({"_target_": "fedprox.models.cnn.lstm"}, r"model\._target_=fedprox\.models\.cnn\.lstm cannot be loaded"),
         ({"_target_": "fedprox.data.lstm.lstm"}, r"fedprox\.data\.lstm\.lstm cannot be loaded: .*'lstm'"),
         ({"_target_": f"{HERE}.HERE"}, r"cannot be loaded"),  # not callable
         ({"_target_": ""}, r"cannot be loaded"),
         ({"_target_": f"{HERE}.takes", "cuont": 3}, r"model\.cuont is unknown: .*takes takes count, ratio"),
         ({"_target_": f"{HERE}.takes", "count": 3.0}, r"model\.count must be of type int, got 3\.0"),
         ({"_target_": f"{HERE}.takes", "count": True}, r"model\.count must be of type int, got True"),
-        ({"_target_": f"{HERE}.takes", "count": "3"}, r"model\.count must be of type int, got '3'"),
-        ({"_target_": f"{HERE}.takes", "count": None}, r"model\.count must be of type int, got None"),
         ({"_target_": f"{HERE}.takes", "ratio": "x"}, r"model\.ratio must be of type float, got 'x'"),
-        ({"_target_": f"{HERE}.takes", "ratio": True}, r"model\.ratio must be of type float"),
         ({"_target_": f"{HERE}.takes", "name": 5}, r"model\.name must be of type str, got 5"),
         ({"_target_": f"{HERE}.takes", "flag": 1}, r"model\.flag must be of type bool, got 1"),
         ({"_target_": f"{HERE}.takes", "limit": "x"}, r"model\.limit must be of type .*None, got 'x'"),
         ({"_target_": f"{HERE}.TakesInInit", "size": 1}, r"model\.size is unknown"),
-        (
-            {"_target_": "fedprox.data.partitioners.power_law.power_law", "sgima": 2},
-            r"model\.sgima is unknown: .*sigma",
-        ),
     ],
 )
-def test_a_node_that_does_not_fit_is_refused_in_one_line(node, told):
-    with pytest.raises(UserError, match=told) as error:
+def test_a_node_that_does_not_fit_is_refused_in_one_line(node, message):
+    with pytest.raises(UserError, match=message) as error:
         check_target("model", Target.model_validate(node))
     assert "\n" not in str(error.value)
 
 
-def test_a_package_that_a_targets_module_lacks_is_named_however_deep_the_module_is(tmp_path, monkeypatch):
+def test_a_missing_package_is_named_however_deep_the_targets_module_is(tmp_path, monkeypatch):
     (tmp_path / "deep" / "er").mkdir(parents=True)
     (tmp_path / "deep" / "er" / "mine.py").write_text("import no_such_package.part\n\ndef model(): ...\n")
     monkeypatch.syspath_prepend(tmp_path)

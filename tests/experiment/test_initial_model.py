@@ -1,4 +1,4 @@
-"""The initial model: a function of the seed alone, built by any target that takes what it needs."""
+"""The initial model: a function of the seed, made by any target."""
 
 import math
 import random
@@ -74,7 +74,7 @@ def equal(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> bool:
 
 
 @pytest.mark.parametrize("name", ["Lazy", "DrawnBy", "only_classes"])
-def test_the_initial_model_depends_on_the_seed_alone_and_leaves_the_generators_as_they_were(name):
+def test_the_initial_model_depends_only_on_the_seed_and_leaves_the_generators_unchanged(name):
     before = Generators()
     first = made(name)
     assert not before.have_moved()
@@ -96,7 +96,7 @@ def test_lazy_layers_can_begin_at_zero():
     )
 
 
-def test_a_lazy_layer_that_no_input_reaches_is_told():
+def test_a_lazy_layer_that_no_input_reaches_is_refused():
     with pytest.raises(UserError, match=r"model's spare.weight has no shape after a forward pass in evaluation mode"):
         made("NotReached")
 
@@ -105,12 +105,12 @@ def test_a_lazy_layer_that_no_input_reaches_is_told():
     ("name", "settings", "width"),
     [
         ("only_classes", {}, 4),
-        ("only_classes", {"num_classes": 10, "width": 5}, 5),  # the command's own goes before what is offered
+        ("only_classes", {"num_classes": 10, "width": 5}, 5),  # the command's own value replaces the offered one
         ("passed_on", {"width": 6}, 6),
         ("fixed", {}, 4),
     ],
 )
-def test_a_target_is_given_the_arguments_that_it_takes(name, settings, width):
+def test_a_target_is_given_the_arguments_that_it_accepts(name, settings, width):
     assert made(name, **settings)["1.weight"].shape == (width, 64)
 
 
@@ -121,5 +121,5 @@ def test_a_model_of_torchvisions_is_built_without_an_input_shape():
 
 
 def test_an_argument_that_was_not_offered_is_a_mistake():
-    with pytest.raises(UserError, match=r"cannot be called as it must be.*'colour'"):
+    with pytest.raises(UserError, match=r"must accept \(input_shape, num_classes\): .*'colour'"):
         made("broken")
