@@ -1,4 +1,4 @@
-"""The data of an experiment, from the checked configuration: loaded once, divided among clients, named."""
+"""Data of an experiment, from its configuration: loaded once, divided among clients, described in the log."""
 
 import logging
 import os
@@ -22,11 +22,11 @@ _log = logging.getLogger("fedprox")
 NATURAL = "fedprox.data.partitioners.natural.natural"
 MAX_NAMES = 20  # classes that the log names
 MAX_LENGTH = 40  # characters of a name
-LARGE = 1e4  # model input beyond this is seldom meant
+LARGE = 1e4  # model input beyond this is seldom intended
 
 
 def divided_data(config: Config) -> FederatedData:
-    """Return the data divided among clients; jobs of one process that agree on it share it."""
+    """Return the data divided among clients; jobs of one process with the same data settings share them."""
     dataset, name = config.dataset, data_name(config.dataset)
     data = _load(dataset, config.partition, config.feature_skew, config.num_clients, config.hold_out, config.seed)
     if config.num_clients not in (None, data.num_clients):
@@ -42,16 +42,21 @@ def divided_data(config: Config) -> FederatedData:
         raise UserError(
             f"hold_out must be above 0 for dataset={name}, which has no test set of its own, got {config.hold_out}"
         )
+    if config.evaluation.per_client and not len(data.held_out.indices):
+        raise UserError(
+            "evaluation.per_client=true measures every client on its own held-out examples, but no client of "
+            f"dataset={name} has any with hold_out={config.hold_out:g}; raise hold_out"
+        )
     if not data.train.sizes.all():
         raise UserError(
-            f"every client must have training examples, and client {int(data.train.sizes.argmin())} of "
+            f"every client must have training examples, but client {int(data.train.sizes.argmin())} of "
             f"dataset={name} has none; leave such clients out of FederatedData"
         )
     return data
 
 
 def _log_data(data: FederatedData, name: str) -> None:
-    """Log what the data are; jobs that share them do so once."""
+    """Log a summary of the data, once for all jobs that share them."""
     _log.info("%s: %s", name, summary(data))
     counts = np.bincount(data.examples.labels[data.train.indices], minlength=data.examples.num_classes)
     if names := data.examples.class_names:
@@ -62,14 +67,14 @@ def _log_data(data: FederatedData, name: str) -> None:
 
 
 def some_names(names: tuple[str, ...]) -> str:
-    """Return up to 20 names, fit for a terminal, and how many more there are."""
+    """Return up to 20 names, safe for a terminal, and how many more there are."""
     shown = [name if len(name) <= MAX_LENGTH else name[: MAX_LENGTH - 3] + "..." for name in names[:MAX_NAMES]]
     more = [f"and {len(names) - MAX_NAMES} more"] if len(names) > MAX_NAMES else []
     return ", ".join([*map(printable, shown), *more])
 
 
 def _doubts(data: FederatedData, counts: Integers) -> Iterator[str]:
-    """Yield what is allowed and yet seldom meant, given the number of training examples of each class."""
+    """Yield warnings of what is allowed but seldom intended, given the number of training examples of each class."""
     labelled = data.examples
     if len(missing := np.flatnonzero(counts == 0)):
         names = labelled.class_names or tuple(map(str, range(labelled.num_classes)))
@@ -81,7 +86,7 @@ def _doubts(data: FederatedData, counts: Integers) -> Iterator[str]:
         ends = np.array([labelled.features.min(), labelled.features.max()], dtype=np.float64)
         largest = np.abs(ends[:, None] - labelled.mean.ravel()).max() / labelled.std.min()
         if largest > LARGE:
-            yield f"features reach {largest:.3g} times std from their mean; training may diverge, see to mean and std"
+            yield f"features reach {largest:.3g} times std from their mean; training may diverge; check mean and std"
 
 
 @lru_cache(maxsize=1)
@@ -104,7 +109,7 @@ def _divided(dataset: Target, partition: Target, num_clients: int | None, hold_o
         return loaded
     if num_clients is None:
         raise UserError(
-            f"num_clients must be an integer >= 1 where partition= divides the data (dataset={data_name(dataset)}), "
+            f"num_clients must be an integer >= 1, because partition= divides dataset={data_name(dataset)}, "
             "got null; null is for data sets that come divided"
         )
     rng = generator(seed, Stream.PARTITION)
@@ -124,7 +129,7 @@ def _loaded(dataset: Target) -> LabelledData | FederatedData:
 
 
 def _checked_again(data: Any, made_by: Target) -> Any:
-    """Return what a function gave, checked as it is now: after the first check one's own may have changed it."""
+    """Return the result of a function, checked again: a user's function may have changed it after the first check."""
     if made_by.target.startswith("fedprox."):
         return data
     if isinstance(data, LabelledData):
@@ -133,15 +138,15 @@ def _checked_again(data: Any, made_by: Target) -> Any:
 
 
 def _made_again(made: Any) -> Any:
-    """Return examples or an index, not of a class derived from theirs, whose checks may be others."""
+    """Return examples or an index as an object of our class: a derived class may have other checks."""
     kind = next((each for each in (LabelledData, ClientIndex) if isinstance(made, each)), None)
     return kind(**{field.name: getattr(made, field.name) for field in fields(kind)}) if kind else made
 
 
 @contextmanager
 def _globals_left_as_they_were() -> Iterator[None]:
-    """Undo what a function of the user's own changes for the whole process and the run would stumble over."""
-    import torch  # here: jobs that only look at a partition need it late
+    """Undo what a user's function changes for the whole process, on which the run depends."""
+    import torch  # here: jobs that only show a partition need it late
 
     before, folder = torch.get_default_dtype(), os.getcwd()
     try:
@@ -153,9 +158,9 @@ def _globals_left_as_they_were() -> Iterator[None]:
 
 
 def data_name(dataset: Target) -> str:
-    """Return the data set's name: that of the function that makes it, with alpha and beta or the folder's name."""
+    """Return the data set's name: that of its function, with alpha and beta or the folder's name."""
     name, given = dataset.name, dataset.arguments
-    if name == "image_folder":  # a re-encoded copy of a known data set must not be taken for it
+    if name == "image_folder":  # a re-encoded copy of a known data set is another data set
         return f"{name}:{image_files.name_of(given['path'])}"
     if name != "synthetic":
         return name
@@ -163,11 +168,11 @@ def data_name(dataset: Target) -> str:
 
 
 def summary(data: FederatedData) -> str:
-    """Return one line on how many examples clients hold, and how many none holds."""
+    """Return one line on how many examples the clients hold, and how many are left over."""
     sizes = data.train.sizes
     return (
         f"{data.num_clients} clients with {sizes.sum()} training examples "
-        f"(min {sizes.min()}, mean {sizes.mean():.1f}, deviation {sizes.std():.1f}, max {sizes.max()}), "
+        f"(min {sizes.min()}, mean {sizes.mean():.1f}, std {sizes.std():.1f}, max {sizes.max()}), "
         f"{len(data.held_out.indices)} held out, {data.num_left_over} left over; "
         f"tested on {len(data.examples.test_labels) or len(data.held_out.indices)}"
     )

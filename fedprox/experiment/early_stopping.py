@@ -1,4 +1,4 @@
-"""Ending a run when it no longer gets better."""
+"""Early end of a run that no longer improves."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -6,21 +6,21 @@ from typing import Any
 
 from fedprox.errors import UserError
 
-_NO_MEASURES = ("round", "time_s", "num_clients_counted", "mu")
+_NOT_MEASURES = ("round", "time_s", "num_clients_counted", "mu")
 
 
 @dataclass
 class EarlyStopping:
-    """Watches a column of metrics.csv: a run is over after `patience` evaluated rounds that did not improve it.
+    """Ends a run after `patience` evaluated rounds that did not improve a column of metrics.csv.
 
-    Accuracies improve upwards, everything else (losses, drift, variances, and accuracies' deviation) downwards. Round
-    0, the initial model, is the first to compare with. A value that is nan or missing is no improvement. A run that is
-    resumed is shown its earlier rows again.
+    Accuracies improve upwards, everything else (losses, drift, variances, the accuracies' standard deviation)
+    downwards. Round 0, the initial model, is the first to compare with. A value that is nan or missing is not an
+    improvement. When a run is resumed, its earlier rows are observed again.
 
     Attributes:
-        metric: Name of the column; None never stops.
+        metric: Name of the column; None: the run never ends early.
         patience: Evaluated rounds without an improvement, >= 1.
-        min_delta: An improvement is more than this, >= 0, over the best value so far.
+        min_delta: A value must be better than the best so far by more than this, >= 0.
     """
 
     metric: str | None = None
@@ -30,24 +30,24 @@ class EarlyStopping:
     _waited: int = field(default=0, init=False, repr=False)
 
     def check(self, columns: Sequence[str]) -> None:
-        """Raise UserError if a run has no such column, or one that says nothing of how good a model is."""
-        known = [column for column in columns if column not in _NO_MEASURES]
+        """Raise UserError unless the metric is one of a run's columns, and measures the model."""
+        known = [column for column in columns if column not in _NOT_MEASURES]
         if self.metric is not None and self.metric not in known:
             raise UserError(
                 f"early_stopping.metric must be a column of this run's metrics.csv that measures the model, got "
-                f"{self.metric}; there are {', '.join(known)}, and more with evaluation=clients"
+                f"{self.metric}; choose from {', '.join(known)}, and more with evaluation=clients"
             )
 
     @property
     def is_over(self) -> bool:
-        """Whether the run has had its patience."""
+        """Whether `patience` evaluations passed without improvement."""
         return self.metric is not None and self._waited >= self.patience
 
     def observe(self, row: Mapping[str, Any] | None) -> bool:
-        """Take note of a row of metrics.csv, None for a round that was not evaluated, and return whether it is over."""
+        """Note a row of metrics.csv, None for a round that was not evaluated, and return whether the run is over."""
         if self.metric is None or row is None:
             return False
-        value = row.get(self.metric)  # the run that a branch left may not have had it
+        value = row.get(self.metric)  # a branch's earlier rows may lack the column
         if value is not None and self._improves(float(value)):
             self._best, self._waited = float(value), 0
         elif self._best is not None:
@@ -56,7 +56,7 @@ class EarlyStopping:
 
     def _improves(self, value: float) -> bool:
         if self._best is None:
-            return value == value  # nan is nothing to compare with
+            return value == value  # False for nan
         gain = value - self._best if _improves_upwards(str(self.metric)) else self._best - value
         return gain > self.min_delta
 

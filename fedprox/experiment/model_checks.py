@@ -1,4 +1,4 @@
-"""Checks of a model before round 1: what it holds, takes and gives, and that training reaches its parameters."""
+"""Checks of a model before round 1: its tensors, inputs and outputs, and that training reaches its parameters."""
 
 import copy
 import logging
@@ -20,17 +20,17 @@ from fedprox.solvers.generators import seeded
 from fedprox.solvers.problem import Params
 from fedprox.solvers.workspace import TrainingWorkspace, Workspace, tuned_for_cpu, with_channels_last
 
-_EXAMPLES = 3  # of a trial
+_EXAMPLES = 3  # for a trial
 _log = logging.getLogger("fedprox")
 
 
 def make_lazy_layers(model: nn.Module, target: str, data: LabelledData) -> None:
-    """Give a model's lazy layers their shapes and initial weights by one forward pass; no other model is changed.
+    """Give a model's lazy layers their shapes and initial weights by one forward pass; other models stay unchanged.
 
-    The weights are drawn from the shared generators, as those of other layers are when a model is made.
+    The weights are drawn from the global generators, as those of other layers are when a model is created.
 
     Raises:
-        UserError: If the model does not take the data, or the pass does not reach a layer.
+        UserError: If the model does not accept the data, or the pass does not reach a layer.
     """
     own = [*model.named_parameters(), *model.named_buffers()]
     if not any(is_lazy(tensor) for _, tensor in own):
@@ -39,7 +39,7 @@ def make_lazy_layers(model: nn.Module, target: str, data: LabelledData) -> None:
     _output(model.eval(), _examples(data, 1), target)
     model.train()
     for name, buffer in model.named_buffers():
-        if name in ready:  # such as one that counts the passes
+        if name in ready:  # such as a counter of forward passes
             buffer.copy_(ready[name])
     left = [name for name, tensor in (*model.named_parameters(), *model.named_buffers()) if is_lazy(tensor)]
     if left:
@@ -50,26 +50,26 @@ def make_lazy_layers(model: nn.Module, target: str, data: LabelledData) -> None:
 
 
 def check_held(model: nn.Module, target: str) -> None:
-    """Raise UserError unless all that a model holds can be copied, travel between server and clients and be saved."""
+    """Raise UserError unless a model's state can be copied, sent between server and clients, and saved."""
     for module in model.modules():
         if isinstance(module, torch.jit.ScriptModule) and any(own.requires_grad for own in module.parameters()):
             raise UserError(
-                f"model is compiled by torch.jit, whose copies cannot be trained; give {target} without torch.jit"
+                f"model is compiled by torch.jit, whose copies cannot be trained; use {target} without torch.jit"
             )
     for name, tensor in (*model.named_parameters(), *model.named_buffers()):
         if fault := _fault(tensor):
-            raise UserError(f"model's {name} is {fault}, which no update can carry; make it dense float32 in {target}")
+            raise UserError(f"model's {name} is {fault}, which no update can hold; make it dense float32 in {target}")
     state = model.state_dict()
     for name, entry in state.items():
         if not isinstance(entry, Tensor):
             raise UserError(
-                f"model's state dict must hold tensors alone, but {name} is a {type(entry).__name__}; "
-                f"make it a buffer, or leave it out of {target}"
+                f"model's state dict must hold only tensors, but {name} is a {type(entry).__name__}; "
+                f"make it a buffer, or remove it from {target}"
             )
     places: dict[int, str] = {}
     for name, parameter in model.named_parameters():
         if parameter.requires_grad and name not in state:
-            raise UserError(f"model's {name} is trained, but missing in its state dict; mend state_dict() of {target}")
+            raise UserError(f"model's {name} is trained, but missing from its state dict; fix state_dict() of {target}")
         other = places.setdefault(parameter.data_ptr(), name)
         if other != name and parameter.numel():
             raise UserError(
@@ -79,11 +79,11 @@ def check_held(model: nn.Module, target: str) -> None:
 
 
 def _fault(tensor: Tensor) -> str:
-    """Return what keeps a tensor from being a NumPy array of real numbers; "" for nothing."""
+    """Return why a tensor cannot be a NumPy array of real numbers; "" if it can."""
     if tensor.is_meta:
         return "on the device meta, without values"
     if tensor.is_quantized or tensor.is_nested or tensor.layout != torch.strided:
-        return f"{'quantized' if tensor.is_quantized else 'nested' if tensor.is_nested else 'sparse'}"
+        return "quantized" if tensor.is_quantized else "nested" if tensor.is_nested else "sparse"
     try:
         torch.empty(0, dtype=tensor.dtype).numpy()
     except TypeError:
@@ -92,12 +92,9 @@ def _fault(tensor: Tensor) -> str:
 
 
 def check_takes_data(model: nn.Module, target: str, data: LabelledData) -> None:
-    """Raise UserError unless a model takes the data's examples and tells their classes apart.
+    """Raise UserError unless a model accepts the data's examples and returns finite logits for their classes.
 
-    Args:
-        model: Left as it was, but that logits are taken out of an output that holds them as `logits`.
-        target: What made it, for the error.
-        data: With at least one training example.
+    The model is not changed, except that logits are taken out of an output that holds them as `logits`.
     """
     features = _examples(data, 1)
     logits = _logits(model, _copy(model, target).eval(), features, target, data.num_classes)
@@ -105,25 +102,20 @@ def check_takes_data(model: nn.Module, target: str, data: LabelledData) -> None:
         bad = [name for name, own in model.state_dict().items() if not torch.isfinite(own).all()]
         where = f": {bad[0]} holds nan or infinity" if bad else ""
         raise UserError(
-            f"model already gives nan or infinite logits with its initial weights{where}; fix the initial weights of "
+            f"model gives nan or infinite logits with its initial weights{where}; fix the initial weights of "
             f"{target} (model.init), or the data"
         )
     if data.num_classes > 1 and bool((logits >= 0).all()) and bool(((logits.sum(dim=1) - 1).abs() < 1e-4).all()):
         _log.warning(
-            "the outputs of %s look like probabilities: the loss applies softmax itself, so give logits instead", target
+            "the outputs of %s look like probabilities, but the loss applies softmax itself; return logits", target
         )
 
 
 def check_trains(model: nn.Module, target: str, batch_size: int, data: LabelledData) -> None:
-    """Raise UserError unless a forward and backward pass in training reaches what the local solver will change.
+    """Raise UserError unless a forward and backward pass in training mode reaches the parameters that solvers change.
 
-    The gradients of plain autograd on a few examples must be those that `TrainingWorkspace` has.
-
-    Args:
-        model: It takes the data in evaluation mode; left as it was, see `check_takes_data`.
-        target: What made it, for errors and warnings.
-        batch_size: B.
-        data: With at least one training example.
+    On a few examples, plain autograd and `TrainingWorkspace` must give the same gradients. The model has passed
+    `check_takes_data`; it is not changed.
     """
     if is_logistic(model):
         return
@@ -141,21 +133,22 @@ def check_trains(model: nn.Module, target: str, batch_size: int, data: LabelledD
         _gradients(solvers, state, laid_out[:num], labels)
     except USERS as error:
         raise UserError(
-            f"model cannot be trained on {num} inputs, {_said(features)}: {reason(error)}; mend {target}"
+            f"model cannot be trained on {num} inputs, {_described(features)}: {reason(error)}; fix {target}"
         ) from error
     _check_reached(model, target, passes)
     _check_same(target, [gradients for gradients, _ in passes], solvers.parts)
 
 
 def _check_reached(model: nn.Module, target: str, passes: list[tuple[Params, list[Tensor]]]) -> None:
-    """Raise UserError where a pass reaches no parameter, or what is none; only say which parameters it leaves out."""
+    """Raise UserError if a pass reaches no parameter, or a tensor that is not one; warn of parameters left out."""
     (reached, leaves), (_, others) = passes
-    strangers = [leaf for leaf in leaves if any(leaf is other for other in others)]  # the others are of one pass alone
+    # Tensors that only one pass has are intermediate results.
+    strangers = [leaf for leaf in leaves if any(leaf is other for other in others)]
     if strangers:
         raise UserError(
             f"model computes with a trainable tensor of shape {tuple(strangers[0].shape)} that is not a parameter of "
-            "its copies, so training would not reach it; make it an nn.Parameter, hold layers in nn.ModuleList, and "
-            f"refer to both by self in {target}"
+            "its copies, so training would not reach it; make it an nn.Parameter, keep layers in nn.ModuleList, and "
+            f"access both through self in {target}"
         )
     if not reached:
         raise UserError(f"model has nothing to train: no parameter of {target} gets a gradient from its logits")
@@ -163,36 +156,29 @@ def _check_reached(model: nn.Module, target: str, passes: list[tuple[Params, lis
     if left_out:
         more = f" and {len(left_out) - 3} more parameters" if len(left_out) > 3 else ""
         _log.warning(
-            "no gradient reaches %s%s of %s: the loss does not change them", ", ".join(left_out[:3]), more, target
+            "no gradient reaches %s%s of %s: the loss does not depend on them", ", ".join(left_out[:3]), more, target
         )
 
 
 def _check_same(target: str, passes: list[Params], solvers: Params) -> None:
-    """Raise UserError unless the local solver's gradients are those of plain autograd, which two passes should give."""
+    """Raise UserError unless the local solver's gradients are plain autograd's; warn if two passes of that differ."""
     expected, again = passes
     is_repeatable = _differing(again, expected, tolerance=1e-5) is None
     if not is_repeatable:
         _log.warning(
-            "%s gives other gradients in a second pass: it keeps numbers outside its buffers, or draws from a "
-            "generator of its own, so results depend on the number of threads and cannot be repeated",
+            "%s gives different gradients in a second pass: it keeps state outside its buffers, or draws from its own "
+            "generator, so results depend on the number of threads and cannot be repeated",
             target,
         )
     if name := _differing(solvers, expected, tolerance=0.05 if is_repeatable else math.inf):
         raise UserError(
-            f"model's {name} does not get the gradient of plain autograd in the local solver, which moves parameters "
-            f"to memory of its own; use plain nn.Parameter and nn.Module in {target}"
+            f"model's {name} gets another gradient in the local solver, which moves parameters to its own memory, than "
+            f"in plain autograd; use plain nn.Parameter and nn.Module in {target}"
         )
 
 
 def _gradients(workspace: Workspace, state: Params, features: Tensor, labels: Tensor) -> tuple[Params, list[Tensor]]:
-    """Return the gradients of the parameters that a pass reaches, and what else it adds gradients to.
-
-    Args:
-        workspace: Its model gets the state, and the gradients as well.
-        state: A state dict.
-        features: Some inputs; not changed.
-        labels: Their classes.
-    """
+    """Return the gradients of the parameters that a pass reaches, and other tensors that it adds gradients to."""
     model = workspace.model.train()
     workspace.load(state)
     if not isinstance(workspace, TrainingWorkspace):
@@ -223,13 +209,7 @@ def _leaves(loss: Tensor) -> Iterator[Tensor]:
 
 
 def _differing(gradients: Params, expected: Params, tolerance: float) -> str | None:
-    """Return the first parameter whose gradient is 0 or missing but not expected to be, or far off; None if none is.
-
-    Args:
-        gradients: By name.
-        expected: Likewise.
-        tolerance: How far each number may be off, in parts of the largest of its parameter.
-    """
+    """Return the first parameter whose gradient is missing, 0 or off by more than `tolerance` of its largest value."""
     for name, gradient in expected.items():
         size, given = gradient.abs().max(), gradients.get(name, torch.zeros_like(gradient))
         if size > 0 and not (given.any() and (given - gradient).abs().max() <= tolerance * size):
@@ -238,15 +218,9 @@ def _differing(gradients: Params, expected: Params, tolerance: float) -> str | N
 
 
 def check_smallest_batch(model: nn.Module, batch_size: int, data: FederatedData, last_batch: str = KEEP) -> None:
-    """Raise UserError where a client has a batch of one example and the model cannot be trained on one.
+    """Raise UserError if a client has a batch of one example and the model cannot be trained on one.
 
-    That is batch norm where an example gives one number per channel, which has no variance.
-
-    Args:
-        model: It takes the data; left as it was, and so is the global generator.
-        batch_size: B.
-        data: All clients' examples.
-        last_batch: What becomes of an epoch's last, short batch; see `fedprox.plan.epoch_batches`.
+    Batch norm cannot if an example gives one number per channel, which has no variance.
     """
     sizes = np.unique(data.train.sizes).tolist()
     ones = [size for size in sizes if epoch_batches(size, batch_size, last_batch).smallest == 1]
@@ -258,19 +232,19 @@ def check_smallest_batch(model: nn.Module, batch_size: int, data: FederatedData,
             copy.deepcopy(model).train()(_examples(data.examples, 1))
     except ValueError as error:
         raise UserError(
-            f"batch_size={batch_size} leaves one example to the last batch of {int(is_alone.sum())} clients, the first "
-            f"of them client {int(is_alone.argmax())}, and the model cannot be trained on one: {one_line(error)}; "
+            f"batch_size={batch_size} leaves one example in the last batch of {int(is_alone.sum())} clients, such as "
+            f"client {int(is_alone.argmax())}, and the model cannot be trained on one: {one_line(error)}; "
             "set last_batch=drop or merge, choose another batch_size, or a model without batch norm such as resnet18_gn"
         ) from error
-    except USERS:  # `check_trains` says what is wrong
+    except USERS:  # `check_trains` reports it
         return
 
 
 def _logits(model: nn.Module, copied: nn.Module, features: Tensor, target: str, num_classes: int) -> Tensor:
-    """Return the logits that a copy of a model gives; the model learns to take them out of what holds them.
+    """Return the logits of a model's copy; a hook makes the model return them if its output holds more.
 
     Raises:
-        UserError: If the copy raises, or does not give (n, num_classes) of them.
+        UserError: If the copy raises, or its logits do not have shape (n, num_classes).
     """
     with seeded(0):
         output = _output(copied, features, target)
@@ -278,22 +252,22 @@ def _logits(model: nn.Module, copied: nn.Module, features: Tensor, target: str, 
     if logits is not output:
         model.register_forward_hook(take_logits)
     expected = (len(features), num_classes)
-    gave = f"a {type(logits).__name__}"
+    got = f"a {type(logits).__name__}"
     if isinstance(logits, Tensor):
         if tuple(logits.shape) == expected and logits.is_floating_point():
             return logits
-        gave = f"{_short(logits.dtype)} of shape {tuple(logits.shape)}"
+        got = f"{_short(logits.dtype)} of shape {tuple(logits.shape)}"
     raise UserError(
-        f"model must give {num_classes} logits for each of {len(features)} inputs, {_said(features)}, so shape "
-        f"{expected}, but gave {gave}{_in_mode(copied)}; return the logits alone, or an object with `logits`, or "
-        f"choose another model than {target}"
+        f"model must give {num_classes} logits for each of {len(features)} inputs, {_described(features)}, so shape "
+        f"{expected}, got {got}{_in_mode(copied)}; return only the logits, or an object with `logits`, or choose "
+        f"another model than {target}"
     )
 
 
 def take_logits(module: nn.Module, inputs: tuple[Any, ...], output: Any) -> Any:
-    """Return the logits of an output that holds them and more, as those of HuggingFace's models; others as they are.
+    """Return the logits of an output that also holds more, as HuggingFace's models return; any other output unchanged.
 
-    A forward hook: names in the state dict stay as they are.
+    A forward hook, because it leaves the names in the state dict unchanged.
     """
     if isinstance(output, Mapping):
         return output.get("logits", output)
@@ -301,40 +275,40 @@ def take_logits(module: nn.Module, inputs: tuple[Any, ...], output: Any) -> Any:
 
 
 def _output(model: nn.Module, features: Tensor, target: str) -> Any:
-    """Return what a model makes of a copy of some inputs, without gradients."""
+    """Return a model's output for a copy of some inputs, without gradients."""
     try:
         with torch.no_grad():
             return model(features.clone())
     except USERS as error:
-        tokens = ", or give numbers that are no tokens as float32 (in JSON 5.0, not 5)"
+        tokens = ", or give numbers that are not tokens as float32 (in JSON 5.0, not 5)"
         raise UserError(
-            f"model does not take the data's inputs{_in_mode(model)}, {_said(features)}: {reason(error)}; choose "
-            f"another model than {target}{tokens if features.dtype == torch.int64 else ''}"
+            f"model does not accept the data's inputs{_in_mode(model)}, {_described(features)}: {reason(error)}; "
+            f"choose another model than {target}{tokens if features.dtype == torch.int64 else ''}"
         ) from error
 
 
 def _copy(model: nn.Module, target: str) -> nn.Module:
-    """Return a copy of a model that has loaded the model's own state dict."""
+    """Return a copy of a model that has loaded the model's state dict."""
     try:
         copied = copy.deepcopy(model)
         copied.load_state_dict(model.state_dict())
     except Exception as error:
         raise UserError(
-            f"model must be one that can be copied and load its own state dict, as every thread and worker does: "
-            f"{reason(error)}; mend {target}"
+            f"model must be copyable and load its own state dict, as in every thread and worker: {reason(error)}; "
+            f"fix {target}"
         ) from error
     return copied
 
 
 def _examples(data: LabelledData, num: int) -> Tensor:
-    return torch.from_numpy(data.model_input(data.features[:num])).clone()  # tokens are the data set's own
+    return torch.from_numpy(data.model_input(data.features[:num])).clone()  # a copy: tokens are the data set's arrays
 
 
 def _in_mode(model: nn.Module) -> str:
     return " in training mode" if model.training else ""
 
 
-def _said(features: Tensor) -> str:
+def _described(features: Tensor) -> str:
     return f"{_short(features.dtype)} of shape {tuple(features.shape[1:])}"
 
 

@@ -16,17 +16,18 @@ clients, stragglers and batches, all engines give the same numbers, and a resume
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from typing import cast
+from typing import Self, cast
 
 from flwr.app import ArrayRecord, ConfigRecord, MetricRecord
 from flwr.serverapp import Grid
 
+from fedprox.config.schema import Config
 from fedprox.evaluation.metrics import Evaluation
 from fedprox.federation.failures import FailurePolicy
 from fedprox.federation.messages import Engine
 from fedprox.federation.planned_strategy import PlannedStrategy
 from fedprox.federation.results import ClientOutcome, Round, Start, outcomes
-from fedprox.federation.schedules import ConstantMu, MuSchedule
+from fedprox.federation.schedules import ConstantMu, MuSchedule, learning_rate_factor, mu_schedule
 
 Evaluate = Callable[[ArrayRecord], Evaluation]
 
@@ -50,6 +51,21 @@ class RoundSettings:
     evaluate_every: int = 1
     measure_gamma: bool = False
     failures: FailurePolicy = field(default_factory=FailurePolicy)
+
+    @classmethod
+    def of(cls, config: Config) -> Self:
+        """Return the settings of a run with this configuration."""
+        rate, num_rounds = config.schedule, config.num_rounds
+        return cls(
+            num_rounds,
+            mu=mu_schedule(config.mu, config.adaptive_mu),
+            learning_rate_factor=lambda t: learning_rate_factor(rate.name, t, num_rounds, rate.final),
+            evaluate_every=config.evaluation.every,
+            measure_gamma=config.evaluation.name == "clients",
+            failures=FailurePolicy(
+                config.on_client_error, config.on_divergence, config.round_timeout, config.on_timeout
+            ),
+        )
 
     def config(self, round_num: int) -> ConfigRecord:
         """Return the settings that every client receives with the model."""

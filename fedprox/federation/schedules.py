@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
+from fedprox.config import schema
 from fedprox.evaluation.metrics import Evaluation
 
 
@@ -85,6 +86,13 @@ class AdaptiveMu:
 
     def _change(self, by: float) -> None:
         self.value = round(max(0.0, self.value + by), 10)  # 0.3, where 0.1 + 0.1 + 0.1 is more
+
+
+def mu_schedule(mu: float, adaptive: schema.AdaptiveMu) -> MuSchedule:
+    """Return the schedule that the settings `mu` and `adaptive_mu` describe."""
+    if not adaptive.enabled:
+        return ConstantMu(mu)
+    return AdaptiveMu(mu if adaptive.initial is None else adaptive.initial, adaptive.step, adaptive.patience)
 
 
 def learning_rate_factor(name: str, round_num: int, num_rounds: int, final: float) -> float:

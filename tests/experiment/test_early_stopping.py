@@ -1,4 +1,4 @@
-"""A run is over when a column has not improved for long enough; the count survives a restart."""
+"""Early stopping: a run ends when a column has not improved for `patience` evaluations."""
 
 import math
 
@@ -9,7 +9,7 @@ from fedprox.experiment.early_stopping import EarlyStopping
 
 
 def ends_at(stopping: EarlyStopping, values) -> int | None:
-    """Return after which value the run is over."""
+    """Return the position of the value after which the run is over."""
     return next((at for at, value in enumerate(values) if stopping.observe({stopping.metric: value})), None)
 
 
@@ -18,7 +18,7 @@ def ends_at(stopping: EarlyStopping, values) -> int | None:
     [
         ("test_loss", [3, 2, 2.5, 2.1], 3),  # two values in a row that are not below 2
         ("test_loss", [3, 2, 2.5, 1.9, 2, 1.8, 1.7], None),
-        ("test_loss", [2, 2, 2], 2),  # no change is no improvement
+        ("test_loss", [2, 2, 2], 2),  # an equal value is not an improvement
         ("test_accuracy", [0.1, 0.5, 0.4, 0.5], 3),
         ("test_accuracy", [0.5, 0.4, 0.6, 0.7], None),
         ("client_accuracy_std", [0.5, 0.4, 0.3], None),
@@ -48,6 +48,6 @@ def test_rounds_that_are_not_evaluated_do_not_count():
 
 
 @pytest.mark.parametrize("metric", ["loss", "round", "time_s"])
-def test_a_column_that_is_not_there_or_no_measure_is_refused(metric):
-    with pytest.raises(UserError, match=rf"early_stopping\.metric.*got {metric}; there are test_loss, "):
+def test_a_column_that_is_missing_or_does_not_measure_the_model_is_refused(metric):
+    with pytest.raises(UserError, match=rf"early_stopping\.metric.*got {metric}; choose from test_loss, "):
         EarlyStopping(metric).check(["round", "test_loss", "time_s"])

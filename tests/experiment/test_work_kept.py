@@ -1,4 +1,4 @@
-"""No work is lost: a command that is refused leaves what was there, and one that runs leaves nothing old beside it."""
+"""No work is lost: a refused command changes no file, and a new run leaves no old file beside its own."""
 
 import csv
 import json
@@ -30,8 +30,6 @@ class Net(torch.nn.Module):
     def __init__(self, input_shape, num_classes, when=""):
         super().__init__()
         self.when, self.inner = when, logistic(input_shape, num_classes)
-        if when == "made":
-            sys.exit("bye")
     def forward(self, x):
         if self.when == "training" and self.training and torch.is_grad_enabled():
             sys.exit(0)
@@ -45,10 +43,6 @@ class Strategy(FedProx):
         if (self.when, server_round) == ("configure", 2):
             sys.exit(5)
         return super().configure_train(server_round, *others)
-    def aggregate_train(self, server_round, replies):
-        if (self.when, server_round) == ("aggregate", 2):
-            sys.exit(0)
-        return super().aggregate_train(server_round, replies)
 
 class Tool:
     def __init__(self, fails=True, when=""):
@@ -57,10 +51,8 @@ class Tool:
             sys.exit(0)
     def begin(self, run_dir, facts, first_round):
         (run_dir / "mlflow_run_id").write_text("new")
-        if self.when == "begin":
-            sys.exit(0)
         if self.fails:
-            raise ConnectionError("nobody answers")
+            raise ConnectionError("no answer")
     def log(self, row):
         if self.when == "log":
             sys.exit(0)
@@ -93,9 +85,9 @@ REFUSED = {
     "a value": ("mu=-1",),
     "a name": ("no_such=1",),
     "a choice": ("dataset=no_such",),
-    "what only the data tell": ("num_clients=141",),
+    "too many clients for the data": ("num_clients=141",),
     "a weight file": ("model.init=nowhere.safetensors",),
-    "a logger that is not there": TOOL,
+    "a logger that fails": TOOL,
     "a logger after another": ("+logger.first={_target_: own_parts.Tool, fails: false}", *TOOL),
     "a data set that exits": ("dataset._target_=own_parts.exiting",),
     "a model of the same directory": ("model.init=run/model.safetensors",),
@@ -114,7 +106,7 @@ REFUSED = {
 }
 
 
-def test_what_is_refused_leaves_every_byte_of_the_run_that_was_there(command, tmp_path):
+def test_a_refused_command_leaves_every_byte_of_an_existing_run(command, tmp_path):
     for name in ("run", "run2", "damaged"):
         assert command(*DIGITS, "checkpoint.every=1", f"hydra.run.dir={name}").status == 0
         (tmp_path / name / "mlflow_run_id").write_text("old")
@@ -132,7 +124,7 @@ def test_what_is_refused_leaves_every_byte_of_the_run_that_was_there(command, tm
 
 
 @pytest.mark.parametrize("words", [("mu=-1",), TOOL, ("dataset._target_=own_parts.exiting",)])
-def test_what_is_refused_in_a_new_place_leaves_nothing(command, tmp_path, words):
+def test_a_command_refused_in_a_new_directory_leaves_nothing(command, tmp_path, words):
     assert command(*DIGITS, *words, "hydra.run.dir=new/place").status == 2
     assert not (tmp_path / "new" / "place").exists()
     (tmp_path / "there").mkdir()
@@ -140,7 +132,7 @@ def test_what_is_refused_in_a_new_place_leaves_nothing(command, tmp_path, words)
     assert (tmp_path / "there").exists()
 
 
-def test_a_new_run_leaves_nothing_old_in_its_place_but_what_no_run_has_written(command, tmp_path):
+def test_a_new_run_removes_the_files_of_the_old_one_and_no_others(command, tmp_path):
     kept = {"notes.txt", "checkpoint/mine", ".hydra/mine"}
     assert command(*DIGITS, "evaluation.per_class=true", "checkpoint.every=1").status == 0
     for name in kept:
@@ -154,7 +146,7 @@ def test_a_new_run_leaves_nothing_old_in_its_place_but_what_no_run_has_written(c
     assert (tmp_path / "run" / "main.log").read_text().count("results:") == 1
 
 
-def test_a_link_in_the_place_of_a_table_is_removed_and_not_followed(command, tmp_path):
+def test_a_link_in_place_of_a_table_is_removed_and_not_followed(command, tmp_path):
     (tmp_path / "run" / ".hydra").mkdir(parents=True)
     precious = tmp_path / "precious"
     precious.write_text("mine")
@@ -167,7 +159,7 @@ def test_a_link_in_the_place_of_a_table_is_removed_and_not_followed(command, tmp
     assert not (tmp_path / "run" / "checkpoint").is_symlink()
 
 
-def test_hydras_files_and_the_log_are_those_of_the_run_and_a_resumed_one_appends(command, tmp_path):
+def test_hydras_files_and_the_log_belong_to_the_run_and_a_resumed_run_appends(command, tmp_path):
     assert command(*DIGITS, "mu=0.5").status == 0
     assert "- mu=0.5" in (tmp_path / "run" / ".hydra" / "overrides.yaml").read_text()
     assert "mu: 0.5" in (tmp_path / "run" / ".hydra" / "config.yaml").read_text()
@@ -177,7 +169,7 @@ def test_hydras_files_and_the_log_are_those_of_the_run_and_a_resumed_one_appends
     assert (tmp_path / "run" / "main.log").read_text().count("results:") == 2
 
 
-def test_a_branch_begun_in_the_place_of_an_old_run_is_the_branch(command, tmp_path):
+def test_a_branch_in_the_directory_of_an_old_run_replaces_it(command, tmp_path):
     assert command(*DIGITS, "hydra.run.dir=trunk").status == 0
     branch = ("branch_from=trunk", "branch_round=3", "mu=0", "num_rounds=4")
     assert command(*branch, "hydra.run.dir=whole").status == 0
@@ -200,16 +192,16 @@ def test_a_run_whose_curves_cannot_be_drawn_is_finished_with_one_warning(command
         ended = command(*DIGITS)
     assert (ended.status, ended.err) == (0, "")
     (line,) = [line for line in ended.out.splitlines() if "WARNING" in line]
-    assert "curves.png could not be drawn, all else is there" in line
+    assert "cannot draw curves.png; the other files are complete" in line
     assert record(tmp_path / "run")["status"] == "finished"
     assert (tmp_path / "run" / "model.safetensors").exists()
     assert not (tmp_path / "run" / "curves.png").exists()
-    assert command("resume=run").status == 0  # finished already; what is missing is drawn
+    assert command("resume=run").status == 0  # finished already; the missing file is drawn
     assert (tmp_path / "run" / "curves.png").exists()
 
 
 @pytest.mark.parametrize("kind", [SystemExit, KeyboardInterrupt, MemoryError])
-def test_no_end_of_the_drawing_takes_the_run_back(command, tmp_path, monkeypatch, kind):
+def test_a_run_stays_finished_however_drawing_ends(command, tmp_path, monkeypatch, kind):
     from fedprox.report import curves
 
     def fail(run_dir):
@@ -234,21 +226,13 @@ def test_a_title_with_dollars_is_drawn_as_it_is(tmp_path):
 
 EXITS = {
     "a data set": (["dataset._target_=own_parts.exiting"], 2, "own_parts.py:10"),
-    "a data set with text": (["dataset._target_=own_parts.exiting", "+dataset.code=bye"], 2, "sys.exit('bye')"),
     "a partition": (["partition=custom", "partition._target_=own_parts.parts"], 2, "sys.exit(3) (own_parts.py:13)"),
-    "a model as it is made": (["model._target_=own_parts.Net", "+model.when=made"], 2, "sys.exit('bye')"),
     "a strategy before a round": (
         ["strategy._target_=own_parts.Strategy", "+strategy.when=configure"],
         1,
         "sys.exit(5)",
     ),
-    "a strategy after a round": (
-        ["strategy._target_=own_parts.Strategy", "+strategy.when=aggregate"],
-        1,
-        "sys.exit(0)",
-    ),
     "a logger as it is made": (["+logger.own={_target_: own_parts.Tool, when: made}"], 2, "sys.exit(0)"),
-    "a logger as it begins": (["+logger.own={_target_: own_parts.Tool, when: begin}"], 2, "sys.exit(0)"),
     "a module as it is imported": (["dataset._target_=own_exit.rings"], 2, "own_exit.py:1"),
 }
 
@@ -266,13 +250,13 @@ def test_an_exit_in_the_users_code_ends_the_run_like_an_error(command, tmp_path,
 
 
 @pytest.mark.parametrize("when", ["log", "end"])
-def test_an_exit_in_a_logger_while_the_run_goes_on_leaves_that_logger_out(command, tmp_path, when):
+def test_an_exit_in_a_logger_during_the_run_drops_that_logger(command, tmp_path, when):
     ended = command(*DIGITS, f"+logger.own={{_target_: own_parts.Tool, fails: false, when: {when}}}")
     assert (ended.status, record(tmp_path / "run")["status"]) == (0, "finished")
     assert "sys.exit(0) (own_parts.py:" in ended.out
 
 
-def test_an_exit_in_a_job_is_that_jobs_and_the_others_run(command, tmp_path):
+def test_an_exit_in_a_job_does_not_end_the_other_jobs(command, tmp_path):
     words = ("strategy._target_=own_parts.Strategy", "+strategy.when=configure,x")
     ended = command("--multirun", *DIGITS, *words)
     assert ended.status == 1
@@ -311,7 +295,7 @@ def changing(path="state.json"):
 
 @pytest.fixture
 def changing(command, tmp_path):
-    """Return a function that says what the data are from now on."""
+    """Return a function that changes the data."""
     from fedprox.experiment import data as data_assembly
 
     (tmp_path / "changing_data.py").write_text(CHANGING)
@@ -328,13 +312,13 @@ def changing(command, tmp_path):
 NATURAL = ("dataset=custom", "dataset._target_=changing_data.changing", "partition=natural")
 
 
-def test_a_run_is_resumed_and_left_on_its_own_data_only(command, tmp_path, changing):
+def test_a_run_is_resumed_or_branched_only_on_its_own_data(command, tmp_path, changing):
     again = "dataset._target_=changing_data.changing"
     assert command(*DIGITS[1:], *NATURAL).status == 0
     facts = record(tmp_path / "run")["fingerprint"]
     assert sorted(facts) == ["data", "partition"]
     before = everything(tmp_path / "run")
-    for change, words in (({"data": True}, "the data are not"), ({"partition": True}, "the partition is not")):
+    for change, words in (({"data": True}, "the examples are not"), ({"partition": True}, "among clients is not")):
         changing(**change)
         for command_line in (("resume=run", "num_rounds=4"), ("branch_from=run", "branch_round=2", "hydra.run.dir=b")):
             ended = command(*command_line, again)

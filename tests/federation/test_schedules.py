@@ -2,8 +2,9 @@
 
 import pytest
 
+from fedprox.config import schema
 from fedprox.evaluation.metrics import Evaluation, FederationMetrics
-from fedprox.federation.schedules import AdaptiveMu, ConstantMu, learning_rate_factor
+from fedprox.federation.schedules import AdaptiveMu, ConstantMu, learning_rate_factor, mu_schedule
 
 
 def measured(train_loss: float) -> Evaluation:
@@ -68,6 +69,13 @@ def test_mu_is_never_below_0():
 
 def test_step_and_patience_are_settings():
     assert values([3, 2, 1, 2], mu=1.0, step=0.5, patience=2) == pytest.approx([1.0, 1.0, 0.5, 1.0])
+
+
+def test_adaptive_mu_starts_at_mu_unless_it_has_its_own_initial_value():
+    settings = schema.AdaptiveMu(enabled=True, initial=None, step=0.3, patience=2)
+    assert mu_schedule(0.7, settings) == AdaptiveMu(0.7, 0.3, 2)
+    assert mu_schedule(0.7, settings.model_copy(update={"initial": 0.0})) == AdaptiveMu(0.0, 0.3, 2)
+    assert mu_schedule(0.7, settings.model_copy(update={"enabled": False})) == ConstantMu(0.7)
 
 
 def test_a_constant_learning_rate_is_the_same_in_every_round():

@@ -1,4 +1,4 @@
-"""Where a branch begins, and with which rows; that it goes on rightly is in test_resume.py."""
+"""The rows that a branch begins with; tests/cli/test_resumed_runs.py has whole resumed runs and branches."""
 
 import json
 from pathlib import Path
@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from fedprox.errors import UserError
-from fedprox.experiment import branch as branching
+from fedprox.experiment.beginning import adopted_rows
 from fedprox.runs.writer import CLIENTS, METRICS, RunRecord
 from tests.settings import config_of
 
@@ -35,7 +35,7 @@ ROWS = "0,2.5,0.125,,0,0.0,\r\n1,2.0,0.5,1.5,4,1.25,0.5\r\n2,1.0,0.75,nan,4,2.5,
 def adopted(trunk: Path, folder: Path, columns=METRICS) -> RunRecord:
     folder.mkdir()
     with RunRecord(folder, {"settings": {}}, columns) as record:
-        record.adopt(branching.adopted_rows(trunk, 2))
+        record.adopt(adopted_rows(trunk, 2))
     return record
 
 
@@ -45,13 +45,13 @@ def test_a_branch_begins_with_the_rows_up_to_its_round_to_the_byte(tmp_path, lat
     assert (tmp_path / "branch" / "metrics.csv").read_bytes() == (HEADER + ROWS).encode()
 
 
-def test_its_result_knows_the_rows_that_it_took_over(tmp_path):
+def test_the_result_includes_the_adopted_rows(tmp_path):
     record = adopted(trunk(tmp_path / "trunk", ROWS), tmp_path / "branch")
     assert (record.final["round"], record.final["test_accuracy"]) == (2, 0.75)
     assert record.state()["best"]["round"] == 2
 
 
-def test_columns_that_the_trunk_had_not_stay_empty_and_those_it_had_alone_go(tmp_path):
+def test_columns_missing_from_the_trunk_stay_empty_and_its_other_columns_are_dropped(tmp_path):
     adopted(trunk(tmp_path / "trunk", ROWS), tmp_path / "branch", ("round", "mu", "test_accuracy"))
     assert (tmp_path / "branch" / "metrics.csv").read_text().split() == [
         "round,mu,test_accuracy",
@@ -65,14 +65,3 @@ def test_rows_without_a_round_are_an_error_that_names_the_file(tmp_path):
     folder = trunk(tmp_path / "trunk", "x" + ROWS)
     with pytest.raises(UserError, match=r"trunk/metrics\.csv cannot be used: .*fix it"):
         adopted(folder, tmp_path / "branch")
-
-
-def test_the_lineage_names_the_run_the_round_and_what_differs(tmp_path):
-    folder = trunk(tmp_path / "trunk", ROWS)
-    config = config_of("engine=local", mu=0.5, branch_from=str(folder), branch_round=2)
-    assert branching.lineage(folder, 2, config) == {
-        "run": str((tmp_path / "trunk").resolve()),
-        "round": 2,
-        "changed": ["mu=0.5 (was 1.0)"],
-        "before": None,
-    }
