@@ -15,7 +15,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import NoReturn
 
-# What others switch on by default; to be set before the imports that read it.
+# Switched on by default in these libraries; set before the imports that read it.
 os.environ.setdefault("FLWR_TELEMETRY_ENABLED", "0")
 os.environ.setdefault("FLWR_DISABLE_UPDATE_CHECK", "1")
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
@@ -44,16 +44,16 @@ def main(argv: Sequence[str] | None = None) -> int:
         argv: The arguments after the program's name; None takes those of this process.
 
     Returns:
-        The exit status: 0; 2 after a mistake in the settings or the user's files, told in one line; 1 after
-        a fault that ended a run, told likewise, or an error in the code.
+        The exit status: 0; 2 after a mistake in the settings or the user's files, reported in one line; 1 after
+        a fault that ended a run, reported in one line, or an error in the code.
     """
-    os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra's own handling prints many lines and exits with 1
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # else Hydra prints many lines and exits with 1
     try:
         given = whole_command(sys.argv[1:] if argv is None else argv)
     except Exception as error:  # from composing the configuration of an earlier run
-        _tell(error)
+        _report(error)
         return 2
-    sys.argv[1:] = sorted(given, key=_is_override)  # Hydra takes overrides on one side of its options only
+    sys.argv[1:] = sorted(given, key=_is_override)  # Hydra accepts overrides only on one side of its options
     with tempfile.TemporaryDirectory(prefix="fedprox-") as folder:
         failures = Path(folder)
 
@@ -66,12 +66,13 @@ def main(argv: Sequence[str] | None = None) -> int:
             with table_at_the_end(), terminated_like_interrupted():
                 job()
         except KeyboardInterrupt as interrupt:
-            print("interrupted; what was measured is in the run directory, and resume=<it> goes on", file=sys.stderr)
+            kept = "what was measured is in the run directory; continue with resume=<run directory>"
+            print(f"interrupted; {kept}", file=sys.stderr)
             return exit_status(interrupt)
         except SystemExit as end:  # --help, --version, or a sweep with a wrong value
             return end.code if isinstance(end.code, int) else int(end.code is not None)
-        except Exception as error:  # from composing the configuration or making the run directory; jobs keep theirs
-            _tell(error)
+        except Exception as error:  # from composing the configuration or making the run directory; jobs handle theirs
+            _report(error)
             return 2
         return max((int(path.name) for path in failures.iterdir()), default=0)
 
@@ -84,7 +85,7 @@ def _check_options() -> None:
 
     parser = argparse.ArgumentParser(add_help=False)
     parser.error = refuse  # type: ignore[method-assign]
-    parser.add_argument("--version", action="version", version=version_line())  # in the place of Hydra's
+    parser.add_argument("--version", action="version", version=version_line())  # instead of Hydra's
     parser.add_argument("overrides", nargs="*")
     for flag in ("--help -h", "--hydra-help", "--resolve", "--run -r", "--multirun -m", "--shell-completion -sc"):
         parser.add_argument(*flag.split(), action="store_true")
@@ -99,15 +100,15 @@ def _check_options() -> None:
 
 
 def _ended(config: DictConfig, failures: Path) -> float | None:
-    """Run one job and return its final test accuracy; None if it failed: the other jobs of a sweep go on.
+    """Run one job and return its final test accuracy, or None if it failed, so that a sweep's other jobs run.
 
     Args:
         config: As Hydra composed it.
-        failures: A folder that gets a file named by the exit status if the job fails; it may run in a process of
-            its own, and Hydra tells nobody what became of it.
+        failures: A folder, in which a failed job creates a file named by its exit status: the job may run in another
+            process, and Hydra does not report how it ended.
     """
     why = ""
-    if multiprocessing.parent_process():  # of joblib's; its standard output may have lost its reader, too
+    if multiprocessing.parent_process():  # a process of joblib's, whose standard output may have lost its reader
         logging.raiseExceptions = False
     try:
         return _run(config)
@@ -118,7 +119,7 @@ def _ended(config: DictConfig, failures: Path) -> float | None:
         if isinstance(error, SystemExit):
             print(f"error: {why} ended the run", file=sys.stderr)
         elif status == 2 or isinstance(error, RunStopped):
-            _tell(error)
+            _report(error)
         else:
             traceback.print_exc()
         (failures / str(status)).touch()
@@ -129,7 +130,7 @@ def _ended(config: DictConfig, failures: Path) -> float | None:
 
 
 def _run(config: DictConfig) -> float | None:
-    """Run one job, or what is left of it, and return its final test accuracy."""
+    """Run one job, or its remaining rounds, and return its final test accuracy."""
     hydra_config = HydraConfig.get()
     run_dir = Path(hydra_config.runtime.output_dir)
     overrides = without_resume(as_given(hydra_config.overrides.task))
@@ -142,7 +143,7 @@ def _run(config: DictConfig) -> float | None:
     with looking_for_no_garbage("fedprox.experiment.run"):
         from fedprox.experiment import run as experiment  # here: it imports torch, which --help does not need
 
-    logging.getLogger("flwr").setLevel(logging.ERROR)  # its per-round lines repeat what metrics.csv says
+    logging.getLogger("flwr").setLevel(logging.ERROR)  # its lines per round repeat metrics.csv
     last = experiment.run(
         *(settings, run_dir),
         resume=bool(settings.resume or earlier),
@@ -155,19 +156,20 @@ def _run(config: DictConfig) -> float | None:
 
 
 def _draw_curves(run_dir: Path) -> None:
-    """Draw curves.png unless it is there; it may fail, because everything else is written."""
+    """Draw curves.png unless it exists; a failure is only a warning, because everything else is written."""
     if (run_dir / "curves.png").exists():
         return
     try:
-        from fedprox.report.curves import save_curves  # here: matplotlib is of no use to a run that fails
+        from fedprox.report.curves import save_curves  # here: a run that fails does not need matplotlib
 
         save_curves(run_dir)
-    except USERS as error:  # matplotlib goes by settings and fonts of the user's, and by LaTeX where they say so
-        logging.getLogger("fedprox").warning("curves.png could not be drawn, all else is there: %s", on_record(error))
+    except USERS as error:  # matplotlib depends on the user's settings and fonts, and perhaps on LaTeX
+        log = logging.getLogger("fedprox")
+        log.warning("cannot draw curves.png; the other files are complete: %s", on_record(error))
 
 
 def _result(run_dir: Path) -> str:
-    """Return what a run came to, such as "accuracy 0.8123 after round 100, best 0.8234 in round 87; "."""
+    """Return a run's result, such as "accuracy 0.8123 after round 100, best 0.8234 in round 87; "."""
     result = read_record(run_dir / "run.json")["result"]
     if not result or not all(isinstance(result[row]["test_accuracy"], float) for row in ("final", "best")):
         return ""
@@ -176,7 +178,7 @@ def _result(run_dir: Path) -> str:
     return f"{ended}, best {best['test_accuracy']:.4f} in round {best['round']}; "
 
 
-def _tell(error: BaseException) -> None:
+def _report(error: BaseException) -> None:
     print(f"error: {explained(error)}", file=sys.stderr)
 
 
@@ -185,17 +187,15 @@ def _is_override(word: str) -> bool:
 
 
 def command() -> NoReturn:
-    """Run the program as a process of its own, which ends here: `fedprox`, or `python -m fedprox.main`."""
-    with suppress(OSError):  # of a working directory that is gone
+    """Run the program and exit: the entry point of `fedprox` and of `python -m fedprox.main`."""
+    with suppress(OSError):  # the working directory may have been removed
         if not sys.flags.safe_path and sys.path[0] != os.getcwd():
             sys.path.insert(0, os.getcwd())  # as `python -m` does: the user's modules are there
     status = ends_quietly(main)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # all is done but to end, which would leave Ray's processes behind
-    gc.freeze()  # or else the interpreter looks through all that is left, just to end: a tenth of a second
-    if status in (
-        128 + signal.SIGINT,
-        128 + signal.SIGTERM,
-    ):  # threads may still compute, and the interpreter can crash if it ends meanwhile
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # interrupting the exit would leave Ray's processes behind
+    gc.freeze()  # saves a tenth of a second: the interpreter collects garbage at exit
+    if status in (128 + signal.SIGINT, 128 + signal.SIGTERM):
+        # Threads may still compute, and the interpreter can crash if it exits meanwhile.
         atexit._run_exitfuncs()
         logging.shutdown()
         os._exit(status)

@@ -1,4 +1,7 @@
-"""SIGTERM, by which schedulers of clusters end jobs, ends a run as Ctrl-C does: in good order."""
+"""Signals, garbage collection and reminders of this process.
+
+SIGTERM, with which cluster schedulers end jobs, ends a run as Ctrl-C does: after its files are written.
+"""
 
 import gc
 import logging
@@ -13,18 +16,18 @@ from typing import Any, Self
 
 
 class Terminated(KeyboardInterrupt):
-    """What SIGTERM raises."""
+    """Raised by SIGTERM."""
 
 
 def exit_status(interrupt: KeyboardInterrupt) -> int:
-    """Return what a shell expects of a program that such a signal has ended: 128 and the signal's number."""
+    """Return the exit status of a program that a signal has ended: 128 plus the signal's number."""
     return 128 + (signal.SIGTERM if isinstance(interrupt, Terminated) else signal.SIGINT)
 
 
 @contextmanager
 def terminated_like_interrupted() -> Iterator[None]:
-    """Let SIGTERM raise Terminated while this lasts."""
-    if not _is_main_thread():  # where signals cannot be handled
+    """Let SIGTERM raise Terminated within the context."""
+    if not _is_main_thread():  # other threads cannot handle signals
         yield
         return
     came = False
@@ -38,7 +41,7 @@ def terminated_like_interrupted() -> Iterator[None]:
     try:
         yield
     except KeyboardInterrupt as interrupt:
-        if came:  # Ray makes a plain KeyboardInterrupt of it where it waits
+        if came:  # Ray turns it into a plain KeyboardInterrupt while it waits
             raise Terminated from interrupt
         raise
     finally:
@@ -47,7 +50,7 @@ def terminated_like_interrupted() -> Iterator[None]:
 
 @contextmanager
 def sigterm_held_back() -> Iterator[None]:
-    """Let a SIGTERM wait until this is over, and put back what it does: Ray gives it other meanings as it starts."""
+    """Delay SIGTERM until the context ends, and restore its handler, which Ray replaces as it starts."""
     if not _is_main_thread():
         yield
         return
@@ -56,12 +59,12 @@ def sigterm_held_back() -> Iterator[None]:
     signal.pthread_sigmask(signal.SIG_BLOCK, _held)
     try:
         yield
-    except SystemExit as end:  # what Ray makes of it where another thread, which does not hold it back, got it
+    except SystemExit as end:  # raised by Ray if another thread, which does not block SIGTERM, received it
         raise Terminated from end
     finally:
         signal.signal(signal.SIGTERM, earlier)
         _held.clear()
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})  # one that has waited comes here
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})  # a delayed one arrives here
 
 
 def _is_main_thread() -> bool:
@@ -69,16 +72,16 @@ def _is_main_thread() -> bool:
 
 
 _held: set[signal.Signals] = set()
-# Processes that are started meanwhile are to hear it: they would inherit that it is blocked.
+# Child processes started meanwhile would inherit the block; they must receive SIGTERM.
 os.register_at_fork(after_in_child=lambda: signal.pthread_sigmask(signal.SIG_UNBLOCK, _held))
 
 
 @contextmanager
 def looking_for_no_garbage(module: str) -> Iterator[None]:
-    """Import a module meanwhile, without a look for garbage, nor ever again in what its libraries leave.
+    """Disable garbage collection while a module is imported in the context, and for good in what it leaves.
 
-    They make a million objects that stay until the end; looking through them time and again takes a tenth of a short
-    run. Nothing is done if the module is there already.
+    Its libraries create a million objects that live until the end; collecting among them again and again takes a tenth
+    of a short run. Does nothing if the module is imported already.
     """
     if module in sys.modules or not gc.isenabled():
         yield
@@ -93,10 +96,10 @@ def looking_for_no_garbage(module: str) -> Iterator[None]:
 
 @contextmanager
 def only_new_garbage() -> Iterator[None]:
-    """Look only through what is made meanwhile; afterwards through everything again, so that nothing is kept for good.
+    """Collect garbage only among objects created within the context; afterwards among all objects again.
 
-    Flower's Bulyan and QFedAvg ask for a collection once per reply, which looks through all that a run has loaded: 30
-    rounds of QFedAvg with 10 clients each took 22 s, and take 0.6 s with this.
+    Flower's Bulyan and QFedAvg call for a collection once per reply, which goes through everything that a run has
+    loaded: 30 rounds of QFedAvg with 10 clients each took 22 s, and take 0.6 s with this.
     """
     gc.freeze()
     try:
@@ -110,31 +113,31 @@ _log = logging.getLogger("fedprox")
 
 
 class Reminder:
-    """Calls a function, in a thread of its own, whenever nothing has happened for so long."""
+    """Calls a function, in its own thread, whenever nothing has happened for some seconds."""
 
     def __init__(self, remind: Callable[[float], object], first_s: float | None = None) -> None:
-        """Prepare; nothing is called before `with`.
+        """Prepare; calls begin with the context.
 
         Args:
-            remind: Gets the seconds since the last `restart`.
-            first_s: Seconds from a restart to the first call; None for EVERY_S, at which the next ones follow.
+            remind: Called with the seconds since the last `restart`.
+            first_s: Seconds from a restart to the first call; None for EVERY_S, the interval of all later calls.
         """
         self._remind, self._first_s = remind, EVERY_S if first_s is None else first_s
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._watch, daemon=True)
 
     def restart(self) -> None:
-        """Begin to count from 0: something has happened."""
+        """Count from 0 again: something has happened."""
         self._since = time.monotonic()
 
     def __enter__(self) -> Self:
-        """Begin to count."""
+        """Start to count."""
         self.restart()
         self._thread.start()
         return self
 
     def __exit__(self, *_: object) -> None:
-        """End; nothing is called any more."""
+        """Stop; nothing is called any more."""
         self._ended.set()
         self._thread.join()
 
@@ -150,11 +153,11 @@ class Reminder:
 
 @contextmanager
 def announced(doing: str, after_s: float = 0.0) -> Iterator[None]:
-    """Log what is done, and every ten seconds how long it has taken.
+    """Log what is being done, and every ten seconds how long it has taken.
 
     Args:
-        doing: Such as "starting Ray".
-        after_s: Log nothing if it takes less.
+        doing: What is done in the context, such as "starting Ray".
+        after_s: Log nothing if it takes less than this.
     """
     if not after_s:
         _log.info("%s", doing)

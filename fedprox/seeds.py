@@ -6,7 +6,7 @@ import numpy as np
 
 
 class Stream(IntEnum):
-    """What a random stream is for; the numbers are part of every result and never change."""
+    """Purpose of a random stream; the numbers are part of every result and never change."""
 
     PARTITION = 1  # which client holds which example
     GENERATION = 2  # data sets that are generated
@@ -16,8 +16,8 @@ class Stream(IntEnum):
     BATCHES = 6  # mini-batch order of one client in one round
     GRADIENTS = 7  # the clients whose gradients FedDANE asks for
     FEATURES = 8  # how one client's features differ from the data set's
-    AUGMENTATION = 9  # what becomes of the pictures of one client in one round
-    TEST_SET = 10  # the global test set of data that come without one
+    AUGMENTATION = 9  # how the images of one client are augmented in one round
+    TEST_SET = 10  # the global test set of data that have none
     STRATEGY = 11  # what a strategy draws from the global generators in one round
     PAIRS = 20  # the clients whose label distributions are compared; no result of a run depends on them
 
@@ -27,14 +27,14 @@ def generator(seed: int, stream: Stream, *ids: int, repetition: int = 0) -> np.r
 
     Args:
         seed: The run's seed, >= 0 and below 2^32.
-        stream: What the numbers are for. Streams are independent of each other.
-        ids: What within the stream, such as (round_num, client), each below 2^32.
+        stream: The purpose of the numbers. Streams are independent of each other.
+        ids: The position within the stream, such as (round_num, client), each below 2^32.
         repetition: Repetition k of the same experiment, >= 0; 0 is the run without repetitions.
 
     Raises:
-        ValueError: If the seed or the repetition has more than 32 bits.
+        ValueError: If the seed or the repetition is negative or has more than 32 bits.
     """
-    if not (0 <= seed < 2**32 and 0 <= repetition < 2**32):  # each is one word of the entropy
+    if not (0 <= seed < 2**32 and 0 <= repetition < 2**32):  # each is one 32-bit word of the entropy
         raise ValueError(f"seed must be >= 0 and below 2^32, and so must repetition, got {seed} and {repetition}")
     # The words that SeedSequence(entropy=(seed, repetition), spawn_key=(stream, *ids)) would make, at half the cost
     words = np.array((seed, repetition, 0, 0, stream, *ids), dtype=np.uint32)

@@ -1,4 +1,4 @@
-"""Files that are there whole or not at all, whenever the process or the machine dies; folders that one process has."""
+"""Atomic files, the files that belong to a run, and locks on folders."""
 
 import errno
 import fcntl
@@ -22,14 +22,16 @@ RESULTS = ("model.safetensors", "curves.png")
 CHECKPOINTS = "checkpoint"
 HYDRAS = ("config.yaml", "hydra.yaml", "overrides.yaml")  # in .hydra/
 OWN = ("run.json", *TABLES, *RESULTS, "main.log", ".hydra", CHECKPOINTS)
-PATIENCE_S = 0.5  # with those who have a folder for a moment, to see whether it is taken
+PATIENCE_S = 0.5  # `is_locked` in another process holds a lock for a moment
 
 
 def write_atomic(file: Path, content: bytes) -> None:
-    """Write a file by way of a temporary one beside it, which takes its name once it is on the disk.
+    """Write a file so that it is complete or absent whenever the process or the machine dies.
+
+    A temporary file beside it takes its name once it is on the disk.
 
     Raises:
-        OSError: If there is no room, and the like; it names the file.
+        OSError: If the disk is full, for example; the error names the file.
     """
     temporary = file.with_name(file.name + ".part")
     with annotate_errors(file):
@@ -41,23 +43,23 @@ def write_atomic(file: Path, content: bytes) -> None:
             temporary.replace(file)
         except OSError:
             with suppress(OSError):
-                temporary.unlink()  # its room may be needed
+                temporary.unlink()  # frees the disk
             raise
 
 
 def check_regular(file: Path) -> None:
-    """Raise OSError for a pipe, a device or a socket, which could be waited for without end, and for a folder."""
+    """Raise OSError for a folder, and for a pipe, a device or a socket, of which reading may never end."""
     _check_mode(file, file.stat().st_mode)
 
 
 def read_regular(file: Path, most_bytes: int | None = None) -> bytes:
-    """Return what a regular file holds.
+    """Return the content of a regular file.
 
     Raises:
-        OSError: If it is not one, is larger than `most_bytes`, or cannot be read.
+        OSError: If it is not regular, is larger than `most_bytes`, or cannot be read.
     """
-    check_regular(file)  # first: to open a device may do something
-    opened = os.open(file, os.O_RDONLY | os.O_NONBLOCK)  # what has become a pipe since then is not waited for
+    check_regular(file)  # first, because opening a device may have effects
+    opened = os.open(file, os.O_RDONLY | os.O_NONBLOCK)  # which does not wait if it has become a pipe meanwhile
     with os.fdopen(opened, "rb") as content:
         status = os.fstat(opened)
         _check_mode(file, status.st_mode)
@@ -74,18 +76,18 @@ def _check_mode(file: Path, mode: int) -> None:
 
 
 def check_no_links(run_dir: Path) -> None:
-    """Raise UserError if a run directory has a link in the place of a file that a run writes: it may lead anywhere."""
+    """Raise UserError if a run directory has a link in place of a file that a run writes: it may lead anywhere."""
     written = [run_dir / f"{name}{ending}" for name in OWN for ending in ("", ".part")]
     for file in (*written, *(run_dir / CHECKPOINTS).glob("*"), *(run_dir / ".hydra").glob("*")):
         if file.is_symlink():
-            raise UserError(f"{file} is a link, and a run writes there; put what it leads to in its place")
+            raise UserError(f"{file} is a link, but a run writes there; replace it with the file that it leads to")
 
 
 def files_of_a_run(run_dir: Path) -> list[Path]:
-    """Return the files in a directory that a run has written, run.json first; what is somebody else's is not listed.
+    """Return the files in a directory that a run has written, run.json first; other files are not listed.
 
     Raises:
-        UserError: If something else is in the place of one of them.
+        UserError: If a file is in the place of a folder, or a folder in the place of a file.
     """
     single = [run_dir / f"{name}{ending}" for name in OWN for ending in ("", ".part")]
     checkpoints, hydras = folders = run_dir / CHECKPOINTS, run_dir / ".hydra"
@@ -106,7 +108,7 @@ def files_of_a_run(run_dir: Path) -> list[Path]:
 
 @contextmanager
 def annotate_errors(file: Path) -> Iterator[None]:
-    """Let what is wrong with writing a file name it: the system's own error does not say which was full."""
+    """Make errors of writing a file name it: the system's error for a full disk does not."""
     try:
         yield
     except OSError as error:
@@ -115,21 +117,21 @@ def annotate_errors(file: Path) -> Iterator[None]:
 
 @contextmanager
 def locked(folder: Path, *, wait: bool = False) -> Iterator[None]:
-    """Have a folder for this process alone, as long as this lasts or the process lives.
+    """Lock a folder for this process within the context, or until the process dies.
 
     Args:
-        folder: Exists.
-        wait: Wait for another process as long as that takes.
+        folder: An existing folder.
+        wait: Whether to wait for another process without a limit.
 
     Raises:
-        UserError: If another process has it.
+        UserError: If another process has locked it.
     """
     opened = os.open(folder, os.O_RDONLY)
     try:
         deadline = time.monotonic() + (float("inf") if wait else PATIENCE_S)
         while not _try_lock(opened, fcntl.LOCK_EX):
             if time.monotonic() > deadline:
-                raise UserError(f"{folder} is being written by another process; wait for it or name another")
+                raise UserError(f"{folder} is being written by another process; wait for it or name another folder")
             time.sleep(0.02)
         yield
     finally:
@@ -137,9 +139,9 @@ def locked(folder: Path, *, wait: bool = False) -> Iterator[None]:
 
 
 def is_locked(folder: Path) -> bool:
-    """Return whether a process has a folder for itself; True also where that cannot be told.
+    """Return whether a process has locked a folder; True also if the file system has no locks.
 
-    To see it, this process has it too for an instant, which one that is about to take it waits for.
+    The check itself takes the lock for an instant, for which `locked` waits.
     """
     try:
         opened = os.open(folder, os.O_RDONLY)
@@ -152,7 +154,7 @@ def is_locked(folder: Path) -> bool:
 
 
 def _try_lock(opened: int, kind: int, without_locks: bool = True) -> bool:
-    """Return whether a lock was to be had; on a file system without locks, what is said."""
+    """Return whether a lock was taken; on a file system without locks, `without_locks`."""
     try:
         fcntl.flock(opened, kind | fcntl.LOCK_NB)
     except BlockingIOError:
@@ -163,7 +165,7 @@ def _try_lock(opened: int, kind: int, without_locks: bool = True) -> bool:
 
 
 def checksum(text: str, arrays: "Mapping[str, NDArray[Any]]") -> str:
-    """Return the SHA-256 of the text and of each array's name, type, shape and numbers."""
+    """Return the SHA-256 of a text and of each array's name, type, shape and values."""
     digest = hashlib.sha256(text.encode())
     for name in sorted(arrays):
         array = arrays[name]

@@ -1,6 +1,8 @@
-"""SIGTERM ends what runs as Ctrl-C does."""
+"""SIGTERM, which ends a run as Ctrl-C does, and announcements of long steps."""
 
+import logging
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -8,15 +10,16 @@ import threading
 
 import pytest
 
-from fedprox.process import Terminated, sigterm_held_back, terminated_like_interrupted
+from fedprox import process
+from fedprox.process import Terminated, announced, sigterm_held_back, terminated_like_interrupted
 
 
 def hit_by(number: int) -> None:
     os.kill(os.getpid(), number)
-    signal.sigtimedwait([], 1)  # it has come by now
+    signal.sigtimedwait([], 1)  # it has arrived by now
 
 
-def test_sigterm_is_an_interrupt_while_it_lasts_and_afterwards_what_it_was():
+def test_sigterm_is_an_interrupt_within_the_context_and_restored_afterwards():
     before = signal.getsignal(signal.SIGTERM)
     with pytest.raises(KeyboardInterrupt) as raised, terminated_like_interrupted():
         hit_by(signal.SIGTERM)
@@ -24,13 +27,13 @@ def test_sigterm_is_an_interrupt_while_it_lasts_and_afterwards_what_it_was():
     assert signal.getsignal(signal.SIGTERM) is before
 
 
-def test_sigint_is_no_termination():
+def test_sigint_is_not_a_termination():
     with pytest.raises(KeyboardInterrupt) as raised, terminated_like_interrupted():
         hit_by(signal.SIGINT)
     assert raised.type is KeyboardInterrupt
 
 
-def test_sigterm_stays_a_termination_where_a_library_makes_a_plain_interrupt_of_it():
+def test_sigterm_stays_a_termination_if_a_library_raises_a_plain_interrupt():
     def wait_as_ray_does() -> None:
         try:
             hit_by(signal.SIGTERM)
@@ -41,13 +44,15 @@ def test_sigterm_stays_a_termination_where_a_library_makes_a_plain_interrupt_of_
         wait_as_ray_does()
 
 
-def test_a_sigterm_that_is_held_back_comes_afterwards_and_does_what_it_did_before():
+def test_a_delayed_sigterm_arrives_afterwards_at_its_former_handler():
     done = []
 
     def start_as_ray_does() -> None:
         with sigterm_held_back():
             signal.signal(signal.SIGTERM, lambda *_: done.append("something else"))
-            signal.pthread_kill(threading.get_ident(), signal.SIGTERM)  # pytest has other threads, which would get it
+            signal.pthread_kill(
+                threading.get_ident(), signal.SIGTERM
+            )  # pytest has other threads, which would receive it
             done.append("held back")
         done.append("too late")
 
@@ -56,7 +61,7 @@ def test_a_sigterm_that_is_held_back_comes_afterwards_and_does_what_it_did_befor
     assert done == ["held back"]
 
 
-def test_an_exit_that_ray_makes_of_it_as_it_starts_is_a_termination():
+def test_rays_exit_after_a_sigterm_is_a_termination():
     before = signal.getsignal(signal.SIGTERM)
     with pytest.raises(Terminated), sigterm_held_back():
         sys.exit(signal.SIGTERM)
@@ -64,14 +69,14 @@ def test_an_exit_that_ray_makes_of_it_as_it_starts_is_a_termination():
     assert signal.pthread_sigmask(signal.SIG_BLOCK, []) == set()
 
 
-def test_processes_that_are_started_while_it_is_held_back_hear_it():
+def test_child_processes_receive_sigterm_meanwhile():
     with sigterm_held_back():
-        child = subprocess.Popen(["sleep", "60"], preexec_fn=lambda: None)  # Ray's have such a function too
+        child = subprocess.Popen(["sleep", "60"], preexec_fn=lambda: None)  # as Ray's have
         child.terminate()
         assert child.wait(20) == -signal.SIGTERM
 
 
-def test_in_another_thread_where_signals_cannot_be_handled_it_does_nothing():
+def test_it_does_nothing_in_another_thread():
     seen = []
 
     def work() -> None:
@@ -82,3 +87,51 @@ def test_in_another_thread_where_signals_cannot_be_handled_it_does_nothing():
     thread.start()
     thread.join()
     assert seen == [signal.getsignal(signal.SIGTERM)]
+
+
+# Announcements.
+
+
+@pytest.fixture
+def log(caplog, monkeypatch):
+    """Return the log of a program whose ten seconds are a hundredth of one."""
+    monkeypatch.setattr(process, "EVERY_S", 0.01)
+    caplog.set_level(logging.INFO, logger="fedprox")
+    return caplog
+
+
+def wait_for(condition, within_s: float = 60.0) -> None:
+    waiter = threading.Event()
+    for _ in range(int(within_s / 0.005)):
+        if condition():
+            return
+        waiter.wait(0.005)
+    pytest.fail("it never happened")
+
+
+def test_a_long_step_is_announced_at_once_and_then_with_its_time(log):
+    with announced("starting Ray"):
+        assert log.messages == ["starting Ray"]
+        wait_for(lambda: len(log.messages) >= 3)
+    assert all(re.fullmatch(r"starting Ray: \d+ s so far", line) for line in log.messages[1:])
+
+
+def test_a_step_that_may_be_short_is_announced_only_if_it_is_long(log):
+    with announced("reading", after_s=1000.0):
+        pass
+    assert log.messages == []
+    with announced("reading", after_s=0.01):
+        wait_for(lambda: log.messages)
+    assert re.fullmatch(r"reading: \d+ s so far", log.messages[0])
+
+
+def test_nothing_is_announced_after_the_end_of_a_step_or_its_error(log):
+    def fails() -> None:
+        with announced("starting Ray"):
+            raise OSError
+
+    before = threading.active_count()
+    with pytest.raises(OSError):  # noqa: PT011
+        fails()
+    assert threading.active_count() == before
+    assert log.messages == ["starting Ray"]

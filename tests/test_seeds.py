@@ -18,12 +18,6 @@ def draw(seed: int, stream: Stream, *ids: int, repetition: int = 0) -> list[int]
     return generator(seed, stream, *ids, repetition=repetition).integers(2**32, size=3).tolist()
 
 
-@settings(max_examples=50, deadline=None)
-@given(seed=SEEDS, stream=st.sampled_from(Stream), ids=IDS, repetition=st.integers(0, 1000))
-def test_the_same_arguments_give_the_same_numbers(seed, stream, ids, repetition):
-    assert draw(seed, stream, *ids, repetition=repetition) == draw(seed, stream, *ids, repetition=repetition)
-
-
 @settings(max_examples=100, deadline=None)
 @given(seed=SEEDS, stream=st.sampled_from(Stream), ids=IDS, repetition=SEEDS)
 def test_the_words_are_those_that_numpy_makes_of_a_seed_and_its_spawn_key(seed, stream, ids, repetition):
@@ -32,30 +26,12 @@ def test_the_words_are_those_that_numpy_makes_of_a_seed_and_its_spawn_key(seed, 
     assert generator(seed, stream, *ids, repetition=repetition).bit_generator.state == expected
 
 
-@settings(max_examples=100, deadline=None)
-@given(
-    st.lists(
-        st.tuples(SEEDS, st.sampled_from(Stream), IDS, st.integers(0, 1000)),
-        min_size=2,
-        max_size=2,
-        unique=True,
-    )
-)
-def test_different_arguments_give_different_numbers(two):
-    first, second = (draw(seed, stream, *ids, repetition=rep) for seed, stream, ids, rep in two)
-    assert first != second
-
-
 def test_neighbouring_arguments_give_different_numbers():
-    # Small numbers next to each other, and ids that end in zeros, are where a careless key would collide.
+    # Small neighbouring numbers, and ids that end in zeros, are where a careless key would collide.
     ids = [(), (0,), (0, 0), (1,), (1, 0), (0, 1), (1, 2), (2, 1), (12,)]
     keys = list(itertools.product((0, 1, 2), Stream, ids, (0, 1, 2)))
     drawn = {tuple(draw(seed, stream, *of, repetition=rep)) for seed, stream, of, rep in keys}
     assert len(drawn) == len(keys)
-
-
-def test_repetition_0_is_the_run_without_repetitions():
-    assert draw(7, Stream.COHORT, 3, repetition=0) == generator(7, Stream.COHORT, 3).integers(2**32, size=3).tolist()
 
 
 def test_numpys_global_generator_is_neither_read_nor_changed():
@@ -82,7 +58,7 @@ def test_numpys_global_generator_is_neither_read_nor_changed():
         (0, Stream.COHORT, (1,), 1, [204439259, 2119971989, 2690970123]),
     ],
 )
-def test_the_numbers_are_those_of_every_result_so_far(seed, stream, ids, repetition, numbers):
+def test_the_numbers_of_earlier_results_are_unchanged(seed, stream, ids, repetition, numbers):
     # Drawn when the streams were defined; a change here changes every result of the project.
     assert draw(seed, stream, *ids, repetition=repetition) == numbers
 

@@ -1,4 +1,4 @@
-"""Files that are there whole or not at all, and folders that one process has."""
+"""Atomic files, and locks on folders."""
 
 import fcntl
 import os
@@ -45,11 +45,11 @@ def test_a_writer_that_dies_in_between_leaves_the_old_file(tmp_path, at, environ
     done = subprocess.run([sys.executable, "-c", DIES, str(file), at], env=environment(), timeout=600)
     assert done.returncode == -signal.SIGKILL
     assert file.read_bytes() == b"old"
-    write_atomic(file, b"next")  # whatever the dead one left
+    write_atomic(file, b"next")  # whatever the killed process left
     assert [(path.name, path.read_bytes()) for path in tmp_path.iterdir()] == [("file", b"next")]
 
 
-def test_no_room_leaves_the_old_file_and_its_error_names_it(tmp_path, environment):
+def test_a_full_disk_leaves_the_old_file_and_the_error_names_it(tmp_path, environment):
     code = (
         "import resource, sys; from pathlib import Path; from fedprox.storage import write_atomic\n"
         "resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))\n"
@@ -85,23 +85,18 @@ def test_a_folder_is_free_again_after_an_error(tmp_path):
             raise KeyError
 
 
-def test_a_folder_that_is_not_there_is_an_os_error(tmp_path):
-    with pytest.raises(FileNotFoundError), locked(tmp_path / "nowhere"):
-        pass
-
-
-def test_a_folder_is_taken_as_long_as_somebody_has_it(tmp_path):
+def test_a_folder_is_locked_as_long_as_a_context_holds_it(tmp_path):
     assert not is_locked(tmp_path)
     with locked(tmp_path):
         assert is_locked(tmp_path)
-        assert is_locked(tmp_path)  # looking took nothing away
+        assert is_locked(tmp_path)  # the check did not take the lock away
         with pytest.raises(UserError, match="is being written by another process"), locked(tmp_path):
             pass
     assert not is_locked(tmp_path)
     assert not is_locked(tmp_path / "missing")
 
 
-def test_who_looks_keeps_nobody_from_taking_a_folder(tmp_path, monkeypatch):
+def test_a_check_does_not_keep_others_from_locking_a_folder(tmp_path, monkeypatch):
     monkeypatch.setattr("fedprox.storage.PATIENCE_S", 60.0)  # the timer may be late
     opened = os.open(tmp_path, os.O_RDONLY)
     fcntl.flock(opened, fcntl.LOCK_SH)  # as is_locked does for an instant
@@ -110,7 +105,7 @@ def test_who_looks_keeps_nobody_from_taking_a_folder(tmp_path, monkeypatch):
         assert is_locked(tmp_path)
 
 
-def test_who_waits_gets_a_folder_when_it_is_free(tmp_path):
+def test_waiting_for_a_folder_ends_when_it_is_free(tmp_path):
     order = []
 
     def second() -> None:
@@ -120,7 +115,7 @@ def test_who_waits_gets_a_folder_when_it_is_free(tmp_path):
     with locked(tmp_path):
         thread = threading.Thread(target=second)
         thread.start()
-        time.sleep(0.7)  # longer than those who do not wait have patience
+        time.sleep(0.7)  # longer than PATIENCE_S
         order.append("first")
     thread.join()
     assert order == ["first", "second"]

@@ -1,7 +1,7 @@
-"""The jobs of a sweep: what an earlier run of the same command has left, and the table of what became of them.
+"""Jobs of a sweep: what an earlier run of the same command has left of them, and the table of their results.
 
-The table is `jobs.csv` in the sweep's directory, a row per job, rewritten whole after each. Jobs may be in processes
-of their own.
+The table is `jobs.csv` in the sweep's directory, a row per job, rewritten as a whole after each job. Jobs may run in
+different processes.
 """
 
 import csv
@@ -29,9 +29,9 @@ class Job:
 
     Attributes:
         number: From 0 on.
-        overrides: All of its command.
+        overrides: All overrides of its command.
         swept: Those that differ from job to job, in one line.
-        run: Its run directory, from the sweep's on; None if that shows only when it begins.
+        run: Its run directory, relative to the sweep's; None if it is known only when the job begins.
     """
 
     number: int
@@ -41,10 +41,10 @@ class Job:
 
 
 def earlier_run(run_dir: Path, settings: Mapping[str, Any]) -> dict[str, Any] | None:
-    """Return run.json of the run that a job's directory holds; None if it holds none.
+    """Return run.json of the run in a job's directory; None if there is no run.
 
     Raises:
-        UserError: If it is the run of other settings, or cannot be read: it is not to be lost.
+        UserError: If the run has other settings or cannot be read: it would be lost.
     """
     if not (run_dir / "run.json").exists():
         return None
@@ -58,7 +58,7 @@ def earlier_run(run_dir: Path, settings: Mapping[str, Any]) -> dict[str, Any] | 
 
 
 def is_same_command(record: Mapping[str, Any], config_name: str | None, overrides: Iterable[str]) -> bool:
-    """Return whether a run was made by this command, but for what changes no number."""
+    """Return whether a run was made by this command, apart from settings that change no number."""
     earlier = record.get("overrides")
     same_name = record.get("config_name") == config_name
     return same_name and isinstance(earlier, list) and _binding(earlier) == _binding(overrides)
@@ -71,7 +71,7 @@ def _binding(overrides: Iterable[str]) -> set[str]:
 
 
 def begin_table(sweep_dir: Path, jobs: Iterable[Job]) -> None:
-    """Write the table with what earlier runs of the command have left."""
+    """Write the table with the results that earlier runs of the command have left."""
     rows = [
         {
             **{"job": str(job.number), "overrides": job.swept, "status": WAITING, "run": job.run or ""},
@@ -82,19 +82,19 @@ def begin_table(sweep_dir: Path, jobs: Iterable[Job]) -> None:
     _write(sweep_dir, rows)
 
 
-def note(sweep_dir: Path, room: Path, job: Job, error: str) -> None:
-    """Bring a job's row up to date.
+def note(sweep_dir: Path, lock_dir: Path, job: Job, error: str) -> None:
+    """Update a job's row.
 
     Args:
-        sweep_dir: Holds the table.
-        room: A folder that all jobs of this command know, and no one else; one at a time has it.
-        job: Which one.
+        sweep_dir: Directory of the table.
+        lock_dir: Directory shared by this command's jobs, locked while the table is rewritten.
+        job: The job.
         error: Why it failed; "" if it did not.
     """
     result = _result(sweep_dir / (job.run or ""))
-    if error and result.get("error") != error:  # it failed before it could begin or go on with its record
+    if error and result.get("error") != error:  # it failed before it could begin or continue its record
         result = {"status": "failed", "error": error}
-    with suppress(OSError), locked(room, wait=True):  # a disk that is full has been told of
+    with suppress(OSError), locked(lock_dir, wait=True):  # a full disk has been reported already
         rows = {row["job"]: row for row in read_table(sweep_dir)}
         known = rows.get(str(job.number), {"job": str(job.number), "overrides": job.swept})
         rows[str(job.number)] = {**known, "run": job.run or "", **result}
@@ -102,7 +102,7 @@ def note(sweep_dir: Path, room: Path, job: Job, error: str) -> None:
 
 
 def read_table(sweep_dir: Path) -> list[Row]:
-    """Return the rows of a sweep's table; none if there is no table."""
+    """Return the rows of a sweep's table, empty if there is no table."""
     try:
         with (sweep_dir / TABLE).open(newline="", encoding="utf-8") as opened:
             return [{name: row.get(name) or "" for name in COLUMNS} for row in csv.DictReader(opened)]
@@ -119,7 +119,7 @@ def _write(sweep_dir: Path, rows: Iterable[Row]) -> None:
 
 
 def final_table(sweep_dir: Path) -> str:
-    """Return the table for people, after having brought all rows up to date, of jobs that were killed too."""
+    """Update all rows, also those of jobs that were killed, and return the table as text."""
     rows = [
         row if row["status"] == "failed" or not row["run"] else {**row, **_result(sweep_dir / row["run"])}
         for row in read_table(sweep_dir)
@@ -130,7 +130,7 @@ def final_table(sweep_dir: Path) -> str:
 
 
 def _result(run_dir: Path) -> dict[str, str]:
-    """Return the columns _RESULT of a run; none if it has no run.json that can be read."""
+    """Return the columns _RESULT of a run, empty if it has no readable run.json."""
     progress = progress_of(run_dir)
     if progress is None:
         return {}
@@ -141,8 +141,8 @@ def _result(run_dir: Path) -> dict[str, str]:
 
 
 def readable(rows: Sequence[Row]) -> str:
-    """Return rows of the table in columns, with why jobs failed where any did."""
-    from tabulate import tabulate  # type: ignore[import-untyped]  # here: a single run does without
+    """Return the table as text, with the reasons if any job failed."""
+    from tabulate import tabulate  # type: ignore[import-untyped]  # here: a single run does not need it
 
     columns = {
         "job": [row["job"] for row in rows],

@@ -1,7 +1,7 @@
-"""`resume=` and `branch_from=`: the command that makes an earlier run's settings again, with what is to be different.
+"""The commands for `resume=` and `branch_from=`: an earlier run's settings, with the changes that are asked for.
 
-It is made from the settings in run.json, which are data: see `fedprox.runs.trust`. The overrides there say
-only which files of conf/ were chosen, so that a branch which chooses another one gets all that belongs to it.
+A command is made from the settings in run.json, which are data: see `fedprox.runs.trust`. Only the choice of files in
+conf/ comes from the recorded overrides, so that a branch with another choice gets all settings of that file.
 """
 
 import json
@@ -26,20 +26,20 @@ OPTIONS = ("resume", "branch_from")
 _BRANCH = ("branch_from", "branch_round")
 _CHOICE = re.compile(r"""\+{0,2}(\w+)=(['"]?)(\w[\w.]*)\2""")
 _SIMPLE = re.compile(r"[\w./-]*[A-Za-z_/][\w./-]*")
-_DERIVED_PATHS = ("data_dir", "path", "glove")  # which conf/ derives from data_dir
+_DERIVED_PATHS = ("data_dir", "path", "glove")  # conf/ derives them from data_dir
 
 Leaves = Mapping[str, Any]
 
 
 def whole_command(words: Sequence[str]) -> list[str]:
-    """Return a command line with `resume=` or `branch_from=` in full; any other as it is.
+    """Return a command line in which `resume=` or `branch_from=` is completed; any other is returned unchanged.
 
     Args:
-        words: As given, without the program's name.
+        words: The arguments, without the program's name.
 
     Raises:
-        UserError: If there is no such run, or it cannot be resumed with the settings given, or they do not name what
-            a record may not decide.
+        UserError: If there is no such run, or it cannot be resumed with these settings, or the command does not name
+            what a record may not decide.
     """
     asked = next(((option, text) for option in OPTIONS if (text := _text(option, words))), None)
     if asked is None:
@@ -64,10 +64,10 @@ def whole_command(words: Sequence[str]) -> list[str]:
 
 
 def _text(option: str, words: Sequence[str]) -> str | None:
-    """Return what an option is set to; None if it is not.
+    """Return the value of an option; None if it is not given.
 
     Raises:
-        UserError: If it refers to something else: what it stands for may differ from one moment to the next.
+        UserError: If it is a reference such as ${now:%S}, whose value may change at any time.
     """
     given = [word.partition("=")[2] for word in words if not word.startswith("-") and _name(word) == option]
     if not given or given[-1] in ("", "null"):
@@ -81,7 +81,7 @@ def _text(option: str, words: Sequence[str]) -> str | None:
 def _directory(option: str, text: str) -> Path:
     run_dir = Path(text)
     if not (run_dir / "run.json").is_file():
-        raise UserError(f"{option}={text} is no run directory: there is no run.json; name one that has it")
+        raise UserError(f"{option}={text} is not a run directory: run.json is missing; name a directory that has it")
     return run_dir
 
 
@@ -96,23 +96,23 @@ def _origin(option: str, run_dir: Path) -> Mapping[str, Any]:
     )
     if not is_plain or record.get("config_name") not in names:
         raise UserError(
-            f"{option}={run_dir} was not made by this command, or by a version that kept no checkpoints; "
-            "give the command that made it again"
+            f"{option}={run_dir} was not made by this command, or by a version without checkpoints; repeat the command "
+            "that made it"
         )
     return record
 
 
 def _taken_over(option: str, run_dir: Path, settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the recorded settings that the new command is made of.
+    """Return the recorded settings that the new command takes over.
 
     Raises:
-        UserError: If they are not made as settings are.
+        UserError: If they do not have the form of settings.
     """
     try:
         leaves = recorded_settings(settings)
     except (ValueError, TypeError, AttributeError) as error:
         raise broken(run_dir / "run.json", error) from error
-    if option == "branch_from":  # which the command gives
+    if option == "branch_from":  # the command sets these two
         return {name: value for name, value in leaves.items() if name not in _BRANCH}
     return leaves
 
@@ -120,24 +120,24 @@ def _taken_over(option: str, run_dir: Path, settings: Mapping[str, Any]) -> dict
 def _check_alone(option: str, words: Sequence[str]) -> None:
     for word in words:
         if word.startswith(("--config-name", "-cn")):
-            raise UserError(f"{option}= takes the configuration of the earlier run; leave {word} out")
+            raise UserError(f"{option}= uses the configuration of the earlier run; leave {word} out")
         if option == "resume" and word in ("--multirun", "-m"):
             raise UserError(
-                "resume= continues one run, got --multirun; a sweep is continued by its own command with the same "
+                "resume= continues one run, got --multirun; to continue a sweep, repeat its command with the same "
                 "hydra.sweep.dir"
             )
 
 
 def _choices(overrides: Sequence[str]) -> dict[str, str]:
-    """Return the files of conf/ that a run's overrides choose: group -> override."""
+    """Return the choices of files in conf/ among a run's overrides: group -> override."""
     found = filter(None, map(_CHOICE.fullmatch, overrides))
     chosen = {each[1]: each[3] for each in found if (CONF / each[1] / f"{each[3]}.yaml").is_file()}
-    chosen.pop("logger", None)  # says whom to tell
+    chosen.pop("logger", None)  # the command decides about loggers
     return {group: f"{group}={choice}" for group, choice in chosen.items()}
 
 
 def _made_again(config_name: str, choices: Iterable[str], settings: Leaves) -> tuple[dict[str, str], dict[str, Any]]:
-    """Return setting -> override for what a record has otherwise than the files of conf/, and what comes out.
+    """Return setting -> override for what differs between a record and the files of conf/, and the settings composed.
 
     A setting that refers to another one follows it, unless it was given itself. What a record may not decide stays as
     it is in conf/.
@@ -155,10 +155,10 @@ def _made_again(config_name: str, choices: Iterable[str], settings: Leaves) -> t
 
 
 def _overrides(settings: Leaves, composed: Leaves) -> dict[str, str]:
-    """Return setting -> override for what a composed configuration has otherwise than a record."""
+    """Return setting -> override for each setting in which a composed configuration differs from a record."""
     found = {}
     for name, value in settings.items():
-        is_data = name == "branch_from" or not is_place(name, value)  # it is read only if the run has no checkpoint
+        is_data = name == "branch_from" or not is_place(name, value)  # read only if the run has no checkpoint
         if is_data and not is_refused(name, value, CONF) and not _equal(value, composed.get(name, ...)):
             found[name] = f"{'' if name in composed else '++'}{name}={_as_override(value)}"
     groups = {name.partition(".")[0] for name in settings} & set(GROUPS)
@@ -167,14 +167,9 @@ def _overrides(settings: Leaves, composed: Leaves) -> dict[str, str]:
 
 
 def _check_named(option: str, run_dir: Path, settings: Leaves, composed: Leaves, given: Sequence[str]) -> None:
-    """Raise UserError if a run depends on what a record may not decide and the command does not say.
+    """Raise UserError if a run depends on settings that a record may not decide and the command does not give.
 
-    Args:
-        option: "resume" or "branch_from".
-        run_dir: The earlier run.
-        settings: Of the record, without those that the command gives.
-        composed: What they are without what the record may not decide.
-        given: The names of the settings that the command gives.
+    `settings` are the record's, without those that the command gives; `composed` lack what a record may not decide.
     """
     begins = option == "resume" and not any((run_dir / CHECKPOINTS).glob("*.safetensors"))
     asked = []
@@ -190,7 +185,7 @@ def _check_named(option: str, run_dir: Path, settings: Leaves, composed: Leaves,
         asked.append(_for_a_shell(f"{'' if name in composed else '++'}{name}={text}"))
     if asked:
         raise UserError(
-            f"{option}={run_dir} may not decide what is called, read or written; if you trust what it had, add "
+            f"{option}={run_dir} may not decide what is called, read or written; if you trust its settings, add "
             f"{' '.join(asked)}"
         )
 
@@ -200,19 +195,19 @@ def _as_given(value: Any) -> str:
 
 
 def _for_a_shell(word: str) -> str:
-    """Return an argument as it is typed, without characters that a terminal obeys."""
+    """Return an argument as it is typed in a shell, without control characters."""
     if _SIMPLE.fullmatch(word.partition("=")[2]) or word.endswith("=<value>"):
         return word
     return shown(shlex.quote(word) if set(word) & set('"$`\\!') else f'"{word}"')
 
 
 def _is_given(name: str, given: Sequence[str]) -> bool:
-    """Return whether a command says what a setting is, or one that it is a part of."""
+    """Return whether a command gives a setting, a group that it is in, or a part of it."""
     return any(f"{name}.".startswith(f"{each}.") or each.startswith(f"{name}.") for each in given)
 
 
 def without_resume(overrides: Sequence[str]) -> list[str]:
-    """Return the overrides that make a run what it is, for run.json."""
+    """Return the overrides without `resume`, for run.json."""
     return [override for override in overrides if _name(override) != "resume"]
 
 
@@ -237,7 +232,7 @@ def _equal(value: Any, other: Any) -> bool:
 
 
 def _as_override(value: Any) -> str:
-    """Return a value in Hydra's grammar, in which every string is quoted and so nothing but itself."""
+    """Return a value in Hydra's grammar, with every string quoted so that Hydra does not interpret it."""
     if value is None:
         return "null"
     if isinstance(value, bool):
@@ -256,12 +251,12 @@ def _quoted(text: str) -> str:
 
 
 def _check_past(record: Mapping[str, Any], present: Mapping[str, Any], run_dir: Path) -> None:
-    """Raise UserError where a resumed run would not be what it would have been without the interruption."""
-    longer = ("num_rounds",) * (present["schedule"]["name"] == "constant")  # any other depends on the last round
-    # Data are known by their fingerprint, wherever they lie.
+    """Raise UserError if a setting would make a resumed run differ from the uninterrupted one."""
+    longer = ("num_rounds",) * (present["schedule"]["name"] == "constant")  # other schedules depend on it
+    # Paths may change: data are identified by their fingerprint.
     changed = differences(record["settings"], present, (*RESUME_MAY_CHANGE, *longer, *PATHS, "early_stopping"))
     if changed:
         raise UserError(
-            f"resume={run_dir} would change the past: {', '.join(changed)}; leave that out, or begin a new run from "
-            f"a round of this one with branch_from={run_dir} branch_round=<round>"
+            f"resume={run_dir} would change the past: {', '.join(changed)}; leave that out, or branch from a round of "
+            f"this run with branch_from={run_dir} branch_round=<round>"
         )

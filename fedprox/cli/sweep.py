@@ -1,4 +1,4 @@
-"""A sweep by Hydra: checked before its first job runs, and with a table of all jobs at its end."""
+"""Sweeps by Hydra: a check before the first job, and a table of all jobs at the end."""
 
 import itertools
 import logging
@@ -29,14 +29,14 @@ _at_the_end: ContextVar[ExitStack] = ContextVar("at_the_end")
 
 
 class CheckFirst(Callback):
-    """A Hydra callback: a sweep that is wrong, or would overwrite runs, ends with one line before any work."""
+    """A Hydra callback that refuses a wrong sweep, or one that would overwrite runs, in one line before any work."""
 
     def on_run_start(self, config: DictConfig, **_: Any) -> None:
-        """Note whether there is nothing yet where a single run goes: then a refused one leaves nothing."""
+        """Note whether a single run's directory is new; if the run is refused, it is removed."""
         _run_dir_is_new.set(not Path(config.hydra.run.dir).exists())
 
     def on_multirun_start(self, config: DictConfig, **_: Any) -> None:
-        """Check what the sweep's directory holds, and a configuration for each value of each swept setting."""
+        """Check the runs in the sweep's directory, and a configuration for each value of each swept setting."""
         try:
             sweep_dir = Path(config.hydra.sweep.dir)
             jobs = list(jobs_of(config))
@@ -59,7 +59,7 @@ def _check_values(config: DictConfig) -> None:
     with looking_for_no_garbage("fedprox.experiment.build"):
         from fedprox.experiment import build  # here: it imports torch, which --help does not need
 
-    logging.getLogger("flwr").setLevel(logging.ERROR)  # what strategies say of sampling and mu does not hold here
+    logging.getLogger("flwr").setLevel(logging.ERROR)  # what strategies log about sampling and mu does not apply here
     for each in settings:
         build.check_settings(each)
         build.strategy(each)
@@ -67,10 +67,10 @@ def _check_values(config: DictConfig) -> None:
 
 
 def jobs_of(config: DictConfig) -> Iterator[Job]:
-    """Yield the jobs that Hydra's own sweeper is going to run; none for another sweeper.
+    """Yield the jobs that Hydra's own sweeper is going to run; nothing for another sweeper.
 
     Args:
-        config: Of the whole sweep. Hydra must be initialised.
+        config: The sweep's configuration. Hydra must be initialised.
     """
     if config.hydra.runtime.choices["hydra/sweeper"] != "basic":
         return
@@ -86,25 +86,25 @@ def jobs_of(config: DictConfig) -> Iterator[Job]:
 
 
 def _values(override: Override) -> list[str]:
-    """Return an override for each value, as Hydra's own sweeper writes them."""
+    """Return an override for each value, as Hydra's own sweeper writes it."""
     if not override.is_sweep_override():
         return [f"{override.get_key_element()}={override.get_value_element_as_str()}"]
     if values := values_of(override):
         return values
     raise UserError(
         f"{override.input_line} has no values that can be listed, which Hydra's own sweeper needs; give "
-        "values, choice(...) or range(...), or another sweeper such as hydra/sweeper=optuna"
+        "values, choice(...) or range(...), or use another sweeper such as hydra/sweeper=optuna"
     )
 
 
 def _words(config: DictConfig) -> list[str]:
-    """Return what a sweep is made of: the settings that the configuration of its sweeper gives, and the command's."""
+    """Return a sweep's overrides: those in its sweeper's configuration, and the command's."""
     params = config.hydra.sweeper.get("params") or {}
     return [*(f"{name}={value}" for name, value in params.items()), *as_given(config.hydra.overrides.task)]
 
 
 def _are_left(jobs: Iterable[Job], sweep_dir: Path, config: DictConfig) -> bool:
-    """Return whether any job has something left to do.
+    """Return whether any job is not finished.
 
     Raises:
         UserError: If a job's directory holds a run with other settings.
@@ -117,14 +117,14 @@ def _are_left(jobs: Iterable[Job], sweep_dir: Path, config: DictConfig) -> bool:
             continue
         record = read_record(file)
         left |= record["status"] != "finished"
-        if not is_same_command(record, name, job.overrides):  # the settings may be the same for all that
+        if not is_same_command(record, name, job.overrides):  # the settings may still be the same
             earlier_run(file.parent, compose(job.overrides, name).plain())
     return left
 
 
 @contextmanager
 def table_at_the_end() -> Iterator[None]:
-    """Print what became of a sweep's jobs, however it ends; do nothing where there is no sweep."""
+    """Print the table of a sweep's jobs, however it ends; do nothing for a single run."""
     with ExitStack() as stack:
         token = _at_the_end.set(stack)
         try:
@@ -134,9 +134,9 @@ def table_at_the_end() -> Iterator[None]:
 
 
 def remove_new_run_dir() -> None:
-    """Remove the directory of a single run that was refused, if this command has made it and nothing is in it."""
+    """Remove the directory of a refused single run, if this command created it and it is empty."""
     if _run_dir_is_new.get() and not is_job():
-        with suppress(OSError):  # something was written
+        with suppress(OSError):  # it is not empty
             Path(HydraConfig.get().runtime.output_dir).rmdir()
 
 
@@ -145,11 +145,11 @@ def is_job() -> bool:
     return bool(HydraConfig.get().mode == RunMode.MULTIRUN)
 
 
-def note_job(room: Path, error: str) -> None:
-    """Note in the sweep's table what became of the job that Hydra is running, if it is one of a sweep.
+def note_job(lock_dir: Path, error: str) -> None:
+    """Update the row of the job that Hydra is running, if it belongs to a sweep.
 
     Args:
-        room: See `fedprox.cli.jobs.note`.
+        lock_dir: See `fedprox.cli.jobs.note`.
         error: Why it failed; "" if it did not.
     """
     if not is_job():
@@ -158,13 +158,13 @@ def note_job(room: Path, error: str) -> None:
     sweep_dir = Path(config.runtime.cwd) / config.sweep.dir
     overrides = as_given(config.overrides.task)
     run = os.path.relpath(config.runtime.output_dir, sweep_dir)
-    note(sweep_dir, room, Job(int(config.job.num), overrides, " ".join(overrides), run), error)
+    note(sweep_dir, lock_dir, Job(int(config.job.num), overrides, " ".join(overrides), run), error)
 
 
 def _check_launcher(launcher: str, engine: Target) -> None:
-    """Raise UserError where each of several processes would start a Ray of its own and take all CPUs for it."""
+    """Raise UserError if each of several processes would start its own Ray, which takes all CPUs."""
     if launcher.endswith(".JoblibLauncher") and engine.arguments.get("address", "") is None:
         raise UserError(
-            "hydra/launcher=joblib goes with engine=local, got engine=ray, which runs the clients of one job side by "
-            "side; add engine=local, or leave the launcher out"
+            "hydra/launcher=joblib needs engine=local, got engine=ray, which already runs a job's clients in parallel; "
+            "add engine=local, or leave the launcher out"
         )

@@ -1,4 +1,4 @@
-"""Standard output and error that may be closed, or lose their reader: no run ends for that, and nothing is lost."""
+"""Standard output and error that may be closed or lose their reader, without ending the run or losing its files."""
 
 import errno
 import io
@@ -7,36 +7,36 @@ import sys
 from collections.abc import Callable
 from typing import Any, TextIO
 
-_NOT_READ = 128 + 13  # what a shell expects of a program that SIGPIPE, number 13, has ended
+_NOT_READ = 128 + 13  # the exit status of a program that SIGPIPE, number 13, has ended
 
 
 class _Stream(io.FileIO):
-    """A file descriptor that becomes /dev/null when it cannot be written any more.
+    """A file descriptor that becomes /dev/null once it cannot be written.
 
     Attributes:
-        error: Why it cannot; None while it can.
+        error: Why it cannot be written; None while it can.
     """
 
     error: OSError | None = None
 
     def write(self, data: Any) -> int:
-        """Write, or do as if."""
+        """Write, or discard the data after an error."""
         try:
             return super().write(data)
         except OSError as error:
             self.error = error
             nowhere = os.open(os.devnull, os.O_WRONLY)
-            os.dup2(nowhere, self.fileno())  # for what is written there past Python, and by processes that follow
+            os.dup2(nowhere, self.fileno())  # also for child processes, and for code that writes past Python
             os.close(nowhere)
             return len(memoryview(data).cast("B"))
 
 
 def ends_quietly(main: Callable[[], int]) -> int:
-    """Call a program's main function and return its exit status, whatever becomes of standard output and error.
+    """Call a program's main function and return its exit status, whatever happens to standard output and error.
 
-    Whoever reads them may leave (`... | head`): then the program does what is left without a word, and the status is
-    141 in the place of 0. Where they cannot be written for another reason, such as a full disk, that is one line of
-    standard error, and the status is 1 in the place of 0.
+    If their reader leaves (`... | head`), the program finishes silently, and the status is 141 instead of 0. If they
+    cannot be written for another reason, such as a full disk, standard error gets one line, and the status is 1
+    instead of 0.
     """
     _open_closed_descriptors()
     before = (sys.stdout, sys.stderr)
@@ -59,14 +59,14 @@ def ends_quietly(main: Callable[[], int]) -> int:
 
 
 def _open_closed_descriptors() -> None:
-    """Give closed ones of the first three descriptors to /dev/null: a table that got number 2 would hold warnings."""
+    """Open those of the first three descriptors that are closed: a table that got number 2 would receive warnings."""
     while (descriptor := os.open(os.devnull, os.O_RDWR)) <= 2:
         os.set_inheritable(descriptor, True)
     os.close(descriptor)
 
 
 def _text(raw: _Stream, like: TextIO | None) -> TextIO:
-    """Return a text stream with the properties of Python's own, which is None where the descriptor was closed."""
+    """Return a text stream with the properties of Python's own, which is None if the descriptor was closed."""
     if not isinstance(like, io.TextIOWrapper):
         return io.TextIOWrapper(io.BufferedWriter(raw), encoding="utf-8")
     return io.TextIOWrapper(

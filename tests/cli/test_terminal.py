@@ -1,4 +1,4 @@
-"""Standard output and error that are closed or lose their reader: no traceback, and nothing is lost."""
+"""Standard output and error that are closed or lose their reader: no traceback, no lost file."""
 
 import json
 import logging
@@ -15,7 +15,7 @@ from fedprox.cli.terminal import ends_quietly
 
 @contextmanager
 def replaced(descriptor: int, by: int | None) -> Iterator[None]:
-    """Let a descriptor be another one's file, or closed, for a while."""
+    """Replace a descriptor by another one, or close it, within the context."""
     kept = os.dup(descriptor)
     os.close(descriptor) if by is None else os.dup2(by, descriptor)
     try:
@@ -26,8 +26,8 @@ def replaced(descriptor: int, by: int | None) -> Iterator[None]:
 
 
 @pytest.fixture
-def nobody_reads() -> Iterator[int]:
-    """Return the end of a pipe that is written to, the other end of which is closed."""
+def closed_pipe() -> Iterator[int]:
+    """Return the write end of a pipe whose read end is closed."""
     read, write = os.pipe()
     os.close(read)
     yield write
@@ -35,7 +35,7 @@ def nobody_reads() -> Iterator[int]:
 
 
 def speaks(status: int = 0) -> int:
-    """Write to standard output in all the ways that the program has."""
+    """Write to standard output in all ways that the program uses."""
     log = logging.Logger("of this test")
     log.addHandler(logging.StreamHandler(sys.stdout))
     for _ in range(3):
@@ -47,18 +47,18 @@ def speaks(status: int = 0) -> int:
 
 
 @pytest.mark.parametrize(("status", "expected"), [(0, 141), (2, 2), (130, 130)])  # 141 = 128 + SIGPIPE's 13
-def test_a_reader_that_has_left_ends_a_program_quietly_after_its_work(capfd, nobody_reads, status, expected):
-    with replaced(1, nobody_reads):
+def test_a_program_whose_reader_has_left_finishes_quietly(capfd, closed_pipe, status, expected):
+    with replaced(1, closed_pipe):
         assert ends_quietly(lambda: speaks(status) or status) == expected
     assert capfd.readouterr() == ("", "")
 
 
-def test_a_reader_of_standard_error_that_has_left_is_no_other(capfd, nobody_reads):
+def test_standard_error_may_lose_its_reader_too(capfd, closed_pipe):
     def warns() -> int:
-        print("error: nobody reads it", file=sys.stderr, flush=True)
+        print("error: not read", file=sys.stderr, flush=True)
         return 0
 
-    with replaced(2, nobody_reads):
+    with replaced(2, closed_pipe):
         assert ends_quietly(warns) == 141
     assert capfd.readouterr() == ("", "")
 
@@ -69,7 +69,7 @@ def test_output_that_cannot_be_written_for_another_reason_is_one_line_and_status
     assert capfd.readouterr() == ("", "error: standard output cannot be written: No space left on device\n")
 
 
-def test_with_closed_output_and_error_a_file_gets_none_of_their_numbers(tmp_path):
+def test_with_closed_output_and_error_no_file_gets_their_numbers(tmp_path):
     # A table that had number 2 would receive whatever is written to standard error.
     def opens() -> int:
         with (tmp_path / "table").open("w") as table:
@@ -79,7 +79,7 @@ def test_with_closed_output_and_error_a_file_gets_none_of_their_numbers(tmp_path
         assert ends_quietly(lambda: speaks() or opens()) == 0
 
 
-def test_what_is_read_is_complete_and_the_streams_are_as_before(capfd):
+def test_output_that_is_read_is_complete_and_the_streams_are_restored(capfd):
     before = (sys.stdout, sys.stderr)
 
     def helps() -> int:
@@ -92,7 +92,7 @@ def test_what_is_read_is_complete_and_the_streams_are_as_before(capfd):
     assert (sys.stdout, sys.stderr) == before
 
 
-def test_a_run_whose_reader_leaves_is_finished_without_a_word(tmp_path, environment):
+def test_a_run_whose_reader_leaves_finishes_silently(tmp_path, environment):
     run = ("dataset=digits", "engine=local", "num_rounds=2", "num_clients=10", "partition=iid", "hydra.run.dir=run")
     command = [sys.executable, "-m", "fedprox.main", *run]
     process = subprocess.Popen(

@@ -242,13 +242,13 @@ REFUSED = {
     "run.json cut": (edited("run.json", lambda content: content[: len(content) // 2]), UNUSABLE),
     "run.json with settings of another type": (run_json(settings="mu=1"), UNUSABLE),
     "run.json with settings cut": (run_json(settings={"mu": 1.0}), ["would change the past"]),
-    "run.json with overrides of numbers": (run_json(overrides=[1, 2]), ["was not made by this command"]),
+    "run.json with overrides of numbers": (run_json(overrides=[1, 2]), ["repeat the command that made it"]),
     "run.json with another configuration": (run_json(config_name="nothing"), ["was not made by this command"]),
     "run.json with invalid settings": (
         run_json(settings={"mu": 0.25, "seed": []}),
         ["seed must be an integer", "got []"],
     ),
-    "run.json missing": (removed("run.json"), ["run.json"]),
+    "run.json missing": (removed("run.json"), ["is not a run directory", "run.json is missing"]),
 }
 
 
@@ -332,7 +332,7 @@ def test_a_full_disk_ends_the_run_in_one_line_and_it_can_be_resumed_when_there_i
     (line,) = done.stderr.splitlines()
     assert line.startswith(f"error: {broken}/")
     assert "cannot be written: File too large" in line or "cannot be written: No space left" in line  # half a write
-    assert f"resume={broken}" in line
+    assert f"continue from the last checkpoint with resume={broken}" in line
     assert checkpoint.read(broken / LAST).round_num == 6
     assert fedprox(f"resume={broken}", ADAM).status == 0
     assert differences(broken, runs / "whole") == []
