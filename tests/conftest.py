@@ -1,4 +1,4 @@
-"""What several tests need."""
+"""Fixtures for several tests."""
 
 import gc
 import logging
@@ -37,7 +37,7 @@ def data_dir() -> Path:
 
 @dataclass(frozen=True)
 class Ended:
-    """What a command left on the terminal.
+    """Exit status and output of a command.
 
     Attributes:
         status: Its exit status.
@@ -58,10 +58,10 @@ def _configuration_files_are_read_once() -> Iterator[None]:
 
 @pytest.fixture
 def in_this_process(monkeypatch, capfd, request, tmp_path_factory) -> Iterator[Callable[..., Ended]]:
-    """Return a function that calls a program's main function here, where all is imported, as if in a process.
+    """Return a function that calls a program's main function in this process, as if in a new one.
 
-    Modules that tests have written are forgotten after it: another test may have some of their names.
-    A run's curves.png is empty but where the tests' module says LOOKS_AT_CURVES: drawing takes longer than a small run.
+    Modules that the test has written are unloaded at the end: another test may use their names.
+    A run's curves.png is empty unless the test's module sets LOOKS_AT_CURVES: drawing takes longer than a small run.
     """
     from matplotlib.figure import Figure
 
@@ -69,8 +69,8 @@ def in_this_process(monkeypatch, capfd, request, tmp_path_factory) -> Iterator[C
         monkeypatch.setattr("fedprox.report.curves.draw", lambda *_: Figure(figsize=(1, 1)))
     monkeypatch.setattr(sys, "argv", ["fedprox"])
     monkeypatch.setenv("FEDPROX_DATA_DIR", str(DATA_DIR))
-    monkeypatch.setenv("PYTHONPATH", str(ROOT))  # for Ray's workers, which else import what is installed
-    monkeypatch.setenv("HYDRA_FULL_ERROR", "")  # main sets it; this is what brings it back
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))  # for Ray's workers, which would import the installed package
+    monkeypatch.setenv("HYDRA_FULL_ERROR", "")  # main sets it; this restores it
 
     def call(main: Callable[[list[str]], int], arguments: list[str]) -> Ended:
         capfd.readouterr()

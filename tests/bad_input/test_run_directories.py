@@ -1,4 +1,4 @@
-"""Run directories that are half written or damaged, for the report and for reproduce."""
+"""Run directories that are half written or damaged."""
 
 import json
 
@@ -32,19 +32,11 @@ DAMAGED = {
     "run.json empty": ("", METRICS, ["run.json cannot be used", "fix it or move this run away"]),
     "run.json cut off": (WHOLE[:-10], METRICS, ["run.json cannot be used"]),
     "run.json a list": ("[]", METRICS, ["run.json cannot be used"]),
-    "run.json null": ("null", METRICS, ["run.json cannot be used"]),
-    "run.json a number": ("7", METRICS, ["run.json cannot be used"]),
-    "run.json a word": (json.dumps(" ".join(RUN_JSON)), METRICS, ["run.json cannot be used"]),
     "run.json nested without end": ("[" * 100_000, METRICS, ["run.json cannot be used"]),
-    "run.json of another encoding": (b"\xff\xfe{}", METRICS, ["run.json cannot be used"]),
     "no status": (without("status"), METRICS, ["run.json cannot be used", "lacks status"]),
-    "no settings": (without("settings"), METRICS, ["lacks settings"]),
-    "settings a list": (having(settings=[1]), METRICS, ["run.json cannot be used"]),
     "settings empty": (having(settings={}), METRICS, ["settings lack stragglers_fraction"]),
     "mu a word": (having(settings={"mu": "big", "stragglers_fraction": 0}), METRICS, ["run.json cannot be used"]),
-    "mu a list": (having(settings={"mu": [1], "stragglers_fraction": 0}), METRICS, ["run.json cannot be used"]),
     "seed null": (having(seed=None), METRICS, ["run.json cannot be used"]),
-    "seed infinite": (having(seed=float("inf")), METRICS, ["run.json cannot be used"]),
     "seed of too many digits": (WHOLE.replace('"seed": 0', '"seed": ' + "1" * 5000), METRICS, ["run.json cannot"]),
     "fraction beyond floats": (
         WHOLE.replace('"stragglers_fraction": 0.5', '"stragglers_fraction": 1' + "0" * 400),
@@ -56,18 +48,8 @@ DAMAGED = {
     "metrics.csv empty": (WHOLE, "", ["metrics.csv cannot be used", "lacks the columns"]),
     "metrics.csv without a header": (WHOLE, METRICS.partition("\n")[2], ["metrics.csv cannot be used", "twice"]),
     "metrics.csv with a row too short": (WHOLE, METRICS + "2,1\n", ["line 4 has 2 values for 6 columns"]),
-    "metrics.csv with a row too long": (WHOLE, METRICS + "2,1,1,1,1,1,1\n", ["line 4 has 7 values for 6 columns"]),
     "metrics.csv with a word": (WHOLE, METRICS + "2,a,b,c,d,e\n", ["metrics.csv cannot be used"]),
     "metrics.csv with a round twice": (WHOLE, METRICS + "1,1,1,1,1,1\n", ["the rounds do not increase"]),
-    "metrics.csv without a round's number": (WHOLE, METRICS + ",1,1,1,1,1\n", ["the rounds do not increase"]),
-    "metrics.csv with an infinite round": (WHOLE, METRICS + "inf,1,1,1,1,1\n", ["metrics.csv cannot be used"]),
-    "metrics.csv with a column twice": (
-        WHOLE,
-        METRICS.replace("time_s", "time_s,round").replace(",0.1\n", ",0.1,0\n").replace(",0.2\n", ",0.2,1\n"),
-        ["metrics.csv cannot be used", "round"],
-    ),
-    "metrics.csv binary": (WHOLE, b"\x00\xff\xfe\n\x00", ["metrics.csv cannot be used"]),
-    "metrics.csv with nothing but zeros": (WHOLE, b"\0" * 100, ["metrics.csv cannot be used"]),
     "metrics.csv with an endless field": (WHOLE, METRICS + "1" * 200_000 + "\n", ["metrics.csv cannot be used"]),
     "metrics.csv of a round half written": (WHOLE, METRICS.partition("\n")[0], ["metrics.csv cannot be used"]),
 }
@@ -81,20 +63,20 @@ def written(folder, run_json, metrics) -> None:
 
 
 @pytest.mark.parametrize(("run_json", "metrics", "words"), DAMAGED.values(), ids=DAMAGED)
-def test_a_run_that_is_damaged_is_told_and_left_as_it_is(tmp_path, capfd, run_json, metrics, words):
+def test_a_damaged_run_is_reported_and_left_as_it_is(tmp_path, capfd, run_json, metrics, words):
     written(tmp_path / "runs" / "whole", WHOLE, METRICS)
     written(tmp_path / "runs" / "damaged", run_json, metrics)
     before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
     status = report([str(tmp_path / "runs"), "--out", str(tmp_path / "figure.png")])
-    told = capfd.readouterr().err
-    assert (status, len(told.splitlines())) == (2, 1), told
-    assert told.startswith("error: ")
-    assert [word for word in ("damaged", *words) if word not in told] == []
+    line = capfd.readouterr().err
+    assert (status, len(line.splitlines())) == (2, 1), line
+    assert line.startswith("error: ")
+    assert [word for word in ("damaged", *words) if word not in line] == []
     assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
 
 
 @pytest.mark.parametrize("name", ["run.json", "metrics.csv"])
-def test_a_folder_in_a_files_place_is_told(tmp_path, capfd, name):
+def test_a_folder_in_place_of_a_file_is_reported(tmp_path, capfd, name):
     written(tmp_path / "run", WHOLE, METRICS)
     (tmp_path / "run" / name).unlink()
     (tmp_path / "run" / name).mkdir()
@@ -102,7 +84,7 @@ def test_a_folder_in_a_files_place_is_told(tmp_path, capfd, name):
     assert capfd.readouterr().err.startswith(f"error: {tmp_path}/run/{name} cannot be used")
 
 
-@pytest.mark.parametrize("content", ["", WHOLE[:-10], "[]", "null", "[" * 100_000, '"status"', having(settings=[1])])
-def test_reproduce_does_a_run_again_whose_record_is_damaged(tmp_path, content):
+@pytest.mark.parametrize("content", ["", "[]", having(settings=[1])])
+def test_a_damaged_record_counts_as_no_run(tmp_path, content):
     (tmp_path / "run.json").write_text(content)
     assert status_of(tmp_path, {"mu": 1.0}) is None

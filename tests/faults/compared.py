@@ -1,4 +1,4 @@
-"""Whether one run directory is another one's equal, and whether what a killed run left is whole."""
+"""Comparison of run directories, and checks of what a killed run left."""
 
 import csv
 import io
@@ -13,7 +13,7 @@ NO_NUMBER = (*reader.RESUME_MAY_CHANGE, "branch_from", "branch_round")
 
 
 def untimed(file: Path) -> bytes:
-    """Return a table without the column time_s, which no two runs have in common; b"" where there is none."""
+    """Return a table without the column time_s, which differs between any two runs; b"" if there is no table."""
     if not file.exists():
         return b""
     with file.open(newline="", encoding="utf-8") as opened:
@@ -25,7 +25,7 @@ def untimed(file: Path) -> bytes:
 
 
 def differences(run_dir: Path, reference: Path) -> list[str]:
-    """Return what of a finished run is not, byte for byte, what it is in another one's directory."""
+    """Return the parts of a finished run that differ from another run, byte for byte."""
     found = [name for name in TABLES if untimed(run_dir / name) != untimed(reference / name)]
     models = [folder / "model.safetensors" for folder in (run_dir, reference)]
     if not all(model.exists() for model in models) or models[0].read_bytes() != models[1].read_bytes():
@@ -49,15 +49,15 @@ def _last_state(run_dir: Path) -> object:
 
 
 def faults_left(run_dir: Path, reference: Path, *, in_order: bool) -> list[str]:
-    """Return what is wrong with the directory of a run that did not come to its end; nothing should be.
+    """Return what is wrong with the directory of a run that was ended; it should be nothing.
 
-    Every checkpoint must be whole; the rows up to the last one must be there, and be those of the reference; rows
-    after it must be a beginning of the reference's too, of which SIGKILL alone may cut the very last.
+    Every checkpoint must be readable; the table must hold the rows up to the last checkpoint; all rows must be the
+    first ones of the reference, of which only SIGKILL may truncate the last.
 
     Args:
-        run_dir: Of the run that was ended.
+        run_dir: Directory of the run that was ended.
         reference: The same run, uninterrupted.
-        in_order: Whether the run had the time to end in good order.
+        in_order: Whether the run could still write its files.
     """
     if not (run_dir / "run.json").exists():
         return []
@@ -83,7 +83,7 @@ def faults_left(run_dir: Path, reference: Path, *, in_order: bool) -> list[str]:
 
 
 def _beginning(file: Path, reference: Path) -> list[str]:
-    """Return whether the whole rows of a table are not the first ones of another."""
+    """Return a fault if the complete rows of a table are not the first ones of another."""
     with file.open(newline="", encoding="utf-8") as opened:
         whole = [line for line in opened if line.endswith("\n")]
     cut = file.with_name(file.name + ".whole")
@@ -94,7 +94,7 @@ def _beginning(file: Path, reference: Path) -> list[str]:
 
 
 def rounds_in(file: Path) -> int:
-    """Return the last round that a table has a whole row of; -1 if there is none."""
+    """Return the round of a table's last complete row; -1 if it has none."""
     try:
         lines = [line for line in file.read_bytes().split(b"\n")[1:-1] if line[:1].isdigit()]
     except OSError:

@@ -1,15 +1,15 @@
-"""Runs that are killed at random moments and resumed must end as the run that nobody killed, byte for byte.
+"""Runs that are killed at random moments and resumed must equal the uninterrupted run, byte for byte.
 
     python tests/faults/killing.py --runs 100 --engine local --at-once 2 --out /tmp/killing_local
     python tests/faults/killing.py --runs 100 --engine ray --out /tmp/killing_ray
 
-Each run is a real one (`python -m fedprox.main`: digits, with evaluations, a strategy that has state and checkpoints at
-one of several intervals) in a process of its own. It is hit by SIGKILL, SIGTERM, SIGINT or what Ctrl-C sends to a whole
-terminal, and with engine=ray also by the SIGKILL of one actor, after which it must simply go on. No process of its
-own may outlive it but two agents of Ray's, which end a minute after their raylet. The moments are drawn
-from --seed over the process's whole life, most of them within the rounds, some within the last writes. What it
-left is looked through: no checkpoint damaged, no row before the last checkpoint lost, none that is half. Then it is
-resumed (`resume=`; the command again where there is no run.json yet), which in half of the runs is killed too, once or
+Each run is a process of its own (`python -m fedprox.main`: digits, with evaluations, a strategy that has state, and
+checkpoints at one of several intervals). It is hit by SIGKILL, SIGTERM, SIGINT or what Ctrl-C sends to a whole
+terminal, and with engine=ray also by the SIGKILL of one actor, after which it must continue. None of its child
+processes may outlive it except two agents of Ray's, which end a minute after their raylet. The moments are drawn
+from --seed over the process's whole life, most of them within the rounds, some within the last writes. The directory
+is then checked: no damaged checkpoint, no row lost from before the last checkpoint, no truncated row. Then the run is
+resumed (`resume=`, or the same command if there is no run.json yet); in half of the runs it is killed again, once or
 twice. In the end its tables without time_s, its model, and its result in run.json must be those of the uninterrupted
 run.
 
@@ -147,17 +147,17 @@ class Range:
     def _one_life(self, run: Run, run_dir: Path, reference: Reference, shot: Shot | None) -> None:
         is_there = (run_dir / "run.json").exists()
         named = [word for word in reference.arguments if word.startswith(("strategy._target_=", "client_resources."))]
-        anew = [*reference.arguments, f"hydra.run.dir={run_dir}"]
-        arguments = [f"resume={run_dir}", *named] if is_there else anew  # a record decides neither
+        again = [*reference.arguments, f"hydra.run.dir={run_dir}"]
+        arguments = [f"resume={run_dir}", *named] if is_there else again  # a record decides neither
         life = lived(arguments, run_dir, self._environment, shot)
         self.agents |= life.agents
         if shot:
             said = life.said.strip().splitlines()
-            told = {
+            found = {
                 name: getattr(life, name)
                 for name in ("status", "was_hit", "began", "after_s", "round_num", "left_over")
             }
-            run.shots.append({**asdict(shot), "hit_round": told.pop("round_num"), **told, "said": said[-1:]})
+            run.shots.append({**asdict(shot), "hit_round": found.pop("round_num"), **found, "said": said[-1:]})
         run.wrong += _unexpected(life, shot)
         if life.status:
             run.wrong += faults_left(run_dir, reference.run_dir, in_order=life.status in (130, 143))
@@ -176,7 +176,7 @@ def _unexpected(life: Life, shot: Shot | None) -> list[str]:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Shoot at runs, and return 0 if all of them ended as if nobody had."""
+    """Kill and resume runs, and return 0 if all of them equal the uninterrupted ones."""
     signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell ignores it in what runs in the background
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--runs", type=int, default=10)

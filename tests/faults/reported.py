@@ -1,4 +1,4 @@
-"""What a long trial leaves: its rows as a table, and their summary."""
+"""Report of a long trial: its rows as a table, and their summary."""
 
 import csv
 import json

@@ -44,7 +44,7 @@ class Life:
     Attributes:
         status: Its exit status; negative for a signal.
         was_hit: Whether it lived until the shot.
-        began: Whether it was more than an interpreter then that imports modules, which ends in Python's own ways.
+        began: Whether it was past its imports then, during which a signal ends Python in its own way.
         after_s: Seconds from its start to the shot.
         round_num: The last round that clients.csv had then, -1 for none.
         left_over: Which processes of its own outlived it by more than GRACE_S.
@@ -122,7 +122,7 @@ def lived(arguments: list[str], run_dir: Path, environment: Mapping[str, str], s
 
 
 def _heeds_sigterm(pid: int) -> bool:
-    """Return whether a process has a way of its own to end by SIGTERM, as ours has once it is in its main function."""
+    """Return whether a process handles SIGTERM, as ours does once it is in its main function."""
     try:
         caught = re.search(r"SigCgt:\s*(\w+)", Path(f"/proc/{pid}/status").read_text())
     except OSError:
@@ -147,7 +147,7 @@ def _waited(process: subprocess.Popen, shot: Shot, table: Path, start: float) ->
 
 
 def _hit(process: subprocess.Popen, kind: str) -> bool:
-    """Send the signal; return whether there was somebody to get it."""
+    """Send the signal; return whether a process received it."""
     if kind == ACTOR:
         actors = [pid for pid in descendants(process.pid) if b"ray::_Worker" in _command(pid)]
         if actors:

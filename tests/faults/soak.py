@@ -1,14 +1,14 @@
-"""Memory and open files of long work must not grow: 2,000 rounds on Ray, and 100 jobs of one sweep.
+"""Growth of memory and open files in long work: 2,000 rounds on Ray, and 100 jobs of one sweep.
 
     python tests/faults/soak.py rounds --out /tmp/soak_rounds             # 2,000 rounds with engine=ray
     python tests/faults/soak.py jobs --out /tmp/soak_jobs                 # 100 jobs in one process, engine=local
     python tests/faults/soak.py rounds --count 200 --engine local --out /tmp/short
 
-Every --period seconds it reads from /proc, for the main process and for all that it has started: the memory (PSS, in
-which a page that n processes share counts 1/n in each; RSS beside it) and the number of open file descriptors, of the
-main process and of the actors. --out gets samples.csv and summary.json, which says for each how much the mean of the
-last tenth of the work (of files, the least) is above that of the second tenth, since the first tenth warms up. The exit
-status is 1 if memory grew by 5 % or more, or a process has more files open than after the first tenth.
+Every --period seconds it reads from /proc, for the main process and all processes that it has started: the memory (PSS,
+in which a page that n processes share counts 1/n in each, and RSS) and the number of open file descriptors of the main
+process and of the actors. --out gets samples.csv and summary.json, with the growth of each mean (of files, the minimum)
+from the second to the last tenth of the work; the first tenth warms up. The exit status is 1 if memory grew by 5 % or
+more, or a process has more files open than after the first tenth.
 """
 
 import argparse
@@ -130,12 +130,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     else:
         command += ["--multirun", "num_rounds=20", f"+repeat_num=range({count})", f"hydra.sweep.dir={out / 'sweep'}"]
         samples = watched(command, lambda: len(list(out.glob("sweep/*/model.safetensors"))), options.period, out)
-    summary = {"work": options.work, "count": count, "engine": engine, **_told(samples, count)}
+    summary = {"work": options.work, "count": count, "engine": engine, **_verdict(samples, count)}
     report(samples, out / "samples.csv", summary)
     return 0 if summary["is_flat"] else 1
 
 
-def _told(samples: Sequence[dict[str, float]], count: int) -> dict[str, Any]:
+def _verdict(samples: Sequence[dict[str, float]], count: int) -> dict[str, Any]:
     grown = growth(samples, count)
     files = ("main_files", "actors_files")
     is_flat = grown["pss_mb"]["growth"] < LIMIT and all(grown[name]["growth"] <= 0.01 for name in files)

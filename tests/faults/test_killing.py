@@ -1,4 +1,4 @@
-"""A run that is killed and resumed; many more are by hand, see `killing.py` and docs/reliability.md.
+"""One run that is killed and resumed; see `killing.py` and docs/reliability.md for many.
 
 One on Ray is in tests/experiment/test_faulty_runs.py.
 """
@@ -24,14 +24,14 @@ def killed(environment, out: Path, *arguments: str) -> tuple[dict, list[dict[str
         return json.loads((out / "summary.json").read_text()), list(csv.DictReader(file))
 
 
-def test_a_run_that_is_killed_and_resumed_ends_as_if_it_had_not_been(tmp_path, environment):
+def test_a_run_that_is_killed_and_resumed_equals_the_uninterrupted_one(tmp_path, environment):
     arguments = ("--engine", "local", "--runs", "1", "--variants", "FedAdam", "--most-shots", "1")
     summary, (shot,) = killed(environment, tmp_path / "out", *arguments, "--seed", "30")
     assert (summary["identical"], summary["processes left for good"]) == (1, [])
     assert (shot["kind"], shot["phase"], shot["was_hit"]) == ("SIGKILL", "rounds", "True")
 
 
-# The comparison itself: what it must find.
+# The comparison itself.
 
 
 def run_dir(folder: Path, metrics: str = "round,time_s,loss\r\n0,0.5,2\r\n1,1.5,1\r\n") -> Path:
@@ -43,7 +43,7 @@ def run_dir(folder: Path, metrics: str = "round,time_s,loss\r\n0,0.5,2\r\n1,1.5,
     return folder
 
 
-def test_runs_that_differ_in_their_times_alone_are_the_same(tmp_path):
+def test_runs_that_differ_only_in_their_times_are_equal(tmp_path):
     one = run_dir(tmp_path / "one")
     other = run_dir(tmp_path / "other", "round,time_s,loss\r\n0,7,2\r\n1,8,1\r\n")
     assert untimed(one / "metrics.csv") == b"round,loss\r\n0,2\r\n1,1\r\n"
@@ -55,7 +55,7 @@ def test_runs_that_differ_in_their_times_alone_are_the_same(tmp_path):
     ["0,0.5,2\r\n", "0,0.5,2\r\n1,1.5,1\r\n1,1.5,1\r\n", "0,0.5,2\r\n1,1.5,1.0\r\n", "1,1.5,1\r\n0,0.5,2\r\n"],
     ids=["a row lost", "a row twice", "another number", "another order"],
 )
-def test_rows_that_are_not_the_same_are_found(tmp_path, rows):
+def test_different_rows_are_found(tmp_path, rows):
     one, other = run_dir(tmp_path / "one"), run_dir(tmp_path / "other", "round,time_s,loss\r\n" + rows)
     assert differences(other, one) == ["metrics.csv"]
 
@@ -68,7 +68,7 @@ def test_another_model_and_another_status_are_found(tmp_path):
     assert differences(other, one) == ["model.safetensors", "run.json: status"]
 
 
-def test_what_a_killed_run_left_is_looked_through(tmp_path):
+def test_faults_in_what_a_killed_run_left_are_found(tmp_path):
     whole = run_dir(tmp_path / "whole")
     left = run_dir(tmp_path / "left", "round,time_s,loss\r\n0,0.5,2\r\n1,1")
     assert faults_left(left, whole, in_order=False) == []
@@ -88,7 +88,7 @@ def test_the_last_whole_row_says_the_round(tmp_path):
         assert rounds_in(table) == round_num
 
 
-def test_growth_is_told_from_the_second_tenth_to_the_last():
+def test_growth_is_measured_from_the_second_tenth_to_the_last():
     from tests.faults.soak import growth
 
     samples = [{"time_s": done, "done": done, "pss_mb": 100.0 if done < 10 else 200.0 + done} for done in range(100)]

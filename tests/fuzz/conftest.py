@@ -1,4 +1,4 @@
-"""How long is searched: a few examples, the same in every run of the suite, or FEDPROX_FUZZ_S seconds at random."""
+"""Length of the search: a few examples, the same in every run of the suite, or FEDPROX_FUZZ_S seconds at random."""
 
 import os
 import signal
@@ -36,7 +36,7 @@ def fuzzed() -> Callable[..., None]:
             deadline=None,
             database=None,
             suppress_health_check=list(HealthCheck),
-            phases=[Phase.generate],  # cases are small as they are, and shrinking takes hundreds of runs
+            phases=[Phase.generate],  # cases are small already, and shrinking takes hundreds of runs
         )
         end = time.monotonic() + LONG_S
         while not count or time.monotonic() < end:
@@ -50,7 +50,7 @@ def fuzzed() -> Callable[..., None]:
 
 @contextmanager
 def ended_after(limit_s: int) -> Iterator[None]:
-    """Let a hang fail."""
+    """Fail if the context hangs."""
 
     def hangs(*_: object) -> None:
         raise TimeoutError(f"no answer within {limit_s} s")

@@ -1,4 +1,4 @@
-"""Any settings at all: a run, or one line and exit status 2; never a traceback, never a hang.
+"""Random settings: a run, or one line and exit status 2; never a traceback, never a hang.
 
 `FEDPROX_FUZZ_S=300 pytest tests/fuzz -s` searches for 300 s in each test with random seeds; without it a few examples
 are tried, the same ones in every run of the suite.
@@ -17,7 +17,7 @@ BASE = {
     "num_epochs": "2",
     "engine.num_threads": "1",
 }
-# What a setting may be, or nearly. Work stays small: at most 20 clients, 3 epochs and 2 rounds.
+# Values that a setting may have, or nearly. Work stays small: at most 20 clients, 3 epochs and 2 rounds.
 COUNTS, RATES = ("1", "2", "3", "0", "-1"), ("0", "0.1", "0.5", "0.9", "1", "1.1", "1e-300", "1e300", "-0.5", "-0.0")
 FLAGS = ("true", "false", "1", "null")
 PLAUSIBLE = {
@@ -80,82 +80,34 @@ PLAUSIBLE = {
     "hydra/job_logging": ("default", "none", "disabled"),
     "nothing_known": FLAGS,
 }
-# None of these does anything but fail or make an object.
-TARGETS = (
-    *(
-        "os.getcwd",
-        "nope",
-        "no.pe",
-        "builtins.dict",
-        "torch.nn.Linear",
-        "torch.nn.LSTM",
-        "fedprox.models.cnn",
-        ".",
-        "a..b",
-    ),
-    *(
-        "collections.OrderedDict",
-        "fedprox.models.cnn.",
-        "builtins.int",
-        "é.é",
-        "fedprox.models.cnn.cnn",
-        "functools.partial",
-    ),
-    *("fedprox.data.sources.digits.digits", "flwr.serverapp.strategy.FedAvg", "flwr.serverapp.strategy.FedAdam"),
-    *("flwr.serverapp.strategy.Krum", "flwr.serverapp.strategy.FedTrimmedAvg", "fedprox.data.partitioners.iid.iid"),
-)
+# Each of these only fails or creates an object.
+TARGETS = """
+os.getcwd nope no.pe builtins.dict builtins.int collections.OrderedDict functools.partial . a..b é.é
+torch.nn.Linear torch.nn.LSTM fedprox.models.cnn fedprox.models.cnn. fedprox.models.cnn.cnn
+fedprox.data.sources.digits.digits fedprox.data.partitioners.iid.iid flwr.serverapp.strategy.FedAvg
+flwr.serverapp.strategy.FedAdam flwr.serverapp.strategy.Krum flwr.serverapp.strategy.FedTrimmedAvg
+"""
 GROUPS = ("dataset", "partition", "feature_skew", "model", "strategy", "protocol", "engine", "augmentation")
 SPECIAL = ("_target_", "_target_", "_target_", "_args_", "_partial_", "_convert_", "_recursive_", "x", "a.b")
-ODD = (
-    *(
-        "nan",
-        "inf",
-        "-inf",
-        ".nan",
-        "",
-        "''",
-        "' '",
-        "null",
-        "~",
-        "true",
-        "[]",
-        "[1,2]",
-        "{}",
-        "{a: 1}",
-        "[[1], {b: 2}]",
-    ),
-    *(
-        "é",
-        "🙂",
-        "a b",
-        "1,2",
-        "a/b",
-        "\\",
-        "\\\\",
-        '"',
-        "'",
-        '"a\'b"',
-        "${mu}",
-        "${nope}",
-        "${",
-        "$",
-        "a=b",
-        "=",
-        "0x10",
-    ),
-    *("${oc.env:HOME}", "${oc.env:NOT_SET}", "{_target_: os.getcwd}", "choice(1,2)", "range(3)", "glob(*)", "1e400"),
-    *("???", "${seed}", "${model}", "[", "{", "}", "int(1.5)", "!!python/object:os.x", "\t", "a:b", "*", "&a", "@"),
-)
+ODD = r"""
+nan inf -inf .nan '' null ~ true [] [1,2] {} é 🙂 1,2 a/b \ \\ " ' "a'b" ${mu} ${nope} ${ $ a=b = 0x10 a:b * &a @
+${oc.env:HOME} ${oc.env:NOT_SET} choice(1,2) range(3) glob(*) 1e400 ??? ${seed} ${model} [ { } int(1.5)
+"""
+ODD_WITH_SPACES = ("", "' '", "{a: 1}", "[[1], {b: 2}]", "a b", "{_target_: os.getcwd}", "!!python/object:os.x", "\t")
 SAFE_NUMBERS = st.one_of(  # too large or too small to be much work
     st.integers(min_value=2**32), st.integers(max_value=0), st.floats(max_value=0.9), st.floats(min_value=2**33)
 ).map(str)
 KEYS = st.sampled_from(sorted(PLAUSIBLE))
-VALUES = st.one_of(st.sampled_from(ODD), SAFE_NUMBERS, st.text(max_size=6).map(lambda text: text.replace("\0", "")))
+VALUES = st.one_of(
+    st.sampled_from((*ODD_WITH_SPACES, *ODD.split())),
+    SAFE_NUMBERS,
+    st.text(max_size=6).map(lambda text: text.replace("\0", "")),
+)
 
 
 @st.composite
 def overrides(draw) -> list[str]:
-    """Return one to four overrides, most of them of values that a setting may have."""
+    """Return one to four overrides, most of them with plausible values."""
     drawn = []
     for _ in range(draw(st.integers(1, 4))):
         kind = draw(st.sampled_from(["plausible"] * 8 + ["odd"] * 2 + ["without"] + ["special"]))
@@ -169,7 +121,7 @@ def overrides(draw) -> list[str]:
         elif kind == "without":
             drawn.append(f"~{key}")
         else:
-            value = draw(st.one_of(st.sampled_from(TARGETS), VALUES))
+            value = draw(st.one_of(st.sampled_from(TARGETS.split()), VALUES))
             drawn.append(f"++{draw(st.sampled_from(GROUPS))}.{draw(st.sampled_from(SPECIAL))}={value}")
     return drawn
 
@@ -179,7 +131,7 @@ def with_base(given: list[str]) -> list[str]:
     return [f"{key}={value}" for key, value in BASE.items() if key not in keys] + given
 
 
-def test_whatever_the_settings_are_a_run_is_made_or_one_line_says_what_is_wrong(fedprox, fuzzed, tmp_path):
+def test_any_settings_give_a_run_or_one_line(fedprox, fuzzed, tmp_path):
     ended_in = {0: 0, 1: 0, 2: 0}  # 1: it diverged
 
     def check(given: list[str]) -> None:
@@ -196,5 +148,5 @@ def test_whatever_the_settings_are_a_run_is_made_or_one_line_says_what_is_wrong(
 
     check([])
     fuzzed(check, overrides(), examples=30)
-    assert ended_in[0]  # else it has only been seen that anything can be refused
+    assert ended_in[0]  # else every case was refused
     assert ended_in[2]
