@@ -113,9 +113,9 @@ FILES = {
     ),
     "LEAF": ("place/train/data.json", ("place/test/data.json",), LEAF),
     "GloVe": (
-        "words.txt",
+        "vectors.txt",
         ("place/train/x.json", "place/test/x.json"),
-        ("dataset=sent140", *LEAF[1:], "dataset.glove=words.txt", "model=lstm_sent140"),
+        ("dataset=sent140", *LEAF[1:], "dataset.glove=vectors.txt", "model=lstm_sent140"),
     ),
     "image": ("place/a/0.png", ("place/b/0.png",), IMAGES),
 }

@@ -64,15 +64,6 @@ def test_finished_jobs_are_left_as_they_are_with_a_line_each(fedprox, tmp_path):
     ]
 
 
-def test_a_sweep_that_is_finished_imports_no_torch(fedprox, tmp_path, environment):
-    command = [*SWEEP, "num_rounds=1", "mu=0,1", "hydra.sweep.dir=sweep"]
-    assert fedprox(*command).status == 0
-    code = f"import sys; from fedprox.main import main; print(main({command}), 'torch' in sys.modules)"
-    line = [sys.executable, "-c", code]
-    done = subprocess.run(line, cwd=tmp_path, env=environment(), capture_output=True, text=True, timeout=600)
-    assert done.stdout.splitlines()[-1] == "0 False"
-
-
 def test_a_failed_job_records_its_reason_and_is_resumed_to_the_uninterrupted_result(fedprox, tmp_path, monkeypatch):
     (tmp_path / "breaks.py").write_text(BREAKS)
     monkeypatch.syspath_prepend(tmp_path)
