@@ -14,8 +14,6 @@ from pathlib import Path
 import pytest
 from hypothesis import settings
 
-from tests.composing import remembered
-
 settings.register_profile("any machine", deadline=None)  # 200 ms are not enough on a busy one
 settings.load_profile("any machine")
 
@@ -50,12 +48,6 @@ class Ended:
     err: str
 
 
-@pytest.fixture(scope="session", autouse=True)
-def _configuration_files_are_read_once() -> Iterator[None]:
-    with remembered():
-        yield
-
-
 @pytest.fixture
 def in_this_process(monkeypatch, capfd, request, tmp_path_factory) -> Iterator[Callable[..., Ended]]:
     """Return a function that calls a program's main function in this process, as if in a new one.
@@ -63,8 +55,11 @@ def in_this_process(monkeypatch, capfd, request, tmp_path_factory) -> Iterator[C
     Modules that the test has written are unloaded at the end: another test may use their names.
     A run's curves.png is empty unless the test's module sets LOOKS_AT_CURVES: drawing takes longer than a small run.
     """
+    from hydra._internal.hydra import Hydra
     from matplotlib.figure import Figure
 
+    # Hydra composes everything once more, only to read hydra.mode; without that a refused command takes half the time.
+    monkeypatch.setattr(Hydra, "get_mode", lambda *_, **__: None)
     if not getattr(request.module, "LOOKS_AT_CURVES", False):
         monkeypatch.setattr("fedprox.report.curves.draw", lambda *_: Figure(figsize=(1, 1)))
     monkeypatch.setattr(sys, "argv", ["fedprox"])
