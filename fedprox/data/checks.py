@@ -6,7 +6,7 @@ these checks. docs/data.md says what is accepted. The file is long because the c
 """
 
 import operator
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from numbers import Real
 from typing import Any
 
@@ -43,9 +43,9 @@ def examples(given: Mapping[str, Any]) -> dict[str, Any]:
         _check_model_input(name, array, mean, std)
     return {
         "features": features,
-        "labels": _labels("labels", given["labels"], len(features), num_classes),
+        "labels": labels("labels", given["labels"], len(features), num_classes),
         "test_features": test_features,
-        "test_labels": _labels("test_labels", given["test_labels"], len(test_features), num_classes),
+        "test_labels": labels("test_labels", given["test_labels"], len(test_features), num_classes),
         "mean": mean,
         "std": std,
         "num_classes": num_classes,
@@ -63,7 +63,7 @@ def positions(name: str, value: Any) -> Integers:
     Raises:
         UserError: If it is anything else.
     """
-    array = _array(name, value)
+    array = numbers(name, value)
     if array.ndim != 1:
         raise UserError(f"{name} must be a list of example numbers, got shape {array.shape}; give one axis")
     if not array.size:
@@ -198,13 +198,13 @@ def _num_classes(value: Any) -> int:
 
 def _features(name: str, value: Any) -> Array:
     """Return features as uint8, int64 (tokens) or float32, finite, shape (n, *input_shape)."""
-    array = _array(name, value)
+    array = numbers(name, value)
     if array.ndim < 2 or 0 in array.shape[1:]:
         remedy = "give features[:, None]" if array.ndim == 1 else "give each example at least one number"
         raise UserError(f"{name} must have shape (num_examples, *input_shape), got {array.shape}; {remedy}")
     if array.dtype.kind in "iu" and array.dtype.itemsize == 8:
         return _tokens(name, array)
-    return _laid_out(array if array.dtype == np.uint8 else _floats(name, array))
+    return _laid_out(array if array.dtype == np.uint8 else floats(name, array))
 
 
 def _tokens(name: str, array: Array) -> Array:
@@ -218,18 +218,18 @@ def _tokens(name: str, array: Array) -> Array:
     return np.require(array, np.int64, ["C", "A", "W"])  # torch warns about read-only arrays
 
 
-def _floats(name: str, array: Array) -> Array:
-    """Return numbers as float32; all must be finite in it."""
+def floats(name: str, array: Array) -> Array:
+    """Return an array as float32, or raise UserError unless it is finite in that."""
     with np.errstate(over="ignore", invalid="ignore"):  # reported below
-        floats = array.astype(np.float32, order="K", copy=False)
+        converted = array.astype(np.float32, order="K", copy=False)
         # min and max are nan if any number is: a mask of all numbers would cost a quarter of their memory
-        if floats.size and not (np.isfinite(floats.min()) and np.isfinite(floats.max())):
-            place = _first(~np.isfinite(floats))
+        if converted.size and not (np.isfinite(converted.min()) and np.isfinite(converted.max())):
+            place = _first(~np.isfinite(converted))
             raise UserError(
                 f"{name} must be finite in float32, got {shown(array[place])}{_in_row(place)}; leave out or replace "
                 "such values"
             )
-    return floats
+    return converted
 
 
 def _laid_out(array: Array) -> Array:
@@ -240,7 +240,7 @@ def _laid_out(array: Array) -> Array:
 
 def _test_features(value: Any, features: Array) -> Array:
     """Return the test features in the type and input shape of the training features."""
-    array = _array("test_features", value)
+    array = numbers("test_features", value)
     if array.ndim and not len(array):
         return np.empty((0, *features.shape[1:]), dtype=features.dtype)
     if features.dtype == np.int64:
@@ -261,9 +261,9 @@ def _test_features(value: Any, features: Array) -> Array:
     return array
 
 
-def _labels(name: str, value: Any, num_examples: int, num_classes: int) -> Integers:
-    """Return labels as int64, shape (num_examples,), all between 0 and num_classes - 1."""
-    array = _array(name, value)
+def labels(name: str, value: Any, num_examples: int, num_classes: int) -> Integers:
+    """Return labels as int64, shape (num_examples,), all between 0 and num_classes - 1, or raise UserError."""
+    array = numbers(name, value)
     if array.ndim and not len(array):
         array = array.reshape(-1)
     if array.ndim != 1:
@@ -278,10 +278,10 @@ def _labels(name: str, value: Any, num_examples: int, num_classes: int) -> Integ
         raise UserError(
             f"{name} must be as many as {features}, {num_examples}, got {len(array)}; match them row by row"
         )
-    labels = _whole(name, array, f"must be integers, the classes 0 to {num_classes - 1}")
-    if len(labels) and not 0 <= labels.min() <= labels.max() < num_classes:
-        raise _outside(name, labels, num_classes)
-    return labels
+    whole = _whole(name, array, f"must be integers, the classes 0 to {num_classes - 1}")
+    if len(whole) and not 0 <= whole.min() <= whole.max() < num_classes:
+        raise _outside(name, whole, num_classes)
+    return whole
 
 
 def _outside(name: str, labels: Integers, num_classes: int) -> UserError:
@@ -290,7 +290,7 @@ def _outside(name: str, labels: Integers, num_classes: int) -> UserError:
     least, most = int(labels.min()), int(labels.max())
     remedy = "number the classes from 0"
     if most - least < num_classes:  # all would fit if they were shifted
-        remedy += f": {name} {'-' if least > 0 else '+'} {abs(least)}"
+        remedy += f": {'subtract' if least > 0 else 'add'} {abs(least)}"
     elif least >= 0 and most < MAX_CLASSES:
         remedy += f", or set num_classes={most + 1}"
     return UserError(
@@ -310,7 +310,7 @@ def _whole(name: str, array: Array, rule: str) -> Integers:
 
 def _statistic(name: str, value: Any, input_shape: tuple[int, ...]) -> Array:
     """Return mean or std as float32 that broadcasts over the input shape."""
-    array = _floats(name, _array(name, value))
+    array = floats(name, numbers(name, value))
     try:
         fits = np.broadcast_shapes(array.shape, input_shape) == input_shape
     except ValueError:
@@ -355,8 +355,8 @@ def _names(name: str, value: Any, whose: str, num: int) -> tuple[str, ...]:
     return names
 
 
-def _array(name: str, value: Any) -> Array:
-    """Return an array of numbers from a list, a tensor or an array, without a copy if none is needed."""
+def numbers(name: str, value: Any) -> Array:
+    """Return an array of numbers from a list, a tensor or an array, copied only if need be, or raise UserError."""
     if np.ma.is_masked(value):
         where = _in_row(_first(np.ma.getmaskarray(value)))
         raise UserError(f"{name} must have all values, got a masked one{where}; leave such examples out or fill them")
@@ -391,12 +391,22 @@ def _not_numbers(name: str, value: Any, array: Array) -> UserError:
         return UserError(
             f"{name} must be an array, a list or a tensor of numbers, got {_kind(value)}; make an array of it"
         )
-    place = next((at for at, each in np.ndenumerate(array) if not isinstance(each, Real)), (0,) * array.ndim)
+    rows = value if isinstance(value, (list, tuple)) else array.tolist()
+    row, wrong = next(((row, each) for row, part in enumerate(rows) for each in _not_real(part)), (0, array.flat[0]))
     remedy = "convert them, such as with astype('float32')"
     if "labels" in name:
         remedy = "number the classes from 0, such as with numpy.unique(labels, return_inverse=True)[1]"
     kind = array.dtype if array.dtype.kind != "U" else "text"
-    return UserError(f"{name} must be numbers, got {shown(array[place])} ({kind}) in row {place[0]}; {remedy}")
+    return UserError(f"{name} must be numbers, got {shown(wrong)} ({kind}) in row {row}; {remedy}")
+
+
+def _not_real(value: Any) -> Iterator[Any]:
+    """Yield the values that are not real numbers, however deep in lists."""
+    if isinstance(value, (list, tuple)):
+        for each in value:
+            yield from _not_real(each)
+    elif not isinstance(value, Real):
+        yield value
 
 
 def _shared(parts: Mapping[str, tuple[Integers, Integers]], example: int) -> UserError:

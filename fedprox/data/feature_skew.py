@@ -2,7 +2,8 @@
 
 Each function takes divided data and the run's seed and returns the data with other features: a client's training and
 held-out examples are changed alike, once, in a copy. The global test set is not changed. Client k's change depends on
-the seed, on k and, with noise, on the order of its examples.
+the seed, on k and, with noise, on the order of its examples. UserError is raised if the data are not images as uint8
+with one mean and std for an image or channel, or if the strength is out of its range.
 """
 
 import math
@@ -30,32 +31,15 @@ def none(data: FederatedData, seed: int) -> FederatedData:
 
 
 def rotation(data: FederatedData, seed: int, *, strength: float = 30.0) -> FederatedData:
-    """Rotate each client's images by its own angle, uniform between -strength and strength.
-
-    Args:
-        data: Images as uint8.
-        seed: Of the run.
-        strength: In degrees, between 0 and 180.
-
-    Raises:
-        UserError: If the data are not such images, or strength is out of its range.
-    """
+    """Rotate each client's images by its own angle, uniform in -strength .. strength degrees, 0 <= strength <= 180."""
     check_between("feature_skew.strength", strength, 0, 180, "it is the largest angle in degrees")
     return _changed(data, seed, lambda images, rng: rotated(images, rng.uniform(-strength, strength)))
 
 
 def brightness(data: FederatedData, seed: int, *, strength: float = 0.5) -> FederatedData:
-    """Multiply each client's pixels by its own factor, uniform between 1 - strength and 1 + strength.
+    """Multiply each client's pixels by its own factor, uniform in 1 - strength .. 1 + strength, 0 <= strength <= 1.
 
     Pixels are cut off at the brightest pixel of the data set.
-
-    Args:
-        data: Images as uint8.
-        seed: Of the run.
-        strength: Between 0 and 1.
-
-    Raises:
-        UserError: If the data are not such images, or strength is out of its range.
     """
     check_between("feature_skew.strength", strength, 0, 1, "factors lie between 1 - strength and 1 + strength")
     white = data.examples.features.max(initial=0)
@@ -69,18 +53,10 @@ def brightness(data: FederatedData, seed: int, *, strength: float = 0.5) -> Fede
 
 
 def noise(data: FederatedData, seed: int, *, strength: float = 0.2) -> FederatedData:
-    """Add normal noise to each client's pixels, its standard deviation uniform between 0 and strength.
+    """Add normal noise to each client's pixels, its standard deviation uniform in 0 .. strength.
 
     Clients differ in their level of noise as in NIID-Bench (Li et al. 2022, sec. 4.2), where it grows with the client's
-    number. Pixels stay in the range of the data set.
-
-    Args:
-        data: Images as uint8.
-        seed: Of the run.
-        strength: As a fraction of the brightest pixel of the data set, between 0 and 1.
-
-    Raises:
-        UserError: If the data are not such images, or strength is out of its range.
+    number. Pixels stay in the range of the data set. Strength is a fraction of its brightest pixel, between 0 and 1.
     """
     check_between("feature_skew.strength", strength, 0, 1, "it is a fraction of the brightest pixel")
     white = data.examples.features.max(initial=0)
@@ -124,11 +100,7 @@ def _coordinates(height: int, width: int) -> Tensor:
 
 
 def _changed(data: FederatedData, seed: int, change: Change) -> FederatedData:
-    """Return the data with every client's images changed by its own generator, in the same memory order.
-
-    Raises:
-        UserError: If the features are not images as uint8, or are normalised pixel by pixel.
-    """
+    """Return the data with every client's images changed by its own generator, in the same memory order."""
     _check_images(data)
     features = data.examples.features.copy(order="K")  # channels last stay last
     for client in range(data.num_clients):

@@ -1,4 +1,8 @@
-"""CNNs of federated experiments with images; the smallest image is the one that their poolings leave a pixel of."""
+"""CNNs of federated experiments with images.
+
+Each takes input_shape, (height, width) or (channels, height, width), and num_classes, the number of logits. UserError
+is raised if the inputs are not images, or smaller than the sides that leave a pixel after the model's poolings.
+"""
 
 from torch import nn
 
@@ -10,13 +14,7 @@ def cnn(input_shape: tuple[int, ...], num_classes: int) -> nn.Module:
 
     Convolutions are padded by 2, so that they keep the size, and poolings are not padded. The network of the earlier
     Flower baseline pads all four by 1: on MNIST it has the same 1,663,370 parameters, but computes something else.
-
-    Args:
-        input_shape: (height, width) or (channels, height, width), at least 4 x 4 pixels.
-        num_classes: Number of logits.
-
-    Raises:
-        UserError: If the inputs are not images, or smaller.
+    Images must have at least 4 x 4 pixels.
     """
     channels, height, width = image_shape("cnn", input_shape, at_least=4)
     return nn.Sequential(
@@ -63,13 +61,7 @@ def cnn_tutorial(input_shape: tuple[int, ...], num_classes: int) -> nn.Module:
     """Return the CNN of PyTorch's CIFAR-10 tutorial, which is LeNet-5 with ReLU: 62,006 parameters on CIFAR-10.
 
     Two 5 x 5 convolutions without padding (6, 16), each max-pooled, then 120 and 84 units.
-
-    Args:
-        input_shape: (height, width) or (channels, height, width), at least 16 x 16 pixels.
-        num_classes: Number of logits.
-
-    Raises:
-        UserError: If the inputs are not images, or smaller.
+    Images must have at least 16 x 16 pixels.
     """
     channels, *sides = image_shape("cnn_tutorial", input_shape, at_least=16)
     height, width = (((side - 4) // 2 - 4) // 2 for side in sides)
@@ -95,13 +87,7 @@ def moderate_cnn(input_shape: tuple[int, ...], num_classes: int) -> nn.Module:
 
     Three times two 3 x 3 convolutions (32, 64; 128, 128; 256, 256) and a max-pooling, then 512 and 512 units. Dropout
     is 5 % of the channels before the third pair, and 10 % of the inputs of the first and the last dense layer.
-
-    Args:
-        input_shape: (height, width) or (channels, height, width), at least 8 x 8 pixels.
-        num_classes: Number of logits.
-
-    Raises:
-        UserError: If the inputs are not images, or smaller.
+    Images must have at least 8 x 8 pixels.
     """
     channels, height, width = image_shape("moderate_cnn", input_shape, at_least=8)
     return nn.Sequential(

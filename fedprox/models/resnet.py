@@ -1,4 +1,4 @@
-"""ResNet-18 for small images, with group or batch norm."""
+"""ResNet-18 for images of 8 x 8 pixels or more, with group or batch norm; arguments as in `fedprox.models.cnn`."""
 
 from collections.abc import Callable
 from functools import partial
@@ -14,16 +14,8 @@ def resnet18_gn(input_shape: tuple[int, ...], num_classes: int, groups: int = 32
     """Return ResNet-18 for small images with group norm, which suits heterogeneous clients (Hsieh et al. 2020).
 
     Group norm normalises each example by itself, so it keeps no statistics that clients with other labels would
-    disturb. 11,173,962 parameters on CIFAR-10.
-
-    Args:
-        input_shape: (height, width) or (channels, height, width), at least 8 x 8 pixels.
-        num_classes: Number of logits.
-        groups: Number of groups of each layer's 64 to 512 channels: 32 in Wu and He (2018), with 2 to 16 channels each,
-            and 2 in Reddi et al. (2021). A power of two up to 64.
-
-    Raises:
-        UserError: If the inputs are not images, or smaller, or the groups do not divide the channels.
+    disturb. 11,173,962 parameters on CIFAR-10. Each layer's 64 to 512 channels are divided into `groups`, a power of
+    two up to 64: 32 in Wu and He (2018), with 2 to 16 channels each, and 2 in Reddi et al. (2021).
     """
     if groups < 1 or 64 % groups:
         raise UserError(f"model.groups must divide the 64 channels of the first layers, got {groups}; use 2 or 32")
@@ -31,15 +23,7 @@ def resnet18_gn(input_shape: tuple[int, ...], num_classes: int, groups: int = 32
 
 
 def resnet18_bn(input_shape: tuple[int, ...], num_classes: int) -> nn.Module:
-    """Return ResNet-18 for small images with batch norm, as in He et al. (2016); see `fedprox.federation.client_state`.
-
-    Args:
-        input_shape: (height, width) or (channels, height, width), at least 8 x 8 pixels.
-        num_classes: Number of logits.
-
-    Raises:
-        UserError: If the inputs are not images, or smaller.
-    """
+    """Return ResNet-18 for small images with batch norm (He et al. 2016); see `fedprox.federation.client_state`."""
     return _resnet18("resnet18_bn", input_shape, num_classes, nn.BatchNorm2d)
 
 

@@ -243,7 +243,7 @@ def test_settings_that_do_not_fit_the_users_data_are_refused(refused, arguments,
 
 
 RAISING = {
-    "counted_from_one": ["labels must be between 0 and num_classes - 1 = 1, got 2 in row 1", "labels - 1"],
+    "counted_from_one": ["labels must be between 0 and num_classes - 1 = 1, got 2 in row 1", "subtract 1"],
     "beyond": ["train: client 1 holds example 40, but the examples are 0 to 39"],
     "changed_later": ["labels must be between 0 and num_classes - 1 = 1, got 7 in row 3"],
     "of_a_class_of_ones_own": ["labels must be between 0 and num_classes - 1 = 1, got -1 in row 3"],

@@ -152,8 +152,8 @@ def test_python_numbers_are_a_mean_a_std_and_a_number_of_classes():
 
 
 OF_LABELS = {
-    "from one": (Y[:9] + 1, ["labels must be between 0 and num_classes - 1 = 2", "got 3 in row 2", "labels - 1"]),
-    "from minus one": (Y[:9] - 1, ["got -1 in row 0", "number the classes from 0: labels + 1"]),
+    "from one": (Y[:9] + 1, ["labels must be between 0 and num_classes - 1 = 2", "got 3 in row 2", "subtract 1"]),
+    "from minus one": (Y[:9] - 1, ["got -1 in row 0", "number the classes from 0: add 1"]),
     "one more": (changed(Y[:9], 4, 3), ["got 3 in row 4", "or set num_classes=4"]),
     "nan": (changed(Y[:9].astype(float), 4, np.nan), ["labels must be integers", "got nan in row 4"]),
     "beyond int64": (changed(Y[:9].astype(np.uint64), 4, 2**63), ["labels must be integers", "in row 4"]),

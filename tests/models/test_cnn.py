@@ -1,7 +1,5 @@
 """Models for images: parameters counted by hand, sizes, and normalisation."""
 
-import sys
-
 import pytest
 import torch
 from hypothesis import given, settings
@@ -146,9 +144,3 @@ def test_inputs_that_are_not_images_or_too_small_are_refused_with_both_shapes(ma
             f"model={make.__name__} needs images of at least {least} x {least} pixels, got inputs of shape {shape}; "
             "use model=logistic"
         )
-
-
-def test_a_failed_import_of_torchvision_is_one_line_with_the_remedy(monkeypatch):
-    monkeypatch.setitem(sys.modules, "torchvision.models", None)  # an import of it fails
-    with pytest.raises(UserError, match=r"model=resnet18_gn needs torchvision, .*requirements\.txt.*moderate_cnn"):
-        resnet18_gn(CIFAR10, 10)

@@ -108,16 +108,6 @@ def test_sent140s_loss_and_gradient_are_those_of_a_sigmoid(glove):
     assert (logits.argmax(dim=1) == (logits[:, 1] > 0)).all()
 
 
-def test_an_examples_logits_do_not_depend_on_its_batch(glove):
-    for model, high, length in (
-        (seeded(lstm_shakespeare, (80,), 80), 80, 80),
-        (seeded(lstm_sent140, (25,), 2, glove), WORDS + 1, 25),
-    ):
-        x = tokens(high, (5, length))
-        alone = torch.cat([model(row[None]) for row in x])
-        torch.testing.assert_close(model(x), alone, rtol=1e-4, atol=1e-6)  # sums of 256 products in another order
-
-
 def test_initial_values_are_those_of_tensorflows_cells(glove):
     # Glorot: uniform within sqrt(6 / (fan_in + fan_out)); a layer's fan_in is its input and its state together.
     hidden = 40

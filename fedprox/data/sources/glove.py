@@ -1,6 +1,6 @@
 """GloVe word vectors (Pennington et al. 2014) from their text files, such as glove.6B.300d.txt."""
 
-import math
+import re
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import islice
@@ -11,6 +11,8 @@ import numpy as np
 from fedprox.data.federated import Floats
 from fedprox.errors import UserError
 from fedprox.storage import check_regular
+
+_ENDS_IN_NUMBER = re.compile(r" [-+]?(\d+\.?\d*|\.\d+)(e[-+]?\d+)?$", re.IGNORECASE)  # a line has a number too many
 
 
 @dataclass(frozen=True)
@@ -83,19 +85,10 @@ def _parse_line(where: str, line: str, width: int | None) -> tuple[str, Floats]:
     except ValueError:
         row = np.empty(0, dtype=np.float32)
     fits = len(row) >= 2 if width is None else len(row) == width  # a header line has one
-    if not word or not fits or _ends_in_number(word) or not np.isfinite(row).all():
+    if not word or not fits or _ENDS_IN_NUMBER.search(word) or not np.isfinite(row).all():
         expected = "at least 2 finite numbers" if width is None else f"{width} finite numbers, as the first line does"
         raise UserError(
             f"{where}: each line must hold a word and {expected}, got {line[:40]!r}...; "
             "fix the file or download it again"
         )
     return word, row
-
-
-def _ends_in_number(word: str) -> bool:
-    """Return whether a word ends in a space and a number: then its line has a number too many."""
-    before, _, last = word.rpartition(" ")
-    try:
-        return bool(before) and math.isfinite(float(last))
-    except ValueError:
-        return False

@@ -101,7 +101,11 @@ def decoded(read: Read, names: Sequence[str], wanted: Wanted, num_threads: int) 
             if images is None:
                 first, images = names[position], np.empty((len(names), *outcome.shape), dtype=np.uint8)
             if outcome.shape != images.shape[1:]:
-                raise _unlike(first, images.shape[1:], names[position], outcome.shape)
+                raise UserError(
+                    "all images must have the same height, width and channels, but "
+                    f"{first} has {images.shape[1:]} and {names[position]} {outcome.shape}; set dataset.size, such as "
+                    "32, and dataset.channels=3 for colours or 1 for grey"
+                )
             if outcome.dtype == np.uint16:
                 wide[num] = outcome.astype(np.uint16, copy=False)
             else:
@@ -185,14 +189,3 @@ def _as_wanted(pixels: NDArray[np.uint16], wanted: Wanted) -> NDArray[np.uint16]
         fitted = np.asarray(ImageOps.fit(image, (wanted.size, wanted.size)))[:, :, None]
         pixels = np.rint(np.clip(fitted, 0, 65535)).astype(np.uint16)
     return np.repeat(pixels, 3, axis=2) if wanted.channels == 3 else pixels
-
-
-def _unlike(first: str, shape: tuple[int, ...], name: str, other: tuple[int, ...]) -> UserError:
-    """Return the error for two images, shapes (height, width, C), that cannot be in one array."""
-    if shape[:2] != other[:2]:
-        sizes = f"{first} has {shape[1]} x {shape[0]} pixels and {name} {other[1]} x {other[0]}"
-        return UserError(f"all images must have one size, but {sizes}; set dataset.size={min(shape[:2])} or another")
-    return UserError(
-        f"all images must have the same number of channels, but {first} has {shape[2]} and {name} {other[2]}; set "
-        "dataset.channels=3 for colours or 1 for grey"
-    )

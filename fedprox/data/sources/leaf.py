@@ -1,17 +1,15 @@
 """LEAF's data sets of numbers: each client's lists as arrays, joined, and kept in a cache."""
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
 from fedprox.data import cache as array_cache
+from fedprox.data import checks
 from fedprox.data.cache import Arrays
-from fedprox.data.checks import MAX_CLASSES, shown
 from fedprox.data.federated import ClientIndex, FederatedData, Floats, Integers, LabelledData
 from fedprox.data.sources.leaf_files import LeafExamples, data_folder, json_files, read
 from fedprox.errors import UserError
@@ -115,18 +113,11 @@ def _num_classes(arrays: Arrays, folder: Path, where: list[str], num_classes: in
     return smallest
 
 
-@dataclass(frozen=True)
-class ClientArrays:
-    """One client's examples on one side.
-
-    Attributes:
-        where: Their file and the client's id, as errors name them.
-        features: int64 if the file has only integers, else float32; shape (n, *input_shape).
-        labels: Shape (n,).
-    """
+class ClientArrays(NamedTuple):
+    """One client's examples on one side; `where` names their file and the client in errors."""
 
     where: str
-    features: Floats | Integers
+    features: Floats | Integers  # int64 if the file has only integers, else float32
     labels: Integers
 
 
@@ -136,8 +127,17 @@ def _client_arrays(examples: LeafExamples) -> ClientArrays:
     Raises:
         UserError: If x are not lists of numbers, nested at will and all of one shape, or y not integers from 0.
     """
-    where = examples.where
-    return ClientArrays(where, _features(where, examples.x), _labels(where, examples.y))
+    try:
+        features = checks.numbers("features (x)", examples.x)
+        if features.ndim < 2 or not features.size:
+            raise UserError(f"features (x) must be lists of numbers, got {checks.shown(examples.x[0])}; fix the file")
+        if features.dtype != np.int64:
+            features = checks.floats("features (x)", features)
+        labels = checks.labels("labels (y)", examples.y, len(features), checks.MAX_CLASSES)
+    except UserError as error:
+        reader = "dataset=leaf reads numbers, shakespeare and sent140 read text"
+        raise UserError(f"{examples.where}: {error} ({reader})") from error
+    return ClientArrays(examples.where, features, labels)
 
 
 def _joined_features(clients: Sequence[ClientArrays]) -> Floats | Integers:
@@ -159,49 +159,3 @@ def _joined_features(clients: Sequence[ClientArrays]) -> Floats | Integers:
     if len(shape) == 1 and all(client.features.dtype == np.int64 and client.features.min() >= 0 for client in clients):
         return np.concatenate([client.features for client in clients])
     return np.concatenate([client.features for client in clients], dtype=np.float32, casting="same_kind")
-
-
-def _labels(where: str, y: list[Any]) -> Integers:
-    """Return the labels, shape (n,)."""
-    for label in y:
-        if not (type(label) in (int, float) and 0 <= label < MAX_CLASSES and label == int(label)):
-            raise UserError(
-                f"{where}: each y must be a whole number, the class 0, 1, ..., got {shown(label)}; "
-                "number the classes from 0, or read text with a function of fedprox.data.sources.text"
-            )
-    return np.array(y, dtype=np.int64)
-
-
-def _features(where: str, x: list[Any]) -> Floats | Integers:
-    """Return the features, shape (n, *input_shape): int64 if there are only integers, else float32."""
-    try:
-        array: NDArray[Any] = np.array(x)
-    except (ValueError, OverflowError):
-        raise UserError(
-            f"{where}: each x must have the same shape, but their lengths differ; leave out or pad what differs"
-        ) from None
-    if array.dtype.kind not in "iuf":
-        raise UserError(
-            f"{where}: each x must be numbers, but one holds {shown(next(_others(x), None))}; "
-            "write numbers, or read text with a function of fedprox.data.sources.text"
-        )
-    if array.ndim < 2 or not array.size:
-        raise UserError(f"{where}: each x must be a list of numbers, at least one, got {shown(x[0])}; fix the file")
-    if array.dtype == np.int64:
-        return array
-    with np.errstate(over="ignore"):  # reported below
-        features = array.astype(np.float32)
-    finite = np.isfinite(features)
-    if not finite.all():
-        value = array[~finite][0]
-        raise UserError(f"{where}: each x must be finite in float32, got {value}; leave out or replace such examples")
-    return features
-
-
-def _others(x: Any) -> Iterator[Any]:
-    """Yield the values that are not numbers, however deep."""
-    if isinstance(x, list):
-        for value in x:
-            yield from _others(value)
-    elif type(x) not in (int, float):
-        yield x

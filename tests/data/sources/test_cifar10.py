@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from fedprox.data.sources.cifar10 import cifar10
-from fedprox.errors import UserError
+from tests.data.refusals import line_of
 
 FOLDER, ARCHIVE = "cifar-10-batches-py", "cifar-10-python.tar.gz"
 TRAIN = [f"data_batch_{number}" for number in range(1, 6)]
@@ -64,10 +64,7 @@ def small(files, tmp_path) -> Path:
 
 
 def error_line(data_dir: Path) -> str:
-    with pytest.raises(UserError) as caught:
-        cifar10(str(data_dir))
-    assert "\n" not in str(caught.value)
-    return str(caught.value)
+    return line_of(cifar10, str(data_dir))
 
 
 def assert_is_the_small_set(data) -> None:

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from fedprox.data.sources.femnist import FILES, femnist, images_per_letter
-from fedprox.errors import UserError
+from tests.data.refusals import line_of
 
 A, J, LABELS = 36, 45, 62  # of the split byclass
 TRAIN, TEST = 120, 20  # images of each character in the generated files
@@ -76,10 +76,7 @@ def no_network(monkeypatch):
 
 
 def error_line(data_dir: Path, **settings) -> str:
-    with pytest.raises(UserError) as caught:
-        femnist(str(data_dir), 0, **settings)
-    assert "\n" not in str(caught.value)
-    return str(caught.value)
+    return line_of(femnist, str(data_dir), 0, **settings)
 
 
 def letters_of(data, client: int) -> np.ndarray:
@@ -124,20 +121,6 @@ def test_client_u_has_the_letters_u_to_u_plus_c_in_equal_numbers(small, classes_
     for client in range(13):
         expected = [each * ((letter - client) % 10 < classes_per_client) for letter in range(10)]
         assert np.bincount(letters_of(data, client), minlength=10).tolist() == expected
-
-
-def test_a_client_tests_on_the_examples_beyond_nine_tenths(small):
-    # s = e^4 + 5 = 59.6: 11 of each of 5 letters, 55 in all; int(0.9 * 55) = 49 train it and 6 test it.
-    data = femnist(str(small), 0, num_clients=2, sigma=0.0)
-    assert data.train.sizes.tolist() == [49, 49]
-    assert data.held_out.sizes.tolist() == [6, 6]
-
-
-def test_no_image_belongs_to_two_clients_or_to_both_parts(small):
-    data = femnist(str(small), 3, num_clients=8, classes_per_client=3, sigma=1.0)
-    held = np.concatenate([data.train.indices, data.held_out.indices])
-    assert len(set(held.tolist())) == len(held)
-    assert data.num_left_over == 1400 - len(held)
 
 
 def test_the_sizes_are_on_average_those_of_the_papers_table():
@@ -195,14 +178,6 @@ def test_a_client_without_any_image_is_an_error(small):
 )
 def test_settings_out_of_range_are_refused_before_any_file_is_read(tmp_path, settings, rule):
     assert rule in error_line(tmp_path, **settings)
-
-
-def test_without_files_and_network_one_line_names_three_remedies(tmp_path, no_network):
-    line = error_line(tmp_path)
-    assert str(tmp_path / "EMNIST" / "raw") in line
-    assert all(name in line for name in FILES)
-    for remedy in ("data_dir= to a folder that has them in the same place", "dataset=digits", "dataset=synthetic_1_1"):
-        assert remedy in line
 
 
 def test_the_zip_in_the_folder_is_unpacked_without_a_network_and_only_needed_files_stay(

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from fedprox.data.sources.glove import read_glove
-from fedprox.errors import UserError
+from tests.data.refusals import line_of
 
 WORDS = ("the", ",", "i", "don't", "!", "good", "bad")
 WIDTH = 300
@@ -28,10 +28,7 @@ def glove(tmp_path) -> Path:
 
 
 def error_line(path: Path, **settings) -> str:
-    with pytest.raises(UserError) as caught:
-        read_glove(str(path), **settings)
-    assert "\n" not in str(caught.value)
-    return str(caught.value)
+    return line_of(read_glove, str(path), **settings)
 
 
 def test_rows_are_the_words_in_file_order_and_a_zero_row_for_all_others(glove):

@@ -22,7 +22,7 @@ from fedprox.data.sources.image_files import (
     opened,
     reasons,
 )
-from fedprox.errors import UserError
+from tests.data.refusals import line_of
 
 
 def tree(*names: str) -> ClassTree:
@@ -32,10 +32,7 @@ def tree(*names: str) -> ClassTree:
 
 
 def error_line(*names: str) -> str:
-    with pytest.raises(UserError) as caught:
-        tree(*names)
-    assert "\n" not in str(caught.value)
-    return str(caught.value)
+    return line_of(tree, *names)
 
 
 def test_classes_and_images_are_in_the_order_of_their_names():
@@ -195,10 +192,7 @@ def test_linked_folders_and_files_are_followed(tmp_path):
 
 
 def opening_error(path: Path | str) -> str:
-    with pytest.raises(UserError) as caught, opened(str(path)):
-        pass
-    assert "\n" not in str(caught.value)
-    return str(caught.value)
+    return line_of(opened(str(path)).__enter__)
 
 
 def test_a_missing_path_is_refused(tmp_path):

@@ -14,7 +14,7 @@ from PIL import Image
 
 from fedprox.data.sources import image_folder as ours
 from fedprox.data.sources.image_folder import image_folder
-from fedprox.errors import UserError
+from tests.data.refusals import line_of
 
 CIFAR_JPEG = Path(os.environ.get("FEDPROX_DATA_DIR", "data")).absolute() / "cifar10-jpeg.zip"
 
@@ -66,10 +66,7 @@ def assert_same(one, other) -> None:
 
 
 def error_line(path: Path | str, **settings) -> str:
-    with pytest.raises(UserError) as caught:
-        image_folder(str(path), 0, **settings)
-    assert "\n" not in str(caught.value)
-    return str(caught.value)
+    return line_of(image_folder, str(path), 0, **settings)
 
 
 @pytest.mark.parametrize("kind", ["folder", "zip"])

@@ -15,7 +15,7 @@ from fedprox.data.sources import leaf as leaf_cache
 from fedprox.data.sources.leaf import leaf
 from fedprox.data.sources.leaf_files import json_files, read
 from fedprox.data.sources.synthetic import synthetic
-from fedprox.errors import UserError
+from tests.data.refusals import line_of
 
 # Written by the authors' generate_synthetic.py after seeding NumPy and random with 0, which the program does not do.
 GENERATED = Path(os.environ.get("FEDPROX_DATA_DIR", "data")).absolute() / "leaf" / "synthetic_1_1"
@@ -50,11 +50,7 @@ def folder(tmp_path) -> Path:
 
 
 def error_line(folder: Path, **options: object) -> str:
-    """Return the one line of the error that leaf() raises."""
-    with pytest.raises(UserError) as caught:
-        leaf(str(folder), **options)
-    assert "\n" not in str(caught.value)
-    return str(caught.value)
+    return line_of(leaf, str(folder), **options)
 
 
 def test_clients_are_the_sorted_ids_each_with_its_own_training_and_test_examples(folder):
@@ -198,7 +194,7 @@ def test_raw_reading_gives_unchanged_text_by_sorted_id(tmp_path):
 
 def test_a_number_too_large_for_json_parsers_is_named_like_infinity(folder):
     write(folder, train=json.dumps(content(TRAIN)).replace("7.0", "1e999"))
-    assert f"{B}: each x must be finite in float32, got inf; leave out or replace" in error_line(folder)
+    assert f"{X}finite in float32, got inf in row 2; leave out or replace" in error_line(folder)
 
 
 def test_other_keys_in_a_file_are_left_alone(folder):
@@ -277,9 +273,8 @@ def of_b(key: str, value: object):
 MUST = " must be an object with the lists users and num_samples and the object user_data, but "
 FIX = "fix the file, or prepare"
 B = ": user 'b'"
-SHAPE = f"{B}: each x must have the same shape, but their lengths differ; leave out or pad"
-NUMBERS = f"{B}: each x must be numbers, but one holds "
-LABEL = f"{B}: each y must be a whole number, the class 0, 1, ..., got "
+X, Y = f"{B}: features (x) must be ", f"{B}: labels (y) must be "
+SHAPE = f"{X}an array, a list or a tensor of numbers, all rows of one shape, got a list that NumPy does not take"
 XS = [[1.5, -2.0], [0.25, 3.0]]
 BAD_FILES = [
     (lambda file: [file], f"{MUST}users is missing or of another type; {FIX}"),
@@ -299,25 +294,18 @@ BAD_FILES = [
     (of_b("y", None), f"{B} must have the lists x and y, but y is missing or not a list; {FIX}"),
     (of_b("y", [0, 1]), f"{B} has 3 x but 2 y; {FIX}"),
     (lambda file: content({**TRAIN, "b": ([], [])}), f"{B} has no example; leave it out of train/ and test/"),
-    (of_b("y", [0, 1.5, 2]), f"{LABEL}1.5; number the classes from 0"),
-    (of_b("y", [0, -1, 2]), f"{LABEL}-1; number the classes from 0"),
-    (of_b("y", [0, 10**30, 2]), f"{LABEL}1"),
-    (of_b("y", [0, float("nan"), 2]), f"{LABEL}nan; number the classes from 0"),
-    (of_b("y", [0, True, 2]), f"{LABEL}True; number the classes from 0"),
-    (of_b("y", ["a", "b", "c"]), f"{LABEL}'a'; number the classes from 0, or read text with a function of"),
+    (of_b("y", [0, 1.5, 2]), f"{Y}integers, the classes 0 to 999999, got 1.5 in row 1"),
+    (of_b("y", [0, -1, 2]), f"{Y}between 0 and num_classes - 1 = 999999, got -1 in row 1; number the classes from 0"),
+    (of_b("y", [0, 10**30, 2]), f"{Y}integers, the classes 0 to 999999, got 1e+30 in row 1"),
+    (of_b("y", [0, float("nan"), 2]), f"{Y}integers, the classes 0 to 999999, got nan in row 1"),
+    (of_b("y", ["a", "b", "c"]), f"{Y}numbers, got 'a' (text) in row 0; number the classes from 0"),
     (of_b("x", [*XS, [1.0]]), SHAPE),
-    (of_b("x", [*XS, [1.0, [2.0]]]), SHAPE),
     (of_b("x", [json.loads("[" * 80 + "1" + "]" * 80)] * 3), SHAPE),
-    (
-        of_b("x", [*XS, [1.0, "2"]]),
-        f"{NUMBERS}'2'; write numbers, or read text with a function of fedprox.data.sources",
-    ),
-    (of_b("x", [*XS, [None, 1.0]]), f"{NUMBERS}None; write numbers"),
-    (of_b("x", [[True, False]] * 3), f"{NUMBERS}True; write numbers"),
-    (of_b("x", [1.0, 2.0, 3.0]), f"{B}: each x must be a list of numbers, at least one, got 1.0; fix the file"),
-    (of_b("x", [[], [], []]), f"{B}: each x must be a list of numbers, at least one, got []; fix the file"),
-    (of_b("x", [*XS, [1.0, -float("inf")]]), f"{B}: each x must be finite in float32, got -inf; leave out"),
-    (of_b("x", [*XS, [1.0, 1e39]]), f"{B}: each x must be finite in float32, got 1e+39; leave out or replace"),
+    (of_b("x", [*XS, [1.0, "2"]]), f"{X}numbers, got '2' (text) in row 2; convert them"),
+    (of_b("x", [*XS, [None, 1.0]]), f"{X}numbers, got None (object) in row 2; convert them"),
+    (of_b("x", [1.0, 2.0, 3.0]), f"{X}lists of numbers, got 1.0; fix the file"),
+    (of_b("x", [[], [], []]), f"{X}lists of numbers, got []; fix the file"),
+    (of_b("x", [*XS, [1.0, 1e39]]), f"{X}finite in float32, got 1e+39 in row 2; leave out or replace"),
 ]
 
 
@@ -325,6 +313,13 @@ BAD_FILES = [
 def test_errors_name_the_file_the_user_and_the_remedy(folder, change, message):
     write(folder, train=change(copy.deepcopy(content(TRAIN))))
     assert f"{folder}/train/train.json{message}" in error_line(folder)
+
+
+def test_text_is_refused_with_the_data_sets_that_read_it(folder):
+    write(folder, train=content({**TRAIN, "b": (["to be", "o be ", " be o"], [0, 1, 2])}))
+    line = error_line(folder)
+    assert f"{X}numbers, got 'to be' (text) in row 0" in line
+    assert line.endswith("(dataset=leaf reads numbers, shakespeare and sent140 read text)")
 
 
 def test_widths_that_differ_between_users_are_named_with_both(folder):

@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 
 from fedprox.config.compose import compose
 from fedprox.data.sources.text import ALL_LETTERS, sent140, shakespeare
-from fedprox.errors import UserError
+from tests.data.refusals import line_of
 
 SENTENCE = "To be, or not to be: that is the question: whether 'tis nobler in the mind to suffer the slings and arrows"
 WORDS = ("the", ",", "i", "don't", "!", "good", "bad")
@@ -52,10 +52,7 @@ def windows(text: str) -> tuple[list[str], list[str]]:
 
 
 def error_line(load, *arguments, **settings) -> str:
-    with pytest.raises(UserError) as caught:
-        load(*map(str, arguments), **settings)
-    assert "\n" not in str(caught.value)
-    return str(caught.value)
+    return line_of(load, *map(str, arguments), **settings)
 
 
 # Shakespeare
@@ -171,10 +168,6 @@ def test_a_tweet_without_a_text_is_refused_with_its_user(tmp_path, glove, x):
     good = {"someone": ([tweet("good")], [0])}
     line = error_line(sent140, write_leaf(tmp_path, {"someone": ([x], [0])}, good), glove)
     assert "train/all_data_niid_0_keep_0.json: user 'someone': each x must be a list with the text as item 4" in line
-
-
-def test_num_tokens_below_one_is_refused(tmp_path, glove):
-    assert "num_tokens must be between 1 and 10000, got 0" in error_line(sent140, tmp_path, glove, num_tokens=0)
 
 
 # Runs
