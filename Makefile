@@ -49,6 +49,7 @@ lint: install
 	@$(BIN)/mypy
 	@$(BIN)/lint-imports --no-logo
 	@$(BIN)/codespell
+	@$(BIN)/nbstripout --keep-id --verify notebooks/*.ipynb
 	@$(MKDOCS)
 
 # The page of settings is written first; the theme's notice about MkDocs 2 is not about this version.

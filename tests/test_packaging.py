@@ -353,8 +353,9 @@ def test_make_test_is_lint_types_and_tests_with_the_locked_environment(make):
     told = make("-n", "test", "VENV=venv")
     commands = [line for line in told.splitlines() if line.startswith("venv/bin/")]
     lint = ("ruff check .", "ruff format --check .", "mypy", "lint-imports --no-logo", "codespell")
-    assert [command.removeprefix("venv/bin/") for command in commands[-6:]] == [
+    assert [command.removeprefix("venv/bin/") for command in commands[-7:]] == [
         *lint,
+        "nbstripout --keep-id --verify notebooks/*.ipynb",
         "python -m pytest -n 2 --dist loadfile --max-worker-restart 0",
     ]
     assert "venv/bin/mkdocs build --quiet --strict" in told
