@@ -145,14 +145,14 @@ def help_text(home: str, width: int = 100) -> str:
 
 
 def markdown() -> str:
-    """Return docs/configuration.md."""
+    """Return the text of docs/configuration.md."""
     parts = [_PAGE]
     for section, settings in _by_section():
         parts += [f"## {section}\n", _table(("setting", "default", "values", "meaning"), list(map(_row, settings)))]
     parts.append("## Choices of the groups\n")
     for group in groups():
         rows = [(f"`{choice.name}`", _escaped(choice.meaning), _sets(choice)) for choice in choices(group)]
-        parts += [f"### {group}\n", _table(("choice", "meaning", "sets"), rows)]
+        parts += [f"### {group}\n", _table(("choice", "meaning", "settings"), rows)]
     return "\n".join(parts)
 
 

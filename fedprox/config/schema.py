@@ -273,16 +273,16 @@ class Config(_Settings):
     """Aggregation on the server. Any Flower strategy can be named by `strategy._target_`, except the
     differential-privacy wrappers; its mu is 0 unless `mu` is given."""
     protocol: Target
-    """Rule that makes stragglers of a round's clients and sets how much work each does. With `flower` and `paper`, if
+    """Rule for which of a round's clients are stragglers and how much work each does. With `flower` and `paper`, if
     E = 1, a straggler does part of the epoch: 1 step to all of them."""
     engine: Target
-    """Place where clients compute; all engines give the same numbers."""
+    """Where clients compute; all engines give the same numbers."""
     evaluation: Evaluation
     """Examples on which global models are measured."""
     augmentation: Target
     """Random change of the clients' training images in every epoch."""
     logger: dict[str, Target]
-    """Trackers that get every round and all settings beside the run directory, one or several:
+    """Experiment trackers that receive all settings and every round, in addition to the run directory. One or several:
     `'logger=[tensorboard,mlflow]'`."""
     checkpoint: Checkpoint
     resume: Name | None = None
