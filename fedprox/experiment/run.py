@@ -71,8 +71,11 @@ def run(
                 forget_after(run_dir, beginning.first_round - 1)
             _remove(old, run_dir, config.logger)
             on_begin()
+            table = columns(config.evaluation, adapts_mu=config.adaptive_mu.enabled)
             with RunRecord(
-                *(run_dir, beginning.facts, columns(config.evaluation, adapts_mu=config.adaptive_mu.enabled)),
+                run_dir,
+                beginning.facts,
+                table,
                 per_class=config.evaluation.per_class,
                 class_names=experiment.data.examples.class_names,
                 state=beginning.tables,

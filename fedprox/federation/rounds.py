@@ -9,7 +9,7 @@ A round of FedProx (Li et al. 2020, algorithm 2) turns the global model w^t into
 
 FedAvg is the same loop with mu = 0 and a strategy that drops stragglers. Steps 1 and 3 belong to the strategy
 (`planned_strategy`), step 2 to the engine (`fedprox.engines`), which plays the clients (`client_app`). Everything
-random in a round is in the strategy's plan, a pure function of (settings, seed, round): so all methods meet the same
+random in a round is in the strategy's plan, a pure function of (settings, seed, round): so all methods see the same
 clients, stragglers and batches, all engines give the same numbers, and a resumed run continues exactly.
 """
 
