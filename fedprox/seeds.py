@@ -33,6 +33,10 @@ def generator(seed: int, stream: Stream, *ids: int, repetition: int = 0) -> np.r
 
     Raises:
         ValueError: If the seed or the repetition is negative or has more than 32 bits.
+
+    Examples:
+        >>> [generator(0, Stream.COHORT, round_num).integers(100, size=3).tolist() for round_num in (1, 2, 1)]
+        [[38, 10, 97], [70, 72, 89], [38, 10, 97]]
     """
     if not (0 <= seed < 2**32 and 0 <= repetition < 2**32):  # each is one 32-bit word of the entropy
         raise ValueError(f"seed must be >= 0 and below 2^32, and so must repetition, got {seed} and {repetition}")

@@ -35,6 +35,17 @@ class LabelledData:
         mean: Subtracted from the features to make model input; float32, broadcasts over input_shape; 0 for tokens.
         std: Divides them after that, > 0; 1 for tokens.
         class_names: Names of the classes, such as their folders; empty if they are only numbers.
+
+    Examples:
+        Lists are converted, and a label out of range is refused.
+
+        >>> data = LabelledData([[0.5], [1.5]], [0, 1], [[2.5]], [1], num_classes=2, mean=0.0, std=0.5)
+        >>> data.model_input(data.test_features)
+        array([[5.]], dtype=float32)
+        >>> LabelledData([[0.5], [1.5]], [0, 5], [[2.5]], [1], num_classes=2, mean=0.0, std=0.5)
+        Traceback (most recent call last):
+            ...
+        fedprox.errors.UserError: labels must be between 0 and num_classes - 1 = 1, got 5 in row 1; ...
     """
 
     features: Features
@@ -237,6 +248,11 @@ def split(parts: list[Integers], hold_out: float) -> tuple[ClientIndex, ClientIn
 
     Raises:
         UserError: If `hold_out` is out of its range.
+
+    Examples:
+        >>> train, held_out = split([np.arange(10), np.arange(10, 14)], hold_out=0.25)
+        >>> train[1].tolist(), held_out[1].tolist()
+        ([10, 11, 12], [13])
     """
     if not 0 <= hold_out < 1:
         raise UserError(f"hold_out must be >= 0 and < 1, got {hold_out}; the paper holds 0.1 out")

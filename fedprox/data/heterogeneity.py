@@ -85,6 +85,10 @@ def effective_classes(shares: Distributions) -> NDArray[np.float64]:
 
     Args:
         shares: From `label_distributions`.
+
+    Examples:
+        >>> effective_classes(label_distributions(np.array([[5, 5, 0], [10, 0, 0]]))).tolist()
+        [2.0, 1.0]
     """
     return np.asarray(np.exp2(_entropies(shares)))
 
@@ -102,6 +106,10 @@ def js_distance(shares: Distributions, rng: np.random.Generator) -> float:
 
     Returns:
         Between 0 and 1; 0 for a single client.
+
+    Examples:
+        >>> js_distance(np.array([[1.0, 0.0], [0.0, 1.0]]), np.random.default_rng(0))  # no class in common
+        1.0
     """
     num_clients = len(shares)
     if num_clients == 1:
@@ -128,6 +136,10 @@ def gini(sizes: Integers) -> float:
 
     Args:
         sizes: Examples of each client, shape (num_clients,), not all 0.
+
+    Examples:
+        >>> gini(np.array([5, 5, 5, 5])), gini(np.array([20, 0, 0, 0]))
+        (0.0, 0.75)
     """
     ranks = 2 * np.arange(1, len(sizes) + 1) - len(sizes) - 1
     return float(ranks @ np.sort(sizes) / (len(sizes) * sizes.sum()))

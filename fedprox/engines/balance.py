@@ -13,6 +13,10 @@ def balance(work: Sequence[int], num_shares: int) -> list[list[int]]:
 
     The longest piece goes first, each to the share with the least work (Graham 1969). Then the shares with the most and
     the least work exchange pieces as long as that brings their sums closer.
+
+    Examples:
+        >>> balance([6, 5, 4, 3, 2], num_shares=2)  # both shares have a sum of 10
+        [[1, 3, 4], [0, 2]]
     """
     loads = [(0, share) for share in range(num_shares)]
     shares: list[list[int]] = [[] for _ in range(num_shares)]

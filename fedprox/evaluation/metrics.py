@@ -104,6 +104,10 @@ def among_clients(is_correct: Flags, sizes: Integers) -> ClientSpread:
         is_correct: Whether each held-out example is classified correctly, one client after another, shape (n,).
         sizes: Number of held-out examples of each client, shape (num_clients,), at least one above 0; clients without
             any do not count.
+
+    Examples:
+        >>> among_clients(np.array([True, True, False, True]), sizes=np.array([2, 2]))  # accuracies 1 and 0.5
+        ClientSpread(std=0.25, worst=0.5, best=1.0)
     """
     held = sizes[sizes > 0]
     num_correct = np.add.reduceat(is_correct.astype(np.int64), np.cumsum(held) - held)

@@ -53,6 +53,16 @@ class AdaptiveMu:
         value: The current mu, >= 0.
         step: The amount by which mu changes; mu never goes below 0.
         patience: Consecutive falls before mu decreases; then the count restarts.
+
+    Examples:
+        The loss falls once, which is not enough, and then rises.
+
+        >>> from types import SimpleNamespace as Record
+        >>> mu = AdaptiveMu(0.5, step=0.1, patience=5)
+        >>> for loss in (2.0, 1.5, 1.8):
+        ...     mu.observe(Record(federation=Record(train_loss=loss)))
+        >>> mu.value
+        0.6
     """
 
     value: float
@@ -106,6 +116,10 @@ def learning_rate_factor(name: str, round_num: int, num_rounds: int, final: floa
         round_num: 1 .. num_rounds.
         num_rounds: T.
         final: 0 .. 1.
+
+    Examples:
+        >>> [round(learning_rate_factor("cosine", round_num, 4, final=0.0), 3) for round_num in (1, 2, 3, 4)]
+        [1.0, 0.854, 0.5, 0.146]
     """
     if name == "constant":
         return 1.0

@@ -90,6 +90,15 @@ class Plan:
             task with its own straggler status, work and batch order.
         drops_stragglers: Whether stragglers are left out.
         last_batch: Treatment of an epoch's last, short batch; see `fedprox.plan.epoch_batches`.
+
+    Examples:
+        A plan knows no mu and no strategy, so FedAvg and FedProx meet the same clients with the same work.
+
+        >>> from fedprox.plan.protocols import PaperProtocol
+        >>> settings = {"num_epochs": 5, "batch_size": 10, "stragglers_fraction": 0.5, "seed": 0}
+        >>> plan = Plan(np.array([30, 20, 10, 40]), clients_per_round=2, protocol=PaperProtocol(), **settings)
+        >>> [(task.client, task.num_steps, task.is_straggler) for task in plan.tasks(round_num=1)]
+        [(1, 10, True), (0, 15, False)]
     """
 
     client_sizes: NDArray[np.int64]

@@ -36,7 +36,12 @@ class SgdSettings:
     last_batch: str = KEEP
 
     def epoch(self, num_examples: int) -> EpochBatches:
-        """Return the mini-batches of an epoch for a client with this number of examples."""
+        """Return the mini-batches of an epoch for a client with this number of examples.
+
+        Examples:
+            >>> SgdSettings(learning_rate=0.1, batch_size=10).epoch(25).slices()
+            [slice(0, 10, None), slice(10, 20, None), slice(20, 25, None)]
+        """
         return epoch_batches(num_examples, self.batch_size, self.last_batch)
 
     def scaled(self, factor: float) -> "SgdSettings":

@@ -106,6 +106,14 @@ def step(
         velocity: v, modified: v <- momentum * v + the bracket above, and w <- w - lr * v; None without momentum.
         mu: Weight of the proximal term.
         sgd: Learning rate, momentum and weight decay.
+
+    Examples:
+        1 - 0.1 * (2 + 0.5 * (1 - 0)) = 0.75.
+
+        >>> w, start = [torch.tensor([1.0])], [torch.tensor([0.0])]
+        >>> step(w, [torch.tensor([2.0])], start, None, mu=0.5, sgd=SgdSettings(learning_rate=0.1, batch_size=1))
+        >>> w
+        [tensor([0.7500])]
     """
     if mu:
         torch._foreach_add_(grads, torch._foreach_sub(list(params), list(anchor)), alpha=mu)

@@ -54,6 +54,16 @@ def dirichlet(
 
     Raises:
         UserError: If a setting breaks its rule, or there are too few examples for so many clients.
+
+    Examples:
+        Four clients' examples of three classes, with strong label skew and with nearly none.
+
+        >>> labels = np.repeat([0, 1, 2], 100)
+        >>> for alpha in (0.1, 1000.0):
+        ...     parts = dirichlet(labels, 4, np.random.default_rng(0), alpha=alpha)
+        ...     print([np.bincount(labels[part], minlength=3).tolist() for part in parts])
+        [[0, 96, 0], [92, 0, 0], [0, 3, 7], [8, 1, 93]]
+        [[24, 26, 26], [27, 25, 25], [23, 24, 24], [26, 25, 25]]
     """
     check_between("alpha", alpha, MIN_ALPHA, MAX_ALPHA, "0.1 is strong label skew, 100 nearly none")
     if min_examples < 1:
