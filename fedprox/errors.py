@@ -89,11 +89,7 @@ def printable(text: str) -> str:
     the like. Addresses of objects are left out: they differ from run to run.
     """
     text = _ADDRESS.sub("", text)
-    return text if text.isprintable() else "".join(_escaped(character) for character in text)
-
-
-def _escaped(character: str) -> str:
-    return character if character.isprintable() else character.encode("unicode_escape").decode()
+    return "".join(each if each.isprintable() else each.encode("unicode_escape").decode() for each in text)
 
 
 _ADDRESS = re.compile(r" at 0x[0-9a-fA-F]{6,}")

@@ -32,7 +32,7 @@ from fedprox.cli.version import HOME, version_line
 from fedprox.config.compose import CONF, as_given, checked, explained
 from fedprox.config.documentation import help_text
 from fedprox.errors import USERS, RunStopped, UserError, on_record
-from fedprox.process import exit_status, looking_for_no_garbage, terminated_like_interrupted
+from fedprox.process import exit_status, import_without_gc, terminated_like_interrupted
 from fedprox.runs.log import begin_log
 from fedprox.runs.reader import read_record
 
@@ -59,7 +59,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
         @hydra.main(version_base=None, config_path=str(CONF), config_name="config")
         def job(config: DictConfig) -> float | None:
-            return _ended(config, failures)
+            return _run_and_report(config, failures)
 
         try:
             _check_options()
@@ -99,7 +99,7 @@ def _check_options() -> None:
         raise SystemExit(0)
 
 
-def _ended(config: DictConfig, failures: Path) -> float | None:
+def _run_and_report(config: DictConfig, failures: Path) -> float | None:
     """Run one job and return its final test accuracy, or None if it failed, so that a sweep's other jobs run.
 
     Args:
@@ -140,7 +140,7 @@ def _run(config: DictConfig) -> float | None:
     if earlier and earlier["status"] == "finished":
         logging.getLogger("fedprox").info("%s is finished already", os.path.relpath(run_dir))
         return float(earlier["result"]["final"]["test_accuracy"])
-    with looking_for_no_garbage("fedprox.experiment.run"):
+    with import_without_gc("fedprox.experiment.run"):
         from fedprox.experiment import run as experiment  # here: it imports torch, which --help does not need
 
     logging.getLogger("flwr").setLevel(logging.ERROR)  # its lines per round repeat metrics.csv

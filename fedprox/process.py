@@ -77,7 +77,7 @@ os.register_at_fork(after_in_child=lambda: signal.pthread_sigmask(signal.SIG_UNB
 
 
 @contextmanager
-def looking_for_no_garbage(module: str) -> Iterator[None]:
+def import_without_gc(module: str) -> Iterator[None]:
     """Disable garbage collection while a module is imported in the context, and for good in what it leaves.
 
     Its libraries create a million objects that live until the end; collecting among them again and again takes a tenth

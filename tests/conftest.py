@@ -69,7 +69,7 @@ def in_this_process(monkeypatch, capfd, request, tmp_path_factory) -> Iterator[C
 
     def call(main: Callable[[list[str]], int], arguments: list[str]) -> Ended:
         capfd.readouterr()
-        with _hydra_and_logging_left_as_they_were():
+        with _restored_hydra_and_logging():
             try:
                 status = main(arguments)
             except SystemExit as end:
@@ -108,7 +108,7 @@ def _with_directories(arguments: tuple[str, ...]) -> list[str]:
 
 
 @contextmanager
-def _hydra_and_logging_left_as_they_were() -> Iterator[None]:
+def _restored_hydra_and_logging() -> Iterator[None]:
     from hydra.core.global_hydra import GlobalHydra
     from hydra.core.hydra_config import HydraConfig
 

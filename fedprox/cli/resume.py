@@ -51,7 +51,7 @@ def whole_command(words: Sequence[str]) -> list[str]:
     settings = _taken_over(option, run_dir, record["settings"])
     name, choices = record["config_name"], _choices(record["overrides"])
     vouched_for = [word for word in words if str(settings.get(_name(word), "")) == word.partition("=")[2] != ""]
-    overrides, made = _made_again(name, [*choices.values(), *vouched_for], settings)
+    overrides, made = _recomposed(name, [*choices.values(), *vouched_for], settings)
     kept = [override for group, override in choices.items() if group not in given]
     kept += [override for setting, override in overrides.items() if not _is_given(setting, given)]
     depended_on = {setting: value for setting, value in settings.items() if not _is_given(setting, given)}
@@ -136,7 +136,7 @@ def _choices(overrides: Sequence[str]) -> dict[str, str]:
     return {group: f"{group}={choice}" for group, choice in chosen.items()}
 
 
-def _made_again(config_name: str, choices: Iterable[str], settings: Leaves) -> tuple[dict[str, str], dict[str, Any]]:
+def _recomposed(config_name: str, choices: Iterable[str], settings: Leaves) -> tuple[dict[str, str], dict[str, Any]]:
     """Return setting -> override for what differs between a record and the files of conf/, and the settings composed.
 
     A setting that refers to another one follows it, unless it was given itself. What a record may not decide stays as

@@ -20,7 +20,7 @@ from fedprox.cli.jobs import Job, begin_table, earlier_run, final_table, is_same
 from fedprox.config.compose import as_given, compose, each_value_once, explained, parsed, values_of
 from fedprox.config.schema import Target
 from fedprox.errors import USERS, UserError
-from fedprox.process import looking_for_no_garbage
+from fedprox.process import import_without_gc
 from fedprox.runs.reader import read_record
 from fedprox.storage import locked
 
@@ -40,7 +40,7 @@ class CheckFirst(Callback):
         try:
             sweep_dir = Path(config.hydra.sweep.dir)
             jobs = list(jobs_of(config))
-            if not jobs or _are_left(jobs, sweep_dir, config):
+            if not jobs or _have_work_left(jobs, sweep_dir, config):
                 _check_values(config)
             sweep_dir.mkdir(parents=True, exist_ok=True)
             _at_the_end.get().enter_context(locked(sweep_dir))
@@ -56,7 +56,7 @@ def _check_values(config: DictConfig) -> None:
     name, launcher = config.hydra.job.config_name, config.hydra.launcher._target_
     settings = [compose(overrides, name) for overrides in each_value_once(_words(config))]
 
-    with looking_for_no_garbage("fedprox.experiment.build"):
+    with import_without_gc("fedprox.experiment.build"):
         from fedprox.experiment import build  # here: it imports torch, which --help does not need
 
     logging.getLogger("flwr").setLevel(logging.ERROR)  # what strategies log about sampling and mu does not apply here
@@ -103,7 +103,7 @@ def _words(config: DictConfig) -> list[str]:
     return [*(f"{name}={value}" for name, value in params.items()), *as_given(config.hydra.overrides.task)]
 
 
-def _are_left(jobs: Iterable[Job], sweep_dir: Path, config: DictConfig) -> bool:
+def _have_work_left(jobs: Iterable[Job], sweep_dir: Path, config: DictConfig) -> bool:
     """Return whether any job is not finished.
 
     Raises:

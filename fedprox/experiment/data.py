@@ -94,9 +94,7 @@ def _load(
     dataset: Target, partition: Target, feature_skew: Target, num_clients: int | None, hold_out: float, seed: int
 ) -> FederatedData:
     divided = _divided(dataset, partition, num_clients, hold_out, seed)
-    data: FederatedData = _checked_again(
-        build("feature_skew", feature_skew, FederatedData, divided, seed), feature_skew
-    )
+    data: FederatedData = _rechecked(build("feature_skew", feature_skew, FederatedData, divided, seed), feature_skew)
     _log_data(data, printable(data_name(dataset)))
     return data
 
@@ -113,7 +111,7 @@ def _divided(dataset: Target, partition: Target, num_clients: int | None, hold_o
             "got null; null is for data sets that come divided"
         )
     rng = generator(seed, Stream.PARTITION)
-    with _globals_left_as_they_were():
+    with _restored_globals():
         made = build("partition", partition, object, loaded.labels.copy(), num_clients, rng)
     parts = checks.parts(made, len(loaded.labels), num_clients, f"partition._target_={partition.target}")
     return divide(loaded, parts, rng, hold_out=hold_out)
@@ -122,29 +120,29 @@ def _divided(dataset: Target, partition: Target, num_clients: int | None, hold_o
 @lru_cache(maxsize=1)
 def _loaded(dataset: Target) -> LabelledData | FederatedData:
     """Return the data set; jobs of one process that only divide it differently share it."""
-    with _globals_left_as_they_were():
+    with _restored_globals():
         built = build("dataset", dataset, LabelledData | FederatedData)
-    data: LabelledData | FederatedData = _checked_again(built, dataset)
+    data: LabelledData | FederatedData = _rechecked(built, dataset)
     return data
 
 
-def _checked_again(data: Any, made_by: Target) -> Any:
+def _rechecked(data: Any, made_by: Target) -> Any:
     """Return the result of a function, checked again: a user's function may have changed it after the first check."""
     if made_by.target.startswith("fedprox."):
         return data
     if isinstance(data, LabelledData):
-        return _made_again(data)
-    return FederatedData(*map(_made_again, (data.examples, data.train, data.held_out, data.client_ids)))
+        return _rebuilt(data)
+    return FederatedData(*map(_rebuilt, (data.examples, data.train, data.held_out, data.client_ids)))
 
 
-def _made_again(made: Any) -> Any:
+def _rebuilt(made: Any) -> Any:
     """Return examples or an index as an object of our class: a derived class may have other checks."""
     kind = next((each for each in (LabelledData, ClientIndex) if isinstance(made, each)), None)
     return kind(**{field.name: getattr(made, field.name) for field in fields(kind)}) if kind else made
 
 
 @contextmanager
-def _globals_left_as_they_were() -> Iterator[None]:
+def _restored_globals() -> Iterator[None]:
     """Undo what a user's function changes for the whole process, on which the run depends."""
     import torch  # here: jobs that only show a partition need it late
 

@@ -197,12 +197,6 @@ def test_mu_is_the_recorded_one_even_if_the_strategy_has_another_default(run_of)
         assert "mu=1.0" in whole_command([*words, ADAM])
 
 
-def test_a_branch_with_another_strategy_has_the_mu_of_that_strategy(run_of):
-    folder = run_of("dataset=digits")  # FedProx, with mu = 1 by default
-    command = whole_command([f"branch_from={folder}", "branch_round=3", "strategy=fedavg"])
-    assert composed("config", [*command[2:]])["mu"] == 0.0
-
-
 # What a record may not decide.
 
 

@@ -227,27 +227,6 @@ def test_the_engine_may_change_from_process_to_process(run):
     assert differences(on_ray, whole) == []
 
 
-HYDRAS = {"main.log", ".hydra/config.yaml", ".hydra/hydra.yaml", ".hydra/overrides.yaml"}
-REFUSED = {
-    "another mu": (["mu=0.5"], ["would change the past", "mu=0.5 (was 1.0)", "leave that out", "branch_from="]),
-    "fewer rounds than completed": (["num_rounds=3"], ["num_rounds must be at least 4", "got 3"]),
-    "an unknown choice": (["model=no_such"], ["model/no_such"]),
-}
-
-
-def test_what_would_change_the_past_is_refused_by_name_and_the_directory_stays(run, fedprox):
-    folder = run(*DIGITS, until=5)
-    for name, (arguments, words) in REFUSED.items():
-        before = snapshot(folder)
-        ended = fedprox("resume=run", *arguments)
-        assert (ended.status, ended.err.count("\n")) == (2, 1), (name, ended.err)
-        assert ended.err.startswith("error: ")
-        assert [word for word in words if word not in ended.err] == [], name
-        changed = {file for file, content in snapshot(folder).items() if before.get(file) != content}
-        # The number of completed rounds is read only after Hydra has written its files.
-        assert changed <= (HYDRAS if arguments == ["num_rounds=3"] else set()), name
-
-
 # Branches.
 
 
@@ -299,14 +278,6 @@ def test_a_branch_with_another_mu_is_a_run_whose_mu_changes_at_that_round(run, t
     assert facts(branch)["settings"]["mu"] == 0.1
 
 
-def test_a_branch_has_the_metrics_of_its_trunks_strategy(run, trunk):
-    own = "strategy._target_=own_parts.Reporting"
-    trunk = trunk(own)
-    branch = run("branch_from=trunk", "branch_round=4", own, into="branch")
-    assert untimed(branch / "metrics.csv") == untimed(trunk / "metrics.csv")
-    assert "drawn" in (trunk / "metrics.csv").read_text()
-
-
 def test_an_interrupted_branch_is_resumed_and_keeps_its_lineage(run, trunk):
     trunk()
     whole = run("branch_from=trunk", "branch_round=4", "mu=0.1", into="whole")
@@ -344,25 +315,3 @@ def test_a_branch_may_have_another_strategy_and_other_columns(run, trunk):
     assert len(rows) == 12
     assert rows[1].endswith(",,,,,,,,")  # what the trunk did not measure
     assert not rows[6].endswith(",")
-
-
-BRANCHES = {
-    "round not reached": (["branch_from=run", "branch_round=9"], ["branch_round must be at most 4", "got 9"]),
-    "round without a checkpoint": (
-        ["branch_from=run", "branch_round=3"],
-        ["branch_round=3 has no checkpoint in run", "checkpoint.keep=null"],
-    ),
-    "another model": (["branch_from=run", "branch_round=4", "model=cnn"], ["another model"]),
-    "fewer rounds": (["branch_from=run", "branch_round=4", "num_rounds=2"], ["num_rounds must be at least 4", "got 2"]),
-}
-
-
-def test_an_impossible_branch_is_refused_in_one_line(run, fedprox):
-    folder = run(*DIGITS, until=5)
-    before = snapshot(folder)
-    for name, (arguments, words) in BRANCHES.items():
-        ended = fedprox(*arguments, "hydra.run.dir=branch")
-        assert (ended.status, ended.err.count("\n")) == (2, 1), (name, ended.err)
-        assert [word for word in words if word not in ended.err] == [], name
-        assert snapshot(folder) == before
-        assert not Path("branch/metrics.csv").exists()

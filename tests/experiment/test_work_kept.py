@@ -104,6 +104,16 @@ REFUSED = {
 }
 
 
+SAYS = {
+    "a run that is itself": ("hydra.run.dir must be outside the directory of branch_from=run",),
+    "a round that was not reached": ("branch_round must be at most 3", "got 9"),
+    "a round without a checkpoint": ("branch_round=2 has no checkpoint in run3", "checkpoint.keep=null"),
+    "another model": ("another model",),
+    "a resumed run with another mu": ("would change the past", "mu=0.0 (was 1.0)", "leave that out", "branch_from="),
+    "a resumed run of fewer rounds": ("num_rounds must be at least 3", "got 2"),
+}
+
+
 def test_a_refused_command_leaves_every_byte_of_an_existing_run(command, tmp_path):
     for name in ("run", "run2", "damaged"):
         assert command(*DIGITS, "checkpoint.every=1", f"hydra.run.dir={name}").status == 0
@@ -117,6 +127,7 @@ def test_a_refused_command_leaves_every_byte_of_an_existing_run(command, tmp_pat
         base = () if words[0].startswith(("branch_from", "resume")) else DIGITS
         ended = command(*base, *(word.replace("{0}", tmp_path.name) for word in words))
         assert (ended.status, ended.err.count("\n")) == (2, 1), (name, ended.err)
+        assert [said for said in SAYS.get(name, ()) if said not in ended.err] == [], ended.err
         after = everything(tmp_path)
         assert [file for file in before | after if before.get(file) != after.get(file)] == [], name
 
