@@ -134,7 +134,7 @@ def test_cuda_is_refused_if_there_is_none(refused):
 
 
 def test_a_cluster_that_does_not_answer_is_reported(refused):
-    says = ("engine.address", "'127.0.0.1:9'", "ray start --head", "leave engine.address out")
+    says = ("engine.address", "'127.0.0.1:9'", "ray start --head", "remove engine.address")
     refused("dataset=digits", "engine.address=127.0.0.1:9", "num_rounds=1", says=says)
 
 

@@ -67,6 +67,18 @@ def unit_vectors(num_classes: int, num_columns: int) -> Floats:
 
 
 @compiled
+def _tile(features: Floats, batch: Integers, first: int) -> tuple[Floats, Floats, Floats, Floats, Floats]:
+    """Return the five examples from a position of the batch on; LLVM inlines this."""
+    return (
+        features[batch[first]],
+        features[batch[first + 1]],
+        features[batch[first + 2]],
+        features[batch[first + 3]],
+        features[batch[first + 4]],
+    )
+
+
+@compiled
 def logits(weight: Floats, features: Floats, batch: Integers, result: Floats) -> None:
     """Write x W^T + b of a batch into the result, each sum in the order of the features.
 
@@ -78,13 +90,7 @@ def logits(weight: Floats, features: Floats, batch: Integers, result: Floats) ->
     """
     last = features.shape[1]
     for first in range(0, len(batch), EXAMPLES_PER_TILE):
-        x0, x1, x2, x3, x4 = (
-            features[batch[first]],
-            features[batch[first + 1]],
-            features[batch[first + 2]],
-            features[batch[first + 3]],
-            features[batch[first + 4]],
-        )
+        x0, x1, x2, x3, x4 = _tile(features, batch, first)
         for column in range(0, weight.shape[1], NUM_LANES):
             bias = load(weight, last, column)
             s0 = s1 = s2 = s3 = s4 = spread(ZERO)
@@ -172,13 +178,7 @@ def batch_gradient(features: Floats, batch: Integers, residual: Floats, gradient
     last = features.shape[1]
     gradient[:] = ZERO
     for first in range(0, len(batch), EXAMPLES_PER_TILE):
-        x0, x1, x2, x3, x4 = (
-            features[batch[first]],
-            features[batch[first + 1]],
-            features[batch[first + 2]],
-            features[batch[first + 3]],
-            features[batch[first + 4]],
-        )
+        x0, x1, x2, x3, x4 = _tile(features, batch, first)
         for column in range(0, gradient.shape[1], NUM_LANES):
             r0 = load(residual, first, column)
             r1 = load(residual, first + 1, column)
