@@ -97,15 +97,6 @@ def test_a_reply_depends_neither_on_other_clients_nor_on_earlier_rounds(federati
     assert all(equal(one, other) for one, other in zip(together, alone, strict=True))
 
 
-def test_every_round_starts_at_the_global_model_it_is_sent(federation, grid):
-    first = grid.send_and_receive(federation.messages())
-    moved = first[0].content["arrays"]
-    from_moved = grid.send_and_receive(federation.messages(arrays=moved))
-    assert not any(equal(one, other) for one, other in zip(first, from_moved, strict=True))
-    again = grid.send_and_receive(federation.messages())
-    assert all(equal(one, other) for one, other in zip(first, again, strict=True))
-
-
 def test_the_global_model_and_the_shared_data_stay_as_they_were(federation, grid):
     data = federation.spec.data.examples
     before = (data.features.copy(), {n: a.numpy().copy() for n, a in federation.start.items()})

@@ -241,22 +241,6 @@ def test_zero_weights_on_synthetic_1_1_give_the_authors_number():
 # The edges
 
 
-def test_clients_with_the_same_examples_have_no_variance_and_b_1():
-    rng = np.random.default_rng(0)
-    features, labels = rng.normal(size=(9, 5)).astype(np.float32), rng.integers(3, size=9)
-    data = divided(np.tile(features, (4, 1)), np.tile(labels, 4), [9] * 4, num_classes=3)
-    model = initialised(lambda: logistic((5,), 3))
-    for evaluator, params in (
-        (FederationEvaluator(model, data, "cpu"), model.state_dict()),
-        (general(model, data), shifted(model.state_dict())),
-    ):
-        result = measure(evaluator, params)
-        # The same float32 gradients four times, squares of the order of 1: what remains is float64's rounding.
-        assert result.gradient_variance == pytest.approx(0.0, abs=1e-12)
-        assert result.gradient_variance_unweighted == pytest.approx(0.0, abs=1e-12)
-        assert result.dissimilarity_b == pytest.approx(1.0, abs=1e-12)
-
-
 def test_without_gradients_b_is_1():
     # With a single class the softmax is 1 whatever the weights.
     data = divided([[1.0], [2.0], [3.0]], [0, 0, 0], [1, 2], num_classes=1)
