@@ -36,7 +36,7 @@ def examples(given: Mapping[str, Any]) -> dict[str, Any]:
     num_classes = _num_classes(given["num_classes"])
     features = _features("features", given["features"])
     if not len(features):
-        raise UserError("features must have at least one example, got none; see that the data set is not empty")
+        raise UserError("features must have at least one example, got none; check that the data set is not empty")
     test_features = _test_features(given["test_features"], features)
     mean, std = (_statistic(name, given[name], features.shape[1:]) for name in ("mean", "std"))
     for name, array in (("features", features), ("test_features", test_features)):
@@ -49,7 +49,7 @@ def examples(given: Mapping[str, Any]) -> dict[str, Any]:
         "mean": mean,
         "std": std,
         "num_classes": num_classes,
-        "class_names": _names("class_names", given["class_names"], "num_classes", num_classes),
+        "class_names": _names("class_names", given["class_names"], "class", num_classes),
     }
 
 
@@ -142,7 +142,7 @@ def client_ids(value: Any, num_clients: int) -> tuple[str, ...]:
     Raises:
         UserError: If there are not as many as clients, or two are the same.
     """
-    ids = _names("client_ids", value, "there are clients", num_clients)
+    ids = _names("client_ids", value, "client", num_clients)
     if len(set(ids)) < len(ids):
         twice = next(each for place, each in enumerate(ids) if each in ids[:place])
         raise UserError(f"client_ids must be unique, got {shown(twice)} twice; give each client its own name")
@@ -276,7 +276,7 @@ def labels(name: str, value: Any, num_examples: int, num_classes: int) -> Intege
     if len(array) != num_examples:
         features = name.replace("labels", "features")
         raise UserError(
-            f"{name} must be as many as {features}, {num_examples}, got {len(array)}; match them row by row"
+            f"{name} must have as many rows as {features}, {num_examples}, got {len(array)}; give one for each example"
         )
     whole = _whole(name, array, f"must be integers, the classes 0 to {num_classes - 1}")
     if len(whole) and not 0 <= whole.min() <= whole.max() < num_classes:
@@ -304,7 +304,7 @@ def _whole(name: str, array: Array, rule: str) -> Integers:
         whole = np.require(array, np.int64, ["C", "A", "W"])
     if array.dtype.kind in "fu" and (wrong := whole != array).any():
         row = int(wrong.argmax())
-        raise UserError(f"{name} {rule}, got {shown(array[row])} in row {row}; convert them once they are integers")
+        raise UserError(f"{name} {rule}, got {shown(array[row])} in row {row}; round them first, or fix their source")
     return whole
 
 
@@ -345,13 +345,13 @@ def _check_model_input(name: str, features: Array, mean: Array, std: Array) -> N
             )
 
 
-def _names(name: str, value: Any, whose: str, num: int) -> tuple[str, ...]:
+def _names(name: str, value: Any, owner: str, num: int) -> tuple[str, ...]:
     """Return names as text: one for each of `num`, or none at all."""
     if isinstance(value, str) or not isinstance(value, Iterable):
-        raise UserError(f"{name} must be a list of names, got {shown(value)}; name each, or none")
+        raise UserError(f"{name} must be a list of names, got {shown(value)}; give a name to each {owner}, or none")
     names = tuple(map(str, value))
     if names and len(names) != num:
-        raise UserError(f"{name} must be as many as {whose}, {num}, got {len(names)}; name each, or none")
+        raise UserError(f"{name} must have {num} names, one for each {owner}, got {len(names)}; give all, or none")
     return names
 
 

@@ -162,7 +162,8 @@ class FederatedData:
     def __post_init__(self) -> None:
         """Convert lists of lists to client indices; raise UserError if a rule is broken."""
         if not isinstance(self.examples, LabelledData):
-            raise UserError(f"FederatedData must be given LabelledData first, got a {type(self.examples).__name__}")
+            kind = type(self.examples).__name__
+            raise UserError(f"FederatedData's examples must be LabelledData, got a {kind}; make that of them first")
         for side in ("train", "held_out"):
             if not isinstance(lists := getattr(self, side), ClientIndex):
                 object.__setattr__(self, side, ClientIndex.from_lists(lists, side))

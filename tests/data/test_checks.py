@@ -163,7 +163,7 @@ OF_LABELS = {
     "a column": (Y[:9, None], ["labels must have one axis, got shape (9, 1)", "give labels[:, 0]"]),
     "one-hot": (np.eye(3)[Y[:9]], ["labels must have one axis, got shape (9, 3)", "argmax(axis=1)"]),
     "a generator": ((each for each in Y), ["got a generator", "make an array of it"]),
-    "too few": (Y[:8], ["labels must be as many as features, 9, got 8"]),
+    "too few": (Y[:8], ["labels must have as many rows as features, 9, got 8"]),
     "masked": (np.ma.masked_array(Y[:9], mask=Y[:9] == 2), ["labels must have all values, got a masked one in row 2"]),
     "lists of unequal lengths": ([[0], [1, 2]], ["labels must be an array", "got a list that NumPy does not take"]),
 }
@@ -176,7 +176,7 @@ def test_labels_that_are_not_classes_are_refused(labels, words):
 
 def test_errors_of_the_test_set_name_its_arrays():
     refused(lambda: made(test_labels=[0, 9, 1]), "test_labels must be between", "got 9 in row 1")
-    refused(lambda: made(test_labels=Y[:2]), "test_labels must be as many as test_features, 3, got 2")
+    refused(lambda: made(test_labels=Y[:2]), "test_labels must have as many rows as test_features, 3, got 2")
     refused(lambda: made(test_features=changed(X[9:], (2, 1), np.nan)), "test_features must be finite", "nan in row 2")
     refused(
         lambda: made(test_features=X[9:, :3]), "test_features must have the input shape of features, (4,), got (3,)"
@@ -209,7 +209,7 @@ OF_THE_REST = {
     "half a class": ({"num_classes": 2.5}, ["num_classes must be an integer", "got 2.5"]),
     "classes without end": ({"num_classes": 10**9}, ["num_classes must be an integer", "got 1000000000"]),
     "true": ({"num_classes": True}, ["num_classes must be an integer", "got True"]),
-    "too few names": ({"class_names": ("a", "b")}, ["class_names must be as many as num_classes, 3, got 2"]),
+    "too few names": ({"class_names": ("a", "b")}, ["class_names must have 3 names, one for each class, got 2"]),
 }
 
 
@@ -279,7 +279,7 @@ def test_offsets_that_do_not_divide_the_indices_are_refused():
 
 def test_examples_of_another_type_are_refused():
     refused(
-        lambda: FederatedData((X, Y), PARTS, HELD_OUT), "FederatedData must be given LabelledData first, got a tuple"
+        lambda: FederatedData((X, Y), PARTS, HELD_OUT), "FederatedData's examples must be LabelledData, got a tuple"
     )
 
 

@@ -39,11 +39,6 @@ def test_clients_with_the_same_shares_are_at_distance_0_whatever_their_sizes():
     assert distance([1, 2, 3], [10, 20, 30], [3, 6, 9]) == 0
 
 
-def test_the_distance_of_one_class_and_two_by_hand():
-    # p = (1, 0), q = (1/2, 1/2), m = (3/4, 1/4): H(p) = 0, H(q) = 1, H(m) = 2 - (3/4) log2 3.
-    assert distance([7, 0], [5, 5]) == pytest.approx(math.sqrt(2 - 0.75 * math.log2(3) - 0.5))
-
-
 def test_a_single_client_gives_distance_0():
     assert distance([3, 4]) == 0
 
@@ -130,7 +125,8 @@ def test_all_measures_stay_in_range_and_ignore_the_order_of_clients_and_classes(
 def test_the_measures_of_a_small_division_by_hand(rng):
     # Sizes 2, 4, 6: mean |difference| over nine ordered pairs (2+4+2+2+4+2)/9 = 16/9, over twice the mean 8: 2/9.
     found = heterogeneity.measure(np.array([[2, 0], [4, 0], [3, 3]]), rng)
-    # Distances: 0 between the first two, d of each from the third, as in the test by hand above.
+    # Distances: 0 between the first two, d of each from the third: p = (1, 0), q = (1/2, 1/2), m = (3/4, 1/4), so
+    # H(p) = 0, H(q) = 1 and H(m) = 2 - (3/4) log2 3.
     d = math.sqrt(2 - 0.75 * math.log2(3) - 0.5)
     assert found.js_distance == pytest.approx(2 * d / 3)
     assert found.effective_classes == pytest.approx((1, 4 / 3, 2))

@@ -75,6 +75,6 @@ def check_num_clients(num_clients: int, largest: int, remedy: str) -> None:
     if num_clients < 1:
         raise UserError(f"num_clients must be >= 1, got {num_clients}; ask for at least one client")
     if largest < 1:
-        raise UserError(f"these data cannot be divided like that, not even for one client; {remedy}")
+        raise UserError(f"num_clients must be at least 1, but the data are too few even for one client; {remedy}")
     if num_clients > largest:
         raise UserError(f"num_clients must be at most {largest} with this data, got {num_clients}; {remedy}")

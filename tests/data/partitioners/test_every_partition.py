@@ -96,7 +96,9 @@ def test_the_largest_number_of_clients_that_is_named_works_and_one_more_does_not
     }
     for scheme in SCHEMES:
         most, options = largest[scheme.__name__], chosen[scheme.__name__]
-        rule = f"at most {most} with this data, got {most + 1};" if most else "not even for one client; ask for fewer"
+        rule = (
+            f"at most {most} with this data, got {most + 1};" if most else "too few even for one client; ask for fewer"
+        )
         with pytest.raises(UserError, match=rule):
             scheme(labels, most + 1, generator(), **options)
         if most:

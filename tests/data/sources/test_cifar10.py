@@ -3,7 +3,6 @@
 import hashlib
 import io
 import pickle
-import struct
 import tarfile
 from pathlib import Path
 
@@ -31,7 +30,7 @@ def files(monkeypatch) -> dict[str, bytes]:
     """Return small files, whose checksums torchvision gets; nothing listens at the download's address."""
     from torchvision.datasets.cifar import CIFAR10
 
-    contents = {name: by_python_2(number) for number, name in enumerate(NAMES[:-1])}
+    contents = {name: pickle.dumps(batch(number)) for number, name in enumerate(NAMES[:-1])}
     contents["batches.meta"] = pickle.dumps({"label_names": [f"class {label}" for label in range(10)]})
     md5 = {name: hashlib.md5(content).hexdigest() for name, content in contents.items()}
     monkeypatch.setattr(CIFAR10, "train_list", [[name, md5[name]] for name in TRAIN])
@@ -126,39 +125,3 @@ def test_a_truncated_archive_is_never_used(files, tmp_path):
     (tmp_path / ARCHIVE).write_bytes(packed(files)[:-20])
     assert "data_batch_1 is not in" in error_line(tmp_path)
     assert not (tmp_path / FOLDER).exists()
-
-
-def test_the_archive_is_downloaded_if_files_are_missing(files, tmp_path, monkeypatch):
-    from torchvision.datasets import CIFAR10, utils
-
-    asked = []
-
-    def fetch(url, folder, filename, md5):
-        asked.append((url, filename, md5))
-        with tarfile.open(fileobj=io.BytesIO(packed(files))) as archive:
-            archive.extractall(folder, filter="data")
-
-    monkeypatch.setattr(utils, "download_and_extract_archive", fetch)
-    assert_is_the_small_set(cifar10(str(tmp_path)))
-    assert asked == [(CIFAR10.url, ARCHIVE, CIFAR10.tgz_md5)]
-
-
-def test_the_layout_is_torchvisions():
-    from torchvision.datasets.cifar import CIFAR10
-
-    assert [name for name, _ in CIFAR10.train_list] == TRAIN
-    assert [name for name, _ in CIFAR10.test_list] == ["test_batch"]
-    assert (CIFAR10.base_folder, CIFAR10.filename, CIFAR10.meta["filename"]) == (FOLDER, ARCHIVE, "batches.meta")
-
-
-def by_python_2(number: int) -> bytes:
-    """Return a batch as Python 2 wrote the original ones: protocol 2, strings of bytes, an array's state in a tuple."""
-    pixels, labels = batch(number)["data"], batch(number)["labels"]
-    string = lambda text: b"U" + bytes([len(text)]) + text  # noqa: E731
-    numbers = b"](" + b"".join(b"K" + bytes([label]) for label in labels) + b"e"
-    empty = b"cnumpy.core.multiarray\n_reconstruct\ncnumpy\nndarray\nK\x00\x85" + string(b"b") + b"\x87R"
-    shape = b"K" + bytes([PER_BATCH]) + b"M" + struct.pack("<H", 3072) + b"\x86"
-    kind = b"cnumpy\ndtype\n" + string(b"u1") + b"K\x00K\x01\x87R(K\x03" + string(b"|") + b"NNNJ\xff\xff\xff\xff"
-    kind += b"J\xff\xff\xff\xffK\x00tb"
-    state = b"(K\x01" + shape + kind + b"\x89T" + struct.pack("<i", pixels.size) + pixels.tobytes() + b"tb"
-    return b"\x80\x02}(" + string(b"labels") + numbers + string(b"data") + empty + state + b"u."
