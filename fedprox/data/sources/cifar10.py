@@ -2,14 +2,12 @@
 
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from fedprox.data.federated import Integers, LabelledData
 from fedprox.data.sources.channels import Bytes, channel_sums, channels_first, mean_and_std
-from fedprox.data.sources.download import downloading, torchvision, what_failed
-from fedprox.errors import UserError
+from fedprox.data.sources.download import downloading, original, torchvision
 
 
 def cifar10(data_dir: str) -> LabelledData:
@@ -55,7 +53,7 @@ def _load(data_dir: str) -> tuple[Bytes, Integers, Bytes, Integers, tuple[str, .
     md5 = dict([*kind.train_list, *kind.test_list, (kind.meta["filename"], kind.meta["md5"])])
     present = [name for name in md5 if (folder / name).exists()]
     for name in present:  # torchvision does not say which file is altered
-        _check(datasets, folder / name, md5[name])
+        original(folder / name, md5[name])
     if len(present) < len(md5):
         with downloading("CIFAR-10", folder, md5, f"{kind.filename} beside that folder"):
             datasets.utils.download_and_extract_archive(kind.url, root, filename=kind.filename, md5=kind.tgz_md5)
@@ -64,16 +62,3 @@ def _load(data_dir: str) -> tuple[Bytes, Integers, Bytes, Integers, tuple[str, .
         (np.ascontiguousarray(side.data), np.array(side.targets, dtype=np.int64)) for side in (train, test)
     )
     return images, labels, test_images, test_labels, tuple(train.classes)
-
-
-def _check(datasets: Any, file: Path, md5: str) -> None:
-    """Raise UserError unless a file is the original."""
-    try:
-        is_original = datasets.utils.check_integrity(file, md5)
-    except OSError as error:
-        raise UserError(f"{file} cannot be read: {what_failed(error)}; fix that or set data_dir=") from error
-    if not is_original:
-        raise UserError(
-            f"{file} must be the original file with MD5 {md5}, but it is truncated or altered; delete it to have it "
-            "unpacked or downloaded again, or set data_dir="
-        )

@@ -1,5 +1,6 @@
-"""Import of torchvision and its downloads, with one line for whatever fails."""
+"""Import of torchvision, its downloads, and files with a known MD5, with one line for whatever fails."""
 
+import hashlib
 import socket
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -7,7 +8,11 @@ from importlib import import_module
 from pathlib import Path
 from types import ModuleType
 
+import numpy as np
+from numpy.typing import NDArray
+
 from fedprox.errors import UserError
+from fedprox.storage import check_regular
 
 SILENCE_S = 10.0  # after so long without an answer from the server a download fails
 
@@ -58,6 +63,25 @@ def downloading(dataset: str, folder: Path, files: Iterable[str], archives: str)
         ) from error
     finally:
         socket.setdefaulttimeout(before)
+
+
+def original(file: Path, md5: str) -> NDArray[np.uint8]:
+    """Return the bytes of a file.
+
+    Raises:
+        UserError: If it cannot be read, or is not the original, which has this MD5.
+    """
+    try:
+        check_regular(file)
+        content = np.fromfile(file, np.uint8)
+    except OSError as error:
+        raise UserError(f"{file} cannot be read: {what_failed(error)}; fix that or set data_dir=") from error
+    if hashlib.md5(content.data, usedforsecurity=False).hexdigest() != md5:
+        raise UserError(
+            f"{file} must be the original file with MD5 {md5}, but it is truncated or altered "
+            f"({len(content):,} bytes); delete it to have it unpacked or downloaded again, or set data_dir="
+        )
+    return content
 
 
 def what_failed(error: Exception) -> str:

@@ -1,6 +1,5 @@
 """MNIST from its four files: with the test set of the earlier Flower baseline, or pooled as in the authors' program."""
 
-import hashlib
 from functools import lru_cache
 from pathlib import Path
 
@@ -8,9 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedprox.data.federated import Integers, LabelledData
-from fedprox.data.sources.download import downloading, torchvision, what_failed
-from fedprox.errors import UserError
-from fedprox.storage import check_regular
+from fedprox.data.sources.download import downloading, original, torchvision
 
 # Of the uncompressed files, which torchvision does not check.
 MD5 = {
@@ -78,33 +75,13 @@ def _load(data_dir: str) -> tuple[Bytes, Integers, Bytes, Integers]:
     """
     root = Path(data_dir).expanduser()
     raw = root / "MNIST" / "raw"
-    contents = {name: _original(raw / name) for name in MD5 if (raw / name).exists()}
+    contents = {name: original(raw / name, md5) for name, md5 in MD5.items() if (raw / name).exists()}
     if missing := [name for name in MD5 if name not in contents]:
         datasets = torchvision("datasets", "MNIST")
         with downloading("MNIST", raw, MD5, "their .gz archives"):
             datasets.MNIST(root, download=True)
-        contents |= {name: _original(raw / name) for name in missing}
+        contents |= {name: original(raw / name, MD5[name]) for name in missing}
     # The header of an image file is four numbers of four bytes, that of a label file two.
     train_images, test_images = (contents[name][16:].reshape(-1, 28, 28) for name in MD5 if "images" in name)
     train_labels, test_labels = (contents[name][8:].astype(np.int64) for name in MD5 if "labels" in name)
     return train_images, train_labels, test_images, test_labels
-
-
-def _original(path: Path) -> Bytes:
-    """Return the bytes of one of the four files.
-
-    Raises:
-        UserError: If it cannot be read or is not the original.
-    """
-    try:
-        check_regular(path)
-        content = np.fromfile(path, np.uint8)
-    except OSError as error:
-        raise UserError(f"{path} cannot be read: {what_failed(error)}; fix that or set data_dir=") from error
-    md5 = MD5[path.name]
-    if hashlib.md5(content.data, usedforsecurity=False).hexdigest() != md5:
-        raise UserError(
-            f"{path} must be the original file with MD5 {md5}, but it is truncated or altered "
-            f"({len(content):,} bytes); delete it to have it downloaded again, or set data_dir="
-        )
-    return content
