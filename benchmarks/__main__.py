@@ -20,11 +20,7 @@ PEERS = {name: Path(__file__).parent / "peers" / f"{name}_mnist.py" for name in 
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Measure and return the exit status: 0; 2 after an error, which is reported in one line; 130 if interrupted.
-
-    Args:
-        argv: The arguments without the program's name; None for those of the process.
-    """
+    """Measure and return the exit status: 0; 2 after an error, which is reported in one line; 130 if interrupted."""
     given = list(sys.argv[1:] if argv is None else argv)
     try:
         if given[:1] == ["export"]:

@@ -43,14 +43,7 @@ def _random_images(shape: tuple[int, ...], num_examples: int, num_test: int) -> 
 
 
 def dirichlet(labels: Integers, num_clients: int, rng: np.random.Generator, *, alpha: float = 0.3) -> list[Integers]:
-    """Divide each class among the clients in shares drawn from a Dirichlet distribution (Hsu et al. 2019).
-
-    Args:
-        labels: Classes, shape (num_examples,).
-        num_clients: Number of clients.
-        rng: Draws order and shares.
-        alpha: > 0; the smaller, the more skewed.
-    """
+    """Divide each class among the clients in shares drawn from a Dirichlet distribution (Hsu et al. 2019)."""
     parts: list[list[Integers]] = [[] for _ in range(num_clients)]
     for label in np.unique(labels):
         members = rng.permutation(np.flatnonzero(labels == label))

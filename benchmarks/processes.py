@@ -44,10 +44,7 @@ def run(command: Sequence[str], folder: Path, environment: Mapping[str, str]) ->
     one process, which `wait4` reports at the end, if that exceeds the peak of this process: a child starts with its
     parent's.
 
-    Args:
-        command: The program and its arguments.
-        folder: Its working directory, which also receives its output in files.
-        environment: Its environment variables.
+    The folder is the working directory and receives the output in files.
 
     Raises:
         OSError: If it cannot be started.

@@ -230,11 +230,7 @@ def changed(workload: Workload, overrides: Sequence[str]) -> Workload:
 def against(workload: Workload, label: str, overrides: Sequence[str] = (), program: Sequence[str] = ()) -> Workload:
     """Return a workload with an opponent after its first case, and the ratios of the opponent's times to ours.
 
-    Args:
-        workload: Its first case is ours.
-        label: Name of the opponent.
-        overrides: Settings that turn our first case into the opponent.
-        program: Or the opponent's command line.
+    The opponent is our first case with other settings, or another program.
     """
     ours, *others = workload.cases
     accuracy = ("accuracy", "accuracy_last10")  # both sides must have learned the same

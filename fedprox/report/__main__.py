@@ -17,11 +17,7 @@ from fedprox.storage import annotate_errors
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Draw the figure, print and write the table, and return the exit status: 0, or 2 for a user error.
-
-    Args:
-        argv: The arguments without the program's name; None for those of the process.
-    """
+    """Draw the figure, print and write the table, and return the exit status: 0, or 2 after a user error."""
     given = sys.argv[1:] if argv is None else argv
     try:
         if given[:1] == ["partition"]:

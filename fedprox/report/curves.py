@@ -25,12 +25,7 @@ def save_curves(run_dir: Path) -> None:
 
 
 def draw(columns: Mapping[str, Curve], title: str) -> Figure:
-    """Draw one run by round: test loss and the cohort's training loss on the left, test accuracy on the right.
-
-    Args:
-        columns: The columns of metrics.csv, one value per evaluated round.
-        title: Title of the figure.
-    """
+    """Draw one run's columns by round: test and training loss on the left, test accuracy on the right."""
     tested = ~np.isnan(columns["test_accuracy"])
     trained = columns["num_clients_counted"] > 0  # a round without updates has no training loss
     rounds, test_loss, train_loss = (

@@ -66,9 +66,6 @@ def accuracy(frame: pd.DataFrame) -> Figure:
     """Draw test accuracy by round, a row per data set and straggler level, each line with its name beside its end.
 
     Lines and bands are those of `comparison`.
-
-    Args:
-        frame: From `fedprox.report.summary.read_runs`.
     """
     means = mean_by_round(frame)
     panels = [(f"{TITLES.get(name, name)}, {level}", panel) for (name, level), panel in _panels(means)]
@@ -184,7 +181,7 @@ def _explanation(figure: Figure, means: pd.DataFrame) -> str:
     if means["begins"].any():
         text += "; ● a branch begins"
     if (means.groupby(["dataset", "stragglers_fraction", "algorithm"])["n"].nunique() > 1).any():
-        text += "; dotted where some runs have ended"
+        text += "; dotted after some runs have ended"
     if any(line.get_marker() == "^" for axes in figure.axes for line in axes.get_lines()):
         text += "; ▲ loss leaves the view"
     return text

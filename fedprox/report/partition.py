@@ -69,10 +69,7 @@ def _division(name: str, config: Config) -> Division:
 
 
 def main(argv: Sequence[str]) -> None:
-    """Draw the figure and print the measures.
-
-    Args:
-        argv: The arguments after "partition".
+    """Draw the figure and print the measures, given the arguments after "partition".
 
     Raises:
         UserError: If an argument or a data file is invalid.

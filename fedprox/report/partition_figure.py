@@ -146,9 +146,6 @@ def draw(divisions: Sequence[Division]) -> Figure:
     Up to DOT_CLIENTS clients get a dot per class, with an area proportional to the examples, and above it a bar for all
     their examples. More clients become the columns of a heat map in the order of `by_class`, next to a histogram of
     their sizes.
-
-    Args:
-        divisions: At least one.
     """
     columns = 2 if len(divisions) > 1 and all(division.is_narrow for division in divisions) else 1
     heights = [max(map(_height, divisions[place : place + columns])) for place in range(0, len(divisions), columns)]

@@ -79,13 +79,7 @@ def _finish(axes: Axes, title: str, name: str) -> None:
 
 
 def finish_by_round(axes: Axes, num_ticks: int, label_size: float | str = "medium") -> None:
-    """Style axes whose x is the round.
-
-    Args:
-        axes: The axes to style.
-        num_ticks: Approximate number of ticks on x.
-        label_size: Size of the tick labels.
-    """
+    """Style axes whose x is the round, with about `num_ticks` ticks."""
     axes.grid(color="0.9", lw=0.7)
     axes.margins(x=0.01)
     axes.xaxis.set_major_locator(MaxNLocator(nbins=num_ticks, integer=True))  # rounds are whole

@@ -208,12 +208,7 @@ def in_order(table: pd.DataFrame, algorithms: Sequence[str]) -> pd.DataFrame:
 
 
 def readable(summary: pd.DataFrame, last: int = 10) -> pd.DataFrame:
-    """Return `summarise`'s table formatted for reading: each value as `mean ± standard deviation`, three decimals.
-
-    Args:
-        summary: From `summarise`.
-        last: The `last` given to `summarise`, for the headings.
-    """
+    """Return `summarise`'s table for the same `last`, each value formatted as `mean ± standard deviation`."""
     values = {
         f"accuracy (last {last})": "test_accuracy",
         f"loss (last {last})": "test_loss",

@@ -112,9 +112,7 @@ def _number(value: float | None, digits: str) -> str:
 def table(rows: Sequence[Row], num_rows: int | None = None) -> tuple[Table, str]:
     """Return a table of runs, and a line that counts them by status.
 
-    Args:
-        rows: From `look`.
-        num_rows: Show at most so many, running ones first; None for all.
+    At most `num_rows` of them are shown, running ones first.
     """
     counts = Counter(row["status"] for row in rows)
     count = f"{len(rows)} runs: " + ", ".join(f"{number} {status}" for status, number in counts.most_common())
@@ -134,13 +132,7 @@ def table(rows: Sequence[Row], num_rows: int | None = None) -> tuple[Table, str]
 
 
 def show(folders: Sequence[Path], every_s: float, once: bool) -> None:
-    """Show the progress of runs until all have ended: on a terminal in place, elsewhere table after table.
-
-    Args:
-        folders: See `look`.
-        every_s: Seconds from one table to the next.
-        once: Show one table only.
-    """
+    """Show the progress of runs until all have ended: on a terminal in place, elsewhere table after table."""
     is_terminal = sys.stdout.isatty()
     width = None if is_terminal else _NO_TERMINAL_WIDTH
     # A record may hold any text, which must not be read as markup.
@@ -160,10 +152,7 @@ def show(folders: Sequence[Path], every_s: float, once: bool) -> None:
 
 
 def main(argv: Sequence[str]) -> None:
-    """Show the progress of runs until all have ended or Ctrl-C.
-
-    Args:
-        argv: The arguments after "watch".
+    """Show the progress of runs until all have ended or Ctrl-C, given the arguments after "watch".
 
     Raises:
         UserError: If an argument is invalid; see `look`.

@@ -18,11 +18,7 @@ from fedprox.reproduce.specs import DATASETS, FIGURES, jobs_of
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Reproduce a figure and return the exit status: 0; 2 after a user error; 130 or 143 after a signal.
-
-    Args:
-        argv: The arguments without the program's name; None for those of the process.
-    """
+    """Reproduce a figure and return the exit status: 0; 2 after a user error; 130 or 143 after a signal."""
     arguments = _parser().parse_args(argv)
     try:
         with terminated_like_interrupted():
@@ -117,13 +113,7 @@ def _reproduce(arguments: argparse.Namespace) -> None:
 
 
 def write(name: str, curves: pd.DataFrame, out: Path) -> list[Path]:
-    """Write a figure's files into a folder and return them: NAME.png (not for the headline), NAME.md, NAME.csv.
-
-    Args:
-        name: A key of FIGURES.
-        curves: From `fedprox.reproduce.tables.read_curves`.
-        out: An existing folder.
-    """
+    """Write a figure's files into a folder and return them: NAME.png (not for the headline), NAME.md, NAME.csv."""
     figure = FIGURES[name]
     files = []
     if name == "headline":

@@ -32,10 +32,6 @@ def draw(figure: Figure, curves: pd.DataFrame) -> Canvas:
     The runs are repetitions on one data set. In a figure over data sets they are one run on each data set, and bars at
     the right edge show mean and standard deviation of the repetitions' last ten rounds. A triangle on the upper edge
     marks where a loss or variance leaves the view.
-
-    Args:
-        figure: One of FIGURES.
-        curves: From `fedprox.reproduce.tables.read_curves`; its data sets are the columns.
     """
     panels = arrangement(figure, set(curves["dataset"]))
     is_over_data = curves["seed"].nunique() > 1

@@ -45,11 +45,7 @@ def read_at(losses: Sequence[float]) -> Reading:
 
 
 def read_runs(curves: pd.DataFrame) -> pd.DataFrame:
-    """Return one row per run: dataset, line, repetition, and round, reason and test_accuracy of its reading.
-
-    Args:
-        curves: From `fedprox.reproduce.tables.read_curves`.
-    """
+    """Return one row per run: dataset, line, repetition, and round, reason and test_accuracy of its reading."""
     rows = []
     for (dataset, line, repetition), run in curves.groupby(["dataset", "line", "repetition"], sort=False):
         run = run.sort_values("round")

@@ -1,6 +1,8 @@
 """main.log and .hydra/, written only once a run begins, so that a refused command leaves an earlier run's alone."""
 
 import logging
+import sys
+from logging.handlers import MemoryHandler
 from pathlib import Path
 from typing import Any
 
@@ -9,38 +11,30 @@ from omegaconf import OmegaConf
 from fedprox.storage import HYDRAS
 
 
-class RunLog(logging.Handler):
+class RunLog(MemoryHandler):
     """Buffers log records until the run begins, then writes them and all later ones to a file."""
 
     def __init__(self, filename: str | None = None) -> None:
         """Prepare; the file is not touched yet. Without a filename nothing is written."""
-        super().__init__()
+        super().__init__(capacity=sys.maxsize, flushLevel=sys.maxsize)
         self._filename = filename
-        self._waiting: list[logging.LogRecord] = []
-        self._file: logging.FileHandler | None = None
 
     def begin(self) -> None:
         """Open the file, append to what it has, and write the buffered records."""
-        if self._filename is None or self._file:
+        if self._filename is None or self.target:
             return
-        self._file = logging.FileHandler(self._filename, encoding="utf-8")
-        self._file.setFormatter(self.formatter)
-        for record in self._waiting:
-            self._file.emit(record)
-        self._waiting.clear()
-
-    def emit(self, record: logging.LogRecord) -> None:
-        """Write or buffer a record."""
-        if self._file:
-            self._file.emit(record)
-        else:
-            self._waiting.append(record)
+        file = logging.FileHandler(self._filename, encoding="utf-8")
+        file.setFormatter(self.formatter)
+        self.setTarget(file)
+        self.flush()
+        self.capacity = 1  # from now on every record is written at once
 
     def close(self) -> None:
         """Close the file."""
-        if self._file:
-            self._file.close()
+        file = self.target
         super().close()
+        if file:
+            file.close()
 
 
 def begin_log(run_dir: Path, config: Any, hydra_config: Any) -> None:

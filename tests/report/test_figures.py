@@ -109,7 +109,7 @@ def test_a_mean_over_fewer_runs_is_dotted_and_the_legend_explains_it(tmp_path, w
     assert dotted.get_xdata().tolist() == [1, 2, 3]
     assert dotted.get_ydata()[1:].tolist() == [0.5, 0.6]
     title = figure.legends[0].get_title().get_text()
-    assert title == "mean ± one standard deviation of 1 to 2 runs; dotted where some runs have ended"
+    assert title == "mean ± one standard deviation of 1 to 2 runs; dotted after some runs have ended"
 
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf, 50.0])

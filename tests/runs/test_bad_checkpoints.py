@@ -54,7 +54,7 @@ def runs(made, fedprox, until) -> Path:
     """Return a folder with runs that all tests share.
 
     `whole` is uninterrupted; `broken` was interrupted in round 7 and has checkpoints of rounds 3 and 6; `model` and
-    `seed` were interrupted likewise, but have another model or seed.
+    `seed` were interrupted in the same round, but have another model or seed.
     """
     folder = made["folder"]
     if not (folder / "seed").exists():
