@@ -67,8 +67,7 @@ def is_refused(name: str, value: Any, conf: Path) -> bool:
         return True
     if key == "_target_":
         return len(above) != 1 or not isinstance(value, str) or value not in _ours(conf, above[0])
-    keys = list(_keys(value))
-    is_plain = bool(_NAME.fullmatch(key)) and all(map(_NAME.fullmatch, keys)) and key != "_target_"
+    is_plain = all(map(_NAME.fullmatch, (key, *_texts(value, keys_only=True))))  # Hydra's keywords begin with _
     return not is_plain or any("${" in text for text in _texts(value))
 
 
@@ -77,26 +76,17 @@ def shown(value: Any) -> str:
     return printable((value if isinstance(value, str) else repr(value))[:300])
 
 
-def _texts(value: Any) -> Iterator[str]:
-    """Yield every string of a value, keys included."""
-    if isinstance(value, str):
-        yield value
-    elif isinstance(value, Mapping):
+def _texts(value: Any, keys_only: bool = False) -> Iterator[str]:
+    """Yield every key and, unless `keys_only`, every other string within a value."""
+    if isinstance(value, Mapping):
         for key, each in value.items():
             yield str(key)
-            yield from _texts(each)
+            yield from _texts(each, keys_only)
     elif isinstance(value, (list, tuple)):
         for each in value:
-            yield from _texts(each)
-
-
-def _keys(value: Any) -> Iterator[str]:
-    """Yield every key of mappings within a value."""
-    if isinstance(value, Mapping):
-        yield from value
-    if isinstance(value, (Mapping, list, tuple)):
-        for each in value.values() if isinstance(value, Mapping) else value:
-            yield from _keys(each)
+            yield from _texts(each, keys_only)
+    elif isinstance(value, str) and not keys_only:
+        yield value
 
 
 @cache

@@ -1,9 +1,7 @@
 """The real libraries, confined to a test's folder without a network, and readers for their files."""
 
 import csv
-import importlib.util
 import json
-import os
 import struct
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -81,33 +79,6 @@ def log(run_dir, facts) -> Callable[..., None]:
 
 def _lines(file: Path) -> list[str]:
     return file.read_text().splitlines(keepends=True)[1:] if file.exists() else []
-
-
-def _needed(library: str) -> None:
-    """Skip the test if an optional library is not installed; under CI, fail."""
-    if importlib.util.find_spec(library):
-        return
-    if os.environ.get("CI"):
-        pytest.fail(f"{library} is not installed, although it is locked")
-    pytest.skip(f"{library} is not installed")
-
-
-@pytest.fixture(scope="session")
-def tensorboard() -> None:
-    """Need TensorBoard."""
-    _needed("tensorboard")
-
-
-@pytest.fixture(scope="session")
-def wandb() -> None:
-    """Need Weights & Biases."""
-    _needed("wandb")
-
-
-@pytest.fixture(scope="session")
-def mlflow() -> None:
-    """Need MLflow."""
-    _needed("mlflow")
 
 
 History = dict[str, list[tuple[int, float]]]

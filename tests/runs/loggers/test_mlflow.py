@@ -9,8 +9,6 @@ import pytest
 from fedprox.runs.loggers.group import Attached
 from fedprox.runs.loggers.mlflow import MAX_PARAMS, MlflowLogger
 
-pytestmark = pytest.mark.usefixtures("mlflow")
-
 
 def runs(experiment="fedprox"):
     """Return all runs of the experiment."""

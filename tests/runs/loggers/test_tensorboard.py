@@ -3,11 +3,8 @@
 import math
 
 import numpy as np
-import pytest
 
 from fedprox.runs.loggers.tensorboard import TensorBoardLogger
-
-pytestmark = pytest.mark.usefixtures("tensorboard")
 
 
 def test_a_row_is_on_disk_before_the_next_round(run_dir, facts, read):

@@ -39,7 +39,6 @@ def mine(tmp_path, monkeypatch):
     monkeypatch.syspath_prepend(str(tmp_path))
 
 
-@pytest.mark.usefixtures("tensorboard", "wandb", "mlflow")
 def test_all_three_in_a_sweep_have_the_values_of_metrics_csv_and_change_no_number(fedprox, tmp_path, read):
     assert fedprox(*RUN).status == 0
     ended = fedprox("--multirun", *RUN, "logger=[tensorboard,wandb,mlflow]", "mu=1,0.5")

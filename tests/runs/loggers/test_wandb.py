@@ -7,8 +7,6 @@ import pytest
 from fedprox.errors import UserError
 from fedprox.runs.loggers.wandb import WandbLogger
 
-pytestmark = pytest.mark.usefixtures("wandb")
-
 
 def ids(run_dir) -> list[str]:
     """Return the name of each offline folder's file, which is run-<id>.wandb."""
