@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedprox.errors import UserError
+from fedprox.report.lineage import steps, suffix
 from fedprox.runs.reader import RESUME_MAY_CHANGE, as_texts, broken, read_rows
 
 TITLES = {  # name in run.json -> name in the paper
@@ -77,54 +78,6 @@ def _mixed(runs: Sequence[Facts], settings: Sequence[Facts]) -> list[str]:
     if copies:
         return [f"{copies} of {len(runs)} runs of {label(runs[0])} have another run's seed; give each seed once"]
     return []
-
-
-# Settings that a figure shows elsewhere (algorithm's name, panel, length of the line), or that make repetitions.
-_SHOWN_ELSEWHERE = ("mu", "strategy", "stragglers_fraction", "num_rounds", "seed", "repeat_num")
-_REPETITION = ("seed", "repeat_num")
-
-Step = Mapping[str, Any]
-
-
-def steps(run: Path, record: Mapping[str, Any]) -> list[Step]:
-    """Return the branchings that led to a run, oldest first: which run was left in which round; [] for no branch.
-
-    Raises:
-        UserError: If this entry of run.json is invalid.
-    """
-    step, found = record.get("branched_from"), list[Step]()
-    try:
-        while step is not None:
-            found.append({"run": str(step["run"]), "round": int(step["round"]), "changed": list(step["changed"])})
-            step = step.get("before")
-    except (AttributeError, KeyError, TypeError, ValueError) as error:
-        raise broken(run / "run.json", f"branched_from: {error!r}") from error
-    return found[::-1]
-
-
-def suffix(lineage: Sequence[Step]) -> str:
-    """Return the ending of a branch's algorithm that distinguishes it from other runs: " from round 40, then 60"."""
-    texts = [", ".join([str(step["round"]), *_changed(step, _SHOWN_ELSEWHERE)]) for step in lineage]
-    return f" from round {', then '.join(texts)}" if texts else ""
-
-
-def of_repetitions(lineage: Sequence[Step]) -> list[list[Any]]:
-    """Return the part of a lineage that is the same in branches which are repetitions of each other."""
-    return [[step["round"], *_kept(step["changed"], _REPETITION)] for step in lineage]
-
-
-def own_beginnings(runs: Sequence[Path], lineages: Sequence[Sequence[Step]]) -> list[int]:
-    """Return for each run the round in which it leaves another of these runs; 0 if it leaves none."""
-    given = {str(run.resolve()) for run in runs}
-    return [lineage[-1]["round"] if lineage and lineage[-1]["run"] in given else 0 for lineage in lineages]
-
-
-def _changed(step: Step, without: Sequence[str]) -> list[str]:
-    return [entry.partition(" (was ")[0] for entry in _kept(step["changed"], without)]
-
-
-def _kept(changed: Sequence[str], without: Sequence[str]) -> list[str]:
-    return [entry for entry in changed if entry.partition("=")[0].partition(".")[0] not in without]
 
 
 REQUIRED = ("round", "test_loss", "test_accuracy", "train_loss_cohort", "num_clients_counted", "time_s")

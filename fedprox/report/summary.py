@@ -7,18 +7,8 @@ from pathlib import Path
 import pandas as pd
 
 from fedprox.errors import UserError, printable
-from fedprox.report.runs import (
-    EXPERIMENT,
-    Facts,
-    distortions,
-    identify,
-    label,
-    of_repetitions,
-    own_beginnings,
-    percent,
-    read_metrics,
-    steps,
-)
+from fedprox.report.lineage import of_repetitions, own_beginnings, steps
+from fedprox.report.runs import EXPERIMENT, Facts, distortions, identify, label, percent, read_metrics
 from fedprox.report.style import plus_minus
 from fedprox.runs.reader import no_run, read_record, walk
 

@@ -8,7 +8,7 @@ import pytest
 
 from fedprox.errors import UserError
 from fedprox.report.figures import comparison
-from fedprox.report.runs import steps, suffix
+from fedprox.report.lineage import Step, steps, suffix
 from fedprox.report.summary import algorithm_order, read_runs, summarise
 
 TRUNK = [0.1, 0.2, 0.3, 0.4, 0.5]
@@ -110,8 +110,8 @@ def test_branches_of_one_run_with_other_seeds_are_repetitions(tmp_path, write_ru
 
 
 def test_the_suffix_has_only_changes_that_are_not_shown_elsewhere():
-    changed = ["mu=0.1 (was 1.0)", "strategy.eta=0.5 (was 0.1)", "seed=3 (was 0)", "learning_rate=0.01 (was 0.03)"]
-    assert suffix([{"round": 40, "changed": changed}]) == " from round 40, learning_rate=0.01"
+    changed = ("mu=0.1 (was 1.0)", "strategy.eta=0.5 (was 0.1)", "seed=3 (was 0)", "learning_rate=0.01 (was 0.03)")
+    assert suffix([Step("trunk", 40, changed)]) == " from round 40, learning_rate=0.01"
     assert suffix([]) == ""
 
 
