@@ -119,7 +119,7 @@ class Experiment:
         """
         own, given = ({name: array.shape for name, array in each.items()} for each in (self.arrays, start.arrays))
         if own != given:
-            raise UserError(f"{run_dir} holds a checkpoint of another model; restore its own, or start the run anew")
+            raise UserError(f"{run_dir} holds a checkpoint of another model; restore its own, or start a new run")
         if start.round_num > self.config.num_rounds:
             raise UserError(
                 f"num_rounds must be at least {start.round_num}, the rounds that {run_dir} has completed, "
@@ -213,7 +213,7 @@ def strategy(config: Config) -> Strategy:
 
 
 def plan(config: Config, data: FederatedData, protocol: ExperimentProtocol) -> CohortPlan:
-    """Return who takes part in which round, and with how much work."""
+    """Return the plan: which clients take part in which round, and with how much work."""
     return protocol.plan(
         client_sizes=data.train.sizes,
         client_ids=data.client_ids,
