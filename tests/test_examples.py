@@ -1,4 +1,4 @@
-"""The example without configuration files gives what the commands give."""
+"""The example programs of the documentation give what the commands and the reference solver give."""
 
 import csv
 import runpy
@@ -30,3 +30,9 @@ def test_the_example_has_60_lines_and_the_accuracies_of_the_command(fedprox, cap
     exact = [final_accuracy(tmp_path / name) for name in ("fedavg", "fedprox")]
     assert printed == pytest.approx(exact, abs=0.0005)  # three digits are printed
     assert exact[0] < exact[1]
+
+
+def test_the_example_of_a_solver_agrees_with_the_reference_with_and_without_the_proximal_term():
+    largest_difference = runpy.run_path(str(EXAMPLE.with_name("own_solver.py")))["largest_difference"]
+    # Another order of the same operations differs in the last digits; leaving the proximal term out makes 0.005.
+    assert max(largest_difference(0.0), largest_difference(1.0)) < 1e-6
