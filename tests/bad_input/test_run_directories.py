@@ -19,10 +19,6 @@ METRICS = HEADER + "0,2.3,0.1,,0,0.1\n1,2.2,0.2,2.3,1,0.2\n"
 WHOLE = json.dumps(RUN_JSON)
 
 
-def without(key: str) -> str:
-    return json.dumps({name: value for name, value in RUN_JSON.items() if name != key})
-
-
 def having(**change: object) -> str:
     return json.dumps(RUN_JSON | change)
 
@@ -30,28 +26,15 @@ def having(**change: object) -> str:
 # id: (run.json, metrics.csv, words); None is no such file
 DAMAGED = {
     "run.json empty": ("", METRICS, ["run.json cannot be used", "fix it or move this run away"]),
-    "run.json cut off": (WHOLE[:-10], METRICS, ["run.json cannot be used"]),
     "run.json a list": ("[]", METRICS, ["run.json cannot be used"]),
     "run.json nested without end": ("[" * 100_000, METRICS, ["run.json cannot be used"]),
-    "no status": (without("status"), METRICS, ["run.json cannot be used", "lacks status"]),
     "settings empty": (having(settings={}), METRICS, ["settings lack stragglers_fraction"]),
     "mu a word": (having(settings={"mu": "big", "stragglers_fraction": 0}), METRICS, ["run.json cannot be used"]),
-    "seed null": (having(seed=None), METRICS, ["run.json cannot be used"]),
     "seed of too many digits": (WHOLE.replace('"seed": 0', '"seed": ' + "1" * 5000), METRICS, ["run.json cannot"]),
-    "fraction beyond floats": (
-        WHOLE.replace('"stragglers_fraction": 0.5', '"stragglers_fraction": 1' + "0" * 400),
-        METRICS,
-        ["run.json cannot be used"],
-    ),
-    "repetition a word": (having(repetition="x"), METRICS, ["run.json cannot be used"]),
     "metrics.csv missing": (WHOLE, None, ["metrics.csv cannot be used"]),
     "metrics.csv empty": (WHOLE, "", ["metrics.csv cannot be used", "lacks the columns"]),
-    "metrics.csv without a header": (WHOLE, METRICS.partition("\n")[2], ["metrics.csv cannot be used", "twice"]),
     "metrics.csv with a row too short": (WHOLE, METRICS + "2,1\n", ["line 4 has 2 values for 6 columns"]),
-    "metrics.csv with a word": (WHOLE, METRICS + "2,a,b,c,d,e\n", ["metrics.csv cannot be used"]),
-    "metrics.csv with a round twice": (WHOLE, METRICS + "1,1,1,1,1,1\n", ["the rounds do not increase"]),
     "metrics.csv with an endless field": (WHOLE, METRICS + "1" * 200_000 + "\n", ["metrics.csv cannot be used"]),
-    "metrics.csv of a round half written": (WHOLE, METRICS.partition("\n")[0], ["metrics.csv cannot be used"]),
 }
 
 

@@ -1,6 +1,5 @@
 """A repeated sweep, and the table of its jobs."""
 
-import csv
 import json
 import signal
 import subprocess
@@ -36,11 +35,6 @@ def everything_in(folder: Path) -> dict[str, bytes]:
 def of_runs(files: dict[str, bytes]) -> dict[str, bytes]:
     """Return the files of runs, without .hydra/ and main.log, which Hydra writes again."""
     return {name: text for name, text in files.items() if not any(own in name for own in (".hydra", "main.log"))}
-
-
-def untimed(file: Path) -> list[dict[str, str]]:
-    with file.open(newline="") as lines:
-        return [{name: value for name, value in row.items() if name != "time_s"} for row in csv.DictReader(lines)]
 
 
 def record(run: Path) -> dict:
@@ -87,9 +81,7 @@ def test_a_failed_job_records_its_reason_and_is_resumed_to_the_uninterrupted_res
     resumed, whole = tmp_path / "sweep" / "1", tmp_path / "alone"
     assert [each["after_round"] for each in record(resumed)["resumed"]] == [11]
     assert "error" not in record(resumed)
-    assert untimed(resumed / "metrics.csv") == untimed(whole / "metrics.csv")
-    for name in ("clients.csv", "model.safetensors"):
-        assert (resumed / name).read_bytes() == (whole / name).read_bytes()
+    assert differences(resumed, whole) == []
     assert [(row["status"], row["error"]) for row in read_table(tmp_path / "sweep")] == [("finished", "")] * 2
 
 
@@ -186,8 +178,7 @@ def test_an_interrupted_sweep_shows_its_table_and_can_be_continued(tmp_path, env
     ended = fedprox(*command)
     assert ended.status == 0, ended.err
     assert record(tmp_path / "sweep" / "0")["resumed"][0]["after_round"] >= 10
-    rounds = [row["round"] for row in untimed(file)]
-    assert rounds == [str(number) for number in range(201)]
+    assert [line.split(",")[0] for line in file.read_text().split()[1:]] == [str(number) for number in range(201)]
 
 
 # The table itself.

@@ -8,8 +8,6 @@ import pytest
 import torch
 from torch import nn
 
-from fedprox.config.instantiate import build
-from fedprox.config.schema import Target
 from fedprox.data.federated import ClientIndex, FederatedData
 from fedprox.data.sources.digits import digits
 from fedprox.errors import UserError
@@ -112,12 +110,6 @@ def test_a_lazy_layer_that_no_input_reaches_is_refused():
 )
 def test_a_target_is_given_the_arguments_that_it_accepts(name, settings, width):
     assert made(name, **settings)["1.weight"].shape == (width, 64)
-
-
-def test_a_model_of_torchvisions_is_built_without_an_input_shape():
-    target = Target.model_validate({"_target_": "torchvision.models.squeezenet1_1"})
-    model = build("model", target, nn.Module, input_shape=(3, 64, 64), num_classes=7)
-    assert model.classifier[1].out_channels == 7
 
 
 def test_an_argument_that_was_not_offered_is_a_mistake():
