@@ -87,6 +87,7 @@ class ActorPool:
         Raises:
             RunStopped: If the cluster is lost.
         """
+        # A job, by its number, waits, is busy on an actor, or has a result; if its actor dies, it waits again.
         results: dict[int, Any] = {}
         waiting, deaths = deque(range(len(jobs))), Counter[int]()
         busy: dict[Any, tuple[Any, int]] = {}
@@ -113,7 +114,7 @@ class ActorPool:
                     self._check_idle()
                     if deaths[number] < MAX_DEATHS:
                         waiting.append(number)
-                if busy or not waiting:
+                if busy or not waiting:  # give up only after a time in which jobs wait and no actor works
                     give_up = time.monotonic() + START_S
                 elif time.monotonic() > give_up:
                     raise RunStopped(f"no Ray actor started within {START_S:g} s; continue with resume=<run directory>")

@@ -92,6 +92,7 @@ class RayGrid:
             batches = self._pool.run([(self._shared, round_ref, share) for share in shares], left_s)
             for share, batch in zip(shares, batches, strict=True):
                 replies |= zip(share, [batch] * len(share) if isinstance(batch, JobFailure) else batch, strict=True)
+            # Again, client by client, for shares over which actors died; a single client's failure is final.
             shares = [[at] for share in shares if len(share) > 1 for at in share if replies[at] is JobFailure.CRASHED]
         return [_as_message(replies[at], message) for at, message in enumerate(messages)]
 

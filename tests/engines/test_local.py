@@ -1,9 +1,6 @@
 """The engine that computes all clients in this process."""
 
 import random
-import subprocess
-import sys
-import threading
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -280,28 +277,6 @@ def test_several_threads_give_the_replies_of_one_in_every_round(federation, conc
     assert not any(equal(first, last) for first, last in zip(alone[0], alone[-1], strict=True))
 
 
-@pytest.mark.parametrize(("num_threads", "expected"), [(1, 1), (3, 3)])
-def test_every_thread_computes_a_client_at_the_same_time(federation, concurrent, monkeypatch, num_threads, expected):
-    grid, present, most, lock = LocalGrid(concurrent, num_threads=num_threads), [], [0], threading.Lock()
-    solve, all_are_here = grid._clients.solve, threading.Barrier(expected)  # of 6 clients
-
-    def watched(message, work_of_message):
-        with lock:
-            present.append(threading.get_ident())
-            most[0] = max(most[0], len(present))
-        all_are_here.wait(timeout=120)
-        try:
-            return solve(message, work_of_message)
-        finally:
-            with lock:
-                present.remove(threading.get_ident())
-
-    monkeypatch.setattr(grid._clients, "solve", watched)
-    start = ArrayRecord(concurrent.model.state_dict())
-    grid.send_and_receive(federation.messages(arrays=start))
-    assert most == [expected]
-
-
 def test_without_a_setting_there_are_as_many_threads_as_torch_has(concurrent, monkeypatch):
     for number in (1, 3):
         monkeypatch.setattr(torch, "get_num_threads", lambda number=number: number)
@@ -375,24 +350,6 @@ def test_a_batched_solver_whose_model_draws_is_replaced(federation, caplog):
     for replies, same in zip(one, other, strict=True):
         assert all(equal(reply, expected) for reply, expected in zip(replies, same, strict=True))
     assert sum("the model draws random numbers" in record.message for record in caplog.records) == 2
-
-
-ENDS_AT_ONCE = """
-import torch
-from fedprox.solvers.threads import Pool
-def job(_):
-    w = torch.ones(3, requires_grad=True)
-    return torch.autograd.grad((w * w).sum(), w)[0].sum().item()
-assert set(Pool(4).map(job, range(40)).values()) == {6.0}
-"""
-
-
-def test_a_process_may_end_as_soon_as_its_threads_have_used_autograd(environment):
-    # Without waiting for the threads, about half of the processes aborted.
-    command = [sys.executable, "-c", ENDS_AT_ONCE]
-    started = [subprocess.Popen(command, env=environment(), stderr=subprocess.PIPE, text=True) for _ in range(4)]
-    errors = [process.communicate(timeout=120)[1] for process in started]
-    assert [process.returncode for process in started] == [0] * 4, errors
 
 
 # The whole round at once

@@ -1,5 +1,7 @@
 """Thread pools."""
 
+import subprocess
+import sys
 import threading
 import time
 
@@ -55,3 +57,26 @@ def test_torch_uses_one_thread_in_each_and_in_the_context():
     with one_thread():
         assert torch.get_num_threads() == 1
     assert torch.get_num_threads() == before
+
+
+def test_all_threads_work_at_the_same_time():
+    all_here = threading.Barrier(3)
+    assert sorted(Pool(3).map(lambda _: all_here.wait(timeout=120), [0, 1, 2]).values()) == [0, 1, 2]
+
+
+ENDS_AT_ONCE = """
+import torch
+from fedprox.solvers.threads import Pool
+def job(_):
+    w = torch.ones(3, requires_grad=True)
+    return torch.autograd.grad((w * w).sum(), w)[0].sum().item()
+assert set(Pool(4).map(job, range(40)).values()) == {6.0}
+"""
+
+
+def test_a_process_may_end_as_soon_as_its_threads_have_used_autograd(environment):
+    # Without waiting for the threads, about half of the processes aborted.
+    command = [sys.executable, "-c", ENDS_AT_ONCE]
+    started = [subprocess.Popen(command, env=environment(), stderr=subprocess.PIPE, text=True) for _ in range(4)]
+    errors = [process.communicate(timeout=120)[1] for process in started]
+    assert [process.returncode for process in started] == [0] * 4, errors
