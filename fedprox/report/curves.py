@@ -41,8 +41,8 @@ def draw(columns: Mapping[str, Curve], title: str) -> Figure:
     left.plot(rounds[trained], train_loss, color=PALETTE[1], label="training (cohort)", lw=1.2)
     left.plot(rounds[tested], test_loss, color=PALETTE[2], label="test", lw=1.8)
     right.plot(rounds[tested], columns["test_accuracy"][tested], color=PALETTE[2], label="test", lw=1.8)
-    finish_loss(left, "", "loss", loss_limit([test_loss, train_loss]))
-    finish_accuracy(right, "")
+    finish_loss(left, "loss", loss_limit([test_loss, train_loss]))
+    finish_accuracy(right)
     left.legend(frameon=False)
     figure.supxlabel("round", fontsize=10)
     figure.suptitle(title, fontsize=11, parse_math=False)  # a data set may be named a$b$c

@@ -11,7 +11,7 @@ from matplotlib.lines import Line2D
 from fedprox.errors import UserError
 from fedprox.report.curves import draw
 from fedprox.report.runs import TITLES, label, percent
-from fedprox.report.style import PALETTE, Curve, blank_figure, finish_accuracy, finish_drift, finish_loss, loss_limit
+from fedprox.report.style import PALETTE, Curve, blank_figure, finish_accuracy, finish_by_round, finish_loss, loss_limit
 from fedprox.report.summary import algorithm_order, mean_by_round
 
 _LEGEND_CHARACTERS = 105  # that fit into a row; the sample of a line takes eight
@@ -45,10 +45,12 @@ def comparison(frame: pd.DataFrame, *, drift: bool = False) -> Figure:
         limit = loss_limit(_upper_edges(means[means["dataset"] == panel["dataset"].iloc[0]]))
         for axes, column in zip((left, right, *further), ("test_loss", "test_accuracy", "drift"), strict=False):
             _draw_lines(axes, panel, column, colours)
-        finish_loss(left, title, "test loss", limit)  # its title stands above the whole row
-        finish_accuracy(right, "")
+        left.set_title(title, fontsize=11, loc="left")  # for the whole row
+        finish_loss(left, "test loss", limit)
+        finish_accuracy(right)
         for axes in further:
-            finish_drift(axes, "")
+            finish_by_round(axes, "drift")
+            axes.set_ylim(bottom=0.0)
     for axes in grid[-1]:
         axes.set_xlabel("round")
     figure.legend(
@@ -74,7 +76,8 @@ def accuracy(frame: pd.DataFrame) -> Figure:
     for axes, (title, panel) in zip(figure.subplots(len(panels), squeeze=False).flat, panels, strict=True):
         colours = algorithm_colours(frame)
         _draw_lines(axes, panel, "test_accuracy", colours)
-        finish_accuracy(axes, title)
+        axes.set_title(title, fontsize=11, loc="left")
+        finish_accuracy(axes)
         _label_ends(axes, panel, colours)
     axes.set_xlabel(f"round  ({_explanation(figure, means)})")
     return figure

@@ -112,34 +112,6 @@ LABELS = 0.55  # inches left of the dots
 SHARES = LinearSegmentedColormap.from_list("shares", ["white", PALETTE[1], PALETTE[2], "#00263F"])
 
 
-@dataclass(frozen=True)
-class _Scale:
-    """Scale that all panels of one kind share, so that they can be compared.
-
-    Attributes:
-        count: Examples of the largest dot.
-        size: Examples of the largest client.
-        share: The share with the darkest colour.
-        bins: Edges of the histograms of sizes.
-    """
-
-    count: int
-    size: int
-    share: float
-    bins: NDArray[np.float64]
-
-    @classmethod
-    def of(cls, divisions: Sequence[Division]) -> "_Scale":
-        """Return the scale that fits all divisions."""
-        sizes = np.concatenate([division.counts.sum(axis=1) for division in divisions])
-        return cls(
-            count=max(int(division.counts.max()) for division in divisions),
-            size=int(sizes.max()),
-            share=max(float(label_distributions(division.counts).max()) for division in divisions),
-            bins=size_bins(sizes),
-        )
-
-
 def draw(divisions: Sequence[Division]) -> Figure:
     """Draw a panel for each division, all at one scale, with its measures of skew above it.
 
@@ -153,11 +125,10 @@ def draw(divisions: Sequence[Division]) -> Figure:
     figure.set_figwidth(WIDTH / 2 if len(divisions) == 1 and divisions[0].is_narrow else WIDTH)
     figure.set_layout_engine("constrained")
     panels = figure.subfigures(len(heights), columns, squeeze=False, height_ratios=heights)
-    kinds = {division.is_dotted for division in divisions}
-    scales = {kind: _Scale.of([division for division in divisions if division.is_dotted == kind]) for kind in kinds}
     for panel, division in zip(panels.flat, divisions, strict=False):  # the last panel may stay empty
         panel.suptitle(heading(division), fontsize=8, x=0.02, ha="left", linespacing=1.4)
-        (_draw_dots if division.is_dotted else _draw_map)(panel, division.counts, scales[division.is_dotted])
+        same_kind = [each.counts for each in divisions if each.is_dotted == division.is_dotted]
+        (_draw_dots if division.is_dotted else _draw_map)(panel, division.counts, same_kind)
     return figure
 
 
@@ -166,29 +137,30 @@ def _height(division: Division) -> float:
     return 1.65 + CELL * division.counts.shape[1] if division.is_dotted else 3.0
 
 
-def _draw_dots(panel: SubFigure, counts: Integers, scale: _Scale) -> None:
-    """Draw a dot per client and class, and above them a bar per client."""
+def _draw_dots(panel: SubFigure, counts: Integers, same_scale: Sequence[Integers]) -> None:
+    """Draw a dot per client and class, and above them a bar per client, at one scale for several divisions."""
     num_clients, num_classes = counts.shape
+    most = max(int(each.max()) for each in same_scale)
     bars, dots = panel.subplots(2, 1, sharex=True, height_ratios=[0.6, CELL * num_classes])
     bars.bar(np.arange(num_clients), counts.sum(axis=1), color=PALETTE[1], width=0.8)
-    bars.set_ylim(0, 1.05 * scale.size)
+    bars.set_ylim(0, 1.05 * max(int(each.sum(axis=1).max()) for each in same_scale))
     bars.set_ylabel("examples", fontsize=8)
     bars.yaxis.set_major_locator(MaxNLocator(nbins=2, integer=True))
     cell = 72 * min(0.9 * CELL, (panel.bbox.width / panel.dpi - LABELS) / num_clients)  # points, on the shorter side
     clients, classes = np.nonzero(counts)
-    areas = (0.95 * cell) ** 2 * counts[clients, classes] / scale.count
+    areas = (0.95 * cell) ** 2 * counts[clients, classes] / most
     dots.scatter(clients, classes, areas, color=PALETTE[2], lw=0)
     dots.set_xlim(-0.6, num_clients - 0.4)
     dots.set_ylim(-0.6, num_classes - 0.4)
-    dots.set_xlabel(f"client  (largest dot: {scale.count} examples)", fontsize=8)
+    dots.set_xlabel(f"client  (largest dot: {most} examples)", fontsize=8)
     dots.grid(color="0.93", lw=0.7)
     finish_plain(bars, label_size=8)
     _finish_classes(dots)
     dots.xaxis.set_major_locator(MaxNLocator(nbins=20, integer=True))
 
 
-def _draw_map(panel: SubFigure, counts: Integers, scale: _Scale) -> None:
-    """Draw the class shares of the sorted clients as a heat map, next to a histogram of the clients' sizes."""
+def _draw_map(panel: SubFigure, counts: Integers, same_scale: Sequence[Integers]) -> None:
+    """Draw a heat map of the sorted clients and a histogram of their sizes, at one scale for several divisions."""
     heat, histogram = panel.subplots(1, 2, width_ratios=[3.2, 1])
     shares = label_distributions(counts)
     image = heat.imshow(
@@ -198,15 +170,16 @@ def _draw_map(panel: SubFigure, counts: Integers, scale: _Scale) -> None:
         extent=(0, len(counts), -0.5, counts.shape[1] - 0.5),
         cmap=SHARES,
         vmin=0,
-        vmax=scale.share,
+        vmax=max(float(label_distributions(each).max()) for each in same_scale),
     )
     bar = panel.colorbar(image, ax=heat, pad=0.01, fraction=0.04)
     bar.set_label("share of the client's examples", fontsize=8)
     bar.ax.tick_params(labelsize=8, color="0.6")
     bar.outline.set_visible(False)
     heat.set_xlabel("clients, sorted by their largest class", fontsize=8)
-    histogram.hist(counts.sum(axis=1), bins=scale.bins.tolist(), color=PALETTE[1])
-    histogram.set_xscale("log" if np.ptp(np.diff(scale.bins)) else "linear")
+    bins = size_bins(np.concatenate([each.sum(axis=1) for each in same_scale]))
+    histogram.hist(counts.sum(axis=1), bins=bins.tolist(), color=PALETTE[1])
+    histogram.set_xscale("log" if np.ptp(np.diff(bins)) else "linear")
     histogram.set_xlabel("examples", fontsize=8)
     histogram.set_ylabel("clients", fontsize=8)
     histogram.yaxis.set_major_locator(MaxNLocator(nbins=4, integer=True))

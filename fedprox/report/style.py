@@ -42,10 +42,10 @@ def loss_limit(losses: Iterable[Curve]) -> float:
     return 1.05 * min(room, max(peaks)) or 1.0
 
 
-def finish_loss(axes: Axes, title: str, name: str, limit: float) -> None:
+def finish_loss(axes: Axes, name: str, limit: float) -> None:
     """Set the view to 0 .. limit, with a triangle where a line leaves it for the first time."""
     limit_view(axes, limit, marker_size=7)
-    _finish(axes, title, name)
+    finish_by_round(axes, name)
 
 
 def limit_view(axes: Axes, limit: float, marker_size: int) -> None:
@@ -59,27 +59,16 @@ def limit_view(axes: Axes, limit: float, marker_size: int) -> None:
     axes.set_ylim(0.0, limit)
 
 
-def finish_accuracy(axes: Axes, title: str) -> None:
+def finish_accuracy(axes: Axes) -> None:
     """Set the view to 0 .. 1."""
-    _finish(axes, title, "test accuracy")
+    finish_by_round(axes, "test accuracy")
     axes.set_ylim(0.0, 1.0)
     axes.set_yticks(np.linspace(0.0, 1.0, 6))
 
 
-def finish_drift(axes: Axes, title: str) -> None:
-    """Set the lower end of the view to 0."""
-    _finish(axes, title, "drift")
-    axes.set_ylim(bottom=0.0)
-
-
-def _finish(axes: Axes, title: str, name: str) -> None:
-    axes.set_title(title, fontsize=11, loc="left")
+def finish_by_round(axes: Axes, name: str, num_ticks: int = 6, label_size: float | str = "medium") -> None:
+    """Style axes of a named metric by round, with about `num_ticks` ticks."""
     axes.set_ylabel(name)
-    finish_by_round(axes, num_ticks=6)
-
-
-def finish_by_round(axes: Axes, num_ticks: int, label_size: float | str = "medium") -> None:
-    """Style axes whose x is the round, with about `num_ticks` ticks."""
     axes.grid(color="0.9", lw=0.7)
     axes.margins(x=0.01)
     axes.xaxis.set_major_locator(MaxNLocator(nbins=num_ticks, integer=True))  # rounds are whole

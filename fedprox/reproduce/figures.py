@@ -42,11 +42,10 @@ def draw(figure: Figure, curves: pd.DataFrame) -> Canvas:
     grid = canvas.subplots(len(panels), len(panels[0]), sharex="col", squeeze=False)
     for row, (axes_row, panel_row) in enumerate(zip(grid, panels, strict=True)):
         for column, (axes, panel) in enumerate(zip(axes_row, panel_row, strict=True)):
-            _draw_panel(axes, means, panel)
+            _draw_panel(axes, means, panel, NAMES[panel.metric] if column == 0 else "")
             if ends is not None:
                 _draw_ends(axes, ends, panel)
             axes.set_title(_title(figure, panel, first_row=row == 0), fontsize=10, loc="left")
-            axes.set_ylabel(NAMES[panel.metric] if column == 0 else "")
     for axes in grid[-1]:
         axes.set_xlabel("round")
     _add_legend(canvas, figure, curves)
@@ -81,7 +80,7 @@ def _means(curves: pd.DataFrame, metrics: Sequence[str]) -> pd.DataFrame:
     return pd.DataFrame(columns).reset_index()
 
 
-def _draw_panel(axes: Axes, means: pd.DataFrame, panel: Panel) -> None:
+def _draw_panel(axes: Axes, means: pd.DataFrame, panel: Panel, name: str) -> None:
     here = means[means["dataset"] == panel.dataset]
     level = here[here["stragglers_fraction"] == panel.stragglers_fraction]
     for line in panel.lines:
@@ -96,6 +95,7 @@ def _draw_panel(axes: Axes, means: pd.DataFrame, panel: Panel) -> None:
         axes.plot(rounds, mean, line.style, color=colour, lw=width, label=line.label)
         if np.isfinite(std).any():
             axes.fill_between(rounds, mean - std, mean + std, color=colour, alpha=0.18, lw=0)
+    finish_by_round(axes, name, num_ticks=5, label_size=8)
     edges = here[panel.metric] + here[f"{panel.metric}_std"].fillna(0.0)
     _set_view(axes, panel.metric, [edge.to_numpy(float) for _, edge in edges.groupby([here[c] for c in EXPERIMENT])])
 
@@ -113,7 +113,6 @@ def _draw_ends(axes: Axes, ends: pd.DataFrame, panel: Panel) -> None:
 
 def _set_view(axes: Axes, metric: str, lines: Sequence[Curve]) -> None:
     """Set a metric's axis, the same for all panels of a data set."""
-    finish_by_round(axes, num_ticks=5, label_size=8)
     if metric.endswith("accuracy"):
         axes.set_ylim(0.0, 1.0)
         return
