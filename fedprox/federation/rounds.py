@@ -2,15 +2,17 @@
 
 A round of FedProx (Li et al. 2020, algorithm 2) turns the global model w^t into w^{t+1} in four steps:
 
-1. Cohort: the server draws K clients and tells each how much work to do; a straggler does only part of E epochs.
-2. Local work: client k starts at w^t and minimises h_k(w; w^t) = F_k(w) + (mu / 2) * ||w - w^t||^2 by SGD, inexactly.
-3. Aggregation: w^{t+1} is the weighted mean of the clients' models, partial work included.
+1. Cohort: the server draws K clients, and the work of each; a straggler has time for only part of the full E epochs.
+2. Local work: client k starts at w^t and reduces h_k(w; w^t) = F_k(w) + (mu / 2) * ||w - w^t||^2 by SGD.
+3. Aggregation: w^{t+1} is the weighted mean of the clients' models, including those with partial work.
 4. Evaluation: the new model is measured.
 
-FedAvg is the same loop with mu = 0 and a strategy that drops stragglers. Steps 1 and 3 belong to the strategy
-(`planned_strategy`), step 2 to the engine (`fedprox.engines`), which plays the clients (`client_app`). Everything
-random in a round is in the strategy's plan, a pure function of (settings, seed, round): so all methods see the same
-clients, stragglers and batches, all engines give the same numbers, and a resumed run continues exactly.
+FedAvg is the same loop with mu = 0 and a strategy that drops stragglers.
+
+Steps 1 and 3 belong to the strategy (`planned_strategy`), step 2 to the engine (`fedprox.engines`), which plays the
+clients (`client_app`), and step 4 to `fedprox.evaluation`. Everything random in a round is in the strategy's plan, a
+pure function of (settings, seed, round). So all methods see the same clients, stragglers and batches, all engines give
+the same numbers, and a resumed run continues exactly.
 """
 
 import time
@@ -100,38 +102,42 @@ def run_rounds(
     mu, failures = settings.mu, settings.failures
     begin = time.perf_counter() - (start.time_s if start else 0.0)
 
-    def finished(
+    def finish(
         round_num: int,
         arrays: ArrayRecord,
         clients: tuple[ClientOutcome, ...] = (),
         metrics: MetricRecord | None = None,
     ) -> Round:
-        """Return what is known after a round, once its model is measured and the next round's mu follows from that."""
+        """Measure the model after a round, let mu follow its loss, and return all that is known about the round."""
         time_s, mu_of_round = time.perf_counter() - begin, mu.value
         test = evaluate(arrays) if settings.evaluates(round_num) else None
-        mu.observe(test)  # an adaptive mu grows if the loss has risen
+        mu.observe(test)  # an adaptive mu grows if the loss has risen; a constant one stays
         carried = {"strategy": strategy.state(), "mu": mu.state()}  # what a resumed run needs besides the model
         return Round(round_num, arrays, test, clients, time_s, mu_of_round, carried, metrics or {})
 
     if start is None:
         first_round = 1
-        yield finished(0, arrays)
+        yield finish(0, arrays)  # the initial model, before any training
     else:
         first_round, arrays = start.round_num + 1, start.arrays
         strategy.restore(start.carried["strategy"])
         mu.restore(start.carried["mu"])
 
     for round_num in range(first_round, settings.num_rounds + 1):
-        # Replies of clients that failed, diverged or are late are left out or end the run: `failures` decides.
+        # `engine` returns only replies that count: clients that fail, diverge or are late are dropped, or end the run.
         engine = failures.filtering(grid, round_num)
-        # 1. Cohort: a message for each planned client, with w^t, mu and the client's own task.
         config = settings.config(round_num)
+
+        # 1. Cohort: one message for each planned client, with w^t, mu and the client's own task.
         messages = strategy.configure_train(round_num, arrays, config, cast(Grid, engine))
-        # 2. Local work: each reply holds w_k and what the client measured, in the order of the plan.
+
+        # 2. Local work: each reply holds w_k and the client's metrics, in the order of the plan.
         replies = engine.send_and_receive(messages)
-        # 3. Aggregation: w^{t+1}. Without any reply the model stays as it is.
+
+        # 3. Aggregation: w^{t+1}; without replies the model stays as it is.
         aggregated, metrics = strategy.aggregate_train(round_num, replies)
         failures.check_aggregate(round_num, strategy, aggregated)
         arrays = arrays if aggregated is None else aggregated
-        # 4. Evaluation. The caller then records the round, saves a checkpoint, or stops.
-        yield finished(round_num, arrays, outcomes(strategy, round_num, replies), metrics)
+
+        # 4. Evaluation. The caller then records the round, saves a checkpoint, and may stop.
+        yield finish(round_num, arrays, outcomes(strategy, round_num, replies), metrics)
