@@ -5,8 +5,6 @@ from pathlib import Path
 
 import pytest
 import ray
-import torch
-from safetensors.torch import load_file
 
 from fedprox.engines import ray as ray_engine
 from fedprox.experiment import run as experiment
@@ -74,22 +72,6 @@ def test_local_and_ray_give_the_same_metrics_and_clients(strategy, tmp_path):
     counted = {"FedProx": "6", "FedAvgWithStragglerDrop": "3", "FedDane": "6"}[strategy]
     assert {row["num_clients_counted"] for row in one[1:]} == {counted}
     assert all(float(row["gamma_max"]) >= float(row["gamma_mean"]) > 0 for row in one[1:])
-
-
-def normalised(input_shape: tuple[int, ...], num_classes: int) -> torch.nn.Module:
-    """Return a small model with batch norm, and of torch's classes alone, which Ray's actors know."""
-    layers = [torch.nn.Unflatten(1, (1, 8)), torch.nn.Conv2d(1, 3, 3), torch.nn.BatchNorm2d(3), torch.nn.Flatten()]
-    return torch.nn.Sequential(*layers, torch.nn.Linear(3 * 6 * 6, num_classes))
-
-
-def test_local_and_ray_give_each_client_its_own_batch_statistics(tmp_path):
-    changes = {"model": {"_target_": f"{__name__}.normalised"}, "batch_statistics": "local"}
-    local, on_ray = (run(engine, "FedProx", tmp_path / engine, **changes) for engine in ENGINES)
-    one, other = (load_file(folder / "model.safetensors") for folder in (local, on_ray))
-    assert "2.running_mean" in one
-    assert all(torch.equal(value, other[name]) for name, value in one.items())
-    averaged = load_file(run("ray", "FedProx", tmp_path / "averaged", model=changes["model"]) / "model.safetensors")
-    assert not torch.equal(averaged["2.running_mean"], one["2.running_mean"])
 
 
 def test_the_fastest_solver_gives_the_reference_solvers_run(tmp_path):
