@@ -23,7 +23,7 @@ COMMAND = (
     *("dataset=digits", "engine=local", "num_clients=20", "clients_per_round=4", "num_epochs=2", "num_rounds=8"),
     *(ADAM, "checkpoint.every=100", "checkpoint.keep=null"),
 )
-LAST, BEFORE = "checkpoint/round_000006.safetensors", "checkpoint/round_000003.safetensors"
+BEFORE, LAST, LATER = (f"checkpoint/round_00000{round_num}.safetensors" for round_num in (3, 6, 8))
 
 
 @pytest.fixture
@@ -81,61 +81,32 @@ def snapshot(folder: Path) -> dict[str, bytes]:
     }
 
 
-def edited(file: str, change):
-    """Return a damage function that changes a file's content."""
+def edited(change, *files: str):
+    """Return a damage function that changes the content of files."""
 
     def damage(run_dir: Path, _: Path) -> None:
-        (run_dir / file).write_bytes(change((run_dir / file).read_bytes()))
+        for file in files:
+            (run_dir / file).write_bytes(change((run_dir / file).read_bytes()))
 
     return damage
 
 
-def replaced(file: str, other: str):
-    """Return a damage function that replaces a file with another run's."""
+def replaced(run: str, *files: str):
+    """Return a damage function that replaces files with another run's."""
 
     def damage(run_dir: Path, runs: Path) -> None:
-        shutil.copyfile(runs / other, run_dir / file)
+        for file in files:
+            shutil.copyfile(runs / run / file, run_dir / file)
 
     return damage
 
 
 def removed(file: str):
-    def damage(run_dir: Path, _: Path) -> None:
-        (run_dir / file).unlink()
-
-    return damage
-
-
-def made_a_folder(file: str):
-    def damage(run_dir: Path, _: Path) -> None:
-        (run_dir / file).unlink()
-        (run_dir / file).mkdir()
-
-    return damage
-
-
-def made_a_file(folder: str):
-    def damage(run_dir: Path, _: Path) -> None:
-        shutil.rmtree(run_dir / folder)
-        (run_dir / folder).write_text("a file")
-
-    return damage
-
-
-def both(*damages):
-    def damage(run_dir: Path, runs: Path) -> None:
-        for each in damages:
-            each(run_dir, runs)
-
-    return damage
+    return lambda run_dir, _: (run_dir / file).unlink()
 
 
 def flipped(content: bytes, at: int, bit: int = 0) -> bytes:
     return content[:at] + bytes([content[at] ^ (1 << bit)]) + content[at + 1 :]
-
-
-def with_length(length: int):
-    return lambda content: length.to_bytes(8, "little") + content[8:]
 
 
 def with_header(text: bytes):
@@ -155,20 +126,19 @@ class Malicious:
 
 # Damage to the last checkpoint; that of round 3 is intact. Two tests below cover truncation and flipped bits.
 DAMAGE = {
-    "longer by a byte": edited(LAST, lambda content: content + b"x"),
-    "a header of length 0": edited(LAST, with_length(0)),
-    "a header of 2^64 - 1 bytes": edited(LAST, with_length(2**64 - 1)),
-    "a header that is not JSON": edited(LAST, with_header(b"{" * 64)),
-    "a header without metadata": edited(LAST, with_header(b"{}")),
-    "a state that is not JSON": edited(LAST, with_header(b'{"__metadata__": {"state": "{", "checksum": "0"}}')),
-    "a pickle": edited(LAST, lambda content: pickle.dumps({"round_num": 6})),
-    "a model file": replaced(LAST, "whole/model.safetensors"),
-    "another model's": replaced(LAST, "model/" + LAST),
-    "another run's of the same model": replaced(LAST, "seed/" + LAST),
-    "another run's, of a later round": replaced("checkpoint/round_000008.safetensors", "seed/" + LAST),
+    "longer by a byte": edited(lambda content: content + b"x", LAST),
+    "a header of 2^64 - 1 bytes": edited(lambda content: b"\xff" * 8 + content[8:], LAST),
+    "a header that is not JSON": edited(with_header(b"{" * 64), LAST),
+    "a header without metadata": edited(with_header(b"{}"), LAST),
+    "a state that is not JSON": edited(with_header(b'{"__metadata__": {"state": "{", "checksum": "0"}}'), LAST),
+    "a pickle": edited(lambda _: pickle.dumps({"round_num": 6}), LAST),
+    "a model file": lambda run_dir, runs: shutil.copyfile(runs / "whole" / "model.safetensors", run_dir / LAST),
+    "another model's": replaced("model", LAST),
+    "another run's of the same model": replaced("seed", LAST),
+    "another run's, of a later round": lambda run_dir, runs: shutil.copyfile(runs / "seed" / LAST, run_dir / LATER),
     "missing": removed(LAST),
-    "lost rows": edited("clients.csv", lambda content: content[: content.index(b"\n5,") + 1]),
-    "a changed row": edited("metrics.csv", lambda content: content.replace(b"\n5,", b"\n5,9")),
+    "lost rows": edited(lambda content: content[: content.index(b"\n5,") + 1], "clients.csv"),
+    "a changed row": edited(lambda content: content.replace(b"\n5,", b"\n5,9"), "metrics.csv"),
 }
 SILENT = {"missing"}  # nothing shows that there was one
 
@@ -192,20 +162,15 @@ def test_a_run_resumed_from_an_earlier_checkpoint_ends_like_the_uninterrupted_on
 
 
 def run_json(**changes: object):
-    """Return a damage function that changes entries of run.json; None removes one."""
-
-    def change(content: bytes) -> bytes:
-        record = {**json.loads(content), **changes}
-        return json.dumps({key: value for key, value in record.items() if value is not None}).encode()
-
-    return edited("run.json", change)
+    """Return a damage function that changes entries of run.json."""
+    return edited(lambda content: json.dumps({**json.loads(content), **changes}).encode(), "run.json")
 
 
 HARMLESS = {
-    "rows after the last checkpoint": edited("metrics.csv", lambda content: content + b"7,0.5,0.5\r\n8,0.1"),
+    "rows after the last checkpoint": edited(lambda content: content + b"7,0.5,0.5\r\n8,0.1", "metrics.csv"),
     "a partly written checkpoint": lambda run_dir, _: (run_dir / (LAST + ".part")).write_bytes(b"half"),
     "a damaged model": lambda run_dir, _: (run_dir / "model.safetensors").write_bytes(b"nonsense"),
-    "an earlier checkpoint damaged": edited(BEFORE, lambda content: content[:-1]),
+    "an earlier checkpoint damaged": edited(lambda content: content[:-1], BEFORE),
     "overrides that contradict the settings": run_json(overrides=["mu=0.5", "no_such=1"]),
     "no files of Hydra": lambda run_dir, _: shutil.rmtree(run_dir / ".hydra"),
 }
@@ -220,26 +185,28 @@ def test_files_that_are_not_read_may_be_damaged(fedprox, runs, broken, name):
     assert json.loads((broken / "run.json").read_text())["resumed"][-1]["after_round"] == 6
 
 
-def empty(content: bytes) -> bytes:
-    return b""
+def no_folder_of_checkpoints(run_dir: Path, _: Path) -> None:
+    shutil.rmtree(run_dir / "checkpoint")
+    (run_dir / "checkpoint").write_text("a file")
 
 
-AGAIN = ("start the run again",)
 UNUSABLE = ("run.json cannot be used", "fix it or move this run away")
 REFUSED = {
-    "both checkpoints empty": (both(edited(LAST, empty), edited(BEFORE, empty)), ["truncated or corrupt", *AGAIN]),
+    "both checkpoints empty": (
+        edited(lambda _: b"", LAST, BEFORE),
+        ["truncated or corrupt", "restore it", "start the run again"],
+    ),
     "another model's whole directory": (
-        both(*(replaced(name, "model/" + name) for name in (LAST, BEFORE, "metrics.csv", "clients.csv"))),
+        replaced("model", LAST, BEFORE, "metrics.csv", "clients.csv"),
         ["holds a checkpoint of another model"],
     ),
-    "a file in place of the checkpoints": (made_a_file("checkpoint"), ["checkpoint must be a folder", "move"]),
+    "a file in place of the checkpoints": (no_folder_of_checkpoints, ["checkpoint must be a folder", "move"]),
     "metrics.csv changed": (
-        edited("metrics.csv", lambda content: content.replace(b"\n1,", b"\n1,9")),
-        ["metrics.csv has changed since", "restore it", *AGAIN],
+        edited(lambda content: content.replace(b"\n1,", b"\n1,9"), "metrics.csv"),
+        ["metrics.csv has changed since", "restore it", "start the run again"],
     ),
-    "metrics.csv a folder": (made_a_folder("metrics.csv"), ["metrics.csv has changed since", *AGAIN]),
-    "clients.csv missing": (removed("clients.csv"), ["clients.csv has changed since", *AGAIN]),
-    "run.json cut": (edited("run.json", lambda content: content[: len(content) // 2]), UNUSABLE),
+    "clients.csv missing": (removed("clients.csv"), ["clients.csv has changed since"]),
+    "run.json cut": (edited(lambda content: content[: len(content) // 2], "run.json"), UNUSABLE),
     "run.json with settings of another type": (run_json(settings="mu=1"), UNUSABLE),
     "run.json with settings cut": (run_json(settings={"mu": 1.0}), ["would change the past"]),
     "run.json with overrides of numbers": (run_json(overrides=[1, 2]), ["repeat the command that made it"]),
