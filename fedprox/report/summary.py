@@ -140,6 +140,7 @@ def summarise(frame: pd.DataFrame, last: int = 10, level: float | None = None) -
     runs = per_run(frame, last, level)
     runs["unfinished"] = runs["status"] != "finished"
     experiments = runs.groupby(EXPERIMENT, sort=False)
+    # Finished runs, and all runs of experiments in which none is finished.
     used = runs[~runs["unfinished"] | experiments["unfinished"].transform("all")].groupby(EXPERIMENT)
     summary = pd.DataFrame({"runs": used.size()})
     summary["used"] = used["unfinished"].any().map({False: "finished", True: "unfinished"})

@@ -177,6 +177,7 @@ class Checkpoints:
     def after(self, outcome: Round) -> None:
         """Take note of a round whose rows are written, and write its checkpoint if one is due."""
         accuracy = outcome.test.accuracy if outcome.test else None
+        # Made now, because the tables' marks move on with the next round.
         self._latest = Checkpoint(
             *(outcome.round_num, outcome.arrays, outcome.carried, outcome.time_s),
             *(self._record.state(), accuracy),
@@ -198,7 +199,7 @@ class Checkpoints:
             self._writing.result()
 
     def _write(self, checkpoint: Checkpoint) -> None:
-        self._record.sync()
+        self._record.sync()  # the rows first: a checkpoint is useless without those that it continues from
         self._folder.mkdir(exist_ok=True)
         write_atomic(self._file(checkpoint.round_num), content_of(checkpoint))
         self._written[checkpoint.round_num] = checkpoint.accuracy
@@ -213,7 +214,7 @@ class Checkpoints:
         if self._keep is None:
             return []
         measured = {num: accuracy for num, accuracy in sorted(self._written.items()) if accuracy is not None}
-        best = max(measured, key=measured.__getitem__, default=None)
+        best = max(measured, key=measured.__getitem__, default=None)  # the first of several equally good ones
         return [round_num for round_num in sorted(self._written)[: -self._keep] if round_num != best]
 
     def _remove(self, round_num: int) -> None:

@@ -46,6 +46,7 @@ class CsvTable:
         self._name = file
         self._digest = hashlib.sha256()
         self._num_bytes = 0
+        # Unbuffered, so that a row is in the file as soon as `add` returns, even if the process is killed then.
         self._file = file.open("w+b" if mark is None else "r+b", buffering=0)
         if mark is None:
             self.add([columns])
@@ -64,7 +65,7 @@ class CsvTable:
         csv.writer(text).writerows(rows)
         content = text.getvalue().encode()
         with annotate_errors(self._name):
-            if self._file.write(content) != len(content):
+            if self._file.write(content) != len(content):  # an unbuffered write may stop halfway on a full disk
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         self._count(content)
 

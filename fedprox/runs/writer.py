@@ -192,6 +192,7 @@ class RunRecord:
             peak_memory_bytes: Peak memory of the run's other processes; that of this process is added.
             more: Further entries of run.json.
         """
+        # The model before run.json, so that every finished run has one.
         tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in params.items()}
         write_atomic(self.path / "model.safetensors", save(tensors))
         own = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
