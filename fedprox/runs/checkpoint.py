@@ -131,9 +131,27 @@ def read(file: Path) -> Checkpoint:
             arrays = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118
         if metadata["checksum"] != checksum(metadata["state"], arrays):
             raise ValueError("its checksum does not match")
-        return Checkpoint(**decoded(metadata["state"], arrays))
+        return _checked(Checkpoint(**decoded(metadata["state"], arrays)))
     except _DAMAGE as error:
         raise UserError(f"{file} is truncated or corrupt: {' '.join(str(error).split())}") from error
+
+
+def _checked(checkpoint: Checkpoint) -> Checkpoint:
+    """Return a checkpoint that has the parts of ours: anyone can write a checksum that matches."""
+    marks = checkpoint.record["tables"].values()
+    is_complete = (
+        type(checkpoint.round_num) is int
+        and checkpoint.round_num >= 0
+        and isinstance(checkpoint.arrays, ArrayRecord)
+        and isinstance(checkpoint.time_s, float)
+        and {"strategy", "mu"} <= checkpoint.carried.keys()
+        and {"layers", "statistics"} <= checkpoint.carried["strategy"].keys()
+        and {"tables", "final", "best"} <= checkpoint.record.keys()
+        and all(type(mark["num_bytes"]) is int and isinstance(mark["sha256"], str) for mark in marks)
+    )
+    if not is_complete:
+        raise ValueError("a part is missing or of another type")
+    return checkpoint
 
 
 def content_of(checkpoint: Checkpoint) -> bytes:

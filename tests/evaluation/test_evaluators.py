@@ -8,6 +8,8 @@ from itertools import pairwise
 import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from torch import nn
 from torch.nn import functional
 
@@ -430,6 +432,29 @@ def test_activations_and_their_gradients_fit_into_half_of_the_memory(sizes):
     for block in ModuleGradients(model, examples(sizes), memory_bytes).blocks():
         num_clients = len(block.shares)
         assert 1 <= num_clients * model.num_examples * 2 * 14_400 <= memory_bytes / 2
+
+
+@settings(max_examples=30)
+@given(
+    sizes=st.lists(st.integers(1, 12), min_size=1, max_size=6),
+    scale=st.sampled_from([0.0, 0.1, 1.0, 10.0]),
+    seed=st.integers(0, 2**31),
+)
+def test_for_all_data_and_weights_the_two_paths_agree_variances_are_at_least_0_and_b_at_least_1(sizes, scale, seed):
+    data = drawn(sizes, seed=seed)
+    model = initialised(lambda: logistic((6, 6), NUM_CLASSES))
+    params = {name: scale * tensor for name, tensor in model.state_dict().items()}
+    fast = measure(FederationEvaluator(model, data, "cpu"), params)
+    slow = measure(general(model, data), shifted(params))
+    for result in (fast, slow):
+        assert result.gradient_variance >= 0
+        assert result.gradient_variance_unweighted >= 0
+        assert result.dissimilarity_b >= 1
+    # Differences of order 1 leave float32's 1e-6 where they cancel; a tie among logits may go either way.
+    assert fast.train_loss == pytest.approx(slow.train_loss, rel=FLOAT32, abs=1e-5)
+    assert fast.gradient_variance == pytest.approx(slow.gradient_variance, rel=1e-3, abs=1e-4)
+    assert fast.gradient_variance_unweighted == pytest.approx(slow.gradient_variance_unweighted, rel=1e-3, abs=1e-4)
+    assert fast.dissimilarity_b == pytest.approx(slow.dissimilarity_b, rel=1e-3)
 
 
 class Changing(nn.Module):

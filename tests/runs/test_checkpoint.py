@@ -1,6 +1,7 @@
 """Checkpoints: their content, which are kept, and when they are written."""
 
 import threading
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -149,6 +150,26 @@ def test_damaged_checkpoints_are_skipped_with_a_warning_each(tmp_path, caplog):
         file.write_bytes(file.read_bytes()[:-1])
     assert latest(tmp_path).round_num == 2
     assert [line.partition("round_")[2][:6] for line in sorted(caplog.messages)] == ["000003", "000004"]
+
+
+@pytest.mark.parametrize(
+    "forged",
+    [
+        {"round_num": -1},
+        {"round_num": 2.0},
+        {"arrays": {}},
+        {"time_s": "long"},
+        {"carried": {}},
+        {"record": {"tables": {}}},
+    ],
+    ids=lambda forged: next(iter(forged)),
+)
+def test_a_checkpoint_of_another_form_is_refused_though_its_checksum_matches(tmp_path, forged):
+    written(tmp_path, [0.1] * 3, keep=None)
+    file = tmp_path / "checkpoint" / "round_000002.safetensors"
+    file.write_bytes(content_of(replace(of_round(2, tmp_path), **forged)))
+    with pytest.raises(UserError, match=r"truncated or corrupt: a part is missing or of another type"):
+        of_round(2, tmp_path)
 
 
 def test_if_all_are_damaged_the_error_names_the_remedy(tmp_path):
