@@ -1,6 +1,6 @@
 # Needs Python 3.11 or 3.12, git and make; everything else is installed into $(VENV).
 #   make install   the locked environment and this project
-#   make run       FedAvg against FedProx on Synthetic(1,1) at 90 % stragglers, with a figure
+#   make run       FedAvg against FedProx on Synthetic(1,1) at 90% stragglers, with a figure
 #   make test      lint, types and the whole test suite
 #   make lint      ruff, mypy, import-linter, codespell and the docs alone
 #   make docs      the documentation as a site, in site/

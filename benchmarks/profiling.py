@@ -100,7 +100,7 @@ def table(seconds: dict[str, float]) -> str:
     """Return the parts as Markdown, the largest first."""
     total = sum(seconds.values())
     lines = [
-        f"| {part} | {value:.3f} | {100 * value / total:.0f} % |"
+        f"| {part} | {value:.3f} | {100 * value / total:.0f}% |"
         for part, value in sorted(seconds.items(), key=lambda item: -item[1])
     ]
     return "\n".join(["| part of the rounds | s | share |", "| --- | --- | --- |", *lines, f"| all | {total:.3f} | |"])

@@ -86,7 +86,7 @@ def moderate_cnn(input_shape: tuple[int, ...], num_classes: int) -> nn.Module:
     """Return the ModerateCNN of NVIDIA FLARE's CIFAR-10 example: 3,491,530 parameters there.
 
     Three times two 3 x 3 convolutions (32, 64; 128, 128; 256, 256) and a max-pooling, then 512 and 512 units. Dropout
-    is 5 % of the channels before the third pair, and 10 % of the inputs of the first and the last dense layer.
+    is 5% of the channels before the third pair, and 10% of the inputs of the first and the last dense layer.
     Images must have at least 8 x 8 pixels.
     """
     channels, height, width = image_shape("moderate_cnn", input_shape, at_least=8)

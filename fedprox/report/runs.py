@@ -46,14 +46,14 @@ def distortions(runs: Sequence[Facts], settings: Sequence[Facts]) -> list[str]:
 
 
 def label(experiment: Facts) -> str:
-    """Return the EXPERIMENT columns in words: "FedAvg on mnist at 90 % stragglers"."""
+    """Return the EXPERIMENT columns in words: "FedAvg on mnist at 90% stragglers"."""
     stragglers = percent(experiment["stragglers_fraction"])
     return f"{experiment['algorithm']} on {experiment['dataset']} at {stragglers} stragglers"
 
 
 def percent(fraction: float) -> str:
-    """Return 0.9 as "90 %"."""
-    return f"{100 * fraction:g} %"
+    """Return 0.9 as "90%"."""
+    return f"{100 * fraction:g}%"
 
 
 def _unfinished(statuses: Sequence[str]) -> list[str]:

@@ -136,7 +136,7 @@ def summarise(frame: pd.DataFrame, last: int = 10, level: float | None = None) -
     if last < 1:
         raise UserError(f"last must be >= 1, got {last}; it is the number of last rounds that are averaged")
     if level is not None and not 0 < level <= 1:
-        raise UserError(f"level must be above 0 and at most 1, got {level:g}; for 60 % give 0.6")
+        raise UserError(f"level must be above 0 and at most 1, got {level:g}; for 60% give 0.6")
     runs = per_run(frame, last, level)
     runs["unfinished"] = runs["status"] != "finished"
     experiments = runs.groupby(EXPERIMENT, sort=False)

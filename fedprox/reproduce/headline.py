@@ -1,4 +1,4 @@
-"""The headline number: accuracy gain of FedProx over FedAvg at 90 % stragglers (Li et al. 2020, app. C.3.2)."""
+"""The headline number: accuracy gain of FedProx over FedAvg at 90% stragglers (Li et al. 2020, app. C.3.2)."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

@@ -145,7 +145,7 @@ FIGURES = {
         _ALL,
     ),
     "headline": Figure(
-        "Test accuracy at 90 % stragglers", PAPER_DATASETS, (FEDAVG, BEST_MU), ("train_loss", "test_accuracy"), (0.9,)
+        "Test accuracy at 90% stragglers", PAPER_DATASETS, (FEDAVG, BEST_MU), ("train_loss", "test_accuracy"), (0.9,)
     ),
 }
 

@@ -49,7 +49,7 @@ def test_a_librarys_time_is_divided_among_its_callers_also_through_cycles():
 
 def test_the_table_is_ordered_by_seconds():
     lines = table({"a": 1.0, "b": 3.0}).splitlines()
-    assert lines[2:] == ["| b | 3.000 | 75 % |", "| a | 1.000 | 25 % |", "| all | 4.000 | |"]
+    assert lines[2:] == ["| b | 3.000 | 75% |", "| a | 1.000 | 25% |", "| all | 4.000 | |"]
 
 
 def test_a_small_run_spends_time_in_every_part():

@@ -145,7 +145,7 @@ def test_noise_has_each_clients_own_std_and_stays_in_range():
     for client in range(4):
         std = generator(7, Stream.FEATURES, client).uniform(0, 0.2) * 240
         changed = skewed.examples.features[held(data, client)].astype(float)
-        # 7600 pixels that were 120: 4 standard errors of their std are 4 / sqrt(2 * 7600) = 3 %; rounding adds 1/12.
+        # 7600 pixels that were 120: 4 standard errors of their std are 4 / sqrt(2 * 7600) = 3%; rounding adds 1/12.
         grey = changed[:, 1:]
         assert grey.std() == pytest.approx(math.sqrt(std**2 + 1 / 12), rel=0.03)
         assert grey.mean() == pytest.approx(120, abs=4 * std / math.sqrt(7600))

@@ -7,7 +7,7 @@
 Every --period seconds it reads from /proc, for the main process and all processes that it has started: the memory (PSS,
 in which a page that n processes share counts 1/n in each, and RSS) and the number of open file descriptors of the main
 process and of the actors. --out gets samples.csv and summary.json, with the growth of each mean (of files, the minimum)
-from the second to the last tenth of the work; the first tenth warms up. The exit status is 1 if memory grew by 5 % or
+from the second to the last tenth of the work; the first tenth warms up. The exit status is 1 if memory grew by 5% or
 more, or a process has more files open than after the first tenth.
 """
 

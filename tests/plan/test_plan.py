@@ -185,7 +185,7 @@ def test_every_draw_of_a_client_is_a_task_with_its_own_batches_and_work(protocol
             if size > 10:  # of 80! orders
                 assert len(orders) == len(of_client)
                 repeated += len(of_client) > 1
-    assert repeated > 90  # the client with p = 0.8 comes twice or more in 97 % of rounds
+    assert repeated > 90  # the client with p = 0.8 comes twice or more in 97% of rounds
     largest = [[task for task in tasks if task.client == 5] for tasks in rounds]
     assert any(len({task.is_straggler for task in tasks}) == 2 for tasks in largest)
     work = [{task.num_steps for task in tasks if task.is_straggler} for tasks in largest]
@@ -252,7 +252,7 @@ def test_with_one_epoch_a_stragglers_steps_are_drawn_uniformly_from_1_to_the_num
 def test_flower_marks_each_place_independently_with_the_given_probability():
     # The number of stragglers in a round is binomial(10, p): mean 10 p, variance 10 p (1 - p). Dependence
     # between places would show in the variance. Bounds: 5 deviations of the estimators; the variance's is
-    # var * sqrt(2 / T) to first order (the binomial's fourth moment adds less than 10 % here, kept in the 6).
+    # var * sqrt(2 / T) to first order (the binomial's fourth moment adds less than 10% here, kept in the 6).
     num_rounds, p = 2000, 0.6
     plan = make_plan(protocol=FlowerProtocol(), stragglers_fraction=p)
     counts = np.array([sum(task.is_straggler for task in plan.tasks(t)) for t in range(1, num_rounds + 1)])

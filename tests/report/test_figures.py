@@ -23,7 +23,7 @@ def test_there_is_a_row_per_straggler_level_and_a_column_for_loss_and_accuracy(t
         write_run(tmp_path / str(fraction), [0.1, 0.5], stragglers_fraction=fraction)
     panels = comparison(read_runs([tmp_path])).axes
     names = ["test loss", "test accuracy"] * 3
-    levels = ["0 % stragglers", "", "50 % stragglers", "", "90 % stragglers", ""]  # a title for each row
+    levels = ["0% stragglers", "", "50% stragglers", "", "90% stragglers", ""]  # a title for each row
     assert [axes.get_title(loc="left") for axes in panels] == levels
     assert [axes.get_ylabel() for axes in panels] == names
     assert [axes.get_xlabel() for axes in panels] == [""] * 4 + ["round"] * 2
@@ -45,7 +45,7 @@ def test_several_data_sets_are_named_in_the_titles(tmp_path, write_run):
     write_run(tmp_path / "0", [0.1], dataset="mnist")
     write_run(tmp_path / "1", [0.1], dataset="femnist")
     titles = [axes.get_title(loc="left") for axes in comparison(read_runs([tmp_path])).axes[::2]]
-    assert titles == ["femnist, 90 % stragglers", "mnist, 90 % stragglers"]
+    assert titles == ["femnist, 90% stragglers", "mnist, 90% stragglers"]
 
 
 def test_lines_come_in_order_with_the_same_colours_in_every_panel_and_one_legend(tmp_path, write_run):
@@ -145,7 +145,7 @@ def test_the_accuracy_figure_has_a_row_per_data_set_with_the_name_of_each_line_b
                 write_run(directory, [0.1, last], dataset=dataset, algorithm=algorithm, mu=mu, repetition=repetition)
     figure = accuracy(read_runs([tmp_path]))
     titles = [axes.get_title(loc="left") for axes in figure.axes]
-    assert titles == ["mine, 90 % stragglers", "Synthetic(1,1), 90 % stragglers"]
+    assert titles == ["mine, 90% stragglers", "Synthetic(1,1), 90% stragglers"]
     assert figure.axes[-1].get_xlabel() == "round  (mean ± one standard deviation of 2 runs)"
     assert figure.legends == []
     for axes in figure.axes:
@@ -184,7 +184,7 @@ def test_curves_show_test_and_training_loss_beside_accuracy(tmp_path, write_run)
     assert lines["training (cohort)"].get_xdata().tolist() == [1, 2]  # no client trained before round 1
     assert lines["training (cohort)"].get_ydata().tolist() == pytest.approx([1.1, 0.9])  # written as test + 0.1
     assert accuracy.get_lines()[0].get_ydata().tolist() == [0.1, 0.5, 0.6]
-    assert figure.get_suptitle() == "FedAvg on mnist at 90 % stragglers"
+    assert figure.get_suptitle() == "FedAvg on mnist at 90% stragglers"
 
 
 def test_training_loss_skips_rounds_without_updates(tmp_path, write_run):

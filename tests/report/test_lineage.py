@@ -95,7 +95,7 @@ def test_branches_of_different_runs_are_not_repetitions(tmp_path, write_run, cap
         branch = write_run(tmp_path / f"branch{number}", TRUNK, algorithm="FedProx (mu = 1)", repetition=number)
         left(branch, trunk, 2, f"mu=1.0 (was {mu})")
     read_runs([tmp_path])
-    warning = "the runs of FedProx (mu = 1) from round 2 on mnist at 90 % stragglers differ in branched_from"
+    warning = "the runs of FedProx (mu = 1) from round 2 on mnist at 90% stragglers differ in branched_from"
     assert warning in capsys.readouterr().err
 
 

@@ -32,7 +32,7 @@ def test_the_table_is_printed_and_the_last_line_names_the_figure(sweep, tmp_path
     assert report.main([str(sweep), "--out", str(out), "--last", "1"]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert "accuracy (last 1)" in lines[0]
-    assert " ".join(lines[2].split()).startswith("| mnist | 90 % | FedAvg | 2 | 0.700 ± 0.141 | 0.300 ± 0.141 |")
+    assert " ".join(lines[2].split()).startswith("| mnist | 90% | FedAvg | 2 | 0.700 ± 0.141 | 0.300 ± 0.141 |")
     assert lines[-1] == f"figure: {out}"
 
 
@@ -86,7 +86,7 @@ def test_a_file_that_cannot_be_written_is_one_line_before_any_run_is_read(
     [
         (["--drift"], "no run has recorded its drift; remove --drift"),
         (["--last", "0"], "last must be >= 1, got 0; it is the number of last rounds that are averaged"),
-        (["--level", "60"], "level must be above 0 and at most 1, got 60; for 60 % give 0.6"),
+        (["--level", "60"], "level must be above 0 and at most 1, got 60; for 60% give 0.6"),
     ],
 )
 def test_an_option_that_does_not_fit_is_one_line_and_no_figure(sweep, tmp_path, capsys, option, message):

@@ -131,10 +131,10 @@ def test_a_warning_names_runs_that_are_not_repetitions(tmp_path, write_run, caps
     assert capsys.readouterr().err == ""  # another seed or engine is a repetition
     write_run(tmp_path / "2", [0.1], seed=1, model={"width": 1})
     read_runs([tmp_path])
-    assert "1 of 3 runs of FedAvg on mnist at 90 % stragglers have another run's seed" in capsys.readouterr().err
+    assert "1 of 3 runs of FedAvg on mnist at 90% stragglers have another run's seed" in capsys.readouterr().err
     write_run(tmp_path / "3", [0.1], seed=2, model={"width": 2})
     read_runs([tmp_path])
-    assert "FedAvg on mnist at 90 % stragglers differ in model.width" in capsys.readouterr().err
+    assert "FedAvg on mnist at 90% stragglers differ in model.width" in capsys.readouterr().err
 
 
 def test_the_summary_has_mean_and_sample_standard_deviation_over_runs(tmp_path, write_run):
@@ -162,7 +162,7 @@ def test_the_summary_uses_finished_runs_and_counts_the_others(tmp_path, write_ru
     assert math.isnan(summary["test_accuracy_std"][0])  # undefined for one run
     assert readable(summary, last=1).iloc[0].to_dict() == {
         "data set": "mnist",
-        "stragglers": "90 %",
+        "stragglers": "90%",
         "algorithm": "FedAvg",
         "runs": "1 (+ 1 unfinished)",
         "accuracy (last 1)": "0.800",
@@ -182,7 +182,7 @@ def test_without_a_finished_run_the_summary_uses_the_others_with_a_warning(tmp_p
     summary = summarise(frame, last=1)
     assert summary["test_accuracy_mean"].tolist() == [pytest.approx(0.5), 0.7]
     assert readable(summary)["runs"].tolist() == ["2 unfinished", "1"]
-    expected = "warning: FedAvg on mnist at 90 % stragglers has no finished run; using its unfinished ones\n"
+    expected = "warning: FedAvg on mnist at 90% stragglers has no finished run; using its unfinished ones\n"
     assert capsys.readouterr().err == expected
 
 
@@ -273,7 +273,7 @@ def test_the_spread_over_clients_has_three_columns(tmp_path, write_run):
 @pytest.mark.parametrize("level", [0.0, 1.01, math.nan])
 def test_a_level_that_is_not_a_share_is_an_error(tmp_path, write_run, level):
     frame = read_runs([write_run(tmp_path / "0", [0.1])])
-    with pytest.raises(UserError, match=r"level must be above 0 and at most 1, got .*; for 60 % give 0.6"):
+    with pytest.raises(UserError, match=r"level must be above 0 and at most 1, got .*; for 60% give 0.6"):
         summarise(frame, level=level)
 
 

@@ -69,17 +69,17 @@ def test_panels_are_arranged_as_in_the_paper_with_a_line_per_algorithm(curves_of
 
 def test_titles_name_data_set_and_level_or_the_data_set_of_the_column(curves_of):
     titles = [axes.get_title(loc="left") for axes in draw(FIGURES["fig1"], curves_of("fig1")).axes]
-    assert titles[0] == "Synthetic(1,1), 0 % stragglers"
-    assert titles[14] == "Sent140, 90 % stragglers"
+    assert titles[0] == "Synthetic(1,1), 0% stragglers"
+    assert titles[14] == "Sent140, 90% stragglers"
     titles = [axes.get_title(loc="left") for axes in draw(FIGURES["fig2"], curves_of("fig2")).axes]
     assert titles == ["Synthetic-IID", "Synthetic(0,0)", "Synthetic(0.5,0.5)", "Synthetic(1,1)", "", "", "", ""]
     titles = [axes.get_title(loc="left") for axes in draw(FIGURES["fig5"], curves_of("fig5")).axes]
-    assert titles == ["0 % stragglers", "50 % stragglers", "90 % stragglers", "", "", ""]
+    assert titles == ["0% stragglers", "50% stragglers", "90% stragglers", "", "", ""]
 
 
 def test_a_line_is_the_mean_over_repetitions_and_its_band_one_sample_standard_deviation(curves_of):
     curves = curves_of("fig7", num_seeds=3, datasets=["mnist"])
-    axes = draw(FIGURES["fig7"], curves).axes[2]  # 90 %
+    axes = draw(FIGURES["fig7"], curves).axes[2]  # 90%
     of_line = curves[(curves["stragglers_fraction"] == 0.9) & (curves["line"] == "FedProx (best mu)")]
     runs = np.stack([run["test_accuracy"].to_numpy() for _, run in of_line.groupby("repetition")])
     (line,) = (line for line in axes.get_lines() if line.get_label() == "FedProx (best mu)")

@@ -401,5 +401,5 @@ def test_mixed_precision_computes_in_bfloat16_and_keeps_float32_weights():
     assert set(seen) == {torch.bfloat16, torch.float32}
     for name, value in solved[False].params.items():
         assert solved[True].params[name].dtype == torch.float32
-        # bfloat16 has 8 bits: logits of order 1 are off by 0.4 %, and six steps of 0.1 add that up.
+        # bfloat16 has 8 bits: logits of order 1 are off by 0.4%, and six steps of 0.1 add that up.
         assert 0 < (solved[True].params[name] - value).abs().max() < 6 * 0.1 * 0.02

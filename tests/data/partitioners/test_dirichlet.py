@@ -61,7 +61,7 @@ def test_the_share_of_a_class_has_the_variance_of_a_dirichlet_distribution(alpha
     ]
     variance = 1 / (4 * (2 * alpha + 1))
     assert np.mean(shares) == pytest.approx(0.5, abs=4 * math.sqrt(variance / 1000))
-    assert np.var(shares) == pytest.approx(variance, rel=0.2)  # 4 standard errors of a variance from 1000 draws: 18 %
+    assert np.var(shares) == pytest.approx(variance, rel=0.2)  # 4 standard errors of a variance from 1000 draws: 18%
 
 
 @pytest.mark.parametrize("alpha", [0.01, 0.3, 3.0, 1000.0])
@@ -77,7 +77,7 @@ def test_with_fixed_sizes_a_clients_mixture_is_a_dirichlet_distribution(alpha):
 def test_mixtures_are_weighted_by_how_frequent_the_classes_are():
     labels = np.repeat([0, 1], [9000, 1000])
     shares = counts_of(labels, dirichlet(labels, 50, generator(), alpha=1000.0, sizes="equal"))[:, 1] / 200
-    # Every mixture is 9 : 1 within 3 %, and 200 draws from it deviate by sqrt(0.1 * 0.9 / 200) = 0.02.
+    # Every mixture is 9 : 1 within 3%, and 200 draws from it deviate by sqrt(0.1 * 0.9 / 200) = 0.02.
     assert shares == pytest.approx(0.1, abs=0.1)
 
 

@@ -50,7 +50,7 @@ def test_zipf_weights_are_powers_of_the_ranks_in_random_order():
 def test_the_logarithm_of_lognormal_weights_has_std_sigma():
     for sigma in (0.0, 0.5, 2.0):
         logarithms = np.log(size_weights(20_000, generator(), "lognormal", sigma, 1.0))
-        # The std of 20,000 normal numbers is within 4 / sqrt(2 * 20,000) = 2 % of sigma.
+        # The std of 20,000 normal numbers is within 4 / sqrt(2 * 20,000) = 2% of sigma.
         assert logarithms.std() == pytest.approx(sigma, rel=0.02)
         assert abs(logarithms.mean()) <= 4 * sigma / math.sqrt(20_000)
 

@@ -131,12 +131,12 @@ def test_the_sizes_are_on_average_those_of_the_papers_table():
     standard_error = 118 / math.sqrt(400 * 200)
     assert totals.mean() / 200 == pytest.approx(math.exp(4.5) + 5 - 2, abs=4 * standard_error)
     assert abs(totals.mean() - 18_345) < totals.std()  # the paper's one draw is an ordinary one
-    assert totals.std() == pytest.approx(118 * math.sqrt(200), rel=0.2)  # heavy tails: 400 draws give 10 %
+    assert totals.std() == pytest.approx(118 * math.sqrt(200), rel=0.2)  # heavy tails: 400 draws give 10%
 
 
 def test_a_client_has_at_least_two_of_each_letter():
     amounts = images_per_letter(10_000, 5, 1.0, np.random.default_rng(0))
-    # int(s / 5) < 2 where LogNormal(4, 1) < 5: 0.8 % of clients.
+    # int(s / 5) < 2 where LogNormal(4, 1) < 5: 0.8% of clients.
     assert amounts.min() == 2
     assert 30 < (amounts == 2).sum() < 500
 
