@@ -64,11 +64,7 @@ def whole_command(words: Sequence[str]) -> list[str]:
 
 
 def _text(option: str, words: Sequence[str]) -> str | None:
-    """Return the value of an option; None if it is not given.
-
-    Raises:
-        UserError: If it is a reference such as ${now:%S}, whose value may change at any time.
-    """
+    """Return the value of an option; None if it is not given. A reference is refused: its value may change any time."""
     given = [word.partition("=")[2] for word in words if not word.startswith("-") and _name(word) == option]
     if not given or given[-1] in ("", "null"):
         return None
@@ -103,11 +99,7 @@ def _origin(option: str, run_dir: Path) -> Mapping[str, Any]:
 
 
 def _taken_over(option: str, run_dir: Path, settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the recorded settings that the new command takes over.
-
-    Raises:
-        UserError: If they do not have the form of settings.
-    """
+    """Return the recorded settings that the new command takes over."""
     try:
         leaves = recorded_settings(settings)
     except (ValueError, TypeError, AttributeError) as error:

@@ -104,11 +104,7 @@ def _words(config: DictConfig) -> list[str]:
 
 
 def _have_work_left(jobs: Iterable[Job], sweep_dir: Path, config: DictConfig) -> bool:
-    """Return whether any job is not finished.
-
-    Raises:
-        UserError: If a job's directory holds a run with other settings.
-    """
+    """Return whether any job is not finished; refuse a job whose directory holds a run with other settings."""
     left, name = False, config.hydra.job.config_name
     for job in jobs:
         file = sweep_dir / (job.run or "") / "run.json"

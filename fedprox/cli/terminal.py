@@ -67,12 +67,7 @@ def _open_closed_descriptors() -> None:
 
 def _text(raw: _Stream, like: TextIO | None) -> TextIO:
     """Return a text stream with the properties of Python's own, which is None if the descriptor was closed."""
-    if not isinstance(like, io.TextIOWrapper):
-        return io.TextIOWrapper(io.BufferedWriter(raw), encoding="utf-8")
-    return io.TextIOWrapper(
-        io.BufferedWriter(raw),
-        encoding=like.encoding,
-        errors=like.errors,
-        line_buffering=like.line_buffering,
-        write_through=like.write_through,
-    )
+    names = ("encoding", "errors", "line_buffering", "write_through")
+    is_text = isinstance(like, io.TextIOWrapper)
+    options: dict[str, Any] = {name: getattr(like, name) for name in names} if is_text else {"encoding": "utf-8"}
+    return io.TextIOWrapper(io.BufferedWriter(raw), **options)

@@ -52,8 +52,7 @@ def build(group: str, target: Target, kind: Any, *args: Any, **kwargs: Any) -> A
         raise UserError(f"{name} failed with {reason(error)}; fix it, and try it alone in Python") from error
     if not isinstance(made, kind):
         expected = " or ".join(each.__name__ for each in (get_args(kind) or [kind]) if each is not NoneType)
-        article = "an" if expected[0] in "AEIOU" else "a"
-        raise UserError(f"{name} must return {article} {expected}, got {type(made).__name__}; {_DOCS}")
+        raise UserError(f"{name} must return {expected}, got {type(made).__name__}; {_DOCS}")
     return made
 
 

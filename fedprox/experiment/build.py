@@ -174,11 +174,7 @@ def initial_model(config: Config, data: FederatedData) -> nn.Module:
 
 
 def _load_weights(model: nn.Module, file: str) -> None:
-    """Load the weights of a safetensors file into a model.
-
-    Raises:
-        UserError: If the file is missing, unreadable or another model's.
-    """
+    """Load the weights of a safetensors file into a model."""
     try:
         weights = load_file(file)
         _check_weights(weights, model.state_dict())

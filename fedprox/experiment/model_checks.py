@@ -241,11 +241,7 @@ def check_smallest_batch(model: nn.Module, batch_size: int, data: FederatedData,
 
 
 def _logits(model: nn.Module, copied: nn.Module, features: Tensor, target: str, num_classes: int) -> Tensor:
-    """Return the logits of a model's copy; a hook makes the model return them if its output holds more.
-
-    Raises:
-        UserError: If the copy raises, or its logits do not have shape (n, num_classes).
-    """
+    """Return the logits of a model's copy; a hook makes the model return them if its output holds more."""
     with seeded(0):
         output = _output(copied, features, target)
     logits = take_logits(copied, (), output)

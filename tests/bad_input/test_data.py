@@ -71,7 +71,7 @@ DATA = {
     ),
     "not a model": (
         ["model._target_=collections.UserDict"],
-        ["model._target_=collections.UserDict", "must return a Module"],
+        ["model._target_=collections.UserDict", "must return Module"],
     ),
 }
 
@@ -217,7 +217,7 @@ OWN_DATA = {
     "LEAF's folder not named": (["dataset=leaf"], ["dataset.path"]),
     "not an engine": (
         ["dataset._target_=own_data.named", "engine._target_=own_data.no_engine"],
-        ["engine._target_=own_data.no_engine must return a", "Engine", "got ClientSpec"],
+        ["engine._target_=own_data.no_engine must return", "Engine", "got ClientSpec"],
     ),
     "FedAdam with a simple mean": (
         [
@@ -247,7 +247,7 @@ RAISING = {
     "beyond": ["train: client 1 holds example 40, but the examples are 0 to 39"],
     "changed_later": ["labels must be between 0 and num_classes - 1 = 1, got 7 in row 3"],
     "of_a_class_of_ones_own": ["labels must be between 0 and num_classes - 1 = 1, got -1 in row 3"],
-    "a_pair": ["dataset._target_=own_data.a_pair must return a LabelledData or FederatedData, got tuple"],
+    "a_pair": ["dataset._target_=own_data.a_pair must return LabelledData or FederatedData, got tuple"],
     "raising": [
         "own_data.raising failed with RuntimeError: first; second \\x1b[31m <_io.BytesIO object> (own_data.py:"
     ],

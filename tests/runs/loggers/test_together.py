@@ -76,7 +76,7 @@ def test_an_object_that_is_not_a_logger_is_refused(fedprox, mine):
     ended = fedprox(*RUN, "+logger.mine._target_=my_logger.none")
     assert (ended.status, ended.err) == (
         2,
-        "error: logger.mine._target_=my_logger.none must return a Logger, got int; see docs/extending.md\n",
+        "error: logger.mine._target_=my_logger.none must return Logger, got int; see docs/extending.md\n",
     )
 
 
