@@ -28,20 +28,20 @@ class RunStopped(Exception):  # noqa: N818  # not always an error
         self.status = status
 
 
-# What the user's code may raise: its sys.exit() is an error like any other.
-USERS = (Exception, SystemExit, GeneratorExit)
+# What user code may raise; its sys.exit() is an error like any other.
+USER_CODE_ERRORS = (Exception, SystemExit, GeneratorExit)
 
 
 def on_record(error: BaseException) -> str:
     """Return in one line why a run failed."""
     is_expected = isinstance(error, (UserError, RunStopped, OSError, MemoryError))
-    return one_line(error) if is_expected else reason(error)
+    return one_line(error) if is_expected else with_location(error)
 
 
 def one_line(error: BaseException) -> str:
     """Return an error's message in one line, with a remedy if a file or memory is what failed."""
     if isinstance(error, SystemExit):
-        return reason(error)
+        return with_location(error)
     text = joined_lines(str(error)) or type(error).__name__
     if isinstance(error, OSError) and error.filename is not None:
         remedy = "name another folder with hydra.run.dir=<folder>, or in a sweep hydra.sweep.dir=<folder>"
@@ -52,7 +52,7 @@ def one_line(error: BaseException) -> str:
     return printable(text)
 
 
-def reason(error: BaseException) -> str:
+def with_location(error: BaseException) -> str:
     """Return an error of the user's code as "ValueError: its message (my_model.py:12)"."""
     place = _place(error)
     in_place = f" ({place})" if place else ""

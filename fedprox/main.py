@@ -31,7 +31,7 @@ from fedprox.cli.terminal import ends_quietly
 from fedprox.cli.version import HOME, version_line
 from fedprox.config.compose import CONF, as_given, checked, explained
 from fedprox.config.documentation import help_text
-from fedprox.errors import USERS, RunStopped, UserError, on_record
+from fedprox.errors import USER_CODE_ERRORS, RunStopped, UserError, on_record
 from fedprox.process import exit_status, import_without_gc, terminated_like_interrupted
 from fedprox.runs.log import begin_log
 from fedprox.runs.reader import read_record
@@ -112,7 +112,7 @@ def _run_and_report(config: DictConfig, failures: Path) -> float | None:
         logging.raiseExceptions = False
     try:
         return _run(config)
-    except USERS as error:
+    except USER_CODE_ERRORS as error:
         why, status = on_record(error), 1
         if isinstance(error, (UserError, OSError, MemoryError)):
             status = 2
@@ -163,7 +163,7 @@ def _draw_curves(run_dir: Path) -> None:
         from fedprox.report.curves import save_curves  # here: a run that fails does not need matplotlib
 
         save_curves(run_dir)
-    except USERS as error:  # matplotlib depends on the user's settings and fonts, and perhaps on LaTeX
+    except USER_CODE_ERRORS as error:  # matplotlib depends on the user's settings and fonts, and perhaps on LaTeX
         log = logging.getLogger("fedprox")
         log.warning("cannot draw curves.png; the other files are complete: %s", on_record(error))
 
@@ -174,8 +174,8 @@ def _result(run_dir: Path) -> str:
     if not result or not all(isinstance(result[row]["test_accuracy"], float) for row in ("final", "best")):
         return ""
     final, best = result["final"], result["best"]
-    ended = f"accuracy {final['test_accuracy']:.4f} after round {final['round']}"
-    return f"{ended}, best {best['test_accuracy']:.4f} in round {best['round']}; "
+    summary = f"accuracy {final['test_accuracy']:.4f} after round {final['round']}"
+    return f"{summary}, best {best['test_accuracy']:.4f} in round {best['round']}; "
 
 
 def _report(error: BaseException) -> None:

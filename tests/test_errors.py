@@ -2,7 +2,7 @@
 
 import pytest
 
-from fedprox.errors import UserError, one_line, printable, reason
+from fedprox.errors import UserError, one_line, printable, with_location
 
 
 @pytest.mark.parametrize(
@@ -22,7 +22,7 @@ def test_a_text_is_made_safe_for_terminals(text, shown):
     shown.encode()  # fails for half of a surrogate pair
 
 
-@pytest.mark.parametrize("text", [one_line, reason])
+@pytest.mark.parametrize("text", [one_line, with_location])
 def test_control_characters_in_an_error_are_escaped(text):
     assert "a\\x1b[2Jb" in text(UserError("a\x1b[2Jb"))
     assert "a\\x1b[2Jb" in text(FileNotFoundError(2, "gone", "a\x1b[2Jb"))
@@ -32,7 +32,7 @@ def test_control_characters_in_an_error_are_escaped(text):
 def test_the_lines_of_a_message_are_joined():
     error = ValueError("two problems:\n  the first.\n\n  the second")
     assert one_line(error) == "two problems: the first; the second"
-    assert reason(error) == "ValueError: two problems: the first; the second"
+    assert with_location(error) == "ValueError: two problems: the first; the second"
 
 
 def test_failed_files_and_memory_have_a_remedy():

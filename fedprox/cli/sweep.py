@@ -19,7 +19,7 @@ from omegaconf import DictConfig, OmegaConf
 from fedprox.cli.jobs import Job, begin_table, earlier_run, final_table, is_same_command, note, read_table
 from fedprox.config.compose import as_given, compose, each_value_once, explained, parsed, values_of
 from fedprox.config.schema import Target
-from fedprox.errors import USERS, UserError
+from fedprox.errors import USER_CODE_ERRORS, UserError
 from fedprox.process import import_without_gc
 from fedprox.runs.reader import read_record
 from fedprox.storage import locked
@@ -46,7 +46,7 @@ class CheckFirst(Callback):
             _at_the_end.get().enter_context(locked(sweep_dir))
             _at_the_end.get().callback(lambda: print(f"\n{final_table(sweep_dir)}", flush=True))
             begin_table(sweep_dir, jobs)
-        except USERS as error:
+        except USER_CODE_ERRORS as error:
             print(f"error: {explained(error)}", file=sys.stderr)
             raise SystemExit(2) from None  # Hydra would turn any other exception into a warning
 

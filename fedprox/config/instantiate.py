@@ -14,7 +14,7 @@ from types import NoneType
 from typing import Any, get_args
 
 from fedprox.config.schema import Target
-from fedprox.errors import UserError, one_line, reason
+from fedprox.errors import UserError, one_line, with_location
 
 _DOCS = "see docs/extending.md"
 
@@ -40,7 +40,7 @@ def build(group: str, target: Target, kind: Any, *args: Any, **kwargs: Any) -> A
     except (UserError, MemoryError):
         raise
     except (SystemExit, GeneratorExit) as end:
-        raise UserError(f"{name} ended with {reason(end)}, which would end the program; let it return") from end
+        raise UserError(f"{name} ended with {with_location(end)}, which would end the program; let it return") from end
     except OSError as error:
         failed = f"{error.filename}: {error.strerror}" if error.filename else one_line(error)
         raise UserError(f"{name} cannot read or write: {failed}; fix that or name another file") from error
@@ -49,7 +49,7 @@ def build(group: str, target: Target, kind: Any, *args: Any, **kwargs: Any) -> A
         why = f"{one_line(error)} ({Path(place.filename).name}, line {place.lineno})"
         raise _refuses(name, kwargs, why) from error
     except Exception as error:
-        raise UserError(f"{name} failed with {reason(error)}; fix it, and try it alone in Python") from error
+        raise UserError(f"{name} failed with {with_location(error)}; fix it, and try it alone in Python") from error
     if not isinstance(made, kind):
         expected = " or ".join(each.__name__ for each in (get_args(kind) or [kind]) if each is not NoneType)
         raise UserError(f"{name} must return {expected}, got {type(made).__name__}; {_DOCS}")
@@ -107,7 +107,7 @@ def check_target(group: str, target: Target) -> None:
         parameters = inspect.signature(called).parameters
         hints = typing.get_type_hints(called.__init__ if inspect.isclass(called) else called)
     except (SystemExit, GeneratorExit) as end:
-        raise UserError(f"{group}._target_={path} cannot be loaded: {reason(end)}") from end
+        raise UserError(f"{group}._target_={path} cannot be loaded: {with_location(end)}") from end
     except Exception as error:  # an import may raise anything
         raise UserError(f"{group}._target_={path} cannot be loaded: {_why_not_loaded(group, path, error)}") from error
     takes_any = any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values())

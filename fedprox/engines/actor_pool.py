@@ -11,7 +11,7 @@ from typing import Any
 import ray
 
 from fedprox.engines.ray_cluster import ClusterHealth
-from fedprox.errors import RunStopped, UserError, reason
+from fedprox.errors import RunStopped, UserError, with_location
 from fedprox.process import announced
 
 START_S = 300.0  # an actor starts in 3 to 10 s, or longer with much data; on a busy cluster it may never start
@@ -155,7 +155,7 @@ class ActorPool:
         except ray.exceptions.RayTaskError as error:
             if isinstance(error.cause, UserError):
                 raise error.cause from None  # without the actor's traceback
-            raise RunStopped(f"in a Ray actor: {reason(error.cause or error)}") from error
+            raise RunStopped(f"in a Ray actor: {with_location(error.cause or error)}") from error
         except ray.exceptions.RayError:
             return JobFailure.CRASHED
 

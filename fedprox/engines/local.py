@@ -12,7 +12,7 @@ import torch
 from flwr.app import Message, MessageType
 
 from fedprox.engines.identity import act_as_server
-from fedprox.errors import USERS, UserError, reason
+from fedprox.errors import USER_CODE_ERRORS, UserError, with_location
 from fedprox.federation.client_app import Clients, ClientSpec
 from fedprox.federation.messages import failed, late, node_id, task_of
 from fedprox.solvers.generators import Generators, seeded
@@ -101,8 +101,8 @@ class LocalGrid:
                 draws = generators.have_moved()
         except UserError:
             raise
-        except USERS as error:  # some client fails; computing them one by one shows which
-            _log.warning("computing all clients in one call failed: %s; now one by one", reason(error))
+        except USER_CODE_ERRORS as error:  # some client fails; computing them one by one shows which
+            _log.warning("computing all clients in one call failed: %s; now one by one", with_location(error))
             return []
         if not draws:
             return solutions
@@ -127,8 +127,8 @@ class LocalGrid:
                 return function(at)
             except UserError:
                 raise
-            except USERS as error:  # the user's model may raise anything
-                return failed(messages[at], reason(error))
+            except USER_CODE_ERRORS as error:  # the user's model may raise anything
+                return failed(messages[at], with_location(error))
 
         order, is_watched = np.argsort(work)[::-1].tolist(), self._may_draw and self._solver.is_concurrent
         before = Generators() if is_watched else None

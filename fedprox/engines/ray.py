@@ -17,7 +17,7 @@ from fedprox.engines.actor_pool import ActorPool, JobFailure
 from fedprox.engines.balance import balance
 from fedprox.engines.identity import act_as_server
 from fedprox.engines.local import LocalGrid
-from fedprox.errors import reason
+from fedprox.errors import with_location
 from fedprox.federation.client_app import ClientSpec
 from fedprox.federation.messages import failed, late, node_id, task_of
 
@@ -120,7 +120,7 @@ class _Worker:
                 data, (spec, num_threads) = ray.get(shared)
                 self._grid = LocalGrid(replace(spec, data=data), num_threads=num_threads)
             except SystemExit as end:  # of the user's code; it would end the actor
-                raise RuntimeError(reason(end)) from None
+                raise RuntimeError(with_location(end)) from None
             self._loaded = shared
 
     def run(self, shared: list[Any], messages: list[Message], share: list[int]) -> list[Message]:

@@ -13,7 +13,7 @@ from torch.nn import functional
 from torch.nn.parameter import is_lazy
 
 from fedprox.data.federated import FederatedData, LabelledData
-from fedprox.errors import USERS, UserError, one_line, reason
+from fedprox.errors import USER_CODE_ERRORS, UserError, one_line, with_location
 from fedprox.models.logistic import is_logistic
 from fedprox.plan.epoch_batches import KEEP, epoch_batches
 from fedprox.solvers.generators import seeded
@@ -131,9 +131,9 @@ def check_trains(model: nn.Module, target: str, batch_size: int, data: LabelledD
     try:
         passes = [_gradients(plain, state, features[:num], labels) for _ in range(2)]
         _gradients(solvers, state, laid_out[:num], labels)
-    except USERS as error:
+    except USER_CODE_ERRORS as error:
         raise UserError(
-            f"model cannot be trained on {num} inputs, {_described(features)}: {reason(error)}; fix {target}"
+            f"model cannot be trained on {num} inputs, {_described(features)}: {with_location(error)}; fix {target}"
         ) from error
     _check_reached(model, target, passes)
     _check_same(target, [gradients for gradients, _ in passes], solvers.parts)
@@ -236,7 +236,7 @@ def check_smallest_batch(model: nn.Module, batch_size: int, data: FederatedData,
             f"client {int(is_alone.argmax())}, and the model cannot be trained on one: {one_line(error)}; "
             "set last_batch=drop or merge, choose another batch_size, or a model without batch norm such as resnet18_gn"
         ) from error
-    except USERS:  # `check_trains` reports it
+    except USER_CODE_ERRORS:  # `check_trains` reports it
         return
 
 
@@ -275,11 +275,12 @@ def _output(model: nn.Module, features: Tensor, target: str) -> Any:
     try:
         with torch.no_grad():
             return model(features.clone())
-    except USERS as error:
+    except USER_CODE_ERRORS as error:
         tokens = ", or give numbers that are not tokens as float32 (in JSON 5.0, not 5)"
         raise UserError(
-            f"model does not accept the data's inputs{_in_mode(model)}, {_described(features)}: {reason(error)}; "
-            f"choose another model than {target}{tokens if features.dtype == torch.int64 else ''}"
+            f"model does not accept the data's inputs{_in_mode(model)}, {_described(features)}: "
+            f"{with_location(error)}; choose another model than {target}"
+            f"{tokens if features.dtype == torch.int64 else ''}"
         ) from error
 
 
@@ -290,8 +291,8 @@ def _copy(model: nn.Module, target: str) -> nn.Module:
         copied.load_state_dict(model.state_dict())
     except Exception as error:
         raise UserError(
-            f"model must be copyable and load its own state dict, as in every thread and worker: {reason(error)}; "
-            f"fix {target}"
+            "model must be copyable and load its own state dict, as in every thread and worker: "
+            f"{with_location(error)}; fix {target}"
         ) from error
     return copied
 

@@ -99,8 +99,8 @@ class PlannedStrategy:
     def state(self) -> dict[str, Any]:
         """Return the state that later rounds need besides the model."""
         with annotated(f"{self.name}'s state"):
-            taken = self._state.take()
-        return {"layers": taken, "statistics": self._statistics.state() if self._statistics else None}
+            drained = self._state.take()
+        return {"layers": drained, "statistics": self._statistics.state() if self._statistics else None}
 
     def restore(self, state: Mapping[str, Any]) -> None:
         """Continue from a state; batch statistics are restored if both this run and the earlier one keep them."""

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from flwr.app import ArrayRecord, Message, MessageType
 
-from fedprox.errors import USERS, RunStopped, UserError, reason
+from fedprox.errors import USER_CODE_ERRORS, RunStopped, UserError, with_location
 from fedprox.federation.strategy_state import layers
 from fedprox.strategies.arrays import to_numpy
 
@@ -117,8 +117,8 @@ def annotated(call: str) -> Iterator[None]:
         yield
     except (UserError, RunStopped, MemoryError):
         raise
-    except USERS as error:
-        raise RunStopped(f"{call}: {reason(error)}") from error
+    except USER_CODE_ERRORS as error:
+        raise RunStopped(f"{call}: {with_location(error)}") from error
 
 
 def checked_messages(messages: Any, call: str) -> list[Message]:

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self
 
-from fedprox.errors import USERS, UserError, one_line
+from fedprox.errors import USER_CODE_ERRORS, UserError, one_line
 from fedprox.runs.loggers.interface import RUN_ID, Logger
 from fedprox.runs.reader import Row
 
@@ -42,7 +42,7 @@ class Attached:
                 logger.begin(*self._facts)
                 for row in self._earlier:
                     logger.log(row)
-            except USERS as error:  # a library and a network may fail in any way
+            except USER_CODE_ERRORS as error:  # a library and a network may fail in any way
                 self._end("failed")
                 for file in run_dir.glob(f"*{RUN_ID}"):
                     file.write_bytes(ids[file]) if file in ids else file.unlink()
@@ -61,7 +61,7 @@ class Attached:
         for name, logger in list(self._loggers.items()):
             try:
                 logger.log(row)
-            except USERS as error:
+            except USER_CODE_ERRORS as error:
                 del self._loggers[name]
                 _log.warning(
                     "logger=%s failed in round %s, the run continues without it: %s",
@@ -81,5 +81,5 @@ class Attached:
         for name, logger in self._loggers.items():
             try:
                 logger.end(status)
-            except USERS as error:
+            except USER_CODE_ERRORS as error:
                 _log.warning("logger=%s could not be closed: %s", name, one_line(error))

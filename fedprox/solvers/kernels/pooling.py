@@ -11,7 +11,7 @@ from torch.nn import functional
 from fedprox.solvers.kernels.compile import compiled
 
 Floats = NDArray[np.float32]
-Places = NDArray[np.uint8]
+Positions = NDArray[np.uint8]
 ZERO = np.float32(0)
 
 
@@ -44,26 +44,26 @@ class _Pool(torch.autograd.Function):
     def forward(ctx: Any, x: Tensor) -> Tensor:
         num, channels, height, width = x.shape
         largest = x.new_empty(num, height // 2, width // 2, channels)
-        ctx.places, ctx.shape = np.empty(largest.shape, np.uint8), (num, height, width, channels)
-        pool(x.permute(0, 2, 3, 1).numpy(), largest.numpy(), ctx.places)
+        ctx.positions, ctx.shape = np.empty(largest.shape, np.uint8), (num, height, width, channels)
+        pool(x.permute(0, 2, 3, 1).numpy(), largest.numpy(), ctx.positions)
         return largest.permute(0, 3, 1, 2)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> Tensor:
         rows = grad.permute(0, 2, 3, 1).contiguous()
         whole = rows.new_empty(ctx.shape)
-        unpool(rows.numpy(), ctx.places, whole.numpy())
+        unpool(rows.numpy(), ctx.positions, whole.numpy())
         return whole.permute(0, 3, 1, 2)
 
 
 @compiled
-def pool(x: Floats, largest: Floats, places: Places) -> None:
-    """Write the largest of 0 and every 2 x 2 pixels, and its place: 0 to 3 row by row, the first of equals; 4 for 0.
+def pool(x: Floats, largest: Floats, positions: Positions) -> None:
+    """Write the largest of 0 and every 2 x 2 pixels, and its position: 0 to 3 row by row, the first of equals; 4 for 0.
 
     Args:
         x: Shape (n, height, width, channels).
         largest: Shape (n, height // 2, width // 2, channels), written.
-        places: Shape (n, height // 2, width // 2, channels), written.
+        positions: Shape (n, height // 2, width // 2, channels), written.
     """
     num, height, width, channels = largest.shape
     for image in range(num):
@@ -72,30 +72,30 @@ def pool(x: Floats, largest: Floats, places: Places) -> None:
             for column in range(width):
                 left, right = 2 * column, 2 * column + 1
                 for channel in range(channels):
-                    best, place = ZERO, 4
+                    best, position = ZERO, 4
                     value = top[left, channel]
                     if value > best or value != value:  # nan counts as the largest
-                        best, place = value, 0
+                        best, position = value, 0
                     value = top[right, channel]
                     if value > best or value != value:
-                        best, place = value, 1
+                        best, position = value, 1
                     value = low[left, channel]
                     if value > best or value != value:
-                        best, place = value, 2
+                        best, position = value, 2
                     value = low[right, channel]
                     if value > best or value != value:
-                        best, place = value, 3
+                        best, position = value, 3
                     largest[image, line, column, channel] = best
-                    places[image, line, column, channel] = place
+                    positions[image, line, column, channel] = position
 
 
 @compiled
-def unpool(grad: Floats, places: Places, whole: Floats) -> None:
+def unpool(grad: Floats, positions: Positions, whole: Floats) -> None:
     """Write the gradient of `pool`'s input: the result's gradient if an element was the largest, otherwise 0.
 
     Args:
         grad: Gradient of the result, shape (n, height // 2, width // 2, channels).
-        places: From `pool`.
+        positions: From `pool`.
         whole: Shape (n, height, width, channels), written.
     """
     # The loops over windows repeat those of `pool`: Numba does not inline a generator that both could share.
@@ -107,16 +107,16 @@ def unpool(grad: Floats, places: Places, whole: Floats) -> None:
             top, low = whole[image, 2 * line], whole[image, 2 * line + 1]
             for column in range(width):
                 left, right = 2 * column, 2 * column + 1
-                # One loop for each place, which reads both values before it chooses: LLVM vectorises only this form.
+                # One loop for each position, which reads both values before it chooses: LLVM vectorises only this form.
                 for channel in range(channels):
-                    slope, place = grad[image, line, column, channel], places[image, line, column, channel]
-                    top[left, channel] = slope if place == 0 else ZERO
+                    slope, position = grad[image, line, column, channel], positions[image, line, column, channel]
+                    top[left, channel] = slope if position == 0 else ZERO
                 for channel in range(channels):
-                    slope, place = grad[image, line, column, channel], places[image, line, column, channel]
-                    top[right, channel] = slope if place == 1 else ZERO
+                    slope, position = grad[image, line, column, channel], positions[image, line, column, channel]
+                    top[right, channel] = slope if position == 1 else ZERO
                 for channel in range(channels):
-                    slope, place = grad[image, line, column, channel], places[image, line, column, channel]
-                    low[left, channel] = slope if place == 2 else ZERO
+                    slope, position = grad[image, line, column, channel], positions[image, line, column, channel]
+                    low[left, channel] = slope if position == 2 else ZERO
                 for channel in range(channels):
-                    slope, place = grad[image, line, column, channel], places[image, line, column, channel]
-                    low[right, channel] = slope if place == 3 else ZERO
+                    slope, position = grad[image, line, column, channel], positions[image, line, column, channel]
+                    low[right, channel] = slope if position == 3 else ZERO
