@@ -33,7 +33,6 @@ class CsvTable:
 
     Attributes:
         columns: The header.
-        mark: The part of the file that is kept.
     """
 
     def __init__(self, file: Path, columns: Sequence[str], mark: Mark | None = None) -> None:
@@ -56,8 +55,7 @@ class CsvTable:
             if self._digest.hexdigest() != mark["sha256"]:
                 self._file.close()
                 raise UserError(f"{file} was changed since the last checkpoint; restore it or start the run again")
-        self.set_mark()
-        self.back_to_mark()
+        self.back_to(self.mark())
 
     def add(self, rows: Iterable[Iterable[object]]) -> None:
         """Append rows."""
@@ -82,15 +80,14 @@ class CsvTable:
         self._digest, self._num_bytes = hashlib.sha256(), 0
         self.columns = (*self.columns, *columns)
         self.add([self.columns, *([*row, *[""] * len(columns)] for row in rows)])
-        self.set_mark()
 
-    def set_mark(self) -> None:
-        """Mark the end of the file."""
-        self.mark: Mark = {"num_bytes": self._num_bytes, "sha256": self._digest.hexdigest()}
+    def mark(self) -> Mark:
+        """Return the mark of all rows so far."""
+        return {"num_bytes": self._num_bytes, "sha256": self._digest.hexdigest()}
 
-    def back_to_mark(self) -> None:
-        """Remove the rows after the last mark."""
-        self._file.seek(self.mark["num_bytes"])
+    def back_to(self, mark: Mark) -> None:
+        """Remove the rows after a mark."""
+        self._file.seek(mark["num_bytes"])
         self._file.truncate()
 
     def sync(self) -> None:

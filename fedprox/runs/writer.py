@@ -58,9 +58,12 @@ CLIENTS = (
 class RunRecord:
     """Writes one run directory; every row is in its file as soon as it is added.
 
+    What counts is what `state` says: it is replaced in one step once all rows of a round are in their files, so an
+    interruption at any moment leaves whole rounds.
+
     Attributes:
         path: The run directory.
-        final: The last row of metrics.csv, by column.
+        state: How far the tables have come, and the final and the best row, for a process that continues from here.
     """
 
     def __init__(
@@ -89,10 +92,8 @@ class RunRecord:
         """
         self.path = path
         state = state or {"tables": {}, "final": None, "best": None}
-        self.final: Mapping[str, Any] | None = state["final"]
-        self._best: Mapping[str, Any] | None = state["best"]
         self._reported: tuple[str, ...] = tuple(state.get("reported", ()))
-        self._columns = tuple(dict.fromkeys((*columns, *(self.final or ()))))
+        self._columns = tuple(dict.fromkeys((*columns, *(state["final"] or ()))))
         self._facts = dict(facts)
         self._class_names = tuple(map(printable, class_names))
         headers = {"metrics.csv": self._columns, "clients.csv": CLIENTS}
@@ -101,8 +102,19 @@ class RunRecord:
         self._tables = {
             name: CsvTable(path / name, header, state["tables"].get(name)) for name, header in headers.items()
         }
+        self._commit(state["final"], state["best"])
         self._is_finished = False
         self._save("running")
+
+    @property
+    def final(self) -> Mapping[str, Any] | None:
+        """The last row of metrics.csv, by column."""
+        return self.state["final"]  # type: ignore[no-any-return]
+
+    def _commit(self, final: Mapping[str, Any] | None, best: Mapping[str, Any] | None) -> None:
+        """Let everything that is in the tables count."""
+        marks = {name: table.mark() for name, table in self._tables.items()}
+        self.state: Mapping[str, Any] = {"tables": marks, "final": final, "best": best, "reported": self._reported}
 
     def add(self, outcome: Round) -> Mapping[str, Any] | None:
         """Append an evaluated round to metrics.csv and classes.csv, and the cohort of any round to clients.csv.
@@ -117,10 +129,8 @@ class RunRecord:
             self._tables["metrics.csv"].add([row.values()])
             if "classes.csv" in self._tables:
                 self._tables["classes.csv"].add(self._class_rows(outcome.round_num, outcome.test))
-            self._note(row)
         self._tables["clients.csv"].add(_client_rows(outcome))
-        for table in self._tables.values():
-            table.set_mark()
+        self._commit(*self._with([row] if row else []))
         return row
 
     def _class_rows(self, round_num: int, test: Evaluation) -> Iterator[tuple[object, ...]]:
@@ -148,7 +158,8 @@ class RunRecord:
         """Add columns to metrics.csv, which are empty in the existing rows."""
         self._columns = (*self._columns, *names)
         self._tables["metrics.csv"].widen(names)
-        self.final, self._best = (row and {**dict.fromkeys(self._columns), **row} for row in (self.final, self._best))
+        rows = (self.state[name] for name in ("final", "best"))
+        self._commit(*(row and {**dict.fromkeys(self._columns), **row} for row in rows))
 
     def adopt(self, rows: Mapping[str, Sequence[Mapping[str, str]]]) -> None:
         """Begin with the rows of an earlier run, by table and column; columns that it lacks stay empty."""
@@ -157,20 +168,17 @@ class RunRecord:
             self.widen(more)
         for name, table in self._tables.items():
             table.add([row.get(column, "") for column in table.columns] for row in rows[name])
-            table.set_mark()
-        for row in rows["metrics.csv"]:
-            self._note({column: number(row.get(column, "")) for column in self._columns})
+        numbers = [{column: number(row.get(column, "")) for column in self._columns} for row in rows["metrics.csv"]]
+        self._commit(*self._with(numbers))
 
-    def _note(self, row: Mapping[str, Any]) -> None:
-        """Keep a row of metrics.csv for the result."""
-        self.final = row
-        if self._best is None or row["test_accuracy"] > self._best["test_accuracy"]:
-            self._best = row
-
-    def state(self) -> dict[str, Any]:
-        """Return how far the tables have come, for a process that continues from here."""
-        marks = {name: table.mark for name, table in self._tables.items()}
-        return {"tables": marks, "final": self.final, "best": self._best, "reported": self._reported}
+    def _with(self, rows: Sequence[Mapping[str, Any]]) -> tuple[Mapping[str, Any] | None, Mapping[str, Any] | None]:
+        """Return the final and the best row of metrics.csv after more rows; of equally good rows the first is best."""
+        final, best = self.state["final"], self.state["best"]
+        for row in rows:
+            final = row
+            if best is None or row["test_accuracy"] > best["test_accuracy"]:
+                best = row
+        return final, best
 
     def sync(self) -> None:
         """Return once all rows are on the disk, not only in the operating system's cache."""
@@ -207,8 +215,8 @@ class RunRecord:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: object) -> None:
         """Keep all complete rounds and record how the run ended."""
         try:
-            for table in self._tables.values():
-                table.back_to_mark()
+            for name, table in self._tables.items():
+                table.back_to(self.state["tables"][name])
                 table.close()
             if self._is_finished:
                 return
@@ -223,7 +231,8 @@ class RunRecord:
 
     def _save(self, status: str) -> None:
         """Rewrite run.json atomically."""
-        result = {"final": _valid(self.final), "best": _valid(self._best)} if self.final and self._best else None
+        final, best = self.state["final"], self.state["best"]
+        result = {"final": _valid(final), "best": _valid(best)} if final and best else None
         facts = {"status": status, **self._facts, "result": result}
         write_atomic(self.path / "run.json", (json.dumps(facts, indent=2, allow_nan=False) + "\n").encode())
 

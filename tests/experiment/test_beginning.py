@@ -48,7 +48,7 @@ def test_a_branch_begins_with_the_rows_up_to_its_round_to_the_byte(tmp_path, lat
 def test_the_result_includes_the_adopted_rows(tmp_path):
     record = adopted(trunk(tmp_path / "trunk", ROWS), tmp_path / "branch")
     assert (record.final["round"], record.final["test_accuracy"]) == (2, 0.75)
-    assert record.state()["best"]["round"] == 2
+    assert record.state["best"]["round"] == 2
 
 
 def test_columns_missing_from_the_trunk_stay_empty_and_its_other_columns_are_dropped(tmp_path):

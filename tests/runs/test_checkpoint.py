@@ -45,7 +45,7 @@ def test_a_checkpoint_holds_the_state_after_its_round(tmp_path):
     assert (last.round_num, last.time_s, last.accuracy) == (3, 1.5, 0.3)
     assert {name: array.numpy().tolist() for name, array in last.arrays.items()} == {"w": [[3, 3], [3, 3]], "n": 3}
     assert last.carried["strategy"]["layers"][0]["m_t"]["w"].tolist() == [0, 1, 2]
-    assert last.record == record.state()
+    assert last.record == record.state
     assert (last.record["final"]["round"], last.record["best"]["round"]) == (3, 2)
 
 

@@ -55,6 +55,33 @@ def test_every_row_is_on_disk_before_the_next_round_and_the_status_is_running(tm
         assert (facts["status"], facts["seed"], facts["result"]) == ("running", 4, None)
 
 
+@pytest.mark.parametrize("table", ["metrics.csv", "clients.csv"])
+@pytest.mark.parametrize("is_written", [False, True])
+def test_a_round_that_is_interrupted_between_its_tables_is_in_none_of_them_nor_in_the_result(
+    tmp_path, monkeypatch, table, is_written
+):
+    def write_three_rounds() -> None:
+        with RunRecord(tmp_path, {}) as record:
+            record.add(outcome(0, accuracy=0.1))
+            record.add(outcome(1, accuracy=0.2))
+            add = record._tables[table].add
+
+            def interrupt(rows) -> None:
+                if is_written:
+                    add(rows)
+                raise KeyboardInterrupt
+
+            monkeypatch.setattr(record._tables[table], "add", interrupt)
+            record.add(outcome(2, accuracy=0.3))
+
+    with pytest.raises(KeyboardInterrupt):
+        write_three_rounds()
+    assert [row["round"] for row in rows(tmp_path / "metrics.csv")] == ["0", "1"]
+    assert [row["round"] for row in rows(tmp_path / "clients.csv")] == ["1", "1"]
+    result = run_json(tmp_path)["result"]
+    assert (result["final"]["round"], result["best"]["round"]) == (1, 1)
+
+
 def test_metrics_csv_has_the_measured_values(tmp_path):
     with RunRecord(tmp_path, {}) as record:
         record.add(outcome(0, accuracy=0.1, loss=2.302585092994046))
