@@ -41,8 +41,8 @@ def run(command: Sequence[str], folder: Path, environment: Mapping[str, str]) ->
     high-water mark, read every 0.1 s; new processes are searched every second. The sum is at least the true peak of
     the processes that were found, because shared pages count in each process, and the peaks need not coincide. A
     process that lives for less than a second may be missed. The result is therefore at least the largest peak of any
-    one process, which `wait4` reports at the end, if that exceeds the peak of this process: a child starts with its
-    parent's.
+    one process, which `wait4` reports at the end, if that exceeds the peak of this process by a tenth: a child starts
+    with its parent's, and the kernel counts pages per CPU, so two readings of one peak differ a little.
 
     The folder is the working directory and receives the output in files.
 
@@ -68,7 +68,7 @@ def run(command: Sequence[str], folder: Path, environment: Mapping[str, str]) ->
         status=process.returncode,
         whole_s=whole_s,
         cpu_s=used.ru_utime + used.ru_stime,
-        peak_bytes=max(tree.peak_bytes(), largest_bytes if largest_bytes > own_bytes else 0),
+        peak_bytes=max(tree.peak_bytes(), largest_bytes if largest_bytes > 1.1 * own_bytes else 0),
         out=(folder / "out.txt").read_text(errors="replace"),
         err=(folder / "err.txt").read_text(errors="replace"),
     )
