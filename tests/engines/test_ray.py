@@ -27,6 +27,7 @@ from fedprox.engines.ray import RayGrid
 from fedprox.errors import UserError
 from fedprox.federation.client_app import ClientSpec
 from fedprox.federation.messages import client_of, is_late, node_id, task_of
+from tests.faults.shots import is_actor
 
 
 @pytest.fixture(scope="module")
@@ -155,11 +156,11 @@ class TestOnActors:
         messages = federation.messages(2, arrays=renamed(federation.start))
         undisturbed = contents(LocalGrid(spec).send_and_receive(messages))
         hold.touch()  # no client finishes before four actors have been killed
-        stop, killed = threading.Event(), set()
+        stop, killed, until = threading.Event(), set(), time.monotonic() + 300
 
         def kill_all_that_start() -> None:  # both, and both of their replacements
             try:
-                while len(killed) < 4 and not stop.wait(0.01):
+                while len(killed) < 4 and time.monotonic() < until and not stop.wait(0.01):
                     for process in {*workers()} - killed:
                         with suppress(ProcessLookupError):  # it has ended by itself
                             os.kill(process, signal.SIGKILL)
@@ -289,9 +290,4 @@ def processes(grid: RayGrid) -> list[int]:
 
 def workers() -> list[int]:
     """Return the processes of this Ray's actors, including those that are starting."""
-    found = []
-    for process in psutil.Process().children(recursive=True):
-        with suppress(psutil.NoSuchProcess):  # it has ended meanwhile
-            if process.ppid() != os.getpid() and "_Worker" in process.name():
-                found.append(process.pid)
-    return found
+    return [process.pid for process in psutil.Process().children(recursive=True) if is_actor(process.pid)]

@@ -149,7 +149,7 @@ def _waited(process: subprocess.Popen, shot: Shot, table: Path, start: float) ->
 def _hit(process: subprocess.Popen, kind: str) -> bool:
     """Send the signal; return whether a process received it."""
     if kind == ACTOR:
-        actors = [pid for pid in descendants(process.pid) if b"ray::_Worker" in _command(pid)]
+        actors = [pid for pid in descendants(process.pid) if is_actor(pid)]
         if actors:
             os.kill(actors[0], signal.SIGKILL)
         return bool(actors)
@@ -165,6 +165,15 @@ def _command(pid: int) -> bytes:
         return Path(f"/proc/{pid}/cmdline").read_bytes()
     except OSError:
         return b""
+
+
+def is_actor(pid: int) -> bool:
+    """Return whether a process is one of the engine's actors, or a worker of Ray's without a title.
+
+    Ray names its workers after the actors that they run, but in some sessions none of them gets a name.
+    """
+    program, *arguments = _command(pid).split(b"\0")
+    return b"ray::_Worker" in program or any(word.endswith(b"/default_worker.py") for word in arguments[:1])
 
 
 def is_agent(pid: int) -> bool:

@@ -27,6 +27,7 @@ sys.path.insert(0, str(ROOT))  # where this is started by its path
 from benchmarks.processes import descendants  # noqa: E402
 from tests.faults.compared import rounds_in  # noqa: E402
 from tests.faults.reported import report  # noqa: E402
+from tests.faults.shots import is_actor  # noqa: E402
 
 BASE = ("dataset=digits", "num_epochs=5")
 COUNTS = {"rounds": 2000, "jobs": 100}
@@ -50,14 +51,6 @@ def num_files(pid: int) -> int:
         return len(os.listdir(f"/proc/{pid}/fd"))
     except OSError:
         return 0
-
-
-def is_actor(pid: int) -> bool:
-    """Return whether a process is one of the engine's actors."""
-    try:
-        return b"ray::_Worker" in Path(f"/proc/{pid}/cmdline").read_bytes()
-    except OSError:
-        return False
 
 
 def sample(root: int) -> dict[str, float]:
