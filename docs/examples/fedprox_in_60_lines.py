@@ -26,7 +26,7 @@ def train(data: FederatedData, mu: float, drops_stragglers: bool) -> float:
     model = logistic(input_shape=(8, 8), num_classes=10)
     params = {name: torch.zeros_like(value) for name, value in model.state_dict().items()}  # w^0
     solver = ReferenceSolver(model, SgdSettings(learning_rate=0.03, batch_size=10))
-    plan = Plan(  # everything random, fixed beforehand: both algorithms meet the same clients, stragglers and batches
+    plan = Plan(  # everything random, fixed beforehand: both algorithms see the same clients, stragglers and batches
         data.train.sizes,
         clients_per_round=10,
         num_epochs=10,

@@ -1,6 +1,6 @@
 """Everything random in a round, fixed beforehand: cohort, stragglers, local work, batch order.
 
-A plan is a pure function of (settings, seed, round). So FedAvg and FedProx meet the same clients, stragglers and
+A plan is a pure function of (settings, seed, round). So FedAvg and FedProx see the same clients, stragglers and
 batches, every engine gives the same numbers, and a longer run starts like a shorter one.
 """
 
@@ -92,7 +92,7 @@ class Plan:
         last_batch: Treatment of an epoch's last, short batch; see `fedprox.plan.epoch_batches`.
 
     Examples:
-        A plan knows no mu and no strategy, so FedAvg and FedProx meet the same clients with the same work.
+        A plan knows no mu and no strategy, so FedAvg and FedProx see the same clients with the same work.
 
         >>> from fedprox.plan.protocols import PaperProtocol
         >>> settings = {"num_epochs": 5, "batch_size": 10, "stragglers_fraction": 0.5, "seed": 0}
