@@ -7,6 +7,7 @@ import numpy as np
 
 from fedprox.config.compose import compose
 from fedprox.config.schema import Config
+from fedprox.data.facts import Facts
 from fedprox.data.federated import FederatedData
 from fedprox.experiment import build
 from fedprox.experiment.data import divided_data
@@ -29,7 +30,7 @@ def composed(overrides: Sequence[str]) -> Config:
 def prepared(config: Config) -> tuple[FederatedData, CohortPlan]:
     """Return a configuration's data divided among clients, and its plan."""
     data = divided_data(config)
-    return data, build.plan(config, data, build.check_settings(config))
+    return data, build.plan(config, Facts.of(data), build.check_settings(config))
 
 
 def write(overrides: Sequence[str], file: Path) -> None:
@@ -41,7 +42,7 @@ def write(overrides: Sequence[str], file: Path) -> None:
     """
     config = composed(overrides)
     data, plan = prepared(config)
-    model = [parameter.detach().numpy() for parameter in build.initial_model(config, data).parameters()]
+    model = [parameter.detach().numpy() for parameter in build.initial_model(config, Facts.of(data)).parameters()]
     positions = data.train.indices
     test_features, test_labels = data.test_examples()
     with file.open("wb") as out:

@@ -18,6 +18,7 @@ import torch
 from safetensors.torch import load_file
 
 from fedprox.config.schema import Config
+from fedprox.data.facts import Facts
 from fedprox.data.sources.digits import digits
 from fedprox.data.sources.mnist import mnist
 from fedprox.data.sources.synthetic import synthetic
@@ -437,7 +438,7 @@ def test_the_setting_last_batch_reaches_the_plan_and_the_solver(run):
         assert any(int(row["num_examples"]) % 16 for row in rows)
         expected = [int(row["num_epochs"]) * max(1, int(row["num_examples"]) // 16) for row in rows]
         assert [int(row["num_steps"]) for row in rows] == expected
-        plan = build.plan(settings, data_assembly.divided_data(settings), FlowerProtocol())
+        plan = build.plan(settings, Facts.of(data_assembly.divided_data(settings)), FlowerProtocol())
         assert [task.num_steps for task in plan.tasks(1)] == expected
     assert untimed(folders[0]) != untimed(folders[1])
 

@@ -18,6 +18,7 @@ from fedprox.config.checks import check_machine, check_targets
 from fedprox.config.instantiate import build
 from fedprox.config.schema import Config, Target
 from fedprox.data.augmentation import PadCropFlip
+from fedprox.data.facts import Facts
 from fedprox.data.federated import FederatedData
 from fedprox.errors import UserError, one_line
 from fedprox.evaluation.evaluators import FederationEvaluator, evaluator_on_test_set
@@ -68,7 +69,7 @@ class Experiment:
 
     Attributes:
         config: The configuration.
-        data: All clients' examples.
+        facts: What is known of the clients' data.
         arrays: The initial model.
         strategy: Runs on the planned cohorts.
         grid: Where clients compute.
@@ -77,7 +78,7 @@ class Experiment:
     """
 
     config: Config
-    data: FederatedData
+    facts: Facts
     arrays: ArrayRecord
     strategy: PlannedStrategy
     grid: Engine
@@ -94,15 +95,16 @@ class Experiment:
         protocol, made = check_settings(config), strategy(config)
         with announced("reading and dividing the data", after_s=2.0):
             data = divided_data(config)
-        model = initial_model(config, data)
+        facts = Facts.of(data)
+        model = initial_model(config, facts)
         arrays = to_record(model.state_dict())
         statistics = local_statistics(config.batch_statistics, arrays)
         streams = {"seed": config.seed, "repetition": config.repeat_num}
         return cls(
             config,
-            data,
+            facts,
             arrays,
-            strategy=PlannedStrategy(made, plan(config, data, protocol), statistics, **streams),
+            strategy=PlannedStrategy(made, plan(config, facts, protocol), statistics, **streams),
             grid=build("engine", config.engine, Engine, client_spec(config, data, model)),
             evaluate=evaluation(config.evaluation, config.server_device, data, model),
             settings=RoundSettings.of(config),
@@ -151,25 +153,24 @@ def columns(evaluation: schema.Evaluation, *, adapts_mu: bool) -> tuple[str, ...
     return (*METRICS, *federation, *spread, *(("mu",) if adapts_mu else ()))
 
 
-def initial_model(config: Config, data: FederatedData) -> nn.Module:
+def initial_model(config: Config, facts: Facts) -> nn.Module:
     """Return the model with its initial weights; the global generators are restored."""
     seed = generator(config.seed, Stream.INIT, repetition=config.repeat_num).integers(2**31)
-    input_shape = data.examples.features.shape[1:]
     target, init = config.model.target, config.model.init
     with seeded(int(seed)):
         torch.manual_seed(int(seed))  # also seeds GPUs, on which a model may create its weights
-        offered = {"input_shape": input_shape, "num_classes": data.examples.num_classes}
+        offered = {"input_shape": facts.input_shape, "num_classes": facts.examples.num_classes}
         model: nn.Module = build("model", config.model, nn.Module, **offered)
-        make_lazy_layers(model, target, data.examples)
+        make_lazy_layers(model, target, facts.examples)
     check_held(model, target)
     if init == "zeros":
         for parameter in model.parameters():
             nn.init.zeros_(parameter)
     elif init != "default":
         _load_weights(model, init)
-    check_takes_data(model, target, data.examples)
-    check_smallest_batch(model, config.batch_size, data, config.last_batch)
-    check_trains(model, target, config.batch_size, data.examples)
+    check_takes_data(model, target, facts.examples)
+    check_smallest_batch(model, config.batch_size, facts, config.last_batch)
+    check_trains(model, target, config.batch_size, facts.examples)
     return model
 
 
@@ -208,11 +209,11 @@ def strategy(config: Config) -> Strategy:
     return made
 
 
-def plan(config: Config, data: FederatedData, protocol: ExperimentProtocol) -> CohortPlan:
+def plan(config: Config, facts: Facts, protocol: ExperimentProtocol) -> CohortPlan:
     """Return the plan: which clients take part in which round, and with how much work."""
     return protocol.plan(
-        client_sizes=data.train.sizes,
-        client_ids=data.client_ids,
+        client_sizes=facts.sizes,
+        client_ids=facts.client_ids,
         repetition=config.repeat_num,
         **config.model_dump(include=_PLAN_SETTINGS),
     )

@@ -13,6 +13,7 @@ import numpy as np
 from fedprox.config.instantiate import build
 from fedprox.config.schema import Config, Target
 from fedprox.data import checks
+from fedprox.data.facts import Facts
 from fedprox.data.federated import ClientIndex, FederatedData, Integers, LabelledData, divide
 from fedprox.data.sources import image_files
 from fedprox.errors import UserError, printable
@@ -57,7 +58,7 @@ def divided_data(config: Config) -> FederatedData:
 
 def _log_data(data: FederatedData, name: str) -> None:
     """Log a summary of the data, once for all jobs that share them."""
-    _log.info("%s: %s", name, summary(data))
+    _log.info("%s: %s", name, Facts.of(data))
     counts = np.bincount(data.examples.labels[data.train.indices], minlength=data.examples.num_classes)
     if names := data.examples.class_names:
         sizes = f"{counts.min()} to {counts.max()} training examples each"
@@ -163,14 +164,3 @@ def data_name(dataset: Target) -> str:
     if name != "synthetic":
         return name
     return "synthetic_iid" if given.get("iid") else f"synthetic_{given['alpha']:g}_{given['beta']:g}"
-
-
-def summary(data: FederatedData) -> str:
-    """Return one line on how many examples the clients hold, and how many are left over."""
-    sizes = data.train.sizes
-    return (
-        f"{data.num_clients} clients with {sizes.sum()} training examples "
-        f"(min {sizes.min()}, mean {sizes.mean():.1f}, std {sizes.std():.1f}, max {sizes.max()}), "
-        f"{len(data.held_out.indices)} held out, {data.num_left_over} left over; "
-        f"tested on {len(data.examples.test_labels) or len(data.held_out.indices)}"
-    )

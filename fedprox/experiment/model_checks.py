@@ -12,7 +12,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.nn.parameter import is_lazy
 
-from fedprox.data.federated import FederatedData, LabelledData
+from fedprox.data.facts import Facts
+from fedprox.data.federated import LabelledData
 from fedprox.errors import USER_CODE_ERRORS, UserError, one_line, with_location
 from fedprox.models.logistic import is_logistic
 from fedprox.plan.epoch_batches import KEEP, epoch_batches
@@ -217,19 +218,19 @@ def _differing(gradients: Params, expected: Params, tolerance: float) -> str | N
     return None
 
 
-def check_smallest_batch(model: nn.Module, batch_size: int, data: FederatedData, last_batch: str = KEEP) -> None:
+def check_smallest_batch(model: nn.Module, batch_size: int, facts: Facts, last_batch: str = KEEP) -> None:
     """Raise UserError if a client has a batch of one example and the model cannot be trained on one.
 
     Batch norm cannot if an example gives one number per channel, which has no variance.
     """
-    sizes = np.unique(data.train.sizes).tolist()
+    sizes = np.unique(facts.sizes).tolist()
     ones = [size for size in sizes if epoch_batches(size, batch_size, last_batch).smallest == 1]
-    is_alone = np.isin(data.train.sizes, ones)
+    is_alone = np.isin(facts.sizes, ones)
     if not is_alone.any():
         return
     try:
         with torch.no_grad(), seeded(0):
-            copy.deepcopy(model).train()(_examples(data.examples, 1))
+            copy.deepcopy(model).train()(_examples(facts.examples, 1))
     except ValueError as error:
         raise UserError(
             f"batch_size={batch_size} leaves one example in the last batch of {int(is_alone.sum())} clients, such as "

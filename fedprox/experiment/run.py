@@ -11,7 +11,7 @@ from fedprox.config.schema import Config
 from fedprox.errors import UserError
 from fedprox.experiment.beginning import Beginning, check_sources_stay, final_row, find_beginning
 from fedprox.experiment.build import Experiment, columns, loggers
-from fedprox.experiment.data import data_name, summary
+from fedprox.experiment.data import data_name
 from fedprox.experiment.early_stopping import EarlyStopping
 from fedprox.runs.checkpoint import Checkpoints, forget_after
 from fedprox.runs.environment import environment
@@ -77,7 +77,7 @@ def run(
                 beginning.facts,
                 table,
                 per_class=config.evaluation.per_class,
-                class_names=experiment.data.examples.class_names,
+                class_names=experiment.facts.examples.class_names,
                 state=beginning.tables,
             ) as record:
                 if beginning.adopted:
@@ -162,13 +162,13 @@ def algorithm(config: Config) -> str:
 
 def _facts(experiment: Experiment) -> dict[str, Any]:
     """Return the entries of run.json that are known before the first round."""
-    config, data = experiment.config, experiment.data
+    config, known = experiment.config, experiment.facts
     return {
         "algorithm": algorithm(config),
         "name": data_name(config.dataset),
-        "data": summary(data),
-        **({"classes": list(names)} if (names := data.examples.class_names) else {}),
-        "fingerprint": {"data": data.examples.fingerprint[:32], "partition": data.fingerprint[:32]},
+        "data": str(known),
+        **({"classes": list(names)} if (names := known.examples.class_names) else {}),
+        "fingerprint": known.fingerprint(),
         "seed": config.seed,
         "repetition": config.repeat_num,
         "settings": {name: value for name, value in config.plain().items() if name != "resume"},

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from benchmarks.export import composed, prepared, write
+from fedprox.data.facts import Facts
 from fedprox.errors import UserError
 from fedprox.experiment import build
 
@@ -23,7 +24,7 @@ def test_the_file_has_our_clients_cohorts_initial_model_and_settings(tmp_path):
         assert np.array_equal(found["features"][held], features.reshape(len(labels), -1))
         assert np.array_equal(found["labels"][held], labels)
     assert found["cohorts"].tolist() == [[task.client for task in plan.tasks(t)] for t in (1, 2, 3)]
-    weight, bias = build.initial_model(config, data).parameters()
+    weight, bias = build.initial_model(config, Facts.of(data)).parameters()
     assert np.array_equal(found["weight"], weight.detach())
     assert np.array_equal(found["bias"], bias.detach())
     assert found["test_features"].shape == (len(found["test_labels"]), found["features"].shape[1])

@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import nn
 
+from fedprox.data.facts import Facts
 from fedprox.data.federated import ClientIndex, FederatedData
 from fedprox.data.sources.digits import digits
 from fedprox.errors import UserError
@@ -64,7 +65,7 @@ def broken(**settings) -> nn.Module:
 
 def made(name: str, seed: int = 3, **settings) -> dict[str, torch.Tensor]:
     config = config_of(seed=seed, batch_size=4, model={"_target_": f"{__name__}.{name}", **settings})
-    return initial_model(config, DATA).state_dict()
+    return initial_model(config, Facts.of(DATA)).state_dict()
 
 
 def equal(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> bool:

@@ -10,6 +10,7 @@ import pytest
 import torch
 from torch import nn
 
+from fedprox.data.facts import Facts
 from fedprox.data.federated import ClientIndex, FederatedData, LabelledData
 from fedprox.errors import UserError
 from fedprox.experiment.model_checks import check_held, check_smallest_batch, check_takes_data, check_trains
@@ -18,13 +19,14 @@ from fedprox.models.resnet import resnet18_gn
 from fedprox.solvers.generators import Generators
 
 
-def images(*shape: int, sizes: tuple[int, ...] = (4, 6)) -> FederatedData:
+def images(*shape: int, sizes: tuple[int, ...] = (4, 6)) -> Facts:
     """Return clients of these sizes with noise for images."""
     num_examples = sum(sizes)
     features = np.random.default_rng(0).normal(size=(num_examples, *shape)).astype(np.float32)
     data = LabelledData.without_test_set(features, np.arange(num_examples) % 3, 3)
     train = ClientIndex.from_lists(np.split(np.arange(num_examples), np.cumsum(sizes)[:-1]))
-    return FederatedData(data, train, ClientIndex.from_lists([np.empty(0, dtype=np.int64)] * len(sizes)))
+    held_out = ClientIndex.from_lists([np.empty(0, dtype=np.int64)] * len(sizes))
+    return Facts.of(FederatedData(data, train, held_out))
 
 
 @pytest.mark.parametrize("make", [cnn, resnet18_gn])

@@ -10,6 +10,7 @@ from torch import nn
 from torch.nn import functional
 
 from fedprox.config.schema import Config
+from fedprox.data.facts import Facts
 from fedprox.engines.identity import act_as_server
 from fedprox.experiment import build
 from fedprox.experiment import data as data_assembly
@@ -73,8 +74,8 @@ def by_hand(settings: Config) -> dict[str, torch.Tensor]:
     Each client has its own running statistics, from the initial model and then from the client's last round.
     """
     data = data_assembly.divided_data(settings)
-    model = build.initial_model(settings, data)
-    plan = build.plan(settings, data, PaperProtocol())
+    model = build.initial_model(settings, Facts.of(data))
+    plan = build.plan(settings, Facts.of(data), PaperProtocol())
     state = {name: value.clone() for name, value in model.state_dict().items()}
     own = {client: {n: v for n, v in state.items() if is_statistic(n)} for client in range(5)}
     for round_num in range(1, ROUNDS + 1):
@@ -191,7 +192,7 @@ class AskedForGradients:
 def test_a_message_carries_them_beside_the_shared_global_model(start):
     settings = config()
     data = data_assembly.divided_data(settings)
-    plan = build.plan(settings, data, PaperProtocol())
+    plan = build.plan(settings, Facts.of(data), PaperProtocol())
     grid, dane = AskedForGradients(), PlannedStrategy(FedDane(), plan, LocalStatistics(start))
     assert dane.configure_train(1, start, ConfigRecord({"proximal-mu": MU}), grid) == []
     assert all("statistics" in message.content for message in grid.messages)  # they normalise in evaluation mode
