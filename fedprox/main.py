@@ -10,10 +10,10 @@ import signal
 import sys
 import tempfile
 import traceback
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 # Switched on by default in these libraries; set before the imports that read it.
 os.environ.setdefault("FLWR_TELEMETRY_ENABLED", "0")
@@ -31,6 +31,7 @@ from fedprox.cli.terminal import ends_quietly
 from fedprox.cli.version import HOME, version_line
 from fedprox.config.compose import CONF, as_given, checked, explained
 from fedprox.config.documentation import help_text
+from fedprox.config.schema import Config
 from fedprox.errors import USER_CODE_ERRORS, RunStopped, UserError, on_record
 from fedprox.process import exit_status, import_without_gc, terminated_like_interrupted
 from fedprox.runs.log import begin_log
@@ -140,6 +141,8 @@ def _run(config: DictConfig) -> float | None:
     if earlier and earlier["status"] == "finished":
         logging.getLogger("fedprox").info("%s is finished already", os.path.relpath(run_dir))
         return float(earlier["result"]["final"]["test_accuracy"])
+    if settings.is_deployment:
+        return _submit(settings, run_dir, resume=bool(settings.resume or earlier), origin=origin)
     with import_without_gc("fedprox.experiment.run"):
         from fedprox.experiment import run as experiment  # here: it imports torch, which --help does not need
 
@@ -153,6 +156,20 @@ def _run(config: DictConfig) -> float | None:
     _draw_curves(run_dir)
     logging.getLogger("fedprox").info("%sresults: %s", _result(run_dir), os.path.relpath(run_dir))
     return float(last["test_accuracy"]) if last else None
+
+
+def _submit(settings: Config, run_dir: Path, *, resume: bool, origin: Mapping[str, Any]) -> float | None:
+    """Run one job on a federation, and return its final test accuracy if its run directory is on this machine."""
+    with import_without_gc("fedprox.deployment.submit"):
+        from fedprox.deployment.submit import submit
+
+    logging.getLogger("flwr").setLevel(logging.ERROR)
+    record = submit(settings, run_dir, resume=resume, origin=origin)
+    if record is None:
+        return None
+    _draw_curves(run_dir)
+    logging.getLogger("fedprox").info("%sresults: %s", _result(run_dir), os.path.relpath(run_dir))
+    return float(record["result"]["final"]["test_accuracy"]) if record["result"] else None
 
 
 def _draw_curves(run_dir: Path) -> None:

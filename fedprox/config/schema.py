@@ -26,6 +26,7 @@ from pydantic_core.core_schema import CoreSchema, no_info_wrap_validator_functio
 from fedprox.errors import UserError
 
 END_OF_INTEGERS = 2**32  # array sizes overflow beyond this
+DEPLOYMENT = "fedprox.engines.superlink.SuperLinkGrid"  # the target of engine=deployment
 MAX_EPOCHS = 100_000  # the order of a client's examples is drawn for all epochs at once
 
 
@@ -317,6 +318,11 @@ class Config(_Settings):
         return self.model_dump(by_alias=True, exclude=without)
 
     @property
+    def is_deployment(self) -> bool:
+        """Whether clients compute on a federation's SuperNodes."""
+        return self.engine.target == DEPLOYMENT
+
+    @property
     def client_device(self) -> str:
         """Device on which clients compute: with engine=ray the actors' GPUs decide."""
         if "num_gpus" in self.engine.arguments:
@@ -341,6 +347,11 @@ class Config(_Settings):
                 "adaptive_mu.enabled=true needs the training loss of all clients after every round, got evaluation="
                 f"{self.evaluation.name} with evaluation.every={self.evaluation.every}; use evaluation=clients with "
                 "evaluation.every=1"
+            )
+        if self.is_deployment and self.round_timeout is None:
+            raise ValueError(
+                "round_timeout must be given with engine=deployment, got null; a site that hangs would hold up the run "
+                "for ever; the default is 3600 (seconds)"
             )
         if self.mixed_precision and self.client_device == "cpu":
             raise ValueError(

@@ -8,6 +8,7 @@ from typing import Self
 
 import torch
 from flwr.app import ArrayRecord
+from flwr.serverapp import Grid
 from flwr.serverapp.strategy import Strategy
 from safetensors import SafetensorError
 from safetensors.torch import load_file
@@ -86,8 +87,12 @@ class Experiment:
     settings: RoundSettings
 
     @classmethod
-    def of(cls, config: Config) -> Self:
+    def of(cls, config: Config, flower_grid: Grid | None = None) -> Self:
         """Return the experiment that a configuration describes.
+
+        Args:
+            config: The configuration.
+            flower_grid: Flower's own grid in a ServerApp, for engine=deployment; None in a simulation.
 
         Raises:
             UserError: If a setting or a data file is wrong; then nothing has been computed.
@@ -105,7 +110,7 @@ class Experiment:
             facts,
             arrays,
             strategy=PlannedStrategy(made, plan(config, facts, protocol), statistics, **streams),
-            grid=build("engine", config.engine, Engine, client_spec(config, data, model)),
+            grid=engine(config, client_spec(config, data, model), flower_grid),
             evaluate=evaluation(config.evaluation, config.server_device, data, model),
             settings=RoundSettings.of(config),
         )
@@ -236,6 +241,15 @@ def client_spec(config: Config, data: FederatedData, model: nn.Module) -> Client
         augmentation.check(data.examples.features.shape[1:])
     sgd = SgdSettings(**config.model_dump(include=_SGD_SETTINGS))
     return ClientSpec(data, model, sgd, config.client_device, config.solver, augmentation)
+
+
+def engine(config: Config, spec: ClientSpec, flower_grid: Grid | None) -> Engine:
+    """Return the engine: on a federation's SuperNodes if Flower's grid is given, else one that plays clients itself."""
+    if flower_grid is None:
+        made: Engine = build("engine", config.engine, Engine, spec)
+    else:
+        made = build("engine", config.engine, Engine, flower_grid, spec.data.num_clients)
+    return made
 
 
 def evaluation(settings: schema.Evaluation, device: str, data: FederatedData, model: nn.Module) -> Evaluate:

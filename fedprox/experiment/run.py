@@ -7,6 +7,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from flwr.serverapp import Grid
+
 from fedprox.config.schema import Config
 from fedprox.errors import UserError
 from fedprox.experiment.beginning import Beginning, check_sources_stay, final_row, find_beginning
@@ -32,6 +34,7 @@ def run(
     resume: bool = False,
     origin: Mapping[str, Any] | None = None,
     on_begin: Callable[[], None] = lambda: None,
+    flower_grid: Grid | None = None,
 ) -> Mapping[str, Any] | None:
     """Run one experiment and return the last row of its metrics.csv.
 
@@ -44,6 +47,7 @@ def run(
         resume: Continue from the directory's last checkpoint, if it has one, of a run with this configuration.
         origin: More entries of run.json: how the configuration came about.
         on_begin: Called after all checks, before the first file is written.
+        flower_grid: Flower's own grid in a ServerApp, for engine=deployment; None in a simulation.
 
     Raises:
         UserError: If a setting or a data file is wrong; then nothing is computed, and the directory is unchanged.
@@ -55,7 +59,7 @@ def run(
         return row
     if not resume:
         check_sources_stay(config, run_dir)
-    experiment = Experiment.of(config)
+    experiment = Experiment.of(config, flower_grid)
     with locked(run_dir):
         facts = {**_facts(experiment), **(origin or {})}
         beginning = find_beginning(config, run_dir, facts, resume=resume)

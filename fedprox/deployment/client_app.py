@@ -1,0 +1,90 @@
+"""The ClientApp of a SuperNode: plays the client that a message names, in a process of its own per message.
+
+Flower starts a message again if its process does not report within 30 s: so nothing heavy is imported before a message
+is answered.
+"""
+
+from flwr.app import ConfigRecord, Context, Error, Message, RecordDict
+from flwr.clientapp import ClientApp
+
+app = ClientApp()
+_RAISED = 2  # Flower's code for a client app that raised
+
+
+@app.query("who")
+def who(message: Message, context: Context) -> Message:
+    """Answer whom this node plays, by its node config: partition-id=3, clients="0-332", or site="hospital_a"."""
+    config = context.node_config
+    facts = ConfigRecord({"site": str(config.get("site", "")), "clients": clients_of(config)})
+    return Message(RecordDict({"facts": facts}), reply_to=message)
+
+
+def clients_of(config: object) -> list[int]:
+    """Return the clients that a node config numbers; none if it names a site.
+
+    >>> clients_of({"clients": "0-2,7"})
+    [0, 1, 2, 7]
+    >>> clients_of({"partition-id": 3, "num-partitions": 10})
+    [3]
+
+    Raises:
+        ValueError: If `clients` is not of this form.
+    """
+    assert isinstance(config, dict)
+    if "site" in config:
+        return []
+    if "clients" not in config:
+        return [int(config["partition-id"])] if "partition-id" in config else []
+    found: list[int] = []
+    for part in str(config["clients"]).split(","):
+        first, _, last = part.partition("-")
+        found += range(int(first), int(last or first) + 1)
+    return found
+
+
+@app.train()
+def train(message: Message, context: Context) -> Message:
+    """Answer with the client's update."""
+    return _played(message, context)
+
+
+@app.evaluate()
+def evaluate(message: Message, context: Context) -> Message:
+    """Answer with what the client measures on its held-out examples."""
+    return _played(message, context)
+
+
+@app.query("gradient")
+def gradient(message: Message, context: Context) -> Message:
+    """Answer with the client's full gradient."""
+    return _played(message, context)
+
+
+def _played(message: Message, context: Context) -> Message:
+    """Return the reply of the client that a message names, as engine=local makes it."""
+    from fedprox.errors import USER_CODE_ERRORS, UserError, one_line, with_location
+
+    try:
+        reply = _grid(context).send_and_receive([message])[0]
+    except USER_CODE_ERRORS as error:
+        reason = one_line(error) if isinstance(error, (UserError, OSError, MemoryError)) else with_location(error)
+        return Message(Error(_RAISED, reason), reply_to=message)
+    # An ordinary message: the reply may make its content only when it is read.
+    return reply if reply.has_error() else Message(reply.content, reply_to=message)
+
+
+def _grid(context: Context):  # type: ignore[no-untyped-def]  # its type would be an import
+    """Return an engine that plays this node's clients."""
+    import logging
+    from dataclasses import replace
+
+    from fedprox.deployment import job
+    from fedprox.engines.local import LocalGrid
+    from fedprox.experiment import build
+    from fedprox.experiment.data import divided_data
+
+    logging.getLogger("fedprox").setLevel(logging.WARNING)
+    config = job.read()
+    data = divided_data(config)
+    spec = build.client_spec(config, data, build.initial_model(config, data))
+    return LocalGrid(replace(spec, device=str(context.node_config.get("device", spec.device))))

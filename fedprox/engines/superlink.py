@@ -1,0 +1,237 @@
+"""The engine that computes clients on the SuperNodes of a Flower federation, through its SuperLink.
+
+It runs in Flower's ServerApp. It knows no data and no model: a node plays its clients from the job's configuration and
+from what the node has. A node's `--node-config` states whom it plays: `partition-id=3`, `clients="0-332"`, or
+`site="hospital_a"`, which is client k if it is the k-th of the run's sites.
+"""
+
+import logging
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from math import inf
+from typing import cast
+
+from flwr.app import ConfigRecord, Message, RecordDict
+from flwr.serverapp import Grid
+
+from fedprox.errors import RunStopped, UserError, joined_lines, printable
+from fedprox.federation.messages import FIRST_NODE_ID, failed, late, node_id
+
+POLL_S = 0.2  # Flower's own send_and_receive looks for replies every 3 s
+WHO = "query.who"  # asks a node whom it plays
+_log = logging.getLogger("fedprox")
+
+
+@dataclass(frozen=True)
+class Node:
+    """A SuperNode that is online.
+
+    Attributes:
+        number: Flower's id of the node.
+        name: Its site's name, or "node" and its number.
+        clients: The clients that it plays; empty if its site's name decides.
+        is_site: Whether its node config names a site.
+    """
+
+    number: int
+    name: str
+    clients: tuple[int, ...]
+    is_site: bool
+
+
+class SuperLinkGrid:
+    """A Flower Grid in which planned clients take the place of nodes.
+
+    Attributes:
+        sites: The names of the sites that play clients 0, 1, ...; empty if the nodes' configs number the clients.
+    """
+
+    def __init__(
+        self,
+        flower_grid: Grid,
+        num_clients: int,
+        *,
+        connection: str | None = None,
+        folder: str = "deployment",
+        run_dir: str | None = None,
+        sites: list[str] | None = None,
+        min_clients: int = 1,
+        start_timeout: float = 120.0,
+    ) -> None:
+        """Wait until every client has a node.
+
+        Args:
+            flower_grid: The grid that Flower gave the ServerApp.
+            num_clients: Clients of the experiment.
+            connection: Read by the command that submits a run: an entry of Flower's config.toml.
+            folder: Read there, too: the folder of the federation on this machine, if there is no connection.
+            run_dir: Read there, too: the run directory on the machine of the SuperLink.
+            sites: Names of the sites that play clients 0, 1, ...; None for the first ones online, in order of name.
+            min_clients: A round ends the run if fewer clients than this, of those asked, answer.
+            start_timeout: Seconds to wait for nodes.
+
+        Raises:
+            UserError: If a client has no node by then, or two kinds of node configs are mixed.
+        """
+        self._grid, self._num_clients = flower_grid, num_clients
+        self.sites = tuple(sites or ())
+        self._min_clients = min_clients
+        self._nodes: dict[int, Node] = {}  # by number
+        self._node_of: dict[int, Node] = {}  # by client
+        self._wait(start_timeout)
+
+    def get_node_ids(self) -> Iterable[int]:
+        """Return one node per client, as in a simulation."""
+        return range(node_id(0), node_id(self._num_clients))
+
+    def peak_memory_bytes(self) -> int:
+        """Return 0: the memory of the sites is not measured."""
+        return 0
+
+    def send_and_receive(self, messages: Sequence[Message], *, timeout: float | None = None) -> list[Message]:
+        """Return the clients' replies in the order of the messages; the reply of a client that failed is an error.
+
+        A client whose node is gone has failed. A node that is back, under the same name, plays its clients again.
+
+        Args:
+            messages: To any clients, of any type that the nodes' ClientApp knows.
+            timeout: Seconds after which clients are late; the SuperLink drops their messages then.
+
+        Raises:
+            RunStopped: If fewer than `min_clients` clients answered.
+        """
+        messages = list(messages)
+        self._look_for_nodes()
+        sent = {at: found for at, message in enumerate(messages) if (found := self._addressed(message, timeout))}
+        answers = self._exchange(sent.values(), timeout)
+        replies = [
+            self._as_reply(message, sent[at].metadata.dst_node_id, answers.get(sent[at].metadata.message_id))
+            if at in sent
+            else failed(message, f"{self._name(_client(message))} is not connected")
+            for at, message in enumerate(messages)
+        ]
+        self._check_enough(replies)
+        return replies
+
+    def _addressed(self, message: Message, timeout: float | None) -> Message | None:
+        """Return a message to the node that plays a message's client; None if there is none."""
+        node, metadata = self._node_of.get(_client(message)), message.metadata
+        if node is None:
+            return None
+        return Message(
+            message.content, node.number, metadata.message_type, ttl=timeout or None, group_id=metadata.group_id
+        )
+
+    def _exchange(self, messages: Iterable[Message], timeout: float | None) -> dict[str, Message]:
+        """Send messages and return the replies that came in time, by the id of the message that they answer.
+
+        An error reply for a node that is gone does not come from that node: only this id says what it answers.
+        """
+        messages, until = list(messages), inf if timeout is None else time.monotonic() + timeout
+        if not messages:
+            return {}
+        waiting = set(self._grid.push_messages(messages))
+        answers: dict[str, Message] = {}
+        while waiting:
+            arrived = {reply.metadata.reply_to_message_id: reply for reply in self._grid.pull_messages(list(waiting))}
+            answers |= arrived
+            waiting -= arrived.keys()
+            if time.monotonic() > until:
+                break
+            if waiting:
+                time.sleep(POLL_S)
+        return answers
+
+    def _as_reply(self, message: Message, node: int, answer: Message | None) -> Message:
+        """Return a node's answer as the client's reply; without an answer the client is late."""
+        if answer is None:
+            return late(message)
+        if answer.has_error():
+            name = self._nodes[node].name
+            return failed(message, f"{name}: {_reason(answer)}")
+        return Message(answer.content, reply_to=message)
+
+    def _check_enough(self, replies: Sequence[Message]) -> None:
+        errors = [reply for reply in replies if reply.has_error()]
+        num_left, least = len(replies) - len(errors), min(self._min_clients, len(replies))
+        if num_left < least:
+            raise RunStopped(
+                f"{num_left} of {len(replies)} clients answered, fewer than engine.min_clients={self._min_clients}: "
+                f"client {_client(errors[0], is_reply=True)}: {errors[0].error.reason}"
+            )
+
+    def _wait(self, start_timeout: float) -> None:
+        """Wait until every client has a node."""
+        until, is_first = time.monotonic() + start_timeout, True
+        while True:
+            self._look_for_nodes()
+            missing = [client for client in range(self._num_clients) if client not in self._node_of]
+            if not missing:
+                return
+            line = f"no SuperNode plays {_named([self._name(client) for client in missing])}"
+            if time.monotonic() > until:
+                online = _named(sorted(node.name for node in self._nodes.values())) or "none"
+                raise UserError(f"{line} after {start_timeout:g} s; online: {online}; start it, or lower num_clients")
+            if is_first:
+                _log.info("waiting for SuperNodes: %s yet", line)
+            is_first = False
+            time.sleep(1.0)
+
+    def _look_for_nodes(self) -> None:
+        """Forget nodes that are offline, and ask those that are new whom they play."""
+        online = set(self._grid.get_node_ids())
+        for number in self._nodes.keys() - online:
+            _log.warning("%s has gone offline", self._nodes.pop(number).name)
+        if new := online - self._nodes.keys():
+            asked = [Message(RecordDict({"asks": ConfigRecord()}), number, WHO) for number in sorted(new)]
+            answers = self._exchange(asked, 60.0)
+            for message in asked:
+                self._welcome(message.metadata.dst_node_id, answers.get(message.metadata.message_id))
+        self._assign()
+
+    def _welcome(self, number: int, answer: Message | None) -> None:
+        """Note a node; one that does not say whom it plays is asked again next time."""
+        if answer is None or answer.has_error():
+            reason = "no answer" if answer is None else _reason(answer)
+            _log.warning("node %d does not say whom it plays: %s", number, reason)
+            return
+        facts = cast(Mapping[str, object], answer.content["facts"])
+        site, clients = str(facts["site"]), tuple(map(int, cast(list[int], facts["clients"])))
+        self._nodes[number] = Node(number, printable(site) or f"node {number}", clients, bool(site))
+
+    def _assign(self) -> None:
+        """Give each client its node; sites are fixed once there are enough of them."""
+        by_name = {node.name: node for node in self._nodes.values() if not node.clients}
+        if not self.sites and len(by_name) >= self._num_clients:
+            self.sites = tuple(sorted(by_name)[: self._num_clients])
+            if by_name.keys() - set(self.sites):
+                _log.warning(
+                    "sites that do not take part in this run: %s", _named(sorted(by_name.keys() - set(self.sites)))
+                )
+        named = {client: by_name[name] for client, name in enumerate(self.sites) if name in by_name}
+        numbered = {client: node for node in self._nodes.values() for client in node.clients}
+        if named and numbered:
+            raise UserError(
+                "some SuperNodes name their site and others number their clients; use one kind of node config"
+            )
+        self._node_of = named or numbered
+
+    def _name(self, client: int) -> str:
+        """Return what a client is called in messages: its site, if it has one."""
+        return self.sites[client] if client < len(self.sites) else f"client {client}"
+
+
+def _client(message: Message, *, is_reply: bool = False) -> int:
+    metadata = message.metadata
+    return (metadata.src_node_id if is_reply else metadata.dst_node_id) - FIRST_NODE_ID
+
+
+def _reason(answer: Message) -> str:
+    return printable(joined_lines(answer.error.reason or "it failed without a word"))
+
+
+def _named(names: Sequence[str]) -> str:
+    """Return names in one line, such as "a, b and c"."""
+    *first, last = names or [""]
+    return f"{', '.join(first)} and {last}" if first else last
