@@ -19,6 +19,7 @@ class Stream(IntEnum):
     AUGMENTATION = 9  # how the images of one client are augmented in one round
     TEST_SET = 10  # the global test set of data that have none
     STRATEGY = 11  # what a strategy draws from the global generators in one round
+    SITE = 12  # the held-out examples of a site that has no test set of its own
     PAIRS = 20  # the clients whose label distributions are compared; no result of a run depends on them
 
 

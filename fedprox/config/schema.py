@@ -214,8 +214,8 @@ class Config(_Settings):
     of examples."""
     num_rounds: Count
     """Rounds of training."""
-    clients_per_round: Count
-    """Clients that take part in a round (K)."""
+    clients_per_round: Count | None
+    """Clients that take part in a round (K); null: all."""
     stragglers_fraction: Fraction
     """Share of each round's clients that cannot do the full work."""
     learning_rate: Positive
@@ -261,7 +261,8 @@ class Config(_Settings):
     data_dir: Name
     """Folder in which downloaded data sets are stored. The default is `$FEDPROX_DATA_DIR` if that is set."""
     hold_out: BelowOne
-    """Share of its examples that a client keeps for testing, if a `partition` divides the data."""
+    """Share of its examples that a client keeps for testing, if a `partition` divides the data, or the client is a site
+    without a test set of its own."""
     dataset: Target
     """Data set. Any function can be named by `dataset._target_`."""
     partition: Target
@@ -331,7 +332,7 @@ class Config(_Settings):
 
     @model_validator(mode="after")
     def _check_together(self) -> Self:
-        if self.num_clients is not None and self.clients_per_round > self.num_clients:
+        if self.num_clients is not None and (self.clients_per_round or 0) > self.num_clients:
             raise ValueError(
                 f"clients_per_round must be at most num_clients={self.num_clients}, got {self.clients_per_round}; "
                 "lower it or raise num_clients"
@@ -375,6 +376,7 @@ _RULES = {  # by pydantic's kind of error
 _REMEDIES = {
     "mu": "for no proximal term use mu=0",
     "num_clients": "null for as many as the data set has",
+    "clients_per_round": "null for all",
     "round_timeout": "null for no limit",
     "checkpoint.every": "null for none",
     "checkpoint.keep": "null for all",

@@ -31,7 +31,7 @@ class RayGrid:
         *,
         num_cpus: float,
         num_gpus: float = 0.0,
-        max_actors: int,
+        max_actors: int | None,
         address: str | None = None,
     ) -> None:
         """Start Ray or join a cluster, and start as many actors as fit.
@@ -40,7 +40,7 @@ class RayGrid:
             spec: Everything an actor needs to play clients.
             num_cpus: CPUs of one actor.
             num_gpus: GPUs of one actor; a fraction shares a GPU.
-            max_actors: Largest number of actors; the size of a cohort, as more would have no work.
+            max_actors: Largest number of actors; the size of a cohort, as more would have no work. None: all clients.
             address: A running cluster ("auto" or host:port); None starts Ray on this machine.
 
         Raises:
@@ -51,7 +51,7 @@ class RayGrid:
             _pools.clear()
             _shared.clear()
         ray_cluster.check_room(num_cpus, num_gpus)
-        self._num_shares = _num_actors(num_cpus, num_gpus, max_actors)
+        self._num_shares = _num_actors(num_cpus, num_gpus, max_actors or spec.data.num_clients)
         self._sizes = [spec.sgd.epoch(size).num_taken for size in spec.data.train.sizes.tolist()]
         self._num_clients = spec.data.num_clients
         self._pool = _pool(num_cpus, num_gpus)

@@ -53,7 +53,6 @@ from fedprox.strategies.arrays import to_params, to_record
 _log = logging.getLogger("fedprox")
 # Settings that a plan and a solver take by the names that they have in the configuration
 _PLAN_SETTINGS = {
-    "clients_per_round",
     "num_epochs",
     "batch_size",
     "stragglers_fraction",
@@ -219,6 +218,7 @@ def plan(config: Config, facts: Facts, protocol: ExperimentProtocol) -> CohortPl
     return protocol.plan(
         client_sizes=facts.sizes,
         client_ids=facts.client_ids,
+        clients_per_round=config.clients_per_round or facts.num_clients,
         repetition=config.repeat_num,
         **config.model_dump(include=_PLAN_SETTINGS),
     )

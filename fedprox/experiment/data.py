@@ -34,7 +34,7 @@ def divided_data(config: Config) -> FederatedData:
         raise UserError(
             f"num_clients must be the data set's own {data.num_clients}, got {config.num_clients}; set num_clients=null"
         )
-    if data.num_clients < config.clients_per_round:
+    if data.num_clients < (config.clients_per_round or 0):
         raise UserError(
             f"clients_per_round must be at most the data set's {data.num_clients} clients, "
             f"got {config.clients_per_round}; lower it"

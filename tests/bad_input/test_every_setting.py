@@ -17,6 +17,8 @@ OPTIONS = {
     "dataset/leaf": {"path": "nowhere", "num_classes": "0"},
     "dataset/sent140": {"path": "nowhere", "glove": "nowhere", "num_tokens": "4000000000", "max_words": "0"},
     "dataset/shakespeare": {"path": "nowhere"},
+    "dataset/sites": {"format": "xml", "path": "nowhere", "hold_out": "1", "label": "no", "size": "a"}
+    | {"channels": "a", "skip_broken": "1", "normalise": "1", "classes": "[a,a]", "cache_dir": "1"},
     "dataset/synthetic_0_0": {"alpha": "-1", "beta": "inf"},
     "dataset/synthetic_iid": {"iid": "2"},
     "engine/local": {"num_threads": "1025"},
@@ -69,6 +71,10 @@ def test_a_wrong_value_of_a_groups_setting_is_refused_by_name(refused, tmp_path,
         base = [each for each in base if not each.startswith("num_clients")] + ["partition=natural", "num_clients=2"]
     if name != "path" and choice in ("image_folder", "leaf"):
         base.append("dataset.path=.")
+    if choice == "sites":
+        base += [*(["dataset.format=csv"] * (name != "format")), *(["dataset.path=places"] * (name != "path"))]
+        (tmp_path / "places" / "a").mkdir(parents=True)
+        (tmp_path / "places" / "a" / "train.csv").write_text("x,label\n" + "1,2\n2,3\n" * 10)
     if choice == "sent140" and name != "glove":
         (tmp_path / "words.txt").write_text("a 1 2\n")
         base.append("dataset.glove=words.txt")

@@ -26,7 +26,7 @@ RULES = {
     "batch_size": ("an integer >= 1", [1, 2**32 - 1], [0, -1, None, *NOT_INTEGERS]),
     "last_batch": ("keep, drop or merge", ["keep", "drop", "merge"], ["", "skip", None]),
     "num_rounds": ("an integer >= 1", [1], [0, -1, None, *NOT_INTEGERS]),
-    "clients_per_round": ("an integer >= 1", [1, 10], [0, -1, None, *NOT_INTEGERS]),
+    "clients_per_round": ("an integer >= 1", [1, 10, None], [0, -1, *NOT_INTEGERS]),
     "stragglers_fraction": ("finite and between 0 and 1", [0.0, 1.0], [-1e-12, 1.000001, None, *NOT_NUMBERS]),
     "learning_rate": ("finite and > 0", [1e-12, 100.0], [0.0, -1e-12, None, *NOT_NUMBERS]),
     "mu": ("finite and >= 0", [0.0, 1e-12, 100.0], [-1e-12, None, *NOT_NUMBERS]),

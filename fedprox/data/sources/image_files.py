@@ -178,7 +178,7 @@ def _is_hidden(part: str) -> bool:
     return part.startswith(".") or part in HIDDEN
 
 
-def class_tree(source: Source, path: str) -> ClassTree:
+def class_tree(source: Source, path: str, *, one_site: bool = False) -> ClassTree:
     """Return the classes and sides according to the names of the folders.
 
     A class is a folder with all images below it. Folders above that hold a single folder and nothing else do not count.
@@ -188,9 +188,12 @@ def class_tree(source: Source, path: str) -> ClassTree:
     Args:
         source: All images and folders.
         path: The place's name in errors.
+        one_site: The images are one client's own, which need not have all classes: one is enough, and the two sides
+            may have different ones.
 
     Raises:
-        UserError: If no images are in folders, there are fewer than two classes, or the sides' classes differ.
+        UserError: If no images are in folders; or, unless `one_site`, there are fewer than two classes or the sides'
+            classes differ.
     """
     parts = [file.name.split("/") for file in source.files]
     depth = _depth(parts)
@@ -207,15 +210,17 @@ def class_tree(source: Source, path: str) -> ClassTree:
         train, test = _by_class(parts, depth), {}
     else:
         train, test = (_by_class([each for each in parts if each[depth] == side], depth + 1) for side in sides)
-        _check_same(train, test, sides, path)
-    if len(train) < 2:
+        if not one_site:
+            _check_same(train, test, sides, path)
+    if len(train) < 2 and not one_site:
         raise UserError(
             f"dataset.path={path} must hold two classes or more, got {', '.join(train) or 'none'}; make a folder for "
             f"each, {LAYOUT}"
         )
     num_outside = len(parts) - sum(map(len, [*train.values(), *test.values()]))
     empty = _empty(source.folders, parts, depth + (2 if sides else 1))
-    return ClassTree(tuple(sorted(train)), *_in_order(train), *_in_order(test), empty, num_outside)
+    classes = tuple(sorted(train.keys() | test.keys()))
+    return ClassTree(classes, *_in_order(train, classes), *_in_order(test, classes), empty, num_outside)
 
 
 def _empty(folders: set[str], parts: list[list[str]], depth: int) -> tuple[str, ...]:
@@ -278,9 +283,9 @@ def _by_class(parts: list[list[str]], depth: int) -> dict[str, list[str]]:
     return classes
 
 
-def _in_order(classes: dict[str, list[str]]) -> tuple[tuple[str, ...], tuple[int, ...]]:
-    """Return all images by class and name, and their classes' numbers."""
-    names = [sorted(classes[name]) for name in sorted(classes)]
+def _in_order(side: dict[str, list[str]], classes: tuple[str, ...]) -> tuple[tuple[str, ...], tuple[int, ...]]:
+    """Return a side's images by class and name, and their classes' numbers."""
+    names = [sorted(side.get(each, ())) for each in classes]
     labels = [label for label, members in enumerate(names) for _ in members]
     return tuple(name for members in names for name in members), tuple(labels)
 

@@ -2,7 +2,7 @@
 
 import logging
 import os
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
 
@@ -12,7 +12,7 @@ from fedprox.data import cache as array_cache
 from fedprox.data.cache import Arrays
 from fedprox.data.checks import check_between
 from fedprox.data.federated import Integers, LabelledData
-from fedprox.data.sources.channels import channel_sums, channels_first, mean_and_std
+from fedprox.data.sources.channels import Bytes, channel_sums, channels_first, mean_and_std
 from fedprox.data.sources.image_files import ClassTree, Source, class_tree, opened, reasons
 from fedprox.data.sources.images import Wanted, decoded, full_range
 from fedprox.errors import UserError, printable
@@ -69,8 +69,7 @@ def image_folder(
             )
         arrays = _cached(source, tree, path, Wanted(size, channels, skip_broken), cache_dir)
     _log_decoded(arrays, path)
-    images, sums = arrays[PIXELS], arrays["sums"]
-    labels = np.delete(np.array(tree.train_labels + tree.test_labels, dtype=np.int64), arrays["broken"])
+    images, sums, labels = arrays[PIXELS], arrays["sums"], _labels(arrays, tree)
     train, test = _sides(arrays, tree, labels, TEST_FRACTION if test_fraction is None else test_fraction, seed)
     _check_classes(labels[train], tree, path)
     mean, std = mean_and_std(sums[train], images.shape[1] * images.shape[2])
@@ -84,6 +83,61 @@ def image_folder(
         std=std,
         class_names=tree.classes,
     )
+
+
+@dataclass(frozen=True)
+class SiteImages:
+    """One site's images.
+
+    Attributes:
+        train: Training images, uint8 shape (n, height, width, C).
+        train_labels: Their classes' numbers, shape (n,).
+        test: Images of the site's own test set, same shape; None if it has none.
+        test_labels: Their classes' numbers.
+        classes: Names of the site's classes.
+        white: The value that became 255 in images of 16 bits (`images.RANGES`); 0 if there are none.
+    """
+
+    train: Bytes
+    train_labels: Integers
+    test: Bytes | None
+    test_labels: Integers
+    classes: tuple[str, ...]
+    white: int
+
+
+def site_images(path: str, wanted: Wanted, cache_dir: str | None = None) -> SiteImages:
+    """Return one site's images, a folder or .zip file as `image_folder` reads; one class is enough.
+
+    Raises:
+        UserError: If a setting is out of its range, or the files are not as described.
+    """
+    _check(wanted.size, wanted.channels, None)
+    with opened(path) as source:
+        tree = class_tree(source, path, one_site=True)
+        _log_what_is_left_out(source, tree, path)
+        arrays = _cached(source, tree, path, wanted, cache_dir)
+    _log_decoded(arrays, path)
+    images, labels, cut = arrays[PIXELS], _labels(arrays, tree), _num_train(arrays, tree)
+    num_wide, largest = arrays["wide"].tolist()
+    return SiteImages(
+        images[:cut],
+        labels[:cut],
+        images[cut:] if tree.test else None,
+        labels[cut:],
+        tree.classes,
+        full_range(largest) if num_wide else 0,
+    )
+
+
+def _labels(arrays: Arrays, tree: ClassTree) -> Integers:
+    """Return the classes of the decoded images, training images first."""
+    return np.delete(np.array(tree.train_labels + tree.test_labels, dtype=np.int64), arrays["broken"])
+
+
+def _num_train(arrays: Arrays, tree: ClassTree) -> int:
+    """Return the number of decoded training images."""
+    return len(tree.train) - int((arrays["broken"] < len(tree.train)).sum())
 
 
 def _cached(source: Source, tree: ClassTree, path: str, wanted: Wanted, cache_dir: str | None) -> Arrays:
@@ -158,7 +212,7 @@ def _sides(
         seed: Draws the test set.
     """
     if tree.test:
-        num_train = len(tree.train) - int((arrays["broken"] < len(tree.train)).sum())
+        num_train = _num_train(arrays, tree)
         return slice(0, num_train), slice(num_train, None)
     rng = generator(seed, Stream.TEST_SET)
     is_test = np.zeros(len(labels), dtype=bool)

@@ -11,7 +11,7 @@ from fedprox.data import cache as array_cache
 from fedprox.data import checks
 from fedprox.data.cache import Arrays
 from fedprox.data.federated import ClientIndex, FederatedData, Floats, Integers, LabelledData
-from fedprox.data.sources.leaf_files import LeafExamples, data_folder, json_files, read
+from fedprox.data.sources.leaf_files import SIDES, LeafExamples, data_folder, json_files, read, read_side
 from fedprox.errors import UserError
 
 VERSION = 2  # of what the arrays mean; a cache of another version is made again
@@ -119,6 +119,29 @@ class ClientArrays(NamedTuple):
     where: str
     features: Floats | Integers  # int64 if the file has only integers, else float32
     labels: Integers
+
+
+def user_arrays(folder: Path) -> tuple[ClientArrays, ClientArrays | None]:
+    """Return the training and the test examples of a folder's only user; None without test/.
+
+    Both have the same input shape and type, as `leaf` describes them.
+
+    Raises:
+        UserError: If a file does not have LEAF's form, or there is not exactly one user, the same on both sides.
+    """
+    sides = SIDES if (folder / "test").exists() else SIDES[:1]
+    files, found = json_files(folder, sides), {}
+    for side in sides:
+        found[side] = read_side(files[side], _client_arrays)
+        if len(found[side]) != 1 or found[side].keys() != found["train"].keys():
+            raise UserError(
+                f"{folder / side} must hold one user, the same in train/ and test/, got {len(found[side])}; give each "
+                "site a folder of its own"
+            )
+    parts = [examples for users in found.values() for examples in users.values()]
+    features, cut = _joined_features(parts), len(parts[0].labels)
+    train = parts[0]._replace(features=features[:cut])
+    return train, parts[1]._replace(features=features[cut:]) if len(parts) == 2 else None
 
 
 def _client_arrays(examples: LeafExamples) -> ClientArrays:

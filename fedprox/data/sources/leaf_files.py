@@ -6,7 +6,7 @@ A data set is a folder with train/*.json and test/*.json, each file {"users": [.
 
 import json
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -44,7 +44,7 @@ def data_folder(path: str) -> Path:
     return Path(os.path.expanduser(str(path)))  # Path.expanduser raises for an unknown ~name
 
 
-def json_files(folder: Path) -> dict[str, list[Path]]:
+def json_files(folder: Path, sides: Sequence[str] = SIDES) -> dict[str, list[Path]]:
     """Return the files of each side, sorted by name.
 
     Raises:
@@ -53,8 +53,8 @@ def json_files(folder: Path) -> dict[str, list[Path]]:
     remedy = "set dataset.path= to the folder that holds train/*.json and test/*.json"
     if not folder.is_dir():
         raise UserError(f"{folder} must be the folder of a LEAF data set, but does not exist; {remedy}")
-    files = {side: sorted(filter(_is_json, (folder / side).glob("*"))) for side in SIDES}
-    for side in SIDES:
+    files = {side: sorted(filter(_is_json, (folder / side).glob("*"))) for side in sides}
+    for side in sides:
         if not files[side]:
             found = "has no .json file" if (folder / side).is_dir() else "does not exist"
             raise UserError(f"{folder / side} must hold LEAF's JSON files, but {found}; {remedy}")
@@ -74,7 +74,7 @@ def read(
     Raises:
         UserError: If there is no client, or a client is on one side only.
     """
-    train, test = (_read_side(files[side], keep) for side in SIDES)
+    train, test = (read_side(files[side], keep) for side in SIDES)
     if not train and not test:
         raise UserError(f"{files['train'][0]} and all other files have no user; prepare the data set again")
     for here, there, side, other in ((train, test, "train", "test"), (test, train, "test", "train")):
@@ -87,8 +87,8 @@ def read(
     return ids, tuple(train[user] for user in ids), tuple(test[user] for user in ids)
 
 
-def _read_side(files: list[Path], keep: Callable[[LeafExamples], Kept]) -> dict[str, Kept]:
-    """Return `keep` of each client's examples; a file's JSON is dropped before the next file is read."""
+def read_side(files: list[Path], keep: Callable[[LeafExamples], Kept]) -> dict[str, Kept]:
+    """Return `keep` of each client's examples by id; a file's JSON is dropped before the next file is read."""
     kept: dict[str, Kept] = {}
     for file in files:
         for user, examples in _clients_in(file):

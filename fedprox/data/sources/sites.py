@@ -1,0 +1,212 @@
+"""Data of sites: each has its own folder and is one client.
+
+In simulation one process reads all sites (`sites`). In a federation each site reads its own (`read_site`). What it then
+tells, and what the server makes of it, is in `fedprox.data.sources.site_facts` for both.
+"""
+
+import zlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fedprox.data.federated import FederatedData, Integers, LabelledData, split
+from fedprox.data.sources.channels import channels_first
+from fedprox.data.sources.image_files import TEST_SIDES
+from fedprox.data.sources.image_folder import site_images
+from fedprox.data.sources.images import Wanted
+from fedprox.data.sources.leaf import user_arrays
+from fedprox.data.sources.leaf_files import data_folder
+from fedprox.data.sources.site_facts import Site, SiteError, agree, check_name, facts, federated, in_order
+from fedprox.data.sources.tables import Table, read_csv, read_npz
+from fedprox.errors import UserError
+from fedprox.seeds import Stream, generator
+
+FORMATS = ("image_folder", "npz", "csv", "leaf")
+
+
+@dataclass(frozen=True)
+class SiteFormat:
+    """What a site's folder holds, and how it is read: the same at all sites.
+
+    Attributes:
+        format: One of FORMATS.
+        seed: Draws the held-out examples of a site without a test set.
+        hold_out: Their share; see `federated.split`.
+        label: The column of class names in .csv files.
+        size: Height and width of images, as in `image_folder`.
+        channels: Colours of images, as in `image_folder`.
+        skip_broken: Leave out images that cannot be decoded.
+        normalise: Whether model input is (x - mean) / std over the training examples of all sites.
+        cache_dir: Folder of the cache of decoded images; None for beside the images.
+    """
+
+    format: str
+    seed: int = 0
+    hold_out: float = 0.1
+    label: str = "label"
+    size: int | None = None
+    channels: int | None = None
+    skip_broken: bool = False
+    normalise: bool = True
+    cache_dir: str | None = None
+
+    def __post_init__(self) -> None:
+        """Raise UserError for an unknown format."""
+        if self.format not in FORMATS:
+            raise UserError(f"dataset.format must be one of {', '.join(FORMATS)}, got {self.format}")
+
+
+def sites(
+    format: str,
+    path: str | None,
+    seed: int,
+    hold_out: float = 0.1,
+    label: str = "label",
+    size: int | None = None,
+    channels: int | None = None,
+    skip_broken: bool = False,
+    normalise: bool = True,
+    classes: list[str] | None = None,
+    cache_dir: str | None = None,
+) -> FederatedData:
+    """Return the data of simulated sites: every folder in `path` is a client, whose id is the folder's name.
+
+    Clients are in the sorted order of their names. Training examples come first, client by client, then held-out ones.
+
+    Args:
+        format: One of FORMATS; see docs/data.md for what a folder of each holds.
+        path: The folder of the sites' folders.
+        seed: Draws the held-out examples of a site without a test set.
+        hold_out: Their share; see `federated.split`.
+        label: The column of class names in .csv files.
+        size: Height and width of images, as in `image_folder`.
+        channels: Colours of images, as in `image_folder`.
+        skip_broken: Leave out images that cannot be decoded.
+        normalise: Whether model input is (x - mean) / std over the training examples of all sites.
+        classes: The classes' names in the order of their numbers; None for those that the sites have, sorted.
+        cache_dir: Folder of the cache of decoded images; None for beside the images.
+
+    Raises:
+        UserError: If a site's folder is not as described, or the sites do not fit together; it names the site.
+    """
+    form = SiteFormat(format, seed, hold_out, label, size, channels, skip_broken, normalise, cache_dir)
+    if path is None:
+        raise UserError(
+            "dataset.path must name the folder of the sites' folders, got null, which is for engine=deployment, where "
+            "every node names its own"
+        )
+    folder = data_folder(path)
+    if not folder.is_dir():
+        raise UserError(f"dataset.path={path} must be a folder with a folder for each site; name one")
+    own = sorted(each for each in folder.iterdir() if each.is_dir() and not each.name.startswith("."))
+    if not own:
+        raise UserError(f"dataset.path={path} must hold a folder for each site, got none; make one")
+    read = [read_site(each.name, each, form) for each in own]
+    return federated(read, agree([facts(site, normalise=normalise) for site in read], classes))
+
+
+def read_site(name: str, place: Path, form: SiteFormat) -> Site:
+    """Return a site's examples, of which the held-out ones are its own test set, or else drawn by the seed.
+
+    Args:
+        name: The site's name.
+        place: Its folder; for images a .zip file, too.
+        form: What the folder holds.
+
+    Raises:
+        UserError: If the files are not as described. It is a SiteError if the line shows nothing of the data.
+    """
+    check_name(name)
+    if not place.exists():
+        raise SiteError(f"site {name}: its data {place} do not exist; name its folder, or put the data there")
+    try:
+        train, test, white = _images(place, form) if form.format == "image_folder" else _tables(place, form)
+    except SiteError as error:
+        raise SiteError(f"site {name}: {error}") from error
+    except UserError as error:
+        raise UserError(f"site {name}: {error}") from error
+    if not len(train.labels):
+        raise SiteError(f"site {name}: it has no training example; add some, or leave the site out")
+    if test is None:
+        train, test = _held_out(name, train, form)
+    if not len(test.labels):
+        raise SiteError(
+            f"site {name}: it has no held-out example, on which the model is tested there, with {len(train.labels)} "
+            f"training examples and hold_out={form.hold_out:g}; raise hold_out, or give it a test set"
+        )
+    if test.columns != train.columns:
+        raise SiteError(f"site {name}: its test set has other columns than its training set; give both the same")
+    classes = in_order({*train.labels.tolist(), *test.labels.tolist()})
+    numbers = {each: number for number, each in enumerate(classes)}
+    own = {
+        "labels": [numbers[each] for each in train.labels.tolist()],
+        "test_labels": [numbers[each] for each in test.labels.tolist()],
+    }
+    try:
+        examples = LabelledData(
+            **{side: np.array(labels, dtype=np.int64) for side, labels in own.items()},
+            features=train.features,
+            test_features=test.features,
+            num_classes=len(classes),
+            mean=np.zeros((), np.float32),
+            std=np.ones((), np.float32),
+            class_names=classes,
+        )
+    except UserError as error:
+        raise UserError(f"site {name}: {error}") from error
+    return Site(name, examples, train.columns, white)
+
+
+def _images(place: Path, form: SiteFormat) -> tuple[Table, Table | None, int]:
+    """Return a site's training images and its own test images, as tables, and the value that became 255."""
+    if place.is_dir() and not any(place.iterdir()):
+        raise SiteError(f"its folder {place} is empty; put images there, in one folder for each class")
+    found = site_images(str(place), Wanted(form.size, form.channels, form.skip_broken), form.cache_dir)
+    names = np.array(found.classes, dtype=np.str_)
+    test = None if found.test is None else Table(channels_first(found.test), names[found.test_labels])
+    return Table(channels_first(found.train), names[found.train_labels]), test, found.white
+
+
+def _tables(place: Path, form: SiteFormat) -> tuple[Table, Table | None, int]:
+    """Return a site's training table, its own test table, and 0."""
+    if not place.is_dir():
+        raise SiteError(f"its data {place} must be a folder; name the folder that holds them")
+    if form.format == "leaf":
+        own, held = user_arrays(place)
+        train = Table(own.features, own.labels.astype(np.str_))
+        return train, Table(held.features, held.labels.astype(np.str_)) if held else None, 0
+    files = sorted(each for each in place.glob(f"*.{form.format}") if not each.name.startswith("."))
+    tests = [place / f"{side}.{form.format}" for side in TEST_SIDES if place / f"{side}.{form.format}" in files]
+    left = [each for each in files if each.stem not in TEST_SIDES]
+    first = place / f"train.{form.format}"
+    if first not in left and len(left) != 1:
+        raise SiteError(
+            f"its folder {place} must hold train.{form.format} and perhaps test.{form.format}, or one "
+            f".{form.format} file alone, got {len(files)} such files; put it there"
+        )
+    files = [first if first in left else left[0], *tests[:1]]
+    try:
+        tables = [read_npz(each) if form.format == "npz" else read_csv(each, form.label) for each in files]
+    except UserError as error:  # which shows no value
+        raise SiteError(str(error)) from error
+    return tables[0], tables[1] if tests else None, 0
+
+
+def _held_out(name: str, table: Table, form: SiteFormat) -> tuple[Table, Table]:
+    """Return a site's examples split in two: shuffled by a stream of the site's own, then as `split` does."""
+    rng = generator(form.seed, Stream.SITE, zlib.crc32(name.encode()))
+    parts = split([rng.permutation(len(table.labels))], form.hold_out)
+    train, held_out = (
+        table._replace(features=_taken(table.features, part[0]), labels=table.labels[part[0]]) for part in parts
+    )
+    return train, held_out
+
+
+def _taken(features: NDArray[Any], positions: Integers) -> NDArray[Any]:
+    """Return some rows of features; images with channels last in memory stay so."""
+    if features.ndim == 4 and not features.flags.c_contiguous:
+        return channels_first(features.transpose(0, 2, 3, 1)[positions])
+    return features[positions]
