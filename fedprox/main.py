@@ -140,7 +140,7 @@ def _run(config: DictConfig) -> float | None:
     earlier = earlier_run(run_dir, settings.plain()) if is_job() else None
     if earlier and earlier["status"] == "finished":
         logging.getLogger("fedprox").info("%s is finished already", os.path.relpath(run_dir))
-        return float(earlier["result"]["final"]["test_accuracy"])
+        return _accuracy(earlier["result"])
     if settings.is_deployment:
         return _submit(settings, run_dir, resume=bool(settings.resume or earlier), origin=origin)
     with import_without_gc("fedprox.experiment.run"):
@@ -155,7 +155,13 @@ def _run(config: DictConfig) -> float | None:
     )
     _draw_curves(run_dir)
     logging.getLogger("fedprox").info("%sresults: %s", _result(run_dir), os.path.relpath(run_dir))
-    return float(last["test_accuracy"]) if last else None
+    return _accuracy({"final": last})
+
+
+def _accuracy(result: Mapping[str, Any] | None) -> float | None:
+    """Return the final test accuracy of a run's result; None if it was not measured."""
+    final = (result or {}).get("final")
+    return float(final["test_accuracy"]) if final and final["test_accuracy"] is not None else None
 
 
 def _submit(settings: Config, run_dir: Path, *, resume: bool, origin: Mapping[str, Any]) -> float | None:
@@ -169,7 +175,7 @@ def _submit(settings: Config, run_dir: Path, *, resume: bool, origin: Mapping[st
         return None
     _draw_curves(run_dir)
     logging.getLogger("fedprox").info("%sresults: %s", _result(run_dir), os.path.relpath(run_dir))
-    return float(record["result"]["final"]["test_accuracy"]) if record["result"] else None
+    return _accuracy(record["result"])
 
 
 def _draw_curves(run_dir: Path) -> None:

@@ -27,6 +27,7 @@ from fedprox.errors import UserError
 
 END_OF_INTEGERS = 2**32  # array sizes overflow beyond this
 DEPLOYMENT = "fedprox.engines.superlink.SuperLinkGrid"  # the target of engine=deployment
+SITES = "fedprox.data.sources.sites.sites"  # the target of dataset=sites
 MAX_EPOCHS = 100_000  # the order of a client's examples is drawn for all epochs at once
 
 
@@ -322,6 +323,11 @@ class Config(_Settings):
     def is_deployment(self) -> bool:
         """Whether clients compute on a federation's SuperNodes."""
         return self.engine.target == DEPLOYMENT
+
+    @property
+    def evaluates_at_clients(self) -> bool:
+        """Whether the clients measure global models, because the server has none of their data."""
+        return self.dataset.target == SITES
 
     @property
     def client_device(self) -> str:

@@ -202,6 +202,11 @@ class FederatedData:
         positions = self.train[client]
         return self.examples.features[positions], self.examples.labels[positions]
 
+    def client_held_out(self, client: int) -> tuple[Floats | Integers, Integers]:
+        """Return one client's held-out examples as model input, and their labels."""
+        positions = self.held_out[client]
+        return self.examples.model_input(self.examples.features[positions]), self.examples.labels[positions]
+
     def test_examples(self) -> tuple[Floats | Integers, Integers]:
         """Return the global test set, or without one all clients' held-out examples in client order."""
         if len(self.examples.test_labels):

@@ -20,6 +20,7 @@ from fedprox.solvers.kernels.logistic import has_kernels
 from fedprox.solvers.problem import BatchedSolver, LocalSolution, Solver
 from fedprox.solvers.threads import Pool, one_thread
 
+Argument = TypeVar("Argument")
 Result = TypeVar("Result")
 _log = logging.getLogger("fedprox")
 
@@ -72,8 +73,10 @@ class LocalGrid:
             UserError: If a client raises one: it is about a setting.
         """
         messages, until = list(messages), inf if timeout is None else time.monotonic() + timeout
+        if _are(messages, MessageType.EVALUATE):  # one client after another, each in several threads
+            return [self._guarded(self._clients.evaluation, message, message, until) for message in messages]
         with one_thread():
-            if not _all_train(messages):
+            if not _are(messages, MessageType.TRAIN):
                 sizes = [int(self._sizes[task_of(message).client]) for message in messages]
                 return self._in_threads(lambda at: self._clients.gradient(messages[at]), messages, sizes, until)
             solutions = self._solutions(messages, until)
@@ -121,14 +124,7 @@ class LocalGrid:
         """
 
         def guarded(at: int) -> Result | Message:
-            if time.monotonic() > until:
-                return late(messages[at])
-            try:
-                return function(at)
-            except UserError:
-                raise
-            except USER_CODE_ERRORS as error:  # the user's model may raise anything
-                return failed(messages[at], with_location(error))
+            return self._guarded(function, at, messages[at], until)
 
         order, is_watched = np.argsort(work)[::-1].tolist(), self._may_draw and self._solver.is_concurrent
         before = Generators() if is_watched else None
@@ -140,10 +136,24 @@ class LocalGrid:
             results = self._alone.map(guarded, order)
         return [results[at] for at in range(len(messages))]
 
+    @staticmethod
+    def _guarded(
+        function: Callable[[Argument], Result], argument: Argument, message: Message, until: float
+    ) -> Result | Message:
+        """Return the function's result, or the error reply to a message if it raises or starts too late."""
+        if time.monotonic() > until:
+            return late(message)
+        try:
+            return function(argument)
+        except UserError:
+            raise
+        except USER_CODE_ERRORS as error:  # the user's model may raise anything
+            return failed(message, with_location(error))
+
     def peak_memory_bytes(self) -> int:
         """Return 0, because there is no other process."""
         return 0
 
 
-def _all_train(messages: list[Message]) -> bool:
-    return all(message.metadata.message_type == MessageType.TRAIN for message in messages)
+def _are(messages: list[Message], kind: str) -> bool:
+    return all(message.metadata.message_type == kind for message in messages)

@@ -164,9 +164,9 @@ def evaluator_on_test_set(
     features, labels = data.test_examples()
     if len(labels) == 0:
         return lambda params: Evaluation(math.nan, math.nan)
-    test = _evaluator(model, features, labels, device)
+    test = evaluator(model, features, labels, device)
     has_own_test_set = len(data.examples.test_labels) > 0
-    held_out = _evaluator(model, *data.held_out_examples(), device) if per_client and has_own_test_set else test
+    held_out = evaluator(model, *data.held_out_examples(), device) if per_client and has_own_test_set else test
 
     def in_detail(params: Params) -> Evaluation:
         evaluation, is_correct = test.in_detail(params)
@@ -180,7 +180,7 @@ def evaluator_on_test_set(
     return in_detail if per_class or per_client else test
 
 
-def _evaluator(
+def evaluator(
     model: nn.Module, features: Floats | Integers, labels: Integers, device: str
 ) -> LogisticEvaluator | ModuleEvaluator:
     """Return the fastest evaluator of a model on some examples."""

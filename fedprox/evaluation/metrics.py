@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 
 @dataclass(frozen=True)
@@ -13,8 +13,9 @@ class FederationMetrics:
     Attributes:
         train_loss: f(w) = E_k F_k(w), the mean cross-entropy over all clients' training examples.
         train_accuracy: Share of these examples classified correctly.
-        test_loss: Mean cross-entropy over the global test set, or over all clients' held-out examples without one.
-        test_accuracy: Share of these examples classified correctly.
+        test_loss: Mean cross-entropy over the global test set, or over all clients' held-out examples without one; None
+            if it was not measured.
+        test_accuracy: Share of these examples classified correctly; None if it was not measured.
         gradient_variance: E_k ||grad F_k - grad f||^2, the dissimilarity that the paper plots.
         gradient_variance_unweighted: The same with the plain mean over clients, as in the authors' program.
         dissimilarity_b: B(w) = sqrt(E_k ||grad F_k||^2 / ||grad f||^2) (Definition 3).
@@ -22,8 +23,8 @@ class FederationMetrics:
 
     train_loss: float
     train_accuracy: float
-    test_loss: float
-    test_accuracy: float
+    test_loss: float | None
+    test_accuracy: float | None
     gradient_variance: float
     gradient_variance_unweighted: float
     dissimilarity_b: float
@@ -64,15 +65,15 @@ class Evaluation:
     """Measurements of a model.
 
     Attributes:
-        loss: Mean cross-entropy over test examples, in nats.
-        accuracy: Share of test examples whose largest logit is the label's, 0 .. 1.
+        loss: Mean cross-entropy over test examples, in nats; None if it was not measured.
+        accuracy: Share of test examples whose largest logit is the label's, 0 .. 1; None if it was not measured.
         federation: Metrics on all clients, if measured.
         classes: Accuracy per class, if measured.
         spread: Spread of the accuracy over clients, if measured.
     """
 
-    loss: float
-    accuracy: float
+    loss: float | None
+    accuracy: float | None
     federation: FederationMetrics | None = None
     classes: tuple[ClassAccuracy, ...] = ()
     spread: ClientSpread | None = None
@@ -110,9 +111,13 @@ def among_clients(is_correct: Flags, sizes: Integers) -> ClientSpread:
         ClientSpread(std=0.25, worst=0.5, best=1.0)
     """
     held = sizes[sizes > 0]
-    num_correct = np.add.reduceat(is_correct.astype(np.int64), np.cumsum(held) - held)
-    accuracies = np.sort(num_correct / held)
-    tenth = -(-len(held) // 10)  # rounded up: at least one client
+    return spread(np.add.reduceat(is_correct.astype(np.int64), np.cumsum(held) - held) / held)
+
+
+def spread(accuracies: ArrayLike) -> ClientSpread:
+    """Return the spread of the clients' accuracies, at least one."""
+    accuracies = np.sort(np.asarray(accuracies, dtype=np.float64))
+    tenth = -(-len(accuracies) // 10)  # rounded up: at least one client
     return ClientSpread(
         std=float(accuracies.std()), worst=float(accuracies[:tenth].mean()), best=float(accuracies[-tenth:].mean())
     )

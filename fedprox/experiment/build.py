@@ -23,7 +23,7 @@ from fedprox.data.facts import Facts
 from fedprox.data.federated import FederatedData
 from fedprox.errors import UserError, one_line
 from fedprox.evaluation.evaluators import FederationEvaluator, evaluator_on_test_set
-from fedprox.experiment.data import divided_data
+from fedprox.experiment.data import data_name, divided_data
 from fedprox.experiment.early_stopping import EarlyStopping
 from fedprox.experiment.model_checks import (
     check_held,
@@ -34,6 +34,7 @@ from fedprox.experiment.model_checks import (
 )
 from fedprox.federation import strategy_checks
 from fedprox.federation.client_app import ClientSpec
+from fedprox.federation.client_evaluation import ClientEvaluation
 from fedprox.federation.client_state import LocalStatistics
 from fedprox.federation.messages import Engine
 from fedprox.federation.planned_strategy import PlannedStrategy
@@ -51,6 +52,7 @@ from fedprox.solvers.problem import SgdSettings
 from fedprox.strategies.arrays import to_params, to_record
 
 _log = logging.getLogger("fedprox")
+NO_SKEW = "fedprox.data.feature_skew.none"
 # Settings that a plan and a solver take by the names that they have in the configuration
 _PLAN_SETTINGS = {
     "num_epochs",
@@ -103,15 +105,22 @@ class Experiment:
         model = initial_model(config, facts)
         arrays = to_record(model.state_dict())
         statistics = local_statistics(config.batch_statistics, arrays)
+        settings = RoundSettings.of(config)
+        grid = engine(config, client_spec(config, data, model), flower_grid)
+        if config.evaluates_at_clients:
+            per_client = config.evaluation.per_client
+            evaluate: Evaluate = ClientEvaluation(grid, facts.num_clients, settings.failures, per_client=per_client)
+        else:
+            evaluate = evaluation(config.evaluation, config.server_device, data, model)
         streams = {"seed": config.seed, "repetition": config.repeat_num}
         return cls(
             config,
             facts,
             arrays,
             strategy=PlannedStrategy(made, plan(config, facts, protocol), statistics, **streams),
-            grid=engine(config, client_spec(config, data, model), flower_grid),
-            evaluate=evaluation(config.evaluation, config.server_device, data, model),
-            settings=RoundSettings.of(config),
+            grid=grid,
+            evaluate=evaluate,
+            settings=settings,
         )
 
     def rounds(self, start: Checkpoint | None = None) -> Iterator[Round]:
@@ -141,6 +150,8 @@ def check_settings(config: Config) -> ExperimentProtocol:
     """
     check_machine(config)
     check_targets(config)
+    if config.evaluates_at_clients:
+        _check_measurable(config)
     strategy_checks.check_settings({"_target_": config.strategy.target, **config.strategy.arguments})
     loggers(config.logger)  # fails if a library is missing
     protocol: ExperimentProtocol = build("protocol", config.protocol, ExperimentProtocol)
@@ -148,6 +159,24 @@ def check_settings(config: Config) -> ExperimentProtocol:
     known = columns(config.evaluation, adapts_mu=config.adaptive_mu.enabled)
     EarlyStopping(**config.early_stopping.model_dump()).check(known)
     return protocol
+
+
+def _check_measurable(config: Config) -> None:
+    """Raise UserError for settings that need all clients' examples in one place."""
+    name, evaluation = data_name(config.dataset), config.evaluation
+    reason = f"but with dataset={name} examples stay at their site"
+    if evaluation.name == "clients":
+        raise UserError(
+            f"evaluation=clients compares the gradients of all clients' training examples in one process, {reason}; "
+            "use evaluation=server, which measures the model on each site's held-out examples"
+        )
+    if evaluation.per_class:
+        raise UserError(
+            f"evaluation.per_class=true needs each class's test examples, {reason}, and so do the numbers of its "
+            "classes; leave it out"
+        )
+    if config.feature_skew.target != NO_SKEW:
+        raise UserError(f"feature_skew changes the examples of all clients in one process, {reason}; leave it out")
 
 
 def columns(evaluation: schema.Evaluation, *, adapts_mu: bool) -> tuple[str, ...]:
@@ -253,11 +282,11 @@ def engine(config: Config, spec: ClientSpec, flower_grid: Grid | None) -> Engine
 
 
 def evaluation(settings: schema.Evaluation, device: str, data: FederatedData, model: nn.Module) -> Evaluate:
-    """Return the function that measures global models."""
+    """Return the function that measures global models on data that this process has."""
     measure = evaluator_on_test_set(model, data, device, per_class=settings.per_class, per_client=settings.per_client)
     if settings.name == "clients":
         measure = FederationEvaluator(model, data, device, test=measure)
-    return lambda arrays: measure(to_params(arrays))
+    return lambda _, arrays: measure(to_params(arrays))
 
 
 def loggers(targets: Mapping[str, Target]) -> dict[str, Logger]:

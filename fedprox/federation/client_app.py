@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from fedprox.data.augmentation import PadCropFlip
 from fedprox.data.federated import FederatedData
+from fedprox.evaluation.evaluators import TestEvaluator, evaluator
 from fedprox.federation.messages import record_of, task_of
 from fedprox.plan.plan import ClientTask, epoch_orders, epoch_shifts
 from fedprox.solvers.batches import ImageInput
@@ -64,6 +65,7 @@ class Clients:
         self._spec = spec
         self._solver = solver
         self._workspace = Workspace(spec.model, spec.device)
+        self._evaluators: dict[int, TestEvaluator] = {}
         self._parameters = [name for name, own in spec.model.named_parameters() if own.is_floating_point()]
         self._decode, self._decode_gradient = _Decoder(spec.device), _Decoder(spec.device)
 
@@ -111,6 +113,17 @@ class Clients:
         arrays = to_record({name: value.cpu() for name, value in gradient.items()})
         metrics = MetricRecord({"num-examples": len(labels)})
         return Message(RecordDict({"gradient": arrays, "metrics": metrics}), reply_to=message)
+
+    def evaluation(self, message: Message) -> Message:
+        """Return the reply to an evaluate message: loss and accuracy of its model on the client's held-out examples."""
+        client, data = task_of(message).client, self._spec.data
+        if client not in self._evaluators:
+            held_out = data.client_held_out(client)
+            self._evaluators[client] = evaluator(self._spec.model, *held_out, self._spec.device)
+        measured = self._evaluators[client](self._params(message))
+        num_examples = int(data.held_out.sizes[client])
+        metrics = {"num-examples": num_examples, "loss": measured.loss, "accuracy": measured.accuracy}
+        return Message(RecordDict({"metrics": MetricRecord(metrics)}), reply_to=message)  # type: ignore[arg-type]
 
     def _problem(self, message: Message, work: LocalWork) -> LocalProblem:
         """Return the local problem of a train message."""

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from math import inf, isfinite
 
 import numpy as np
-from flwr.app import ArrayRecord, Message
+from flwr.app import ArrayRecord, Message, MessageType
 
 from fedprox.errors import RunStopped
 from fedprox.federation.messages import Engine, client_of, draw_of, is_late, late
@@ -62,7 +62,7 @@ class FailurePolicy:
         federation = outcome.test.federation
         losses = {"test loss": outcome.test.loss} | ({"training loss": federation.train_loss} if federation else {})
         for name, loss in losses.items():
-            if not isfinite(loss):
+            if loss is not None and not isfinite(loss):
                 line = f"round {outcome.round_num}: the global model's {name} is {loss}"
                 if self.on_divergence == STOP:
                     raise RunStopped(f"{line}; {_CALMER if outcome.round_num else _INITIAL}", "diverged")
@@ -140,8 +140,11 @@ class FailureFilter:
 def diverges(reply: Message) -> bool:
     """Return whether an update is not finite.
 
-    Training loss and drift, a norm over all parameters, show that; arrays are only read if drift is missing.
+    Training loss and drift, a norm over all parameters, show that; arrays are only read if drift is missing. What a
+    client measured is no update: the mean over all clients is checked.
     """
+    if reply.metadata.message_type == MessageType.EVALUATE:
+        return False
     metrics = metrics_of(reply)
     if not all(isfinite(metrics[name]) for name in ("train-loss", "drift") if name in metrics):
         return True

@@ -31,7 +31,7 @@ from fedprox.federation.planned_strategy import PlannedStrategy
 from fedprox.federation.results import ClientOutcome, Round, Start, outcomes
 from fedprox.federation.schedules import ConstantMu, MuSchedule, learning_rate_factor, mu_schedule
 
-Evaluate = Callable[[ArrayRecord], Evaluation]
+Evaluate = Callable[[int, ArrayRecord], Evaluation]
 
 
 @dataclass(frozen=True)
@@ -94,7 +94,7 @@ def run_rounds(
         arrays: w^0.
         strategy: Asks the cohort (`configure_train`) and makes the next model of its replies (`aggregate_train`).
         grid: The engine that computes the clients.
-        evaluate: Measures a global model.
+        evaluate: Measures the global model after a round, given the round's number.
         settings: Settings that all rounds share.
         start: The round after which to resume; its model and state replace the initial ones, and the first round
             yielded is the next one. None begins with round 0.
@@ -110,7 +110,7 @@ def run_rounds(
     ) -> Round:
         """Measure the model after a round, let mu follow its loss, and return all that is known about the round."""
         time_s, mu_of_round = time.perf_counter() - begin, mu.value
-        test = evaluate(arrays) if settings.evaluates(round_num) else None
+        test = evaluate(round_num, arrays) if settings.evaluates(round_num) else None
         mu.observe(test)  # an adaptive mu grows if the loss has risen; a constant one stays
         carried = {"strategy": strategy.state(), "mu": mu.state()}  # what a resumed run needs besides the model
         return Round(round_num, arrays, test, clients, time_s, mu_of_round, carried, metrics or {})

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 
 from tqdm import tqdm
 
+from fedprox.evaluation.metrics import Evaluation
 from fedprox.federation.results import Round
 from fedprox.process import Reminder
 
@@ -43,8 +44,7 @@ def _with_bar(rounds: Iterator[Round], num_rounds: int, name: str, done_before: 
         for outcome in rounds:
             yield outcome
             if outcome.test is not None:
-                measured = f"accuracy {outcome.test.accuracy:.4f}, loss {outcome.test.loss:.4f}"
-                bar.set_postfix_str(measured, refresh=False)
+                bar.set_postfix_str(measured(outcome.test), refresh=False)
             bar.update(outcome.round_num - bar.n)
 
 
@@ -67,15 +67,20 @@ def _with_lines(rounds: Iterator[Round], num_rounds: int, name: str, done_before
                 reminder.restart()
                 num_done, num_left = round_num - done_before, num_rounds - round_num
                 _log.info(
-                    "%s, round %d/%d: accuracy %.4f, loss %.4f, %.1f s%s",
+                    "%s, round %d/%d: %s, %.1f s%s",
                     name,
                     round_num,
                     num_rounds,
-                    outcome.test.accuracy,
-                    outcome.test.loss,
+                    measured(outcome.test) or "not measured",
                     outcome.time_s,
                     pace(num_done, num_left, last_line - start),
                 )
+
+
+def measured(test: Evaluation) -> str:
+    """Return what is known of a model, such as "accuracy 0.8123, loss 0.6543"; "" if nothing is."""
+    values = {"accuracy": test.accuracy, "loss": test.loss}
+    return ", ".join(f"{name} {value:.4f}" for name, value in values.items() if value is not None)
 
 
 def pace(num_done: int, num_left: int, time_s: float) -> str:

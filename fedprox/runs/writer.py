@@ -14,7 +14,7 @@ import json
 import resource
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, astuple
-from math import isfinite
+from math import inf, isfinite
 from pathlib import Path
 from statistics import fmean
 from typing import Any, Self
@@ -176,7 +176,7 @@ class RunRecord:
         final, best = self.state["final"], self.state["best"]
         for row in rows:
             final = row
-            if best is None or row["test_accuracy"] > best["test_accuracy"]:
+            if best is None or _accuracy(row) > _accuracy(best):
                 best = row
         return final, best
 
@@ -235,6 +235,12 @@ class RunRecord:
         result = {"final": _valid(final), "best": _valid(best)} if final and best else None
         facts = {"status": status, **self._facts, "result": result}
         write_atomic(self.path / "run.json", (json.dumps(facts, indent=2, allow_nan=False) + "\n").encode())
+
+
+def _accuracy(row: Mapping[str, Any]) -> float:
+    """Return a row's test accuracy; one that was not measured is below all others."""
+    accuracy = row["test_accuracy"]
+    return -inf if accuracy is None else float(accuracy)
 
 
 def _client_rows(outcome: Round) -> Iterator[tuple[object, ...]]:

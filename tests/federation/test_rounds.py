@@ -57,7 +57,7 @@ def plan(fraction: float, protocol=None, per_round: int = 4) -> Plan:
     return Plan(SIZES, per_round, 3, 2, fraction, protocol or PaperProtocol(), seed=0)
 
 
-def measured(arrays: ArrayRecord) -> Evaluation:
+def measured(_: int, arrays: ArrayRecord) -> Evaluation:
     """Return a fake measurement: the loss is the model itself."""
     return Evaluation(loss=float(arrays["w"].numpy()[0]), accuracy=0.25)
 
@@ -250,7 +250,7 @@ def test_drifts_come_from_the_replies_and_may_be_missing():
 def test_the_initial_model_every_nth_round_and_the_last_are_evaluated(num_rounds, every, expected):
     evaluated = []
 
-    def evaluate(arrays: ArrayRecord) -> Evaluation:
+    def evaluate(_: int, arrays: ArrayRecord) -> Evaluation:
         evaluated.append(float(arrays["w"].numpy()[0]))
         return Evaluation(evaluated[-1], 0.25)
 
@@ -274,7 +274,7 @@ def training(*values: float):
     """Return a fake evaluation that gives these training losses one after another, and other test losses."""
     remaining = list(values)
 
-    def evaluate(_: ArrayRecord) -> Evaluation:
+    def evaluate(*_: object) -> Evaluation:
         train_loss = remaining.pop(0)
         return Evaluation(-train_loss, 0.25, FederationMetrics(train_loss, 0.5, -train_loss, 0.25, 1.0, 1.0, 1.0))
 
