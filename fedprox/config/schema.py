@@ -236,7 +236,8 @@ class Config(_Settings):
     weight_decay: NotNegative
     """Weight decay of the clients' SGD. The default is 0.001 with `protocol=flower` and 0 with every other protocol."""
     mixed_precision: bool
-    """Let clients on GPUs compute in bfloat16 under torch.autocast."""
+    """Let clients on GPUs compute in bfloat16 under torch.autocast, and what that leaves in float32 in TF32. Without
+    it, clients compute in full float32, like a CPU; global models are always measured in that."""
     server_device: Device
     """Device on which global models are tested; with `engine=local` clients train there, too."""
     client_resources: ClientResources

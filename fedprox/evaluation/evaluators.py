@@ -17,6 +17,7 @@ from fedprox.evaluation.logistic import LogisticEvaluator, LogisticGradients
 from fedprox.evaluation.metrics import Evaluation, FederationMetrics, among_clients, by_class
 from fedprox.solvers.generators import Generators, seeded
 from fedprox.solvers.kernels.logistic import has_kernels
+from fedprox.solvers.precision import precision
 from fedprox.solvers.problem import Params
 from fedprox.solvers.threads import Pool
 from fedprox.solvers.workspace import Workspace, tuned_for_cpu, with_channels_last
@@ -51,6 +52,10 @@ class ModuleEvaluator:
 
     def in_detail(self, params: Params) -> tuple[Evaluation, NDArray[np.bool_]]:
         """Return the evaluation, and whether each example is classified correctly, shape (n,)."""
+        with precision(self._labels.device):
+            return self._in_detail(params)
+
+    def _in_detail(self, params: Params) -> tuple[Evaluation, NDArray[np.bool_]]:
         starts = range(0, len(self._labels), self._piece)
         before = Generators(self._labels.device)
         pieces = {} if self._draws else self._pool.map(lambda start: self._measure(params, start), starts)

@@ -14,6 +14,7 @@ from torch.nn import functional
 from fedprox.data.federated import Integers
 from fedprox.solvers.generators import seeded
 from fedprox.solvers.gradients import differentiable
+from fedprox.solvers.precision import precision
 from fedprox.solvers.problem import Params
 
 _DOUBLES = 2**22  # gradient entries converted to float64 at once: 32 MB
@@ -148,7 +149,7 @@ class ModuleGradients:
         self._model.load_state_dict(params)
         vectors = torch.zeros(2, self._num_params, dtype=torch.float64, device=device)
         total = GradientSums(vectors, torch.zeros(2, dtype=torch.float64, device=device))
-        with seeded(0, device):  # for a model that draws random numbers even in evaluation mode
+        with precision(device), seeded(0, device):  # for a model that draws random numbers even in evaluation mode
             for block in self.blocks():
                 total.add(block)
         return total

@@ -47,6 +47,7 @@ from fedprox.runs.checkpoint import Checkpoint
 from fedprox.runs.loggers.interface import Logger
 from fedprox.runs.writer import FEDERATION, METRICS, SPREAD
 from fedprox.seeds import Stream, generator
+from fedprox.solvers.choice import fastest_device
 from fedprox.solvers.generators import seeded
 from fedprox.solvers.problem import SgdSettings
 from fedprox.strategies.arrays import to_params, to_record
@@ -103,15 +104,16 @@ class Experiment:
             data = divided_data(config)
         facts = Facts.of(data)
         model = initial_model(config, facts)
+        spec = client_spec(config, data, model)
         arrays = to_record(model.state_dict())
         statistics = local_statistics(config.batch_statistics, arrays)
         settings = RoundSettings.of(config)
-        grid = engine(config, client_spec(config, data, model), flower_grid)
+        grid = engine(config, spec, flower_grid)
         if config.evaluates_at_clients:
             per_client = config.evaluation.per_client
             evaluate: Evaluate = ClientEvaluation(grid, facts.num_clients, settings.failures, per_client=per_client)
         else:
-            evaluate = evaluation(config.evaluation, config.server_device, data, model)
+            evaluate = evaluation(config.evaluation, server_device(config, spec), data, model)
         streams = {"seed": config.seed, "repetition": config.repeat_num}
         return cls(
             config,
@@ -269,7 +271,18 @@ def client_spec(config: Config, data: FederatedData, model: nn.Module) -> Client
     if augmentation:
         augmentation.check(data.examples.features.shape[1:])
     sgd = SgdSettings(**config.model_dump(include=_SGD_SETTINGS))
-    return ClientSpec(data, model, sgd, config.client_device, config.solver, augmentation)
+    asked = config.client_device
+    device = fastest_device(config.solver, model, sgd, asked, augments=augmentation is not None)
+    if device != asked:
+        _log.info(
+            "clients compute on the CPU, not on %s: logistic regression has a faster, compiled solver there", asked
+        )
+    return ClientSpec(data, model, sgd, device, config.solver, augmentation)
+
+
+def server_device(config: Config, spec: ClientSpec) -> str:
+    """Return the device that measures global models: the CPU if clients compute there against the settings."""
+    return config.server_device if spec.device == config.client_device else spec.device
 
 
 def engine(config: Config, spec: ClientSpec, flower_grid: Grid | None) -> Engine:

@@ -11,6 +11,7 @@ from torch.func import functional_call
 from torch.nn import functional
 
 from fedprox.solvers.kernels.logistic import full_batch, has_kernels, padded, unit_vectors, unpadded
+from fedprox.solvers.precision import precision
 from fedprox.solvers.problem import Params
 
 _PIECE = 500  # examples that autograd holds at once
@@ -72,7 +73,7 @@ def full_gradients(model: nn.Module, points: Sequence[Params], features: Tensor,
     if has_kernels(model, features.device):
         return [_logistic_gradient(point, features, labels) for point in points]
     model.eval()
-    with differentiable(model):
+    with differentiable(model), precision(features.device):
         return [_autograd_gradient(model, point, features, labels) for point in points]
 
 

@@ -23,8 +23,8 @@ class SgdSettings:
         batch_size: B, in examples, >= 1.
         momentum: Heavy-ball momentum, 0 .. 1; the velocity starts at zero in every round.
         weight_decay: Weight of (1 / 2) * ||w||^2, >= 0.
-        mixed_precision: Whether a model on a GPU computes in bfloat16 under torch.autocast; parameters keep their
-            type.
+        mixed_precision: Whether a model on a GPU computes in bfloat16 under torch.autocast, and the rest in TF32;
+            parameters keep their type.
         last_batch: Treatment of an epoch's last, short batch; see `fedprox.plan.epoch_batches`.
     """
 

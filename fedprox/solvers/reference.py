@@ -12,6 +12,7 @@ from torch.nn import functional
 
 from fedprox.solvers.batches import Batches, DeviceImageBatches, ImageBatches, ImageInput, TensorBatches
 from fedprox.solvers.generators import seeded
+from fedprox.solvers.precision import precision
 from fedprox.solvers.problem import LocalProblem, LocalSolution, LocalWork, SgdSettings
 from fedprox.solvers.workspace import TrainingWorkspace, draws_random_numbers, tuned_for_cpu
 
@@ -61,7 +62,8 @@ class ReferenceSolver:
         sgd = self._sgd.scaled(work.learning_rate_factor)
         losses, sizes = [], []
         # A concurrent solver's model draws nothing, and its threads share the generators.
-        with nullcontext() if self.is_concurrent else seeded(work.seed, features.device):
+        drawing = nullcontext() if self.is_concurrent else seeded(work.seed, features.device)
+        with precision(features.device, reduced=sgd.mixed_precision), drawing:
             for x, y in _batches(self._batches(features), problem.labels, work, sgd):
                 for gradient in grads:
                     gradient.zero_()

@@ -1,9 +1,14 @@
-"""The name of a run."""
+"""The name of a run, and the device that it computes on."""
 
+import numpy as np
 import pytest
 
 from fedprox.config.compose import compose
+from fedprox.data.federated import ClientIndex, FederatedData
+from fedprox.data.sources.digits import digits
+from fedprox.experiment import build
 from fedprox.experiment.run import algorithm
+from fedprox.models.logistic import logistic
 
 
 @pytest.mark.parametrize(
@@ -24,3 +29,13 @@ from fedprox.experiment.run import algorithm
 def test_a_runs_name_has_its_strategy_and_mu_if_mu_is_used(strategy, mu, adaptive, name):
     settings = [f"strategy._target_={strategy}", f"mu={mu}", f"adaptive_mu.enabled={adaptive}", "evaluation=clients"]
     assert algorithm(compose(settings)) == name
+
+
+@pytest.mark.parametrize(("solver", "device"), [("auto", "cpu"), ("reference", "cuda")])
+def test_auto_trains_and_measures_logistic_regression_on_the_cpu(solver, device):
+    # Devices are only passed on here, so this works without a GPU.
+    config = compose([f"solver={solver}", "server_device=cuda", "engine=local", "dataset=digits"])
+    data = FederatedData(digits(), *[ClientIndex.from_lists([np.arange(start, start + 8)]) for start in (0, 8)])
+    spec = build.client_spec(config, data, logistic((8, 8), 10))
+    assert spec.device == device
+    assert build.server_device(config, spec) == device

@@ -12,7 +12,7 @@ from fedprox.errors import UserError
 from fedprox.models.cnn import cnn
 from fedprox.models.logistic import logistic
 from fedprox.solvers.batches import ImageInput
-from fedprox.solvers.choice import choose
+from fedprox.solvers.choice import choose, fastest_device
 from fedprox.solvers.cohort import CohortSolver
 from fedprox.solvers.logistic import LogisticSolver
 from fedprox.solvers.problem import SgdSettings
@@ -78,3 +78,19 @@ def test_only_the_reference_solver_augments_and_computes_in_mixed_precision():
         choose("cohort", model, sgd, "cpu", images, augmented)
     with pytest.raises(UserError, match="solver=cohort does not support mixed_precision"):
         choose("cohort", model, replace(sgd, mixed_precision=True), "cpu", images, plain)
+
+
+@pytest.mark.parametrize(
+    ("name", "model", "sgd", "augments", "expected"),
+    [
+        ("auto", LOGISTIC, SGD, False, "cpu"),
+        ("auto", LOGISTIC, replace(SGD, momentum=0.5), False, "cuda:1"),
+        ("auto", LOGISTIC, replace(SGD, mixed_precision=True), False, "cuda:1"),
+        ("auto", LOGISTIC, SGD, True, "cuda:1"),
+        ("auto", cnn((8, 8), 10), SGD, False, "cuda:1"),
+        ("reference", LOGISTIC, SGD, False, "cuda:1"),
+        ("cohort", LOGISTIC, SGD, False, "cuda:1"),
+    ],
+)
+def test_what_the_compiled_solver_takes_stays_on_the_cpu(name, model, sgd, augments, expected):
+    assert fastest_device(name, model, sgd, "cuda:1", augments=augments) == expected

@@ -315,11 +315,17 @@ def test_tied_weights_and_buffers_are_part_of_the_solution():
         assert torch.equal(solution.params["scale"], start["scale"])
 
 
+def mildly_corrected(one: LocalProblem) -> LocalProblem:
+    """Return a problem with a correction that does not make it diverge: rounding grows with the weights."""
+    correction = {name: torch.full_like(value, 0.01) for name, value in one.global_params.items()}
+    return replace(one, work=replace(one.work, correction=correction))
+
+
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 @pytest.mark.parametrize("name", ["logistic", "cnn"])
 def test_on_a_gpu_the_solutions_are_those_on_the_cpu(name):
     model = {"logistic": logistic((8, 8), NUM_CLASSES), "cnn": cnn((8, 8), NUM_CLASSES)}[name]
-    problems = [problem(model.state_dict(), size, size, shape=(8, 8), corrected=True) for size in (1, 9, 23)]
+    problems = [mildly_corrected(problem(model.state_dict(), size, size, shape=(8, 8))) for size in (1, 9, 23)]
     on_gpu = [
         replace(
             one,
@@ -331,8 +337,7 @@ def test_on_a_gpu_the_solutions_are_those_on_the_cpu(name):
         for one in problems
     ]
     sgd = SgdSettings(0.02, 4, 0.9, 0.001)
-    with torch.backends.cudnn.flags(allow_tf32=False):  # else convolutions keep 10 bits
-        found = CohortSolver(model, sgd, "cuda").solve_all(on_gpu)
+    found = CohortSolver(model, sgd, "cuda").solve_all(on_gpu)
     for one, other in zip(found, CohortSolver(model, sgd).solve_all(problems), strict=True):
         assert one.train_loss == pytest.approx(other.train_loss, rel=1e-4)
         for key, value in other.params.items():
