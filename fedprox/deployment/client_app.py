@@ -78,6 +78,7 @@ def _grid(context: Context):  # type: ignore[no-untyped-def]  # its type would b
     import logging
     from dataclasses import replace
 
+    from fedprox.data.facts import Facts
     from fedprox.deployment import job
     from fedprox.engines.local import LocalGrid
     from fedprox.experiment import build
@@ -86,5 +87,5 @@ def _grid(context: Context):  # type: ignore[no-untyped-def]  # its type would b
     logging.getLogger("fedprox").setLevel(logging.WARNING)
     config = job.read()
     data = divided_data(config)
-    spec = build.client_spec(config, data, build.initial_model(config, data))
+    spec = build.client_spec(config, data, build.initial_model(config, Facts.of(data)))
     return LocalGrid(replace(spec, device=str(context.node_config.get("device", spec.device))))
