@@ -20,6 +20,10 @@ class Stream(IntEnum):
     TEST_SET = 10  # the global test set of data that have none
     STRATEGY = 11  # what a strategy draws from the global generators in one round
     SITE = 12  # the held-out examples of a site that has no test set of its own
+    BUCKETS = 13  # which updates a robust rule averages with each other in one round
+    MALICIOUS = 14  # the clients that attack
+    ATTACK = 15  # what one attacker makes up in one round
+    COMPRESSION = 16  # how one client's update is rounded in one round
     PAIRS = 20  # the clients whose label distributions are compared; no result of a run depends on them
 
 

@@ -240,7 +240,7 @@ def strategy(config: Config) -> Strategy:
     rng = generator(config.seed, Stream.STRATEGY, repetition=config.repeat_num)
     with seeded(int(rng.integers(2**32))):
         made: Strategy = build("strategy", config.strategy, Strategy)
-    strategy_checks.fit(made, config.mu)
+    strategy_checks.fit(made, config.mu, config.clients_per_round)
     return made
 
 
