@@ -285,6 +285,9 @@ class Config(_Settings):
     """Examples on which global models are measured."""
     augmentation: Target
     """Random change of the clients' training images in every epoch."""
+    attack: Target
+    """Attack of hostile clients, which a share of all clients are: on the updates that they send, or on their training
+    data. Adds the columns `num_malicious` to metrics.csv and `is_malicious` to clients.csv."""
     logger: dict[str, Target]
     """Experiment trackers that receive all settings and every round, in addition to the run directory. One or several:
     `'logger=[tensorboard,mlflow]'`."""
@@ -370,7 +373,7 @@ class Config(_Settings):
 
 
 SETTINGS = tuple(Config.model_fields)
-TARGETS = ("dataset", "partition", "feature_skew", "model", "strategy", "protocol", "engine", "augmentation")
+TARGETS = ("dataset", "partition", "feature_skew", "model", "strategy", "protocol", "engine", "augmentation", "attack")
 GROUPS = (*TARGETS, "evaluation", "logger")  # conf/ has a folder of choices for each
 
 _RULES = {  # by pydantic's kind of error

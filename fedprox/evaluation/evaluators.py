@@ -185,6 +185,21 @@ def evaluator_on_test_set(
     return in_detail if per_class or per_client else test
 
 
+def with_attack_success(
+    measure: TestEvaluator, model: nn.Module, trial: tuple[Floats | Integers, Integers], device: str
+) -> TestEvaluator:
+    """Return a function that also measures how well a backdoor works.
+
+    Args:
+        measure: Measures all else.
+        model: The architecture.
+        trial: Model input with the trigger, and the target class for each.
+        device: Device on which to compute.
+    """
+    success = evaluator(model, *trial, device)
+    return lambda params: replace(measure(params), attack_success=success(params).accuracy)
+
+
 def evaluator(
     model: nn.Module, features: Floats | Integers, labels: Integers, device: str
 ) -> LogisticEvaluator | ModuleEvaluator:

@@ -70,6 +70,8 @@ class Evaluation:
         federation: Metrics on all clients, if measured.
         classes: Accuracy per class, if measured.
         spread: Spread of the accuracy over clients, if measured.
+        attack_success: Share of the test images with a backdoor's trigger that are taken for its target class, if
+            measured.
     """
 
     loss: float | None
@@ -77,6 +79,7 @@ class Evaluation:
     federation: FederationMetrics | None = None
     classes: tuple[ClassAccuracy, ...] = ()
     spread: ClientSpread | None = None
+    attack_success: float | None = None
 
 
 Integers = NDArray[np.int64]

@@ -14,7 +14,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import nn
 
-from fedprox.config import schema
+from fedprox.channel.poisoning import Backdoor
 from fedprox.config.checks import check_machine, check_targets
 from fedprox.config.instantiate import build
 from fedprox.config.schema import Config, Target
@@ -22,8 +22,8 @@ from fedprox.data.augmentation import PadCropFlip
 from fedprox.data.facts import Facts
 from fedprox.data.federated import FederatedData
 from fedprox.errors import UserError, one_line
-from fedprox.evaluation.evaluators import FederationEvaluator, evaluator_on_test_set
-from fedprox.experiment.data import data_name, divided_data
+from fedprox.evaluation.evaluators import FederationEvaluator, evaluator_on_test_set, with_attack_success
+from fedprox.experiment.data import attack_of, attackers, data_name, divided_data
 from fedprox.experiment.early_stopping import EarlyStopping
 from fedprox.experiment.model_checks import (
     check_held,
@@ -33,6 +33,7 @@ from fedprox.experiment.model_checks import (
     make_lazy_layers,
 )
 from fedprox.federation import strategy_checks
+from fedprox.federation.channel import Channel
 from fedprox.federation.client_app import ClientSpec
 from fedprox.federation.client_evaluation import ClientEvaluation
 from fedprox.federation.client_state import LocalStatistics
@@ -45,7 +46,7 @@ from fedprox.plan.protocols import ExperimentProtocol
 from fedprox.process import announced
 from fedprox.runs.checkpoint import Checkpoint
 from fedprox.runs.loggers.interface import Logger
-from fedprox.runs.writer import FEDERATION, METRICS, SPREAD
+from fedprox.runs.writer import ATTACK, CLIENTS, FEDERATION, METRICS, SPREAD
 from fedprox.seeds import Stream, generator
 from fedprox.solvers.choice import fastest_device
 from fedprox.solvers.generators import seeded
@@ -78,6 +79,7 @@ class Experiment:
         grid: Where clients compute.
         evaluate: Measures a global model.
         settings: What the rounds have in common.
+        channel: What happens to updates on their way to the server.
     """
 
     config: Config
@@ -87,6 +89,7 @@ class Experiment:
     grid: Engine
     evaluate: Evaluate
     settings: RoundSettings
+    channel: Channel
 
     @classmethod
     def of(cls, config: Config, flower_grid: Grid | None = None) -> Self:
@@ -103,6 +106,7 @@ class Experiment:
         with announced("reading and dividing the data", after_s=2.0):
             data = divided_data(config)
         facts = Facts.of(data)
+        strategy_checks.check_cohort(made, config.clients_per_round or facts.num_clients)
         model = initial_model(config, facts)
         spec = client_spec(config, data, model)
         arrays = to_record(model.state_dict())
@@ -113,7 +117,7 @@ class Experiment:
             per_client = config.evaluation.per_client
             evaluate: Evaluate = ClientEvaluation(grid, facts.num_clients, settings.failures, per_client=per_client)
         else:
-            evaluate = evaluation(config.evaluation, server_device(config, spec), data, model)
+            evaluate = evaluation(config, server_device(config, spec), data, model)
         streams = {"seed": config.seed, "repetition": config.repeat_num}
         return cls(
             config,
@@ -123,11 +127,12 @@ class Experiment:
             grid=grid,
             evaluate=evaluate,
             settings=settings,
+            channel=channel(config, facts, model),
         )
 
     def rounds(self, start: Checkpoint | None = None) -> Iterator[Round]:
         """Yield the rounds from 0 on, or those after a checkpoint, from whose state the experiment continues."""
-        return run_rounds(self.arrays, self.strategy, self.grid, self.evaluate, self.settings, start)
+        return run_rounds(self.arrays, self.strategy, self.grid, self.evaluate, self.settings, start, self.channel)
 
     def check_start(self, start: Checkpoint, run_dir: Path) -> None:
         """Raise UserError unless a checkpoint holds this experiment's model and no more rounds than it has.
@@ -158,8 +163,7 @@ def check_settings(config: Config) -> ExperimentProtocol:
     loggers(config.logger)  # fails if a library is missing
     protocol: ExperimentProtocol = build("protocol", config.protocol, ExperimentProtocol)
     protocol.check(config.num_epochs, config.stragglers_fraction, config.sampling, config.last_batch)
-    known = columns(config.evaluation, adapts_mu=config.adaptive_mu.enabled)
-    EarlyStopping(**config.early_stopping.model_dump()).check(known)
+    EarlyStopping(**config.early_stopping.model_dump()).check(columns(config))
     return protocol
 
 
@@ -177,15 +181,27 @@ def _check_measurable(config: Config) -> None:
             f"evaluation.per_class=true needs each class's test examples, {reason}, and so do the numbers of its "
             "classes; leave it out"
         )
+    if (attack := attack_of(config)) and attack.changes_data:
+        raise UserError(f"attack={type(attack).__name__} changes training examples, {reason}; use attack=sign_flip")
     if config.feature_skew.target != NO_SKEW:
         raise UserError(f"feature_skew changes the examples of all clients in one process, {reason}; leave it out")
 
 
-def columns(evaluation: schema.Evaluation, *, adapts_mu: bool) -> tuple[str, ...]:
+def columns(config: Config) -> tuple[str, ...]:
     """Return the columns of metrics.csv."""
-    federation = FEDERATION if evaluation.name == "clients" else ()
-    spread = SPREAD if evaluation.per_client else ()
-    return (*METRICS, *federation, *spread, *(("mu",) if adapts_mu else ()))
+    attack = attack_of(config)
+    return (
+        *METRICS,
+        *(FEDERATION if config.evaluation.name == "clients" else ()),
+        *(SPREAD if config.evaluation.per_client else ()),
+        *(("mu",) if config.adaptive_mu.enabled else ()),
+        *(ATTACK[: 2 if isinstance(attack, Backdoor) else 1] if attack else ()),
+    )
+
+
+def client_columns(config: Config) -> tuple[str, ...]:
+    """Return the columns of clients.csv."""
+    return (*CLIENTS, *(("is_malicious",) if attack_of(config) else ()))
 
 
 def initial_model(config: Config, facts: Facts) -> nn.Module:
@@ -240,7 +256,7 @@ def strategy(config: Config) -> Strategy:
     rng = generator(config.seed, Stream.STRATEGY, repetition=config.repeat_num)
     with seeded(int(rng.integers(2**32))):
         made: Strategy = build("strategy", config.strategy, Strategy)
-    strategy_checks.fit(made, config.mu, config.clients_per_round)
+    strategy_checks.fit(made, config.mu)
     return made
 
 
@@ -294,11 +310,24 @@ def engine(config: Config, spec: ClientSpec, flower_grid: Grid | None) -> Engine
     return made
 
 
-def evaluation(settings: schema.Evaluation, device: str, data: FederatedData, model: nn.Module) -> Evaluate:
+def channel(config: Config, facts: Facts, model: nn.Module) -> Channel:
+    """Return what happens to updates on their way to the server."""
+    attack = attack_of(config)
+    if not attack:
+        return Channel()
+    trained = [name for name, own in model.named_parameters() if own.requires_grad]
+    is_malicious = attackers(config, attack, facts.num_clients)
+    return Channel(trained, attack, is_malicious, seed=config.seed, repetition=config.repeat_num)
+
+
+def evaluation(config: Config, device: str, data: FederatedData, model: nn.Module) -> Evaluate:
     """Return the function that measures global models on data that this process has."""
+    settings = config.evaluation
     measure = evaluator_on_test_set(model, data, device, per_class=settings.per_class, per_client=settings.per_client)
     if settings.name == "clients":
         measure = FederationEvaluator(model, data, device, test=measure)
+    if isinstance(attack := attack_of(config), Backdoor):
+        measure = with_attack_success(measure, model, attack.trial(data), device)
     return lambda _, arrays: measure(to_params(arrays))
 
 

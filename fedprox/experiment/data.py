@@ -9,7 +9,9 @@ from functools import lru_cache
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
+from fedprox.channel.attacks import Attack
 from fedprox.config.instantiate import build
 from fedprox.config.schema import Config, Target
 from fedprox.data import checks
@@ -17,6 +19,7 @@ from fedprox.data.facts import Facts
 from fedprox.data.federated import ClientIndex, FederatedData, Integers, LabelledData, divide
 from fedprox.data.sources import image_files
 from fedprox.errors import UserError, printable
+from fedprox.plan.malicious import malicious_clients
 from fedprox.seeds import Stream, generator
 
 _log = logging.getLogger("fedprox")
@@ -53,7 +56,20 @@ def divided_data(config: Config) -> FederatedData:
             f"every client must have training examples, but client {int(data.train.sizes.argmin())} of "
             f"dataset={name} has none; leave such clients out of FederatedData"
         )
+    if (attack := attack_of(config)) and attack.changes_data:
+        return attack.poison(data, attackers(config, attack, data.num_clients))
     return data
+
+
+def attack_of(config: Config) -> Attack | None:
+    """Return the attack of hostile clients; None if there are none."""
+    made: Attack | None = build("attack", config.attack, Attack | None)
+    return made
+
+
+def attackers(config: Config, attack: Attack, num_clients: int) -> NDArray[np.bool_]:
+    """Return which clients attack, shape (num_clients,)."""
+    return malicious_clients(num_clients, attack.fraction, config.seed, config.repeat_num)
 
 
 def _log_data(data: FederatedData, name: str) -> None:

@@ -12,7 +12,7 @@ from flwr.serverapp import Grid
 from fedprox.config.schema import Config
 from fedprox.errors import UserError
 from fedprox.experiment.beginning import Beginning, check_sources_stay, final_row, find_beginning
-from fedprox.experiment.build import Experiment, columns, loggers
+from fedprox.experiment.build import Experiment, client_columns, columns, loggers
 from fedprox.experiment.data import data_name
 from fedprox.experiment.early_stopping import EarlyStopping
 from fedprox.runs.checkpoint import Checkpoints, forget_after
@@ -75,11 +75,11 @@ def run(
                 forget_after(run_dir, beginning.first_round - 1)
             _remove(old, run_dir, config.logger)
             on_begin()
-            table = columns(config.evaluation, adapts_mu=config.adaptive_mu.enabled)
             with RunRecord(
                 run_dir,
                 beginning.facts,
-                table,
+                columns(config),
+                client_columns=client_columns(config),
                 per_class=config.evaluation.per_class,
                 class_names=experiment.facts.examples.class_names,
                 state=beginning.tables,

@@ -14,12 +14,16 @@ FIRST_NODE_ID = 2  # Flower gives the server node id 1
 _RAISED, _LATE = 2, 4  # Flower's codes for a client app that raised and for a missing reply
 
 
-@runtime_checkable
-class Engine(Protocol):
-    """What computes the clients of a round: the part of a Flower Grid that a round needs."""
+class Exchange(Protocol):
+    """What answers the messages of a round."""
 
     def send_and_receive(self, messages: Sequence[Message], *, timeout: float | None = None) -> list[Message]:
         """Return the replies to a round's messages in their order; an error for a client that failed or is late."""
+
+
+@runtime_checkable
+class Engine(Exchange, Protocol):
+    """What computes the clients of a round: the part of a Flower Grid that a round needs."""
 
     def peak_memory_bytes(self) -> int:
         """Return the peak resident memory of the engine's processes besides this one."""

@@ -1,12 +1,13 @@
 """Results of a round: the model, its measurements, and the outcome of each client."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
 from flwr.app import ArrayRecord, Message
 
 from fedprox.evaluation.metrics import Evaluation
+from fedprox.federation.channel import Channel
 from fedprox.federation.messages import client_of, draw_of
 from fedprox.federation.planned_strategy import PlannedStrategy
 from fedprox.plan.plan import ClientTask
@@ -25,6 +26,7 @@ class ClientOutcome:
         counted: Whether its model is part of the average.
         gamma: How inexactly it solved its problem (Definition 2), if measured.
         drift: ||w_k - w^t|| over the trained parameters; None if the client was dropped or does not report it.
+        is_malicious: Whether it attacks; None if no client can.
         weight: Weight of its values in the round's means: n_k, or 1 with sampling=proportional; None for n_k.
     """
 
@@ -36,6 +38,7 @@ class ClientOutcome:
     gamma: float | None = None
     drift: float | None = None
     weight: int | None = None
+    is_malicious: bool | None = None
 
 
 @dataclass(frozen=True)
@@ -72,6 +75,11 @@ class Round:
     def num_clients_counted(self) -> int:
         """Number of clients whose models are part of the average."""
         return sum(client.counted for client in self.clients)
+
+    @property
+    def num_malicious(self) -> int:
+        """Number of attackers among the clients whose models are part of the average."""
+        return sum(client.counted and bool(client.is_malicious) for client in self.clients)
 
     @property
     def train_loss_cohort(self) -> float | None:
@@ -116,12 +124,17 @@ class Start(Protocol):
         """Seconds that the rounds took so far."""
 
 
-def outcomes(strategy: PlannedStrategy, round_num: int, replies: Sequence[Message]) -> tuple[ClientOutcome, ...]:
+def outcomes(
+    strategy: PlannedStrategy, round_num: int, replies: Sequence[Message], channel: Channel
+) -> tuple[ClientOutcome, ...]:
     """Return the outcome of every draw of the cohort, including clients that were left out."""
     metrics = {(client_of(reply), draw_of(reply)): metrics_of(reply) for reply in replies}
     sizes, is_proportional = strategy.plan.client_sizes, strategy.plan.sampling == "proportional"
     return tuple(
-        _outcome(task, int(sizes[task.client]), metrics.get((task.client, task.draw)), is_proportional)
+        replace(
+            _outcome(task, int(sizes[task.client]), metrics.get((task.client, task.draw)), is_proportional),
+            is_malicious=channel.attacks(task.client),
+        )
         for task in strategy.cohort(round_num)
     )
 

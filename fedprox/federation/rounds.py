@@ -25,6 +25,7 @@ from flwr.serverapp import Grid
 
 from fedprox.config.schema import Config
 from fedprox.evaluation.metrics import Evaluation
+from fedprox.federation.channel import Channel
 from fedprox.federation.failures import FailurePolicy
 from fedprox.federation.messages import Engine
 from fedprox.federation.planned_strategy import PlannedStrategy
@@ -87,6 +88,7 @@ def run_rounds(
     evaluate: Evaluate,
     settings: RoundSettings,
     start: Start | None = None,
+    channel: Channel | None = None,
 ) -> Iterator[Round]:
     """Yield round 0, which is the initial model, and then each round of training as it ends.
 
@@ -98,8 +100,9 @@ def run_rounds(
         settings: Settings that all rounds share.
         start: The round after which to resume; its model and state replace the initial ones, and the first round
             yielded is the next one. None begins with round 0.
+        channel: What happens to updates between the engine and the strategy; None for nothing.
     """
-    mu, failures = settings.mu, settings.failures
+    mu, failures, channel = settings.mu, settings.failures, channel or Channel()
     begin = time.perf_counter() - (start.time_s if start else 0.0)
 
     def finish(
@@ -125,7 +128,8 @@ def run_rounds(
 
     for round_num in range(first_round, settings.num_rounds + 1):
         # `engine` returns only replies that count: clients that fail, diverge or are late are dropped, or end the run.
-        engine = failures.filtering(grid, round_num)
+        # The channel lets attackers change what they send.
+        engine = channel.between(failures.filtering(grid, round_num), round_num)
         config = settings.config(round_num)
 
         # 1. Cohort: one message for each planned client, with w^t, mu and the client's own task.
@@ -140,4 +144,4 @@ def run_rounds(
         arrays = arrays if aggregated is None else aggregated
 
         # 4. Evaluation. The caller then records the round, saves a checkpoint, and may stop.
-        yield finish(round_num, arrays, outcomes(strategy, round_num, replies), metrics)
+        yield finish(round_num, arrays, outcomes(strategy, round_num, replies, channel), metrics)

@@ -60,13 +60,12 @@ def check_settings(node: Mapping[str, Any], name: str = "strategy") -> None:
             check_settings(value, f"{name}.{key}")
 
 
-def fit(strategy: Any, mu: float, clients_per_round: int) -> None:
+def fit(strategy: Any, mu: float) -> None:
     """Let a strategy read the clients' metrics by the names that they have here.
 
     Args:
         strategy: A new instance.
         mu: The run's.
-        clients_per_round: The run's, which a strategy may refuse in a method `check_cohort`.
 
     Raises:
         UserError: If the strategy is refused, or cannot work with the clients here.
@@ -74,8 +73,6 @@ def fit(strategy: Any, mu: float, clients_per_round: int) -> None:
     for layer in layers(strategy):
         kind = type(layer).__name__
         _refuse_private(type(layer), kind)
-        if hasattr(layer, "check_cohort"):
-            layer.check_cohort(clients_per_round)
         own_mu = getattr(layer, "proximal_mu", None)
         if own_mu and own_mu != mu:
             raise UserError(f"{kind} has proximal_mu={own_mu}, but clients get the run's mu={mu:g}; set mu={own_mu}")
@@ -90,6 +87,13 @@ def fit(strategy: Any, mu: float, clients_per_round: int) -> None:
                     f"{kind} has {key}={getattr(layer, key)}, which no client reports; set +strategy.{key} to one of "
                     f"{', '.join(REPORTED)}"
                 )
+
+
+def check_cohort(strategy: Any, clients_per_round: int) -> None:
+    """Raise UserError if a strategy refuses cohorts of this size, by a method `check_cohort`."""
+    for layer in layers(strategy):
+        if hasattr(layer, "check_cohort"):
+            layer.check_cohort(clients_per_round)
 
 
 def _class(path: str) -> Any:

@@ -40,7 +40,8 @@ FEDERATION = (  # additional columns with evaluation=clients
     "gamma_max",
 )
 SPREAD = ("client_accuracy_std", "client_accuracy_worst", "client_accuracy_best")  # with evaluation.per_client
-_RESERVED = {*METRICS, *FEDERATION, *SPREAD, "mu"}
+ATTACK = ("num_malicious", "attack_success")  # with attack=..., the second with attack=backdoor
+_RESERVED = {*METRICS, *FEDERATION, *SPREAD, *ATTACK, "mu"}
 CLASSES = ("round", "class", "num_examples", "accuracy", "name")
 CLIENTS = (
     "round",
@@ -72,6 +73,7 @@ class RunRecord:
         facts: Mapping[str, Any],
         columns: Sequence[str] = METRICS,
         *,
+        client_columns: Sequence[str] = CLIENTS,
         per_class: bool = False,
         class_names: Sequence[str] = (),
         state: Mapping[str, Any] | None = None,
@@ -83,6 +85,7 @@ class RunRecord:
             facts: Entries of run.json, such as settings and seed.
             columns: Those of metrics.csv: METRICS, perhaps with FEDERATION, SPREAD and "mu". The strategy's own
                 columns are added when it first reports metrics.
+            client_columns: Those of clients.csv: CLIENTS, perhaps with further attributes of `ClientOutcome`.
             per_class: Whether to write classes.csv.
             class_names: Names of the classes in it; empty if they are only numbered.
             state: `state()` of an earlier process in this directory; rows that it wrote later are removed.
@@ -95,8 +98,9 @@ class RunRecord:
         self._reported: tuple[str, ...] = tuple(state.get("reported", ()))
         self._columns = tuple(dict.fromkeys((*columns, *(state["final"] or ()))))
         self._facts = dict(facts)
+        self._client_columns = tuple(client_columns)
         self._class_names = tuple(map(printable, class_names))
-        headers = {"metrics.csv": self._columns, "clients.csv": CLIENTS}
+        headers = {"metrics.csv": self._columns, "clients.csv": client_columns}
         if per_class:
             headers["classes.csv"] = CLASSES
         self._tables = {
@@ -129,7 +133,7 @@ class RunRecord:
             self._tables["metrics.csv"].add([row.values()])
             if "classes.csv" in self._tables:
                 self._tables["classes.csv"].add(self._class_rows(outcome.round_num, outcome.test))
-        self._tables["clients.csv"].add(_client_rows(outcome))
+        self._tables["clients.csv"].add(_client_rows(outcome, self._client_columns))
         self._commit(*self._with([row] if row else []))
         return row
 
@@ -243,13 +247,14 @@ def _accuracy(row: Mapping[str, Any]) -> float:
     return -inf if accuracy is None else float(accuracy)
 
 
-def _client_rows(outcome: Round) -> Iterator[tuple[object, ...]]:
-    """Yield a row per client of the cohort with the columns CLIENTS."""
+def _client_rows(outcome: Round, columns: Sequence[str]) -> Iterator[tuple[object, ...]]:
+    """Yield a row per client of the cohort with these columns, the first of which are CLIENTS."""
     for client in outcome.clients:
         task = client.task
         yield (
             *(outcome.round_num, task.client, client.num_examples, task.is_straggler, task.num_epochs),
             *(client.num_steps, client.counted, client.train_loss, client.drift),
+            *(getattr(client, name) for name in columns[len(CLIENTS) :]),
         )
 
 
@@ -268,6 +273,8 @@ def _values(outcome: Round, test: Evaluation) -> dict[str, Any]:
         "gamma_max": max(gammas) if gammas else None,
         "drift": outcome.drift,
         "mu": outcome.mu,
+        "num_malicious": outcome.num_malicious,
+        "attack_success": test.attack_success,
         **dict(zip(SPREAD, astuple(test.spread) if test.spread else [None] * len(SPREAD), strict=True)),
     }
 

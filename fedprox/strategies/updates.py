@@ -73,6 +73,15 @@ class TrainReply(LazyMessage):
         return RecordDict({"arrays": to_record(self.arrays), "metrics": MetricRecord({**self.metrics})})
 
 
+def replace_arrays(reply: Message, arrays: Arrays) -> None:
+    """Put another model into a reply."""
+    if isinstance(reply, TrainReply) and reply.is_unread:
+        reply.arrays = arrays
+        return
+    new, content = to_record(arrays), reply.content
+    reply.content = RecordDict({name: new if isinstance(each, ArrayRecord) else each for name, each in content.items()})
+
+
 def arrays_of(reply: Message) -> Arrays:
     """Return the model in a reply, read-only."""
     if isinstance(reply, TrainReply) and reply.is_unread:

@@ -36,7 +36,7 @@ def test_every_setting_has_a_meaning_and_a_default_from_the_files():
         "adaptive_mu.patience": ("5", "an integer >= 1 and below 2^32"),
         "evaluation.per_class": ("false", "true or false"),
         "model.init": ("default", "text"),
-        "strategy": ("fedprox", "fedavg, feddane, fedprox"),
+        "protocol": ("flower", "authors, flower, paper"),
         "data_dir": ("data", "text"),
         "repeat_num": ("0", "an integer >= 0 and below 2^32"),
     }

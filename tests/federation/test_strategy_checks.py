@@ -47,7 +47,7 @@ def test_differential_privacy_inside_a_users_strategy_is_refused(name):
     made = private(name)
     for strategy in (made, Holds(made), Holds([made]), Holds({"a": (made,)}), Holds(Holds(made))):
         with pytest.raises(UserError, match=f"^{name} is refused"):
-            fit(strategy, 0.0, 10)
+            fit(strategy, 0.0)
 
 
 @pytest.mark.parametrize(
@@ -89,15 +89,15 @@ def test_settings_that_have_an_effect_pass():
 )
 def test_a_strategy_that_does_not_work_with_the_clients_here_is_refused(strategy, mu, line):
     with pytest.raises(UserError, match=f"^{line}"):
-        fit(strategy, mu, 10)
+        fit(strategy, mu)
 
 
 def test_the_runs_mu_passes_and_qfedavg_reads_the_reported_loss():
-    fit(flowers.FedProx(proximal_mu=0.5), 0.5, 10)
-    fit(flowers.FedProx(), 0.5, 10)
+    fit(flowers.FedProx(proximal_mu=0.5), 0.5)
+    fit(flowers.FedProx(), 0.5)
     strategy = flowers.QFedAvg(client_learning_rate=0.1)
-    fit(Holds(strategy), 0.0, 10)
+    fit(Holds(strategy), 0.0)
     assert strategy.train_loss_key == "train-loss"
     kept = flowers.QFedAvg(client_learning_rate=0.1, train_loss_key="drift")
-    fit(kept, 0.0, 10)
+    fit(kept, 0.0)
     assert kept.train_loss_key == "drift"

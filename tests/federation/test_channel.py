@@ -1,0 +1,108 @@
+"""The channel: which replies change, what attackers know, and what passes unchanged."""
+
+import numpy as np
+import pytest
+from flwr.app import Message, MetricRecord, RecordDict
+
+from fedprox.channel.attacks import Attack, Gaussian, InnerProduct, SignFlip
+from fedprox.engines.identity import act_as_server
+from fedprox.federation.channel import Channel, moments
+from fedprox.federation.messages import TaskMessage, node_id
+from fedprox.plan.plan import ClientTask
+from fedprox.strategies.arrays import to_record
+from fedprox.strategies.updates import TrainReply, arrays_of
+
+START = {"w": np.array([1.0, 2.0], np.float32), "running_mean": np.array([7.0], np.float32), "count": np.array(3)}
+UPDATES = {0: [1.0, 0.0], 1: [3.0, 2.0], 2: [0.5, 0.5], 3: [2.0, -1.0]}
+ATTACKERS = np.array([False, False, True, False])
+
+
+def model(client: int) -> dict[str, np.ndarray]:
+    moved = START["w"] + np.float32(UPDATES[client])
+    return {"w": moved, "running_mean": START["running_mean"] + client, "count": START["count"] + client}
+
+
+class Clients:
+    """Clients whose updates are known; as ordinary messages if they come over a network."""
+
+    def __init__(self, is_network: bool = False) -> None:
+        self._is_network = is_network
+
+    def send_and_receive(self, messages, *, timeout=None):
+        return [self._reply(message) for message in messages]
+
+    def _reply(self, message: Message) -> Message:
+        arrays, metrics = model(message.metadata.dst_node_id - node_id(0)), {"num-examples": 1}
+        if not self._is_network:
+            return TrainReply(message, arrays, metrics)
+        content = RecordDict({"arrays": to_record(arrays), "metrics": MetricRecord({**metrics})})
+        return Message(content, reply_to=message)
+
+
+def messages(kind: str = "train") -> list[Message]:
+    act_as_server()
+    records = {"arrays": to_record(START)}
+    return [TaskMessage(records, ClientTask(client, 1, 1, False, (0, 0, 1, client)), kind) for client in UPDATES]
+
+
+def received(attack: Attack | None, *, is_network: bool = False, kind: str = "train", attackers=ATTACKERS) -> list:
+    channel = Channel(["w"], attack, attackers, seed=0)
+    engine = channel.between(Clients(is_network), 1)
+    return [arrays_of(reply) for reply in engine.send_and_receive(messages(kind))]
+
+
+def same(one: dict, other: dict) -> bool:
+    return all(np.array_equal(one[name], other[name]) and one[name].dtype == other[name].dtype for name in other)
+
+
+@pytest.mark.parametrize("is_network", [False, True])
+def test_only_attackers_parameters_change(is_network):
+    models = received(SignFlip(0.25, scale=2.0), is_network=is_network)
+    assert all(same(models[client], model(client)) for client in (0, 1, 3))
+    assert models[2]["w"].tolist() == [0.0, 1.0]  # (1, 2) - 2 * (.5, .5)
+    assert models[2]["w"].dtype == np.float32
+    assert same({**models[2], "w": model(2)["w"]}, model(2))  # statistics and counters pass
+
+
+def test_attackers_know_the_honest_updates_of_the_round_alone():
+    models = received(InnerProduct(0.25, epsilon=1.0))
+    assert models[2]["w"].tolist() == pytest.approx([1 - 2.0, 2 - 1 / 3])  # the mean of (1, 0), (3, 2) and (2, -1)
+
+
+def test_without_honest_clients_attackers_take_their_own_mean():
+    models = received(InnerProduct(1.0, epsilon=1.0), attackers=np.ones(4, bool))
+    mean = np.mean(list(UPDATES.values()), axis=0)
+    assert all(each["w"] == pytest.approx(START["w"] - mean) for each in models)
+
+
+def test_gradients_that_the_server_asks_for_pass_unchanged():
+    assert all(same(each, model(client)) for client, each in enumerate(received(SignFlip(0.25), kind="query.gradient")))
+
+
+def test_an_idle_channel_is_the_engine_itself():
+    engine = Clients()
+    assert Channel().between(engine, 1) is engine
+    assert Channel(["w"], Attack(0.25), ATTACKERS).between(engine, 1) is engine
+
+
+def test_who_attacks_is_told_only_if_somebody_can():
+    assert Channel().attacks(2) is None
+    assert [Channel(["w"], Attack(0.25), ATTACKERS).attacks(client) for client in (1, 2)] == [False, True]
+
+
+def test_moments_are_those_of_all_updates_at_once():
+    updates = np.random.default_rng(0).normal(size=(5, 3))
+    mean, std = moments(lambda position: updates[position], 5)
+    assert mean == pytest.approx(updates.mean(axis=0))
+    assert std == pytest.approx(updates.std(axis=0, ddof=1))
+    assert moments(lambda _: updates[0], 1)[1].tolist() == [0.0] * 3
+
+
+def test_noise_differs_between_rounds_clients_and_repetitions():
+    def sent(round_num: int, repetition: int) -> list[bytes]:
+        channel = Channel(["w"], Gaussian(1.0), np.ones(4, bool), seed=0, repetition=repetition)
+        replies = channel.between(Clients(), round_num).send_and_receive(messages())
+        return [(arrays_of(reply)["w"]).tobytes() for reply in replies]
+
+    assert sent(1, 0) == sent(1, 0)
+    assert len({*sent(1, 0), *sent(2, 0), *sent(1, 1)}) == 12
