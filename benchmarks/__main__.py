@@ -9,10 +9,11 @@ import tempfile
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 from benchmarks import measuring, summary
 from benchmarks.workloads import WORKLOADS, Case, Workload, against, changed, of_engine, shown_of
+from fedprox.cli.options import Parser
 from fedprox.errors import UserError
 
 EXPORTED = ("W1", "W3")  # one command, logistic regression
@@ -38,13 +39,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0
 
 
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        raise UserError(f"{message}; see --help")  # one line instead of argparse's usage
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = _Parser(
+def _parser() -> Parser:
+    parser = Parser(
         prog="python -m benchmarks",
         description="Measure workloads in fresh processes, in turn; print medians and ranges beside the goals. "
         "`python -m benchmarks export W1 FILE.npz` writes the data and cohorts of a workload for other programs.",

@@ -1,6 +1,5 @@
 """The command line: Hydra composes the configuration, a run directory comes out."""
 
-import argparse
 import atexit
 import gc
 import logging
@@ -25,6 +24,7 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
 from fedprox.cli.jobs import earlier_run
+from fedprox.cli.options import Parser
 from fedprox.cli.resume import whole_command, without_resume
 from fedprox.cli.sweep import is_job, note_job, remove_new_run_dir, table_at_the_end
 from fedprox.cli.terminal import ends_quietly
@@ -80,12 +80,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _check_options() -> None:
     """Answer --help and --version, and raise UserError for an unknown option, which Hydra reports in many lines."""
-
-    def refuse(message: str) -> NoReturn:
-        raise UserError(f"{message}; see --help for all options and settings")
-
-    parser = argparse.ArgumentParser(add_help=False)
-    parser.error = refuse  # type: ignore[method-assign]
+    parser = Parser(add_help=False)
     parser.add_argument("--version", action="version", version=version_line())  # instead of Hydra's
     parser.add_argument("overrides", nargs="*")
     for flag in ("--help -h", "--hydra-help", "--resolve", "--run -r", "--multirun -m", "--shell-completion -sc"):

@@ -31,6 +31,14 @@ class _Stream(io.FileIO):
             return len(memoryview(data).cast("B"))
 
 
+class _Text(io.TextIOWrapper):
+    """A text stream that stays open if the user's code closes it."""
+
+    def close(self) -> None:
+        """Write what is buffered."""
+        self.flush()
+
+
 def ends_quietly(main: Callable[[], int]) -> int:
     """Call a program's main function and return its exit status, whatever happens to standard output and error.
 
@@ -41,12 +49,13 @@ def ends_quietly(main: Callable[[], int]) -> int:
     _open_closed_descriptors()
     before = (sys.stdout, sys.stderr)
     out, err = _Stream(1, "w", closefd=False), _Stream(2, "w", closefd=False)
-    sys.stdout, sys.stderr = _text(out, before[0]), _text(err, before[1])
+    own = sys.stdout, sys.stderr = _text(out, before[0]), _text(err, before[1])
     try:
         status = main()
     except SystemExit as end:  # argparse's
         status = int(end.code or 0)
     finally:
+        sys.stdout, sys.stderr = own  # the user's code may have replaced them
         sys.stdout.flush()
         if out.error and out.error.errno != errno.EPIPE:
             print(f"error: standard output cannot be written: {out.error.strerror}", file=sys.stderr)
@@ -70,4 +79,4 @@ def _text(raw: _Stream, like: TextIO | None) -> TextIO:
     names = ("encoding", "errors", "line_buffering", "write_through")
     is_text = isinstance(like, io.TextIOWrapper)
     options: dict[str, Any] = {name: getattr(like, name) for name in names} if is_text else {"encoding": "utf-8"}
-    return io.TextIOWrapper(io.BufferedWriter(raw), **options)
+    return _Text(io.BufferedWriter(raw), **options)

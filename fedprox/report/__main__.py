@@ -9,6 +9,7 @@ import signal
 import sys
 from pathlib import Path
 
+from fedprox.cli.options import Parser
 from fedprox.cli.terminal import ends_quietly
 from fedprox.cli.version import HOME, version_line
 from fedprox.errors import UserError, one_line
@@ -54,8 +55,8 @@ other commands (write ./partition or ./watch for a folder of runs with that name
 documentation: {HOME}"""
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+def _parser() -> Parser:
+    parser = Parser(
         prog="python -m fedprox.report",
         description=_DESCRIPTION,
         epilog=_EPILOG,

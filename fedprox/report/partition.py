@@ -1,9 +1,9 @@
 """`python -m fedprox.report partition SETTING=VALUE ...`: how data would be divided, drawn and measured."""
 
-import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
+from fedprox.cli.options import Parser
 from fedprox.config.checks import check_targets
 from fedprox.config.compose import compose, each_value_once
 from fedprox.config.schema import Config
@@ -84,8 +84,8 @@ def main(argv: Sequence[str]) -> None:
     print(f"\nfigure: {arguments.out}")
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+def _parser() -> Parser:
+    parser = Parser(
         prog="python -m fedprox.report partition",
         description="Draw how data would be divided among clients, without training: a dot per client and class for up "
         f"to {DOT_CLIENTS} clients, a heat map and a histogram of sizes for more. "

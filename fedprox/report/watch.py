@@ -1,6 +1,5 @@
 """`python -m fedprox.report watch DIR [DIR ...]`: progress of runs while they run."""
 
-import argparse
 import math
 import re
 import sys
@@ -17,6 +16,7 @@ from rich.table import Table
 
 from fedprox.cli.jobs import TABLE as JOBS
 from fedprox.cli.jobs import WAITING, read_table
+from fedprox.cli.options import Parser
 from fedprox.errors import UserError, printable
 from fedprox.runs.reader import LOST, Progress, Settings, as_texts, duration, no_run, progress_of, walk
 from fedprox.storage import is_locked
@@ -24,6 +24,7 @@ from fedprox.storage import is_locked
 # What to show first if a terminal is too small for all runs.
 _FIRST = ("running", LOST, "failed", "diverged", "interrupted", WAITING)
 _OTHER_LINES = 5  # heading, rule, an empty line, the count, the cursor
+_MAX_EVERY_S = 86_400.0
 _NO_TERMINAL_WIDTH = 100_000  # no line is broken that a program may read
 
 Row = Mapping[str, str]
@@ -158,14 +159,14 @@ def main(argv: Sequence[str]) -> None:
         UserError: If an argument is invalid; see `look`.
     """
     arguments = _parser().parse_args(argv)
-    if not arguments.every > 0:
-        raise UserError(f"--every must be above 0, in seconds, got {arguments.every:g}")
+    if not 0 < arguments.every <= _MAX_EVERY_S:
+        raise UserError(f"--every must be above 0 and at most {_MAX_EVERY_S:g}, in seconds, got {arguments.every:g}")
     with suppress(KeyboardInterrupt):  # the usual way to end it
         show(arguments.directories, arguments.every, arguments.once)
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+def _parser() -> Parser:
+    parser = Parser(
         prog="python -m fedprox.report watch",
         description="Show the progress of runs: status, round, test accuracy, rounds per second and time left, until "
         "all have ended or you press Ctrl-C.",

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pandas as pd
 
+from fedprox.cli.options import Parser
 from fedprox.cli.terminal import ends_quietly
 from fedprox.cli.version import HOME, version_line
 from fedprox.errors import UserError, one_line
@@ -19,8 +20,8 @@ from fedprox.reproduce.specs import DATASETS, FIGURES, jobs_of
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Reproduce a figure and return the exit status: 0; 2 after a user error; 130 or 143 after a signal."""
-    arguments = _parser().parse_args(argv)
     try:
+        arguments = _parser().parse_args(argv)
         with terminated_like_interrupted():
             _reproduce(arguments)
     except UserError as error:
@@ -46,8 +47,8 @@ examples:
 documentation: {HOME}"""
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+def _parser() -> Parser:
+    parser = Parser(
         prog="python -m fedprox.reproduce",
         description=_DESCRIPTION,
         epilog=_EPILOG,

@@ -1,5 +1,6 @@
 """Standard output and error that are closed or lose their reader: no traceback, no lost file."""
 
+import io
 import json
 import logging
 import os
@@ -77,6 +78,19 @@ def test_with_closed_output_and_error_no_file_gets_their_numbers(tmp_path):
 
     with replaced(1, None), replaced(2, None):
         assert ends_quietly(lambda: speaks() or opens()) == 0
+
+
+@pytest.mark.parametrize("name", ["stdout", "stderr"])
+def test_code_of_the_users_that_closes_or_replaces_a_stream_ends_nothing(capfd, name):
+    def closes(then: object) -> int:
+        getattr(sys, name).close()
+        print("written", file=getattr(sys, name))
+        setattr(sys, name, then)
+        return 0
+
+    assert ends_quietly(lambda: closes(None)) == 0
+    assert ends_quietly(lambda: closes(io.StringIO())) == 0
+    assert getattr(capfd.readouterr(), name[3:]) == "written\n" * 2
 
 
 def test_output_that_is_read_is_complete_and_the_streams_are_restored(capfd):

@@ -166,6 +166,7 @@ def test_on_a_capable_terminal_each_table_replaces_the_one_before(tmp_path, writ
         (["."], "no run.json in . or below; give"),
         ([".", "--every", "0"], "--every must be above 0"),
         ([".", "--every", "nan"], "--every must be above 0"),
+        ([".", "--every", "inf"], "--every must be above 0 and at most 86400, in seconds, got inf"),
     ],
 )
 def test_a_mistake_is_one_line_and_status_2(tmp_path, monkeypatch, capsys, arguments, message):
