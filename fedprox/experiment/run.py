@@ -124,12 +124,12 @@ def _record_rounds(
     stopping = EarlyStopping(**config.early_stopping.model_dump())
     for earlier in beginning.rows:
         stopping.observe(earlier)
-    with Checkpoints(record, every=config.checkpoint.every, keep=config.checkpoint.keep) as checkpoints:
+    resumed_from = start if beginning.tables else None
+    with Checkpoints(record, **config.checkpoint.model_dump(), start=resumed_from) as checkpoints:
         rounds = iter(()) if stopping.is_over else experiment.rounds(start)
         for outcome in with_progress(rounds, config.num_rounds, algorithm(config), beginning.first_round):
             if new := record.lacks(outcome):
-                checkpoints.forget()  # they fit only tables without the new columns
-                record.widen(new)
+                checkpoints.widen(new)
             row = record.add(outcome)
             loggers.log(row)
             experiment.settings.failures.check(outcome)

@@ -7,9 +7,9 @@ were when it was written, so it also holds their marks (`fedprox.runs.csv_table`
 import json
 import logging
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Self
 
@@ -20,6 +20,7 @@ from safetensors.numpy import save
 
 from fedprox.errors import UserError
 from fedprox.federation.results import Round
+from fedprox.process import uninterrupted
 from fedprox.runs.csv_table import begins_as_marked
 from fedprox.runs.serialize import decoded, encoded
 from fedprox.runs.writer import RunRecord
@@ -178,17 +179,20 @@ class Checkpoints:
     A checkpoint that is due while an earlier one is still being written is skipped.
     """
 
-    def __init__(self, record: RunRecord, *, every: int | None, keep: int | None) -> None:
+    def __init__(
+        self, record: RunRecord, *, every: int | None, keep: int | None, start: Checkpoint | None = None
+    ) -> None:
         """Continue with the checkpoints that the run directory has.
 
         Args:
             record: The run's tables.
             every: Rounds from one checkpoint to the next; None for no checkpoints.
             keep: How many of the last ones are kept, besides the best; None for all.
+            start: The one that the run is resumed from.
         """
         self._record, self._folder, self._every, self._keep = record, record.path / CHECKPOINTS, every, keep
         self._written = {round_num: _accuracy_in(file) for round_num, file in _files(record.path).items()}
-        self._latest: Checkpoint | None = None
+        self._latest = start
         self._disk = ThreadPoolExecutor(max_workers=1)
         self._writing: Future[None] | None = None
 
@@ -203,11 +207,18 @@ class Checkpoints:
             self._wait()
             self._writing = self._disk.submit(self._write, self._latest)
 
-    def forget(self) -> None:
-        """Remove all checkpoints, because the tables that belong to them have changed."""
+    def widen(self, names: Sequence[str]) -> None:
+        """Add columns to metrics.csv; a checkpoint of the last round replaces all, which fit only the narrow table."""
         self._wait()
-        for round_num in list(self._written):
-            self._remove(round_num)
+        with uninterrupted():
+            self._record.widen(names)
+            narrow = list(self._written)
+            if self._latest and self._every:
+                self._latest = replace(self._latest, record=self._record.state)
+                self._write(self._latest)
+                narrow = [round_num for round_num in self._written if round_num != self._latest.round_num]
+            for round_num in narrow:
+                self._remove(round_num)
 
     def _wait(self) -> None:
         """Return once nothing is being written; raise what went wrong."""

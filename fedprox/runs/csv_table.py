@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from fedprox.errors import UserError
-from fedprox.storage import annotate_errors
+from fedprox.storage import annotate_errors, write_atomic
 
 Mark = Mapping[str, Any]
 
@@ -26,6 +26,12 @@ def begins_as_marked(file: Path, mark: Mark) -> bool:
             return bool(hashlib.sha256(opened.read(mark["num_bytes"])).hexdigest() == mark["sha256"])
     except OSError:
         return False
+
+
+def _encoded(rows: Iterable[Iterable[object]]) -> bytes:
+    text = io.StringIO()
+    csv.writer(text).writerows(rows)
+    return text.getvalue().encode()
 
 
 class CsvTable:
@@ -59,9 +65,7 @@ class CsvTable:
 
     def add(self, rows: Iterable[Iterable[object]]) -> None:
         """Append rows."""
-        text = io.StringIO()
-        csv.writer(text).writerows(rows)
-        content = text.getvalue().encode()
+        content = _encoded(rows)
         with annotate_errors(self._name):
             if self._file.write(content) != len(content):  # an unbuffered write may stop halfway on a full disk
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
@@ -72,14 +76,19 @@ class CsvTable:
         self._num_bytes += len(content)
 
     def widen(self, columns: Sequence[str]) -> None:
-        """Add columns, which are empty in the existing rows; earlier marks no longer apply."""
+        """Add columns, which are empty in the existing rows; earlier marks no longer apply.
+
+        The file is replaced in one step.
+        """
         self._file.seek(0)
         _, *rows = csv.reader(io.StringIO(self._file.read().decode(), newline=""))
-        self._file.seek(0)
-        self._file.truncate()
-        self._digest, self._num_bytes = hashlib.sha256(), 0
-        self.columns = (*self.columns, *columns)
-        self.add([self.columns, *([*row, *[""] * len(columns)] for row in rows)])
+        wide = (*self.columns, *columns)
+        content = _encoded([wide, *([*row, *[""] * len(columns)] for row in rows)])
+        write_atomic(self._name, content)
+        self._file.close()
+        self._file = self._name.open("r+b", buffering=0)
+        self._file.seek(len(content))
+        self.columns, self._digest, self._num_bytes = wide, hashlib.sha256(content), len(content)
 
     def mark(self) -> Mark:
         """Return the mark of all rows so far."""

@@ -25,6 +25,7 @@ from safetensors.torch import save
 from fedprox.errors import RunStopped, on_record, printable
 from fedprox.evaluation.metrics import Evaluation
 from fedprox.federation.results import Round
+from fedprox.process import uninterrupted
 from fedprox.runs.csv_table import CsvTable
 from fedprox.runs.reader import number
 from fedprox.storage import write_atomic
@@ -160,10 +161,11 @@ class RunRecord:
 
     def widen(self, names: Sequence[str]) -> None:
         """Add columns to metrics.csv, which are empty in the existing rows."""
-        self._columns = (*self._columns, *names)
-        self._tables["metrics.csv"].widen(names)
-        rows = (self.state[name] for name in ("final", "best"))
-        self._commit(*(row and {**dict.fromkeys(self._columns), **row} for row in rows))
+        with uninterrupted():
+            self._tables["metrics.csv"].widen(names)
+            self._columns = (*self._columns, *names)
+            rows = (self.state[name] for name in ("final", "best"))
+            self._commit(*(row and {**dict.fromkeys(self._columns), **row} for row in rows))
 
     def adopt(self, rows: Mapping[str, Sequence[Mapping[str, str]]]) -> None:
         """Begin with the rows of an earlier run, by table and column; columns that it lacks stay empty."""

@@ -202,16 +202,35 @@ def test_later_rounds_and_partly_written_files_are_removed(tmp_path):
     assert sorted(path.name for path in (tmp_path / "checkpoint").iterdir()) == ["notes.txt", *names]
 
 
-def test_checkpoints_of_a_widened_table_are_removed_and_later_ones_are_written(tmp_path):
+def test_a_checkpoint_of_the_last_round_replaces_those_of_a_table_that_is_widened(tmp_path):
     record = RunRecord(tmp_path, {"settings": {}})
     with Checkpoints(record, every=1, keep=None) as checkpoints:
         for round_num in range(4):
             if round_num == 3:
-                checkpoints.forget()
-                record.widen(["more"])
-                assert latest(tmp_path) is None  # a run that is killed now starts again
+                checkpoints.widen(["more"])
+                assert rounds(tmp_path) == [2]
+                assert latest(tmp_path).round_num == 2  # a run that is killed now loses nothing
             record.add(outcome(round_num))
             checkpoints.after(outcome(round_num))
             checkpoints._wait()
-    assert rounds(tmp_path) == [3]
+    assert rounds(tmp_path) == [2, 3]
     assert latest(tmp_path).round_num == 3
+
+
+def test_a_resumed_run_whose_table_is_widened_at_once_keeps_its_checkpoint(tmp_path):
+    written(tmp_path, [0.1, 0.2, 0.3], keep=None)
+    start = latest(tmp_path)
+    record = RunRecord(tmp_path, {"settings": {}}, state=start.record)
+    with Checkpoints(record, every=1, keep=None, start=start) as checkpoints:
+        checkpoints.widen(["more"])
+    again = latest(tmp_path)
+    assert (again.round_num, again.time_s, again.record["final"]["more"]) == (start.round_num, start.time_s, None)
+
+
+def test_without_checkpoints_a_widened_table_gets_none(tmp_path):
+    record = RunRecord(tmp_path, {"settings": {}})
+    with Checkpoints(record, every=None, keep=None) as checkpoints:
+        record.add(outcome(0))
+        checkpoints.after(outcome(0))
+        checkpoints.widen(["more"])
+    assert rounds(tmp_path) == []

@@ -1,7 +1,12 @@
 """The run directory: every row is on disk at once, whatever happens afterwards."""
 
 import csv
+import itertools
 import json
+import signal
+import sys
+from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,10 +15,12 @@ import torch
 from flwr.app import ArrayRecord
 from safetensors.torch import load_file
 
+import fedprox
 from fedprox.errors import RunStopped
 from fedprox.evaluation.metrics import ClassAccuracy, ClientSpread, Evaluation, FederationMetrics
 from fedprox.federation.results import ClientOutcome, Round
 from fedprox.plan.plan import ClientTask
+from fedprox.runs.csv_table import begins_as_marked
 from fedprox.runs.writer import CLIENTS, FEDERATION, METRICS, SPREAD, RunRecord
 
 
@@ -264,6 +271,53 @@ def test_a_strategys_metrics_get_columns_which_are_empty_in_earlier_rows(tmp_pat
     assert [(row["fairness"], row["best"]) for row in measured] == [("", ""), ("0.25", "3"), ("", "4")]
     result = run_json(tmp_path)["result"]
     assert (result["final"]["fairness"], result["final"]["best"]) == (None, 4)
+
+
+def interrupted_at(step: int, function: Callable[[], None]) -> bool:
+    """Call a function and send SIGINT before one of the lines that the package runs in it; return whether it has it."""
+    left = step
+
+    def trace(frame, event, _):
+        nonlocal left
+        if not frame.f_code.co_filename.startswith(str(Path(fedprox.__file__).parent)):
+            return None
+        if event == "line":
+            left -= 1
+            if left == 0:
+                signal.raise_signal(signal.SIGINT)
+        return trace
+
+    before = sys.gettrace()
+    sys.settrace(trace)
+    try:
+        function()
+    finally:
+        sys.settrace(before)
+    return left <= 0
+
+
+def test_an_interruption_at_any_line_of_a_widening_leaves_whole_rows_with_or_without_the_columns(tmp_path):
+    def widen_after_two_rounds(record: RunRecord, step: int) -> bool:
+        with record:
+            record.add(outcome(0, accuracy=0.1))
+            record.add(outcome(1, accuracy=0.2))
+            return interrupted_at(step, lambda: record.widen(["a", "b"]))
+
+    found = set()
+    for step in itertools.count(1):
+        folder = tmp_path / str(step)
+        folder.mkdir()
+        record = RunRecord(folder, {})
+        with suppress(KeyboardInterrupt):
+            if not widen_after_two_rounds(record, step):
+                break
+        assert begins_as_marked(folder / "metrics.csv", record.state["tables"]["metrics.csv"])
+        measured = rows(folder / "metrics.csv")
+        assert [(row["round"], row["test_accuracy"]) for row in measured] == [("0", "0.1"), ("1", "0.2")]
+        found.add(tuple(measured[0]))
+        assert not list(folder.glob("*.part"))
+    assert found <= {METRICS, (*METRICS, "a", "b")}
+    assert step > 10
 
 
 @pytest.mark.parametrize("name", ["round", "gamma_max", "client_accuracy_std", "mu"])
