@@ -17,6 +17,8 @@ from fedprox.config.schema import Target
 from fedprox.errors import UserError, one_line, with_location
 
 _DOCS = "see docs/extending.md"
+# How a call reports arguments that do not fit; a target with *args and **kwargs may refuse them only inside.
+_REFUSES_ARGUMENTS = re.compile(r"\(\) (takes|got|missing) .*argument")
 
 
 def build(group: str, target: Target, kind: Any, *args: Any, **kwargs: Any) -> Any:
@@ -44,11 +46,11 @@ def build(group: str, target: Target, kind: Any, *args: Any, **kwargs: Any) -> A
     except OSError as error:
         failed = f"{error.filename}: {error.strerror}" if error.filename else one_line(error)
         raise UserError(f"{name} cannot read or write: {failed}; fix that or name another file") from error
-    except TypeError as error:  # a target with *args and **kwargs may refuse them only inside
-        place = traceback.extract_tb(error.__traceback__)[-1]
-        why = f"{one_line(error)} ({Path(place.filename).name}, line {place.lineno})"
-        raise _refuses(name, kwargs, why) from error
     except Exception as error:
+        if isinstance(error, TypeError) and _REFUSES_ARGUMENTS.search(str(error)):
+            place = traceback.extract_tb(error.__traceback__)[-1]
+            why = f"{one_line(error)} ({Path(place.filename).name}, line {place.lineno})"
+            raise _refuses(name, kwargs, why) from error
         raise UserError(f"{name} failed with {with_location(error)}; fix it, and try it alone in Python") from error
     if not isinstance(made, kind):
         expected = " or ".join(each.__name__ for each in (get_args(kind) or [kind]) if each is not NoneType)

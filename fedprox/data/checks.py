@@ -357,21 +357,42 @@ def _names(name: str, value: Any, owner: str, num: int) -> tuple[str, ...]:
 
 def numbers(name: str, value: Any) -> Array:
     """Return an array of numbers from a list, a tensor or an array, copied only if need be, or raise UserError."""
-    if np.ma.is_masked(value):
-        where = _in_row(_first(np.ma.getmaskarray(value)))
+    if (place := _masked(value)) is not None:
+        where = _in_row(place)
         raise UserError(f"{name} must have all values, got a masked one{where}; leave such examples out or fill them")
     try:
         array = np.asarray(_without_torch(value))
+        if array.dtype.kind == "O":
+            array = np.asarray(array.tolist())  # Python's own numbers
     except Exception as error:  # lists of unequal lengths, and whatever an unknown type raises
         raise UserError(
-            f"{name} must be an array, a list or a tensor of numbers, all rows of one shape, got {_kind(value)} that "
-            f"NumPy does not take: {one_line(error)}"
+            f"{name} must be an array, a list or a tensor of numbers, all rows of one shape, got "
+            f"{_unequal(value) or f'{_kind(value)} that NumPy does not take: {one_line(error)}'}"
         ) from error
     if array.dtype.kind in NUMERIC:
         return array
     if array.size:
         raise _not_numbers(name, value, array)
     return array.astype(np.float64)
+
+
+def _masked(value: Any) -> tuple[int, ...] | None:
+    """Return the index of the first masked value, of which NumPy would take the data; None if there is none."""
+    if isinstance(value, (list, tuple)):
+        for row, part in enumerate(value):
+            if isinstance(part, (list, tuple, np.ma.MaskedArray)) and (place := _masked(part)) is not None:
+                return row, *place
+        return None
+    return _first(np.ma.getmaskarray(value)) if np.ma.is_masked(value) else None
+
+
+def _unequal(value: Any) -> str:
+    """Return the first row of a list that has another length than row 0, as errors name it; "" if there is none."""
+    if not isinstance(value, (list, tuple)):
+        return ""
+    lengths = [f"{len(part)} values" if hasattr(part, "__len__") else "a single value" for part in value]
+    row = next((row for row, length in enumerate(lengths) if length != lengths[0]), 0)
+    return f"{lengths[row]} in row {row}, but {lengths[0]} in row 0" if row else ""
 
 
 def _without_torch(value: Any) -> Any:

@@ -2,7 +2,7 @@
 
 import pytest
 
-from fedprox.config.instantiate import check_target
+from fedprox.config.instantiate import build, check_target
 from fedprox.config.schema import Target
 from fedprox.errors import UserError
 
@@ -69,3 +69,20 @@ def test_a_missing_package_is_named_however_deep_the_targets_module_is(tmp_path,
     monkeypatch.syspath_prepend(tmp_path)
     with pytest.raises(UserError, match=r"the package no_such_package is not installed; .*pip install no_such_package"):
         check_target("model", Target.model_validate({"_target_": "deep.er.mine.model"}))
+
+
+def adds_text_to_a_number():
+    """Fake option with a mistake of its own."""
+    return 1 + "1"
+
+
+def passes_on(**settings: int):
+    """Fake option that refuses arguments only inside."""
+    return takes(**settings)
+
+
+def test_a_type_error_in_a_function_is_no_complaint_about_its_arguments():
+    with pytest.raises(UserError, match=r"adds_text_to_a_number failed with TypeError: .*\(test_instantiate\.py:\d+\)"):
+        build("dataset", Target.model_validate({"_target_": f"{HERE}.adds_text_to_a_number"}), object)
+    with pytest.raises(UserError, match=r"passes_on must accept .*unexpected keyword argument 'size'"):
+        build("dataset", Target.model_validate({"_target_": f"{HERE}.passes_on", "size": 3}), object)

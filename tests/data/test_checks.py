@@ -2,6 +2,7 @@
 
 import tracemalloc
 from dataclasses import replace
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -70,6 +71,7 @@ LOSSLESS = {
     "misaligned": misaligned,
     "read only": read_only,
     "mask without a mask": np.ma.masked_array,
+    "Python's numbers as objects": lambda array: array.astype(object),
     "object with __array__": lambda array: type("Frame", (), {"__array__": lambda self, *_, **__: array})(),
 }
 
@@ -165,7 +167,16 @@ OF_LABELS = {
     "a generator": ((each for each in Y), ["got a generator", "make an array of it"]),
     "too few": (Y[:8], ["labels must have as many rows as features, 9, got 8"]),
     "masked": (np.ma.masked_array(Y[:9], mask=Y[:9] == 2), ["labels must have all values, got a masked one in row 2"]),
-    "lists of unequal lengths": ([[0], [1, 2]], ["labels must be an array", "got a list that NumPy does not take"]),
+    "a masked one in a list": ([0, 1, np.ma.masked, 0, 1, 2, 0, 1, 2], ["labels must have all values", "in row 2"]),
+    "lists of unequal lengths": (
+        [[0], [1, 2]],
+        ["all rows of one shape, got 2 values in row 1, but 1 values in row 0"],
+    ),
+    "a list among them": (
+        [0, 1, 2, [0]],
+        ["labels must be an array", "1 values in row 3, but a single value in row 0"],
+    ),
+    "decimals": ([Decimal(1)] * 9, ["labels must be numbers, got Decimal('1') (object) in row 0"]),
 }
 
 
@@ -186,6 +197,12 @@ def test_errors_of_the_test_set_name_its_arrays():
 OF_FEATURES = {
     "nan": (changed(X[:9], (5, 2), np.nan), ["features must be finite in float32, got nan in row 5"]),
     "beyond float32": (changed(X[:9].astype(np.float64), (5, 2), 1e39), ["finite in float32, got 1e+39 in row 5"]),
+    "masked in a list": (
+        [np.ma.masked_array(row, row == X[4, 1]) for row in X[:9]],
+        ["features must have all values, got a masked one in row 4"],
+    ),
+    "masked in a list of lists": ([[[1, np.ma.masked]], [[1, 2]]], ["features must have all values", "in row 0"]),
+    "a sparse tensor": (torch.eye(9).to_sparse(), ["got a Tensor that NumPy does not take"]),
     "no axis for the examples' numbers": (X[:9, 0], ["shape (num_examples, *input_shape), got (9,)", "[:, None]"]),
     "no numbers": (X[:9, :0], ["got (9, 0)", "at least one number"]),
     "words": (X[:9].astype(str), ["features must be numbers", "(text) in row 0"]),
