@@ -24,6 +24,7 @@ class Stream(IntEnum):
     MALICIOUS = 14  # the clients that attack
     ATTACK = 15  # what one attacker makes up in one round
     COMPRESSION = 16  # how one client's update is rounded in one round
+    OWN_DATA = 17  # what functions of the user's for data draw from the global generators
     PAIRS = 20  # the clients whose label distributions are compared; no result of a run depends on them
 
 

@@ -14,7 +14,7 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from fedprox.config.schema import GROUPS, Config, unknown
+from fedprox.config.schema import TARGETS, Config, unknown
 from fedprox.errors import UserError, joined_lines, one_line, printable
 
 _PACKAGE = Path(__file__).parents[1]
@@ -145,11 +145,12 @@ def explained(error: BaseException) -> str:
     if not isinstance(error, (HydraException, OmegaConfBaseException)):
         return one_line(error)
     message = str(error)
-    if misspelt := re.match(r"Could not override '(\w+)'", message):
-        if misspelt[1] in GROUPS:  # an object that is merged into the group
-            key = getattr(error.__cause__, "full_key", misspelt[1])
-            return f"{key} is not a key of {misspelt[1]}; add one with a plus: +{key}=<value>"
-        return unknown(misspelt[1])
+    if misspelt := re.match(r"Could not override '([\w.]+)'", message):
+        name, group = misspelt[1], misspelt[1].partition(".")[0]
+        if group not in (*TARGETS, "logger") and (name != "evaluation"):
+            return unknown(name)
+        key = getattr(error.__cause__, "full_key", name) if name == group else name  # an object is merged into a group
+        return f"{key} is not a key of {group} as chosen; add one with a plus: +{key}=<value>"
     lines = _relevant_lines(message)
     if override := getattr(error, "override", None):  # grammar errors know the override but do not name it
         lines.insert(0, f"cannot parse {override}:")

@@ -1,5 +1,6 @@
 """Data of an experiment, from its configuration: loaded once, divided among clients, described in the log."""
 
+import copy
 import logging
 import os
 from collections.abc import Iterator
@@ -111,7 +112,11 @@ def _load(
     dataset: Target, partition: Target, feature_skew: Target, num_clients: int | None, hold_out: float, seed: int
 ) -> FederatedData:
     divided = _divided(dataset, partition, num_clients, hold_out, seed)
-    data: FederatedData = _rechecked(build("feature_skew", feature_skew, FederatedData, divided, seed), feature_skew)
+    if not _is_ours(feature_skew):
+        divided = copy.deepcopy(divided)  # it may change arrays in place, which later jobs share
+    with _as_if_alone(seed, 2):
+        built = build("feature_skew", feature_skew, FederatedData, divided, seed)
+    data: FederatedData = _rechecked(built, feature_skew)
     _log_data(data, printable(data_name(dataset)))
     return data
 
@@ -128,7 +133,7 @@ def _divided(dataset: Target, partition: Target, num_clients: int | None, hold_o
             "got null; null is for data sets that come divided"
         )
     rng = generator(seed, Stream.PARTITION)
-    with _restored_globals():
+    with _as_if_alone(seed, 1):
         made = build("partition", partition, object, loaded.labels.copy(), num_clients, rng)
     parts = checks.parts(made, len(loaded.labels), num_clients, f"partition._target_={partition.target}")
     return divide(loaded, parts, rng, hold_out=hold_out)
@@ -137,15 +142,19 @@ def _divided(dataset: Target, partition: Target, num_clients: int | None, hold_o
 @lru_cache(maxsize=1)
 def _loaded(dataset: Target) -> LabelledData | FederatedData:
     """Return the data set; jobs of one process that only divide it differently share it."""
-    with _restored_globals():
+    with _as_if_alone(0, 0):  # not the run's seed: jobs share the data
         built = build("dataset", dataset, LabelledData | FederatedData)
     data: LabelledData | FederatedData = _rechecked(built, dataset)
     return data
 
 
+def _is_ours(target: Target) -> bool:
+    return target.target.startswith("fedprox.")
+
+
 def _rechecked(data: Any, made_by: Target) -> Any:
     """Return the result of a function, checked again: a user's function may have changed it after the first check."""
-    if made_by.target.startswith("fedprox."):
+    if _is_ours(made_by):
         return data
     if isinstance(data, LabelledData):
         return _rebuilt(data)
@@ -159,13 +168,22 @@ def _rebuilt(made: Any) -> Any:
 
 
 @contextmanager
-def _restored_globals() -> Iterator[None]:
-    """Undo what a user's function changes for the whole process, on which the run depends."""
+def _as_if_alone(seed: int, position: int) -> Iterator[None]:
+    """Seed the global generators for a user's function, and undo what it changes for the whole process.
+
+    Args:
+        seed: The run's, or 0.
+        position: Of the function within the random stream.
+    """
     import torch  # here: jobs that only show a partition need it late
 
+    from fedprox.solvers.generators import seeded
+
     before, folder = torch.get_default_dtype(), os.getcwd()
+    rng = generator(seed, Stream.OWN_DATA, position)
     try:
-        yield
+        with seeded(int(rng.integers(2**32))):
+            yield
     finally:
         torch.set_default_dtype(before)
         with suppress(OSError):

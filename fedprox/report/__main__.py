@@ -13,12 +13,17 @@ from fedprox.cli.options import Parser
 from fedprox.cli.terminal import ends_quietly
 from fedprox.cli.version import HOME, version_line
 from fedprox.errors import UserError, one_line
+from fedprox.process import exit_status
 from fedprox.report.outputs import FIGURES, TABLES, check_writable
 from fedprox.storage import annotate_errors
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Draw the figure, print and write the table, and return the exit status: 0, or 2 after a user error."""
+    """Draw the figure, print and write the table.
+
+    Returns:
+        The exit status: 0; 2 after a user error; 130 after Ctrl-C.
+    """
     given = sys.argv[1:] if argv is None else argv
     try:
         if given[:1] == ["partition"]:
@@ -37,6 +42,9 @@ def main(argv: list[str] | None = None) -> int:
     except OSError as error:
         print(f"error: {error.filename} cannot be read or written: {error.strerror}", file=sys.stderr)
         return 2
+    except KeyboardInterrupt as interrupt:
+        print("interrupted", file=sys.stderr)
+        return exit_status(interrupt)
     return 0
 
 
@@ -112,8 +120,9 @@ def _report(arguments: argparse.Namespace) -> None:
     for table in tables:
         check_writable(table, TABLES, "--table")
     from fedprox.report.figures import accuracy, comparison  # imports pandas and matplotlib, which --help does not need
-    from fedprox.report.summary import read_runs, readable, summarise
+    from fedprox.report.summary import check_rounds, read_runs, readable, summarise
 
+    check_rounds(last, arguments.level)
     frame = read_runs(arguments.directories, arguments.by)
     summary = summarise(frame, last, arguments.level)
     text = readable(summary, last).to_markdown(index=False)

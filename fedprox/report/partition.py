@@ -38,7 +38,7 @@ def _variants(overrides: Sequence[str], compare: str | None) -> list[tuple[str, 
             raise UserError(f"{override} has several values; to compare them use --compare {override}")
     if compare is None:
         return [("", list(overrides))]
-    values = [value for (value,) in each_value_once([compare])]
+    values = [value for variant in each_value_once([compare]) for value in variant]
     if not 2 <= len(values) <= MAX_PANELS:
         raise UserError(
             f"--compare must give 2 to {MAX_PANELS} values, such as partition.alpha=0.1,1, got {len(values)} "

@@ -8,7 +8,7 @@ import pandas as pd
 
 from fedprox.errors import UserError, printable
 from fedprox.report.lineage import of_repetitions, own_beginnings, steps
-from fedprox.report.runs import EXPERIMENT, Facts, distortions, identify, label, percent, read_metrics
+from fedprox.report.runs import EXPERIMENT, LAST_ROUND, Facts, distortions, identify, label, percent, read_metrics
 from fedprox.report.style import plus_minus
 from fedprox.runs.reader import no_run, read_record, walk
 
@@ -112,6 +112,16 @@ def rounds_of(run: Path, finished: bool) -> pd.DataFrame:
     return pd.DataFrame(read_metrics(run / "metrics.csv", finished)).astype({"round": int})
 
 
+def check_rounds(last: int, level: float | None) -> None:
+    """Raise UserError unless `summarise` takes these."""
+    if not 1 <= last < LAST_ROUND:
+        raise UserError(
+            f"last must be >= 1 and below {LAST_ROUND}, got {last}; it is the number of last rounds that are averaged"
+        )
+    if level is not None and not 0 < level <= 1:
+        raise UserError(f"level must be above 0 and at most 1, got {level:g}; for 60% give 0.6")
+
+
 def summarise(frame: pd.DataFrame, last: int = 10, level: float | None = None) -> pd.DataFrame:
     """Return mean and sample standard deviation over the runs of each experiment.
 
@@ -131,12 +141,9 @@ def summarise(frame: pd.DataFrame, last: int = 10, level: float | None = None) -
         many of the runs reach it) and rounds_to_level_mean and _std over those.
 
     Raises:
-        UserError: If last < 1, or level is out of range.
+        UserError: If last or level is out of range.
     """
-    if last < 1:
-        raise UserError(f"last must be >= 1, got {last}; it is the number of last rounds that are averaged")
-    if level is not None and not 0 < level <= 1:
-        raise UserError(f"level must be above 0 and at most 1, got {level:g}; for 60% give 0.6")
+    check_rounds(last, level)
     runs = per_run(frame, last, level)
     runs["unfinished"] = runs["status"] != "finished"
     experiments = runs.groupby(EXPERIMENT, sort=False)

@@ -3,6 +3,7 @@
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from fedprox.experiment import data as data_assembly
@@ -176,6 +177,22 @@ def of_masks(labels, num_clients, rng):
 def of_a_table(labels, num_clients, rng):
     return {0: [1], 1: [2]}
 
+def drawn():
+    import random, torch
+    x = np.random.normal(size=(40, 3)) + torch.rand(3).numpy() + random.random()
+    return LabelledData(x, np.arange(40) % 2, x[:4], [0, 1, 0, 1], 2, 0.0, 1.0)
+
+def at_random(labels, num_clients, rng):
+    return np.array_split(np.random.permutation(len(labels)), num_clients)
+
+def noisy(data, seed):
+    import torch
+    return stretched(data, seed, 1 + torch.rand(1).item())
+
+def stretched(data, seed, factor):
+    data.examples.features[:] *= factor  # in place
+    return data
+
 def no_engine(side, num_threads):
     return side
 """
@@ -302,9 +319,46 @@ def test_what_a_data_set_changes_for_the_whole_process_is_undone(fedprox, tmp_pa
     assert (tmp_path / "run" / "clients.csv").read_text() == first
 
 
+def forget_data() -> None:
+    data_assembly._load.cache_clear()
+    data_assembly._loaded.cache_clear()
+
+
+@pytest.mark.usefixtures("own")
+def test_what_functions_for_data_draw_from_the_global_generators_follows_from_the_seed(fedprox, tmp_path):
+    own = ("dataset=custom", "dataset._target_=own_data.drawn", "partition=custom", "num_clients=4")
+    own += ("partition._target_=own_data.at_random", "clients_per_round=2", "engine=local", "num_rounds=1")
+
+    def fingerprint(*more: str) -> dict:
+        forget_data()
+        assert fedprox(*own, *more).status == 0
+        return json.loads((tmp_path / "run" / "run.json").read_text())["fingerprint"]
+
+    before = np.random.get_state()[1].tolist()
+    first = fingerprint()
+    assert fingerprint() == first
+    assert np.random.get_state()[1].tolist() == before
+    other = fingerprint("seed=1")
+    assert (other["data"], other["partition"] != first["partition"]) == (first["data"], True)
+    skewed = fingerprint("feature_skew._target_=own_data.noisy")
+    assert skewed == fingerprint("feature_skew._target_=own_data.noisy")
+    assert skewed != first
+
+
+@pytest.mark.usefixtures("own")
+def test_a_feature_skew_that_changes_arrays_in_place_changes_those_of_its_job_alone(fedprox, tmp_path):
+    jobs = (*BY_OWN, "partition=iid", "feature_skew._target_=own_data.stretched")
+    swept = fedprox("--multirun", *jobs, "+feature_skew.factor=3,1", "hydra.sweep.dir=sweep")
+    assert swept.status == 0, swept.err
+    forget_data()
+    assert fedprox(*jobs, "+feature_skew.factor=1").status == 0
+    tables = [(tmp_path / folder / "clients.csv").read_text() for folder in ("sweep/0", "sweep/1", "run")]
+    assert tables[1] == tables[2] != tables[0]
+
+
 @pytest.mark.usefixtures("own")
 def test_jobs_that_share_their_data_log_them_once(fedprox):
-    data_assembly._load.cache_clear()  # of an earlier test
+    forget_data()
     jobs = ("--multirun", "mu=0,1", "dataset=custom", "dataset._target_=own_data.whole", "partition=iid")
     jobs += ("num_clients=2", "clients_per_round=2", "engine=local", "num_rounds=1")
     assert fedprox(*jobs).out.count("2 clients with 36 training examples") == 1

@@ -13,12 +13,21 @@ SETTINGS = {
     "misspelt": (["lerning_rate=1"], ["unknown setting 'lerning_rate'", "did you mean learning_rate?"]),
     "unknown": (["unknown=1"], ["unknown", "--help"]),
     "unknown in a group": (["client_resources.cpus=1"], ["client_resources.cpus"]),
+    "unknown in a group of the schema": (
+        ["evaluation.often=1"],
+        ["unknown setting 'evaluation.often'", "takes name, every"],
+    ),
+    "below a setting": (["mu.x=1"], ["unknown setting 'mu.x'; did you mean"]),
+    "not a key of a target": (
+        ["partition=iid", "partition.alpha=3"],
+        ["partition.alpha is not a key of partition as chosen", "add one with a plus: +partition.alpha=<value>"],
+    ),
     "unknown for a target": (["+strategy.eta=1"], ["strategy.eta is unknown", "takes fraction_train"]),
     "mu below 0": (["mu=-1"], ["mu must be finite and >= 0", "got -1", "for no proximal term use mu=0"]),
     "repetition without plus": (["repeat_num=1"], ["repeat_num needs a plus", "+repeat_num=3"]),
     "new key in an object": (
         ["strategy={_target_: fedprox.strategies.fedprox.FedProx, eta: 1.0}"],
-        ["strategy.eta is not a key of strategy", "+strategy.eta=<value>"],
+        ["strategy.eta is not a key of strategy as chosen", "+strategy.eta=<value>"],
     ),
     "target not there": (
         ["strategy._target_=flwr.serverapp.strategy.FedAdm"],
@@ -81,7 +90,10 @@ SETTINGS = {
         ["logger=wandb", "logger.wandb.mode=often"],
         ["logger.wandb.mode must be online, offline, disabled or null", "got often"],
     ),
-    "logger's setting without the logger": (["logger.wandb.mode=offline"], ["logger.wandb"]),
+    "logger's setting without the logger": (
+        ["logger.wandb.mode=offline"],
+        ["logger.wandb.mode is not a key of logger"],
+    ),
     "logger not there": (["+logger.mine._target_=no_such.Logger"], ["logger.mine._target_=no_such.Logger", "loaded"]),
     "early stopping by nothing": (
         ["early_stopping.metric=loss"],

@@ -334,3 +334,9 @@ def test_a_record_of_gigabytes_is_not_read(run_dir):
         file.truncate(2**33)  # a sparse file: it takes no space
     with pytest.raises(UserError, match="more than 33,554,432 bytes"):
         whole_command([f"resume={run_dir}"])
+
+
+def test_a_setting_that_the_runs_partition_does_not_have_is_one_line(run_of):
+    run_dir = run_of(*OVERRIDES, "partition=iid")
+    with pytest.raises(UserError, match=r"^partition\.alpha is not a key of partition as chosen; add one with a plus"):
+        whole_command([f"resume={run_dir}", "partition.alpha=3"])

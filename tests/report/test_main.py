@@ -85,7 +85,14 @@ def test_a_file_that_cannot_be_written_is_one_line_before_any_run_is_read(
     ("option", "message"),
     [
         (["--drift"], "no run has recorded its drift; remove --drift"),
-        (["--last", "0"], "last must be >= 1, got 0; it is the number of last rounds that are averaged"),
+        (
+            ["--last", "0"],
+            "last must be >= 1 and below 4294967296, got 0; it is the number of last rounds that are averaged",
+        ),
+        (
+            ["--last", str(10**20)],
+            f"last must be >= 1 and below 4294967296, got {10**20}; it is the number of last rounds that are averaged",
+        ),
         (["--level", "60"], "level must be above 0 and at most 1, got 60; for 60% give 0.6"),
     ],
 )
@@ -117,6 +124,15 @@ def test_the_module_runs_as_a_program_and_fails_with_status_2_and_no_traceback(t
     assert ended.stdout == ""
     assert ended.stderr.startswith(f"error: no run.json in {tmp_path} or below;")
     assert ended.stderr.count("\n") == 1
+
+
+def test_ctrl_c_is_one_line_and_status_130(sweep, tmp_path, monkeypatch, capsys):
+    def interrupt(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Figure, "savefig", interrupt)
+    assert report.main([str(sweep), "--out", str(tmp_path / "figure.png")]) == 130
+    assert capsys.readouterr() == ("", "interrupted\n")
 
 
 def test_the_help_names_every_option(capsys):

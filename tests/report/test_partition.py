@@ -48,6 +48,7 @@ def test_options_may_be_given_anywhere_and_the_figure_has_a_default_name(call, t
     [
         (["--out", "f.gif"], "--out must end in .png or .pdf or .svg, got f.gif"),
         (["--out", "no/f.png"], "--out names no/f.png, but the folder no does not exist; create it first"),
+        (["--compare", "mu=interval(0,1)"], "--compare must give 2 to 20 values, such as partition.alpha=0.1,1, got 0"),
         (["num_client=3"], "unknown setting 'num_client'; did you mean num_clients?"),
     ],
 )
