@@ -19,7 +19,7 @@ from fedprox.errors import RunStopped, UserError, joined_lines, printable
 from fedprox.federation.messages import FIRST_NODE_ID, failed, late, node_id
 
 POLL_S = 0.2  # Flower's own send_and_receive looks for replies every 3 s
-WHO = "query.who"  # asks a node whom it plays
+WHO, WHO_S = "query.who", 60.0  # asks a node whom it plays; seconds that it has to answer
 _log = logging.getLogger("fedprox")
 
 
@@ -101,56 +101,39 @@ class SuperLinkGrid:
         Raises:
             RunStopped: If fewer than `min_clients` clients answered.
         """
-        messages = list(messages)
         self._look_for_nodes()
-        sent = {at: found for at, message in enumerate(messages) if (found := self._addressed(message, timeout))}
-        answers = self._exchange(sent.values(), timeout)
+        playing = [self._node_of.get(_client(message)) for message in messages]
+        pairs = list(zip(messages, playing, strict=True))
+        sent = [_addressed(message, node.number, timeout) for message, node in pairs if node]
+        answers = iter(self._exchange(sent, timeout))
         replies = [
-            self._as_reply(message, sent[at].metadata.dst_node_id, answers.get(sent[at].metadata.message_id))
-            if at in sent
+            _as_reply(message, node.name, next(answers))
+            if node
             else failed(message, f"{self._name(_client(message))} is not connected")
-            for at, message in enumerate(messages)
+            for message, node in pairs
         ]
         self._check_enough(replies)
         return replies
 
-    def _addressed(self, message: Message, timeout: float | None) -> Message | None:
-        """Return a message to the node that plays a message's client; None if there is none."""
-        node, metadata = self._node_of.get(_client(message)), message.metadata
-        if node is None:
-            return None
-        return Message(
-            message.content, node.number, metadata.message_type, ttl=timeout or None, group_id=metadata.group_id
-        )
+    def _exchange(self, messages: Sequence[Message], timeout: float | None) -> list[Message | None]:
+        """Send messages, and return the answer to each that came in time.
 
-    def _exchange(self, messages: Iterable[Message], timeout: float | None) -> dict[str, Message]:
-        """Send messages and return the replies that came in time, by the id of the message that they answer.
-
-        An error reply for a node that is gone does not come from that node: only this id says what it answers.
+        An error reply for a node that is gone does not come from that node: only the id of the message that it answers
+        says whom it is about.
         """
-        messages, until = list(messages), inf if timeout is None else time.monotonic() + timeout
         if not messages:
-            return {}
-        waiting = set(self._grid.push_messages(messages))
+            return []
+        until = inf if timeout is None else time.monotonic() + timeout
+        ids = list(self._grid.push_messages(messages))
+        if len(ids) < len(messages) or None in ids:
+            raise RunStopped("the SuperLink did not take the round's messages; they may be too large for it")
         answers: dict[str, Message] = {}
-        while waiting:
-            arrived = {reply.metadata.reply_to_message_id: reply for reply in self._grid.pull_messages(list(waiting))}
-            answers |= arrived
-            waiting -= arrived.keys()
-            if time.monotonic() > until:
-                break
-            if waiting:
-                time.sleep(POLL_S)
-        return answers
-
-    def _as_reply(self, message: Message, node: int, answer: Message | None) -> Message:
-        """Return a node's answer as the client's reply; without an answer the client is late."""
-        if answer is None:
-            return late(message)
-        if answer.has_error():
-            name = self._nodes[node].name
-            return failed(message, f"{name}: {_reason(answer)}")
-        return Message(answer.content, reply_to=message)
+        while True:
+            waiting = [each for each in ids if each not in answers]
+            answers |= {reply.metadata.reply_to_message_id: reply for reply in self._grid.pull_messages(waiting)}
+            if len(answers) == len(ids) or time.monotonic() > until:
+                return [answers.get(each) for each in ids]
+            time.sleep(POLL_S)
 
     def _check_enough(self, replies: Sequence[Message]) -> None:
         errors = [reply for reply in replies if reply.has_error()]
@@ -185,9 +168,8 @@ class SuperLinkGrid:
             _log.warning("%s has gone offline", self._nodes.pop(number).name)
         if new := online - self._nodes.keys():
             asked = [Message(RecordDict({"asks": ConfigRecord()}), number, WHO) for number in sorted(new)]
-            answers = self._exchange(asked, 60.0)
-            for message in asked:
-                self._welcome(message.metadata.dst_node_id, answers.get(message.metadata.message_id))
+            for message, answer in zip(asked, self._exchange(asked, WHO_S), strict=True):
+                self._welcome(message.metadata.dst_node_id, answer)
         self._assign()
 
     def _welcome(self, number: int, answer: Message | None) -> None:
@@ -198,11 +180,15 @@ class SuperLinkGrid:
             return
         facts = cast(Mapping[str, object], answer.content["facts"])
         site, clients = str(facts["site"]), tuple(map(int, cast(list[int], facts["clients"])))
+        if not site and not clients:
+            _log.warning(
+                "node %d plays no client: its node config has neither partition-id nor clients nor site", number
+            )
         self._nodes[number] = Node(number, printable(site) or f"node {number}", clients, bool(site))
 
     def _assign(self) -> None:
         """Give each client its node; sites are fixed once there are enough of them."""
-        by_name = {node.name: node for node in self._nodes.values() if not node.clients}
+        by_name = {node.name: node for node in self._nodes.values() if node.is_site}
         if not self.sites and len(by_name) >= self._num_clients:
             self.sites = tuple(sorted(by_name)[: self._num_clients])
             if by_name.keys() - set(self.sites):
@@ -220,6 +206,21 @@ class SuperLinkGrid:
     def _name(self, client: int) -> str:
         """Return what a client is called in messages: its site, if it has one."""
         return self.sites[client] if client < len(self.sites) else f"client {client}"
+
+
+def _addressed(message: Message, node: int, timeout: float | None) -> Message:
+    """Return a client's message, addressed to its node and void after the timeout."""
+    metadata = message.metadata
+    return Message(message.content, node, metadata.message_type, ttl=timeout or None, group_id=metadata.group_id)
+
+
+def _as_reply(message: Message, name: str, answer: Message | None) -> Message:
+    """Return a node's answer as the client's reply; without an answer the client is late."""
+    if answer is None:
+        return late(message)
+    if answer.has_error():
+        return failed(message, f"{name}: {_reason(answer)}")
+    return Message(answer.content, reply_to=message)
 
 
 def _client(message: Message, *, is_reply: bool = False) -> int:
