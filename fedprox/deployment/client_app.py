@@ -75,7 +75,6 @@ def _played(message: Message, context: Context) -> Message:
 
 def _grid(context: Context):  # type: ignore[no-untyped-def]  # its type would be an import
     """Return an engine that plays this node's clients."""
-    import logging
     from dataclasses import replace
 
     from fedprox.data.facts import Facts
@@ -84,7 +83,6 @@ def _grid(context: Context):  # type: ignore[no-untyped-def]  # its type would b
     from fedprox.experiment import build
     from fedprox.experiment.data import divided_data
 
-    logging.getLogger("fedprox").setLevel(logging.WARNING)
     config = job.read()
     data = divided_data(config)
     spec = build.client_spec(config, data, build.initial_model(config, Facts.of(data)))

@@ -18,12 +18,15 @@ from typing import Any
 from flwr.app import Context
 from flwr.serverapp import Grid, ServerApp
 
+from fedprox.config.files import write_yaml
 from fedprox.config.schema import Config
 from fedprox.deployment import job
 from fedprox.errors import USER_CODE_ERRORS, RunStopped, UserError, on_record
+from fedprox.runs.log import RunLog
 
 app = ServerApp()
 STATUS = "exit status {status}: {line}"  # how a failure is told to Flower, which keeps it with the run
+_FORMAT = logging.Formatter("[%(asctime)s][%(name)s][%(levelname)s] - %(message)s")  # Hydra's
 _log = logging.getLogger("fedprox")
 
 
@@ -65,12 +68,15 @@ def _run(grid: Grid, context: Context) -> None:
     run_dir.mkdir(parents=True, exist_ok=True)
     _log.info("run directory on this server: %s", run_dir)
     origin: Mapping[str, Any] = json.loads(str(settings["origin"]))
+    log = RunLog(str(run_dir / "main.log"))
+    log.setFormatter(_FORMAT)
+    _log.addHandler(log)
     flower = {"run_id": str(context.run_id), "job": grid.run.fab_hash}
     experiment.run(
         *(config, run_dir),
         resume=bool(settings["resume"]),
         origin={**origin, "flower": flower},
-        on_begin=lambda: _begin_log(run_dir, config, origin),
+        on_begin=lambda: _begin_log(log, run_dir / ".hydra", config, origin),
         flower_grid=grid,
     )
 
@@ -85,24 +91,19 @@ def run_directory(given: str, run_id: int) -> Path:
 def _log_to_stdout() -> None:
     """Log what fedprox reports as a terminal shows it; Flower sends the output to whoever follows the run."""
     handler = logging.StreamHandler(sys.stdout)
-    handler.setFormatter(logging.Formatter("[%(asctime)s][%(name)s][%(levelname)s] - %(message)s"))
+    handler.setFormatter(_FORMAT)
     _log.addHandler(handler)
     _log.setLevel(logging.INFO)
     _log.propagate = False
     logging.getLogger("flwr").setLevel(logging.CRITICAL)  # tracebacks of failures that are told in one line
 
 
-def _begin_log(run_dir: Path, config: Config, origin: Mapping[str, Any]) -> None:
+def _begin_log(log: RunLog, hydra: Path, config: Config, origin: Mapping[str, Any]) -> None:
     """Begin main.log, and write the files of .hydra/ that a job has."""
-    from fedprox.config.files import write_yaml
-
-    hydra = run_dir / ".hydra"
     hydra.mkdir(exist_ok=True)
     write_yaml(config.plain(), hydra / "config.yaml")
     write_yaml(list(origin.get("overrides", [])), hydra / "overrides.yaml")
-    file = logging.FileHandler(run_dir / "main.log", encoding="utf-8")
-    file.setFormatter(_log.handlers[0].formatter)
-    _log.addHandler(file)
+    log.begin()
 
 
 @contextmanager
