@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import cast
 
 import numpy as np
@@ -25,6 +26,7 @@ from fedprox.strategies.arrays import to_params, to_record
 from fedprox.strategies.updates import TrainReply
 
 _NO_ARRAYS = ArrayRecord()
+_PIECE = 10_000  # examples converted to model input at once
 
 
 @dataclass(frozen=True)
@@ -102,7 +104,7 @@ class Clients:
         }
         measured = {"drift": solution.drift, "gamma": solution.gamma}
         metrics |= {name: value for name, value in measured.items() if value is not None}
-        return TrainReply(message, {name: value.cpu().numpy() for name, value in solution.params.items()}, metrics)
+        return TrainReply(message, solution.params, metrics)
 
     def gradient(self, message: Message) -> Message:
         """Return the reply to a query for the client's full gradient at the global model."""
@@ -128,13 +130,18 @@ class Clients:
     def _problem(self, message: Message, work: LocalWork) -> LocalProblem:
         """Return the local problem of a train message."""
         params = self._params(message)
-        features, labels = self._examples(task_of(message).client, as_stored=self._solver.takes_images)
+        client, asks_gamma = task_of(message).client, bool(_config(message).get("measure-gamma"))
+        if self._pool:
+            positions = self._spec.data.train[client]
+            problem = LocalProblem(params, *self._pool, work, asks_gamma, positions)
+        else:
+            problem = LocalProblem(params, *self._examples(client, self._solver.takes_images), work, asks_gamma)
         if gradient := _arrays(message, "gradient"):  # FedDANE: g_t - grad F_k(w^t)
             global_gradient = self._decode_gradient(gradient)
-            local_gradient = full_gradients(self._workspace.model, [params], self._input(features), labels)[0]
+            local_gradient = full_gradients(self._workspace.model, [params], *self._input(problem))[0]
             correction = {name: global_gradient[name] - local_gradient[name] for name in local_gradient}
-            work = replace(work, correction=correction)
-        return LocalProblem(params, features, labels, work, bool(_config(message).get("measure-gamma")))
+            problem = replace(problem, work=replace(work, correction=correction))
+        return problem
 
     def _measured(self, problem: LocalProblem, solution: LocalSolution) -> LocalSolution:
         """Return a solution with its drift, and with gamma if the problem asks for it."""
@@ -142,8 +149,7 @@ class Clients:
             solution = replace(solution, drift=drift(solution.params, problem.global_params, self._parameters))
         if not problem.asks_gamma:
             return solution
-        examples = (self._input(problem.features), problem.labels)
-        points = (solution.params, problem.global_params)
+        points, examples = (solution.params, problem.global_params), self._input(problem)
         return replace(solution, gamma=gamma(self._workspace.model, *points, *examples, problem.work.mu))
 
     def _seeded(self, seed: int | tuple[int, ...]) -> AbstractContextManager[object]:
@@ -157,17 +163,37 @@ class Clients:
             params = params | {name: value.to(self._spec.device) for name, value in to_params(own).items()}
         return params
 
-    def _examples(self, client: int, *, as_stored: bool = False) -> tuple[Tensor, Tensor]:
+    @cached_property
+    def _pool(self) -> tuple[Tensor, Tensor] | None:
+        """Features and labels of all clients, which stay on a GPU from round to round; None if they do not fit."""
+        examples, device = self._spec.data.examples, self._spec.device
+        stored = examples.features
+        as_stored = self._solver.takes_images or stored.dtype == np.int64
+        if not has_room(device, stored.nbytes if as_stored else stored.size * 4):
+            return None
+        labels = torch.from_numpy(examples.labels.copy()).to(device)
+        if as_stored:
+            return torch.from_numpy(stored if stored.flags.writeable else stored.copy()).to(device), labels
+        pieces = (stored[start : start + _PIECE] for start in range(0, len(stored), _PIECE))
+        return torch.cat([torch.from_numpy(examples.model_input(piece)).to(device) for piece in pieces]), labels
+
+    def _examples(self, client: int, as_stored: bool = False) -> tuple[Tensor, Tensor]:
         data = self._spec.data
         x, y = (data.stored_examples if as_stored else data.client_examples)(client)
         return torch.from_numpy(x).to(self._spec.device), torch.from_numpy(y).to(self._spec.device)
 
-    def _input(self, features: Tensor) -> Tensor:
-        """Return a problem's features as model input."""
+    def _input(self, problem: LocalProblem) -> tuple[Tensor, Tensor]:
+        """Return the features of a problem's client as model input, and the labels."""
+        alone = problem.alone()
         if not self._solver.takes_images:
-            return features
-        model_input = self._spec.data.examples.model_input(features.cpu().numpy())
-        return torch.from_numpy(model_input).to(self._spec.device)
+            return alone.features, alone.labels
+        model_input = self._spec.data.examples.model_input(alone.features.cpu().numpy())
+        return torch.from_numpy(model_input).to(self._spec.device), alone.labels
+
+
+def has_room(device: str, size_bytes: int) -> bool:
+    """Return whether a device is a GPU with enough free memory to keep all examples there: at most a quarter of it."""
+    return torch.device(device).type == "cuda" and size_bytes <= torch.cuda.mem_get_info(device)[0] // 4
 
 
 def _seed(task: ClientTask) -> tuple[int, ...]:

@@ -105,33 +105,56 @@ class DeviceImageBatches:
     def __init__(self, images: Tensor, settings: ImageInput, largest: int) -> None:
         """Keep the images; see `ImageBatches`."""
         self._images = images
-        self._mean, self._std = (torch.from_numpy(each).to(images.device) for each in (settings.mean, settings.std))
-        self._augmentation = settings.augmentation
+        self._input = DeviceImageInput(settings, images.device)
 
     def take(self, positions: NDArray[np.int64], shifts: Shifts | None) -> Tensor:
         """Return some images; see `Batches`."""
-        batch = torch.from_numpy(positions).to(self._images.device)
+        device = self._images.device
+        moved = None if shifts is None else torch.from_numpy(shifts).to(device)
+        return self._input(self._images, torch.from_numpy(positions).to(device), moved)
+
+
+class DeviceImageInput:
+    """Conversion of stored images to model input by operations that a CUDA graph can hold; nothing waits for values."""
+
+    def __init__(self, settings: ImageInput, device: torch.device) -> None:
+        """Copy mean and standard deviation to the device."""
+        self._mean, self._std = (torch.from_numpy(each).to(device) for each in (settings.mean, settings.std))
+        self._augmentation = settings.augmentation
+
+    def __call__(self, images: Tensor, positions: Tensor, shifts: Tensor | None) -> Tensor:
+        """Return some images as model input, shape (b, *input_shape).
+
+        Args:
+            images: All images, uint8, shape (n, height, width) or (n, channels, height, width).
+            positions: Which ones, shape (b,).
+            shifts: Augmentation of each, int8, shape (b, 3); None for none.
+        """
         if shifts is None or self._augmentation is None:
-            taken = self._images.index_select(0, batch)
+            taken = images.index_select(0, positions)
         else:
-            taken = self._cropped(batch, torch.from_numpy(shifts).to(self._images.device, torch.int64))
+            taken = self._cropped(images, positions, shifts.to(torch.int64), self._augmentation)
         return (taken - self._mean).div_(self._std)
 
-    def _cropped(self, batch: Tensor, shifts: Tensor) -> Tensor:
-        height, width = self._images.shape[-2:]
+    def _cropped(self, images: Tensor, batch: Tensor, shifts: Tensor, augmentation: PadCropFlip) -> Tensor:
+        height, width = images.shape[-2:]
         across = torch.arange(width, device=batch.device)
         mirrored = torch.where(shifts[:, 2:] == 1, across.flip(0), across)
-        lines, line_is_black = self._sources(torch.arange(height, device=batch.device) + shifts[:, :1], height)
-        columns, column_is_black = self._sources(mirrored + shifts[:, 1:2], width)
-        taken = self._images.movedim((-2, -1), (1, 2))[batch[:, None, None], lines[:, :, None], columns[:, None]]
-        taken[line_is_black[:, :, None] | column_is_black[:, None]] = 0
+        lines = torch.arange(height, device=batch.device) + shifts[:, :1] - augmentation.pad
+        columns = mirrored + shifts[:, 1:2] - augmentation.pad
+        sources = (_reflected(lines, height)[:, :, None], _reflected(columns, width)[:, None])
+        taken = images.movedim((-2, -1), (1, 2))[batch[:, None, None], *sources]
+        if augmentation.mode == "black":
+            is_black = _is_outside(lines, height)[:, :, None] | _is_outside(columns, width)[:, None]
+            taken = taken.masked_fill(is_black[..., None] if taken.dim() == 4 else is_black, 0)
         return taken.movedim((1, 2), (-2, -1))
 
-    def _sources(self, shifted: Tensor, size: int) -> tuple[Tensor, Tensor]:
-        """Return the source positions of the pixels on an axis, and which pixels are black."""
-        assert self._augmentation is not None
-        positions = shifted - self._augmentation.pad
-        if self._augmentation.mode == "reflect":
-            positions = positions.abs()
-            return torch.minimum(positions, 2 * (size - 1) - positions), torch.zeros_like(positions, dtype=torch.bool)
-        return positions.clamp(0, size - 1), (positions < 0) | (positions >= size)
+
+def _reflected(positions: Tensor, size: int) -> Tensor:
+    """Return positions on an axis, with those outside mirrored at its ends."""
+    positions = positions.abs()
+    return torch.minimum(positions, 2 * (size - 1) - positions)
+
+
+def _is_outside(positions: Tensor, size: int) -> Tensor:
+    return (positions < 0) | (positions >= size)

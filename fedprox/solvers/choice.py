@@ -22,7 +22,7 @@ def choose(
     """Return the solver of a name; "auto" decides by the model and the device.
 
     "auto" is the compiled solver for logistic regression on the CPU, the cohort solver on a GPU, and otherwise the
-    reference solver. Only the reference solver augments images and computes in mixed precision.
+    reference solver.
 
     Args:
         name: "auto", "reference" or "cohort".
@@ -36,21 +36,17 @@ def choose(
     Raises:
         UserError: If the solver of that name cannot solve the model's problems.
     """
-    is_augmented = image_input is not None and image_input.augmentation is not None
-    if name == "cohort" and (is_augmented or sgd.mixed_precision):
-        setting = "augmentation" if is_augmented else "mixed_precision"
-        raise UserError(f"solver=cohort does not support {setting}; use solver=auto or reference")
-    if is_augmented or sgd.mixed_precision:
-        return ReferenceSolver(model, sgd, device, examples, image_input)
-    if name == "auto" and LogisticSolver.accepts(model, sgd, device):
+    augments = image_input is not None and image_input.augmentation is not None
+    if name == "auto" and is_compiled(model, sgd, device, augments=augments):
         return LogisticSolver(sgd)
     if name == "cohort" or (name == "auto" and torch.device(device).type == "cuda"):
         if examples is not None and CohortSolver.accepts(model, sgd, device, examples):
-            return CohortSolver(model, sgd, device)
+            return CohortSolver(model, sgd, device, image_input)
         if name == "cohort":
             raise UserError(
-                "solver=cohort needs a model that computes all clients in one batch, without batch norm, dropout and "
-                f"recurrent layers, which this {type(model).__name__} cannot; use solver=auto or reference"
+                "solver=cohort needs a model that computes all clients in one batch, without batch norm and recurrent "
+                "layers, and draws random numbers only in nn.Dropout and nn.Dropout2d, which this "
+                f"{type(model).__name__} does not; use solver=auto or reference"
             )
     return ReferenceSolver(model, sgd, device, examples, image_input)
 
@@ -65,7 +61,11 @@ def fastest_device(name: str, model: nn.Module, sgd: SgdSettings, device: str, *
         model: The architecture.
         sgd: Settings of the local solver.
         device: The device that the settings name.
-        augments: Whether training images are changed, which only other solvers do.
+        augments: Whether training images are changed.
     """
-    is_compiled = name == "auto" and not augments and not sgd.mixed_precision
-    return "cpu" if is_compiled and LogisticSolver.accepts(model, sgd, "cpu") else device
+    return "cpu" if name == "auto" and is_compiled(model, sgd, "cpu", augments=augments) else device
+
+
+def is_compiled(model: nn.Module, sgd: SgdSettings, device: str, *, augments: bool) -> bool:
+    """Return whether the compiled solver can do the work; it neither changes images nor computes in bfloat16."""
+    return LogisticSolver.accepts(model, sgd, device) and not augments and not sgd.mixed_precision

@@ -1,16 +1,23 @@
-"""Solver for GPUs that trains all clients of a cohort at once, with their models stacked along a leading dimension.
+"""Solver that trains all clients of a cohort at once, with their models stacked along a leading dimension.
 
 One step of all clients is one batched operation per layer, which keeps a GPU busy that one small model would leave
 idle. Batches are padded to the same width and masked. Clients with the most steps come first, so that the clients
-still at work are always the first of the stack, and nothing moves when one has finished. The examples go to the device
-once, the positions of all batches are computed before the first step, and no step waits for the device.
+still at work are always the first of the stack, and nothing moves when one has finished. The positions of all batches
+are computed before the first step, and no step waits for the device.
+
+On a GPU a step is captured once for each number of clients at work and then replayed (`fedprox.solvers.graphs`), if all
+problems share the examples that stay on the device. With `at_once=1` the clients are trained one after another, which
+suits models so large that a single client keeps the GPU busy.
 
 Each solution equals the reference solver's up to rounding, which depends on the number of stacked clients.
 """
 
 import copy
+import logging
 from collections.abc import Iterator, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
+from typing import cast
 
 import numpy as np
 import torch
@@ -19,34 +26,64 @@ from torch import Tensor, nn
 from torch.func import functional_call, vmap
 from torch.nn import functional
 
-from fedprox.plan.epoch_batches import EpochBatches
+from fedprox.solvers.batches import DeviceImageInput, ImageInput
+from fedprox.solvers.dropout import SeededDropout, seed_dropout
 from fedprox.solvers.generators import seeded
+from fedprox.solvers.graphs import FixedMemory, Graphs
+from fedprox.solvers.precision import precision
 from fedprox.solvers.problem import LocalProblem, LocalSolution, LocalWork, Params, SgdSettings
 from fedprox.solvers.reference import ReferenceSolver, step
+from fedprox.solvers.schedule import ClientBatches, Integers, Schedule
 
-Integers = NDArray[np.int64]
+_log = logging.getLogger("fedprox")
 
 
 class CohortSolver:
     """Local SGD of many clients side by side, for any model that `torch.func.vmap` can batch; see `accepts`."""
 
-    is_concurrent = takes_images = False
+    is_concurrent = False
 
-    def __init__(self, model: nn.Module, sgd: SgdSettings, device: str = "cpu") -> None:
-        """Copy the architecture to the device; its weights come with the problems."""
+    def __init__(
+        self,
+        model: nn.Module,
+        sgd: SgdSettings,
+        device: str = "cpu",
+        image_input: ImageInput | None = None,
+        *,
+        at_once: int | None = None,
+    ) -> None:
+        """Copy the architecture to the device; its weights come with the problems.
+
+        Args:
+            model: The architecture.
+            sgd: Settings of the local solver.
+            device: Device on which to compute.
+            image_input: How uint8 features become model input; None if there are none.
+            at_once: Largest number of clients trained side by side; None for no limit.
+        """
+        self.takes_images = image_input is not None
+        self.at_once = at_once
+        self._device = torch.device(device)
+        self._image_input = DeviceImageInput(image_input, self._device) if image_input else None
         self._model = copy.deepcopy(model).to(device).train()
         self._sgd = sgd
+        dropouts = seed_dropout(self._model)
+        self._dropouts = [cast(SeededDropout, self._model.get_submodule(name)) for name in dropouts]
+        self._keys = [f"{name}.key" for name in dropouts]
         self._trained = [name for name, param in self._model.named_parameters() if param.requires_grad]
-        names = {id(own): name for name, own in [*self._model.named_parameters(), *self._model.named_buffers()]}
+        own = [*self._model.named_parameters(), *self._model.named_buffers()]
+        names = {id(tensor): name for name, tensor in own if name not in self._keys}
         # A tied parameter has several names in the state dict, but only one among the parameters.
-        self._own_names = {name: names[id(own)] for name, own in self._model.state_dict(keep_vars=True).items()}
+        self._own_names = {name: names[id(tensor)] for name, tensor in self._model.state_dict(keep_vars=True).items()}
+        self._graphs = Graphs(self._device) if self._device.type == "cuda" else None
+        self._width = 0  # of the rows that graphs were captured with
 
     @staticmethod
     def accepts(model: nn.Module, sgd: SgdSettings, device: str, examples: Tensor) -> bool:
         """Return whether this solver can replace the reference solver: it must agree with it on two small problems.
 
-        It cannot if examples of a batch depend on each other (batch norm), if the model draws random numbers (dropout),
-        or if an operation cannot be batched (recurrent layers, branches on values).
+        It cannot if examples of a batch depend on each other (batch norm), if the model draws random numbers other than
+        by dropout layers, or if an operation cannot be batched (recurrent layers, branches on values).
 
         Args:
             model: The architecture, with any weights.
@@ -55,8 +92,10 @@ class CohortSolver:
             examples: Three or more model inputs, shape (n, *input_shape).
         """
         params = {name: value.to(device, copy=True) for name, value in model.state_dict().items()}
-        problems = [_trial_problem(params, examples[:size].to(device)) for size in (3, 2)]
-        in_threes = replace(sgd, batch_size=3)  # so that the second client's batches are padded
+        pool = examples.to(device)
+        problems = [_trial_problem(params, pool, size) for size in (3, 2)]
+        # Batches of three, so that the second client's are padded; bfloat16 would make the two solutions differ
+        in_threes = replace(sgd, batch_size=3, mixed_precision=False)
         try:
             with seeded(0, torch.device(device)) as generators:
                 together = CohortSolver(model, in_threes, device).solve_all(problems)
@@ -73,64 +112,171 @@ class CohortSolver:
         return self.solve_all([problem])[0]
 
     def solve_all(self, problems: Sequence[LocalProblem]) -> list[LocalSolution]:
-        """Return the solutions in the order of the problems; see `fedprox.solvers.problem.BatchedSolver`."""
-        solutions: dict[int, LocalSolution] = {}
-        batches = [_batches(problem, self._sgd.epoch(len(problem.labels))) for problem in problems]
-        longest_first = sorted(range(len(problems)), key=lambda at: -len(batches[at][0]))
-        alike = [(problem.work.mu, problem.work.learning_rate_factor) for problem in problems]
-        for mu, factor in set(alike):  # one, unless a strategy gives each client its own
-            stack = [at for at in longest_first if alike[at] == (mu, factor)]
-            of_stack = [problems[at] for at in stack]
-            schedule = _schedule(of_stack, [batches[at] for at in stack])
-            solved = self._solve_stack(of_stack, schedule, mu, self._sgd.scaled(factor))
-            solutions.update(zip(stack, solved, strict=True))
+        """Return the solutions in the order of the problems; see `fedprox.solvers.problem.BatchedSolver`.
+
+        If the GPU's memory does not suffice, fewer clients are trained side by side from then on.
+        """
+        while True:
+            try:
+                with precision(self._device, reduced=self._sgd.mixed_precision):
+                    return self._solve_all(problems)
+            except torch.OutOfMemoryError:
+                at_once = min(self.at_once or len(problems), len(problems))
+                if at_once == 1:
+                    raise
+                self.at_once = -(-at_once // 2)
+            _log.warning("the GPU's memory does not hold %d clients at once; now %d", at_once, self.at_once)
+            if self._graphs:
+                self._graphs.forget()
+            torch.cuda.empty_cache()
+
+    def _solve_all(self, problems: Sequence[LocalProblem]) -> list[LocalSolution]:
+        batches = [
+            ClientBatches.of(problem, self._sgd.epoch(problem.num_examples), len(self._dropouts))
+            for problem in problems
+        ]
+        solved: list[tuple[list[int], _Solved]] = []
+        for stack in self._stacks(problems, [len(each.sizes) for each in batches]):
+            solved.append((stack, self._solve_stack([problems[at] for at in stack], [batches[at] for at in stack])))
+        sums = torch.cat([one.sums for _, one in solved], dim=1).tolist() if solved else [[], []]  # the only wait
+        order = [at for stack, _ in solved for at in stack]
+        parts = [(one, at) for _, one in solved for at in range(len(one.schedule.num_steps))]
+        solutions = {
+            at: self._solution(one, number, loss_sum, square)
+            for at, (one, number), loss_sum, square in zip(order, parts, *sums, strict=True)
+        }
         return [solutions[at] for at in range(len(problems))]
 
-    def _solve_stack(
-        self, problems: Sequence[LocalProblem], schedule: "_Schedule", mu: float, sgd: SgdSettings
-    ) -> list[LocalSolution]:
-        """Return the solutions of problems that are sorted by their numbers of steps, in descending order."""
-        x, y = torch.cat([p.features for p in problems]), torch.cat([p.labels for p in problems])
-        names = sorted(set(self._own_names.values()))
-        state = {name: torch.stack([p.global_params[name] for p in problems]) for name in names}
-        anchor = [state[name].clone() for name in self._trained]
-        velocity = [torch.zeros_like(stack) for stack in anchor] if self._sgd.momentum else []
-        correction = self._corrections(problems)
-        positions = torch.from_numpy(schedule.positions).to(x.device)
-        sizes = torch.from_numpy(schedule.sizes).to(x.device, anchor[0].dtype)
-        weights = (torch.arange(positions.shape[1], device=x.device) < sizes[:, None]) / sizes[:, None]
-        loss_sums = torch.zeros(len(problems), dtype=sizes.dtype, device=x.device)
-        for active, steps in schedule.phases():
-            own = {name: stack[:active] for name, stack in state.items()}  # views: a step changes the stack
-            w, w_t = [own[name].requires_grad_() for name in self._trained], _first(active, anchor)
-            v = _first(active, velocity) if self._sgd.momentum else None
-            for rows in steps:
-                losses = self._losses(own, x[positions[rows]], y[positions[rows]])
-                means = (losses * weights[rows]).sum(dim=1)
-                grads = list(torch.autograd.grad(means.sum(), w))  # each mean depends on its own client's w only
-                if correction:
-                    torch._foreach_add_(grads, _first(active, correction))
-                step(w, grads, w_t, v, mu, sgd)
-                loss_sums[:active].addcmul_(means.detach(), sizes[rows])
-        return self._solutions(state, schedule, loss_sums.tolist())
+    def _stacks(self, problems: Sequence[LocalProblem], num_steps: Sequence[int]) -> Iterator[list[int]]:
+        """Yield the problems to solve side by side, those with the most steps first."""
+        longest_first = sorted(range(len(problems)), key=lambda at: -num_steps[at])
+        alike = [(problem.work.mu, problem.work.learning_rate_factor) for problem in problems]
+        for kind in dict.fromkeys(alike):  # one, unless a strategy gives each client its own
+            of_kind = [at for at in longest_first if alike[at] == kind]
+            size = self.at_once or len(of_kind)
+            yield from (of_kind[start : start + size] for start in range(0, len(of_kind), size))
 
-    def _solutions(self, state: Params, schedule: "_Schedule", loss_sums: list[float]) -> list[LocalSolution]:
-        """Return each client's part of the stack."""
-        return [
-            LocalSolution(
-                {name: state[own_name][at].clone() for name, own_name in self._own_names.items()},
-                loss_sum / max(schedule.num_seen[at], 1),
-                schedule.num_steps[at],
-            )
-            for at, loss_sum in enumerate(loss_sums)
-        ]
+    def _solve_stack(self, problems: Sequence[LocalProblem], batches: Sequence[ClientBatches]) -> "_Solved":
+        """Return the solutions of problems that are sorted by their numbers of steps, in descending order."""
+        features, labels, places = _pooled(problems)
+        graphs = self._graphs if all(problem.positions is not None for problem in problems) else None
+        schedule = Schedule.of(batches, places, self._width if graphs else 0)
+        with graphs.on_own_stream() if graphs else nullcontext():
+            start = self._start(problems)
+            if graphs:
+                self._width = schedule.positions.shape[1]
+                stack = self._stack(problems, schedule, start, graphs.memory)
+                self._replay(graphs, stack, schedule, (features, labels))
+            else:
+                stack = self._stack(problems, schedule, start, None)
+                for active, steps in schedule.phases():
+                    for rows in steps:
+                        self._step(stack, (features, labels), active, rows)
+            return self._solved(stack, start, schedule)
+
+    def _start(self, problems: Sequence[LocalProblem]) -> Params:
+        """Return w^t of each client, shape (clients, *shape) for each name; without copies if all have the same."""
+        names, first = sorted(set(self._own_names.values())), problems[0].global_params
+        if all(problem.global_params is first for problem in problems):
+            return {name: first[name].expand(len(problems), *first[name].shape) for name in names}
+        return {name: torch.stack([problem.global_params[name] for problem in problems]) for name in names}
+
+    def _stack(
+        self, problems: Sequence[LocalProblem], schedule: Schedule, start: Params, memory: FixedMemory | None
+    ) -> "_Stack":
+        """Return the memory of a stack of clients before their first step."""
+
+        def held(name: str, value: Tensor, *, grows: bool = False) -> Tensor:
+            if memory:
+                return memory.hold(name, value, self._device, grows=grows)
+            return value.to(self._device, copy=True).contiguous()
+
+        def rows(name: str, values: NDArray[np.generic]) -> Tensor:
+            return held(name, torch.from_numpy(values), grows=True)
+
+        work = problems[0].work
+        sgd, dtype = self._sgd.scaled(work.learning_rate_factor), start[self._trained[0]].dtype
+        anchor = [held(f"anchor {name}", start[name]) for name in self._trained] if work.mu else []
+        velocity = [held(f"v {name}", torch.zeros_like(start[name])) for name in self._trained] if sgd.momentum else []
+        correction = self._corrections(problems)
+        return _Stack(
+            state={name: held(f"state {name}", value) for name, value in start.items()},
+            anchor=anchor,
+            velocity=velocity,
+            correction=[held(f"c {name}", one) for name, one in zip(self._trained, correction, strict=False)],
+            positions=rows("positions", schedule.positions),
+            sizes=held("sizes", torch.from_numpy(schedule.sizes).to(dtype), grows=True),
+            shifts=None if schedule.shifts is None else rows("shifts", schedule.shifts),
+            keys=rows("keys", schedule.keys),
+            loss_sums=held("losses", torch.zeros(len(problems), dtype=dtype)),
+            settings=held("settings", torch.tensor([work.mu, -sgd.learning_rate], dtype=dtype)),
+            next_row=held("next row", torch.zeros(1, dtype=torch.int64)),
+            mu=work.mu,
+            sgd=sgd,
+        )
+
+    def _step(self, stack: "_Stack", examples: tuple[Tensor, Tensor], active: int, rows: slice) -> None:
+        """Take one step of the first clients of a stack."""
+        params, grads = self._gradients(stack, examples, active, rows)
+        w_t = _first(active, stack.anchor) or params
+        step(params, grads, w_t, _first(active, stack.velocity) or None, stack.mu, stack.sgd)
+
+    def _replay(self, graphs: Graphs, stack: "_Stack", schedule: Schedule, examples: tuple[Tensor, Tensor]) -> None:
+        """Take all steps by graphs, in which mu, the learning rate and the next rows are values on the device."""
+        features, labels = examples
+        kind = (bool(stack.mu), bool(stack.correction), stack.shifts is None, features.data_ptr(), labels.data_ptr())
+        for active, steps in schedule.phases():
+
+            def one_step(active: int = active) -> None:
+                rows = stack.next_row + torch.arange(active, device=self._device)
+                params, grads = self._gradients(stack, examples, active, rows)
+                _device_step(params, grads, stack, active)
+                stack.next_row.add_(active)
+
+            for _ in steps:
+                graphs.run((active, *kind), one_step)
+
+    def _gradients(
+        self, stack: "_Stack", examples: tuple[Tensor, Tensor], active: int, rows: slice | Tensor
+    ) -> tuple[list[Tensor], list[Tensor]]:
+        """Return the parameters of the first clients of a stack, and the gradients of their next batches' losses.
+
+        The sums of the losses are updated.
+        """
+        own = {name: tensor[:active] for name, tensor in stack.state.items()}  # views: a step changes the stack
+        params = [own[name].requires_grad_() for name in self._trained]
+        keys = stack.keys[rows]
+        for layer, (dropout, name) in enumerate(zip(self._dropouts, self._keys, strict=True)):
+            dropout.begin_step()
+            own[name] = keys[:, layer]
+        features, labels = examples
+        positions, sizes = stack.positions[rows], stack.sizes[rows]
+        x = self._input(features, positions, None if stack.shifts is None else stack.shifts[rows])
+        losses = self._losses(own, x, labels[positions])
+        is_counted = torch.arange(positions.shape[1], device=self._device) < sizes[:, None]
+        means = (losses * (is_counted / sizes[:, None])).sum(dim=1)
+        grads = list(torch.autograd.grad(means.sum(), params))  # each mean depends on its own client's w only
+        stack.loss_sums[:active].addcmul_(means.detach(), sizes)
+        if stack.correction:
+            torch._foreach_add_(grads, _first(active, stack.correction))
+        return params, grads
+
+    def _input(self, features: Tensor, positions: Tensor, shifts: Tensor | None) -> Tensor:
+        """Return examples as model input, shape (*positions.shape, *input_shape)."""
+        if self._image_input and features.dtype == torch.uint8:
+            x = self._image_input(features, positions.flatten(), None if shifts is None else shifts.flatten(0, 1))
+        else:
+            x = features.index_select(0, positions.flatten())
+        return x.view(*positions.shape, *x.shape[1:])
 
     def _losses(self, state: Params, x: Tensor, y: Tensor) -> Tensor:
         """Return each example's cross-entropy under its own client's model, shape (active, width)."""
-        logits = vmap(lambda own, inputs: functional_call(self._model, own, (inputs,)), randomness="different")(
-            state, x
-        )
-        return functional.cross_entropy(logits.flatten(0, 1), y.flatten(), reduction="none").view(y.shape)
+        # The cache would keep copies of weights beyond the graph that they belong to.
+        with torch.autocast(x.device.type, torch.bfloat16, enabled=self._sgd.mixed_precision, cache_enabled=False):
+            logits = vmap(lambda own, inputs: functional_call(self._model, own, (inputs,)), randomness="different")(
+                state, x
+            )
+            return functional.cross_entropy(logits.flatten(0, 1), y.flatten(), reduction="none").view(y.shape)
 
     def _corrections(self, problems: Sequence[LocalProblem]) -> list[Tensor]:
         """Return the clients' corrections, stacked, one tensor per parameter; empty if no client has one."""
@@ -140,76 +286,113 @@ class CohortSolver:
         given = [problem.work.correction or zeros for problem in problems]
         return [torch.stack([correction[name] for correction in given]) for name in self._trained]
 
+    def _solved(self, stack: "_Stack", start: Params, schedule: Schedule) -> "_Solved":
+        """Return copies of a stack's models, with the sums of their losses and the squares of their drifts."""
+        num = len(schedule.num_steps)
+        state = {name: tensor[:num].detach().clone() for name, tensor in stack.state.items()}
+        squares = sum(
+            torch.linalg.vector_norm((state[name] - start[name]).flatten(1), dim=1, dtype=torch.float64).square()
+            for name in self._trained
+        )
+        return _Solved(schedule, state, torch.stack([stack.loss_sums[:num].double(), cast(Tensor, squares)]))
+
+    def _solution(self, solved: "_Solved", at: int, loss_sum: float, square: float) -> LocalSolution:
+        """Return one client's part of a stack."""
+        return LocalSolution(
+            {name: solved.state[own_name][at] for name, own_name in self._own_names.items()},
+            loss_sum / max(solved.schedule.num_seen[at], 1),
+            solved.schedule.num_steps[at],
+            drift=square**0.5,
+        )
+
 
 @dataclass(frozen=True)
-class _Schedule:
-    """The examples of every step of every client: one row for each, sorted by step and then by client.
+class _Stack:
+    """What the steps of some clients read and write; all tensors begin with a dimension of clients or rows.
 
     Attributes:
-        positions: Positions in the concatenated examples of all clients, shape (rows, width); short batches are padded
-            with one of their examples.
-        sizes: Number of positions that count, shape (rows,).
-        num_steps: Steps of each client, in descending order, shape (clients,).
-        num_seen: Examples that each client processes, shape (clients,).
+        state: Parameters and buffers of all clients.
+        anchor: w^t for each trained parameter; empty without a proximal term.
+        velocity: For each trained parameter; empty without momentum.
+        correction: For each trained parameter; empty without corrections.
+        positions: See `Schedule`.
+        sizes: See `Schedule`.
+        shifts: See `Schedule`.
+        keys: See `Schedule`.
+        loss_sums: Sum over the examples that each client has processed.
+        settings: mu, and the learning rate with a minus.
+        next_row: The first row of the next step, if the device counts.
+        mu: Weight of the proximal term.
+        sgd: With the learning rate of this round.
     """
 
-    positions: Integers
-    sizes: Integers
-    num_steps: list[int]
-    num_seen: list[int]
-
-    def phases(self) -> Iterator[tuple[int, list[slice]]]:
-        """Yield the number of clients at work and the rows of each step, for each period between two clients' ends."""
-        row = done = 0
-        for active in range(len(self.num_steps), 0, -1):
-            finished = self.num_steps[active - 1]
-            end = row + active * (finished - done)
-            yield active, [slice(at, at + active) for at in range(row, end, active)]
-            row, done = end, finished
-
-
-def _schedule(problems: Sequence[LocalProblem], batches: Sequence[tuple[Integers, Integers]]) -> _Schedule:
-    """Return the schedule of problems from their batches; the problems with the most batches come first."""
-    num_steps = [len(sizes) for _, sizes in batches]
-    width = max(positions.shape[1] for positions, _ in batches)
-    offsets = np.cumsum([0, *(len(problem.labels) for problem in problems)])
-    rows = [
-        np.pad(positions, ((0, 0), (0, width - positions.shape[1])), mode="edge") + offset
-        for (positions, _), offset in zip(batches, offsets, strict=False)
-    ]
-    by_step = np.argsort(np.concatenate([np.arange(steps) for steps in num_steps]), kind="stable")
-    positions, sizes = np.concatenate(rows)[by_step], np.concatenate([sizes for _, sizes in batches])[by_step]
-    return _Schedule(positions, sizes, num_steps, [int(sizes.sum()) for _, sizes in batches])
+    state: Params
+    anchor: list[Tensor]
+    velocity: list[Tensor]
+    correction: list[Tensor]
+    positions: Tensor
+    sizes: Tensor
+    shifts: Tensor | None
+    keys: Tensor
+    loss_sums: Tensor
+    settings: Tensor
+    next_row: Tensor
+    mu: float
+    sgd: SgdSettings
 
 
-def _batches(problem: LocalProblem, batches: EpochBatches) -> tuple[Integers, Integers]:
-    """Return the positions of a client's batches, shape (steps, width), and their sizes, shape (steps,).
+@dataclass(frozen=True)
+class _Solved:
+    """Models of a stack after their last step; sums of losses and squares of drifts, float64, shape (2, clients)."""
 
-    Batches shorter than the longest are padded with their first example.
-    """
-    num_examples, orders = len(problem.labels), list(problem.work.orders)
-    starts = np.arange(batches.num_batches) * batches.batch_size
-    ends = np.append(starts[1:], batches.num_taken)
-    columns = starts[:, None] + np.arange(batches.largest)
-    columns = np.where(columns < ends[:, None], columns, starts[:, None])
-    positions = np.reshape(orders, (len(orders), num_examples))[:, columns].reshape(-1, columns.shape[1])
-    sizes = np.tile(ends - starts, len(orders))
-    num_steps = problem.work.num_steps
-    return positions[:num_steps].astype(np.int64), sizes[:num_steps]
+    schedule: Schedule
+    state: Params
+    sums: Tensor
+
+
+@torch.no_grad()
+def _device_step(params: list[Tensor], grads: list[Tensor], stack: _Stack, active: int) -> None:
+    """Take the step of `fedprox.solvers.reference.step` with mu and the learning rate as values on the device."""
+    mu, minus_rate = stack.settings[0], stack.settings[1]
+    if stack.mu:
+        pull = torch._foreach_sub(params, _first(active, stack.anchor))
+        torch._foreach_mul_(pull, mu)
+        torch._foreach_add_(grads, pull)
+    if stack.sgd.weight_decay:
+        torch._foreach_add_(grads, params, alpha=stack.sgd.weight_decay)
+    if stack.velocity:
+        velocity = _first(active, stack.velocity)
+        torch._foreach_mul_(velocity, stack.sgd.momentum)
+        torch._foreach_add_(velocity, grads)
+        grads = velocity
+    for param, grad in zip(params, grads, strict=True):
+        param.addcmul_(grad, minus_rate)
+
+
+def _pooled(problems: Sequence[LocalProblem]) -> tuple[Tensor, Tensor, list[Integers]]:
+    """Return the examples of all problems, their labels, and the place of each problem's examples among them."""
+    first = problems[0]
+    if all(each.positions is not None and each.features is first.features for each in problems):
+        return first.features, first.labels, [cast(Integers, each.positions) for each in problems]
+    own = [each.alone() for each in problems]
+    offsets = np.cumsum([0, *(each.num_examples for each in own)])
+    places = [offset + np.arange(each.num_examples) for each, offset in zip(own, offsets, strict=False)]
+    return torch.cat([each.features for each in own]), torch.cat([each.labels for each in own]), places
 
 
 def _first(active: int, stacks: list[Tensor]) -> list[Tensor]:
     return [stack[:active] for stack in stacks]
 
 
-def _trial_problem(global_params: Params, features: Tensor) -> LocalProblem:
-    """Return a problem of two epochs on a few examples of class 0."""
+def _trial_problem(global_params: Params, features: Tensor, size: int) -> LocalProblem:
+    """Return a problem of two epochs on the first examples, all of class 0."""
     labels = torch.zeros(len(features), dtype=torch.int64, device=features.device)
-    return LocalProblem(global_params, features, labels, LocalWork([np.arange(len(features))] * 2, 4, mu=1.0))
+    work = LocalWork([np.arange(size)] * 2, 4, mu=1.0)
+    return LocalProblem(global_params, features, labels, work, positions=np.arange(size))
 
 
 def _agree(params: Params, reference: Params, start: Params) -> bool:
-    """Return whether two solutions agree up to rounding, on a GPU up to that of TF32 (2^-11 per operation).
+    """Return whether two solutions agree up to rounding.
 
     A batch that differs from the reference's would change a step by about the size of the step.
     """

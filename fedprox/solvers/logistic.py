@@ -53,6 +53,7 @@ class LogisticSolver:
 
     def solve(self, problem: LocalProblem) -> LocalSolution:
         """Return the client's solution; see `fedprox.solvers.problem.Solver`."""
+        problem = problem.alone()
         global_params, work = problem.global_params, problem.work
         of_params, start = self._start  # all clients of a round start at the same parameters
         if of_params is not global_params:

@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 from typing import Protocol, runtime_checkable
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -84,6 +85,8 @@ class LocalProblem:
         labels: Their classes, shape (n_k,).
         work: Number of steps, order of the examples, and mu.
         asks_gamma: Whether to measure how inexactly the problem is solved.
+        positions: Positions of the client's examples, shape (n_k,), if features and labels hold those of many clients,
+            which stay on a GPU from round to round; None if they hold only this client's.
     """
 
     global_params: Params
@@ -91,6 +94,20 @@ class LocalProblem:
     labels: Tensor
     work: LocalWork
     asks_gamma: bool = False
+    positions: NDArray[np.int64] | None = None
+
+    @property
+    def num_examples(self) -> int:
+        """n_k."""
+        return len(self.labels) if self.positions is None else len(self.positions)
+
+    def alone(self) -> "LocalProblem":
+        """Return the same problem with features and labels of this client only."""
+        if self.positions is None:
+            return self
+        own = torch.from_numpy(self.positions).to(self.labels.device)
+        features, labels = self.features.index_select(0, own), self.labels.index_select(0, own)
+        return replace(self, features=features, labels=labels, positions=None)
 
 
 @dataclass(frozen=True)

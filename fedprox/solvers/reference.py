@@ -3,14 +3,19 @@
 Faster solvers must agree with this one.
 """
 
+import copy
 from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
+from typing import cast
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional
 
 from fedprox.solvers.batches import Batches, DeviceImageBatches, ImageBatches, ImageInput, TensorBatches
+from fedprox.solvers.dropout import DropoutKeys, SeededDropout, seed_dropout
 from fedprox.solvers.generators import seeded
 from fedprox.solvers.precision import precision
 from fedprox.solvers.problem import LocalProblem, LocalSolution, LocalWork, SgdSettings
@@ -42,16 +47,19 @@ class ReferenceSolver:
         self.takes_images = image_input is not None
         self._image_input = image_input
         self.is_concurrent = False
-        fastest = model
+        seeded_model = copy.deepcopy(model)
+        self._dropouts = seed_dropout(seeded_model)
+        fastest = seeded_model
         if examples is not None and device == "cpu":
-            self.is_concurrent = not draws_random_numbers(model, examples.contiguous())
-            fastest = tuned_for_cpu(model, examples)
-        self._takes_channels_last = fastest is not model
+            self.is_concurrent = not draws_random_numbers(seeded_model, examples.contiguous())
+            fastest = tuned_for_cpu(seeded_model, examples)
+        self._takes_channels_last = fastest is not seeded_model
         self._workspace = TrainingWorkspace(fastest, device)
         self._sgd = sgd
 
     def solve(self, problem: LocalProblem) -> LocalSolution:
         """Approximately minimise h_k(w; w^t) = F_k(w) + (mu / 2) * ||w - w^t||^2, starting at w^t."""
+        problem = problem.alone()
         features, work = problem.features, problem.work
         model, w, grads = self._workspace.model, self._workspace.vectors, self._workspace.gradients
         self._workspace.load(problem.global_params)
@@ -60,13 +68,18 @@ class ReferenceSolver:
         anchor = [vector.clone() for vector in w]  # w^t, which stays the same for all batches of all epochs
         velocity = list(map(torch.zeros_like, w)) if self._sgd.momentum else None
         sgd = self._sgd.scaled(work.learning_rate_factor)
-        losses, sizes = [], []
+        dropouts = [cast(SeededDropout, model.get_submodule(name)) for name in self._dropouts]
+        keys = DropoutKeys(work.seed, len(dropouts))
+        losses: list[Tensor] = []
+        sizes: list[int] = []
         # A concurrent solver's model draws nothing, and its threads share the generators.
         drawing = nullcontext() if self.is_concurrent else seeded(work.seed, features.device)
         with precision(features.device, reduced=sgd.mixed_precision), drawing:
             for x, y in _batches(self._batches(features), problem.labels, work, sgd):
                 for gradient in grads:
                     gradient.zero_()
+                if dropouts:
+                    begin_step(dropouts, keys.of_steps(len(losses), 1)[0])
                 with torch.autocast(x.device.type, torch.bfloat16) if sgd.mixed_precision else nullcontext():
                     loss = functional.cross_entropy(model(x if self._takes_channels_last else x.contiguous()), y)
                 loss.backward()  # type: ignore[no-untyped-call]
@@ -88,6 +101,13 @@ class ReferenceSolver:
             batches = ImageBatches if features.device.type == "cpu" else DeviceImageBatches
             return batches(features, self._image_input, largest)
         return TensorBatches(features, largest)
+
+
+def begin_step(dropouts: Sequence[SeededDropout], keys: NDArray[np.int32]) -> None:
+    """Set the keys of dropout layers, shape (layers,), before a step."""
+    for layer, key in zip(dropouts, keys.tolist(), strict=True):
+        layer.begin_step()
+        layer.key.fill_(key)
 
 
 @torch.no_grad()

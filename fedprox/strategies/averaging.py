@@ -1,14 +1,15 @@
 """Weighted means of clients' models."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
+import torch
 from flwr.app import ArrayRecord, Message, MetricRecord, RecordDict
 from numpy.typing import DTypeLike, NDArray
 
 from fedprox.strategies.arrays import to_record
-from fedprox.strategies.updates import arrays_of, metrics_of
+from fedprox.strategies.updates import arrays_of, metrics_of, on_gpu
 
 
 def weighted_average(replies: Sequence[Message], weighted_by: str | None = "num-examples") -> ArrayRecord:
@@ -21,6 +22,8 @@ def weighted_average(replies: Sequence[Message], weighted_by: str | None = "num-
         weighted_by: The metric that holds n_k, the number of examples; None for equal weights.
     """
     weights = [float(metrics_of(reply)[weighted_by]) if weighted_by else 1.0 for reply in replies]
+    if tensors := on_gpu(replies):
+        return to_record(average_of_tensors(tensors, weights))
     models = list(map(arrays_of, replies))
     average = {}
     for name, first in models[0].items():
@@ -29,6 +32,24 @@ def weighted_average(replies: Sequence[Message], weighted_by: str | None = "num-
             total += weight * model[name].astype(np.float64)
         average[name] = in_type(total / sum(weights), first.dtype)
     return to_record(average)
+
+
+def average_of_tensors(
+    models: Sequence[Mapping[str, torch.Tensor]], weights: Sequence[float]
+) -> dict[str, torch.Tensor]:
+    """Return the same from tensors on one device, where the sums are computed; the average is on the CPU.
+
+    Args:
+        models: State dicts of the same names and shapes.
+        weights: n_k of each.
+    """
+    average = {}
+    for name, first in models[0].items():
+        stacked = torch.stack([model[name] for model in models]).reshape(len(models), -1).double()
+        mean = stacked.new_tensor(weights) @ stacked / sum(weights)
+        rounded = mean if first.is_floating_point() else mean.round()
+        average[name] = rounded.to(first.dtype).view(first.shape).cpu()
+    return average
 
 
 def in_type(numbers: Any, dtype: DTypeLike) -> NDArray[np.generic]:

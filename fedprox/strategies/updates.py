@@ -4,11 +4,12 @@ Making and reading records takes a third of a short round. Our own code reads an
 `metrics_of`; for all other code it is an ordinary Flower message.
 """
 
-from collections.abc import Mapping
-from functools import partial
+from collections.abc import Mapping, Sequence
+from functools import cached_property, partial
 from typing import Any
 
 import numpy as np
+import torch
 from flwr.app import ArrayRecord, Message, MetricRecord, RecordDict
 from numpy.typing import NDArray
 
@@ -59,14 +60,19 @@ class TrainReply(LazyMessage):
     """A client's reply to a train message.
 
     Attributes:
-        arrays: w_k, a state dict of the model.
+        params: w_k, a state dict of the model, on the device that computed it.
         metrics: Metrics that the client reports, such as num-examples.
     """
 
-    def __init__(self, message: Message, arrays: Arrays, metrics: Metrics) -> None:
+    def __init__(self, message: Message, params: Mapping[str, torch.Tensor], metrics: Metrics) -> None:
         """Reply to a message."""
         super().__init__(reply_to=message)
-        self.arrays, self.metrics = arrays, metrics
+        self.params, self.metrics = params, metrics
+
+    @cached_property
+    def arrays(self) -> Arrays:
+        """w_k as arrays, copied from a GPU when they are first read."""
+        return {name: value.cpu().numpy() for name, value in self.params.items()}
 
     def make_content(self) -> RecordDict:
         """Make and return the records of arrays and metrics."""
@@ -87,6 +93,14 @@ def arrays_of(reply: Message) -> Arrays:
     if isinstance(reply, TrainReply) and reply.is_unread:
         return reply.arrays
     return {name: to_numpy(array) for name, array in only(ArrayRecord, reply.content).items()}
+
+
+def on_gpu(replies: Sequence[Message]) -> list[Mapping[str, torch.Tensor]]:
+    """Return the models in replies if all of them are still on one GPU; otherwise nothing."""
+    models = [reply.params for reply in replies if isinstance(reply, TrainReply) and reply.is_unread]
+    devices = {tensor.device for model in models for tensor in model.values()}
+    is_one_gpu = len(devices) == 1 and next(iter(devices)).type == "cuda"
+    return models if is_one_gpu and len(models) == len(replies) else []
 
 
 def metrics_of(reply: Message) -> Metrics:

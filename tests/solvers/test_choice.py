@@ -21,7 +21,7 @@ from fedprox.solvers.reference import ReferenceSolver
 SGD = SgdSettings(0.1, 10, weight_decay=0.001)
 LOGISTIC = logistic((8, 8), 10)
 EXAMPLES = torch.ones(3, 8, 8)
-WITH_DROPOUT = nn.Sequential(nn.Dropout(0.5), LOGISTIC)
+DRAWING = nn.Sequential(nn.AlphaDropout(0.5), LOGISTIC)
 
 
 @pytest.mark.parametrize(
@@ -40,21 +40,21 @@ def test_on_the_cpu_the_solver_depends_on_its_name_and_the_model(name, model, sg
 
 
 def test_cohort_for_a_model_that_it_cannot_batch_is_an_error():
-    with pytest.raises(UserError, match=r"solver=cohort .*dropout.* this Sequential cannot; use solver=auto"):
-        choose("cohort", WITH_DROPOUT, SGD, "cpu", EXAMPLES)
+    with pytest.raises(UserError, match=r"solver=cohort .*Dropout.* this Sequential does not; use solver=auto"):
+        choose("cohort", DRAWING, SGD, "cpu", EXAMPLES)
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 def test_on_a_gpu_auto_takes_the_cohort_solver_if_it_can_batch_the_model():
     for model in (LOGISTIC, cnn((8, 8), 10)):
         assert type(choose("auto", model, SGD, "cuda", EXAMPLES)) is CohortSolver
-    assert type(choose("auto", WITH_DROPOUT, SGD, "cuda", EXAMPLES)) is ReferenceSolver
+    assert type(choose("auto", DRAWING, SGD, "cuda", EXAMPLES)) is ReferenceSolver
 
 
 def test_on_a_gpu_auto_asks_the_cohort_solver_first(monkeypatch):
     # This works without a GPU, because the solver is a fake.
     class Either(CohortSolver):
-        def __init__(self, model, sgd, device):
+        def __init__(self, model, sgd, device, image_input):
             assert device == "cuda:1"
 
     for says, expected in ((True, Either), (False, ReferenceSolver)):
@@ -64,7 +64,7 @@ def test_on_a_gpu_auto_asks_the_cohort_solver_first(monkeypatch):
         assert type(choose("auto", LOGISTIC, SGD, "cuda:1", EXAMPLES)) is expected
 
 
-def test_only_the_reference_solver_augments_and_computes_in_mixed_precision():
+def test_the_compiled_solver_neither_augments_nor_computes_in_mixed_precision():
     model, sgd = logistic((4, 4), 3), SgdSettings(0.1, 5)
     images = torch.zeros(3, 4, 4)
     plain, augmented = (
@@ -74,10 +74,7 @@ def test_only_the_reference_solver_augments_and_computes_in_mixed_precision():
     assert isinstance(choose("auto", model, sgd, "cpu", images, plain), LogisticSolver)
     assert isinstance(choose("auto", model, sgd, "cpu", images, augmented), ReferenceSolver)
     assert isinstance(choose("auto", model, replace(sgd, mixed_precision=True), "cpu", images), ReferenceSolver)
-    with pytest.raises(UserError, match="solver=cohort does not support augmentation"):
-        choose("cohort", model, sgd, "cpu", images, augmented)
-    with pytest.raises(UserError, match="solver=cohort does not support mixed_precision"):
-        choose("cohort", model, replace(sgd, mixed_precision=True), "cpu", images, plain)
+    assert choose("cohort", model, sgd, "cpu", images, augmented).takes_images
 
 
 @pytest.mark.parametrize(

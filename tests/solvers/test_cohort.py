@@ -1,6 +1,7 @@
 """The cohort solver, against the reference solver."""
 
 import copy
+from contextlib import nullcontext
 from dataclasses import replace
 
 import numpy as np
@@ -9,13 +10,17 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
+from torch.nn import functional
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from fedprox.models.cnn import cnn
+from fedprox.data.augmentation import PadCropFlip
+from fedprox.models.cnn import cnn, moderate_cnn
 from fedprox.models.logistic import logistic
 from fedprox.models.lstm import lstm_shakespeare
-from fedprox.plan.epoch_batches import epoch_batches
-from fedprox.solvers.cohort import CohortSolver, _batches, _schedule
+from fedprox.solvers.batches import ImageInput
+from fedprox.solvers.cohort import CohortSolver
+from fedprox.solvers.gradients import drift
+from fedprox.solvers.graphs import FixedMemory
 from fedprox.solvers.problem import LocalProblem, LocalSolution, LocalWork, SgdSettings
 from fedprox.solvers.reference import ReferenceSolver
 
@@ -165,27 +170,6 @@ def test_arguments_are_not_changed():
 # The layout of the steps
 
 
-def test_batches_are_padded_and_the_longest_client_comes_first():
-    # Three examples in batches of two, one epoch: 2 0 | 1 (1). The other client has one example and two epochs: 0, 0,
-    # limited to one step; its example is the fourth of all. Rows: step 1 of both, then step 2 of the first.
-    start = {"w": torch.zeros(1)}
-    first, second = (problem(start, size, 0, num_epochs=1) for size in (3, 1))
-    first = replace(first, work=LocalWork([np.array([2, 0, 1])], 9, 0.0))
-    second = replace(second, work=LocalWork([np.array([0]), np.array([0])], 1, 0.0))
-    schedule = _schedule([first, second], [_batches(first, epoch_batches(3, 2)), _batches(second, epoch_batches(1, 2))])
-    assert schedule.positions.tolist() == [[2, 0], [3, 3], [1, 1]]
-    assert schedule.sizes.tolist() == [2, 1, 1]
-    assert (schedule.num_steps, schedule.num_seen) == ([2, 1], [3, 1])
-    assert list(schedule.phases()) == [(2, [slice(0, 2)]), (1, [slice(2, 3)])]
-
-
-def test_batches_are_padded_to_a_merged_last_one():
-    # Five examples in batches of two: 4 2 | 0 3 1, and the first is padded with its first example.
-    merged = replace(problem({"w": torch.zeros(1)}, 5, 0), work=LocalWork([np.array([4, 2, 0, 3, 1])], 9, 0.0))
-    positions, sizes = _batches(merged, epoch_batches(5, 2, "merge"))
-    assert (positions.tolist(), sizes.tolist()) == ([[4, 2, 4], [0, 3, 1]], [2, 3])
-
-
 class Reads(TorchDispatchMode):
     """Counts operations that make the host wait for a value, or copy a tensor to another device or dtype."""
 
@@ -215,6 +199,162 @@ def test_no_step_waits_for_the_device(momentum):
     assert reads.num == 1  # so a read would be counted
 
 
+# Dropout, images and reduced precision
+
+
+def dropping() -> nn.Module:
+    return nn.Sequential(
+        nn.Flatten(), nn.Linear(6, 5), nn.Dropout(0.4), nn.Tanh(), nn.Linear(5, NUM_CLASSES), nn.Dropout(0.1)
+    ).double()
+
+
+def with_seed(one: LocalProblem, seed: tuple[int, ...]) -> LocalProblem:
+    return replace(one, work=replace(one.work, seed=seed))
+
+
+def test_dropout_is_each_clients_own_whoever_else_is_computed_beside_it():
+    model = dropping()
+    start = weights(model)
+    problems = [with_seed(problem(start, size, size), (0, 0, 1, client)) for client, size in enumerate((7, 3, 12))]
+    together = assert_solves(model, SgdSettings(0.1, 4, 0.5), problems)
+    (alone,) = CohortSolver(model, SgdSettings(0.1, 4, 0.5)).solve_all([problems[1]])
+    other = CohortSolver(model, SgdSettings(0.1, 4, 0.5)).solve(with_seed(problems[1], (0, 0, 1, 9)))
+    torch.testing.assert_close(together[1].params["1.weight"], alone.params["1.weight"], **EXACT)
+    assert (alone.params["1.weight"] - other.params["1.weight"]).abs().max() > 1e-3
+
+
+@pytest.mark.parametrize("mode", ["reflect", "black"])
+@pytest.mark.parametrize("shape", [(3, 9, 8), (9, 8)], ids=["colour", "gray"])
+def test_stored_images_are_changed_and_normalised_as_by_the_reference_solver(shape, mode):
+    rng = np.random.default_rng(0)
+    augmentation = PadCropFlip(2, mode)
+    mean, std = (np.array(value, np.float32) for value in (120.0, 60.0))
+    model = nn.Sequential(nn.Flatten(), nn.Linear(int(np.prod(shape)), NUM_CLASSES))
+    start = weights(model)
+    for changes in (None, augmentation):
+        problems = []
+        for size in (7, 3):
+            one = problem(start, size, size, shape=shape)
+            shifts = augmentation.draw(rng, 2, size) if changes else None
+            images = torch.from_numpy(rng.integers(0, 256, (size, *shape), dtype=np.uint8))
+            problems.append(replace(one, features=images, work=replace(one.work, shifts=shifts)))
+        settings = ImageInput(mean, std, changes)
+        solver = CohortSolver(model, SgdSettings(0.01, 4), "cpu", settings)
+        assert solver.takes_images
+        reference = ReferenceSolver(model, SgdSettings(0.01, 4), "cpu", None, settings)
+        for one, found in zip(problems, solver.solve_all(problems), strict=True):
+            for name, value in reference.solve(one).params.items():
+                torch.testing.assert_close(found.params[name], value, **SINGLE)
+
+
+def test_mixed_precision_computes_in_bfloat16_as_the_reference_solver_does():
+    model, sgd = seeded_cnn(), SgdSettings(0.02, 4, mixed_precision=True)
+    one = problem(model.state_dict(), 9, 0, shape=(8, 8), num_steps=1)
+    (found,), expected = CohortSolver(model, sgd).solve_all([one]), ReferenceSolver(model, sgd).solve(one)
+    exact = ReferenceSolver(model, replace(sgd, mixed_precision=False)).solve(one)
+    for name, value in expected.params.items():
+        assert found.params[name].dtype == torch.float32
+        # bfloat16 has 8 bits: 0.004 for each operation of several layers.
+        moved = (value - one.global_params[name]).norm()
+        assert (found.params[name] - value).norm() < 0.1 * moved
+        assert not torch.equal(found.params[name], exact.params[name])
+
+
+# Memory
+
+
+def test_clients_in_shares_have_the_same_solutions():
+    model = dropping()
+    start = weights(model)
+    problems = [with_seed(problem(start, size, size), (client,)) for client, size in enumerate((7, 3, 12, 1, 5))]
+    whole = CohortSolver(model, SgdSettings(0.1, 4)).solve_all(problems)
+    for at_once in (1, 2, 9):
+        parts = CohortSolver(model, SgdSettings(0.1, 4), at_once=at_once).solve_all(problems)
+        for one, other in zip(parts, whole, strict=True):
+            assert (one.num_steps, one.train_loss) == (other.num_steps, pytest.approx(other.train_loss))
+            torch.testing.assert_close(one.params["1.weight"], other.params["1.weight"], **EXACT)
+
+
+def test_if_memory_does_not_suffice_fewer_clients_are_trained_at_once(monkeypatch, caplog):
+    model = perceptron()
+    solver, solve_stack, asked = CohortSolver(model, SgdSettings(0.1, 4)), CohortSolver._solve_stack, []
+
+    def small(self, problems, batches):
+        asked.append(len(problems))
+        if len(problems) > 2:
+            raise torch.OutOfMemoryError
+        return solve_stack(self, problems, batches)
+
+    monkeypatch.setattr(CohortSolver, "_solve_stack", small)
+    problems = [problem(weights(model), size, size) for size in (7, 3, 12, 1, 5)]
+    assert len(solver.solve_all(problems)) == 5
+    assert asked == [5, 3, 2, 2, 1]
+    assert "does not hold 5 clients at once; now 3" in caplog.text
+    monkeypatch.setattr(CohortSolver, "_solve_stack", lambda *_: (_ for _ in ()).throw(torch.OutOfMemoryError))
+    with pytest.raises(torch.OutOfMemoryError):
+        solver.solve_all(problems)
+
+
+class OnlySteps:
+    """Runs every step as `Graphs` runs the first ones; memory and rows are those of a GPU."""
+
+    def __init__(self):
+        self.memory, self.keys = FixedMemory(), []
+
+    def on_own_stream(self):
+        return nullcontext()
+
+    def run(self, key, one_step):
+        self.keys.append(key[0])
+        one_step()
+
+
+@settings(max_examples=25, deadline=None)
+@given(
+    rounds=st.lists(st.lists(st.integers(1, 11), min_size=1, max_size=4), min_size=1, max_size=3),
+    mu=st.sampled_from([0.0, 0.5]),
+    momentum=st.sampled_from([0.0, 0.9]),
+    weight_decay=st.sampled_from([0.0, 0.01]),
+    at_once=st.sampled_from([None, 1, 2]),
+    seed=st.integers(0, 99),
+)
+def test_steps_in_fixed_memory_are_the_reference_solvers(rounds, mu, momentum, weight_decay, at_once, seed):
+    # Several rounds with other clients, steps and learning rates in the same memory.
+    model, sgd = dropping(), SgdSettings(0.1, 4, momentum, weight_decay)
+    rng = np.random.default_rng(seed)
+    features = torch.from_numpy(rng.normal(size=(30, *SHAPE)))
+    labels = torch.from_numpy(rng.integers(NUM_CLASSES, size=30))
+    solver, reference = CohortSolver(model, sgd, at_once=at_once), ReferenceSolver(model, sgd)
+    solver._graphs = OnlySteps()
+    for round_num, sizes in enumerate(rounds):
+        start, problems = weights(model, seed + round_num), []
+        for client, size in enumerate(sizes):
+            one = with_seed(problem(start, size, seed + client, mu=mu, corrected=bool(round_num % 2)), (client,))
+            one = replace(one, work=replace(one.work, learning_rate_factor=1 / (1 + round_num)))
+            problems.append(replace(one, features=features, labels=labels, positions=rng.permutation(30)[:size]))
+        for one, found in zip(problems, solver.solve_all(problems), strict=True):
+            expected = reference.solve(one)
+            assert found.num_steps == expected.num_steps
+            assert found.train_loss == pytest.approx(expected.train_loss, rel=1e-5)
+            assert found.drift == pytest.approx(drift(expected.params, start, [*start]), rel=1e-5)
+            for name, value in expected.params.items():
+                torch.testing.assert_close(found.params[name], value, **EXACT)
+    assert len(solver._graphs.keys) >= len(rounds)
+
+
+def test_memory_stays_where_it_is_until_a_value_does_not_fit():
+    memory, cpu = FixedMemory(), torch.device("cpu")
+    first = memory.hold("a", torch.tensor([1.0, 2.0, 3.0, 4.0]), cpu, grows=True)
+    assert first[:4].tolist() == [1, 2, 3, 4]
+    for value in ([7.0], [1.0] * 5):  # a quarter more is kept
+        assert memory.hold("a", torch.tensor(value), cpu).data_ptr() == first.data_ptr()
+    assert memory.num_moves == 1
+    for value in (torch.ones(9), torch.ones(9).double(), torch.ones(9, 2)):
+        moves = memory.num_moves
+        assert torch.equal(memory.hold("a", value, cpu)[:9], value)
+        assert memory.num_moves == moves + 1
+
+
 # Which models
 
 
@@ -230,6 +370,11 @@ class WithBatchNorm(nn.Module):
 class Branching(nn.Sequential):
     def forward(self, x):
         return super().forward(x if x.sum() > 0 else -x)
+
+
+class Dropping(nn.Sequential):
+    def forward(self, x):
+        return functional.dropout(super().forward(x), 0.5, self.training)  # from torch's own generator
 
 
 class Centring(nn.Sequential):
@@ -268,8 +413,10 @@ SGD = SgdSettings(0.1, 10, momentum=0.5, weight_decay=0.001)
         (nn.Sequential(nn.Flatten(), nn.Dropout(0.0), nn.LayerNorm(6), nn.Linear(6, NUM_CLASSES)), EXAMPLES),
         (nn.Sequential(nn.Embedding(4, 2), nn.Flatten(), nn.Linear(6, NUM_CLASSES)), TOKENS),
         (Tied(), EXAMPLES),
+        (nn.Sequential(nn.Flatten(), nn.Dropout(0.5), nn.Linear(6, NUM_CLASSES)), EXAMPLES),
+        (moderate_cnn((1, 8, 8), NUM_CLASSES), torch.ones(3, 1, 8, 8)),
     ],
-    ids=["logistic", "CNN", "layer norm", "embedding", "tied weights and a buffer"],
+    ids=["logistic", "CNN", "layer norm", "embedding", "tied weights and a buffer", "dropout", "dropout of channels"],
 )
 def test_a_model_that_can_be_batched_is_accepted(model, examples):
     assert CohortSolver.accepts(model, SGD, "cpu", examples)
@@ -279,7 +426,7 @@ def test_a_model_that_can_be_batched_is_accepted(model, examples):
     ("model", "examples"),
     [
         (WithBatchNorm(), EXAMPLES),
-        (nn.Sequential(nn.Flatten(), nn.Dropout(0.5), nn.Linear(6, NUM_CLASSES)), EXAMPLES),
+        (Dropping(nn.Flatten(), nn.Linear(6, NUM_CLASSES)), EXAMPLES),
         (lstm_shakespeare((3,), 4), TOKENS),
         (Branching(nn.Flatten(), nn.Linear(6, NUM_CLASSES)), EXAMPLES),
         (Centring(nn.Flatten(), nn.Linear(6, NUM_CLASSES)), EXAMPLES),
@@ -287,7 +434,7 @@ def test_a_model_that_can_be_batched_is_accepted(model, examples):
     ],
     ids=[
         "batch norm",
-        "dropout",
+        "dropout as a function",
         "LSTM",
         "a branch",
         "a mean of the batch",

@@ -351,7 +351,7 @@ def test_the_layout_changes_solutions_by_rounding_only():
 
 def test_only_a_tried_model_without_random_numbers_is_concurrent():
     features, _ = examples()
-    drawing, sgd = nn.Sequential(nn.Dropout(0.5), linear()), SgdSettings(0.1, 3)
+    drawing, sgd = nn.Sequential(nn.AlphaDropout(0.5), linear()), SgdSettings(0.1, 3)
     assert not ReferenceSolver(linear(), sgd).is_concurrent
     assert not ReferenceSolver(drawing, sgd, "cpu", features).is_concurrent
     assert ReferenceSolver(linear(), sgd, "cpu", features).is_concurrent

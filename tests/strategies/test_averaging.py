@@ -2,11 +2,12 @@
 
 import numpy as np
 import pytest
+import torch
 from flwr.app import Array, ArrayRecord, Message, MetricRecord, RecordDict
 
 from fedprox.engines.identity import act_as_server
 from fedprox.federation.messages import node_id
-from fedprox.strategies.averaging import weighted_average
+from fedprox.strategies.averaging import average_of_tensors, weighted_average
 
 
 def reply(num_examples: int, trust: float = 1.0, **arrays: np.ndarray) -> Message:
@@ -60,3 +61,16 @@ def test_integers_are_rounded_to_the_nearest_and_equal_ones_stay_the_same():
     # The rounding errors of a float64 mean of equal numbers must not be truncated.
     for count in (1, 7, 49, 10**6 + 1):
         assert average(*(reply(n, w=count) for n in (3, 11, 1021))) == count
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.int64])
+@pytest.mark.parametrize("shape", [(), (2, 3)])
+def test_tensors_on_a_gpu_have_the_average_of_arrays(dtype, shape):
+    # Here on the CPU: the same operations.
+    generator = torch.Generator().manual_seed(0)
+    models = [{"w": (10 * torch.randn(shape, generator=generator)).to(dtype)} for _ in range(4)]
+    replies = [reply(size, w=model["w"].numpy()) for size, model in enumerate(models, start=1)]
+    found = average_of_tensors(models, [1.0, 2.0, 3.0, 4.0])["w"]
+    assert found.dtype == dtype
+    # Sums of four float64 numbers may differ in the last bit.
+    torch.testing.assert_close(found.numpy(), average(*replies), rtol=1e-15 if dtype == torch.float64 else 0, atol=0)

@@ -5,6 +5,7 @@ import pickle
 
 import numpy as np
 import pytest
+import torch
 from flwr.app import ConfigRecord, Message, RecordDict
 
 from fedprox.engines.identity import act_as_server
@@ -30,7 +31,7 @@ def asked() -> TaskMessage:
 
 
 def reply() -> TrainReply:
-    return TrainReply(asked(), ARRAYS, METRICS)
+    return TrainReply(asked(), {name: torch.from_numpy(array) for name, array in ARRAYS.items()}, METRICS)
 
 
 def same(one, other) -> bool:
