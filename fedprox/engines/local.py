@@ -5,7 +5,7 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from math import inf
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -32,7 +32,11 @@ _DRAWS = (
 
 
 class LocalGrid:
-    """A Flower Grid whose nodes are clients played in this process."""
+    """A Flower Grid whose nodes are clients played in this process.
+
+    Attributes:
+        choice: The solver that was chosen, and why.
+    """
 
     def __init__(self, spec: ClientSpec, *, num_threads: int | None = None) -> None:
         """Prepare the client app.
@@ -47,7 +51,8 @@ class LocalGrid:
             raise UserError(f"engine.num_threads must be {rule}, got {num_threads}")
         act_as_server()
         self._spec = spec
-        self._use(spec.make_solver())
+        self.choice = spec.choose_solver()
+        self._use(self.choice.solver)
         self._pool, self._alone = Pool(num_threads or torch.get_num_threads()), Pool(1)
         self._may_draw = not has_kernels(spec.model, spec.device)
         self._sizes = spec.data.train.sizes
@@ -110,7 +115,7 @@ class LocalGrid:
         if not draws:
             return solutions
         _log.warning(_DRAWS)
-        self._use(replace(self._spec, solver="reference").make_solver())
+        self._use(replace(self._spec, solver="reference").choose_solver().solver)
         self._solver.is_concurrent = False
         return []
 
@@ -149,6 +154,10 @@ class LocalGrid:
             raise
         except USER_CODE_ERRORS as error:  # the user's model may raise anything
             return failed(message, with_location(error))
+
+    def facts(self) -> dict[str, Any]:
+        """Return the solver, and the times of the trial in which it was chosen."""
+        return {"solver": {"name": self.choice.name, "ms_per_step": dict(self.choice.ms_per_step)}}
 
     def peak_memory_bytes(self) -> int:
         """Return 0, because there is no other process."""

@@ -96,6 +96,10 @@ class RayGrid:
             shares = [[at] for share in shares if len(share) > 1 for at in share if replies[at] is JobFailure.CRASHED]
         return [_as_message(replies[at], message) for at, message in enumerate(messages)]
 
+    def facts(self) -> dict[str, Any]:
+        """Return nothing: each actor chooses its own solver."""
+        return {}
+
     def peak_memory_bytes(self) -> int:
         """Return the sum of the actors' peak resident memory."""
         return sum(self._pool.query("peak_memory_bytes"))

@@ -293,7 +293,7 @@ def client_spec(config: Config, data: FederatedData, model: nn.Module) -> Client
         _log.info(
             "clients compute on the CPU, not on %s: logistic regression has a faster, compiled solver there", asked
         )
-    return ClientSpec(data, model, sgd, device, config.solver, augmentation)
+    return ClientSpec(data, model, sgd, device, config.solver, augmentation, config.clients_per_round)
 
 
 def server_device(config: Config, spec: ClientSpec) -> str:

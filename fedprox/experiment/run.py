@@ -176,5 +176,6 @@ def _facts(experiment: Experiment) -> dict[str, Any]:
         "seed": config.seed,
         "repetition": config.repeat_num,
         "settings": {name: value for name, value in config.plain().items() if name != "resume"},
+        **experiment.grid.facts(),
         **environment(),
     }

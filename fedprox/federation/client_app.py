@@ -17,7 +17,7 @@ from fedprox.evaluation.evaluators import TestEvaluator, evaluator
 from fedprox.federation.messages import record_of, task_of
 from fedprox.plan.plan import ClientTask, epoch_orders, epoch_shifts
 from fedprox.solvers.batches import ImageInput
-from fedprox.solvers.choice import choose
+from fedprox.solvers.choice import Choice, choose
 from fedprox.solvers.generators import seeded
 from fedprox.solvers.gradients import drift, full_gradients, gamma
 from fedprox.solvers.problem import BatchedSolver, LocalProblem, LocalSolution, LocalWork, Params, SgdSettings, Solver
@@ -40,6 +40,7 @@ class ClientSpec:
         device: Device on which clients compute, such as "cpu" or "cuda".
         solver: "auto", "reference" or "cohort"; see `fedprox.solvers.choice`.
         augmentation: Changes to training images; None for none.
+        clients_per_round: K, the size of a cohort, for which the fastest solver is chosen.
     """
 
     data: FederatedData
@@ -48,15 +49,16 @@ class ClientSpec:
     device: str = "cpu"
     solver: str = "auto"
     augmentation: PadCropFlip | None = None
+    clients_per_round: int = 1
 
-    def make_solver(self) -> Solver:
+    def choose_solver(self) -> Choice:
         """Return a new solver for the process that plays clients."""
         shared = self.data.examples
         examples = torch.from_numpy(shared.model_input(shared.features[:3]))  # to try the model on
         images = None
         if shared.features.dtype == np.uint8 and shared.features.ndim in (3, 4):
             images = ImageInput(shared.mean, shared.std, self.augmentation)
-        return choose(self.solver, self.model, self.sgd, self.device, examples, images)
+        return choose(self.solver, self.model, self.sgd, self.device, examples, images, self.clients_per_round)
 
 
 class Clients:

@@ -1,7 +1,7 @@
 """Messages between server and clients: the model and settings for all clients of a round, and each client's task."""
 
 from collections.abc import Mapping, Sequence
-from typing import Protocol, cast, runtime_checkable
+from typing import Any, Protocol, cast, runtime_checkable
 
 from flwr.app import ArrayRecord, ConfigRecord, Error, Message, MessageType, MetricRecord, RecordDict
 
@@ -24,6 +24,9 @@ class Exchange(Protocol):
 @runtime_checkable
 class Engine(Exchange, Protocol):
     """What computes the clients of a round: the part of a Flower Grid that a round needs."""
+
+    def facts(self) -> dict[str, Any]:
+        """Return entries of run.json that only the engine knows."""
 
     def peak_memory_bytes(self) -> int:
         """Return the peak resident memory of the engine's processes besides this one."""

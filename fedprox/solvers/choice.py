@@ -1,5 +1,10 @@
 """Choice of the solver that a run uses."""
 
+import logging
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
 import torch
 from torch import Tensor, nn
 
@@ -9,6 +14,26 @@ from fedprox.solvers.cohort import CohortSolver
 from fedprox.solvers.logistic import LogisticSolver
 from fedprox.solvers.problem import SgdSettings, Solver
 from fedprox.solvers.reference import ReferenceSolver
+from fedprox.solvers.trial import seconds_per_step
+
+REFERENCE, COHORT, ONE_BY_ONE, COMPILED = "reference", "cohort", "cohort, one client after another", "compiled"
+_log = logging.getLogger("fedprox")
+
+
+@dataclass(frozen=True)
+class Choice:
+    """A solver and why it was chosen.
+
+    Attributes:
+        solver: The solver.
+        name: "reference", "cohort", "cohort, one client after another" or "compiled".
+        ms_per_step: Milliseconds for a step of all clients of a round with each solver that was tried; empty without a
+            trial.
+    """
+
+    solver: Solver
+    name: str
+    ms_per_step: Mapping[str, float] = field(default_factory=dict)
 
 
 def choose(
@@ -18,11 +43,13 @@ def choose(
     device: str,
     examples: Tensor | None = None,
     image_input: ImageInput | None = None,
-) -> Solver:
+    clients_per_round: int = 1,
+) -> Choice:
     """Return the solver of a name; "auto" decides by the model and the device.
 
-    "auto" is the compiled solver for logistic regression on the CPU, the cohort solver on a GPU, and otherwise the
-    reference solver.
+    "auto" is the compiled solver for logistic regression on the CPU, and the reference solver for any other model
+    there. On a GPU it tries the reference solver, the cohort solver, and that with one client after another, for a few
+    steps, and takes the fastest.
 
     Args:
         name: "auto", "reference" or "cohort".
@@ -32,23 +59,44 @@ def choose(
         examples: Three or more model inputs, shape (n, *input_shape), to try the model on; without them the cohort
             solver is not considered, and the reference solver uses one thread.
         image_input: How stored images become model input; None if the examples are not stored images.
+        clients_per_round: K, for the trial.
 
     Raises:
         UserError: If the solver of that name cannot solve the model's problems.
     """
     augments = image_input is not None and image_input.augmentation is not None
     if name == "auto" and is_compiled(model, sgd, device, augments=augments):
-        return LogisticSolver(sgd)
-    if name == "cohort" or (name == "auto" and torch.device(device).type == "cuda"):
+        return Choice(LogisticSolver(sgd), COMPILED)
+    is_tried = name == "auto" and torch.device(device).type == "cuda"
+    if name == "cohort" or is_tried:
         if examples is not None and CohortSolver.accepts(model, sgd, device, examples):
-            return CohortSolver(model, sgd, device, image_input)
+            cohort = CohortSolver(model, sgd, device, image_input)
+            if not is_tried:
+                return Choice(cohort, COHORT)
+            one_by_one = CohortSolver(model, sgd, device, image_input, at_once=1)
+            reference = ReferenceSolver(model, sgd, device, None, image_input)
+            solvers: dict[str, Solver] = {COHORT: cohort, ONE_BY_ONE: one_by_one, REFERENCE: reference}
+            return _fastest(solvers, model, examples.to(device), sgd.batch_size, clients_per_round)
         if name == "cohort":
             raise UserError(
                 "solver=cohort needs a model that computes all clients in one batch, without batch norm and recurrent "
                 "layers, and draws random numbers only in nn.Dropout and nn.Dropout2d, which this "
                 f"{type(model).__name__} does not; use solver=auto or reference"
             )
-    return ReferenceSolver(model, sgd, device, examples, image_input)
+    return Choice(ReferenceSolver(model, sgd, device, examples, image_input), REFERENCE)
+
+
+def _fastest(
+    solvers: Mapping[str, Solver], model: nn.Module, examples: Tensor, batch_size: int, clients_per_round: int
+) -> Choice:
+    """Return the solver that is the fastest in a trial; the first of equals."""
+    params = {name: value.to(examples.device, copy=True) for name, value in model.state_dict().items()}
+    seconds = seconds_per_step(solvers, params, examples, batch_size, clients_per_round)
+    name = min(solvers, key=lambda each: seconds[each])
+    ms_per_step = {each: round(1000 * one, 3) for each, one in seconds.items() if math.isfinite(one)}
+    times = ", ".join(f"{each} {ms:g} ms" for each, ms in ms_per_step.items())
+    _log.info("solver=auto takes %s; a step of %d clients took: %s", name, clients_per_round, times)
+    return Choice(solvers[name], name, ms_per_step)
 
 
 def fastest_device(name: str, model: nn.Module, sgd: SgdSettings, device: str, *, augments: bool = False) -> str:

@@ -20,6 +20,7 @@ from fedprox.federation.planned_strategy import PlannedStrategy
 from fedprox.models.cnn import cnn
 from fedprox.models.logistic import logistic
 from fedprox.plan.plan import epoch_orders
+from fedprox.solvers.choice import Choice
 from fedprox.solvers.cohort import CohortSolver
 from fedprox.solvers.generators import Generators
 from fedprox.solvers.problem import LocalProblem, LocalWork, SgdSettings
@@ -216,7 +217,11 @@ class FailingTogether(CohortSolver):
 
 def test_clients_are_computed_one_by_one_if_one_call_for_all_fails(federation, monkeypatch):
     spec = choosy(federation, raising=3)
-    monkeypatch.setattr(ClientSpec, "make_solver", lambda self: FailingTogether(self.model, self.sgd, self.device))
+    monkeypatch.setattr(
+        ClientSpec,
+        "choose_solver",
+        lambda self: Choice(FailingTogether(self.model, self.sgd, self.device), "failing"),
+    )
     model = torch.nn.Sequential(torch.nn.Flatten(), spec.model.linear)
     messages = federation.messages(arrays=ArrayRecord(model.state_dict()))
     replies = LocalGrid(replace(spec, model=model)).send_and_receive(messages)
@@ -250,7 +255,7 @@ def concurrent(federation, request) -> ClientSpec:
         torch.manual_seed(0)
         model = {"logistic": logistic, "cnn": cnn}[request.param]((8, 8), 10)
     spec = ClientSpec(data, model, SgdSettings(0.01, 4))
-    assert spec.make_solver().is_concurrent
+    assert spec.choose_solver().solver.is_concurrent
     return spec
 
 
@@ -325,7 +330,7 @@ DRAWS = {"torch": lambda: torch.rand(()), "numpy": lambda: np.random.rand(), "py
 def test_unexpected_random_numbers_do_not_depend_on_the_threads(federation, caplog, kind, draws_in_training, strategy):
     model = SometimesNoisy(DRAWS[kind], draws_in_training=draws_in_training)
     spec = ClientSpec(federation.spec.data, model, SgdSettings(0.1, 4))
-    assert spec.make_solver().is_concurrent
+    assert spec.choose_solver().solver.is_concurrent
     one, other, again = (trajectory(federation, spec, strategy(), number, num_rounds=2) for number in (1, 3, 3))
     for replies, *others in zip(one, other, again, strict=True):
         assert all(equal(reply, same) for each in others for reply, same in zip(replies, each, strict=True))
@@ -345,7 +350,7 @@ def test_a_batched_solver_whose_model_draws_is_replaced(federation, caplog):
     model = SometimesNoisy(DRAWS["torch"], draws_in_training=True)
     spec = ClientSpec(federation.spec.data, model, SgdSettings(0.1, 4))
     batched = replace(spec, solver="cohort")
-    assert isinstance(batched.make_solver(), CohortSolver)
+    assert isinstance(batched.choose_solver().solver, CohortSolver)
     one, other = (trajectory(federation, each, FedProx(), 2, num_rounds=2) for each in (spec, batched))
     for replies, same in zip(one, other, strict=True):
         assert all(equal(reply, expected) for reply, expected in zip(replies, same, strict=True))

@@ -219,8 +219,8 @@ def test_stored_images_give_the_same_models_as_their_model_input(last_batch):
         std=np.ones((), np.float32),
     )
     as_floats = replace(spec, data=replace(data, examples=floats))
-    assert spec.make_solver().takes_images
-    assert not as_floats.make_solver().takes_images
+    assert spec.choose_solver().solver.takes_images
+    assert not as_floats.choose_solver().solver.takes_images
     assert_same_models(image_replies(spec), image_replies(as_floats), 1e-5)
 
 
@@ -238,7 +238,7 @@ def test_augmentation_differs_between_rounds_and_repeats():
         assert_same_models(first, plain, 1e-3)
     planned = PlannedStrategy(FedProx(), Plan(np.array(SIZES), 3, 2, 3, 0.0, PaperProtocol(), seed=0))
     works = [
-        Clients(spec, spec.make_solver()).work(message)
+        Clients(spec, spec.choose_solver().solver).work(message)
         for round_num in (1, 2)
         for message in planned.configure_train(round_num, ArrayRecord(), ConfigRecord({"proximal-mu": MU}), None)
     ]

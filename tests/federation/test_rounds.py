@@ -32,6 +32,9 @@ class FakeEngine:
         self.rounds.append(list(messages))
         return [self._reply(message) for message in messages]
 
+    def facts(self) -> dict[str, object]:
+        return {}
+
     def peak_memory_bytes(self) -> int:
         return 0
 

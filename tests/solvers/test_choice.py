@@ -1,6 +1,8 @@
 """Choice of the solver that a run uses."""
 
+import math
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -36,7 +38,7 @@ DRAWING = nn.Sequential(nn.AlphaDropout(0.5), LOGISTIC)
     ],
 )
 def test_on_the_cpu_the_solver_depends_on_its_name_and_the_model(name, model, sgd, expected):
-    assert type(choose(name, model, sgd, "cpu", EXAMPLES)) is expected
+    assert type(choose(name, model, sgd, "cpu", EXAMPLES).solver) is expected
 
 
 def test_cohort_for_a_model_that_it_cannot_batch_is_an_error():
@@ -45,23 +47,60 @@ def test_cohort_for_a_model_that_it_cannot_batch_is_an_error():
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
-def test_on_a_gpu_auto_takes_the_cohort_solver_if_it_can_batch_the_model():
-    for model in (LOGISTIC, cnn((8, 8), 10)):
-        assert type(choose("auto", model, SGD, "cuda", EXAMPLES)) is CohortSolver
-    assert type(choose("auto", DRAWING, SGD, "cuda", EXAMPLES)) is ReferenceSolver
+def test_on_a_gpu_auto_takes_the_fastest_of_a_trial():
+    chosen = choose("auto", cnn((8, 8), 10), SGD, "cuda", EXAMPLES, clients_per_round=4)
+    assert chosen.ms_per_step.keys() == {"cohort", "cohort, one client after another", "reference"}
+    assert chosen.ms_per_step[chosen.name] == min(chosen.ms_per_step.values())
+    assert type(choose("auto", DRAWING, SGD, "cuda", EXAMPLES).solver) is ReferenceSolver
 
 
-def test_on_a_gpu_auto_asks_the_cohort_solver_first(monkeypatch):
-    # This works without a GPU, because the solver is a fake.
-    class Either(CohortSolver):
-        def __init__(self, model, sgd, device, image_input):
-            assert device == "cuda:1"
+@pytest.mark.parametrize("fastest", ["cohort", "cohort, one client after another", "reference"])
+def test_auto_takes_the_fastest_solver_and_says_what_all_of_them_took(monkeypatch, caplog, fastest):
+    # This works without a GPU, because the trial is a fake.
+    def seconds(solvers, params, examples, batch_size, num_clients):
+        assert [solver.at_once for name, solver in solvers.items() if name != "reference"] == [None, 1]
+        assert (len(examples), batch_size, num_clients) == (3, 10, 7)
+        return {name: {fastest: 0.001}.get(name, math.inf if name == "cohort" else 0.0025) for name in solvers}
 
-    for says, expected in ((True, Either), (False, ReferenceSolver)):
-        monkeypatch.setattr(Either, "accepts", staticmethod(lambda *_, says=says: says))
-        monkeypatch.setattr("fedprox.solvers.choice.CohortSolver", Either)
-        monkeypatch.setattr(nn.Module, "to", lambda self, device: self)
-        assert type(choose("auto", LOGISTIC, SGD, "cuda:1", EXAMPLES)) is expected
+    pretend_gpu(monkeypatch)
+    monkeypatch.setattr("fedprox.solvers.choice.seconds_per_step", seconds)
+    caplog.set_level("INFO")
+    chosen = choose("auto", LOGISTIC, SGD, "cuda:1", EXAMPLES, clients_per_round=7)
+    assert (chosen.name, chosen.ms_per_step[fastest]) == (fastest, 1.0)
+    assert fastest == "cohort" or "cohort" not in chosen.ms_per_step  # it failed
+    assert type(chosen.solver) is (ReferenceSolver if fastest == "reference" else CohortSolver)
+    assert f"solver=auto takes {fastest}; a step of 7 clients took: " in caplog.text
+    assert f"{fastest} 1 ms" in caplog.text
+
+
+def test_on_a_gpu_auto_takes_the_reference_solver_for_a_model_that_cannot_be_batched(monkeypatch):
+    pretend_gpu(monkeypatch)
+    assert choose("auto", DRAWING, SGD, "cuda:1", EXAMPLES).ms_per_step == {}
+
+
+def pretend_gpu(monkeypatch) -> None:
+    """Let everything compute on the CPU that asks for a GPU."""
+    monkeypatch.setattr("fedprox.solvers.choice.LogisticSolver.accepts", lambda *_: False)
+    real = torch.device
+    monkeypatch.setattr(
+        "fedprox.solvers.choice.torch",
+        SimpleNamespace(device=lambda name: SimpleNamespace(type="cuda") if name == "cuda:1" else real(name)),
+    )
+    for solver in (CohortSolver, ReferenceSolver):
+        first = solver.__init__
+        monkeypatch.setattr(
+            solver,
+            "__init__",
+            lambda self, model, sgd, device="cpu", *more, first=first, **settings: first(
+                self, model, sgd, "cpu", *more, **settings
+            ),
+        )
+    accepts = CohortSolver.accepts
+    monkeypatch.setattr(CohortSolver, "accepts", lambda model, sgd, _, examples: accepts(model, sgd, "cpu", examples))
+    to = torch.Tensor.to
+    monkeypatch.setattr(
+        torch.Tensor, "to", lambda self, *where, **how: self if "cuda:1" in where else to(self, *where, **how)
+    )
 
 
 def test_the_compiled_solver_neither_augments_nor_computes_in_mixed_precision():
@@ -71,10 +110,11 @@ def test_the_compiled_solver_neither_augments_nor_computes_in_mixed_precision():
         ImageInput(np.zeros((), np.float32), np.ones((), np.float32), augmentation)
         for augmentation in (None, PadCropFlip(2))
     )
-    assert isinstance(choose("auto", model, sgd, "cpu", images, plain), LogisticSolver)
-    assert isinstance(choose("auto", model, sgd, "cpu", images, augmented), ReferenceSolver)
-    assert isinstance(choose("auto", model, replace(sgd, mixed_precision=True), "cpu", images), ReferenceSolver)
-    assert choose("cohort", model, sgd, "cpu", images, augmented).takes_images
+    assert isinstance(choose("auto", model, sgd, "cpu", images, plain).solver, LogisticSolver)
+    assert isinstance(choose("auto", model, sgd, "cpu", images, augmented).solver, ReferenceSolver)
+    mixed = replace(sgd, mixed_precision=True)
+    assert isinstance(choose("auto", model, mixed, "cpu", images).solver, ReferenceSolver)
+    assert choose("cohort", model, sgd, "cpu", images, augmented).solver.takes_images
 
 
 @pytest.mark.parametrize(
