@@ -329,8 +329,8 @@ class Config(_Settings):
         return self.engine.target == DEPLOYMENT
 
     @property
-    def evaluates_at_clients(self) -> bool:
-        """Whether the clients measure global models, because the server has none of their data."""
+    def has_sites(self) -> bool:
+        """Whether every client is a site with its own data, which the server may not have."""
         return self.dataset.target == SITES
 
     @property

@@ -4,6 +4,8 @@ Flower starts a message again if its process does not report within 30 s: so not
 is answered.
 """
 
+from collections.abc import Callable
+
 from flwr.app import ConfigRecord, Context, Error, Message, RecordDict
 from flwr.clientapp import ClientApp
 
@@ -54,6 +56,15 @@ def evaluate(message: Message, context: Context) -> Message:
     return _played(message, context)
 
 
+@app.query("facts")
+def facts(message: Message, context: Context) -> Message:
+    """Answer with what this node's site tells about its data."""
+    from fedprox.deployment import job
+    from fedprox.experiment.sites import tell_facts
+
+    return _answered(message, lambda: tell_facts(job.read(), context.node_config, message))
+
+
 @app.query("gradient")
 def gradient(message: Message, context: Context) -> Message:
     """Answer with the client's full gradient."""
@@ -62,18 +73,23 @@ def gradient(message: Message, context: Context) -> Message:
 
 def _played(message: Message, context: Context) -> Message:
     """Return the reply of the client that a message names, as engine=local makes it."""
+    return _answered(message, lambda: _grid(message, context).send_and_receive([message])[0])
+
+
+def _answered(message: Message, answer: Callable[[], Message]) -> Message:
+    """Return an answer as an ordinary message, or the error reply if there is none."""
     from fedprox.errors import USER_CODE_ERRORS, UserError, one_line, with_location
 
     try:
-        reply = _grid(context).send_and_receive([message])[0]
+        reply = answer()
     except USER_CODE_ERRORS as error:
         reason = one_line(error) if isinstance(error, (UserError, OSError, MemoryError)) else with_location(error)
         return Message(Error(_RAISED, reason), reply_to=message)
-    # An ordinary message: the reply may make its content only when it is read.
+    # The reply may make its content only when it is read.
     return reply if reply.has_error() else Message(reply.content, reply_to=message)
 
 
-def _grid(context: Context):  # type: ignore[no-untyped-def]  # its type would be an import
+def _grid(message: Message, context: Context):  # type: ignore[no-untyped-def]  # its type would be an import
     """Return an engine that plays this node's clients."""
     from dataclasses import replace
 
@@ -82,8 +98,9 @@ def _grid(context: Context):  # type: ignore[no-untyped-def]  # its type would b
     from fedprox.engines.local import LocalGrid
     from fedprox.experiment import build
     from fedprox.experiment.data import divided_data
+    from fedprox.experiment.sites import data_of_site
 
     config = job.read()
-    data = divided_data(config)
+    data = data_of_site(config, context.node_config, message) if config.has_sites else divided_data(config)
     spec = build.client_spec(config, data, build.initial_model(config, Facts.of(data)))
     return LocalGrid(replace(spec, device=str(context.node_config.get("device", spec.device))))

@@ -10,7 +10,7 @@ import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from math import inf
-from typing import cast
+from typing import Any, cast
 
 from flwr.app import ConfigRecord, Message, RecordDict
 from flwr.serverapp import Grid
@@ -50,7 +50,7 @@ class SuperLinkGrid:
     def __init__(
         self,
         flower_grid: Grid,
-        num_clients: int,
+        num_clients: int | None,
         *,
         connection: str | None = None,
         folder: str = "deployment",
@@ -63,19 +63,26 @@ class SuperLinkGrid:
 
         Args:
             flower_grid: The grid that Flower gave the ServerApp.
-            num_clients: Clients of the experiment.
+            num_clients: Clients of the experiment; None for as many as there are sites.
             connection: Read by the command that submits a run: an entry of Flower's config.toml.
             folder: Read there, too: the folder of the federation on this machine, if there is no connection.
             run_dir: Read there, too: the run directory on the machine of the SuperLink.
-            sites: Names of the sites that play clients 0, 1, ...; None for the first ones online, in order of name.
+            sites: Names of the sites that play clients 0, 1, ...; None for the first ones online, in order of name, or
+                for all that are online at the start if `num_clients` is None.
             min_clients: A round ends the run if fewer clients than this, of those asked, answer.
             start_timeout: Seconds to wait for nodes.
 
         Raises:
-            UserError: If a client has no node by then, or two kinds of node configs are mixed.
+            UserError: If a client has no node by then, two sites have one name, there are not as many sites as clients,
+                or two kinds of node configs are mixed.
         """
-        self._grid, self._num_clients = flower_grid, num_clients
+        self._grid, self._num_clients = flower_grid, num_clients or len(sites or ())
         self.sites = tuple(sites or ())
+        if self.sites and len(set(self.sites)) != self._num_clients:
+            raise UserError(
+                f"engine.sites must name {self._num_clients} different sites, as many as num_clients, got "
+                f"{_named(self.sites)}"
+            )
         self._min_clients = min_clients
         self._nodes: dict[int, Node] = {}  # by number
         self._node_of: dict[int, Node] = {}  # by client
@@ -84,6 +91,10 @@ class SuperLinkGrid:
     def get_node_ids(self) -> Iterable[int]:
         """Return one node per client, as in a simulation."""
         return range(node_id(0), node_id(self._num_clients))
+
+    def facts(self) -> dict[str, Any]:
+        """Return the names of the sites, if the nodes have any."""
+        return {"sites": list(self.sites)} if self.sites else {}
 
     def peak_memory_bytes(self) -> int:
         """Return 0: the memory of the sites is not measured."""
@@ -101,19 +112,23 @@ class SuperLinkGrid:
         Raises:
             RunStopped: If fewer than `min_clients` clients answered.
         """
+        replies = self.ask(messages, timeout=timeout)
+        self._check_enough(replies)
+        return replies
+
+    def ask(self, messages: Sequence[Message], *, timeout: float | None = None) -> list[Message]:
+        """Return the same as `send_and_receive`, however few clients answer."""
         self._look_for_nodes()
         playing = [self._node_of.get(_client(message)) for message in messages]
         pairs = list(zip(messages, playing, strict=True))
         sent = [_addressed(message, node.number, timeout) for message, node in pairs if node]
         answers = iter(self._exchange(sent, timeout))
-        replies = [
+        return [
             _as_reply(message, node.name, next(answers))
             if node
             else failed(message, f"{self._name(_client(message))} is not connected")
             for message, node in pairs
         ]
-        self._check_enough(replies)
-        return replies
 
     def _exchange(self, messages: Sequence[Message], timeout: float | None) -> list[Message | None]:
         """Send messages, and return the answer to each that came in time.
@@ -150,9 +165,10 @@ class SuperLinkGrid:
         while True:
             self._look_for_nodes()
             missing = [client for client in range(self._num_clients) if client not in self._node_of]
-            if not missing:
+            if self._num_clients and not missing:
+                self._check_names()
                 return
-            line = f"no SuperNode plays {_named([self._name(client) for client in missing])}"
+            line = f"no SuperNode plays {_named([self._name(client) for client in missing]) or 'a site'}"
             if time.monotonic() > until:
                 online = _named(sorted(node.name for node in self._nodes.values())) or "none"
                 raise UserError(f"{line} after {start_timeout:g} s; online: {online}; start it, or lower num_clients")
@@ -160,6 +176,14 @@ class SuperLinkGrid:
                 _log.info("waiting for SuperNodes: %s yet", line)
             is_first = False
             time.sleep(1.0)
+
+    def _check_names(self) -> None:
+        """Raise UserError if two nodes are one site; later, the same site may come back as another node."""
+        names = [node.name for node in self._nodes.values() if node.name in self.sites]
+        if twice := sorted({name for name in names if names.count(name) > 1}):
+            raise UserError(
+                f"site {twice[0]}: two SuperNodes have this name; stop one, and wait a minute, or give each its own"
+            )
 
     def _look_for_nodes(self) -> None:
         """Forget nodes that are offline, and ask those that are new whom they play."""
@@ -189,8 +213,9 @@ class SuperLinkGrid:
     def _assign(self) -> None:
         """Give each client its node; sites are fixed once there are enough of them."""
         by_name = {node.name: node for node in self._nodes.values() if node.is_site}
-        if not self.sites and len(by_name) >= self._num_clients:
-            self.sites = tuple(sorted(by_name)[: self._num_clients])
+        if not self.sites and len(by_name) >= max(1, self._num_clients):
+            self.sites = tuple(sorted(by_name)[: self._num_clients or None])
+            self._num_clients = len(self.sites)
             if by_name.keys() - set(self.sites):
                 _log.warning(
                     "sites that do not take part in this run: %s", _named(sorted(by_name.keys() - set(self.sites)))

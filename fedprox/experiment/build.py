@@ -4,7 +4,7 @@ import logging
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Self
+from typing import NamedTuple, Self
 
 import torch
 from flwr.app import ArrayRecord
@@ -21,9 +21,10 @@ from fedprox.config.schema import Config, Target
 from fedprox.data.augmentation import PadCropFlip
 from fedprox.data.facts import Facts
 from fedprox.data.federated import FederatedData
+from fedprox.engines.superlink import SuperLinkGrid
 from fedprox.errors import UserError, one_line
 from fedprox.evaluation.evaluators import FederationEvaluator, evaluator_on_test_set, with_attack_success
-from fedprox.experiment.data import attack_of, attackers, data_name, divided_data
+from fedprox.experiment.data import attack_of, attackers, divided_data
 from fedprox.experiment.early_stopping import EarlyStopping
 from fedprox.experiment.model_checks import (
     check_held,
@@ -32,6 +33,7 @@ from fedprox.experiment.model_checks import (
     check_trains,
     make_lazy_layers,
 )
+from fedprox.experiment.sites import check_sites, connect
 from fedprox.federation import strategy_checks
 from fedprox.federation.channel import Channel
 from fedprox.federation.client_app import ClientSpec
@@ -54,7 +56,6 @@ from fedprox.solvers.problem import SgdSettings
 from fedprox.strategies.arrays import to_params, to_record
 
 _log = logging.getLogger("fedprox")
-NO_SKEW = "fedprox.data.feature_skew.none"
 # Settings that a plan and a solver take by the names that they have in the configuration
 _PLAN_SETTINGS = {
     "num_epochs",
@@ -103,31 +104,28 @@ class Experiment:
             UserError: If a setting or a data file is wrong; then nothing has been computed.
         """
         protocol, made = check_settings(config), strategy(config)
-        with announced("reading and dividing the data", after_s=2.0):
-            data = divided_data(config)
-        facts = Facts.of(data)
+        clients = _real_sites(config, flower_grid) if flower_grid and config.has_sites else _own(config, flower_grid)
+        facts, settings = clients.facts, RoundSettings.of(config)
         strategy_checks.check_cohort(made, config.clients_per_round or facts.num_clients)
-        model = initial_model(config, facts)
-        spec = client_spec(config, data, model)
-        arrays = to_record(model.state_dict())
+        arrays = to_record(clients.model.state_dict())
         statistics = local_statistics(config.batch_statistics, arrays)
-        settings = RoundSettings.of(config)
-        grid = engine(config, spec, flower_grid)
-        if config.evaluates_at_clients:
+        if clients.evaluate is None:
             per_client = config.evaluation.per_client
-            evaluate: Evaluate = ClientEvaluation(grid, facts.num_clients, settings.failures, per_client=per_client)
+            evaluate: Evaluate = ClientEvaluation(
+                clients.grid, facts.num_clients, settings.failures, per_client=per_client
+            )
         else:
-            evaluate = evaluation(config, server_device(config, spec), data, model)
+            evaluate = clients.evaluate
         streams = {"seed": config.seed, "repetition": config.repeat_num}
         return cls(
             config,
             facts,
             arrays,
             strategy=PlannedStrategy(made, plan(config, facts, protocol), statistics, **streams),
-            grid=grid,
+            grid=clients.grid,
             evaluate=evaluate,
             settings=settings,
-            channel=channel(config, facts, model),
+            channel=channel(config, facts, clients.model),
         )
 
     def rounds(self, start: Checkpoint | None = None) -> Iterator[Round]:
@@ -149,6 +147,41 @@ class Experiment:
             )
 
 
+class _Clients(NamedTuple):
+    """The clients of an experiment.
+
+    Attributes:
+        facts: What is known of their data.
+        model: The initial model.
+        grid: Where they compute.
+        evaluate: Measures a global model; None if the clients do.
+    """
+
+    facts: Facts
+    model: nn.Module
+    grid: Engine
+    evaluate: Evaluate | None
+
+
+def _own(config: Config, flower_grid: Grid | None) -> _Clients:
+    """Return clients whose data this process has."""
+    with announced("reading and dividing the data", after_s=2.0):
+        data = divided_data(config)
+    facts = Facts.of(data)
+    model = initial_model(config, facts)
+    spec = client_spec(config, data, model)
+    grid = engine(config, spec, flower_grid)
+    measured_here = None if config.has_sites else evaluation(config, server_device(config, spec), data, model)
+    return _Clients(facts, model, grid, measured_here)
+
+
+def _real_sites(config: Config, flower_grid: Grid) -> _Clients:
+    """Return clients that are the sites of a federation, which have their own data."""
+    nodes: SuperLinkGrid = build("engine", config.engine, SuperLinkGrid, flower_grid, config.num_clients)
+    facts, grid = connect(config, nodes)
+    return _Clients(facts, initial_model(config, facts), grid, None)
+
+
 def check_settings(config: Config) -> ExperimentProtocol:
     """Return the protocol, after all checks that need no data.
 
@@ -157,34 +190,14 @@ def check_settings(config: Config) -> ExperimentProtocol:
     """
     check_machine(config)
     check_targets(config)
-    if config.evaluates_at_clients:
-        _check_measurable(config)
+    if config.has_sites:
+        check_sites(config)
     strategy_checks.check_settings({"_target_": config.strategy.target, **config.strategy.arguments})
     loggers(config.logger)  # fails if a library is missing
     protocol: ExperimentProtocol = build("protocol", config.protocol, ExperimentProtocol)
     protocol.check(config.num_epochs, config.stragglers_fraction, config.sampling, config.last_batch)
     EarlyStopping(**config.early_stopping.model_dump()).check(columns(config))
     return protocol
-
-
-def _check_measurable(config: Config) -> None:
-    """Raise UserError for settings that need all clients' examples in one place."""
-    name, evaluation = data_name(config.dataset), config.evaluation
-    reason = f"but with dataset={name} examples stay at their site"
-    if evaluation.name == "clients":
-        raise UserError(
-            f"evaluation=clients compares the gradients of all clients' training examples in one process, {reason}; "
-            "use evaluation=server, which measures the model on each site's held-out examples"
-        )
-    if evaluation.per_class:
-        raise UserError(
-            f"evaluation.per_class=true needs each class's test examples, {reason}, and so do the numbers of its "
-            "classes; leave it out"
-        )
-    if (attack := attack_of(config)) and attack.changes_data:
-        raise UserError(f"attack={type(attack).__name__} changes training examples, {reason}; use attack=sign_flip")
-    if config.feature_skew.target != NO_SKEW:
-        raise UserError(f"feature_skew changes the examples of all clients in one process, {reason}; leave it out")
 
 
 def columns(config: Config) -> tuple[str, ...]:
@@ -293,7 +306,8 @@ def client_spec(config: Config, data: FederatedData, model: nn.Module) -> Client
         _log.info(
             "clients compute on the CPU, not on %s: logistic regression has a faster, compiled solver there", asked
         )
-    return ClientSpec(data, model, sgd, device, config.solver, augmentation, config.clients_per_round)
+    cohort = config.clients_per_round or data.num_clients
+    return ClientSpec(data, model, sgd, device, config.solver, augmentation, cohort)
 
 
 def server_device(config: Config, spec: ClientSpec) -> str:

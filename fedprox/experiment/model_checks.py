@@ -223,7 +223,7 @@ def check_smallest_batch(model: nn.Module, batch_size: int, facts: Facts, last_b
 
     Batch norm cannot if an example gives one number per channel, which has no variance.
     """
-    sizes = np.unique(facts.sizes).tolist()
+    sizes = np.unique(facts.sizes[facts.sizes > 0]).tolist()  # at a site, other clients have none
     ones = [size for size in sizes if epoch_batches(size, batch_size, last_batch).smallest == 1]
     is_alone = np.isin(facts.sizes, ones)
     if not is_alone.any():

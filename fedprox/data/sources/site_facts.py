@@ -6,6 +6,7 @@ channel or feature, but no example. From the facts of all sites the server agree
 (`federated`).
 """
 
+import json
 import math
 import re
 from collections.abc import Sequence
@@ -16,12 +17,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedprox.data.checks import MAX_CLASSES
+from fedprox.data.facts import Facts
 from fedprox.data.federated import ClientIndex, Features, FederatedData, Floats, LabelledData
+from fedprox.data.fingerprint import digest
 from fedprox.data.sources.channels import channel_sums, channels_first
 from fedprox.errors import UserError, printable
 
 FEWEST = 10  # examples whose sums by feature are told, and the smallest count by class: fewer could reveal one
 MAX_NAME = 64  # characters of a site's name
+EXAMPLES = 3  # random ones, to try a model on
 SHOWN = 5  # classes or columns that an error lists
 _PIECE = 1 << 22  # numbers that are squared at once
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
@@ -69,6 +73,7 @@ class SiteFacts:
             Empty for tokens and without normalisation.
         squares: The same for the sum of (x - mean)^2.
         counts: Training examples of each of `classes`, numbers below FEWEST as 0, if the site shares them.
+        fingerprint: SHA-256 of its examples, by which a resumed run recognises them; "" in a simulation.
     """
 
     name: str
@@ -82,6 +87,7 @@ class SiteFacts:
     mean: tuple[float, ...] = ()
     squares: tuple[float, ...] = ()
     counts: tuple[int, ...] = ()
+    fingerprint: str = ""
 
 
 @dataclass(frozen=True)
@@ -307,6 +313,44 @@ def federated(read: Sequence[Site], agreement: Agreement, first_client: int = 0)
         ClientIndex(np.arange(train[-1]), train),
         ClientIndex(np.arange(train[-1], len(examples.labels)), held_out),
         () if first_client else tuple(site.name for site in read),
+    )
+
+
+def known(told: Sequence[SiteFacts], agreement: Agreement) -> Facts:
+    """Return what the server knows of all clients' data; its examples are random, for trials of the model.
+
+    Args:
+        told: The facts of all sites in the order of the clients.
+        agreement: What it made of them.
+    """
+    first, num_classes = told[0], len(agreement.classes)
+    rng, shape = np.random.default_rng(0), (EXAMPLES, *first.input_shape)
+    features: Features = np.zeros(shape, dtype=np.int64)  # tokens, of which any model has the first
+    if first.dtype == "uint8":
+        features = rng.integers(0, 256, size=shape, dtype=np.uint8)
+    elif first.dtype == "float32":
+        features = (agreement.mean + agreement.std * rng.normal(size=shape)).astype(np.float32)
+    examples = LabelledData.without_test_set(
+        features,
+        np.arange(EXAMPLES) % num_classes,
+        num_classes,
+        mean=agreement.mean,
+        std=agreement.std,
+        class_names=agreement.classes,
+    )
+    held_out = np.array([site.num_held_out for site in told], dtype=np.int64)
+    names = tuple(site.name for site in told)
+    agreed = {"mean": agreement.mean, "std": agreement.std}
+    data = digest(agreed, json.dumps([agreement.classes, [site.fingerprint for site in told]]))
+    sizes = [[site.name, site.num_examples, site.num_held_out] for site in told]
+    return Facts(
+        examples=examples,
+        sizes=np.array([site.num_examples for site in told], dtype=np.int64),
+        held_out_sizes=held_out,
+        client_ids=names,
+        num_tested=int(held_out.sum()),
+        num_left_over=0,
+        fingerprint=lambda: {"data": data[:32], "partition": digest({}, json.dumps(sizes))[:32]},
     )
 
 
