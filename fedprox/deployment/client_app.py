@@ -95,7 +95,7 @@ def _grid(message: Message, context: Context):  # type: ignore[no-untyped-def]  
 
     from fedprox.data.facts import Facts
     from fedprox.deployment import job
-    from fedprox.engines.local import LocalGrid
+    from fedprox.engines.local import local_grid
     from fedprox.experiment import build
     from fedprox.experiment.data import divided_data
     from fedprox.experiment.sites import data_of_site
@@ -103,4 +103,4 @@ def _grid(message: Message, context: Context):  # type: ignore[no-untyped-def]  
     config = job.read()
     data = data_of_site(config, context.node_config, message) if config.has_sites else divided_data(config)
     spec = build.client_spec(config, data, build.initial_model(config, Facts.of(data)))
-    return LocalGrid(replace(spec, device=str(context.node_config.get("device", spec.device))))
+    return local_grid(replace(spec, device=str(context.node_config.get("device", spec.device))))

@@ -12,9 +12,11 @@ import torch
 from flwr.app import Message, MessageType
 
 from fedprox.engines.identity import act_as_server
+from fedprox.engines.scripts import ScriptGrid
 from fedprox.errors import USER_CODE_ERRORS, UserError, with_location
 from fedprox.federation.client_app import Clients, ClientSpec
-from fedprox.federation.messages import failed, late, node_id, task_of
+from fedprox.federation.messages import Engine, failed, late, node_id, task_of
+from fedprox.federation.script_client import ScriptSpec
 from fedprox.solvers.generators import Generators, seeded
 from fedprox.solvers.kernels.logistic import has_kernels
 from fedprox.solvers.problem import BatchedSolver, LocalSolution, Solver
@@ -31,6 +33,26 @@ _DRAWS = (
 )
 
 
+def local_grid(spec: ClientSpec | ScriptSpec, *, num_threads: int | None = None) -> Engine:
+    """Return the engine that answers messages in this process, or in processes that it starts here.
+
+    Args:
+        spec: Everything needed to play clients.
+        num_threads: Clients computed at the same time, or threads of all scripts together if those have one or more
+            each; None for torch's number of threads, which is one per core unless OMP_NUM_THREADS is set.
+
+    Raises:
+        UserError: If num_threads is out of range, or a script cannot be used.
+    """
+    if num_threads is not None and not 1 <= num_threads <= MAX_THREADS:
+        rule = f"an integer >= 1 and <= {MAX_THREADS} or null (one per core)"
+        raise UserError(f"engine.num_threads must be {rule}, got {num_threads}")
+    at_once = num_threads or torch.get_num_threads()
+    if isinstance(spec, ScriptSpec):
+        return ScriptGrid(spec, max(1, at_once // spec.num_threads))
+    return LocalGrid(spec, num_threads=at_once)
+
+
 class LocalGrid:
     """A Flower Grid whose nodes are clients played in this process.
 
@@ -43,12 +65,8 @@ class LocalGrid:
 
         Args:
             spec: Everything needed to play clients.
-            num_threads: Clients computed at the same time if the solver allows it; None for torch's number of threads,
-                which is one per core unless OMP_NUM_THREADS is set.
+            num_threads: Clients computed at the same time if the solver allows it; None for torch's number of threads.
         """
-        if num_threads is not None and not 1 <= num_threads <= MAX_THREADS:
-            rule = f"an integer >= 1 and <= {MAX_THREADS} or null (one per core)"
-            raise UserError(f"engine.num_threads must be {rule}, got {num_threads}")
         act_as_server()
         self._spec = spec
         self.choice = spec.choose_solver()

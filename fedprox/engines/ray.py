@@ -16,10 +16,11 @@ from fedprox.engines import ray_cluster
 from fedprox.engines.actor_pool import ActorPool, JobFailure
 from fedprox.engines.balance import balance
 from fedprox.engines.identity import act_as_server
-from fedprox.engines.local import LocalGrid
+from fedprox.engines.local import local_grid
 from fedprox.errors import with_location
 from fedprox.federation.client_app import ClientSpec
-from fedprox.federation.messages import failed, late, node_id, task_of
+from fedprox.federation.messages import Engine, failed, late, node_id, task_of
+from fedprox.federation.script_client import ScriptSpec
 
 
 class RayGrid:
@@ -27,7 +28,7 @@ class RayGrid:
 
     def __init__(
         self,
-        spec: ClientSpec,
+        spec: ClientSpec | ScriptSpec,
         *,
         num_cpus: float,
         num_gpus: float = 0.0,
@@ -51,9 +52,11 @@ class RayGrid:
             _pools.clear()
             _shared.clear()
         ray_cluster.check_room(num_cpus, num_gpus)
-        self._num_shares = _num_actors(num_cpus, num_gpus, max_actors or spec.data.num_clients)
-        self._sizes = [spec.sgd.epoch(size).num_taken for size in spec.data.train.sizes.tolist()]
-        self._num_clients = spec.data.num_clients
+        self._num_clients = spec.num_clients
+        self._num_shares = _num_actors(num_cpus, num_gpus, max_actors or self._num_clients)
+        self._sizes: list[int] | None = None  # unknown for scripts
+        if isinstance(spec, ClientSpec):
+            self._sizes = [spec.sgd.epoch(size).num_taken for size in spec.data.train.sizes.tolist()]
         self._pool = _pool(num_cpus, num_gpus)
         self._shared = _share(spec, max(1, int(num_cpus)))
         self._pool.setup(self._shared, self._num_shares)
@@ -82,7 +85,8 @@ class RayGrid:
         if not messages:
             return []
         self._pool.health.check()
-        work = [self._sizes[task.client] * task.num_epochs for task in map(task_of, messages)]
+        sizes = self._sizes
+        work = [(sizes[task.client] if sizes else 1) * task.num_epochs for task in map(task_of, messages)]
         shares = [share for share in balance(work, self._num_shares) if share]
         round_ref = ray.put(messages)  # once per round; every actor reads it from the object store
         replies: dict[int, Message | JobFailure] = {}
@@ -116,13 +120,13 @@ class _Worker:
 
     def __init__(self) -> None:
         self._loaded: list[Any] | None = None
-        self._grid: LocalGrid | None = None
+        self._grid: Engine | None = None
 
     def setup(self, shared: list[Any]) -> None:
         if self._loaded != shared:  # a new job, or a new process
             try:
                 data, (spec, num_threads) = ray.get(shared)
-                self._grid = LocalGrid(replace(spec, data=data), num_threads=num_threads)
+                self._grid = local_grid(spec if data is None else replace(spec, data=data), num_threads=num_threads)
             except SystemExit as end:  # of the user's code; it would end the actor
                 raise RuntimeError(with_location(end)) from None
             self._loaded = shared
@@ -153,8 +157,10 @@ def _num_actors(num_cpus: float, num_gpus: float, max_actors: int) -> int:
     return min(int(min(fits)), max_actors)
 
 
-def _share(spec: ClientSpec, num_threads: int) -> list[Any]:
+def _share(spec: ClientSpec | ScriptSpec, num_threads: int) -> list[Any]:
     """Put a spec into the object store; data that an earlier job put there is not sent again."""
+    if isinstance(spec, ScriptSpec):
+        return [ray.put(None), ray.put((spec, num_threads))]
     if id(spec.data) not in _shared:
         _shared.clear()
         _shared[id(spec.data)] = (spec.data, ray.put(spec.data))

@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from heapq import nlargest
 from math import inf
 from pathlib import Path
+from typing import Any
 
 import torch
 from flwr.app import Message
@@ -26,7 +27,7 @@ from fedprox.engines.identity import act_as_server
 from fedprox.engines.script_server import FAILURE, KILL_AFTER_S, Job
 from fedprox.errors import RunStopped, UserError, printable
 from fedprox.federated import TASK
-from fedprox.federation.messages import draw_of, failed, late, task_of
+from fedprox.federation.messages import draw_of, failed, late, node_id, task_of
 from fedprox.federation.script_client import ScriptSpec, answer, arguments, task_for, write_task
 
 _PRELOADED = ("torch", "torch._dynamo", "fedprox.federated")  # optimizers import _dynamo, which takes seconds
@@ -71,6 +72,10 @@ class ScriptGrid:
         self._num_jobs = 0
         self._peaks: list[int] = []
 
+    def get_node_ids(self) -> Iterable[int]:
+        """Return one node per client."""
+        return range(node_id(0), node_id(self._spec.num_clients))
+
     def send_and_receive(self, messages: Iterable[Message], *, timeout: float | None = None) -> list[Message]:
         """Return the clients' replies in the order of the messages; the reply of a client that failed is an error.
 
@@ -103,6 +108,10 @@ class ScriptGrid:
             finally:
                 server.stop(running)
         return [replies.get(position) or late(message) for position, message in enumerate(messages)]
+
+    def facts(self) -> dict[str, Any]:
+        """Return the script's name."""
+        return {"script": Path(self._spec.script).name}
 
     def peak_memory_bytes(self) -> int:
         """Return the sum of the peak resident memory of the largest processes that may have run at once."""

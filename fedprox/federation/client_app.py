@@ -51,6 +51,11 @@ class ClientSpec:
     augmentation: PadCropFlip | None = None
     clients_per_round: int = 1
 
+    @property
+    def num_clients(self) -> int:
+        """Number of clients."""
+        return self.data.num_clients
+
     def choose_solver(self) -> Choice:
         """Return a new solver for the process that plays clients."""
         shared = self.data.examples

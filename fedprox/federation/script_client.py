@@ -33,6 +33,7 @@ class ScriptSpec:
     Attributes:
         script: The script's absolute path.
         folder: The working directory of its processes.
+        num_clients: Number of clients.
         args: Its arguments as in a shell; {site}, {data}, {client} and {round} stand for the task's.
         data: Folder or file of a client's data, with the same placeholders but {data}.
         learning_rate: The server's learning rate before its schedule, for scripts that use it.
@@ -45,6 +46,7 @@ class ScriptSpec:
 
     script: str
     folder: str
+    num_clients: int
     args: str = ""
     data: str = ""
     learning_rate: float | None = None

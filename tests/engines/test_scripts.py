@@ -78,7 +78,7 @@ if fault == "afterwards":
 def spec(tmp_path_factory) -> ScriptSpec:
     folder = tmp_path_factory.mktemp("script")
     (folder / "train.py").write_text(SCRIPT)
-    return ScriptSpec(str(folder / "train.py"), str(folder), learning_rate=0.1)
+    return ScriptSpec(str(folder / "train.py"), str(folder), NUM_CLIENTS, learning_rate=0.1)
 
 
 @pytest.fixture(scope="module")
@@ -237,7 +237,7 @@ from fedprox.engines.scripts import ScriptGrid
 from fedprox.federation.messages import TaskMessage
 from fedprox.federation.script_client import ScriptSpec
 from fedprox.plan.plan import ClientTask
-grid = ScriptGrid(ScriptSpec(sys.argv[1], sys.argv[2], f"--pids {sys.argv[2]} --wait 1000"), 2)
+grid = ScriptGrid(ScriptSpec(sys.argv[1], sys.argv[2], 2, f"--pids {sys.argv[2]} --wait 1000"), 2)
 grid.send_and_receive([TaskMessage({}, ClientTask(client, 1, 1, False, ())) for client in range(2)])
 """
 

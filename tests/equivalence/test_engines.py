@@ -11,7 +11,7 @@ from fedprox.experiment import run as experiment
 from tests.settings import config_of
 
 ENGINES = {
-    "local": {"_target_": "fedprox.engines.local.LocalGrid"},
+    "local": {"_target_": "fedprox.engines.local.local_grid"},
     "ray": {
         "_target_": "fedprox.engines.ray.RayGrid",
         "num_cpus": 1,

@@ -19,7 +19,7 @@ from fedprox.strategies.updates import arrays_of, metrics_of
 
 W = {"weight": np.ones((2, 3), dtype=np.float32), "bias": np.array([1, 2], dtype=np.int64)}
 CONFIG = ConfigRecord({"server-round": 7, "proximal-mu": 0.25, "learning-rate-factor": 0.5})
-SPEC = ScriptSpec("/nowhere/train.py", "/")
+SPEC = ScriptSpec("/nowhere/train.py", "/", 4)
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -119,7 +119,7 @@ def test_an_answer_that_is_not_complete_is_none(tmp_path):
 def spec_of(folder, text: str | bytes, **settings) -> ScriptSpec:
     script = folder / "train.py"
     script.write_bytes(text if isinstance(text, bytes) else text.encode())
-    return ScriptSpec(str(script), str(folder), **settings)
+    return ScriptSpec(str(script), str(folder), 1, **settings)
 
 
 def test_libraries_are_the_imports_at_the_top_level_but_for_the_scripts_neighbours(tmp_path):
@@ -132,9 +132,9 @@ def test_libraries_are_the_imports_at_the_top_level_but_for_the_scripts_neighbou
 
 def test_a_script_that_is_missing_or_not_python_is_refused(tmp_path):
     with pytest.raises(UserError, match=r"client.script=.*none.py: No such file or directory; name a Python program"):
-        ScriptSpec(str(tmp_path / "none.py"), "/").check()
+        ScriptSpec(str(tmp_path / "none.py"), "/", 1).check()
     with pytest.raises(UserError, match="Is a directory"):
-        ScriptSpec(str(tmp_path), "/").check()
+        ScriptSpec(str(tmp_path), "/", 1).check()
     for text in ("#!/bin/sh\nfor i in 1; do echo $i; done\n", b"\x00\x01", b"\xff\xfe"):
         with pytest.raises(UserError, match=r"train.py is not a Python program: "):
             spec_of(tmp_path, text).check()
