@@ -190,6 +190,31 @@ class EarlyStopping(_Settings):
     """An improvement is a change by more than this."""
 
 
+class Client(_Settings):
+    """How a client trains: by `solver`, or by a script of the user's; see `fedprox.federation.script_client`."""
+
+    name: Literal["built_in", "script"]
+    """Set by the choice of the group: `client=built_in` or `client=script`."""
+    script: Name | None
+    """Training script that is run once for each client and round, with `client=script`."""
+    args: Name
+    """The script's arguments, as in a shell. `{site}`, `{data}`, `{client}` and `{round}` stand for the name, the data,
+    the number and the round of the client's task."""
+    data: Name
+    """Folder or file of a client's data in a simulation, as the script reads it from its task; `{client}` stands for
+    the client's number. A site in a federation names its own."""
+    at_once: Count | None
+    """Processes of the script at the same time, on each Ray actor or SuperNode; they share the visible GPUs in turn.
+    null: as many as `engine.num_threads`, or the CPUs of a Ray actor, are enough for."""
+    num_threads: Count
+    """Threads of one process of the script; the results may depend on it."""
+    preload: bool
+    """Import the libraries that the script imports once, and fork its processes from there. `false` starts each
+    process without them, for libraries that do not stand a fork."""
+    output: Name | None
+    """Folder for what the processes of the script print; null: only the last line of those that fail is reported."""
+
+
 class Checkpoint(_Settings):
     """Rounds from which a run can be resumed; see `fedprox.runs.checkpoint`."""
 
@@ -283,6 +308,8 @@ class Config(_Settings):
     """Where clients compute; all engines give the same numbers."""
     evaluation: Evaluation
     """Examples on which global models are measured."""
+    client: Client
+    """How clients train. `script` makes clients of any training script, by five lines in it."""
     augmentation: Target
     """Random change of the clients' training images in every epoch."""
     attack: Target
@@ -342,6 +369,11 @@ class Config(_Settings):
 
     @model_validator(mode="after")
     def _check_together(self) -> Self:
+        if (self.client.name == "script") != (self.client.script is not None):
+            raise ValueError(
+                "client=script and client.script must be given together, got "
+                f"client={self.client.name} and client.script={self.client.script}; name a Python program"
+            )
         if self.num_clients is not None and (self.clients_per_round or 0) > self.num_clients:
             raise ValueError(
                 f"clients_per_round must be at most num_clients={self.num_clients}, got {self.clients_per_round}; "
@@ -374,7 +406,7 @@ class Config(_Settings):
 
 SETTINGS = tuple(Config.model_fields)
 TARGETS = ("dataset", "partition", "feature_skew", "model", "strategy", "protocol", "engine", "augmentation", "attack")
-GROUPS = (*TARGETS, "evaluation", "logger")  # conf/ has a folder of choices for each
+GROUPS = (*TARGETS, "client", "evaluation", "logger")  # conf/ has a folder of choices for each
 
 _RULES = {  # by pydantic's kind of error
     "rule": "{rule}",

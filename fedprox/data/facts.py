@@ -19,7 +19,9 @@ class Facts:
         num_tested: Number of examples on which a global model is tested.
         num_left_over: Number of training examples that no client holds.
         fingerprint: Returns hex digests, 32 characters each: "data" identifies the examples, "partition" their
-            division. A function, because it takes seconds for gigabytes.
+            division; instead, "script" identifies the script of client=script. A function, because it takes seconds
+            for gigabytes.
+        has_sizes: False if only the clients know their examples (client=script); then the sizes are 1.
     """
 
     examples: LabelledData
@@ -29,6 +31,7 @@ class Facts:
     num_tested: int
     num_left_over: int
     fingerprint: Callable[[], Mapping[str, str]]
+    has_sizes: bool = True
 
     @classmethod
     def of(cls, data: FederatedData) -> "Facts":
@@ -56,6 +59,8 @@ class Facts:
     def __str__(self) -> str:
         """Return one line on how many examples the clients hold, and how many are left over."""
         sizes = self.sizes
+        if not self.has_sizes:
+            return f"{self.num_clients} clients, whose examples only their script knows"
         return (
             f"{self.num_clients} clients with {sizes.sum()} training examples "
             f"(min {sizes.min()}, mean {sizes.mean():.1f}, std {sizes.std():.1f}, max {sizes.max()}), "

@@ -25,7 +25,7 @@ from fedprox.storage import TABLES, check_no_links
 
 _log = logging.getLogger("fedprox")
 _MU = ("mu", "adaptive_mu")
-_DATA = ("dataset", "partition", "feature_skew", "num_clients", "hold_out", "seed")  # that decide the data
+_DATA = ("dataset", "partition", "feature_skew", "client", "num_clients", "hold_out", "seed")  # that decide the data
 
 
 @dataclass(frozen=True)
@@ -173,12 +173,16 @@ def _check_same_data(present: Mapping[str, Any], earlier: Mapping[str, Any], opt
     was, now = earlier.get("fingerprint"), present["fingerprint"]
     if not isinstance(was, Mapping):
         raise UserError(f"{option} has no fingerprint of its data, so they may differ; start a new run")
-    changed = next((name for name in ("data", "partition") if was.get(name) != now[name]), None)
+    changed = next((name for name in now if was.get(name) != now[name]), None)
     if changed:
-        what = {"data": "the examples are", "partition": "the division of the examples among clients is"}
+        what = {
+            "data": "other data: the examples are",
+            "partition": "other data: the division of the examples among clients is",
+            "script": "another script: its text is",
+        }
         raise UserError(
-            f"{option} had other data: {what[changed]} not the same (fingerprint {was.get('data', '')!s:.8} then); "
-            "restore the data, or start a new run"
+            f"{option} had {what[changed]} not the same (fingerprint {was.get(changed, '')!s:.8} then); restore the "
+            f"{'script' if changed == 'script' else 'data'}, or start a new run"
         )
 
 

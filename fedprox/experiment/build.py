@@ -1,7 +1,7 @@
 """Assembly of an experiment from its configuration: data, model, plan, strategy, engine, evaluation."""
 
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import NamedTuple, Self
@@ -24,6 +24,7 @@ from fedprox.data.federated import FederatedData
 from fedprox.engines.superlink import SuperLinkGrid
 from fedprox.errors import UserError, one_line
 from fedprox.evaluation.evaluators import FederationEvaluator, evaluator_on_test_set, with_attack_success
+from fedprox.evaluation.metrics import Evaluation
 from fedprox.experiment.data import attack_of, attackers, divided_data
 from fedprox.experiment.early_stopping import EarlyStopping
 from fedprox.experiment.model_checks import (
@@ -33,6 +34,7 @@ from fedprox.experiment.model_checks import (
     check_trains,
     make_lazy_layers,
 )
+from fedprox.experiment.scripts import MODEL_OF_CLIENTS, check_script, facts_about, first_model, script_spec
 from fedprox.experiment.sites import check_sites, connect
 from fedprox.federation import strategy_checks
 from fedprox.federation.channel import Channel
@@ -43,6 +45,7 @@ from fedprox.federation.messages import Engine
 from fedprox.federation.planned_strategy import PlannedStrategy
 from fedprox.federation.results import Round
 from fedprox.federation.rounds import Evaluate, RoundSettings, run_rounds
+from fedprox.federation.script_client import ScriptSpec
 from fedprox.plan.plan import CohortPlan
 from fedprox.plan.protocols import ExperimentProtocol
 from fedprox.process import announced
@@ -104,10 +107,10 @@ class Experiment:
             UserError: If a setting or a data file is wrong; then nothing has been computed.
         """
         protocol, made = check_settings(config), strategy(config)
-        clients = _real_sites(config, flower_grid) if flower_grid and config.has_sites else _own(config, flower_grid)
+        clients = _clients(config, flower_grid)
         facts, settings = clients.facts, RoundSettings.of(config)
         strategy_checks.check_cohort(made, config.clients_per_round or facts.num_clients)
-        arrays = to_record(clients.model.state_dict())
+        arrays = clients.arrays
         statistics = local_statistics(config.batch_statistics, arrays)
         if clients.evaluate is None:
             per_client = config.evaluation.per_client
@@ -121,11 +124,13 @@ class Experiment:
             config,
             facts,
             arrays,
-            strategy=PlannedStrategy(made, plan(config, facts, protocol), statistics, **streams),
+            strategy=PlannedStrategy(
+                made, plan(config, facts, protocol), statistics, has_sizes=facts.has_sizes, **streams
+            ),
             grid=clients.grid,
             evaluate=evaluate,
             settings=settings,
-            channel=channel(config, facts, clients.model),
+            channel=channel(config, facts, clients.trained),
         )
 
     def rounds(self, start: Checkpoint | None = None) -> Iterator[Round]:
@@ -152,15 +157,26 @@ class _Clients(NamedTuple):
 
     Attributes:
         facts: What is known of their data.
-        model: The initial model.
+        arrays: The initial model.
+        trained: Names of its parameters that are trained; empty if only a script knows them.
         grid: Where they compute.
         evaluate: Measures a global model; None if the clients do.
     """
 
     facts: Facts
-    model: nn.Module
+    arrays: ArrayRecord
+    trained: Sequence[str]
     grid: Engine
     evaluate: Evaluate | None
+
+
+def _clients(config: Config, flower_grid: Grid | None) -> _Clients:
+    """Return the clients that a configuration describes."""
+    if config.client.script is not None:
+        return _scripts(config, flower_grid)
+    if flower_grid and config.has_sites:
+        return _real_sites(config, flower_grid)
+    return _own(config, flower_grid)
 
 
 def _own(config: Config, flower_grid: Grid | None) -> _Clients:
@@ -172,14 +188,34 @@ def _own(config: Config, flower_grid: Grid | None) -> _Clients:
     spec = client_spec(config, data, model)
     grid = engine(config, spec, flower_grid)
     measured_here = None if config.has_sites else evaluation(config, server_device(config, spec), data, model)
-    return _Clients(facts, model, grid, measured_here)
+    return _Clients(facts, to_record(model.state_dict()), _trained(model), grid, measured_here)
 
 
 def _real_sites(config: Config, flower_grid: Grid) -> _Clients:
     """Return clients that are the sites of a federation, which have their own data."""
     nodes: SuperLinkGrid = build("engine", config.engine, SuperLinkGrid, flower_grid, config.num_clients)
     facts, grid = connect(config, nodes)
-    return _Clients(facts, initial_model(config, facts), grid, None)
+    model = initial_model(config, facts)
+    return _Clients(facts, to_record(model.state_dict()), _trained(model), grid, None)
+
+
+def _scripts(config: Config, flower_grid: Grid | None) -> _Clients:
+    """Return clients that are runs of a training script."""
+    spec = script_spec(config)
+    facts, grid = facts_about(spec), engine(config, spec, flower_grid)
+    with announced("asking the script for its initial model", after_s=2.0):
+        given = None if config.model.target == MODEL_OF_CLIENTS else _new_model(config, None).state_dict()
+        first = first_model(config, grid, given and {name: tensor.numpy() for name, tensor in given.items()})
+    return _Clients(facts, first.arrays, (), grid, None if first.evaluates else _measure_nothing)
+
+
+def _measure_nothing(round_num: int, arrays: ArrayRecord) -> Evaluation:
+    """Return no measurement of a global model."""
+    return Evaluation(None, None)
+
+
+def _trained(model: nn.Module) -> list[str]:
+    return [name for name, own in model.named_parameters() if own.requires_grad]
 
 
 def check_settings(config: Config) -> ExperimentProtocol:
@@ -192,6 +228,8 @@ def check_settings(config: Config) -> ExperimentProtocol:
     check_targets(config)
     if config.has_sites:
         check_sites(config)
+    if config.client.script is not None:
+        check_script(config)
     strategy_checks.check_settings({"_target_": config.strategy.target, **config.strategy.arguments})
     loggers(config.logger)  # fails if a library is missing
     protocol: ExperimentProtocol = build("protocol", config.protocol, ExperimentProtocol)
@@ -218,23 +256,33 @@ def client_columns(config: Config) -> tuple[str, ...]:
 
 
 def initial_model(config: Config, facts: Facts) -> nn.Module:
-    """Return the model with its initial weights; the global generators are restored."""
+    """Return the model with its initial weights, after trials on the data."""
+    model, target = _new_model(config, facts), config.model.target
+    check_takes_data(model, target, facts.examples)
+    check_smallest_batch(model, config.batch_size, facts, config.last_batch)
+    check_trains(model, target, config.batch_size, facts.examples)
+    return model
+
+
+def _new_model(config: Config, facts: Facts | None) -> nn.Module:
+    """Return the model with its initial weights; the global generators are restored.
+
+    Without facts the configuration alone must say what the model needs.
+    """
     seed = generator(config.seed, Stream.INIT, repetition=config.repeat_num).integers(2**31)
     target, init = config.model.target, config.model.init
     with seeded(int(seed)):
         torch.manual_seed(int(seed))  # also seeds GPUs, on which a model may create its weights
-        offered = {"input_shape": facts.input_shape, "num_classes": facts.examples.num_classes}
+        offered = {"input_shape": facts.input_shape, "num_classes": facts.examples.num_classes} if facts else {}
         model: nn.Module = build("model", config.model, nn.Module, **offered)
-        make_lazy_layers(model, target, facts.examples)
+        if facts:
+            make_lazy_layers(model, target, facts.examples)
     check_held(model, target)
     if init == "zeros":
         for parameter in model.parameters():
             nn.init.zeros_(parameter)
     elif init != "default":
         _load_weights(model, init)
-    check_takes_data(model, target, facts.examples)
-    check_smallest_batch(model, config.batch_size, facts, config.last_batch)
-    check_trains(model, target, config.batch_size, facts.examples)
     return model
 
 
@@ -315,21 +363,20 @@ def server_device(config: Config, spec: ClientSpec) -> str:
     return config.server_device if spec.device == config.client_device else spec.device
 
 
-def engine(config: Config, spec: ClientSpec, flower_grid: Grid | None) -> Engine:
+def engine(config: Config, spec: ClientSpec | ScriptSpec, flower_grid: Grid | None) -> Engine:
     """Return the engine: on a federation's SuperNodes if Flower's grid is given, else one that plays clients itself."""
     if flower_grid is None:
         made: Engine = build("engine", config.engine, Engine, spec)
     else:
-        made = build("engine", config.engine, Engine, flower_grid, spec.data.num_clients)
+        made = build("engine", config.engine, Engine, flower_grid, spec.num_clients)
     return made
 
 
-def channel(config: Config, facts: Facts, model: nn.Module) -> Channel:
+def channel(config: Config, facts: Facts, trained: Sequence[str]) -> Channel:
     """Return what happens to updates on their way to the server."""
     attack = attack_of(config)
     if not attack:
         return Channel()
-    trained = [name for name, own in model.named_parameters() if own.requires_grad]
     is_malicious = attackers(config, attack, facts.num_clients)
     return Channel(trained, attack, is_malicious, seed=config.seed, repetition=config.repeat_num)
 

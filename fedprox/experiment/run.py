@@ -169,7 +169,7 @@ def _facts(experiment: Experiment) -> dict[str, Any]:
     config, known = experiment.config, experiment.facts
     return {
         "algorithm": algorithm(config),
-        "name": data_name(config.dataset),
+        "name": data_name(config.dataset) if config.client.script is None else Path(config.client.script).name,
         "data": str(known),
         **({"classes": list(names)} if (names := known.examples.class_names) else {}),
         "fingerprint": known.fingerprint(),

@@ -48,6 +48,7 @@ class PlannedStrategy:
     Attributes:
         strategy: The wrapped strategy.
         plan: The plan, which drops stragglers if the strategy does.
+        has_sizes: Whether the plan knows the clients' numbers of examples.
         cohort: Returns a round's tasks, dropped ones included; a round is drawn once.
         name: Class name of the strategy.
         is_ours: Whether that class is one of `fedprox.strategies`; a class that inherits from one is not.
@@ -59,6 +60,7 @@ class PlannedStrategy:
         plan: CohortPlan,
         statistics: LocalStatistics | None = None,
         *,
+        has_sizes: bool = True,
         seed: int = 0,
         repetition: int = 0,
     ) -> None:
@@ -68,6 +70,7 @@ class PlannedStrategy:
             strategy: Any Flower strategy.
             plan: Which clients take part in a round, and with how much work.
             statistics: Each client's own batch statistics; None if they are averaged like weights.
+            has_sizes: Whether the plan's sizes are the clients'; False if only replies tell them.
             seed: Determines what the strategy draws from the global generators.
             repetition: See `fedprox.seeds.generator`.
 
@@ -76,6 +79,7 @@ class PlannedStrategy:
         """
         self.strategy = strategy
         self.name, self.is_ours = type(strategy).__name__, _is_of(strategy, _OURS)
+        self.has_sizes = has_sizes
         self._layers = layers(strategy)
         self._statistics = statistics
         self._seed, self._repetition = seed, repetition

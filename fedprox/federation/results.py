@@ -20,18 +20,19 @@ class ClientOutcome:
 
     Attributes:
         task: The planned work.
-        num_examples: n_k.
+        num_examples: n_k; None if only the client knows it and was dropped.
         num_steps: Mini-batch steps done; 0 if the client was dropped.
         train_loss: Mean cross-entropy over the examples as they were processed; None if the client was dropped.
         counted: Whether its model is part of the average.
         gamma: How inexactly it solved its problem (Definition 2), if measured.
         drift: ||w_k - w^t|| over the trained parameters; None if the client was dropped or does not report it.
         is_malicious: Whether it attacks; None if no client can.
+        metrics: What else it reports, as a training script may (client=script): name -> number.
         weight: Weight of its values in the round's means: n_k, or 1 with sampling=proportional; None for n_k.
     """
 
     task: ClientTask
-    num_examples: int
+    num_examples: int | None
     num_steps: int
     train_loss: float | None
     counted: bool
@@ -39,6 +40,7 @@ class ClientOutcome:
     drift: float | None = None
     weight: int | None = None
     is_malicious: bool | None = None
+    metrics: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -94,9 +96,15 @@ class Round:
         """
         return self._cohort_mean([client.drift for client in self.clients])
 
+    @property
+    def client_metrics(self) -> dict[str, float | None]:
+        """Means of what else the clients that count report, weighted like the average; name -> mean."""
+        names = dict.fromkeys(name for client in self.clients for name in client.metrics)
+        return {name: self._cohort_mean([client.metrics.get(name) for client in self.clients]) for name in names}
+
     def _cohort_mean(self, values: Sequence[float | None]) -> float | None:
         known = [
-            (client.num_examples if client.weight is None else client.weight, value)
+            (client.num_examples or 0 if client.weight is None else client.weight, value)
             for client, value in zip(self.clients, values, strict=True)
             if client.counted and value is not None
         ]
@@ -130,16 +138,23 @@ def outcomes(
     """Return the outcome of every draw of the cohort, including clients that were left out."""
     metrics = {(client_of(reply), draw_of(reply)): metrics_of(reply) for reply in replies}
     sizes, is_proportional = strategy.plan.client_sizes, strategy.plan.sampling == "proportional"
-    return tuple(
-        replace(
-            _outcome(task, int(sizes[task.client]), metrics.get((task.client, task.draw)), is_proportional),
-            is_malicious=channel.attacks(task.client),
-        )
-        for task in strategy.cohort(round_num)
-    )
+
+    def outcome(task: ClientTask) -> ClientOutcome:
+        size = int(sizes[task.client]) if strategy.has_sizes else None
+        made = _outcome(task, size, metrics.get((task.client, task.draw)), is_proportional)
+        return replace(made, is_malicious=channel.attacks(task.client))
+
+    return tuple(map(outcome, strategy.cohort(round_num)))
 
 
-def _outcome(task: ClientTask, num_examples: int, metrics: Metrics | None, is_proportional: bool) -> ClientOutcome:
+_OWN = ("num-examples", "num-steps", "train-loss", "gamma", "drift")
+
+
+def _outcome(
+    task: ClientTask, num_examples: int | None, metrics: Metrics | None, is_proportional: bool
+) -> ClientOutcome:
+    if metrics and num_examples is None:
+        num_examples = int(metrics["num-examples"])
     return ClientOutcome(
         task=task,
         num_examples=num_examples,
@@ -149,6 +164,7 @@ def _outcome(task: ClientTask, num_examples: int, metrics: Metrics | None, is_pr
         gamma=_metric(metrics, "gamma"),
         drift=_metric(metrics, "drift"),
         weight=1 if is_proportional else num_examples,
+        metrics={name: value for name, value in metrics.items() if name not in _OWN} if metrics else {},
     )
 
 

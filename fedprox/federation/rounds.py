@@ -74,7 +74,7 @@ class RoundSettings:
         """Return the settings that every client receives with the model."""
         factor = self.learning_rate_factor(round_num)
         settings = {"proximal-mu": self.mu.value, "learning-rate-factor": factor, "measure-gamma": self.measure_gamma}
-        return ConfigRecord({**settings})
+        return ConfigRecord({**settings, "server-round": round_num})
 
     def evaluates(self, round_num: int) -> bool:
         """Return whether the model is measured after a round."""

@@ -17,7 +17,8 @@ RECORD = ("status", "algorithm", "settings", "seed", "name")
 PLACEMENT_SETTINGS = ("engine", "client_resources", "server_device", "data_dir", "checkpoint", "resume", "logger")
 # A run that can be resumed had no failures yet, unless it drops them: see `differences`.
 _FAILURE_SETTINGS = ("on_client_error", "on_divergence", "round_timeout", "on_timeout")
-RESUME_MAY_CHANGE = (*PLACEMENT_SETTINGS, *_FAILURE_SETTINGS)
+_PROCESSES = ("at_once", "preload", "output")  # of client=script
+RESUME_MAY_CHANGE = (*PLACEMENT_SETTINGS, *_FAILURE_SETTINGS, *_PROCESSES)
 
 MAX_BYTES = 2**25  # of run.json; one with a thousand resumptions has two million
 MAX_DEPTH = 8  # of settings, far more than any run has

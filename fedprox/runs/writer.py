@@ -86,7 +86,8 @@ class RunRecord:
             facts: Entries of run.json, such as settings and seed.
             columns: Those of metrics.csv: METRICS, perhaps with FEDERATION, SPREAD and "mu". The strategy's own
                 columns are added when it first reports metrics.
-            client_columns: Those of clients.csv: CLIENTS, perhaps with further attributes of `ClientOutcome`.
+            client_columns: Those of clients.csv: CLIENTS, perhaps with further attributes of `ClientOutcome`. Columns
+                of metrics that a script sends are added to both tables when a client first reports them.
             per_class: Whether to write classes.csv.
             class_names: Names of the classes in it; empty if they are only numbered.
             state: `state()` of an earlier process in this directory; rows that it wrote later are removed.
@@ -97,11 +98,13 @@ class RunRecord:
         self.path = path
         state = state or {"tables": {}, "final": None, "best": None}
         self._reported: tuple[str, ...] = tuple(state.get("reported", ()))
+        self._of_clients: tuple[str, ...] = tuple(state.get("of_clients", ()))
+        self._sent: tuple[str, ...] = ()  # by scripts in the last round
         self._columns = tuple(dict.fromkeys((*columns, *(state["final"] or ()))))
         self._facts = dict(facts)
         self._client_columns = tuple(client_columns)
         self._class_names = tuple(map(printable, class_names))
-        headers = {"metrics.csv": self._columns, "clients.csv": client_columns}
+        headers = {"metrics.csv": self._columns, "clients.csv": (*client_columns, *self._of_clients)}
         if per_class:
             headers["classes.csv"] = CLASSES
         self._tables = {
@@ -119,7 +122,10 @@ class RunRecord:
     def _commit(self, final: Mapping[str, Any] | None, best: Mapping[str, Any] | None) -> None:
         """Let everything that is in the tables count."""
         marks = {name: table.mark() for name, table in self._tables.items()}
-        self.state: Mapping[str, Any] = {"tables": marks, "final": final, "best": best, "reported": self._reported}
+        self.state: Mapping[str, Any] = {
+            **{"tables": marks, "final": final, "best": best},
+            **{"reported": self._reported, "of_clients": self._of_clients},
+        }
 
     def add(self, outcome: Round) -> Mapping[str, Any] | None:
         """Append an evaluated round to metrics.csv and classes.csv, and the cohort of any round to clients.csv.
@@ -129,12 +135,13 @@ class RunRecord:
         """
         row = None
         if outcome.test is not None:
-            values = {**dict.fromkeys(self._columns), **outcome.metrics, **_values(outcome, outcome.test)}
+            reported = {**outcome.client_metrics, **outcome.metrics}
+            values = {**dict.fromkeys(self._columns), **reported, **_values(outcome, outcome.test)}
             row = {column: values[column] for column in self._columns}
             self._tables["metrics.csv"].add([row.values()])
             if "classes.csv" in self._tables:
                 self._tables["classes.csv"].add(self._class_rows(outcome.round_num, outcome.test))
-        self._tables["clients.csv"].add(_client_rows(outcome, self._client_columns))
+        self._tables["clients.csv"].add(_client_rows(outcome, self._client_columns, self._of_clients))
         self._commit(*self._with([row] if row else []))
         return row
 
@@ -144,11 +151,17 @@ class RunRecord:
             yield round_num, *astuple(each), self._class_names[each.label] if self._class_names else ""
 
     def lacks(self, outcome: Round) -> list[str]:
-        """Return those of the strategy's metrics that have no column in metrics.csv yet; see `widen`.
+        """Return the metrics of the strategy and of clients' scripts that have no column yet; see `widen`.
 
         Raises:
             RunStopped: If a metric has the name of a built-in column, or the strategy did not report it at first.
         """
+        for name in outcome.client_metrics:
+            if name in _RESERVED or name in CLIENTS:
+                raise RunStopped(
+                    f"round {outcome.round_num}: the script's metric {name!r} has the name of a built-in column of "
+                    "metrics.csv or clients.csv; rename it"
+                )
         for name in outcome.metrics:
             metric = f"round {outcome.round_num}: the strategy's metric {name!r}"
             if name in _RESERVED:
@@ -157,19 +170,24 @@ class RunRecord:
                 first = ", ".join(self._reported)
                 raise RunStopped(f"{metric} is new; return it from the first round on, together with {first}")
         self._reported = self._reported or tuple(outcome.metrics)
-        return [name for name in outcome.metrics if name not in self._columns]
+        self._sent = tuple(outcome.client_metrics)
+        return [name for name in {**outcome.client_metrics, **outcome.metrics} if name not in self._columns]
 
     def widen(self, names: Sequence[str]) -> None:
-        """Add columns to metrics.csv, which are empty in the existing rows."""
+        """Add columns, which are empty in the existing rows, to metrics.csv, and the clients' own to clients.csv."""
         with uninterrupted():
             self._tables["metrics.csv"].widen(names)
             self._columns = (*self._columns, *names)
+            if of_clients := [name for name in names if name in self._sent]:
+                self._tables["clients.csv"].widen(of_clients)
+                self._of_clients = (*self._of_clients, *of_clients)
             rows = (self.state[name] for name in ("final", "best"))
             self._commit(*(row and {**dict.fromkeys(self._columns), **row} for row in rows))
 
     def adopt(self, rows: Mapping[str, Sequence[Mapping[str, str]]]) -> None:
         """Begin with the rows of an earlier run, by table and column; columns that it lacks stay empty."""
         more = [name for name in (rows["metrics.csv"] or [{}])[0] if name not in _RESERVED]
+        self._sent = tuple(name for name in (rows["clients.csv"] or [{}])[0] if name in more)
         if more:
             self.widen(more)
         for name, table in self._tables.items():
@@ -249,14 +267,15 @@ def _accuracy(row: Mapping[str, Any]) -> float:
     return -inf if accuracy is None else float(accuracy)
 
 
-def _client_rows(outcome: Round, columns: Sequence[str]) -> Iterator[tuple[object, ...]]:
-    """Yield a row per client of the cohort with these columns, the first of which are CLIENTS."""
+def _client_rows(outcome: Round, columns: Sequence[str], metrics: Sequence[str]) -> Iterator[tuple[object, ...]]:
+    """Yield a row per client of the cohort with these columns, the first of which are CLIENTS, and then metrics."""
     for client in outcome.clients:
         task = client.task
         yield (
             *(outcome.round_num, task.client, client.num_examples, task.is_straggler, task.num_epochs),
             *(client.num_steps, client.counted, client.train_loss, client.drift),
             *(getattr(client, name) for name in columns[len(CLIENTS) :]),
+            *(client.metrics.get(name) for name in metrics),
         )
 
 

@@ -23,6 +23,7 @@ MANDATORY = {
     "dataset=leaf": ["dataset.path=there"],
     "dataset=image_folder": ["dataset.path=there"],
     "dataset=sites": ["dataset.format=csv"],
+    "client=script": ["client.script=train.py"],
     "model=lstm_sent140": ["dataset=sent140", *TEXT["sent140"]],
     **{f"dataset={name}": given for name, given in TEXT.items()},
     **{f"experiment=paper_{name}": given for name, given in TEXT.items()},

@@ -56,6 +56,14 @@ RULES = {
     "repeat_num": ("an integer >= 0 and below 2^32", [0, 7], [-1, None, *NOT_INTEGERS]),
     "data_dir": ("text", ["data"], [None, ["a"], True]),
     "hold_out": ("finite, at least 0 and below 1", [0.0, 0.999999], [1.0, -1e-12, None, *NOT_NUMBERS]),
+    "client.name": ("built_in or script", ["built_in"], ["nope", 1, None]),
+    "client.script": ("text", [None], [True, ["a"]]),
+    "client.args": ("text", ["", "--lr 1"], [None, True, ["a"]]),
+    "client.data": ("text", ["", "sites"], [None, True, ["a"]]),
+    "client.at_once": ("an integer >= 1", [1, None], [0, *NOT_INTEGERS]),
+    "client.num_threads": ("an integer >= 1", [1], [0, None, *NOT_INTEGERS]),
+    "client.preload": ("true or false", [True, False], NOT_FLAGS),
+    "client.output": ("text", [None, "printed"], [True, ["a"]]),
     "evaluation.name": ("server or clients", ["server", "clients"], ["nope", 1, None]),
     "evaluation.every": ("an integer >= 1", [1], [0, None, *NOT_INTEGERS]),
     "evaluation.per_class": ("true or false", [True, False], NOT_FLAGS),
@@ -101,7 +109,15 @@ def test_a_value_beyond_the_border_or_of_another_kind_is_refused_by_name_rule_an
         assert "\n" not in str(told.value)
 
 
-@pytest.mark.parametrize("name", [*TARGETS, "logger", "checkpoint", "evaluation"])
+@pytest.mark.parametrize(("name", "script"), [("script", None), ("built_in", "train.py")])
+def test_a_script_and_the_choice_of_one_go_together(name, script):
+    client = base()["client"] | {"name": name, "script": script}
+    expected = f"client=script and client.script must be given together, got client={name} and client.script={script}"
+    with pytest.raises(UserError, match=f"^{expected}; name a Python program$"):
+        Config.of(base(client=client))
+
+
+@pytest.mark.parametrize("name", [*TARGETS, "logger", "checkpoint", "client", "evaluation"])
 def test_a_group_is_no_single_value(name):
     for value in (3, "a", None, [1]):
         with pytest.raises(UserError, match=rf"^{name} must be a group of settings, got "):
