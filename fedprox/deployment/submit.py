@@ -4,7 +4,6 @@ import logging
 import os
 import re
 import subprocess
-import sys
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -14,12 +13,13 @@ from fedprox.config.schema import Config
 from fedprox.deployment import daemons, job
 from fedprox.deployment.flower import Flower
 from fedprox.deployment.job import Job
-from fedprox.errors import RunStopped, UserError
+from fedprox.errors import RunStopped, UserError, printable
 from fedprox.experiment import build
 from fedprox.runs.reader import read_record
 from fedprox.storage import is_locked
 
 _log = logging.getLogger("fedprox")
+_COLOUR = re.compile(r"\x1b\[[\d;]*m")  # of Flower's own lines
 _STATUS = re.compile(r"exit status (\d): (.*)", re.DOTALL)
 STOP_S = 90.0  # the ServerApp hears of its end with its heartbeat, every half minute
 
@@ -72,8 +72,7 @@ def _follow(flower: Flower, run_id: str) -> None:
     ) as process:
         try:
             for line in process.stdout or ():
-                sys.stdout.write(line)
-                sys.stdout.flush()
+                print(printable(_COLOUR.sub("", line.rstrip("\n"))), flush=True)
         except BaseException:
             process.kill()
             raise
