@@ -164,7 +164,9 @@ def _is_script(command: str, folder: Path) -> bool:
 
 def _processes() -> list[tuple[int, int, str]]:
     """Return id, parent's id and command of each process of this machine."""
-    listed = subprocess.run(["ps", "-axo", "pid=,ppid=,stat=,command="], capture_output=True, text=True, check=True)
+    listed = subprocess.run(
+        ["ps", "-axww", "-o", "pid=,ppid=,stat=,command="], capture_output=True, text=True, check=True
+    )
     found = []
     for line in listed.stdout.splitlines():
         pid, parent, state, *command = line.split(maxsplit=3)
