@@ -2,6 +2,7 @@
 
 import argparse
 import logging
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,6 +14,7 @@ from fedprox.deployment.kits import Federation, address, check_sites, prepare
 from fedprox.errors import RunStopped, UserError, one_line
 from fedprox.process import exit_status, terminated_like_interrupted
 
+_log = logging.getLogger("fedprox")
 _NEXT = """\
 The server: {folder}/start_server.sh, with port {port} open. Then let the sites take part, once each:
   FLWR_HOME={folder}/home flwr supernode register {folder}/sites/{site}/key.pub {connection}
@@ -94,6 +96,8 @@ def _up(given: argparse.Namespace) -> None:
         daemons.up(
             given.folder, {f"node-{k}": f"partition-id={k} num-partitions={num_nodes}" for k in range(num_nodes)}
         )
+    if num_nodes > (num_cores := os.cpu_count() or 1):
+        _log.warning("%d SuperNodes share %d cores: rounds may take long, see docs/deployment.md", num_nodes, num_cores)
     print(f"{num_nodes} SuperNodes are online; run with engine=deployment, stop with python -m fedprox.deployment down")
 
 

@@ -23,6 +23,7 @@ from fedprox.config.schema import Config
 from fedprox.deployment import job
 from fedprox.errors import USER_CODE_ERRORS, RunStopped, UserError, on_record
 from fedprox.runs.log import RunLog
+from fedprox.runs.reader import read_record
 
 app = ServerApp()
 STATUS = "exit status {status}: {line}"  # how a failure is told to Flower, which keeps it with the run
@@ -73,12 +74,21 @@ def _run(grid: Grid, context: Context) -> None:
     _log.addHandler(log)
     flower = {"run_id": str(context.run_id), "job": grid.run.fab_hash}
     experiment.run(
-        *(config, run_dir),
+        *(_with_earlier_sites(config, run_dir) if settings["resume"] else config, run_dir),
         resume=bool(settings["resume"]),
         origin={**origin, "flower": flower},
         on_begin=lambda: _begin_log(log, run_dir / ".hydra", config, origin),
         flower_grid=grid,
     )
+
+
+def _with_earlier_sites(config: Config, run_dir: Path) -> Config:
+    """Return a resumed run's configuration, in which the sites are the clients that they were."""
+    if not (run_dir / "run.json").exists() or config.engine.arguments.get("sites"):
+        return config
+    sites = read_record(run_dir / "run.json").get("sites")
+    plain = config.plain()
+    return Config.of({**plain, "engine": {**plain["engine"], "sites": sites}})
 
 
 def run_directory(given: str, run_id: int) -> Path:

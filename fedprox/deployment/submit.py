@@ -15,6 +15,7 @@ from fedprox.deployment.flower import Flower
 from fedprox.deployment.job import Job
 from fedprox.errors import RunStopped, UserError, printable
 from fedprox.experiment import build
+from fedprox.experiment.beginning import final_row
 from fedprox.runs.reader import read_record
 from fedprox.storage import is_locked
 
@@ -45,22 +46,28 @@ def submit(config: Config, run_dir: Path, *, resume: bool, origin: Mapping[str, 
     folder = Path(settings.get("folder") or "deployment")
     flower = Flower(connection) if connection else daemons.here(folder)
     on_server = settings.get("run_dir") or ("" if connection else str(run_dir.absolute()))
+    is_here = on_server == str(run_dir.absolute())
+    if resume and is_here and final_row(config, run_dir):
+        _log.info("%s is finished already", os.path.relpath(run_dir))
+        return read_record(run_dir / "run.json")
     job.write(Job(config, on_server, resume, origin), run_dir / job.FOLDER, Path.cwd())
     run_id = flower.json("run", str(run_dir / job.FOLDER))["run-id"]
     _log.info("Flower's run %s; job: %s", run_id, os.path.relpath(run_dir / job.FOLDER))
-    is_here = on_server == str(run_dir.absolute())
+    again = _again(run_dir, on_server, run_id, connection)
     try:
-        _follow(flower, run_id)
         status, details = _outcome(flower, run_id)
     except KeyboardInterrupt:
         _stop(flower, run_id, run_dir if is_here else None)
         raise
-    _check(status, details, _again(run_dir, on_server, run_id, connection))
+    except RunStopped as lost:  # no SuperLink any more
+        raise RunStopped(f"{lost}; {again}") from None
+    _check(status, details, again)
     return read_record(run_dir / "run.json") if is_here else None
 
 
-def _follow(flower: Flower, run_id: str) -> None:
-    """Show a run's output until it ends."""
+def _follow(flower: Flower, run_id: str, num_seen: int) -> int:
+    """Show a run's output until it ends, but for the lines that were shown before; return how many there are now."""
+    num_lines = 0
     command = flower.command("log", run_id)
     with subprocess.Popen(
         command,
@@ -71,22 +78,24 @@ def _follow(flower: Flower, run_id: str) -> None:
         start_new_session=True,  # Ctrl-C is for this program, which stops the run
     ) as process:
         try:
-            for line in process.stdout or ():
-                print(printable(_COLOUR.sub("", line.rstrip("\n"))), flush=True)
+            for num_lines, line in enumerate(process.stdout or (), start=1):
+                if num_lines > num_seen:
+                    print(printable(_COLOUR.sub("", line.rstrip("\n"))), flush=True)
         except BaseException:
             process.kill()
             raise
+    return max(num_seen, num_lines)
 
 
 def _outcome(flower: Flower, run_id: str) -> tuple[str, str]:
-    """Return a run's final status, such as "finished:completed", and what Flower knows of it."""
+    """Follow a run to its end; return its status, such as "finished:completed", and what Flower knows of it."""
+    num_lines = 0
     while True:
+        num_lines = _follow(flower, run_id, num_lines)
         run = flower.json("list", "--run-id", run_id)["runs"][0]
         if str(run["status"]).startswith("finished"):
             return run["status"], run["status-details"] or ""
-        _log.info("Flower's run %s is %s", run_id, run["status"])
-        _follow(flower, run_id)
-        time.sleep(1.0)
+        time.sleep(1.0)  # the connection broke, or the run has not begun
 
 
 def _stop(flower: Flower, run_id: str, run_dir: Path | None) -> None:

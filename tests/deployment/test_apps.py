@@ -174,6 +174,20 @@ def test_a_signal_interrupts_the_run_with_its_checkpoint_and_only_then_flower_en
     assert record(run_dir)["resumed"][0]["after_round"] == 1
 
 
+def test_a_resumed_run_has_the_sites_that_it_began_with(submitted, tmp_path):
+    grid = Federation({"site": "b"}, {"site": "c"}, {"site": "d"})
+    grid.on_message = lambda message: _kill_in_round(2, grid)
+    earlier = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        run_dir = submitted(grid)
+    finally:
+        signal.signal(signal.SIGINT, earlier)
+    grid.on_message = lambda message: None
+    grid.configs[99] = {"site": "a"}
+    assert_same(submitted(grid, resume=True), simulated(tmp_path / "l"))
+    assert record(run_dir)["sites"] == ["b", "c", "d"]
+
+
 def _kill_in_round(round_num: int, grid: Federation) -> None:
     grid.num_messages = getattr(grid, "num_messages", 0) + 1
     if grid.num_messages == 2 * round_num:  # two clients a round
