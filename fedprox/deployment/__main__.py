@@ -93,9 +93,8 @@ def _up(given: argparse.Namespace) -> None:
         num_nodes = given.nodes
         if num_nodes < 1:
             raise UserError(f"--nodes must be at least 1, got {num_nodes}")
-        daemons.up(
-            given.folder, {f"node-{k}": f"partition-id={k} num-partitions={num_nodes}" for k in range(num_nodes)}
-        )
+        config = 'name="node-{k}" partition-id={k} num-partitions={num_nodes}'
+        daemons.up(given.folder, {f"node-{k}": config.format(k=k, num_nodes=num_nodes) for k in range(num_nodes)})
     if num_nodes > (num_cores := os.cpu_count() or 1):
         _log.warning("%d SuperNodes share %d cores: rounds may take long, see docs/deployment.md", num_nodes, num_cores)
     print(f"{num_nodes} SuperNodes are online; run with engine=deployment, stop with python -m fedprox.deployment down")

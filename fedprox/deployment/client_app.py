@@ -17,7 +17,8 @@ _RAISED = 2  # Flower's code for a client app that raised
 def who(message: Message, context: Context) -> Message:
     """Answer whom this node plays, by its node config: partition-id=3, clients="0-332", or site="hospital_a"."""
     config = context.node_config
-    facts = ConfigRecord({"site": str(config.get("site", "")), "clients": clients_of(config)})
+    names = {name: str(config.get(name, "")) for name in ("site", "name")}
+    facts = ConfigRecord({**names, "clients": clients_of(config)})
     return Message(RecordDict({"facts": facts}), reply_to=message)
 
 

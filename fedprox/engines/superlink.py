@@ -29,7 +29,7 @@ class Node:
 
     Attributes:
         number: Flower's id of the node.
-        name: Its site's name, or "node" and its number.
+        name: Its site's name, or the `name` in its node config, or "node" and its number.
         clients: The clients that it plays; empty if its site's name decides.
         is_site: Whether its node config names a site.
     """
@@ -204,11 +204,12 @@ class SuperLinkGrid:
             return
         facts = cast(Mapping[str, object], answer.content["facts"])
         site, clients = str(facts["site"]), tuple(map(int, cast(list[int], facts["clients"])))
+        name = printable(site or str(facts["name"])) or f"node {number}"
         if not site and not clients:
             _log.warning(
                 "node %d plays no client: its node config has neither partition-id nor clients nor site", number
             )
-        self._nodes[number] = Node(number, printable(site) or f"node {number}", clients, bool(site))
+        self._nodes[number] = Node(number, name, clients, bool(site))
 
     def _assign(self) -> None:
         """Give each client its node; sites are fixed once there are enough of them."""

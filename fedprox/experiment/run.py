@@ -175,7 +175,6 @@ def _facts(experiment: Experiment) -> dict[str, Any]:
         "fingerprint": known.fingerprint(),
         "seed": config.seed,
         "repetition": config.repeat_num,
-        **({"sites": list(sites)} if (sites := getattr(experiment.grid, "sites", ())) else {}),
         "settings": {name: value for name, value in config.plain().items() if name != "resume"},
         **experiment.grid.facts(),
         **environment(),

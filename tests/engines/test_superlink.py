@@ -202,6 +202,13 @@ def test_a_client_without_a_node_is_refused_by_name():
         SuperLinkGrid(Nodes({}), 1, start_timeout=0.0)
 
 
+def test_a_node_is_called_by_its_name_though_its_config_numbers_its_clients():
+    nodes = Nodes({700: {"partition-id": 0, "name": "node-0"}})
+    nodes.errors = {700: GONE}
+    (reply,) = SuperLinkGrid(nodes, 1).ask([message(0)])
+    assert reply.error.reason == "node-0: Node Unavailable"
+
+
 def test_node_configs_that_name_sites_and_that_number_clients_are_not_mixed():
     with pytest.raises(UserError, match="one kind of node config"):
         SuperLinkGrid(Nodes({1: {"site": "a"}, 2: {"partition-id": 1}}), 1, start_timeout=0.0)
