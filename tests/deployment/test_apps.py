@@ -143,7 +143,7 @@ def test_a_checkpoint_is_written_every_round_and_failed_clients_are_dropped_unle
 
 
 def test_a_client_whose_code_raises_fails_with_its_own_line(submitted, capfd, monkeypatch):
-    monkeypatch.setattr(client_app, "_grid", lambda context: 1 / 0)
+    monkeypatch.setattr(client_app, "_grid", lambda message, context: 1 / 0)
     with pytest.raises(JobFailed, match=r"exit status 1: .*client 0: node 50: ZeroDivisionError: division by zero"):
         submitted(Federation(*partitions()), "on_client_error=stop", "clients_per_round=3")
     assert "Traceback" not in capfd.readouterr().err
