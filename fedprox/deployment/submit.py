@@ -53,15 +53,15 @@ def submit(config: Config, run_dir: Path, *, resume: bool, origin: Mapping[str, 
     job.write(Job(config, on_server, resume, origin), run_dir / job.FOLDER, Path.cwd())
     run_id = flower.json("run", str(run_dir / job.FOLDER))["run-id"]
     _log.info("Flower's run %s; job: %s", run_id, os.path.relpath(run_dir / job.FOLDER))
-    again = _again(run_dir, on_server, run_id, connection)
     try:
-        status, details = _outcome(flower, run_id)
+        _check(*_followed(flower, run_id))
     except KeyboardInterrupt:
-        _stop(flower, run_id, run_dir if is_here else None)
+        _wait_until_written(run_dir)
+        if not is_here:
+            _log.info("%s", _again(run_dir, on_server, run_id, connection))
         raise
-    except RunStopped as lost:  # no SuperLink any more
-        raise RunStopped(f"{lost}; {again}") from None
-    _check(status, details, again)
+    except RunStopped as stopped:
+        raise RunStopped(f"{stopped}; {_again(run_dir, on_server, run_id, connection)}") from None
     return read_record(run_dir / "run.json") if is_here else None
 
 
@@ -98,16 +98,24 @@ def _outcome(flower: Flower, run_id: str) -> tuple[str, str]:
         time.sleep(1.0)  # the connection broke, or the run has not begun
 
 
-def _stop(flower: Flower, run_id: str, run_dir: Path | None) -> None:
-    """Stop a run, and wait until it has written its files if they are on this machine."""
-    _log.info("stopping Flower's run %s", run_id)
-    flower.json("stop", run_id)
+def _followed(flower: Flower, run_id: str) -> tuple[str, str]:
+    """Return the same as `_outcome`; stop the run on Ctrl-C."""
+    try:
+        return _outcome(flower, run_id)
+    except KeyboardInterrupt:
+        _log.info("stopping Flower's run %s", run_id)
+        flower.json("stop", run_id)
+        raise
+
+
+def _wait_until_written(run_dir: Path) -> None:
+    """Wait until a run that was stopped has written its files, if they are on this machine."""
     until = time.monotonic() + STOP_S
-    while run_dir and is_locked(run_dir) and time.monotonic() < until:
+    while is_locked(run_dir) and time.monotonic() < until:
         time.sleep(0.3)
 
 
-def _check(status: str, details: str, again: str) -> None:
+def _check(status: str, details: str) -> None:
     """Raise what a run's end means for the command that submitted it."""
     if status.endswith("completed"):
         return
@@ -116,13 +124,16 @@ def _check(status: str, details: str, again: str) -> None:
     found = _STATUS.search(details)
     if found and found[1] == "2":
         raise UserError(found[2])
-    raise RunStopped(f"{found[2] if found else details or 'the run failed'}; {again}")
+    raise RunStopped(found[2] if found else details or "the run failed")
 
 
 def _again(run_dir: Path, on_server: str, run_id: str, connection: str | None) -> str:
     """Return how a run is continued."""
     if not connection:
-        return f"what was measured is kept; continue with resume={os.path.relpath(run_dir)}"
+        name = os.path.relpath(run_dir)
+        return (
+            f"what was measured is kept; continue with resume={name}" if (run_dir / "run.json").exists() else "fix that"
+        )
     place = on_server or f"<its run directory on the server, .../{run_id}>"
     words = f"-c 'resume=true run-dir=\"{place}\"'"
     return f"continue with flwr run {os.path.relpath(run_dir / job.FOLDER)} {connection} {words}"
