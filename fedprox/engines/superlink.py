@@ -74,8 +74,9 @@ class SuperLinkGrid:
 
         Raises:
             UserError: If a client has no node by then, two sites have one name, there are not as many sites as clients,
-                or two kinds of node configs are mixed.
+                all that are online are asked for and one has no site, or two kinds of node configs are mixed.
         """
+        self._takes_all = not num_clients and not sites
         self._grid, self._num_clients = flower_grid, num_clients or len(sites or ())
         self.sites = tuple(sites or ())
         if self.sites and len(set(self.sites)) != self._num_clients:
@@ -178,7 +179,15 @@ class SuperLinkGrid:
             time.sleep(1.0)
 
     def _check_names(self) -> None:
-        """Raise UserError if two nodes are one site; later, the same site may come back as another node."""
+        """Raise UserError if two nodes are one site, or a node is none of all sites that are online.
+
+        Only at the start: later, the same site may come back as another node.
+        """
+        if self._takes_all and (nameless := [node.name for node in self._nodes.values() if not node.is_site]):
+            raise UserError(
+                f'{nameless[0]} has no site in its node config; start its SuperNode with site="<name>", or name the '
+                "sites of this run in engine.sites"
+            )
         names = [node.name for node in self._nodes.values() if node.name in self.sites]
         if twice := sorted({name for name in names if names.count(name) > 1}):
             raise UserError(

@@ -108,10 +108,6 @@ def data_of_site(config: Config, node_config: NodeConfig, message: Message) -> F
 def _read(config: Config, node_config: NodeConfig) -> Site:
     """Return the data of a node's site."""
     name, place = (str(node_config.get(key, "")) for key in ("site", "data"))
-    if not name:
-        raise SiteError(
-            'a SuperNode has no site; dataset=sites needs --node-config \'site="<name>" data="<its folder>"\' at each'
-        )
     if not place:
         raise SiteError(
             f'site {name}: its SuperNode has no data; start it with --node-config \'site="{name}" data="<its folder>"\''

@@ -16,6 +16,7 @@ from fedprox.data.sources.site_facts import FEWEST
 from fedprox.data.sources.sites import sites
 from fedprox.deployment import job
 from fedprox.deployment.client_app import app
+from fedprox.engines.identity import act_as_server
 from fedprox.errors import RunStopped, UserError
 from fedprox.experiment import run as experiment
 from tests.data.sources.site_folders import FORMATS, NAMES, SIZES, examples, write_side, write_sites
@@ -71,6 +72,7 @@ def deployed(tmp_path, monkeypatch):
     """Return a function that runs a job on nodes; its run directory is tmp_path / "deployed"."""
 
     def run(nodes: Nodes, *settings: str, resume: bool = False) -> Path:
+        act_as_server()
         config, run_dir = config_of(*DEPLOYED, *settings), tmp_path / "deployed"
         run_dir.mkdir(exist_ok=True)
         job.write(job.Job(config, str(run_dir), resume, {}), tmp_path / "job", tmp_path)
@@ -235,7 +237,7 @@ def test_what_shows_a_value_of_the_data_stays_in_the_sites_log(tmp_path, deploye
 def test_nodes_without_site_or_data_and_two_of_one_name_are_refused(tmp_path, deployed):
     folder = write_sites(tmp_path / "sites", "csv")
     full = {"site": "hospital_a", "data": str(folder / "hospital_a")}
-    with pytest.raises(UserError, match="a SuperNode has no site"):
+    with pytest.raises(UserError, match="node 101 has no site in its node config; start its SuperNode"):
         deployed(Nodes(full, {}), "dataset.format=csv")
     with pytest.raises(UserError, match="site hospital_b: its SuperNode has no data"):
         deployed(Nodes(full, {"site": "hospital_b"}), "dataset.format=csv")
