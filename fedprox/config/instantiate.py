@@ -2,12 +2,14 @@
 
 import importlib
 import inspect
+import os
 import pkgutil
 import re
 import traceback
 import types
 import typing
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
 from types import NoneType
@@ -38,7 +40,8 @@ def build(group: str, target: Target, kind: Any, *args: Any, **kwargs: Any) -> A
             raise UserError(f"{name} needs {missing[1]}; add +{group}.{missing[1]}=<value>") from None
         raise _refuses(name, kwargs, str(error)) from None
     try:
-        made = _call(called, args, _made(given), offered)
+        with _process_restored():
+            made = _call(called, args, _made(given), offered)
     except (UserError, MemoryError):
         raise
     except (SystemExit, GeneratorExit) as end:
@@ -56,6 +59,30 @@ def build(group: str, target: Target, kind: Any, *args: Any, **kwargs: Any) -> A
         expected = " or ".join(each.__name__ for each in (get_args(kind) or [kind]) if each is not NoneType)
         raise UserError(f"{name} must return {expected}, got {type(made).__name__}; {_DOCS}")
     return made
+
+
+@contextmanager
+def _process_restored() -> Iterator[None]:
+    """Undo what a target changes for the whole process, on which the run depends."""
+    import torch  # here: a configuration that is only checked does not need it
+
+    dtype, device, is_enabled, folder = (
+        torch.get_default_dtype(),
+        torch.get_default_device(),
+        torch.is_grad_enabled(),
+        "",
+    )
+    with suppress(OSError):  # the working directory may have been removed
+        folder = os.getcwd()
+    try:
+        yield
+    finally:
+        torch.set_default_dtype(dtype)
+        torch.set_grad_enabled(is_enabled)
+        if torch.get_default_device() != device:
+            torch.set_default_device(None if device.type == "cpu" else device)  # None is fastest
+        with suppress(OSError):
+            os.chdir(folder)
 
 
 def _accepted(called: Callable[..., Any], offered: Mapping[str, Any]) -> dict[str, Any]:

@@ -390,9 +390,9 @@ def _unequal(value: Any) -> str:
     """Return the first row of a list that has another length than row 0, as errors name it; "" if there is none."""
     if not isinstance(value, (list, tuple)):
         return ""
-    lengths = [f"{len(part)} values" if hasattr(part, "__len__") else "a single value" for part in value]
+    lengths = [f"of length {len(part)}" if hasattr(part, "__len__") else "of no length" for part in value]
     row = next((row for row, length in enumerate(lengths) if length != lengths[0]), 0)
-    return f"{lengths[row]} in row {row}, but {lengths[0]} in row 0" if row else ""
+    return f"row {row} {lengths[row]} and row 0 {lengths[0]}" if row else ""
 
 
 def _without_torch(value: Any) -> Any:

@@ -29,6 +29,7 @@ from fedprox.experiment.data import attack_of, attackers, divided_data
 from fedprox.experiment.early_stopping import EarlyStopping
 from fedprox.experiment.model_checks import (
     check_held,
+    check_repeats,
     check_smallest_batch,
     check_takes_data,
     check_trains,
@@ -269,20 +270,28 @@ def _new_model(config: Config, facts: Facts | None) -> nn.Module:
 
     Without facts the configuration alone must say what the model needs.
     """
-    seed = generator(config.seed, Stream.INIT, repetition=config.repeat_num).integers(2**31)
     target, init = config.model.target, config.model.init
-    with seeded(int(seed)):
-        torch.manual_seed(int(seed))  # also seeds GPUs, on which a model may create its weights
-        offered = {"input_shape": facts.input_shape, "num_classes": facts.examples.num_classes} if facts else {}
-        model: nn.Module = build("model", config.model, nn.Module, **offered)
-        if facts:
-            make_lazy_layers(model, target, facts.examples)
+    model = _made_model(config, facts)
     check_held(model, target)
+    if init == "default" and not target.startswith("fedprox."):
+        check_repeats(model, _made_model(config, facts), target)
     if init == "zeros":
         for parameter in model.parameters():
             nn.init.zeros_(parameter)
     elif init != "default":
         _load_weights(model, init)
+    return model
+
+
+def _made_model(config: Config, facts: Facts | None) -> nn.Module:
+    """Return the model with the weights that follow from the seed, unless its class draws from elsewhere."""
+    seed = int(generator(config.seed, Stream.INIT, repetition=config.repeat_num).integers(2**31))
+    offered = {"input_shape": facts.input_shape, "num_classes": facts.examples.num_classes} if facts else {}
+    with seeded(seed):
+        torch.manual_seed(seed)  # also seeds GPUs, on which a model may create its weights
+        model: nn.Module = build("model", config.model, nn.Module, **offered)
+        if facts:
+            make_lazy_layers(model, config.model.target, facts.examples)
     return model
 
 

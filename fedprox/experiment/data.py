@@ -2,9 +2,8 @@
 
 import copy
 import logging
-import os
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import fields
 from functools import lru_cache
 from typing import Any
@@ -114,7 +113,7 @@ def _load(
     divided = _divided(dataset, partition, num_clients, hold_out, seed)
     if not _is_ours(feature_skew):
         divided = copy.deepcopy(divided)  # it may change arrays in place, which later jobs share
-    with _as_if_alone(seed, 2):
+    with _seeded(seed, 2):
         built = build("feature_skew", feature_skew, FederatedData, divided, seed)
     data: FederatedData = _rechecked(built, feature_skew)
     _log_data(data, printable(data_name(dataset)))
@@ -133,7 +132,7 @@ def _divided(dataset: Target, partition: Target, num_clients: int | None, hold_o
             "got null; null is for data sets that come divided"
         )
     rng = generator(seed, Stream.PARTITION)
-    with _as_if_alone(seed, 1):
+    with _seeded(seed, 1):
         made = build("partition", partition, object, loaded.labels.copy(), num_clients, rng)
     parts = checks.parts(made, len(loaded.labels), num_clients, f"partition._target_={partition.target}")
     return divide(loaded, parts, rng, hold_out=hold_out)
@@ -142,7 +141,7 @@ def _divided(dataset: Target, partition: Target, num_clients: int | None, hold_o
 @lru_cache(maxsize=1)
 def _loaded(dataset: Target) -> LabelledData | FederatedData:
     """Return the data set; jobs of one process that only divide it differently share it."""
-    with _as_if_alone(0, 0):  # not the run's seed: jobs share the data
+    with _seeded(0, 0):  # not the run's seed: jobs share the data
         built = build("dataset", dataset, LabelledData | FederatedData)
     data: LabelledData | FederatedData = _rechecked(built, dataset)
     return data
@@ -168,26 +167,17 @@ def _rebuilt(made: Any) -> Any:
 
 
 @contextmanager
-def _as_if_alone(seed: int, position: int) -> Iterator[None]:
-    """Seed the global generators for a user's function, and undo what it changes for the whole process.
+def _seeded(seed: int, position: int) -> Iterator[None]:
+    """Seed the global generators for a user's function.
 
     Args:
         seed: The run's, or 0.
         position: Of the function within the random stream.
     """
-    import torch  # here: jobs that only show a partition need it late
+    from fedprox.solvers.generators import seeded  # here: it imports torch, which --help does not need
 
-    from fedprox.solvers.generators import seeded
-
-    before, folder = torch.get_default_dtype(), os.getcwd()
-    rng = generator(seed, Stream.OWN_DATA, position)
-    try:
-        with seeded(int(rng.integers(2**32))):
-            yield
-    finally:
-        torch.set_default_dtype(before)
-        with suppress(OSError):
-            os.chdir(folder)
+    with seeded(int(generator(seed, Stream.OWN_DATA, position).integers(2**32))):
+        yield
 
 
 def data_name(dataset: Target) -> str:

@@ -57,6 +57,12 @@ def check_held(model: nn.Module, target: str) -> None:
             raise UserError(
                 f"model is compiled by torch.jit, whose copies cannot be trained; use {target} without torch.jit"
             )
+    for name, parameter in model.named_parameters():
+        if parameter._backward_hooks or parameter._post_accumulate_grad_hooks:
+            raise UserError(
+                f"model's {name} has a hook on its gradient, which copies of a model lose; change the gradient in a "
+                f"hook of the module, or in the forward pass of {target}"
+            )
     for name, tensor in (*model.named_parameters(), *model.named_buffers()):
         if fault := _fault(tensor):
             raise UserError(f"model's {name} is {fault}, which no update can hold; make it dense float32 in {target}")
@@ -77,6 +83,18 @@ def check_held(model: nn.Module, target: str) -> None:
                 f"model's {other} and {name} are two parameters in the same memory; tie them by giving one "
                 f"nn.Parameter both names in {target}"
             )
+
+
+def check_repeats(model: nn.Module, again: nn.Module, target: str) -> None:
+    """Warn if two models that were made with the same seed have different initial weights."""
+    own, other = model.state_dict(), again.state_dict()
+    differing = [name for name in own if name not in other or not torch.equal(own[name], other[name])]
+    if differing:
+        _log.warning(
+            "%s has other initial weights each time it is made (%s): they do not follow from the seed, and compared "
+            "runs begin at different models; draw them from torch's global generator",
+            *(target, differing[0]),
+        )
 
 
 def _fault(tensor: Tensor) -> str:

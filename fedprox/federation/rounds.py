@@ -31,6 +31,7 @@ from fedprox.federation.messages import Engine
 from fedprox.federation.planned_strategy import PlannedStrategy
 from fedprox.federation.results import ClientOutcome, Round, Start, outcomes
 from fedprox.federation.schedules import ConstantMu, MuSchedule, learning_rate_factor, mu_schedule
+from fedprox.federation.strategy_checks import annotated
 
 Evaluate = Callable[[int, ArrayRecord], Evaluation]
 
@@ -113,7 +114,8 @@ def run_rounds(
     ) -> Round:
         """Measure the model after a round, let mu follow its loss, and return all that is known about the round."""
         time_s, mu_of_round = time.perf_counter() - begin, mu.value
-        test = evaluate(round_num, arrays) if settings.evaluates(round_num) else None
+        with annotated(f"round {round_num}: evaluation"):  # the user's model may raise
+            test = evaluate(round_num, arrays) if settings.evaluates(round_num) else None
         mu.observe(test)  # an adaptive mu grows if the loss has risen; a constant one stays
         carried = {"strategy": strategy.state(), "mu": mu.state()}  # what a resumed run needs besides the model
         return Round(round_num, arrays, test, clients, time_s, mu_of_round, carried, metrics or {})

@@ -1,6 +1,10 @@
 """Targets: a callable's signature is the schema of its group."""
 
+import os
+from pathlib import Path
+
 import pytest
+import torch
 
 from fedprox.config.instantiate import build, check_target
 from fedprox.config.schema import Target
@@ -79,6 +83,31 @@ def adds_text_to_a_number():
 def passes_on(**settings: int):
     """Fake option that refuses arguments only inside."""
     return takes(**settings)
+
+
+def sets_the_process() -> int:
+    """Fake option that changes what the whole process has one of."""
+    os.chdir("/")
+    torch.set_default_dtype(torch.float64)
+    torch.set_default_device("meta")
+    torch.set_grad_enabled(False)
+    return 3
+
+
+def raises_after_that() -> None:
+    """Fake option that does the same and fails."""
+    sets_the_process()
+    raise KeyError
+
+
+def test_what_a_target_changes_for_the_whole_process_is_undone(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert build("model", Target.model_validate({"_target_": f"{HERE}.sets_the_process"}), int) == 3
+    with pytest.raises(UserError):
+        build("model", Target.model_validate({"_target_": f"{HERE}.raises_after_that"}), int)
+    assert Path.cwd() == tmp_path
+    assert torch.is_grad_enabled()
+    assert (torch.zeros(1).dtype, torch.zeros(1).device.type) == (torch.float32, "cpu")
 
 
 def test_a_type_error_in_a_function_is_no_complaint_about_its_arguments():

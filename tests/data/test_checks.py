@@ -170,11 +170,11 @@ OF_LABELS = {
     "a masked one in a list": ([0, 1, np.ma.masked, 0, 1, 2, 0, 1, 2], ["labels must have all values", "in row 2"]),
     "lists of unequal lengths": (
         [[0], [1, 2]],
-        ["all rows of one shape, got 2 values in row 1, but 1 values in row 0"],
+        ["all rows of one shape, got row 1 of length 2 and row 0 of length 1"],
     ),
     "a list among them": (
         [0, 1, 2, [0]],
-        ["labels must be an array", "1 values in row 3, but a single value in row 0"],
+        ["labels must be an array", "row 3 of length 1 and row 0 of no length"],
     ),
     "decimals": ([Decimal(1)] * 9, ["labels must be numbers, got Decimal('1') (object) in row 0"]),
 }

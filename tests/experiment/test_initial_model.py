@@ -55,6 +55,13 @@ def passed_on(**settings) -> nn.Module:
     return only_classes(**settings)
 
 
+def drawn_elsewhere() -> nn.Module:
+    model, own = only_classes(10), torch.Generator()
+    own.seed()
+    model[2].bias.data.normal_(generator=own)
+    return model
+
+
 def fixed() -> nn.Module:
     return only_classes(10)
 
@@ -80,6 +87,18 @@ def test_the_initial_model_depends_only_on_the_seed_and_leaves_the_generators_un
     torch.rand(1), np.random.rand(), random.random()
     assert equal(made(name), first)
     assert not equal(made(name, seed=4), first)
+
+
+@pytest.mark.parametrize(("name", "is_warned"), [("drawn_elsewhere", True), ("DrawnBy", False), ("fixed", False)])
+def test_weights_that_do_not_follow_from_the_seed_are_warned_about(caplog, name, is_warned):
+    made(name)
+    line = (
+        f"{__name__}.{name} has other initial weights each time it is made (2.bias): they do not follow from the seed"
+    )
+    assert [record.getMessage().startswith(line) for record in caplog.records] == [True] * is_warned
+    caplog.clear()
+    made(name, init="zeros")
+    assert caplog.records == []
 
 
 def test_lazy_layers_have_their_shapes_and_the_pass_that_made_them_left_no_other_trace():

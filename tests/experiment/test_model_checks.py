@@ -323,6 +323,14 @@ def test_a_parameter_that_no_gradient_reaches_is_named_in_one_line(caplog):
     ]
 
 
+@pytest.mark.parametrize("register", ["register_hook", "register_post_accumulate_grad_hook"])
+def test_a_hook_on_a_gradient_which_copies_lose_is_refused(register):
+    model = Net()
+    getattr(model.b.weight, register)(lambda gradient: None)
+    with pytest.raises(UserError, match=r"model's b\.weight has a hook on its gradient, which copies of a model lose"):
+        check_held(model, "mine.Model")
+
+
 class OwnGenerator(Net):
     def __init__(self) -> None:
         super().__init__()

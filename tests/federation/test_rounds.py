@@ -7,6 +7,7 @@ import pytest
 from flwr.app import Array, ArrayRecord, Message, MetricRecord, RecordDict
 
 from fedprox.engines.identity import act_as_server
+from fedprox.errors import RunStopped
 from fedprox.evaluation.metrics import Evaluation, FederationMetrics
 from fedprox.federation.failures import FailurePolicy
 from fedprox.federation.messages import draw_of, failed, task_of
@@ -308,3 +309,16 @@ def test_gammas_are_those_of_the_clients_that_counted_in_their_order():
         assert [client.gamma is None for client in each.clients] == [not client.counted for client in each.clients]
     rounds, _ = run(FedProx(), plan(0.5))  # it is not asked for
     assert [each.gammas for each in rounds] == [[]] * 6
+
+
+@pytest.mark.parametrize("error", [IndexError("out of bounds"), StopIteration(), GeneratorExit(), SystemExit(0)])
+def test_an_error_of_the_users_model_while_it_is_measured_ends_the_run_in_one_line(error):
+    def raising(arrays: ArrayRecord) -> Evaluation:
+        if measured(arrays).loss != 10:  # not the initial model
+            raise error
+        return measured(arrays)
+
+    rounds = started(FedProx(), plan(0.0), evaluate=raising)
+    assert next(rounds).round_num == 0
+    with pytest.raises(RunStopped, match=r"^round 1: evaluation: \S.*\(test_rounds\.py:\d+\)$"):
+        next(rounds)

@@ -2,6 +2,7 @@
 
 import errno
 import os
+import re
 import zipfile
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -20,9 +21,13 @@ SUFFIXES = (
 )
 # Names of the sides, in any capitalisation.
 SIDES = {
-    **{"train": "train", "training": "train", "test": "test", "testing": "test"},
+    **{"train": "train", "training": "train", "trn": "train", "test": "test", "testing": "test", "tst": "test"},
     **{"val": "val", "valid": "val", "validation": "val", "dev": "val", "eval": "val"},
 }
+# Longer names of them, such as seg_train, test-set and val2017, if all folders have such names and hold folders alone.
+_LONGER = re.compile(
+    rf"(?:.*[\W_])?({'|'.join(SIDES)})[\W_]?(?:set|data|dataset|images?|imgs?|pics?|split|samples?|examples?)?[\W_]?\d*"
+)
 TEST_SIDES = ("test", "val")  # the first that exists is the test set
 # Hidden, like any name that begins with a dot.
 HIDDEN = ("__MACOSX", "@eaDir", "$RECYCLE.BIN", "System Volume Information", "lost+found")
@@ -101,6 +106,8 @@ def opened(path: str) -> Iterator[Source]:
     Raises:
         UserError: If it is neither, or cannot be read.
     """
+    if not path.strip():
+        raise UserError("dataset.path must name a folder of images or a .zip file of one, got nothing")
     place = Path(os.path.expanduser(path))  # Path.expanduser raises for an unknown ~name
     with ExitStack() as stack:
         try:
@@ -205,7 +212,8 @@ def class_tree(source: Source, path: str, *, one_site: bool = False) -> ClassTre
             f"{len(source.files)} images, none in such a folder{f' ({passed_over})' * bool(passed_over)}; known "
             f"suffixes are {' '.join(SUFFIXES)}"
         )
-    sides = _sides(heads, path)
+    has_folders_alone = all(len(each) != depth + 2 for each in parts)
+    sides = _sides(heads, path, has_folders_alone)
     if not sides:
         train, test = _by_class(parts, depth), {}
     else:
@@ -229,15 +237,23 @@ def _empty(folders: set[str], parts: list[list[str]], depth: int) -> tuple[str, 
     return tuple(sorted(each for each in folders - full if each.count("/") < depth and os.path.dirname(each) in full))
 
 
-def _sides(heads: set[str], path: str) -> tuple[str, str] | None:
+def _sides(heads: set[str], path: str, has_folders_alone: bool) -> tuple[str, str] | None:
     """Return the folders for training and testing; None if all folders are classes.
+
+    Args:
+        heads: Names of the folders.
+        path: The place's name in errors.
+        has_folders_alone: Whether no image is in one of them directly, so that they are hardly classes.
 
     Raises:
         UserError: If two folders could be the same side, or all are sides, but not one of each.
     """
+    matches = {head: _LONGER.fullmatch(head.lower()) for head in heads}
+    are_longer = has_folders_alone and all(matches.values())
     named: dict[str, list[str]] = {}
     for head in sorted(heads):
-        if side := SIDES.get(head.lower()):
+        name = match[1] if are_longer and (match := matches[head]) else head.lower()
+        if side := SIDES.get(name):
             named.setdefault(side, []).append(head)
     test_side = next((side for side in TEST_SIDES if side in named), None)
     if "train" in named and test_side:

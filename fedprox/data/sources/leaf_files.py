@@ -40,7 +40,13 @@ class LeafExamples:
 
 
 def data_folder(path: str) -> Path:
-    """Return the data set's folder, also for path=2024, of which Hydra makes a number."""
+    """Return the data set's folder, also for path=2024, of which Hydra makes a number.
+
+    Raises:
+        UserError: If the path is empty.
+    """
+    if not str(path).strip():
+        raise UserError("dataset.path must name the folder of a LEAF data set, got nothing")
     return Path(os.path.expanduser(str(path)))  # Path.expanduser raises for an unknown ~name
 
 

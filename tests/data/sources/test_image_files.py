@@ -22,6 +22,7 @@ from fedprox.data.sources.image_files import (
     opened,
     reasons,
 )
+from fedprox.errors import UserError
 from tests.data.refusals import line_of
 
 
@@ -111,6 +112,34 @@ def test_sides_have_other_names_and_any_capitals(change):
             assert made.classes == ("a", "b")
             assert made.train == (f"{train}/a/1.png", f"{train}/b/1.png")
             assert made.test == (f"{test}/a/1.png", f"{test}/b/1.png")
+
+
+@pytest.mark.parametrize(
+    ("train", "test"),
+    [
+        *[("train_set", "test_set"), ("TrainData", "TestData"), ("seg_train", "seg_test"), ("train2017", "val2017")],
+        *[("01-training", "02-testing"), ("Train Images", "Validation Images"), ("pets.trn", "pets.tst")],
+    ],
+)
+def test_longer_names_of_the_sides_are_not_classes_unless_images_are_in_them_or_other_folders_beside_them(train, test):
+    sides = [f"{side}/{label}/1.png" for side in (train, test) for label in "ab"]
+    assert tree(*sides).train == (f"{train}/a/1.png", f"{train}/b/1.png")
+    assert tree(*sides).test == (f"{test}/a/1.png", f"{test}/b/1.png")
+    for more in (f"{test}/1.png", "zebra/a/1.png"):
+        assert {train, test} <= set(tree(*sides, more).classes)
+    line = error_line(*(name.replace(train, "Training") for name in sides), f"{train}/a/1.png")
+    assert f"must have one folder for each side, got {'/ and '.join(sorted(['Training', train]))}/" in line
+
+
+@pytest.mark.parametrize("names", [("trainer", "tester"), ("strain", "contest"), ("detrain", "latest")])
+def test_names_that_only_contain_those_of_sides_are_classes(names):
+    assert tree(*(f"{name}/{label}/1.png" for name in names for label in "ab")).classes == tuple(sorted(names))
+
+
+def test_an_empty_path_is_not_the_working_directory():
+    for path in ("", " "):
+        with pytest.raises(UserError, match="must name a folder of images"), opened(path):
+            pass
 
 
 def test_two_folders_of_one_side_are_refused():
