@@ -31,7 +31,7 @@ SECTIONS = {
         *("solver", "batch_statistics", "mixed_precision"),
     ),
     "Strategy and proximal term": ("strategy", "mu", "adaptive_mu"),
-    "Attacks": ("attack",),
+    "Attacks and compression": ("attack", "update"),
     "Data": ("dataset", "partition", "hold_out", "feature_skew", "augmentation", "data_dir"),
     "Model": ("model",),
     "Clients by a script": ("client",),
@@ -224,8 +224,9 @@ def _of_class(cls: type[BaseModel], prefix: str = "") -> Iterator[Setting]:
         if meaning := _meanings().get(cls.__name__, {}).get(key):
             values = _any_of(name) if name in groups() else _values(hint)
             yield Setting(name, _defaults().get(name, "null"), values, " ".join(meaning.split()))
-        if inspect.isclass(hint) and issubclass(hint, BaseModel) and hint is not Target:
-            yield from _of_class(hint, f"{name}.")
+        for option in get_args(hint) if get_origin(hint) is UnionType else [hint]:
+            if inspect.isclass(option) and issubclass(option, BaseModel) and option is not Target:
+                yield from _of_class(option, f"{name}.")
 
 
 def _any_of(group: str) -> str:
@@ -243,6 +244,8 @@ def _values(hint: Any) -> str:
         return DEVICE_RULE
     if get_origin(hint) is Annotated and isinstance(rule := hint.__metadata__[-1], Rule):
         return rule.text
+    if get_origin(hint) is list:
+        return f"a list of {_values(get_args(hint)[0])}"
     return "true or false" if hint is bool else "text"
 
 

@@ -179,6 +179,54 @@ class Evaluation(_Settings):
     means of the worst and the best tenth of the clients."""
 
 
+Share = Annotated[float, Field(gt=0, le=1), Rule("finite, above 0 and at most 1")]
+Bits = Annotated[int, Field(ge=2, le=16), Rule("an integer >= 2 and at most 16")]
+
+
+class TopK(_Settings):
+    """Sparse updates."""
+
+    fraction: Share
+    """Share of an update's values that is sent, the largest ones, rounded down."""
+
+
+class Quantise(_Settings):
+    """Quantised updates; see `fedprox.channel.codecs.Quantise`."""
+
+    bits: Bits
+    """Bits of a value, one of them for its sign. Values are rounded at random, without bias."""
+    bucket: Annotated[int, Field(ge=0, lt=END_OF_INTEGERS), Rule("an integer >= 0 and below 2^32")] = 0
+    """Values that share a scale, which takes four bytes; 0: all of an update."""
+    scale: Literal["norm", "max"] = "norm"
+    """Scale of the values: the Euclidean norm of the bucket, as in QSGD, or its largest value, which loses less."""
+
+
+class Update(_Settings):
+    """What clients send instead of their whole models."""
+
+    count_bytes: bool = False
+    """Add the columns `bytes_up` and `bytes_down` to metrics.csv, and `bytes_up` to clients.csv."""
+    top_k: TopK | None = None
+    quantise: Quantise | None = None
+    names: list[str] | None = None
+    """Patterns of the trained parameters that travel, such as `[fc*]`; all others stay at the server's values. null:
+    all trained parameters."""
+    error_feedback: bool = False
+    """Let a client add to its next update what compression took from the earlier ones."""
+    bits: Bits | None = None
+    """Short for `update.quantise.bits`."""
+    fraction: Share | None = None
+    """Short for `update.top_k.fraction`."""
+
+    @model_validator(mode="after")
+    def _check_together(self) -> Self:
+        if self.error_feedback and not (self.top_k or self.quantise):
+            raise ValueError(
+                ".error_feedback=true changes nothing if nothing is lost; choose update=top_k or quantise, or drop it"
+            )
+        return self
+
+
 class EarlyStopping(_Settings):
     """Early end of a run; see `fedprox.experiment.early_stopping`."""
 
@@ -312,6 +360,8 @@ class Config(_Settings):
     """How clients train. `script` makes clients of any training script, by five lines in it."""
     augmentation: Target
     """Random change of the clients' training images in every epoch."""
+    update: Update
+    """Compression of the clients' updates. Several at once: `'update=[top_k,quantise]'`."""
     attack: Target
     """Attack of hostile clients, which a share of all clients are: on the updates that they send, or on their training
     data. Adds the columns `num_malicious` to metrics.csv and `is_malicious` to clients.csv."""
@@ -406,7 +456,7 @@ class Config(_Settings):
 
 SETTINGS = tuple(Config.model_fields)
 TARGETS = ("dataset", "partition", "feature_skew", "model", "strategy", "protocol", "engine", "augmentation", "attack")
-GROUPS = (*TARGETS, "client", "evaluation", "logger")  # conf/ has a folder of choices for each
+GROUPS = (*TARGETS, "client", "update", "evaluation", "logger")  # conf/ has a folder of choices for each
 
 _RULES = {  # by pydantic's kind of error
     "rule": "{rule}",

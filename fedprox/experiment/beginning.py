@@ -129,6 +129,8 @@ def _branched(source: Path, round_num: int, config: Config, facts: Mapping[str, 
     carried = dict(point.carried)
     if flattened(settings).get("strategy._target_") != config.strategy.target:
         carried["strategy"] = {**carried["strategy"], "layers": []}
+    if settings.get("update") != present["update"]:
+        carried["channel"] = {}
     if any(settings.get(name) != present[name] for name in _MU):
         carried["mu"] = None
     lineage = {

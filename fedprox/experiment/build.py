@@ -1,7 +1,7 @@
 """Assembly of an experiment from its configuration: data, model, plan, strategy, engine, evaluation."""
 
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import NamedTuple, Self
@@ -25,7 +25,8 @@ from fedprox.engines.superlink import SuperLinkGrid
 from fedprox.errors import UserError, one_line
 from fedprox.evaluation.evaluators import FederationEvaluator, evaluator_on_test_set, with_attack_success
 from fedprox.evaluation.metrics import Evaluation
-from fedprox.experiment.data import attack_of, attackers, divided_data
+from fedprox.experiment.channel import channel
+from fedprox.experiment.data import attack_of, divided_data
 from fedprox.experiment.early_stopping import EarlyStopping
 from fedprox.experiment.model_checks import (
     check_held,
@@ -38,7 +39,7 @@ from fedprox.experiment.model_checks import (
 from fedprox.experiment.scripts import MODEL_OF_CLIENTS, check_script, facts_about, first_model, script_spec
 from fedprox.experiment.sites import check_sites, connect
 from fedprox.federation import strategy_checks
-from fedprox.federation.channel import Channel
+from fedprox.federation.channel import Channel, Layout
 from fedprox.federation.client_app import ClientSpec
 from fedprox.federation.client_evaluation import ClientEvaluation
 from fedprox.federation.client_state import LocalStatistics
@@ -52,7 +53,7 @@ from fedprox.plan.protocols import ExperimentProtocol
 from fedprox.process import announced
 from fedprox.runs.checkpoint import Checkpoint
 from fedprox.runs.loggers.interface import Logger
-from fedprox.runs.writer import ATTACK, CLIENTS, FEDERATION, METRICS, SPREAD
+from fedprox.runs.writer import ATTACK, BYTES, CLIENTS, FEDERATION, METRICS, SPREAD
 from fedprox.seeds import Stream, generator
 from fedprox.solvers.choice import fastest_device
 from fedprox.solvers.generators import seeded
@@ -131,7 +132,7 @@ class Experiment:
             grid=clients.grid,
             evaluate=evaluate,
             settings=settings,
-            channel=channel(config, facts, clients.trained),
+            channel=channel(config, facts.num_clients, arrays, clients.layout),
         )
 
     def rounds(self, start: Checkpoint | None = None) -> Iterator[Round]:
@@ -159,14 +160,14 @@ class _Clients(NamedTuple):
     Attributes:
         facts: What is known of their data.
         arrays: The initial model.
-        trained: Names of its parameters that are trained; empty if only a script knows them.
+        layout: Which of its arrays are trained.
         grid: Where they compute.
         evaluate: Measures a global model; None if the clients do.
     """
 
     facts: Facts
     arrays: ArrayRecord
-    trained: Sequence[str]
+    layout: Layout
     grid: Engine
     evaluate: Evaluate | None
 
@@ -189,7 +190,7 @@ def _own(config: Config, flower_grid: Grid | None) -> _Clients:
     spec = client_spec(config, data, model)
     grid = engine(config, spec, flower_grid)
     measured_here = None if config.has_sites else evaluation(config, server_device(config, spec), data, model)
-    return _Clients(facts, to_record(model.state_dict()), _trained(model), grid, measured_here)
+    return _Clients(facts, to_record(model.state_dict()), Layout.of(model), grid, measured_here)
 
 
 def _real_sites(config: Config, flower_grid: Grid) -> _Clients:
@@ -197,7 +198,7 @@ def _real_sites(config: Config, flower_grid: Grid) -> _Clients:
     nodes: SuperLinkGrid = build("engine", config.engine, SuperLinkGrid, flower_grid, config.num_clients)
     facts, grid = connect(config, nodes)
     model = initial_model(config, facts)
-    return _Clients(facts, to_record(model.state_dict()), _trained(model), grid, None)
+    return _Clients(facts, to_record(model.state_dict()), Layout.of(model), grid, None)
 
 
 def _scripts(config: Config, flower_grid: Grid | None) -> _Clients:
@@ -207,16 +208,14 @@ def _scripts(config: Config, flower_grid: Grid | None) -> _Clients:
     with announced("asking the script for its initial model", after_s=2.0):
         given = None if config.model.target == MODEL_OF_CLIENTS else _new_model(config, None).state_dict()
         first = first_model(config, grid, given and {name: tensor.numpy() for name, tensor in given.items()})
-    return _Clients(facts, first.arrays, (), grid, None if first.evaluates else _measure_nothing)
+    return _Clients(
+        facts, first.arrays, Layout.unknown(first.arrays), grid, None if first.evaluates else _measure_nothing
+    )
 
 
 def _measure_nothing(round_num: int, arrays: ArrayRecord) -> Evaluation:
     """Return no measurement of a global model."""
     return Evaluation(None, None)
-
-
-def _trained(model: nn.Module) -> list[str]:
-    return [name for name, own in model.named_parameters() if own.requires_grad]
 
 
 def check_settings(config: Config) -> ExperimentProtocol:
@@ -247,13 +246,15 @@ def columns(config: Config) -> tuple[str, ...]:
         *(FEDERATION if config.evaluation.name == "clients" else ()),
         *(SPREAD if config.evaluation.per_client else ()),
         *(("mu",) if config.adaptive_mu.enabled else ()),
+        *(BYTES if config.update.count_bytes else ()),
         *(ATTACK[: 2 if isinstance(attack, Backdoor) else 1] if attack else ()),
     )
 
 
 def client_columns(config: Config) -> tuple[str, ...]:
     """Return the columns of clients.csv."""
-    return (*CLIENTS, *(("is_malicious",) if attack_of(config) else ()))
+    counted = ("bytes_up",) if config.update.count_bytes else ()
+    return (*CLIENTS, *counted, *(("is_malicious",) if attack_of(config) else ()))
 
 
 def initial_model(config: Config, facts: Facts) -> nn.Module:
@@ -379,15 +380,6 @@ def engine(config: Config, spec: ClientSpec | ScriptSpec, flower_grid: Grid | No
     else:
         made = build("engine", config.engine, Engine, flower_grid, spec.num_clients)
     return made
-
-
-def channel(config: Config, facts: Facts, trained: Sequence[str]) -> Channel:
-    """Return what happens to updates on their way to the server."""
-    attack = attack_of(config)
-    if not attack:
-        return Channel()
-    is_malicious = attackers(config, attack, facts.num_clients)
-    return Channel(trained, attack, is_malicious, seed=config.seed, repetition=config.repeat_num)
 
 
 def evaluation(config: Config, device: str, data: FederatedData, model: nn.Module) -> Evaluate:

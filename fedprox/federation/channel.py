@@ -1,45 +1,104 @@
-"""The way of updates from the clients to the server: where attackers change what they send.
+"""The way of updates from the clients to the server: attacks, compression, and the bytes that travel.
+
+The order is fixed: an honest update, or what an attacker sends instead; plus what the client's earlier updates lost
+(error feedback); the codec; the bytes, counted here; and what the server unpacks.
 
 The channel is a pure function of (settings, seed, round, client, w^t, w_k), so it is the same on every engine and
 behind every solver. It works on updates u_k = w_k - w^t of the trained parameters in float64, one client after another;
 other arrays, such as batch norm's running statistics, pass unchanged, and so does every update that nothing changes.
 """
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Self
 
 import numpy as np
 from flwr.app import ArrayRecord, Message, MessageType
+from torch import nn
 
 from fedprox.channel.attacks import Attack, Cohort, Mask, Vector
-from fedprox.federation.messages import Exchange, client_of, draw_of, record_of
+from fedprox.channel.codecs import Codec
+from fedprox.federation.messages import Exchange, client_asked, client_of, draw_of, record_of
 from fedprox.seeds import Stream, generator
 from fedprox.strategies.arrays import to_numpy
 from fedprox.strategies.averaging import in_type
 from fedprox.strategies.updates import Arrays, arrays_of, replace_arrays
 
+Draw = tuple[int, int]  # a client, and how often it was drawn earlier in the round
+
 
 @dataclass(frozen=True)
+class Layout:
+    """Which arrays of a model travel from a client.
+
+    Attributes:
+        trained: The trained parameters.
+        buffers: Arrays that are not parameters, such as batch norm's running statistics.
+    """
+
+    trained: Sequence[str]
+    buffers: Sequence[str]
+
+    @classmethod
+    def of(cls, model: nn.Module) -> Self:
+        """Return the layout of a model; its frozen parameters need not travel."""
+        trained = [name for name, own in model.named_parameters() if own.requires_grad]
+        parameters = dict(model.named_parameters(remove_duplicate=False))
+        return cls(trained, [name for name in model.state_dict() if name not in parameters])
+
+    @classmethod
+    def unknown(cls, arrays: ArrayRecord) -> Self:
+        """Return the layout of a model that only a script knows: floating-point arrays count as trained."""
+        trained = [name for name, array in arrays.items() if np.dtype(array.dtype).kind == "f"]
+        return cls(trained, [name for name in arrays if name not in trained])
+
+
+@dataclass
 class Channel:
     """What happens to updates between the clients and the strategy.
 
     Attributes:
-        names: The trained parameters.
+        names: The parameters that travel.
+        kept: Trained parameters that do not, and stay at the server's values.
+        buffers: The other arrays that travel, as they are.
+        codec: How an update is compressed; None if bytes are not counted.
+        feeds_back: Whether a client adds to an update what its earlier ones lost by compression.
         attack: What hostile clients send; None if nobody attacks.
         is_malicious: Which clients attack, shape (num_clients,); None if nobody does.
         seed: The run's.
         repetition: See `fedprox.seeds.generator`.
+        bytes_up: Bytes that the clients of the last round have sent, by client and draw.
+        bytes_down: Bytes that were sent to each client of the last round that was asked.
     """
 
     names: Sequence[str] = ()
+    kept: Sequence[str] = ()
+    buffers: Sequence[str] = ()
+    codec: Codec | None = None
+    feeds_back: bool = False
     attack: Attack | None = None
     is_malicious: Mask | None = None
     seed: int = 0
     repetition: int = 0
+    bytes_up: dict[Draw, int] = field(default_factory=dict)
+    bytes_down: dict[Draw, int] = field(default_factory=dict)
+    _lost: dict[int, Vector] = field(default_factory=dict)  # by client that has trained
+
+    def state(self) -> dict[str, Any]:
+        """Return what later rounds need: what each client's updates have lost so far."""
+        return {"lost": dict(self._lost)} if self.feeds_back else {}
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Continue from a state."""
+        self._lost = dict(state.get("lost", {}))
 
     def between(self, engine: Exchange, round_num: int) -> Exchange:
         """Return an engine for one round whose replies have passed this channel."""
-        return Passing(self, engine, round_num) if self.attack and self.attack.changes_updates else engine
+        return Passing(self, engine, round_num) if self._forges or self.codec or self.kept else engine
+
+    @property
+    def _forges(self) -> bool:
+        return self.attack is not None and self.attack.changes_updates
 
     def attacks(self, client: int) -> bool | None:
         """Return whether a client attacks; None if no client can."""
@@ -47,11 +106,28 @@ class Channel:
 
     def transmit(self, round_num: int, arrays: ArrayRecord, replies: Sequence[Message]) -> None:
         """Let the replies to train messages with the model w^t arrive as the channel delivers them."""
-        assert self.attack
-        attackers = [reply for reply in replies if self.attacks(client_of(reply))]
-        if not attackers:
-            return
-        start = self._flat({name: to_numpy(array) for name, array in arrays.items()})
+        before = {name: to_numpy(array) for name, array in arrays.items()}
+        start = self._flat(before)
+        forged = self._forged(round_num, start, replies)
+        self.bytes_up = {}
+        for reply in replies:
+            draw, model = _draw(reply), arrays_of(reply)
+            sent = forged.get(draw)
+            if self.codec:
+                update = self._flat(model) - start if sent is None else sent
+                arrived, num_bytes = self._compressed(update, draw, self._rng(Stream.COMPRESSION, round_num, draw))
+                self.bytes_up[draw] = num_bytes + sum(model[name].nbytes for name in self.buffers)
+                sent = sent if self.codec.is_exact else arrived
+            if sent is not None:
+                model = self._with(model, start + sent)
+            if sent is not None or self.kept:
+                replace_arrays(reply, {**model, **{name: before[name] for name in self.kept}})
+
+    def _forged(self, round_num: int, start: Vector, replies: Sequence[Message]) -> dict[Draw, Vector]:
+        """Return what attackers send instead of their updates."""
+        attackers = [reply for reply in replies if self._forges and self.attacks(client_of(reply))]
+        if not attackers or not self.attack:
+            return {}
         honest = [reply for reply in replies if reply not in attackers]
 
         def update(reply: Message) -> Vector:
@@ -61,13 +137,31 @@ class Channel:
         if self.attack.watches_others:
             mean, std = moments(lambda position: update((honest or attackers)[position]), len(honest or attackers))
         cohort = Cohort(len(replies), len(attackers), mean, std)
-        forged = [self.attack.forge(update(reply), cohort, self._rng(round_num, reply)) for reply in attackers]
-        for reply, sent in zip(attackers, forged, strict=True):
-            replace_arrays(reply, self._with(arrays_of(reply), start + sent))
+        return {
+            draw: self.attack.forge(update(reply), cohort, self._rng(Stream.ATTACK, round_num, draw))
+            for reply in attackers
+            for draw in [_draw(reply)]
+        }
 
-    def _rng(self, round_num: int, reply: Message) -> np.random.Generator:
-        ids = (round_num, client_of(reply), draw_of(reply))
-        return generator(self.seed, Stream.ATTACK, *ids, repetition=self.repetition)
+    def _compressed(self, update: Vector, draw: Draw, rng: np.random.Generator) -> tuple[Vector, int]:
+        """Return the update as the server unpacks it, and the bytes that travelled."""
+        assert self.codec
+        client, _ = draw
+        if self.feeds_back and client in self._lost:
+            update = update + self._lost[client]
+        data = self.codec.packed(update, rng)
+        arrived = self.codec.unpacked(data, len(update))
+        if self.feeds_back:
+            self._lost[client] = update - arrived
+        return arrived, len(data)
+
+    def note_asked(self, arrays: ArrayRecord, messages: Sequence[Message]) -> None:
+        """Count the bytes that the server sends: the whole model for each message."""
+        num_bytes = sum(to_numpy(array).nbytes for array in arrays.values())
+        self.bytes_down = {(client_asked(message), draw_of(message)): num_bytes for message in messages}
+
+    def _rng(self, stream: Stream, round_num: int, draw: Draw) -> np.random.Generator:
+        return generator(self.seed, stream, round_num, *draw, repetition=self.repetition)
 
     def _flat(self, model: Arrays) -> Vector:
         return np.concatenate([np.asarray(model[name], dtype=np.float64).ravel() for name in self.names])
@@ -80,6 +174,10 @@ class Channel:
             made[name] = in_type(values[at : at + array.size].reshape(array.shape), array.dtype)
             at += array.size
         return made
+
+
+def _draw(reply: Message) -> Draw:
+    return client_of(reply), draw_of(reply)
 
 
 def moments(update: Callable[[int], Vector], num: int) -> tuple[Vector, Vector]:
@@ -108,5 +206,6 @@ class Passing:
         if messages and messages[0].metadata.message_type == MessageType.TRAIN:
             arrays = record_of(messages[0], "arrays")
             assert isinstance(arrays, ArrayRecord)
+            self._channel.note_asked(arrays, messages)
             self._channel.transmit(self._round_num, arrays, replies)
         return replies

@@ -27,6 +27,8 @@ class ClientOutcome:
         gamma: How inexactly it solved its problem (Definition 2), if measured.
         drift: ||w_k - w^t|| over the trained parameters; None if the client was dropped or does not report it.
         is_malicious: Whether it attacks; None if no client can.
+        bytes_up: Bytes that it sent; None if it did not, or bytes are not counted.
+        bytes_down: Bytes that were sent to it.
         metrics: What else it reports, as a training script may (client=script): name -> number.
         weight: Weight of its values in the round's means: n_k, or 1 with sampling=proportional; None for n_k.
     """
@@ -40,6 +42,8 @@ class ClientOutcome:
     drift: float | None = None
     weight: int | None = None
     is_malicious: bool | None = None
+    bytes_up: int | None = None
+    bytes_down: int | None = None
     metrics: Mapping[str, float] = field(default_factory=dict)
 
 
@@ -82,6 +86,16 @@ class Round:
     def num_malicious(self) -> int:
         """Number of attackers among the clients whose models are part of the average."""
         return sum(client.counted and bool(client.is_malicious) for client in self.clients)
+
+    @property
+    def bytes_up(self) -> int:
+        """Bytes that the cohort has sent."""
+        return sum(client.bytes_up or 0 for client in self.clients)
+
+    @property
+    def bytes_down(self) -> int:
+        """Bytes that were sent to the cohort."""
+        return sum(client.bytes_down or 0 for client in self.clients)
 
     @property
     def train_loss_cohort(self) -> float | None:
@@ -142,7 +156,13 @@ def outcomes(
     def outcome(task: ClientTask) -> ClientOutcome:
         size = int(sizes[task.client]) if strategy.has_sizes else None
         made = _outcome(task, size, metrics.get((task.client, task.draw)), is_proportional)
-        return replace(made, is_malicious=channel.attacks(task.client))
+        draw = task.client, task.draw
+        return replace(
+            made,
+            is_malicious=channel.attacks(task.client),
+            bytes_up=channel.bytes_up.get(draw),
+            bytes_down=channel.bytes_down.get(draw),
+        )
 
     return tuple(map(outcome, strategy.cohort(round_num)))
 

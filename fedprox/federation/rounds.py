@@ -117,7 +117,8 @@ def run_rounds(
         with annotated(f"round {round_num}: evaluation"):  # the user's model may raise
             test = evaluate(round_num, arrays) if settings.evaluates(round_num) else None
         mu.observe(test)  # an adaptive mu grows if the loss has risen; a constant one stays
-        carried = {"strategy": strategy.state(), "mu": mu.state()}  # what a resumed run needs besides the model
+        # What a resumed run needs besides the model:
+        carried = {"strategy": strategy.state(), "mu": mu.state(), "channel": channel.state()}
         return Round(round_num, arrays, test, clients, time_s, mu_of_round, carried, metrics or {})
 
     if start is None:
@@ -127,6 +128,7 @@ def run_rounds(
         first_round, arrays = start.round_num + 1, start.arrays
         strategy.restore(start.carried["strategy"])
         mu.restore(start.carried["mu"])
+        channel.restore(start.carried["channel"])
 
     for round_num in range(first_round, settings.num_rounds + 1):
         # `engine` returns only replies that count: clients that fail, diverge or are late are dropped, or end the run.

@@ -41,8 +41,9 @@ FEDERATION = (  # additional columns with evaluation=clients
     "gamma_max",
 )
 SPREAD = ("client_accuracy_std", "client_accuracy_worst", "client_accuracy_best")  # with evaluation.per_client
+BYTES = ("bytes_up", "bytes_down")  # with update=...
 ATTACK = ("num_malicious", "attack_success")  # with attack=..., the second with attack=backdoor
-_RESERVED = {*METRICS, *FEDERATION, *SPREAD, *ATTACK, "mu"}
+_RESERVED = {*METRICS, *FEDERATION, *SPREAD, *ATTACK, *BYTES, "mu"}
 CLASSES = ("round", "class", "num_examples", "accuracy", "name")
 CLIENTS = (
     "round",
@@ -296,6 +297,8 @@ def _values(outcome: Round, test: Evaluation) -> dict[str, Any]:
         "mu": outcome.mu,
         "num_malicious": outcome.num_malicious,
         "attack_success": test.attack_success,
+        "bytes_up": outcome.bytes_up,
+        "bytes_down": outcome.bytes_down,
         **dict(zip(SPREAD, astuple(test.spread) if test.spread else [None] * len(SPREAD), strict=True)),
     }
 

@@ -82,7 +82,8 @@ class TrainReply(LazyMessage):
 def replace_arrays(reply: Message, arrays: Arrays) -> None:
     """Put another model into a reply."""
     if isinstance(reply, TrainReply) and reply.is_unread:
-        reply.arrays = arrays
+        reply.params = {name: torch.from_numpy(np.array(array)) for name, array in arrays.items()}
+        reply.__dict__.pop("arrays", None)
         return
     new, content = to_record(arrays), reply.content
     reply.content = RecordDict({name: new if isinstance(each, ArrayRecord) else each for name, each in content.items()})

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from safetensors.numpy import load_file
 
 DIGITS = (
     *("dataset=digits", "engine=local", "num_clients=20", "partition=iid", "clients_per_round=8", "num_epochs=2"),
@@ -79,6 +80,11 @@ def test_flipped_labels_change_the_runs_data(run):
         (("strategy=krum", "strategy.num_malicious=8"), "at least 19 replies a round"),
         (("strategy=multi_krum", "strategy.num_malicious=two"), "strategy.num_malicious must be of type int"),
         (("strategy=krum", "strategy.num_malicious=1", "sampling=proportional"), "use sampling=uniform"),
+        (("update=quantise", "update.bits=1"), "update.quantise.bits must be an integer >= 2 and at most 16, got 1"),
+        (("update=top_k", "update.fraction=0.001"), "of 650 parameters is less than one"),
+        (("update=top_k", "update.fraction=1.5"), "update.top_k.fraction must be finite, above 0 and at most 1"),
+        (("update=partial", "update.names=[fc]"), "names no trained parameter; the model has 1.weight, 1.bias"),
+        (("update=float32", "+update.error_feedback=true"), "update.error_feedback=true changes nothing"),
     ],
 )
 def test_what_has_no_meaning_is_refused_in_one_line(run, arguments, line):
@@ -86,3 +92,36 @@ def test_what_has_no_meaning_is_refused_in_one_line(run, arguments, line):
     assert line in err
     assert len(err.splitlines()) == 1
     assert not folder.exists()
+
+
+def test_compressed_runs_count_bytes_and_resume_with_what_was_lost(run, fedprox):
+    settings = ("update=[top_k,quantise]", "update.top_k.fraction=0.1", "update.bits=4", "update.error_feedback=true")
+    _, whole = run(*settings, into="whole")
+    _, cut = run(*settings, "num_rounds=2", into="cut")
+    ended = fedprox(f"resume={cut}", "num_rounds=4")
+    assert ended.status == 0, ended.err
+    assert (whole / "model.safetensors").read_bytes() == (cut / "model.safetensors").read_bytes()
+    assert rows(whole) == rows(cut)
+    each = 65 * 4 + 4 + 33  # positions, a scale, and 65 values of 4 bits
+    assert [row["bytes_up"] for row in rows(whole)] == ["0", *[str(8 * each)] * 4]
+    assert {row["bytes_up"] for row in rows(whole, "clients.csv")} == {str(each)}
+
+
+def test_a_branch_with_other_compression_starts_without_what_was_lost(run):
+    _, first = run("update=top_k", "update.error_feedback=true", "checkpoint.keep=null", into="first")
+    _, branch = run("update=quantise", f"branch_from={first}", "branch_round=2", into="branch")
+    assert len(rows(branch)) == 5
+
+
+def test_only_named_parameters_travel(run):
+    _, folder = run("update=partial", "update.names=['*.bias']", "model.init=zeros")
+    assert {row["bytes_up"] for row in rows(folder, "clients.csv")} == {"40"}
+    model = load_file(folder / "model.safetensors")
+    assert not model["1.weight"].any()
+    assert model["1.bias"].any()
+
+
+def test_the_median_of_sparse_updates_is_warned_of_and_hardly_moves(run, caplog):
+    _, folder = run("update=top_k", "update.fraction=0.1", "strategy=fed_median")
+    assert "hardly moves" in caplog.text
+    assert float(rows(folder)[-1]["test_accuracy"]) < 0.5

@@ -2,11 +2,14 @@
 
 import numpy as np
 import pytest
+import torch
 from flwr.app import Message, MetricRecord, RecordDict
+from torch import nn
 
 from fedprox.channel.attacks import Attack, Gaussian, InnerProduct, SignFlip
+from fedprox.channel.codecs import Codec, Float32, Quantise
 from fedprox.engines.identity import act_as_server
-from fedprox.federation.channel import Channel, moments
+from fedprox.federation.channel import Channel, Layout, moments
 from fedprox.federation.messages import TaskMessage, node_id
 from fedprox.plan.plan import ClientTask
 from fedprox.strategies.arrays import to_record
@@ -19,7 +22,7 @@ ATTACKERS = np.array([False, False, True, False])
 
 def model(client: int) -> dict[str, np.ndarray]:
     moved = START["w"] + np.float32(UPDATES[client])
-    return {"w": moved, "running_mean": START["running_mean"] + client, "count": START["count"] + client}
+    return {"w": moved, "running_mean": START["running_mean"] + client, "count": np.array(3 + client)}
 
 
 class Clients:
@@ -34,7 +37,7 @@ class Clients:
     def _reply(self, message: Message) -> Message:
         arrays, metrics = model(message.metadata.dst_node_id - node_id(0)), {"num-examples": 1}
         if not self._is_network:
-            return TrainReply(message, arrays, metrics)
+            return TrainReply(message, {name: torch.from_numpy(array) for name, array in arrays.items()}, metrics)
         content = RecordDict({"arrays": to_record(arrays), "metrics": MetricRecord({**metrics})})
         return Message(content, reply_to=message)
 
@@ -46,7 +49,7 @@ def messages(kind: str = "train") -> list[Message]:
 
 
 def received(attack: Attack | None, *, is_network: bool = False, kind: str = "train", attackers=ATTACKERS) -> list:
-    channel = Channel(["w"], attack, attackers, seed=0)
+    channel = Channel(["w"], attack=attack, is_malicious=attackers)
     engine = channel.between(Clients(is_network), 1)
     return [arrays_of(reply) for reply in engine.send_and_receive(messages(kind))]
 
@@ -82,12 +85,15 @@ def test_gradients_that_the_server_asks_for_pass_unchanged():
 def test_an_idle_channel_is_the_engine_itself():
     engine = Clients()
     assert Channel().between(engine, 1) is engine
-    assert Channel(["w"], Attack(0.25), ATTACKERS).between(engine, 1) is engine
+    assert Channel(["w"], attack=Attack(0.25), is_malicious=ATTACKERS).between(engine, 1) is engine
 
 
 def test_who_attacks_is_told_only_if_somebody_can():
     assert Channel().attacks(2) is None
-    assert [Channel(["w"], Attack(0.25), ATTACKERS).attacks(client) for client in (1, 2)] == [False, True]
+    assert [Channel(["w"], attack=Attack(0.25), is_malicious=ATTACKERS).attacks(client) for client in (1, 2)] == [
+        False,
+        True,
+    ]
 
 
 def test_moments_are_those_of_all_updates_at_once():
@@ -100,9 +106,76 @@ def test_moments_are_those_of_all_updates_at_once():
 
 def test_noise_differs_between_rounds_clients_and_repetitions():
     def sent(round_num: int, repetition: int) -> list[bytes]:
-        channel = Channel(["w"], Gaussian(1.0), np.ones(4, bool), seed=0, repetition=repetition)
+        channel = Channel(["w"], attack=Gaussian(1.0), is_malicious=np.ones(4, bool), repetition=repetition)
         replies = channel.between(Clients(), round_num).send_and_receive(messages())
         return [(arrays_of(reply)["w"]).tobytes() for reply in replies]
 
     assert sent(1, 0) == sent(1, 0)
     assert len({*sent(1, 0), *sent(2, 0), *sent(1, 1)}) == 12
+
+
+def sent_through(channel: Channel, round_num: int = 1) -> list[dict[str, np.ndarray]]:
+    return [arrays_of(reply) for reply in channel.between(Clients(), round_num).send_and_receive(messages())]
+
+
+def test_bytes_are_those_of_the_packed_update_and_of_buffers():
+    channel = Channel(["w"], buffers=["running_mean", "count"], codec=Codec(Quantise(8)))
+    sent_through(channel)
+    up, down = 2 + 4 + 4 + 8, 8 + 4 + 8  # two values and a scale; a float32 and an int64
+    assert channel.bytes_up == {(client, 0): up for client in UPDATES}
+    assert channel.bytes_down == {(client, 0): down for client in UPDATES}
+
+
+def test_counting_bytes_changes_no_model():
+    models = sent_through(Channel(["w"], codec=Codec(Float32())))
+    assert all(same(models[client], model(client)) for client in UPDATES)
+
+
+def test_without_feedback_the_small_values_are_lost_for_ever():
+    channel = Channel(["w"], codec=Codec(Float32(), fraction=0.5))
+    assert all(each["w"].tolist() == [2.0, 2.0] for each in [sent_through(channel)[0] for _ in range(3)])
+
+
+def test_with_feedback_what_was_sent_and_what_is_left_add_up_to_all_updates():
+    channel = Channel(["w"], codec=Codec(Quantise(3), fraction=0.5), feeds_back=True)
+    total = np.zeros((4, 2))
+    for round_num in range(1, 8):
+        total += [each["w"] - START["w"] for each in sent_through(channel, round_num)]
+    left = np.array([channel.state()["lost"][client] for client in UPDATES])
+    assert total + left == pytest.approx(7 * np.array(list(UPDATES.values())), abs=1e-5)
+
+
+def test_what_was_lost_is_restored():
+    whole, cut, resumed = (Channel(["w"], codec=Codec(Quantise(3)), feeds_back=True) for _ in range(3))
+    sent_through(cut, 1)
+    resumed.restore(cut.state())
+    sent_through(whole, 1)
+    after, expected = sent_through(resumed, 2), sent_through(whole, 2)
+    assert all(same(one, other) for one, other in zip(after, expected, strict=True))
+
+
+def test_parameters_that_do_not_travel_stay_at_the_servers_values():
+    channel = Channel(["w"], kept=["running_mean"], codec=Codec(Float32()))
+    models = sent_through(channel)
+    assert all(each["running_mean"].tolist() == START["running_mean"].tolist() for each in models)
+    assert models[1]["w"].tolist() == model(1)["w"].tolist()
+
+
+def test_an_attackers_update_is_compressed_like_any_other():
+    attack = SignFlip(0.25, scale=2.0)
+    codec = Codec(Float32(), fraction=0.5)
+    models = sent_through(Channel(["w"], codec=codec, attack=attack, is_malicious=ATTACKERS))
+    assert models[2]["w"].tolist() == [0.0, 2.0]  # (1, 2) + (-1, -1), of which one value is sent
+
+
+def test_a_layout_tells_trained_parameters_from_frozen_ones_and_buffers():
+    net = nn.Sequential(nn.Linear(2, 2), nn.BatchNorm1d(2))
+    net[0].bias.requires_grad = False
+    layout = Layout.of(net)
+    assert layout.trained == ["0.weight", "1.weight", "1.bias"]
+    assert layout.buffers == ["1.running_mean", "1.running_var", "1.num_batches_tracked"]
+
+
+def test_in_a_scripts_model_all_floating_point_arrays_count_as_trained():
+    layout = Layout.unknown(to_record(START))
+    assert (list(layout.trained), list(layout.buffers)) == (["w", "running_mean"], ["count"])
