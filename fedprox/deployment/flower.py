@@ -45,8 +45,9 @@ class Flower:
             raise RunStopped(f"flwr {words[0]} did not end within {TIMEOUT_S:g} s") from None
         answer = _last_object(done.stdout)
         if done.returncode or not answer.get("success"):
-            why = str(answer.get("error-message") or done.stderr or done.stdout)
-            raise RunStopped(f"flwr {words[0]} {self.connection}: {printable(joined_lines(why.strip())[:500])}")
+            why = str(answer.get("error-message") or done.stderr or done.stdout).strip()
+            why = why.rpartition("\n\n")[2]  # before that it says what it was about to do
+            raise RunStopped(f"flwr {words[0]} {self.connection}: {printable(joined_lines(why)[:500])}")
         return answer
 
     def command(self, *words: str) -> list[str]:

@@ -20,6 +20,7 @@ from fedprox.federation.messages import FIRST_NODE_ID, failed, late, node_id
 
 POLL_S = 0.2  # Flower's own send_and_receive looks for replies every 3 s
 WHO, WHO_S = "query.who", 60.0  # asks a node whom it plays; seconds that it has to answer
+TTL_S = 5.0  # from a round's timeout to the end of its messages, for which the SuperLink would send errors
 _log = logging.getLogger("fedprox")
 
 
@@ -87,6 +88,7 @@ class SuperLinkGrid:
         self._min_clients = min_clients
         self._nodes: dict[int, Node] = {}  # by number
         self._node_of: dict[int, Node] = {}  # by client
+        self._names: dict[int, str] = {}  # of the nodes that played clients last
         self._wait(start_timeout)
 
     def get_node_ids(self) -> Iterable[int]:
@@ -108,7 +110,7 @@ class SuperLinkGrid:
 
         Args:
             messages: To any clients, of any type that the nodes' ClientApp knows.
-            timeout: Seconds after which clients are late; the SuperLink drops their messages then.
+            timeout: Seconds after which clients are late; soon after, the SuperLink drops their messages.
 
         Raises:
             RunStopped: If fewer than `min_clients` clients answered.
@@ -237,16 +239,18 @@ class SuperLinkGrid:
                 "some SuperNodes name their site and others number their clients; use one kind of node config"
             )
         self._node_of = named or numbered
+        self._names |= {client: node.name for client, node in self._node_of.items()}
 
     def _name(self, client: int) -> str:
-        """Return what a client is called in messages: its site, if it has one."""
-        return self.sites[client] if client < len(self.sites) else f"client {client}"
+        """Return what a client is called in messages: its site, or the node that played it last, if there is one."""
+        known = self._names | dict(enumerate(self.sites))
+        return known.get(client, f"client {client}")
 
 
 def _addressed(message: Message, node: int, timeout: float | None) -> Message:
-    """Return a client's message, addressed to its node and void after the timeout."""
-    metadata = message.metadata
-    return Message(message.content, node, metadata.message_type, ttl=timeout or None, group_id=metadata.group_id)
+    """Return a client's message, addressed to its node and void soon after the timeout."""
+    metadata, ttl = message.metadata, None if timeout is None else timeout + TTL_S
+    return Message(message.content, node, metadata.message_type, ttl=ttl, group_id=metadata.group_id)
 
 
 def _as_reply(message: Message, name: str, answer: Message | None) -> Message:

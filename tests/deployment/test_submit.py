@@ -108,7 +108,12 @@ def test_a_run_that_was_stopped_elsewhere_counts_as_interrupted(fake):
 
 
 def test_a_superlink_that_does_not_answer_is_told_in_flowers_words(fake):
-    fake(run={"success": False, "error-message": "Connection to the SuperLink\nis unavailable."})
+    fake(
+        run={
+            "success": False,
+            "error-message": "Using SuperLink: hospitals\n\nConnection to the SuperLink\nis unavailable.",
+        }
+    )
     with pytest.raises(RunStopped, match=r"flwr run hospitals: Connection to the SuperLink; is unavailable."):
         submitted()
 

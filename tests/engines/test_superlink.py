@@ -126,11 +126,11 @@ def test_a_stranger_that_comes_later_does_not_change_who_is_which_client(caplog)
     assert grid.sites == ("b", "c")
 
 
-def test_a_message_is_void_after_the_rounds_timeout_and_keeps_type_and_draw():
+def test_a_message_is_void_soon_after_the_rounds_timeout_and_keeps_type_and_draw():
     nodes = partitions(1)
     SuperLinkGrid(nodes, 1).send_and_receive([message(0, draw=2, kind="query.gradient")], timeout=12.5)
     metadata = nodes.pushed[0].metadata
-    assert (metadata.ttl, metadata.group_id, metadata.message_type) == (12.5, "2", "query.gradient")
+    assert (metadata.ttl, metadata.group_id, metadata.message_type) == (17.5, "2", "query.gradient")
 
 
 def test_a_node_that_does_not_answer_in_time_is_late_and_the_others_count():
@@ -205,8 +205,12 @@ def test_a_client_without_a_node_is_refused_by_name():
 def test_a_node_is_called_by_its_name_though_its_config_numbers_its_clients():
     nodes = Nodes({700: {"partition-id": 0, "name": "node-0"}})
     nodes.errors = {700: GONE}
-    (reply,) = SuperLinkGrid(nodes, 1).ask([message(0)])
+    grid = SuperLinkGrid(nodes, 1)
+    (reply,) = grid.ask([message(0)])
     assert reply.error.reason == "node-0: Node Unavailable"
+    del nodes.configs[700]
+    (reply,) = grid.ask([message(0)])
+    assert reply.error.reason == "node-0 is not connected"
 
 
 def test_node_configs_that_name_sites_and_that_number_clients_are_not_mixed():
