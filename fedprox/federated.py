@@ -423,7 +423,7 @@ def _numbers(metrics: Mapping[str, Any]) -> dict[str, float]:
         if not isinstance(name, str) or key in _OWN or key in numbers:
             raise ValueError(f"metrics must have names that are free, got {name!r}; rename it")
         try:
-            numbers[key] = float(value)
+            numbers[key] = float(value.detach() if isinstance(value, Tensor) else value)
         except (TypeError, ValueError):
             raise ValueError(f"metrics must be numbers, got {name}={value!r:.80}") from None
     return numbers

@@ -225,7 +225,9 @@ def test_the_answer_holds_the_trained_model_and_what_was_measured(begin):
         assert federated.receive(model) == site
         assert all(torch.equal(value, GLOBAL[name]) for name, value in model.state_dict().items())
         trained(model)
-        federated.send(model, num_examples=np.int64(12), metrics={"train_loss": torch.tensor(0.5), "f1": 1})
+        federated.send(
+            model, num_examples=np.int64(12), metrics={"train_loss": torch.tensor(0.5, requires_grad=True), "f1": 1}
+        )
     facts, arrays = answer().facts, answer().arrays
     assert facts == {"num-examples": 12, "num-steps": 1, "drift": facts["drift"], "train-loss": 0.5, "f1": 1.0}
     assert facts["drift"] == pytest.approx(float((flat(model) - flat_of(GLOBAL)).norm()))
