@@ -63,9 +63,8 @@ def test_a_script_becomes_a_client_by_at_most_six_lines(name):
 def test_a_script_with_these_lines_gives_on_its_own_what_it_gave_before(tmp_path):
     environment = {**os.environ, "PYTHONPATH": str(EXAMPLE.parents[2]), "OMP_NUM_THREADS": "1"}
     scripts = [EXAMPLE.with_name(name) for name in ("train_alone.py", "train.py")]
-    seeded = "import runpy, sys, torch; torch.manual_seed(3); runpy.run_path(sys.argv[1], run_name='__main__')"
-    code = f"import sys; sys.argv[2:] = ['--lr', '0.1']; {seeded}".replace("sys.argv[1]", "sys.argv.pop(1)")
-    commands = [[sys.executable, "-c", code, str(script)] for script in scripts]
+    code = "import runpy, sys, torch; torch.manual_seed(3); runpy.run_path(sys.argv.pop(1), run_name='__main__')"
+    commands = [[sys.executable, "-c", code, str(script), "--lr", "0.1"] for script in scripts]
     together = [subprocess.Popen(each, env=environment, cwd=tmp_path, stdout=subprocess.PIPE) for each in commands]
     printed = [process.communicate(timeout=300)[0] for process in together]
     assert printed[0] == printed[1]
