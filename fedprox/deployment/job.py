@@ -1,9 +1,9 @@
 """The job: what a federation needs to run an experiment, as a folder that `flwr run` runs by itself.
 
 `<run directory>/job/` holds `pyproject.toml`, with our ServerApp and ClientApp as Flower's two components and the run
-config (the run directory, whether to resume it, and where the configuration came from); `config.yaml`, all settings
-with every reference resolved; and the user's own modules, which the settings name. Server and sites have fedprox
-installed.
+config (the run directory, whether to resume it, where the configuration came from, and what to ask instead of
+training); `config.yaml`, all settings with every reference resolved; and the user's own modules, which the settings
+name. Server and sites have fedprox installed.
 """
 
 import json
@@ -44,6 +44,7 @@ clientapp = "fedprox.deployment.client_app:app"
 run-dir = {run_dir}
 resume = {resume}
 origin = {origin}
+asks = {asks}
 """
 
 
@@ -56,12 +57,14 @@ class Job:
         run_dir: The run directory on the SuperLink's machine; "" lets the server choose.
         resume: Whether to continue from that directory's last checkpoint.
         origin: How the configuration came about, for run.json.
+        asks: What to ask the sites instead of training: "facts" about their data, written to facts.json; "" to train.
     """
 
     config: Config
     run_dir: str
     resume: bool
     origin: Mapping[str, Any]
+    asks: str = ""
 
 
 def write(job: Job, folder: Path, working_dir: Path) -> None:
@@ -94,6 +97,7 @@ def write(job: Job, folder: Path, working_dir: Path) -> None:
         run_dir=json.dumps(job.run_dir),
         resume=json.dumps(job.resume),
         origin=json.dumps(json.dumps(dict(job.origin))),
+        asks=json.dumps(job.asks),
     )
     (folder / "pyproject.toml").write_text(text, encoding="utf-8")
 

@@ -221,11 +221,12 @@ exec flower-superlink --host {bind} --port {port} --enable-supernode-auth \\
 _SITE = """\
 #!/bin/sh
 # Starts the SuperNode of {site}: data=<folder with the site's data> ./start.sh
+# share=classes lets the server know how many training examples of each class the site has; without it, it does not.
 # It connects to {server} and listens only on this machine, on port ${{SUPERNODE_PORT:-{port}}}.
 # What follows on the command line is handed on to flower-supernode, such as --trusted-entities FILE.
 set -eu
 here=$(cd "$(dirname "$0")" && pwd)
-data=${{data:-}}
+data=${{data:-}} share=${{share:-}}
 if [ -n "$data" ]; then data=$(cd "$data" && pwd); fi
 {exports}
 export FLWR_HOME="$here/home"
@@ -233,7 +234,7 @@ mkdir -p "$here/home"
 cd "$here/home" # the processes that Flower starts import from this folder first
 exec flower-supernode --superlink {server} --root-certificates "$here/ca.crt" \\
   --auth-supernode-private-key "$here/key" --port "${{SUPERNODE_PORT:-{port}}}" \\
-  --node-config {config} "$@"
+  --node-config {config}"${{share:+ share=\\"$share\\"}}" "$@"
 """
 
 

@@ -68,6 +68,10 @@ def _run(grid: Grid, context: Context) -> None:
     run_dir = run_directory(str(settings["run-dir"]), context.run_id)
     run_dir.mkdir(parents=True, exist_ok=True)
     _log.info("run directory on this server: %s", run_dir)
+    if settings["asks"] == "facts":
+        from fedprox.experiment.sites import write_facts
+
+        return write_facts(config, grid, run_dir)
     origin: Mapping[str, Any] = json.loads(str(settings["origin"]))
     log = RunLog(str(run_dir / "main.log"))
     log.setFormatter(_FORMAT)

@@ -10,12 +10,14 @@ from pathlib import Path
 from typing import Any
 
 from fedprox.config.schema import Config
+from fedprox.data.sources.site_facts import SiteFacts
 from fedprox.deployment import daemons, job
 from fedprox.deployment.flower import Flower
 from fedprox.deployment.job import Job
 from fedprox.errors import RunStopped, UserError, printable
 from fedprox.experiment import build
 from fedprox.experiment.beginning import final_row
+from fedprox.experiment.sites import check_sites, read_facts
 from fedprox.runs.reader import read_record
 from fedprox.storage import is_locked
 
@@ -41,16 +43,45 @@ def submit(config: Config, run_dir: Path, *, resume: bool, origin: Mapping[str, 
     """
     build.check_settings(config)
     build.strategy(config)
-    settings = config.engine.arguments
-    connection = settings.get("connection")
-    folder = Path(settings.get("folder") or "deployment")
-    flower = Flower(connection) if connection else daemons.here(folder)
-    on_server = settings.get("run_dir") or ("" if connection else str(run_dir.absolute()))
-    is_here = on_server == str(run_dir.absolute())
-    if resume and is_here and final_row(config, run_dir):
+    on_server = _on_server(config, run_dir)
+    if resume and on_server == str(run_dir.absolute()) and final_row(config, run_dir):
         _log.info("%s is finished already", os.path.relpath(run_dir))
         return read_record(run_dir / "run.json")
-    job.write(Job(config, on_server, resume, origin), run_dir / job.FOLDER, Path.cwd())
+    is_here = _run(Job(config, on_server, resume, origin), run_dir)
+    return read_record(run_dir / "run.json") if is_here else None
+
+
+def ask_sites(config: Config, folder: Path) -> list[SiteFacts] | None:
+    """Return what a federation's sites tell about their data, of which nothing is trained.
+
+    Args:
+        config: The configuration, of dataset=sites.
+        folder: An empty folder, which receives the job.
+
+    Returns:
+        The facts of each site in the order of the clients; None if they are on another server. The log shows them.
+
+    Raises:
+        As `submit`.
+    """
+    check_sites(config)
+    is_here = _run(Job(config, _on_server(config, folder), False, {}, asks="facts"), folder)
+    return read_facts(folder) if is_here else None
+
+
+def _on_server(config: Config, run_dir: Path) -> str:
+    """Return the run directory on the machine of the SuperLink; "" lets the server choose."""
+    settings = config.engine.arguments
+    return str(settings.get("run_dir") or ("" if settings.get("connection") else run_dir.absolute()))
+
+
+def _run(submitted: Job, run_dir: Path) -> bool:
+    """Run a job until it ends, and return whether its run directory is on this machine."""
+    settings, on_server = submitted.config.engine.arguments, submitted.run_dir
+    connection = settings.get("connection")
+    is_here = on_server == str(run_dir.absolute())
+    flower = Flower(connection) if connection else daemons.here(Path(settings.get("folder") or "deployment"))
+    job.write(submitted, run_dir / job.FOLDER, Path.cwd())
     run_id = flower.json("run", str(run_dir / job.FOLDER))["run-id"]
     _log.info("Flower's run %s; job: %s", run_id, os.path.relpath(run_dir / job.FOLDER))
     try:
@@ -62,7 +93,7 @@ def submit(config: Config, run_dir: Path, *, resume: bool, origin: Mapping[str, 
         raise
     except RunStopped as stopped:
         raise RunStopped(f"{stopped}; {_again(run_dir, on_server, run_id, connection)}") from None
-    return read_record(run_dir / "run.json") if is_here else None
+    return is_here
 
 
 def _follow(flower: Flower, run_id: str, num_seen: int) -> int:

@@ -1,26 +1,31 @@
 """Experiments on real sites (dataset=sites in a federation): a node's answers, and the server's part before round 1."""
 
+import json
 import logging
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import fields, replace
+from dataclasses import asdict, fields, replace
 from pathlib import Path
 
 from flwr.app import Message
+from flwr.serverapp import Grid
 
+from fedprox.config.instantiate import build
 from fedprox.config.schema import Config, Target
 from fedprox.data.facts import Facts
 from fedprox.data.federated import FederatedData
-from fedprox.data.sources.site_facts import Site, SiteError, SiteFacts, agree, federated, known
+from fedprox.data.sources.site_facts import FEWEST, Site, SiteError, SiteFacts, agree, federated, known
 from fedprox.data.sources.site_facts import facts as facts_of_site
 from fedprox.data.sources.sites import SiteFormat, read_site
 from fedprox.engines.superlink import SuperLinkGrid
-from fedprox.errors import UserError, one_line
+from fedprox.errors import UserError, one_line, printable
 from fedprox.experiment.data import attack_of, some_names
 from fedprox.federation.messages import task_of
-from fedprox.federation.site_messages import SitesGrid, agreement_of, ask_facts, facts_reply
+from fedprox.federation.site_messages import SitesGrid, agreement_of, ask_facts, facts_reply, from_plain
+from fedprox.storage import write_atomic
 
+FACTS_FILE = "facts.json"
 SHARE_CLASSES = "classes"  # the value of `share` in a node config that lets counts by class leave the site
 NO_SKEW = "fedprox.data.feature_skew.none"
 NodeConfig = Mapping[str, object]
@@ -70,6 +75,32 @@ def connect(config: Config, grid: SuperLinkGrid) -> tuple[Facts, SitesGrid]:
     if (cohort := config.clients_per_round or 0) > facts.num_clients:
         raise UserError(f"clients_per_round must be at most {facts.num_clients}, the number of sites, got {cohort}")
     return facts, SitesGrid(grid, told, agreement)
+
+
+def write_facts(config: Config, flower_grid: Grid, folder: Path) -> None:
+    """Ask a federation's sites about their data, log what they tell, and write it to facts.json.
+
+    Args:
+        config: The configuration, of dataset=sites.
+        flower_grid: The grid that Flower gave the ServerApp.
+        folder: Receives the file.
+
+    Raises:
+        UserError: If a site cannot tell about its data; it names the site.
+    """
+    nodes: SuperLinkGrid = build("engine", config.engine, SuperLinkGrid, flower_grid, config.num_clients)
+    told = ask_facts(nodes.ask, nodes.sites, config.round_timeout)
+    for site in told:
+        counts = dict(zip(site.classes, site.counts, strict=True)) if site.counts else {}
+        by_class = ", ".join(f"{printable(name)}: {count or f'0 to {FEWEST - 1}'}" for name, count in counts.items())
+        sizes = f"{site.num_examples} training examples, {site.num_held_out} held out"
+        _log.info("%s: %s; by class: %s", site.name, sizes, by_class or "not shared")
+    write_atomic(folder / FACTS_FILE, json.dumps([asdict(site) for site in told]).encode())
+
+
+def read_facts(folder: Path) -> list[SiteFacts]:
+    """Return what `write_facts` has written."""
+    return [from_plain(site) for site in json.loads((folder / FACTS_FILE).read_bytes())]
 
 
 def tell_facts(config: Config, node_config: NodeConfig, message: Message) -> Message:

@@ -3,7 +3,7 @@
 A node answers each message in a new process, so every message carries the agreement.
 """
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, cast
 
 from flwr.app import ConfigRecord, Message, MessageType, RecordDict
@@ -27,9 +27,13 @@ def facts_record(facts: SiteFacts) -> ConfigRecord:
 
 def facts_of(record: ConfigRecord) -> SiteFacts:
     """Return the facts that a record holds."""
-    given: dict[str, Any] = {name.replace("-", "_"): value for name, value in record.items()}
-    given |= {name: tuple(value) for name, value in given.items() if isinstance(value, list)}
-    return SiteFacts(**given)
+    return from_plain({name.replace("-", "_"): value for name, value in record.items()})
+
+
+def from_plain(given: Mapping[str, Any]) -> SiteFacts:
+    """Return facts whose tuples have become lists on the way."""
+    values: dict[str, Any] = {name: tuple(each) if isinstance(each, list) else each for name, each in given.items()}
+    return SiteFacts(**values)
 
 
 def agreement_record(agreement: Agreement) -> ConfigRecord:

@@ -2,12 +2,15 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from fedprox.cli.options import Parser
 from fedprox.config.checks import check_targets
 from fedprox.config.compose import compose, each_value_once
 from fedprox.config.schema import Config
+from fedprox.data.federated import Integers
 from fedprox.data.heterogeneity import class_counts, measure
+from fedprox.data.sources.site_facts import agree, shared_counts
 from fedprox.errors import UserError
 from fedprox.report.outputs import FIGURES, check_writable
 from fedprox.report.partition_figure import DOT_CLIENTS, Division, draw, table
@@ -62,10 +65,31 @@ def _division(name: str, config: Config) -> Division:
     """Load and divide the data, and measure the skew of the clients' training examples."""
     from fedprox.experiment.data import data_name, divided_data  # imports torch, which --help does not need
 
-    data = divided_data(config)
-    counts = class_counts(data.examples.labels, data.train, data.examples.num_classes)
+    if config.is_deployment and config.has_sites:
+        counts = _counts_of_sites(config)
+    else:
+        data = divided_data(config)
+        counts = class_counts(data.examples.labels, data.train, data.examples.num_classes)
     name = name or f"{data_name(config.dataset)}, {config.partition.name}"
     return Division(name, counts, measure(counts, generator(config.seed, Stream.PAIRS)))
+
+
+def _counts_of_sites(config: Config) -> Integers:
+    """Return what the sites of a federation tell: training examples of each class at each, numbers below ten as 0.
+
+    Raises:
+        UserError: If they cannot be asked, do not fit together, or do not share these numbers.
+    """
+    from fedprox.deployment.submit import ask_sites
+
+    with TemporaryDirectory(prefix="fedprox-") as folder:
+        told = ask_sites(config, Path(folder))
+    if told is None:
+        raise UserError(
+            "engine.connection names another server, on which facts.json is, so no figure is drawn here; the lines "
+            "above have its numbers"
+        )
+    return shared_counts(told, agree(told, config.dataset.arguments.get("classes")).classes)
 
 
 def main(argv: Sequence[str]) -> None:

@@ -22,7 +22,6 @@ MANDATORY = {
     "dataset=custom": ["dataset._target_=fedprox.data.sources.digits.digits"],
     "dataset=leaf": ["dataset.path=there"],
     "dataset=image_folder": ["dataset.path=there"],
-    "dataset=sites": ["dataset.format=csv"],
     "client=script": ["client.script=train.py"],
     "model=lstm_sent140": ["dataset=sent140", *TEXT["sent140"]],
     **{f"dataset={name}": given for name, given in TEXT.items()},

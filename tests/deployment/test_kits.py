@@ -140,6 +140,13 @@ def test_a_sites_script_hands_over_key_site_and_data_from_a_neutral_folder(prepa
     assert "--insecure" not in words
 
 
+def test_a_site_shares_its_classes_only_if_its_script_is_told(prepared, started, tmp_path):
+    script = prepared / "sites" / "hospital_a" / "start.sh"
+    for share, expected in (("classes", ' share="classes"'), ("", "")):
+        words = started(script, data=str(tmp_path), share=share)[1]
+        assert words[words.index("--node-config") + 1] == f'site="hospital_a" data="{tmp_path}"{expected}'
+
+
 def test_a_sites_script_refuses_data_that_do_not_exist(prepared, started):
     with pytest.raises(subprocess.CalledProcessError):
         started(prepared / "sites" / "hospital_a" / "start.sh", data="nowhere")

@@ -19,6 +19,7 @@ from fedprox.deployment.client_app import app
 from fedprox.engines.identity import act_as_server
 from fedprox.errors import RunStopped, UserError
 from fedprox.experiment import run as experiment
+from fedprox.experiment.sites import read_facts, write_facts
 from tests.data.sources.site_folders import FORMATS, NAMES, SIZES, examples, write_side, write_sites
 from tests.settings import config_of
 
@@ -260,6 +261,24 @@ def test_the_number_of_sites_may_be_given_and_their_names(tmp_path, deployed):
         deployed(nodes_of(folder), "dataset.format=csv", "engine.sites=[hospital_a,nowhere]")
     with pytest.raises(UserError, match="clients_per_round must be at most 3"):
         deployed(nodes_of(folder), "dataset.format=csv", "clients_per_round=4")
+
+
+def test_facts_can_be_asked_without_training(tmp_path, deployed, caplog):
+    folder = write_sites(tmp_path / "sites", "csv")
+    for share in ({"share": "classes"}, {}):
+        config, nodes = config_of(*DEPLOYED, "dataset.format=csv"), nodes_of(folder, **share)
+        deployed(nodes, "dataset.format=csv", "num_rounds=1")  # puts the job where nodes find it
+        nodes.carried.clear()
+        with caplog.at_level("INFO"):
+            write_facts(config, nodes, tmp_path)
+        assert len(nodes.carried) == 2 * 2 * len(NAMES)  # who and facts, each with a reply
+        told = read_facts(tmp_path)
+        assert [each.name for each in told] == list(NAMES)
+        assert told[0].num_examples == SIZES[NAMES[0]][0]
+        assert told[2].counts == ((14, 13, 13) if share else ())
+    assert "hospital_c: 40 training examples, 10 held out; by class: 0: 14, 1: 13, 2: 13" in caplog.text
+    assert "hospital_a: 24 training examples, 8 held out; by class: 0: 0 to 9, 1: 0 to 9, 2: 0 to 9" in caplog.text
+    assert "hospital_b: 27 training examples, 4 held out; by class: not shared" in caplog.text
 
 
 def test_a_path_of_a_simulation_is_refused(tmp_path, deployed):

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from fedprox.data.checks import MAX_CLASSES
 from fedprox.data.facts import Facts
-from fedprox.data.federated import ClientIndex, Features, FederatedData, Floats, LabelledData
+from fedprox.data.federated import ClientIndex, Features, FederatedData, Floats, Integers, LabelledData
 from fedprox.data.fingerprint import digest
 from fedprox.data.sources.channels import channel_sums, channels_first
 from fedprox.errors import UserError, printable
@@ -352,6 +352,31 @@ def known(told: Sequence[SiteFacts], agreement: Agreement) -> Facts:
         num_left_over=0,
         fingerprint=lambda: {"data": data[:32], "partition": digest({}, json.dumps(sizes))[:32]},
     )
+
+
+def shared_counts(told: Sequence[SiteFacts], classes: Sequence[str]) -> Integers:
+    """Return the training examples of each class at each site, shape (num_sites, num_classes).
+
+    Args:
+        told: The facts of all sites.
+        classes: Names of all classes.
+
+    Raises:
+        UserError: If a site does not share its counts, or all of them are below FEWEST and so not told.
+    """
+    counts = np.zeros((len(told), len(classes)), dtype=np.int64)
+    for row, site in zip(counts, told, strict=True):
+        if not site.counts:
+            raise UserError(
+                f"site {site.name}: it does not share how many examples of each class it has; it would with "
+                'share="classes" in the node config of its SuperNode (share=classes start.sh)'
+            )
+        if not any(site.counts):
+            raise UserError(
+                f"site {site.name}: it has fewer than {FEWEST} training examples of every class, so it shares no number"
+            )
+        row[[classes.index(name) for name in site.classes]] = site.counts
+    return counts
 
 
 def _joined(parts: Sequence[Features]) -> Features:

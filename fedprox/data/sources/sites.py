@@ -32,7 +32,7 @@ class SiteFormat:
     """What a site's folder holds, and how it is read: the same at all sites.
 
     Attributes:
-        format: One of FORMATS.
+        format: One of FORMATS; None for what a site's folder holds.
         seed: Draws the held-out examples of a site without a test set.
         hold_out: Their share; see `federated.split`.
         label: The column of class names in .csv files.
@@ -43,7 +43,7 @@ class SiteFormat:
         cache_dir: Folder of the cache of decoded images; None for beside the images.
     """
 
-    format: str
+    format: str | None
     seed: int = 0
     hold_out: float = 0.1
     label: str = "label"
@@ -55,12 +55,28 @@ class SiteFormat:
 
     def __post_init__(self) -> None:
         """Raise UserError for an unknown format."""
-        if self.format not in FORMATS:
-            raise UserError(f"dataset.format must be one of {', '.join(FORMATS)}, got {self.format}")
+        if self.format not in (None, *FORMATS):
+            raise UserError(
+                f"dataset.format must be one of {', '.join(FORMATS)}, or null for what folders hold, got {self.format}"
+            )
+
+    def at(self, place: Path) -> str:
+        """Return the format of a site's data.
+
+        Raises:
+            SiteError: If there are files of several formats, and none is given.
+        """
+        if self.format is not None:
+            return self.format
+        kinds = {"npz": "*.npz", "csv": "*.csv", "leaf": "train/*.json"}
+        found = [form for form, pattern in kinds.items() if any(place.glob(pattern))]
+        if len(found) > 1:
+            raise SiteError(f"its folder {place} holds files of the formats {' and '.join(found)}; set dataset.format")
+        return found[0] if found else "image_folder"
 
 
 def sites(
-    format: str,
+    format: str | None,
     path: str | None,
     seed: int,
     hold_out: float = 0.1,
@@ -77,7 +93,7 @@ def sites(
     Clients are in the sorted order of their names. Training examples come first, client by client, then held-out ones.
 
     Args:
-        format: One of FORMATS; see docs/data.md for what a folder of each holds.
+        format: One of FORMATS, or None for what a folder holds; see docs/data.md.
         path: The folder of the sites' folders.
         seed: Draws the held-out examples of a site without a test set.
         hold_out: Their share; see `federated.split`.
@@ -123,7 +139,8 @@ def read_site(name: str, place: Path, form: SiteFormat) -> Site:
     if not place.exists():
         raise SiteError(f"site {name}: its data {place} do not exist; name its folder, or put the data there")
     try:
-        train, test, white = _images(place, form) if form.format == "image_folder" else _tables(place, form)
+        kind = form.at(place)
+        train, test, white = _images(place, form) if kind == "image_folder" else _tables(place, kind, form.label)
     except SiteError as error:
         raise SiteError(f"site {name}: {error}") from error
     except UserError as error:
@@ -170,26 +187,26 @@ def _images(place: Path, form: SiteFormat) -> tuple[Table, Table | None, int]:
     return Table(channels_first(found.train), names[found.train_labels]), test, found.white
 
 
-def _tables(place: Path, form: SiteFormat) -> tuple[Table, Table | None, int]:
+def _tables(place: Path, kind: str, label: str) -> tuple[Table, Table | None, int]:
     """Return a site's training table, its own test table, and 0."""
     if not place.is_dir():
         raise SiteError(f"its data {place} must be a folder; name the folder that holds them")
-    if form.format == "leaf":
+    if kind == "leaf":
         own, held = user_arrays(place)
         train = Table(own.features, own.labels.astype(np.str_))
         return train, Table(held.features, held.labels.astype(np.str_)) if held else None, 0
-    files = sorted(each for each in place.glob(f"*.{form.format}") if not each.name.startswith("."))
-    tests = [place / f"{side}.{form.format}" for side in TEST_SIDES if place / f"{side}.{form.format}" in files]
+    files = sorted(each for each in place.glob(f"*.{kind}") if not each.name.startswith("."))
+    tests = [place / f"{side}.{kind}" for side in TEST_SIDES if place / f"{side}.{kind}" in files]
     left = [each for each in files if each.stem not in TEST_SIDES]
-    first = place / f"train.{form.format}"
+    first = place / f"train.{kind}"
     if first not in left and len(left) != 1:
         raise SiteError(
-            f"its folder {place} must hold train.{form.format} and perhaps test.{form.format}, or one "
-            f".{form.format} file alone, got {len(files)} such files; put it there"
+            f"its folder {place} must hold train.{kind} and perhaps test.{kind}, or one "
+            f".{kind} file alone, got {len(files)} such files; put it there"
         )
     files = [first if first in left else left[0], *tests[:1]]
     try:
-        tables = [read_npz(each) if form.format == "npz" else read_csv(each, form.label) for each in files]
+        tables = [read_npz(each) if kind == "npz" else read_csv(each, label) for each in files]
     except UserError as error:  # which shows no value
         raise SiteError(str(error)) from error
     return tables[0], tables[1] if tests else None, 0

@@ -15,6 +15,7 @@ from fedprox.data.sources.site_facts import (
     facts,
     federated,
     in_order,
+    shared_counts,
 )
 from fedprox.errors import UserError
 
@@ -93,6 +94,16 @@ def test_counts_below_ten_are_told_as_0_and_only_if_the_site_shares_them():
     own = site("x", rows(30, 0), [0] * 9 + [1] * 10 + [2] * 11, ("a", "b", "c"))
     assert facts(own).counts == ()
     assert facts(own, with_counts=True).counts == (0, 10, 11)
+
+
+def test_shared_counts_are_put_under_their_classes_and_missing_ones_are_refused_by_name():
+    one = replace(X, classes=("b", "c"), counts=(12, 0))
+    other = replace(X, name="y", classes=("a", "b"), counts=(10, 11))
+    assert shared_counts([one, other], ("a", "b", "c")).tolist() == [[0, 12, 0], [10, 11, 0]]
+    with pytest.raises(UserError, match=r'site y: it does not share .* share="classes"'):
+        shared_counts([one, replace(other, counts=())], ("a", "b", "c"))
+    with pytest.raises(UserError, match="site y: it has fewer than 10 training examples of every class"):
+        shared_counts([one, replace(other, counts=(0, 0))], ("a", "b", "c"))
 
 
 def test_sums_by_feature_of_fewer_than_ten_examples_are_not_told():

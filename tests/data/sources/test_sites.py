@@ -49,6 +49,18 @@ def test_every_format_gives_each_sites_own_examples(tmp_path, form):
             assert sorted(got[0] + got[1]) == rows_of(images, labels)
 
 
+def test_without_a_format_it_is_that_of_the_files(tmp_path):
+    for form in FORMATS:
+        place = write_sites(tmp_path / form, form) / "hospital_a"
+        assert SiteFormat(None).at(place) == form
+        one, other = (read_site("x", place, SiteFormat(each)).examples.features for each in (form, None))
+        np.testing.assert_array_equal(one, other)
+    assert SiteFormat(None).at(tmp_path / "x.zip") == "image_folder"
+    shutil.copy(tmp_path / "npz" / "hospital_a" / "train.npz", tmp_path / "csv" / "hospital_a")
+    with pytest.raises(SiteError, match=r"site x: its folder .* holds files of the formats npz and csv"):
+        read_site("x", tmp_path / "csv" / "hospital_a", SiteFormat(None))
+
+
 def test_numbers_and_bytes_are_normalised_over_the_training_examples_of_all_sites(tmp_path):
     for form in FORMATS:
         data = sites(form, str(write_sites(tmp_path / form, form)), seed=0)
