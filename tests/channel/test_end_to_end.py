@@ -119,9 +119,3 @@ def test_only_named_parameters_travel(run):
     model = load_file(folder / "model.safetensors")
     assert not model["1.weight"].any()
     assert model["1.bias"].any()
-
-
-def test_the_median_of_sparse_updates_is_warned_of_and_hardly_moves(run, caplog):
-    _, folder = run("update=top_k", "update.fraction=0.1", "strategy=fed_median")
-    assert "hardly moves" in caplog.text
-    assert float(rows(folder)[-1]["test_accuracy"]) < 0.5
