@@ -36,9 +36,9 @@ def test_named_parameters_travel_and_the_others_are_kept():
 
 
 def test_settings_that_send_nothing_are_refused():
-    with pytest.raises(UserError, match="of 24 parameters is less than one; raise it to 0.042"):
+    with pytest.raises(UserError, match=r"of 24 parameters is less than one; raise it to 0.042"):
         made("update=top_k", "update.fraction=0.04")
-    with pytest.raises(UserError, match="names no trained parameter; the model has a.weight, a.bias"):
+    with pytest.raises(UserError, match=r"names no trained parameter; the model has a.weight, a.bias"):
         made("update=partial", "update.names=[mean]")
 
 
