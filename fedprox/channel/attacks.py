@@ -46,6 +46,7 @@ class Attack:
 
     fraction: float
 
+    title = "nothing"  # in tables and figures
     changes_updates = False  # whether `forge` does anything
     watches_others = False  # whether `forge` reads the mean and the standard deviation of the cohort
     changes_data = False  # whether `poison` does anything
@@ -77,7 +78,7 @@ class SignFlip(Attack):
     """
 
     scale: float = 1.0
-    changes_updates = True
+    title, changes_updates = "sign flip", True
 
     def __post_init__(self) -> None:
         """Raise UserError if a setting is out of its range."""
@@ -98,7 +99,7 @@ class Gaussian(Attack):
     """
 
     sigma: float = 1.0
-    changes_updates = True
+    title, changes_updates = "Gaussian", True
 
     def __post_init__(self) -> None:
         """Raise UserError if a setting is out of its range."""
@@ -121,7 +122,7 @@ class InnerProduct(Attack):
     """
 
     epsilon: float = 1.5
-    changes_updates, watches_others = True, True
+    title, changes_updates, watches_others = "IPM", True, True
 
     def __post_init__(self) -> None:
         """Raise UserError if a setting is out of its range."""
@@ -142,7 +143,7 @@ class LittleIsEnough(Attack):
     """
 
     z: float | None = None
-    changes_updates, watches_others = True, True
+    title, changes_updates, watches_others = "ALIE", True, True
 
     def forge(self, own: Vector, cohort: Cohort, rng: np.random.Generator) -> Vector:
         """Return mu - z sigma."""

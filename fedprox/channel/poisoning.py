@@ -16,7 +16,7 @@ CORNER = 3  # height and width of the trigger, in pixels
 class LabelFlip(Attack):
     """Train on the labels num_classes - 1 - y."""
 
-    changes_data = True
+    title, changes_data = "label flip", True
 
     def poison(self, data: FederatedData, is_malicious: Mask) -> FederatedData:
         """Return the data with the attackers' labels flipped."""
@@ -42,7 +42,7 @@ class Backdoor(Attack):
     target: int = 0
     share: float = 0.5
     scale: float = 1.0
-    changes_data = True
+    title, changes_data = "backdoor", True
 
     def __post_init__(self) -> None:
         """Raise UserError if a setting is out of its range."""

@@ -205,7 +205,8 @@ class Update(_Settings):
     """What clients send instead of their whole models."""
 
     count_bytes: bool = False
-    """Add the columns `bytes_up` and `bytes_down` to metrics.csv, and `bytes_up` to clients.csv."""
+    """Add the columns `bytes_up` and `bytes_down`, sent by and to clients in all rounds so far, to metrics.csv, and
+    `bytes_up` to clients.csv."""
     top_k: TopK | None = None
     quantise: Quantise | None = None
     names: list[str] | None = None
@@ -462,6 +463,7 @@ _RULES = {  # by pydantic's kind of error
     "rule": "{rule}",
     "literal_error": "{expected}",
     "bool_type": "true or false",
+    "list_type": "a list",
     "string_type": "text",
     "string_pattern_mismatch": DEVICE_RULE,
 }

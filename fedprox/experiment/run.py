@@ -13,7 +13,7 @@ from fedprox.config.schema import Config
 from fedprox.errors import UserError
 from fedprox.experiment.beginning import Beginning, check_sources_stay, final_row, find_beginning
 from fedprox.experiment.build import Experiment, client_columns, columns, loggers
-from fedprox.experiment.data import data_name
+from fedprox.experiment.data import attack_of, data_name
 from fedprox.experiment.early_stopping import EarlyStopping
 from fedprox.runs.checkpoint import Checkpoints, forget_after
 from fedprox.runs.environment import environment
@@ -161,7 +161,25 @@ def algorithm(config: Config) -> str:
         more = [package.partition(".")[0]]
     if config.mu or config.adaptive_mu.enabled or name in ("FedProx", "FedDane"):
         more.append(f"mu = {config.mu:g}")
+    more += compression(config)
     return f"{name} ({', '.join(more)})" if more else name
+
+
+def compression(config: Config) -> list[str]:
+    """Return what is lost on the way to the server, such as ["top 1%", "8 bits", "feedback"]."""
+    update = config.update
+    return [
+        *([f"top {100 * update.top_k.fraction:g}%"] if update.top_k else []),
+        *([f"{update.quantise.bits} bits"] if update.quantise else []),
+        *(["partial"] if update.names else []),
+        *(["feedback"] if update.error_feedback else []),
+    ]
+
+
+def attacked(config: Config) -> str:
+    """Return what is appended to a data set's name, such as ", sign flip by 20%"."""
+    attack = attack_of(config)
+    return f", {attack.title} by {100 * attack.fraction:g}%" if attack else ""
 
 
 def _facts(experiment: Experiment) -> dict[str, Any]:
@@ -169,7 +187,8 @@ def _facts(experiment: Experiment) -> dict[str, Any]:
     config, known = experiment.config, experiment.facts
     return {
         "algorithm": algorithm(config),
-        "name": data_name(config.dataset) if config.client.script is None else Path(config.client.script).name,
+        "name": (Path(config.client.script).name if config.client.script else data_name(config.dataset))
+        + attacked(config),
         "data": str(known),
         **({"classes": list(names)} if (names := known.examples.class_names) else {}),
         "fingerprint": known.fingerprint(),

@@ -18,7 +18,7 @@ from torch import nn
 
 from fedprox.channel.attacks import Attack, Cohort, Mask, Vector
 from fedprox.channel.codecs import Codec
-from fedprox.federation.messages import Exchange, client_asked, client_of, draw_of, record_of
+from fedprox.federation.messages import Exchange, client_of, draw_of, record_of
 from fedprox.seeds import Stream, generator
 from fedprox.strategies.arrays import to_numpy
 from fedprox.strategies.averaging import in_type
@@ -68,7 +68,7 @@ class Channel:
         seed: The run's.
         repetition: See `fedprox.seeds.generator`.
         bytes_up: Bytes that the clients of the last round have sent, by client and draw.
-        bytes_down: Bytes that were sent to each client of the last round that was asked.
+        totals: Bytes that clients have sent and that were sent to them, in all rounds so far.
     """
 
     names: Sequence[str] = ()
@@ -81,16 +81,18 @@ class Channel:
     seed: int = 0
     repetition: int = 0
     bytes_up: dict[Draw, int] = field(default_factory=dict)
-    bytes_down: dict[Draw, int] = field(default_factory=dict)
+    totals: tuple[int, int] = (0, 0)
     _lost: dict[int, Vector] = field(default_factory=dict)  # by client that has trained
 
     def state(self) -> dict[str, Any]:
-        """Return what later rounds need: what each client's updates have lost so far."""
-        return {"lost": dict(self._lost)} if self.feeds_back else {}
+        """Return what later rounds need: the bytes so far, and what each client's updates have lost."""
+        return {"totals": list(self.totals), "lost": dict(self._lost)} if self.codec else {}
 
     def restore(self, state: Mapping[str, Any]) -> None:
         """Continue from a state."""
         self._lost = dict(state.get("lost", {}))
+        up, down = state.get("totals", (0, 0))
+        self.totals = (int(up), int(down))
 
     def between(self, engine: Exchange, round_num: int) -> Exchange:
         """Return an engine for one round whose replies have passed this channel."""
@@ -155,10 +157,11 @@ class Channel:
             self._lost[client] = update - arrived
         return arrived, len(data)
 
-    def note_asked(self, arrays: ArrayRecord, messages: Sequence[Message]) -> None:
-        """Count the bytes that the server sends: the whole model for each message."""
-        num_bytes = sum(to_numpy(array).nbytes for array in arrays.values())
-        self.bytes_down = {(client_asked(message), draw_of(message)): num_bytes for message in messages}
+    def count(self, arrays: ArrayRecord, num_asked: int) -> None:
+        """Add the bytes of a round, in which the server has sent the whole model to each client that it asked."""
+        model = sum(to_numpy(array).nbytes for array in arrays.values())
+        up, down = self.totals
+        self.totals = (up + sum(self.bytes_up.values()), down + num_asked * model)
 
     def _rng(self, stream: Stream, round_num: int, draw: Draw) -> np.random.Generator:
         return generator(self.seed, stream, round_num, *draw, repetition=self.repetition)
@@ -206,6 +209,6 @@ class Passing:
         if messages and messages[0].metadata.message_type == MessageType.TRAIN:
             arrays = record_of(messages[0], "arrays")
             assert isinstance(arrays, ArrayRecord)
-            self._channel.note_asked(arrays, messages)
             self._channel.transmit(self._round_num, arrays, replies)
+            self._channel.count(arrays, len(messages))
         return replies

@@ -42,11 +42,6 @@ def client_of(reply: Message) -> int:
     return reply.metadata.src_node_id - FIRST_NODE_ID
 
 
-def client_asked(message: Message) -> int:
-    """Return the client that a message is for."""
-    return message.metadata.dst_node_id - FIRST_NODE_ID
-
-
 def draw_of(message: Message) -> int:
     """Return how often the client was drawn earlier in the round; a reply has the group id of its message."""
     return int(message.metadata.group_id or 0)

@@ -28,7 +28,6 @@ class ClientOutcome:
         drift: ||w_k - w^t|| over the trained parameters; None if the client was dropped or does not report it.
         is_malicious: Whether it attacks; None if no client can.
         bytes_up: Bytes that it sent; None if it did not, or bytes are not counted.
-        bytes_down: Bytes that were sent to it.
         metrics: What else it reports, as a training script may (client=script): name -> number.
         weight: Weight of its values in the round's means: n_k, or 1 with sampling=proportional; None for n_k.
     """
@@ -43,7 +42,6 @@ class ClientOutcome:
     weight: int | None = None
     is_malicious: bool | None = None
     bytes_up: int | None = None
-    bytes_down: int | None = None
     metrics: Mapping[str, float] = field(default_factory=dict)
 
 
@@ -61,6 +59,7 @@ class Round:
         carried: State that the next round needs besides the model: the strategy's and mu's, in the form that
             `fedprox.runs.checkpoint` can write.
         metrics: Metrics of the strategy's own: name -> number.
+        traffic: Bytes that clients have sent, and that were sent to them, in all rounds until this one.
     """
 
     round_num: int
@@ -71,6 +70,7 @@ class Round:
     mu: float = 0.0
     carried: Mapping[str, Any] = field(default_factory=dict)
     metrics: Mapping[str, Any] = field(default_factory=dict)
+    traffic: tuple[int, int] = (0, 0)
 
     @property
     def gammas(self) -> list[float]:
@@ -86,16 +86,6 @@ class Round:
     def num_malicious(self) -> int:
         """Number of attackers among the clients whose models are part of the average."""
         return sum(client.counted and bool(client.is_malicious) for client in self.clients)
-
-    @property
-    def bytes_up(self) -> int:
-        """Bytes that the cohort has sent."""
-        return sum(client.bytes_up or 0 for client in self.clients)
-
-    @property
-    def bytes_down(self) -> int:
-        """Bytes that were sent to the cohort."""
-        return sum(client.bytes_down or 0 for client in self.clients)
 
     @property
     def train_loss_cohort(self) -> float | None:
@@ -161,7 +151,6 @@ def outcomes(
             made,
             is_malicious=channel.attacks(task.client),
             bytes_up=channel.bytes_up.get(draw),
-            bytes_down=channel.bytes_down.get(draw),
         )
 
     return tuple(map(outcome, strategy.cohort(round_num)))

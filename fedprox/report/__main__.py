@@ -97,7 +97,7 @@ def _parser() -> Parser:
         help="average each run's last N rounds (default: %(default)s)",
     )
     parser.add_argument(
-        "--level", type=float, metavar="A", help="also count the rounds to a test accuracy of A, such as 0.6"
+        "--level", type=float, metavar="A", help="also count the rounds, or bytes, to a test accuracy of A, such as 0.6"
     )
     parser.add_argument(
         "--by",
@@ -105,6 +105,12 @@ def _parser() -> Parser:
         default=[],
         metavar="SETTING",
         help="also distinguish runs by this setting, such as partition.alpha; may be repeated",
+    )
+    parser.add_argument(
+        "--by-bytes",
+        action="store_true",
+        help="draw over the bytes that clients have sent instead of rounds, and with --level count those; runs need "
+        "update=float32 or a compression",
     )
     figure = parser.add_mutually_exclusive_group()
     figure.add_argument("--drift", action="store_true", help="also draw the mean drift of the clients' models")
@@ -120,13 +126,14 @@ def _report(arguments: argparse.Namespace) -> None:
     for table in tables:
         check_writable(table, TABLES, "--table")
     from fedprox.report.figures import accuracy, comparison  # imports pandas and matplotlib, which --help does not need
-    from fedprox.report.summary import check_rounds, read_runs, readable, summarise
+    from fedprox.report.summary import BYTES, ROUND, check_rounds, read_runs, readable, summarise
 
     check_rounds(last, arguments.level)
     frame = read_runs(arguments.directories, arguments.by)
-    summary = summarise(frame, last, arguments.level)
+    summary = summarise(frame, last, arguments.level, by_bytes=arguments.by_bytes)
     text = readable(summary, last).to_markdown(index=False)
-    figure = accuracy(frame) if arguments.metric else comparison(frame, drift=arguments.drift)
+    x = BYTES if arguments.by_bytes else ROUND
+    figure = accuracy(frame, x) if arguments.metric else comparison(frame, x, drift=arguments.drift)
     with annotate_errors(out):
         figure.savefig(out, dpi=200)
     for table in tables:

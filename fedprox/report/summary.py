@@ -16,19 +16,24 @@ ALWAYS = ("test_accuracy", "test_loss", "final_accuracy", "best_accuracy", "vola
 IF_RECORDED = ("drift", "client_accuracy_std", "client_accuracy_worst", "client_accuracy_best")
 
 
-def per_run(frame: pd.DataFrame, last: int, level: float | None = None) -> pd.DataFrame:
+ROUND, BYTES = "round", "bytes_up"  # what figures can be drawn over
+
+
+def per_run(frame: pd.DataFrame, last: int, level: float | None = None, to_level: str = ROUND) -> pd.DataFrame:
     """Return a row per run, indexed by its directory, over its evaluated rounds.
 
     Args:
         frame: From `read_runs`.
         last: How many last rounds are averaged, >= 1.
-        level: A test accuracy, 0 .. 1; None for no column rounds_to_level.
+        level: A test accuracy, 0 .. 1; None for no column cost_to_level.
+        to_level: What is counted until then: ROUND or BYTES.
 
     Returns:
         The EXPERIMENT columns and status; means over the last rounds of test_accuracy, test_loss and, if any run has
         them, the columns IF_RECORDED; final_accuracy (last round) and best_accuracy (best round); volatility, the
         sample standard deviation of the accuracy's change from one evaluated round to the next, NaN for fewer than two
-        changes; rounds_to_level, the first evaluated round with at least that accuracy, NaN if there is none.
+        changes; cost_to_level, the value of `to_level` in the first evaluated round with at least that accuracy, NaN
+        if there is none.
     """
     evaluated = frame.dropna(subset=["test_accuracy"])
     runs = evaluated.groupby("run", sort=False)
@@ -42,7 +47,7 @@ def per_run(frame: pd.DataFrame, last: int, level: float | None = None) -> pd.Da
     for column in recorded(frame):
         table[column] = tails[column].mean()
     if level is not None:
-        table["rounds_to_level"] = evaluated[evaluated["test_accuracy"] >= level].groupby("run")["round"].min()
+        table["cost_to_level"] = evaluated[evaluated["test_accuracy"] >= level].groupby("run")[to_level].min()
     return table
 
 
@@ -122,7 +127,18 @@ def check_rounds(last: int, level: float | None) -> None:
         raise UserError(f"level must be above 0 and at most 1, got {level:g}; for 60% give 0.6")
 
 
-def summarise(frame: pd.DataFrame, last: int = 10, level: float | None = None) -> pd.DataFrame:
+def check_bytes(frame: pd.DataFrame) -> None:
+    """Raise UserError unless all runs have counted their bytes."""
+    if BYTES not in frame or frame.dropna(subset=["test_accuracy"])[BYTES].isna().any():
+        raise UserError(
+            "--by-bytes needs runs that counted their bytes, and not all of these did; run them with update=float32 or "
+            "a compression, such as update=quantise"
+        )
+
+
+def summarise(
+    frame: pd.DataFrame, last: int = 10, level: float | None = None, *, by_bytes: bool = False
+) -> pd.DataFrame:
     """Return mean and sample standard deviation over the runs of each experiment.
 
     Only finished runs count, unless an experiment has none; a warning on stderr says so then. A run with a NaN or
@@ -132,19 +148,22 @@ def summarise(frame: pd.DataFrame, last: int = 10, level: float | None = None) -
         frame: From `read_runs`.
         last: A run's test_accuracy and test_loss are its means over this many last rounds, >= 1.
         level: Also count the rounds to this test accuracy, above 0 and at most 1; None for no such columns.
+        by_bytes: Count the bytes that clients have sent until then, not the rounds.
 
     Returns:
         One row per (dataset, stragglers_fraction, algorithm), algorithms in `algorithm_order`, with runs (how many
         count), used (whether those are "finished" or "unfinished"), unfinished (how many there are), and X_mean and
         X_std for X = test_accuracy, test_loss, final_accuracy, best_accuracy, volatility and the other columns of
         `per_run`. X_std is NaN for a single run; both are NaN if a run lacks X. With a level also level, reached (how
-        many of the runs reach it) and rounds_to_level_mean and _std over those.
+        many of the runs reach it) and rounds_to_level_mean and _std over those, or bytes_to_level_mean and _std.
 
     Raises:
-        UserError: If last or level is out of range.
+        UserError: If last or level is out of range, or runs have not counted their bytes.
     """
     check_rounds(last, level)
-    runs = per_run(frame, last, level)
+    if by_bytes:
+        check_bytes(frame)
+    runs = per_run(frame, last, level, BYTES if by_bytes else ROUND)
     runs["unfinished"] = runs["status"] != "finished"
     experiments = runs.groupby(EXPERIMENT, sort=False)
     # Finished runs, and all runs of experiments in which none is finished.
@@ -156,9 +175,9 @@ def summarise(frame: pd.DataFrame, last: int = 10, level: float | None = None) -
         summary[f"{column}_mean"] = used[column].mean(skipna=False)
         summary[f"{column}_std"] = used[column].std(skipna=False)
     if level is not None:
-        rounds = used["rounds_to_level"]
-        summary["level"], summary["reached"] = level, rounds.count()
-        summary["rounds_to_level_mean"], summary["rounds_to_level_std"] = rounds.mean(), rounds.std()
+        costs, unit = used["cost_to_level"], "bytes" if by_bytes else "rounds"
+        summary["level"], summary["reached"] = level, costs.count()
+        summary[f"{unit}_to_level_mean"], summary[f"{unit}_to_level_std"] = costs.mean(), costs.std()
     summary = in_order(summary.reset_index(), algorithm_order(frame))
     for row in summary[summary["used"] == "unfinished"].to_dict("records"):
         print(f"warning: {printable(label(row))} has no finished run; using its unfinished ones", file=sys.stderr)
@@ -173,14 +192,16 @@ def mean_by_round(frame: pd.DataFrame) -> pd.DataFrame:
 
     Returns:
         One row per (dataset, stragglers_fraction, algorithm, round) with n (runs that have this round), begins,
-        test_loss_mean, test_loss_std, test_accuracy_mean and test_accuracy_std (std is NaN if n = 1), and the same for
-        drift if any run has it.
+        test_loss_mean, test_loss_std, test_accuracy_mean and test_accuracy_std (std is NaN if n = 1), the same for
+        drift if any run has it, and the mean bytes_up if runs have counted them.
     """
     groups = frame.dropna(subset=["test_accuracy"]).groupby([*EXPERIMENT, "round"])
     means = pd.DataFrame({"n": groups.size(), "begins": groups["begins"].min()})
     for column in ("test_loss", "test_accuracy", *(name for name in recorded(frame) if name == "drift")):
         means[f"{column}_mean"] = groups[column].mean(skipna=False)
         means[f"{column}_std"] = groups[column].std(skipna=False)
+    if BYTES in frame:
+        means[BYTES] = groups[BYTES].mean()
     return in_order(means.reset_index(), algorithm_order(frame))
 
 
@@ -227,16 +248,19 @@ def readable(summary: pd.DataFrame, last: int = 10) -> pd.DataFrame:
             pairs = zip(summary[f"{name}_mean"], summary[f"{name}_std"], strict=True)
             table[heading] = [_mean_std(mean, std, can_be_missing=name not in ALWAYS[:4]) for mean, std in pairs]
     if "level" in summary:
-        table[f"rounds to {summary['level'].iloc[0]:g}"] = [_rounds(row) for row in summary.to_dict("records")]
+        unit, scale = ("MB", 1e6) if "bytes_to_level_mean" in summary else ("rounds", 1.0)
+        heading = f"{unit} to {summary['level'].iloc[0]:g}"
+        table[heading] = [_to_level(row, scale) for row in summary.to_dict("records")]
     return table
 
 
-def _rounds(row: Facts) -> str:
-    """Return the mean rounds to the level; if not all runs reach it, also how many do."""
+def _to_level(row: Facts, scale: float) -> str:
+    """Return the mean rounds, or bytes in units of `scale`, to the level; if not all runs reach it, how many do."""
     if not row["reached"]:
         return "not reached"
-    mean, std = row["rounds_to_level_mean"], row["rounds_to_level_std"]
-    text = plus_minus(mean, std, ".1f")
+    name, digits = ("rounds_to_level", ".1f") if scale == 1.0 else ("bytes_to_level", ".3g")
+    mean, std = row[f"{name}_mean"] / scale, row[f"{name}_std"] / scale
+    text = plus_minus(mean, std, digits)
     return text if row["reached"] == row["runs"] else f"{text} ({row['reached']} of {row['runs']} runs)"
 
 

@@ -41,7 +41,7 @@ FEDERATION = (  # additional columns with evaluation=clients
     "gamma_max",
 )
 SPREAD = ("client_accuracy_std", "client_accuracy_worst", "client_accuracy_best")  # with evaluation.per_client
-BYTES = ("bytes_up", "bytes_down")  # with update=...
+BYTES = ("bytes_up", "bytes_down")  # with update=..., in all rounds so far
 ATTACK = ("num_malicious", "attack_success")  # with attack=..., the second with attack=backdoor
 _RESERVED = {*METRICS, *FEDERATION, *SPREAD, *ATTACK, *BYTES, "mu"}
 CLASSES = ("round", "class", "num_examples", "accuracy", "name")
@@ -297,8 +297,7 @@ def _values(outcome: Round, test: Evaluation) -> dict[str, Any]:
         "mu": outcome.mu,
         "num_malicious": outcome.num_malicious,
         "attack_success": test.attack_success,
-        "bytes_up": outcome.bytes_up,
-        "bytes_down": outcome.bytes_down,
+        **dict(zip(BYTES, outcome.traffic, strict=True)),
         **dict(zip(SPREAD, astuple(test.spread) if test.spread else [None] * len(SPREAD), strict=True)),
     }
 

@@ -23,6 +23,7 @@ MANDATORY = {
     "dataset=leaf": ["dataset.path=there"],
     "dataset=image_folder": ["dataset.path=there"],
     "client=script": ["client.script=train.py"],
+    "update=partial": ["update.names=[fc*]"],
     "model=lstm_sent140": ["dataset=sent140", *TEXT["sent140"]],
     **{f"dataset={name}": given for name, given in TEXT.items()},
     **{f"experiment=paper_{name}": given for name, given in TEXT.items()},

@@ -123,7 +123,9 @@ def test_bytes_are_those_of_the_packed_update_and_of_buffers():
     sent_through(channel)
     up, down = 2 + 4 + 4 + 8, 8 + 4 + 8  # two values and a scale; a float32 and an int64
     assert channel.bytes_up == {(client, 0): up for client in UPDATES}
-    assert channel.bytes_down == {(client, 0): down for client in UPDATES}
+    assert channel.totals == (4 * up, 4 * down)
+    sent_through(channel)
+    assert channel.totals == (8 * up, 8 * down)
 
 
 def test_counting_bytes_changes_no_model():
