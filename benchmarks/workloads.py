@@ -99,9 +99,9 @@ def _ours(workload: str, label: str, *settings: str, goals: Sequence[Goal] = (),
 LOCAL, RAY, RAW = "engine=local", "engine=ray", "raw torch, one thread"
 NO_STRAGGLERS = "stragglers_fraction=0.0"
 SWEEP = ("--multirun", LOCAL, "stragglers_fraction=0.0,0.5,0.9", "+repeat_num=range(5)")
+_CIFAR_SHAPED = ("dataset=custom", "dataset._target_=benchmarks.federations.cifar_shaped")
 CIFAR = (
-    "dataset=custom",
-    "dataset._target_=benchmarks.federations.cifar_shaped",
+    *_CIFAR_SHAPED,
     "partition=custom",
     "partition._target_=benchmarks.federations.dirichlet",
     "+partition.alpha=0.3",
@@ -140,6 +140,20 @@ def _cifar(name: str, what: str, *settings: str) -> Workload:
     )
     return Workload(
         name, what, cases, tuple(Ratio(name, "images_per_s", engine, RAW, True, _CORES) for engine in (LOCAL, RAY))
+    )
+
+
+_W7 = ("experiment=pfl_cifar10", *_CIFAR_SHAPED, "num_rounds=101", "evaluation.every=100")
+_W8 = ("experiment=flare_cifar10", *_CIFAR_SHAPED, "num_rounds=4", "evaluation.every=4")
+
+
+def _on_gpu(name: str, what: str, settings: tuple[str, ...]) -> Workload:
+    """Return a workload on a GPU, in float32 and in bfloat16."""
+    labels = {"float32": (), "bfloat16": ("mixed_precision=true",)}
+    shown = ("round_ms", "images_per_s", "setup_s")
+    place = (LOCAL, "server_device=cuda")
+    return Workload(
+        name, what, tuple(_ours(name, label, *settings, *place, *more, shown=shown) for label, more in labels.items())
     )
 
 
@@ -187,6 +201,10 @@ WORKLOADS = {
                 Ratio("W6", "round_ms", "100,000 clients", "1,000 clients", goals=(Goal("ratio", 1.05, 1.3),)),
             ),
         ),
+        _on_gpu(
+            "W7", "pfl-research's benchmark on a GPU: 50 of 1,000 clients a round, 5 steps of 10 images, dropout", _W7
+        ),
+        _on_gpu("W8", "NVIDIA FLARE's comparison on a GPU: 8 clients, 4 epochs of augmented images, ModerateCNN", _W8),
         Workload(
             "limit",
             "lower bound for W1: its arithmetic at the speed of large matrix products",

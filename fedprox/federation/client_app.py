@@ -22,7 +22,7 @@ from fedprox.solvers.generators import seeded
 from fedprox.solvers.gradients import drift, full_gradients, gamma
 from fedprox.solvers.problem import BatchedSolver, LocalProblem, LocalSolution, LocalWork, Params, SgdSettings, Solver
 from fedprox.solvers.workspace import Workspace
-from fedprox.strategies.arrays import to_params, to_record
+from fedprox.strategies.arrays import on_device, to_params, to_record
 from fedprox.strategies.updates import TrainReply
 
 _NO_ARRAYS = ArrayRecord()
@@ -227,6 +227,6 @@ class _Decoder:
     def __call__(self, record: ArrayRecord) -> Params:
         of_record, params = self._decoded
         if record is not of_record:
-            params = {name: tensor.to(self._device) for name, tensor in to_params(record).items()}
+            params = on_device(record, self._device)
             self._decoded = (record, params)  # one assignment: clients may be computed in several threads
         return params

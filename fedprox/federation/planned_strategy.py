@@ -26,7 +26,7 @@ from fedprox.solvers.generators import seeded
 from fedprox.strategies.arrays import to_numpy, to_record
 from fedprox.strategies.averaging import in_type, no_metrics, weighted_average
 from fedprox.strategies.fedprox import FedProx
-from fedprox.strategies.updates import arrays_of
+from fedprox.strategies.updates import integers_of
 
 _log = logging.getLogger("fedprox")
 _OURS, _FLOWERS = "fedprox.strategies.", "flwr."
@@ -154,7 +154,7 @@ class PlannedStrategy:
         if not replies:
             return None, None
         # Read them before the strategy runs: FedMedian takes the arrays out of the replies.
-        integers = {name: array.dtype for name, array in arrays_of(replies[0]).items() if array.dtype.kind != "f"}
+        integers = integers_of(replies[0])
         with self._call("aggregate_train", server_round) as call:
             result = self.strategy.aggregate_train(server_round, replies)
             arrays, metrics = checked_result(result, self._shapes, call)

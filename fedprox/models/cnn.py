@@ -82,6 +82,34 @@ def cnn_tutorial(input_shape: tuple[int, ...], num_classes: int) -> nn.Module:
     )
 
 
+def pfl_cnn(input_shape: tuple[int, ...], num_classes: int) -> nn.Module:
+    """Return the CNN of pfl-research's benchmark on CIFAR-10 (Granqvist et al. 2024): 1,626,442 parameters there.
+
+    Two 3 x 3 convolutions without padding (32, 64), a max-pooling and 128 units, with 25% dropout before and 50% after
+    these; weights are drawn uniformly after Glorot and Bengio (2010).
+    Images must have at least 6 x 6 pixels.
+    """
+    channels, height, width = image_shape("pfl_cnn", input_shape, at_least=6)
+    layers = nn.Sequential(
+        with_channels(input_shape),
+        nn.Conv2d(channels, 32, kernel_size=3),
+        nn.ReLU(),
+        nn.Conv2d(32, 64, kernel_size=3),
+        nn.ReLU(),
+        nn.MaxPool2d(2),
+        nn.Dropout(0.25),
+        nn.Flatten(),
+        nn.Linear(64 * ((height - 4) // 2) * ((width - 4) // 2), 128),
+        nn.ReLU(),
+        nn.Dropout(0.5),
+        nn.Linear(128, num_classes),
+    )
+    for layer in layers:
+        if isinstance(layer, nn.Conv2d | nn.Linear):
+            nn.init.xavier_uniform_(layer.weight)
+    return layers
+
+
 def moderate_cnn(input_shape: tuple[int, ...], num_classes: int) -> nn.Module:
     """Return the ModerateCNN of NVIDIA FLARE's CIFAR-10 example: 3,491,530 parameters there.
 

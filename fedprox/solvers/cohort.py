@@ -131,10 +131,7 @@ class CohortSolver:
             torch.cuda.empty_cache()
 
     def _solve_all(self, problems: Sequence[LocalProblem]) -> list[LocalSolution]:
-        batches = [
-            ClientBatches.of(problem, self._sgd.epoch(problem.num_examples), len(self._dropouts))
-            for problem in problems
-        ]
+        batches = [ClientBatches.of(problem, self._sgd.epoch(problem.num_examples)) for problem in problems]
         solved: list[tuple[list[int], _Solved]] = []
         for stack in self._stacks(problems, [len(each.sizes) for each in batches]):
             solved.append((stack, self._solve_stack([problems[at] for at in stack], [batches[at] for at in stack])))
@@ -160,7 +157,7 @@ class CohortSolver:
         """Return the solutions of problems that are sorted by their numbers of steps, in descending order."""
         features, labels, places = _pooled(problems)
         graphs = self._graphs if all(problem.positions is not None for problem in problems) else None
-        schedule = Schedule.of(batches, places, self._width if graphs else 0)
+        schedule = Schedule.of(batches, places, self._width if graphs else 0, len(self._dropouts))
         with graphs.on_own_stream() if graphs else nullcontext():
             start = self._start(problems)
             if graphs:
@@ -294,12 +291,13 @@ class CohortSolver:
             torch.linalg.vector_norm((state[name] - start[name]).flatten(1), dim=1, dtype=torch.float64).square()
             for name in self._trained
         )
-        return _Solved(schedule, state, torch.stack([stack.loss_sums[:num].double(), cast(Tensor, squares)]))
+        models = {name: tensor.unbind() for name, tensor in state.items()}
+        return _Solved(schedule, models, torch.stack([stack.loss_sums[:num].double(), cast(Tensor, squares)]))
 
     def _solution(self, solved: "_Solved", at: int, loss_sum: float, square: float) -> LocalSolution:
         """Return one client's part of a stack."""
         return LocalSolution(
-            {name: solved.state[own_name][at] for name, own_name in self._own_names.items()},
+            {name: solved.models[own_name][at] for name, own_name in self._own_names.items()},
             loss_sum / max(solved.schedule.num_seen[at], 1),
             solved.schedule.num_steps[at],
             drift=square**0.5,
@@ -343,10 +341,16 @@ class _Stack:
 
 @dataclass(frozen=True)
 class _Solved:
-    """Models of a stack after their last step; sums of losses and squares of drifts, float64, shape (2, clients)."""
+    """A stack after its last step.
+
+    Attributes:
+        schedule: What was done.
+        models: Each client's tensor of each name.
+        sums: Sums of losses, and squares of drifts, float64, shape (2, clients).
+    """
 
     schedule: Schedule
-    state: Params
+    models: dict[str, tuple[Tensor, ...]]
     sums: Tensor
 
 

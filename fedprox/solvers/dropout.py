@@ -9,6 +9,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+Words = NDArray[np.uint32]
+Integers = NDArray[np.int64]
 _BITS = 24  # of a random number: all integers below 2^24 are exact in float32
 _MULTIPLIERS = 0x7FEB352D, 0x846CA68B  # a permutation of 32 bits with little bias (Wellons 2018, "lowbias32")
 _SHIFTS = 16, 15, 16
@@ -67,18 +69,26 @@ def seed_dropout(model: nn.Module) -> list[str]:
     return [name for name, layer in model.named_modules() if isinstance(layer, SeededDropout)]
 
 
-class DropoutKeys:
-    """Keys of a model's dropout layers in the steps of one client's work."""
+def first_key(seed: int | tuple[int, ...]) -> np.uint32:
+    """Return the number that all keys of a client's work follow from.
 
-    def __init__(self, seed: int | tuple[int, ...], num_layers: int) -> None:
-        """Keep the entropy of the work, each number >= 0, and the number of layers."""
-        self._start = np.random.SeedSequence(seed).generate_state(1)[0] if num_layers else np.uint32(0)
-        self._layers = np.arange(num_layers, dtype=np.uint32) * np.uint32(_LAYER)
+    Args:
+        seed: Entropy of the work, each number >= 0.
+    """
+    return np.uint32(np.random.SeedSequence(seed).generate_state(1)[0])
 
-    def of_steps(self, first: int, num_steps: int) -> NDArray[np.int32]:
-        """Return the key of each layer in the steps from `first` >= 0 on, shape (num_steps, num_layers)."""
-        steps = np.arange(first, first + num_steps, dtype=np.uint32) * np.uint32(_STEP)
-        return _scrambled_words(_scrambled_words(self._start ^ steps)[:, None] ^ self._layers).view(np.int32)
+
+def dropout_keys(first: Words | np.uint32, steps: Integers, num_layers: int) -> NDArray[np.int32]:
+    """Return the key of each layer in some steps, shape (n, num_layers).
+
+    Args:
+        first: `first_key` of each step's client, shape (n,), or of all of them.
+        steps: Numbers of the steps within the client's work, shape (n,).
+        num_layers: Number of dropout layers.
+    """
+    of_steps = _scrambled_words(first ^ (steps.astype(np.uint32) * np.uint32(_STEP)))
+    layers = np.arange(num_layers, dtype=np.uint32) * np.uint32(_LAYER)
+    return _scrambled_words(of_steps[:, None] ^ layers).view(np.int32)
 
 
 def _scrambled(numbers: Tensor) -> Tensor:
@@ -89,7 +99,7 @@ def _scrambled(numbers: Tensor) -> Tensor:
     return numbers
 
 
-def _scrambled_words(numbers: NDArray[np.uint32]) -> NDArray[np.uint32]:
+def _scrambled_words(numbers: Words) -> Words:
     """Return the same permutation of a NumPy array."""
     for shift, multiplier in zip(_SHIFTS, (*_MULTIPLIERS, 1), strict=True):
         numbers = (numbers ^ (numbers >> np.uint32(shift))) * np.uint32(multiplier)

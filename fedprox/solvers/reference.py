@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from fedprox.solvers.batches import Batches, DeviceImageBatches, ImageBatches, ImageInput, TensorBatches
-from fedprox.solvers.dropout import DropoutKeys, SeededDropout, seed_dropout
+from fedprox.solvers.dropout import SeededDropout, dropout_keys, first_key, seed_dropout
 from fedprox.solvers.generators import seeded
 from fedprox.solvers.precision import precision
 from fedprox.solvers.problem import LocalProblem, LocalSolution, LocalWork, SgdSettings
@@ -69,7 +69,7 @@ class ReferenceSolver:
         velocity = list(map(torch.zeros_like, w)) if self._sgd.momentum else None
         sgd = self._sgd.scaled(work.learning_rate_factor)
         dropouts = [cast(SeededDropout, model.get_submodule(name)) for name in self._dropouts]
-        keys = DropoutKeys(work.seed, len(dropouts))
+        keys = first_key(work.seed) if dropouts else np.uint32(0)
         losses: list[Tensor] = []
         sizes: list[int] = []
         # A concurrent solver's model draws nothing, and its threads share the generators.
@@ -79,7 +79,7 @@ class ReferenceSolver:
                 for gradient in grads:
                     gradient.zero_()
                 if dropouts:
-                    begin_step(dropouts, keys.of_steps(len(losses), 1)[0])
+                    begin_step(dropouts, dropout_keys(keys, np.array([len(losses)]), len(dropouts))[0])
                 with torch.autocast(x.device.type, torch.bfloat16) if sgd.mixed_precision else nullcontext():
                     loss = functional.cross_entropy(model(x if self._takes_channels_last else x.contiguous()), y)
                 loss.backward()  # type: ignore[no-untyped-call]

@@ -2,14 +2,15 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from functools import lru_cache
+from typing import Any, Self, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from fedprox.data.augmentation import Shifts
 from fedprox.plan.epoch_batches import EpochBatches
-from fedprox.solvers.dropout import DropoutKeys
+from fedprox.solvers.dropout import dropout_keys, first_key
 from fedprox.solvers.problem import LocalProblem
 
 Integers = NDArray[np.int64]
@@ -25,36 +26,35 @@ class ClientBatches:
             their first example.
         sizes: Number of positions that count, shape (steps,).
         shifts: Augmentation of each position, shape (steps, width, 3); None for none.
-        keys: Key of each dropout layer, int32, shape (steps, layers).
+        first_key: See `fedprox.solvers.dropout`.
     """
 
     positions: Integers
     sizes: Integers
     shifts: Shifts | None
-    keys: NDArray[np.int32]
+    first_key: np.uint32
 
     @classmethod
-    def of(cls, problem: LocalProblem, epoch: EpochBatches, num_dropouts: int = 0) -> "ClientBatches":
-        """Return the batches of a problem.
-
-        Args:
-            problem: A client's problem.
-            epoch: Division of an epoch of its examples.
-            num_dropouts: Number of the model's dropout layers.
-        """
-        work, orders = problem.work, list(problem.work.orders)
-        starts = np.arange(epoch.num_batches) * epoch.batch_size
-        ends = np.append(starts[1:], epoch.num_taken)
-        columns = starts[:, None] + np.arange(epoch.largest)
-        columns = np.where(columns < ends[:, None], columns, starts[:, None])
-        positions = np.reshape(orders, (len(orders), problem.num_examples))[:, columns].reshape(-1, columns.shape[1])
-        positions = positions[: work.num_steps].astype(np.int64)
+    def of(cls, problem: LocalProblem, epoch: EpochBatches) -> Self:
+        """Return the batches of a problem, given the division of an epoch of its examples."""
+        work, (columns, sizes) = problem.work, _columns(epoch)
+        orders = work.orders if isinstance(work.orders, np.ndarray) else np.array(list(work.orders))
+        positions = orders.reshape(len(orders), problem.num_examples)[:, columns].reshape(-1, columns.shape[1])
+        positions = positions[: work.num_steps].astype(np.int64, copy=False)
         shifts = None
         if work.shifts is not None:
             of_step = np.arange(len(positions)) // epoch.num_batches
             shifts = work.shifts[of_step[:, None], positions]
-        keys = DropoutKeys(work.seed, num_dropouts).of_steps(0, len(positions))
-        return cls(positions, np.tile(ends - starts, len(orders))[: work.num_steps], shifts, keys)
+        return cls(positions, np.tile(sizes, len(orders))[: work.num_steps], shifts, first_key(work.seed))
+
+
+@lru_cache(maxsize=1024)
+def _columns(epoch: EpochBatches) -> tuple[Integers, Integers]:
+    """Return which examples of an epoch's order are in each batch, shape (batches, width), and the batches' sizes."""
+    starts = np.arange(epoch.num_batches) * epoch.batch_size
+    ends = np.append(starts[1:], epoch.num_taken)
+    columns = starts[:, None] + np.arange(epoch.largest)
+    return np.where(columns < ends[:, None], columns, starts[:, None]), ends - starts
 
 
 @dataclass(frozen=True)
@@ -79,17 +79,21 @@ class Schedule:
     num_seen: list[int]
 
     @classmethod
-    def of(cls, clients: Sequence[ClientBatches], places: Sequence[Integers], width: int = 0) -> "Schedule":
+    def of(
+        cls, clients: Sequence[ClientBatches], places: Sequence[Integers], width: int = 0, num_dropouts: int = 0
+    ) -> Self:
         """Return the schedule of clients, of which those with the most steps come first.
 
         Args:
             clients: Their batches.
             places: Place of each client's examples among those of all clients.
             width: Smallest width of a row; rows of narrower batches are padded.
+            num_dropouts: Number of the model's dropout layers.
         """
         num_steps = [len(client.sizes) for client in clients]
         width = max(width, *(client.positions.shape[1] for client in clients))
-        by_step = np.argsort(np.concatenate([np.arange(steps) for steps in num_steps]), kind="stable")
+        steps = np.concatenate([np.arange(each) for each in num_steps])
+        by_step = np.argsort(steps, kind="stable")
 
         def laid_out(parts: list[NDArray[Number]]) -> NDArray[Number]:
             return np.concatenate(parts)[by_step]
@@ -99,11 +103,12 @@ class Schedule:
             return np.pad(rows, ((0, 0), more, (0, 0))[: rows.ndim], mode="edge") if more[1] else rows
 
         shifts = [padded(client.shifts) for client in clients if client.shifts is not None]
+        first_keys = np.repeat(np.array([client.first_key for client in clients], np.uint32), num_steps)
         return cls(
             laid_out([padded(place[each.positions]) for each, place in zip(clients, places, strict=True)]),
             laid_out([client.sizes for client in clients]),
             laid_out(shifts) if shifts else None,
-            laid_out([client.keys for client in clients]),
+            dropout_keys(first_keys[by_step], steps[by_step], num_dropouts),
             num_steps,
             [int(client.sizes.sum()) for client in clients],
         )

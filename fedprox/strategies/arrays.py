@@ -6,7 +6,7 @@ Flower's own conversions give the same bytes and numbers, but take several times
 import io
 from collections.abc import Mapping
 from functools import lru_cache
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -23,6 +23,40 @@ def to_record(arrays: Mapping[str, torch.Tensor] | Mapping[str, NDArray[np.gener
     for name, array in arrays.items():
         record[name] = _to_array(np.asarray(array))
     return record
+
+
+class DeviceRecord(ArrayRecord):
+    """A record whose arrays are also held as tensors on the device that made them; a change of the record drops these.
+
+    A copy of it, and what another process receives, is an ordinary record.
+    """
+
+    def __init__(self, tensors: Mapping[str, torch.Tensor]) -> None:
+        """Copy tensors from their device; they must not be changed afterwards."""
+        super().__init__()
+        for name, tensor in tensors.items():
+            self[name] = _to_array(tensor.cpu().numpy())
+        self.__dict__["_tensors"] = dict(tensors)
+
+    def __setitem__(self, name: str, array: Array) -> None:
+        """Set an array."""
+        self.__dict__.pop("_tensors", None)
+        super().__setitem__(name, array)
+
+    def __delitem__(self, name: str) -> None:
+        """Remove an array."""
+        self.__dict__.pop("_tensors", None)
+        super().__delitem__(name)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Let pickle and deepcopy make an ordinary record."""
+        return ArrayRecord, (dict(self),)
+
+
+def on_device(record: ArrayRecord, device: str) -> dict[str, torch.Tensor]:
+    """Return a record's arrays as a state dict on a device, where it may be the record's own: never change it."""
+    tensors: dict[str, torch.Tensor] = record.__dict__.get("_tensors", {}) if isinstance(record, DeviceRecord) else {}
+    return {name: tensor.to(device) for name, tensor in (tensors or to_params(record)).items()}
 
 
 def to_params(record: ArrayRecord) -> dict[str, torch.Tensor]:

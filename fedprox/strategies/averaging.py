@@ -8,7 +8,7 @@ import torch
 from flwr.app import ArrayRecord, Message, MetricRecord, RecordDict
 from numpy.typing import DTypeLike, NDArray
 
-from fedprox.strategies.arrays import to_record
+from fedprox.strategies.arrays import DeviceRecord, to_record
 from fedprox.strategies.updates import arrays_of, metrics_of, on_gpu
 
 
@@ -23,7 +23,7 @@ def weighted_average(replies: Sequence[Message], weighted_by: str | None = "num-
     """
     weights = [float(metrics_of(reply)[weighted_by]) if weighted_by else 1.0 for reply in replies]
     if tensors := on_gpu(replies):
-        return to_record(average_of_tensors(tensors, weights))
+        return DeviceRecord(average_of_tensors(tensors, weights))
     models = list(map(arrays_of, replies))
     average = {}
     for name, first in models[0].items():
@@ -37,7 +37,7 @@ def weighted_average(replies: Sequence[Message], weighted_by: str | None = "num-
 def average_of_tensors(
     models: Sequence[Mapping[str, torch.Tensor]], weights: Sequence[float]
 ) -> dict[str, torch.Tensor]:
-    """Return the same from tensors on one device, where the sums are computed; the average is on the CPU.
+    """Return the same from tensors on one device, where the sums are computed, too.
 
     Args:
         models: State dicts of the same names and shapes.
@@ -48,7 +48,7 @@ def average_of_tensors(
         stacked = torch.stack([model[name] for model in models]).reshape(len(models), -1).double()
         mean = stacked.new_tensor(weights) @ stacked / sum(weights)
         rounded = mean if first.is_floating_point() else mean.round()
-        average[name] = rounded.to(first.dtype).view(first.shape).cpu()
+        average[name] = rounded.to(first.dtype).view(first.shape)
     return average
 
 

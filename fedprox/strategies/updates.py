@@ -96,6 +96,14 @@ def arrays_of(reply: Message) -> Arrays:
     return {name: to_numpy(array) for name, array in only(ArrayRecord, reply.content).items()}
 
 
+def integers_of(reply: Message) -> dict[str, np.dtype[np.generic]]:
+    """Return the names of the arrays in a reply that do not hold floats, with their dtypes; nothing leaves a GPU."""
+    if isinstance(reply, TrainReply) and reply.is_unread:
+        arrays = {name: value for name, value in reply.params.items() if not value.is_floating_point()}
+        return {name: value.cpu().numpy().dtype for name, value in arrays.items()}
+    return {name: array.dtype for name, array in arrays_of(reply).items() if array.dtype.kind != "f"}
+
+
 def on_gpu(replies: Sequence[Message]) -> list[Mapping[str, torch.Tensor]]:
     """Return the models in replies if all of them are still on one GPU; otherwise nothing."""
     models = [reply.params for reply in replies if isinstance(reply, TrainReply) and reply.is_unread]

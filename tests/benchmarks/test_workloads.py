@@ -6,6 +6,7 @@ import shlex
 from pathlib import Path
 
 import pytest
+import torch
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
 from benchmarks.summary import UNITS
@@ -23,7 +24,9 @@ def overrides_of(command: tuple[str, ...]) -> list[str]:
 
 
 @pytest.mark.parametrize("command", COMMANDS)
-def test_every_command_composes_with_valid_settings(command):
+def test_every_command_composes_with_valid_settings(command, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
     name = "fedavg" if "--config-name" in command else "config"
     for overrides in each_value_once(overrides_of(command)):
         check_settings(compose(overrides, name))

@@ -8,7 +8,14 @@ import torch
 from torch import nn
 from torch.func import functional_call, vmap
 
-from fedprox.solvers.dropout import DropoutKeys, SeededDropout, _scrambled, _scrambled_words, seed_dropout
+from fedprox.solvers.dropout import (
+    SeededDropout,
+    _scrambled,
+    _scrambled_words,
+    dropout_keys,
+    first_key,
+    seed_dropout,
+)
 
 
 def layer(p: float = 0.3, key: int = 7, *, by_channel: bool = False) -> SeededDropout:
@@ -92,10 +99,12 @@ def test_only_torchs_own_layers_are_replaced_and_the_state_dict_stays():
 
 
 def test_keys_differ_between_steps_layers_and_seeds_and_do_not_depend_on_their_number():
-    keys = DropoutKeys((0, 0, 3, 1), 4).of_steps(0, 50)
-    assert (keys.shape, keys.dtype) == ((50, 4), np.int32)
-    assert len(np.unique([keys, DropoutKeys((0, 0, 3, 2), 4).of_steps(0, 50)])) == 400
-    assert np.array_equal(DropoutKeys((0, 0, 3, 1), 3).of_steps(5, 20), keys[5:25, :3])
+    one, other = (dropout_keys(first_key((0, 0, 3, client)), np.arange(50), 4) for client in (1, 2))
+    assert (one.shape, one.dtype) == ((50, 4), np.int32)
+    assert len(np.unique([one, other])) == 400
+    assert np.array_equal(dropout_keys(first_key((0, 0, 3, 1)), np.arange(5, 25), 3), one[5:25, :3])
+    both = dropout_keys(np.array([first_key((0, 0, 3, client)) for client in (2, 1)]), np.array([7, 8]), 4)
+    assert np.array_equal(both, [other[7], one[8]])
 
 
 def test_numpy_and_torch_scramble_alike_and_no_two_numbers_become_the_same():

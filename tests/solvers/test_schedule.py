@@ -4,7 +4,7 @@ import numpy as np
 import torch
 
 from fedprox.plan.epoch_batches import epoch_batches
-from fedprox.solvers.dropout import DropoutKeys
+from fedprox.solvers.dropout import dropout_keys, first_key
 from fedprox.solvers.problem import LocalProblem, LocalWork
 from fedprox.solvers.schedule import ClientBatches, Schedule
 
@@ -51,7 +51,7 @@ def test_each_position_has_the_augmentation_of_its_example_in_that_epoch():
 
 def test_keys_of_dropout_are_those_of_the_clients_own_seed_and_step():
     works = [LocalWork([np.arange(4)], steps, 0.0, seed=(0, 0, 1, steps)) for steps in (2, 1)]
-    clients = [ClientBatches.of(problem(4, work), epoch_batches(4, 2), num_dropouts=3) for work in works]
-    schedule = Schedule.of(clients, [np.arange(4), np.arange(4)])
-    first, second = (DropoutKeys((0, 0, 1, steps), 3).of_steps(0, steps) for steps in (2, 1))
+    clients = [ClientBatches.of(problem(4, work), epoch_batches(4, 2)) for work in works]
+    schedule = Schedule.of(clients, [np.arange(4), np.arange(4)], num_dropouts=3)
+    first, second = (dropout_keys(first_key((0, 0, 1, steps)), np.arange(steps), 3) for steps in (2, 1))
     assert schedule.keys.tolist() == [first[0].tolist(), second[0].tolist(), first[1].tolist()]

@@ -14,7 +14,7 @@ from fedprox.plan.plan import ClientTask
 from fedprox.strategies.arrays import to_numpy, to_record
 from fedprox.strategies.averaging import no_metrics, weighted_average
 from fedprox.strategies.fedprox import FedProx
-from fedprox.strategies.updates import TrainReply, arrays_of, metrics_of
+from fedprox.strategies.updates import TrainReply, arrays_of, integers_of, metrics_of
 
 TASK = ClientTask(7, 2, 5, True, (0, 0, 3, 7, 1), epochs_before=4, draw=1)
 ARRAYS = {"w": np.array([[1.0, -2.0]], np.float32), "n": np.array(3)}
@@ -81,3 +81,11 @@ def test_our_strategies_read_no_records_and_return_the_same_model_as_from_record
     assert all(each.is_unread for each in answers)
     assert same({name: to_numpy(array) for name, array in arrays.items()}, ARRAYS)
     assert all(arrays[name].data == array.data for name, array in weighted_average(read).items())
+
+
+def test_integers_are_found_in_a_reply_that_is_read_or_not():
+    answer = reply()
+    assert integers_of(answer) == {"n": np.int64}
+    assert answer.is_unread
+    assert set(answer.content) == {"arrays", "metrics"}
+    assert integers_of(answer) == {"n": np.int64}
