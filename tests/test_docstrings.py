@@ -9,6 +9,7 @@ MODULES = (
     "data.federated",
     "data.heterogeneity",
     "data.partitioners.dirichlet",
+    "deployment.client_app",
     "engines.balance",
     "evaluation.metrics",
     "federation.schedules",

@@ -6,6 +6,7 @@ from typing import Any
 
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
+from yaml import YAMLError  # type: ignore[import-untyped]  # comes with omegaconf
 
 from fedprox.config.schema import Config
 from fedprox.errors import UserError, one_line
@@ -24,6 +25,6 @@ def read_config(file: Path) -> Config:
     """
     try:
         plain = OmegaConf.to_container(OmegaConf.load(file), resolve=False)
-    except (OSError, OmegaConfBaseException) as error:
+    except (OSError, YAMLError, OmegaConfBaseException) as error:
         raise UserError(f"{file} cannot be read: {one_line(error)}") from error
     return Config.of(plain, source=str(file))  # type: ignore[arg-type]
