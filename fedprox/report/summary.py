@@ -100,7 +100,8 @@ def read_runs(paths: Iterable[str | Path], by: Sequence[str] = ()) -> pd.DataFra
         for directory, run, begins in zip(directories, runs, own_beginnings(directories, lineages), strict=True)
     ]
     if not any(table["test_accuracy"].notna().any() for table in tables):
-        raise UserError(f"no evaluated round yet in {directories[0]} (of {len(runs)} runs); wait for the first")
+        script = " and give its script an evaluate= function" if any("script" in record for record in records) else ""
+        raise UserError(f"no evaluated round yet in {directories[0]} (of {len(runs)} runs); wait for the first{script}")
     settings = [
         {**record["settings"], "branched_from": of_repetitions(lineage)}
         for record, lineage in zip(records, lineages, strict=True)
