@@ -66,6 +66,12 @@ def facts(message: Message, context: Context) -> Message:
     return _answered(message, lambda: tell_facts(job.read(), context.node_config, message))
 
 
+@app.query("initial")
+def initial(message: Message, context: Context) -> Message:
+    """Answer with the script's own initial weights."""
+    return _played(message, context)
+
+
 @app.query("gradient")
 def gradient(message: Message, context: Context) -> Message:
     """Answer with the client's full gradient."""
@@ -99,9 +105,15 @@ def _grid(message: Message, context: Context):  # type: ignore[no-untyped-def]  
     from fedprox.engines.local import local_grid
     from fedprox.experiment import build
     from fedprox.experiment.data import divided_data
+    from fedprox.experiment.scripts import script_spec
     from fedprox.experiment.sites import data_of_site
 
-    config = job.read()
-    data = data_of_site(config, context.node_config, message) if config.has_sites else divided_data(config)
+    config, node = job.read(), context.node_config
+    if config.client.script is not None:
+        script = script_spec(config)
+        return local_grid(
+            replace(script, site=str(node["site"]) if "site" in node else None, data=str(node.get("data", script.data)))
+        )
+    data = data_of_site(config, node, message) if config.has_sites else divided_data(config)
     spec = build.client_spec(config, data, build.initial_model(config, Facts.of(data)))
-    return local_grid(replace(spec, device=str(context.node_config.get("device", spec.device))))
+    return local_grid(replace(spec, device=str(node.get("device", spec.device))))

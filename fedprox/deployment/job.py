@@ -19,8 +19,10 @@ from typing import Any
 from fedprox.config.files import read_config, write_yaml
 from fedprox.config.schema import Config
 from fedprox.errors import UserError
+from fedprox.federation import script_files
 
 FOLDER, CONFIG = "job", "config.yaml"
+_SCRIPT = "script"  # the folder of the clients' script and its modules
 PATHS = ("data_dir", "path", "cache_dir", "glove", "init")  # settings that name files or folders
 _FLOWER_LEAVES_OUT = re.compile(r"(build|eggs|lib|lib64|parts|env|venv)/|(.*/)?(test_[^/]*|[^/]*_test)\.py")
 _PYPROJECT = """\
@@ -84,9 +86,14 @@ def write(job: Job, folder: Path, working_dir: Path) -> None:
             raise UserError(f"{folder} is not a job of an earlier run; move it away")
         shutil.rmtree(folder)
     folder.mkdir(parents=True)
-    write_yaml(absolute(job.config, working_dir).plain(), folder / CONFIG)
+    config, modules = absolute(job.config, working_dir), dict(users_modules(working_dir))
+    if config.client.script is not None:
+        script = working_dir / config.client.script
+        modules |= {f"{_SCRIPT}/{file.relative_to(script.parent)}": file for file in script_files.files(script)}
+        config = _with_script(config, f"{_SCRIPT}/{script.name}")
+    write_yaml(config.plain(), folder / CONFIG)
     files = [CONFIG]
-    for name, file in sorted(users_modules(working_dir)):
+    for name, file in sorted(modules.items()):
         if _FLOWER_LEAVES_OUT.fullmatch(name) or _FLOWER_LEAVES_OUT.match(name):
             raise UserError(f"Flower leaves {name} out of a job because of its name; rename {file}")
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
@@ -110,8 +117,15 @@ def read() -> Config:
     """
     for folder in map(Path, sys.path):
         if (folder / CONFIG).is_file() and (folder / "pyproject.toml").is_file():
-            return read_config(folder / CONFIG)
+            config = read_config(folder / CONFIG)
+            script = config.client.script
+            return config if script is None else _with_script(config, str(folder / script))
     raise UserError(f"this Flower app has no {CONFIG}; submit it by fedprox, with engine=deployment")
+
+
+def _with_script(config: Config, script: str) -> Config:
+    settings = config.plain()
+    return Config.of({**settings, "client": {**settings["client"], "script": script}})
 
 
 def absolute(config: Config, working_dir: Path) -> Config:

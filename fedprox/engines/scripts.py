@@ -29,6 +29,7 @@ from fedprox.errors import RunStopped, UserError, printable
 from fedprox.federated import TASK
 from fedprox.federation.messages import draw_of, failed, late, node_id, task_of
 from fedprox.federation.script_client import ScriptSpec, answer, arguments, task_for, write_task
+from fedprox.federation.script_files import libraries
 
 _PRELOADED = ("torch", "torch._dynamo", "fedprox.federated")  # optimizers import _dynamo, which takes seconds
 _ROOT = str(Path(__file__).parents[2])
@@ -65,7 +66,7 @@ class ScriptGrid:
         """
         act_as_server()
         self._spec = spec
-        self._libraries = spec.libraries()
+        self._libraries = libraries(Path(spec.script))
         self._at_once = spec.at_once or at_once
         self._gpus = _visible_gpus()
         self._server: _Server | None = None

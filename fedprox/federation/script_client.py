@@ -3,7 +3,6 @@
 The script's side of the folder is `fedprox.federated`.
 """
 
-import ast
 import json
 import re
 import shlex
@@ -19,6 +18,7 @@ from safetensors.torch import load_file
 from fedprox.errors import UserError
 from fedprox.federated import Task
 from fedprox.federation.messages import record_of, task_of
+from fedprox.federation.script_files import libraries
 from fedprox.strategies.arrays import to_numpy, to_record
 from fedprox.strategies.updates import TrainReply
 
@@ -59,33 +59,11 @@ class ScriptSpec:
 
     def check(self) -> None:
         """Raise UserError unless the script is a Python program and its arguments can be taken apart."""
-        self.libraries()
+        libraries(Path(self.script))
         try:
             shlex.split(self.args)
         except ValueError as error:
             raise UserError(f"client.args={self.args} is not a list of arguments as in a shell: {error}") from None
-
-    def libraries(self) -> list[str]:
-        """Return the modules that the script imports at its top level, without those that lie beside it.
-
-        Raises:
-            UserError: If the script is missing or not a Python program.
-        """
-        path = Path(self.script)
-        try:
-            tree = ast.parse(path.read_bytes())
-        except OSError as error:
-            raise UserError(f"client.script={self.script}: {error.strerror}; name a Python program") from None
-        except (SyntaxError, ValueError) as error:  # ValueError for null bytes
-            raise UserError(f"client.script={self.script} is not a Python program: {error}") from None
-        names: list[str] = []
-        for node in tree.body:
-            if isinstance(node, ast.Import):
-                names += [alias.name for alias in node.names]
-            elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
-                names.append(node.module)
-        beside = {entry.stem for entry in path.parent.iterdir()}
-        return [name for name in dict.fromkeys(names) if name.partition(".")[0] not in beside]
 
 
 def task_for(spec: ScriptSpec, message: Message) -> Task:

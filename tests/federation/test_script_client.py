@@ -113,33 +113,14 @@ def test_an_answer_that_is_not_complete_is_none(tmp_path):
     assert answer(tmp_path, message()) is None
 
 
-# Scripts.
-
-
-def spec_of(folder, text: str | bytes, **settings) -> ScriptSpec:
-    script = folder / "train.py"
-    script.write_bytes(text if isinstance(text, bytes) else text.encode())
-    return ScriptSpec(str(script), str(folder), 1, **settings)
-
-
-def test_libraries_are_the_imports_at_the_top_level_but_for_the_scripts_neighbours(tmp_path):
-    (tmp_path / "mine.py").touch()
-    (tmp_path / "package").mkdir()
-    lines = ["import os, torch.nn as nn", "from numpy import array", "import mine", "from package.a import b"]
-    lines += ["from . import c", "def f():", "    import late", "import os"]
-    assert spec_of(tmp_path, "\n".join(lines)).libraries() == ["os", "torch.nn", "numpy"]
-
-
-def test_a_script_that_is_missing_or_not_python_is_refused(tmp_path):
-    with pytest.raises(UserError, match=r"client.script=.*none.py: No such file or directory; name a Python program"):
-        ScriptSpec(str(tmp_path / "none.py"), "/", 1).check()
-    with pytest.raises(UserError, match="Is a directory"):
-        ScriptSpec(str(tmp_path), "/", 1).check()
-    for text in ("#!/bin/sh\nfor i in 1; do echo $i; done\n", b"\x00\x01", b"\xff\xfe"):
-        with pytest.raises(UserError, match=r"train.py is not a Python program: "):
-            spec_of(tmp_path, text).check()
-
-
 def test_arguments_that_are_no_list_are_refused(tmp_path):
+    (tmp_path / "train.py").touch()
+    spec = ScriptSpec(str(tmp_path / "train.py"), str(tmp_path), 1, args="--name 'a")
     with pytest.raises(UserError, match=r"client.args=--name 'a is not a list of arguments as in a shell: No closing"):
-        spec_of(tmp_path, "", args="--name 'a").check()
+        spec.check()
+
+
+def test_a_script_that_is_not_python_is_refused(tmp_path):
+    (tmp_path / "train.py").write_text("#!/bin/sh\nfor i in 1; do echo $i; done\n")
+    with pytest.raises(UserError, match="is not a Python program"):
+        ScriptSpec(str(tmp_path / "train.py"), str(tmp_path), 1).check()
