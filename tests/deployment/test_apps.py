@@ -80,7 +80,8 @@ def submitted(tmp_path, monkeypatch):
         config = compose([*DIGITS, "engine=deployment", "engine.start_timeout=0", *overrides])
         job.write(Job(config, str(run_dir), resume, {"overrides": list(overrides)}), tmp_path / "job", tmp_path)
         monkeypatch.syspath_prepend(tmp_path / "job")
-        settings = {"run-dir": str(run_dir), "resume": resume, "origin": json.dumps({"overrides": list(overrides)})}
+        origin = json.dumps({"overrides": list(overrides)})
+        settings = {"run-dir": str(run_dir), "resume": resume, "origin": origin, "asks": ""}
         server_app.app(grid, Context(123, 1, {}, RecordDict(), settings))
         return run_dir
 
@@ -123,6 +124,40 @@ def simulated(folder: Path, *overrides: str) -> Path:
 )
 def test_a_federation_gives_the_bytes_of_a_simulation(submitted, tmp_path, nodes, overrides):
     assert_same(submitted(Federation(*nodes), *overrides), simulated(tmp_path / "l", *overrides))
+
+
+SCRIPT = """
+import sys
+import torch
+from fedprox import federated
+from beside import loss_of
+
+task, model = federated.init(), torch.nn.Linear(3, 1)
+while federated.is_running():
+    federated.receive(model, evaluate=lambda model: {"loss": loss_of(model)})
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1 * (1 + task.client))
+    loss_of(model).backward()
+    optimizer.step()
+    at_home = float(sys.argv[1:] == [task.name, task.data] == ["ab"[task.client], f"/data/{'ab'[task.client]}"])
+    federated.send(model, num_examples=1 + task.client, metrics={"at_home": at_home})
+"""
+
+
+def test_a_script_at_nodes_gives_the_bytes_of_a_simulation_and_knows_its_site(submitted, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "train.py").write_text(SCRIPT)
+    (tmp_path / "beside.py").write_text(
+        "import torch\ndef loss_of(model): return model(torch.rand(5, 3)).square().mean()"
+    )
+    script = ["client=script", "client.script=train.py", "num_clients=2", "num_rounds=1"]
+    script += ["clients_per_round=null", "~experiment"]
+    nodes = [{"site": name, "data": f"/data/{name}"} for name in "ab"]
+    federated = submitted(Federation(*nodes), *script, "client.args='{site} {data}'")
+    local = simulated(tmp_path / "l", *script)
+    assert (federated / "model.safetensors").read_bytes() == (local / "model.safetensors").read_bytes()
+    assert [row["test_loss"] for row in rows(federated)] == [row["test_loss"] for row in rows(local)]
+    assert [row["at_home"] for row in rows(federated)] == ["", "1.0"]
+    assert [row["at_home"] for row in rows(local)] == ["", "0.0"]
 
 
 def test_the_run_directory_is_complete_and_names_flowers_run_and_the_job(submitted):

@@ -123,3 +123,17 @@ def test_a_folder_that_is_not_a_job_is_kept(tmp_path):
     with pytest.raises(UserError, match="is not a job of an earlier run; move it away"):
         job.write(a_job(), tmp_path / "job", tmp_path)
     assert (tmp_path / "job" / "thesis.tex").exists()
+
+
+def test_a_script_travels_with_what_it_imports_from_beside_it_and_is_found_again(tmp_path, monkeypatch):
+    (tmp_path / "own").mkdir()
+    for name, text in {"train.py": "import helper, torch", "helper.py": "", "other.py": ""}.items():
+        (tmp_path / "own" / name).write_text(text)
+    script = ["client=script", "client.script=own/train.py", "client.args=--lr 1", "num_clients=2"]
+    config = compose([*script, "engine=deployment"])
+    job.write(Job(config, "", False, {}), tmp_path / "job", tmp_path)
+    assert {file.name for file in (tmp_path / "job" / "script").iterdir()} == {"train.py", "helper.py"}
+    (tmp_path / "job").rename(tmp_path / "at a node")
+    monkeypatch.syspath_prepend(tmp_path / "at a node")
+    client = job.read().client
+    assert (client.script, client.args) == (str(tmp_path / "at a node" / "script" / "train.py"), "--lr 1")
