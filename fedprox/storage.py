@@ -75,12 +75,28 @@ def _check_mode(file: Path, mode: int) -> None:
         raise OSError(errno.EINVAL, "it is not a regular file but a pipe, a device or a socket", str(file))
 
 
-def check_no_links(run_dir: Path) -> None:
-    """Raise UserError if a run directory has a link in place of a file that a run writes: it may lead anywhere."""
+def check_own_files(run_dir: Path) -> None:
+    """Raise UserError unless a resumed run would change no file but its own, and wait for none.
+
+    A link may lead anywhere; a file with a second name, a hard link, changes under both if it is written in place; a
+    pipe may have no end.
+    """
     written = [run_dir / f"{name}{ending}" for name in OWN for ending in ("", ".part")]
     for file in (*written, *(run_dir / CHECKPOINTS).glob("*"), *(run_dir / ".hydra").glob("*")):
-        if file.is_symlink():
+        try:
+            status = file.lstat()
+        except OSError:
+            continue
+        if stat.S_ISLNK(status.st_mode):
             raise UserError(f"{file} is a link, but a run writes there; replace it with the file that it leads to")
+        if not (stat.S_ISREG(status.st_mode) or stat.S_ISDIR(status.st_mode)):
+            raise UserError(f"{file} is a pipe, a device or a socket, but a run writes there; remove it")
+        is_in_place = file.name not in ("run.json", *RESULTS) and file.parent.name != CHECKPOINTS
+        if stat.S_ISREG(status.st_mode) and status.st_nlink > 1 and is_in_place:
+            raise UserError(
+                f"{file} has a second name, a hard link, under which a resumed run would change it, too; copy the "
+                "directory with cp -r, and resume the copy"
+            )
 
 
 def files_of_a_run(run_dir: Path) -> list[Path]:

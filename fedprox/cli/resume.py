@@ -20,7 +20,7 @@ from fedprox.config.schema import GROUPS
 from fedprox.errors import UserError
 from fedprox.runs.reader import RESUME_MAY_CHANGE, broken, differences, read_record
 from fedprox.runs.trust import PATHS, is_place, is_refused, recorded_settings, shown
-from fedprox.storage import CHECKPOINTS, check_no_links
+from fedprox.storage import CHECKPOINTS, check_own_files
 
 OPTIONS = ("resume", "branch_from")
 _BRANCH = ("branch_from", "branch_round")
@@ -83,7 +83,7 @@ def _directory(option: str, text: str) -> Path:
 
 def _origin(option: str, run_dir: Path) -> Mapping[str, Any]:
     if option == "resume":
-        check_no_links(run_dir)
+        check_own_files(run_dir)
     record = read_record(run_dir / "run.json")
     names = [path.stem for path in CONF.glob("*.yaml")]
     overrides = record.get("overrides")

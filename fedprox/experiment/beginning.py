@@ -21,7 +21,7 @@ from fedprox.runs.reader import (
     read_rows,
 )
 from fedprox.runs.trust import PATHS, PLACEMENT, shown
-from fedprox.storage import TABLES, check_no_links
+from fedprox.storage import TABLES, check_own_files
 
 _log = logging.getLogger("fedprox")
 _MU = ("mu", "adaptive_mu")
@@ -79,7 +79,7 @@ def find_beginning(config: Config, run_dir: Path, facts: Mapping[str, Any], *, r
 def _resumed(run_dir: Path, facts: Mapping[str, Any]) -> Beginning | None:
     if (run_dir / "run.json").exists():
         earlier = read_record(run_dir / "run.json")
-        check_no_links(run_dir)
+        check_own_files(run_dir)
         _check_same_data(facts, earlier, f"resume={run_dir}")
         if start := latest(run_dir):
             rows = read_metrics(run_dir / "metrics.csv", start.record["tables"]["metrics.csv"]["num_bytes"])

@@ -58,6 +58,7 @@ from fedprox.seeds import Stream, generator
 from fedprox.solvers.choice import fastest_device
 from fedprox.solvers.generators import seeded
 from fedprox.solvers.problem import SgdSettings
+from fedprox.storage import check_regular
 from fedprox.strategies.arrays import to_params, to_record
 
 _log = logging.getLogger("fedprox")
@@ -299,6 +300,7 @@ def _made_model(config: Config, facts: Facts | None) -> nn.Module:
 def _load_weights(model: nn.Module, file: str) -> None:
     """Load the weights of a safetensors file into a model."""
     try:
+        check_regular(Path(file))  # a pipe would never end
         weights = load_file(file)
         _check_weights(weights, model.state_dict())
         model.load_state_dict(weights)

@@ -193,11 +193,12 @@ def _numbers(metrics: Any, call: str) -> Metrics:
     for name, value in named.items():
         if not isinstance(name, str) or not _METRIC_NAME.fullmatch(name):
             raise RunStopped(f"{call} must name metrics by letters, digits, spaces and any of _-.:/()%, got {name!r}")
-        if not isinstance(value, (int, float, np.integer, np.floating)):
+        if not isinstance(value, (int, float, np.integer, np.floating, np.bool_)):
             raise RunStopped(
                 f"{call} must return one number for each metric, which metrics.csv can hold; {name!r} is {_kind(value)}"
             )
-    return {name: value.item() if isinstance(value, np.generic) else value for name, value in named.items()}
+    plain = {name: value.item() if isinstance(value, np.generic) else value for name, value in named.items()}
+    return {name: int(value) if isinstance(value, bool) else value for name, value in plain.items()}
 
 
 def _kind(value: Any) -> str:

@@ -24,7 +24,7 @@ from fedprox.process import uninterrupted
 from fedprox.runs.csv_table import begins_as_marked
 from fedprox.runs.serialize import decoded, encoded
 from fedprox.runs.writer import RunRecord
-from fedprox.storage import CHECKPOINTS, checksum, write_atomic
+from fedprox.storage import CHECKPOINTS, check_regular, checksum, write_atomic
 
 _log = logging.getLogger("fedprox")
 _NAME = re.compile(r"round_(\d+)\.safetensors")
@@ -127,6 +127,7 @@ def read(file: Path) -> Checkpoint:
         UserError: If it cannot be read, or is not what was written.
     """
     try:
+        check_regular(file)  # a stranger's pipe would never end
         with safe_open(file, "np") as opened:
             metadata = opened.metadata() or {}
             arrays = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118
@@ -165,6 +166,7 @@ def content_of(checkpoint: Checkpoint) -> bytes:
 def _accuracy_in(file: Path) -> float | None:
     """Return a checkpoint's accuracy without reading its arrays; None if it has none or is damaged."""
     try:
+        check_regular(file)
         with safe_open(file, "np") as opened:
             state = json.loads((opened.metadata() or {})["state"])
         accuracy = dict(state["dict"])["accuracy"]

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from fedprox.errors import UserError
-from fedprox.storage import annotate_errors, write_atomic
+from fedprox.storage import annotate_errors, check_regular, write_atomic
 
 Mark = Mapping[str, Any]
 
@@ -22,6 +22,7 @@ Mark = Mapping[str, Any]
 def begins_as_marked(file: Path, mark: Mark) -> bool:
     """Return whether a file still begins with everything that it held when it was marked."""
     try:
+        check_regular(file)  # a stranger's pipe would never end
         with file.open("rb") as opened:
             return bool(hashlib.sha256(opened.read(mark["num_bytes"])).hexdigest() == mark["sha256"])
     except OSError:

@@ -1,6 +1,8 @@
 """The command that repeats an earlier run's settings, with changes."""
 
 import json
+import os
+from contextlib import nullcontext
 from functools import cache
 from pathlib import Path
 
@@ -326,6 +328,31 @@ def test_a_link_among_the_files_that_a_resumed_run_would_write_is_refused(run_di
         (run_dir / name).rename(target)
     (run_dir / name).symlink_to(target)
     with pytest.raises(UserError, match=f"{name} is a link"):
+        whole_command([f"resume={run_dir}"])
+
+
+@pytest.mark.parametrize("name", ["metrics.csv", "main.log", "run.json.part", "checkpoint/round_000009.safetensors"])
+def test_a_pipe_among_the_files_that_a_resumed_run_would_write_is_refused(run_dir, name):
+    (run_dir / name).unlink(missing_ok=True)
+    os.mkfifo(run_dir / name)
+    with pytest.raises(UserError, match=f"{name} is a pipe, a device or a socket"):
+        whole_command([f"resume={run_dir}"])
+
+
+@pytest.mark.parametrize(
+    ("name", "is_refused"),
+    [
+        *[("metrics.csv", True), ("clients.csv", True), ("main.log", True), (".hydra/config.yaml", True)],
+        *[("model.safetensors.part", True), ("model.safetensors", False), ("run.json", False), (CHECKPOINT, False)],
+    ],
+)
+def test_a_file_with_a_second_name_is_refused_if_a_resumed_run_would_change_it_in_place(
+    run_dir, tmp_path, name, is_refused
+):
+    (run_dir / name).parent.mkdir(exist_ok=True)
+    (run_dir / name).touch()
+    (tmp_path / "its other name").hardlink_to(run_dir / name)
+    with pytest.raises(UserError, match=f"{name} has a second name") if is_refused else nullcontext():
         whole_command([f"resume={run_dir}"])
 
 

@@ -372,6 +372,14 @@ def test_a_wrong_result_stops_the_run_with_one_line(result, line):
     assert "\n" not in str(stopped.value)
 
 
+def test_metrics_that_are_true_or_false_become_1_or_0():
+    planned = PlannedStrategy(
+        Returns(result=lambda: (None, {"good": True, "late": np.False_, "mean": np.float32(0.5)})), plan()
+    )
+    messages = configure(planned, 2)
+    assert dict(planned.aggregate_train(2, replies(messages, MODELS))[1]) == {"good": 1, "late": 0, "mean": 0.5}
+
+
 def test_a_strategy_that_returns_no_model_is_reported_once(caplog):
     planned = PlannedStrategy(Returns(result=lambda: (None, None)), plan())
     with caplog.at_level(logging.WARNING, "fedprox"):

@@ -1,5 +1,7 @@
 """A table grows by whole rows, and rows after a mark can be removed again."""
 
+import os
+
 import pytest
 
 from fedprox.errors import UserError
@@ -67,6 +69,13 @@ def test_rows_changed_before_the_mark_are_an_error_and_stay_as_they_are(file, ch
 def test_a_missing_file_does_not_match_its_mark(file):
     mark = begun(file, 1).mark()
     file.unlink()
+    assert not begins_as_marked(file, mark)
+
+
+def test_a_pipe_does_not_match_a_mark_and_is_not_waited_for(file):
+    mark = begun(file, 1).mark()
+    file.unlink()
+    os.mkfifo(file)
     assert not begins_as_marked(file, mark)
 
 

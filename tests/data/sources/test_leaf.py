@@ -274,9 +274,7 @@ MUST = " must be an object with the lists users and num_samples and the object u
 FIX = "fix the file, or prepare"
 B = ": user 'b'"
 X, Y = f"{B}: features (x) must be ", f"{B}: labels (y) must be "
-SHAPE = (
-    f"{X}an array, a list or a tensor of numbers, all rows of one shape, got row 2 of length 1 and row 0 of length 2"
-)
+SHAPE = f"{X}an array, a list or a tensor of numbers, all rows of one shape, got "
 XS = [[1.5, -2.0], [0.25, 3.0]]
 BAD_FILES = [
     (lambda file: [file], f"{MUST}users is missing or of another type; {FIX}"),
