@@ -118,7 +118,9 @@ class CohortSolver:
         """
         while True:
             try:
-                with precision(self._device, reduced=self._sgd.mixed_precision):
+                # Graphs have few shapes, so timing algorithms pays, and reduced precision has few exact digits to lose.
+                is_reduced = self._sgd.mixed_precision
+                with precision(self._device, reduced=is_reduced, tunes=is_reduced and self._graphs is not None):
                     return self._solve_all(problems)
             except torch.OutOfMemoryError:
                 at_once = min(self.at_once or len(problems), len(problems))

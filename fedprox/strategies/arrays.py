@@ -74,7 +74,8 @@ def to_numpy(array: Array) -> NDArray[np.generic]:
 
 def _to_array(array: NDArray[np.generic]) -> Array:
     name, header = _header(array.dtype, array.shape)
-    return Array(name, array.shape, "numpy.ndarray", header + array.tobytes())
+    numbers = np.ascontiguousarray(array).reshape(-1).view(np.uint8)
+    return Array(name, array.shape, "numpy.ndarray", b"".join((header, numbers.data)))  # one copy
 
 
 @lru_cache

@@ -43,10 +43,12 @@ def average_of_tensors(
         models: State dicts of the same names and shapes.
         weights: n_k of each.
     """
+    device = next(iter(models[0].values())).device
+    n_k = torch.tensor(weights, dtype=torch.float64, device=device)
     average = {}
     for name, first in models[0].items():
         stacked = torch.stack([model[name] for model in models]).reshape(len(models), -1).double()
-        mean = stacked.new_tensor(weights) @ stacked / sum(weights)
+        mean = n_k @ stacked / sum(weights)
         rounded = mean if first.is_floating_point() else mean.round()
         average[name] = rounded.to(first.dtype).view(first.shape)
     return average

@@ -39,3 +39,15 @@ def test_auto_trains_and_measures_logistic_regression_on_the_cpu(solver, device)
     spec = build.client_spec(config, data, logistic((8, 8), 10))
     assert spec.device == device
     assert build.server_device(config, spec) == device
+
+
+def test_rounds_collect_only_their_own_garbage(monkeypatch):
+    calls = []
+    monkeypatch.setattr("gc.freeze", lambda: calls.append("freeze"))
+    monkeypatch.setattr("gc.unfreeze", lambda: calls.append("unfreeze"))
+    settings = ["dataset=digits", "num_clients=3", "clients_per_round=2", "num_rounds=2", "engine=local"]
+    rounds = build.Experiment.of(compose(settings)).rounds()
+    assert next(rounds).round_num == 0
+    assert calls == ["freeze"]
+    rounds.close()
+    assert calls == ["freeze", "unfreeze"]
