@@ -206,13 +206,13 @@ _EXPORTS = "\n".join(f"export {name}={value}" for name, value in _ENVIRONMENT.it
 
 _SERVER = """\
 #!/bin/sh
-# Starts the SuperLink: the server of the federation, on port {port}.
+# Starts the SuperLink: the server of the federation, on port {port} of ${{SUPERLINK_HOST:-{bind}}}.
 set -eu
 here=$(cd "$(dirname "$0")" && pwd)
 {exports}
 export FLWR_HOME="$here/home" FEDPROX_RUNS="${{FEDPROX_RUNS:-$here/runs}}"
 cd "$here/home" # the processes that Flower starts import from this folder first
-exec flower-superlink --host {bind} --port {port} --enable-supernode-auth \\
+exec flower-superlink --host "${{SUPERLINK_HOST:-{bind}}}" --port {port} --enable-supernode-auth \\
   --ssl-ca-certfile "$here/ca/ca.crt" --ssl-certfile "$here/server/server.crt" \\
   --ssl-keyfile "$here/server/server.key" --database "$here/server/superlink.db" \\
   --disable-runtime-dependency-installation

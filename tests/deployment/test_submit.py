@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from fedprox.config.compose import compose
+from fedprox.config.files import read_config
 from fedprox.deployment import flower, submit
 from fedprox.deployment.flower import Flower
 from fedprox.errors import RunStopped, UserError
@@ -137,6 +138,16 @@ def test_ctrl_c_stops_flowers_run(fake, tmp_path):
 def _calls(folder: Path) -> list:
     file = folder / "calls"
     return [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
+
+
+def test_resume_submits_the_run_again_with_the_settings_that_it_had(fake, fedprox):
+    assert fedprox("experiment=digits", "engine=local", "num_rounds=1", "mu=0.5").status == 0
+    fake(list=ended("completed"))
+    resumed = fedprox("resume=run", "engine=deployment", "engine.connection=hospitals", "num_rounds=3")
+    assert (resumed.status, resumed.err) == (0, "")
+    written = read_config(Path("run/job/config.yaml"))
+    assert (written.num_rounds, written.mu, written.checkpoint.every, written.is_deployment) == (3, 0.5, 1, True)
+    assert "resume = true" in Path("run/job/pyproject.toml").read_text()
 
 
 def test_without_a_federation_here_nothing_is_submitted(fake):
