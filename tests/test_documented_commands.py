@@ -89,9 +89,11 @@ COMMANDS = [
 
 
 def program_of(words: list[str]) -> str:
-    """Return what a command runs: "fedprox.main", "fedprox.report", "make" and so on, or "" for anything else."""
+    """Return what a command runs: "fedprox.main", "make", a file and so on, or "" for anything else."""
     if set("|&;><") & set("".join(re.sub(r"<[\w. ]*>", "", word) for word in words)):
         return ""
+    if words[0] == "python" and re.fullmatch(r"\w+\.py", words[1]):
+        return words[1]
     if re.fullmatch(r"(\S*/)?python3?", words[0]) and words[1:2] == ["-m"] and len(words) > 2:
         return words[2] if words[2] in ("fedprox.main", "fedprox.report", "fedprox.reproduce") else ""
     return {"fedprox": "fedprox.main", "make": "make"}.get(words[0], "")
@@ -208,11 +210,16 @@ def test_a_documented_command_works(folders, environment, in_this_process, monke
     folder = folders[document.name]
 
     def in_its_own(arguments: list[str]) -> Any:
-        line = [sys.executable, "-m", program, *arguments]
+        line = [sys.executable, *(["-m", program] if program in MODULES else [program]), *arguments]
         variables = environment(PYTHONPATH=f"{ROOT}:{folder}")
         done = subprocess.run(line, cwd=folder, env=variables, capture_output=True, text=True, timeout=1200)
         return SimpleNamespace(status=done.returncode, out=done.stdout, err=done.stderr)
 
+    if program.endswith(".py"):
+        assert program.removesuffix(".py") in document.files
+        ended = in_its_own(words[2:])
+        assert (ended.status, ended.err) == (0, "")
+        return
     monkeypatch.chdir(folder)
     monkeypatch.syspath_prepend(folder)  # `python -m` has the working directory there
 
@@ -246,7 +253,7 @@ def needs_data(words: list[str]) -> bool:
     """Return whether a command reads MNIST or images, or reports on sweeps that did."""
     if "dataset=image_folder" in words:
         return True
-    data = [word for word in words if word.startswith(("dataset=", "dataset._target_=", "experiment="))]
+    data = [word for word in words if word.startswith(("dataset=", "dataset._target_=", "experiment=", "client="))]
     return not any("mnist" not in word for word in data) and "--help" not in words
 
 

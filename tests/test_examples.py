@@ -60,6 +60,10 @@ def test_a_script_becomes_a_client_by_at_most_six_lines(name):
     assert 0 < changed_lines(EXAMPLE.with_name(f"{name}_alone.py"), federated) <= 6
 
 
+def test_the_documentation_shows_the_script_as_it_is():
+    assert EXAMPLE.with_name("train.py").read_text() in EXAMPLE.parents[1].joinpath("federated-scripts.md").read_text()
+
+
 def test_a_script_with_these_lines_gives_on_its_own_what_it_gave_before(tmp_path):
     environment = {**os.environ, "PYTHONPATH": str(EXAMPLE.parents[2]), "OMP_NUM_THREADS": "1"}
     scripts = [EXAMPLE.with_name(name) for name in ("train_alone.py", "train.py")]
