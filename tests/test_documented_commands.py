@@ -20,8 +20,10 @@ import torch
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
 from fedprox.reproduce.specs import FIGURES, SYNTHETIC
+from tests.data.sources.site_folders import write_sites
 
 ROOT = Path(__file__).parents[1]
+SITES = "sites/"  # a folder of sites that a page's commands read
 FENCE = re.compile(r"^(?P<indent> *)```(?P<language>\w*)[^\n`]*\n(?P<text>.*?)^ *``` *$", re.MULTILINE | re.DOTALL)
 FILE = re.compile(r"# file: (\w+)\.py\n")
 NOT_RUN = (  # what needs a network or changes a shell; every other command is run or is an error
@@ -121,7 +123,7 @@ def made_small(arguments: list[str], data_dir: Path) -> list[str]:
 def _placed(word: str, data_dir: Path) -> str:
     """Return an argument with a relative place of data in this machine's data folder."""
     name, _, place = word.partition("=")
-    if name not in ("data_dir", "dataset.path") or Path(place).is_absolute():
+    if name not in ("data_dir", "dataset.path") or place == SITES or Path(place).is_absolute():
         return word
     return f"{name}={data_dir if name == 'data_dir' else data_dir / place}"
 
@@ -168,10 +170,15 @@ def needs_what_is_not_here(arguments: list[str]) -> str:
 
 @pytest.fixture(scope="module")
 def folders(tmp_path_factory) -> dict[str, Path]:
-    """Return each document's folder, with the Python files that it shows; its commands run there in order."""
+    """Return each document's folder, with the Python files that it shows; its commands run there in order.
+
+    A page whose commands read sites/ has that folder.
+    """
     made = {}
     for document in DOCUMENTS:
         made[document.name] = tmp_path_factory.mktemp("document")
+        if any(f"dataset.path={SITES}" in command for command in document.commands):
+            write_sites(made[document.name] / SITES, "image_folder")
         for name, text in document.files.items():
             (made[document.name] / f"{name}.py").write_text(text)
     return made

@@ -109,10 +109,10 @@ def sites(
         UserError: If a site's folder is not as described, or the sites do not fit together; it names the site.
     """
     form = SiteFormat(format, seed, hold_out, label, size, channels, skip_broken, normalise, cache_dir)
-    if path is None:
+    if path is None or not str(path).strip():
         raise UserError(
-            "dataset.path must name the folder of the sites' folders, got null, which is for engine=deployment, where "
-            "every node names its own"
+            "dataset.path must name the folder of the sites' folders; without it, only engine=deployment can run, "
+            "where every node names its own"
         )
     folder = data_folder(path)
     if not folder.is_dir():

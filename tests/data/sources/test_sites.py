@@ -214,8 +214,9 @@ def test_a_leaf_folder_of_more_than_one_user_is_refused(tmp_path, users, says):
 
 
 def test_no_folder_and_no_site_are_refused(tmp_path):
-    with pytest.raises(UserError, match=r"dataset\.path must name the folder of the sites' folders, got null"):
-        sites("csv", None, seed=0)
+    for path in (None, "", " "):
+        with pytest.raises(UserError, match=r"dataset\.path must name the folder of the sites' folders; without it"):
+            sites("csv", path, seed=0)
     with pytest.raises(UserError, match="must be a folder with a folder for each site"):
         sites("csv", str(tmp_path / "nowhere"), seed=0)
     with pytest.raises(UserError, match="must hold a folder for each site, got none"):
