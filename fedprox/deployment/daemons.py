@@ -15,7 +15,7 @@ from pathlib import Path
 
 from fedprox.deployment.flower import Flower, environment
 from fedprox.deployment.kits import Federation, prepare
-from fedprox.errors import RunStopped, UserError
+from fedprox.errors import RunStopped, UserError, one_line
 from fedprox.process import announced
 from fedprox.storage import write_atomic
 
@@ -53,26 +53,31 @@ def up(folder: Path, sites: Mapping[str, str], data: Mapping[str, Path] | None =
     """
     if _running(folder):
         raise UserError(f"a federation runs in {folder} already; stop it with python -m fedprox.deployment down")
-    port = _free_port()
+    port, flower = _free_port(), Flower(CONNECTION, folder.absolute() / "home")
     federation = Federation(folder, "127.0.0.1", port, sites, bind="127.0.0.1", connection=CONNECTION)
     prepare(federation)
     for database in (folder / "server").glob("superlink.db*"):  # it may hold nodes of before for online
         database.unlink()
-    flower = Flower(CONNECTION, folder.absolute() / "home")
     try:
         with announced(f"starting a SuperLink and {len(sites)} SuperNodes on this machine"):
-            _start(folder, _SUPERLINK, folder / "start_server.sh", {})
-            _wait(folder, lambda: _answers(port))
-            for site in sites:
-                flower.json("supernode", "register", str(federation.kit(site) / "key.pub"))
-            for site in sites:
-                more = {"SUPERNODE_PORT": str(_free_port())} | ({"data": str(data[site])} if data else {})
-                _start(folder, site, federation.kit(site) / "start.sh", more)
-            _wait(folder, lambda: len(_online(flower)) >= len(sites))
+            _start_all(federation, flower, data or {})
     except BaseException:
         down(folder)
         raise
     return flower
+
+
+def _start_all(federation: Federation, flower: Flower, data: Mapping[str, Path]) -> None:
+    """Start a SuperLink, let the nodes take part, start them, and wait until all are online."""
+    folder, sites = federation.folder, federation.sites
+    _start(folder, _SUPERLINK, folder / "start_server.sh", {})
+    _wait(folder, lambda: _answers(federation.port))
+    for site in sites:
+        flower.json("supernode", "register", str(federation.kit(site) / "key.pub"))
+    for site in sites:
+        more = {"SUPERNODE_PORT": str(_free_port())} | ({"data": str(data[site])} if site in data else {})
+        _start(folder, site, federation.kit(site) / "start.sh", more)
+    _wait(folder, lambda: len(_online(flower)) >= len(sites))
 
 
 def down(folder: Path) -> int:
@@ -99,8 +104,7 @@ def status(folder: Path) -> list[str]:
         UserError: If no federation runs in the folder.
     """
     flower = here(folder)
-    known = json.loads((folder / PROCESSES).read_text())
-    running = _running(folder)
+    known, running = _noted(folder), _running(folder)
     lines = [f"{name}: {'running' if name in running else 'ended'} (process {pid})" for name, pid in known.items()]
     if _SUPERLINK in running:
         nodes = flower.json("supernode", "list")["nodes"]
@@ -124,16 +128,25 @@ def _start(folder: Path, name: str, script: Path, more: Mapping[str, str]) -> No
             stderr=subprocess.STDOUT,
             start_new_session=True,
         )
-    noted = json.loads((folder / PROCESSES).read_text()) if (folder / PROCESSES).exists() else {}
-    write_atomic(folder / PROCESSES, json.dumps({**noted, name: process.pid}, indent=1).encode())
+    write_atomic(folder / PROCESSES, json.dumps({**_noted(folder), name: process.pid}, indent=1).encode())
+
+
+def _noted(folder: Path) -> dict[str, int]:
+    """Return the processes of the daemons that were started, by name."""
+    file = folder / PROCESSES
+    try:
+        return {str(name): int(process) for name, process in json.loads(file.read_text()).items()}
+    except FileNotFoundError:
+        return {}
+    except (ValueError, TypeError, AttributeError) as error:
+        raise UserError(f"{file} is damaged: {one_line(error)}; end the processes yourself and remove it") from error
 
 
 def _wait(folder: Path, is_so: Callable[[], bool]) -> None:
     """Wait until a condition holds while all daemons run."""
     until = time.monotonic() + START_S
     while not is_so():
-        known = json.loads((folder / PROCESSES).read_text())
-        for name in known.keys() - _running(folder).keys():
+        for name in _noted(folder).keys() - _running(folder).keys():
             raise RunStopped(f"{name} did not start: {_last_line(folder / 'logs' / f'{name}.log')}")
         if time.monotonic() > until:
             raise RunStopped(f"the federation is not online after {START_S:g} s; see {folder / 'logs'}")
@@ -146,20 +159,11 @@ def _online(flower: Flower) -> list[str]:
 
 def _running(folder: Path) -> dict[str, int]:
     """Return the daemons of a folder that run, by name."""
-    with suppress(FileNotFoundError):
-        noted: dict[str, int] = json.loads((folder / PROCESSES).read_text())
-        commands = {pid: command for pid, _, command in _processes()}
-        # Another program may have the number of a process that has ended.
-        return {
-            name: pid
-            for name, pid in noted.items()
-            if "flower-super" in commands.get(pid, "") or _is_script(commands.get(pid, ""), folder)
-        }
-    return {}
-
-
-def _is_script(command: str, folder: Path) -> bool:
-    return str(folder.absolute()) in command
+    noted = _noted(folder)
+    commands = {pid: command for pid, _, command in _processes()} if noted else {}
+    # Another program may have the number of a process that has ended.
+    ours = ("flower-super", str(folder.absolute()))  # a start script, before it becomes Flower's program
+    return {name: pid for name, pid in noted.items() if any(word in commands.get(pid, "") for word in ours)}
 
 
 def _processes() -> list[tuple[int, int, str]]:

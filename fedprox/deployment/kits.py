@@ -14,6 +14,7 @@ The same folder prepared again keeps authority and keys, and renews the server's
 
 import datetime
 import ipaddress
+import json
 import os
 import re
 import shlex
@@ -22,11 +23,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cryptography import x509
+from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
-from fedprox.errors import UserError
+from fedprox.errors import UserError, one_line
 
 SITE = re.compile(r"[A-Za-z0-9][\w.-]{0,62}")
 YEAR = datetime.timedelta(days=365)
@@ -94,33 +96,36 @@ def prepare(federation: Federation) -> None:
     """Write a federation's folder.
 
     Raises:
-        UserError: If a name is wrong.
+        UserError: If a name is wrong, or the folder holds another federation or a damaged authority.
         OSError: If it cannot be written.
     """
     check_sites(list(federation.sites))
     folder = federation.folder.absolute()
+    config = folder / "home" / "config.toml"
+    if config.exists() and f"[superlink.{federation.connection}]\n" not in config.read_text(encoding="utf-8"):
+        raise UserError(
+            f"{federation.folder} holds another federation, see {config}; name another folder with --folder"
+        )
     for name in ("ca", "server", "sites", "home", "runs"):
         (folder / name).mkdir(parents=True, exist_ok=True)
     _write_private(folder / ".gitignore", b"*\n")  # keys are not to be committed
     authority = _authority(folder / "ca")
     _renew_server(folder, authority, federation.host)
-    _write(folder / "home" / "config.toml", _connection(federation))
+    _write(config, _connection(federation))
     _write_script(folder / "start_server.sh", _server_script(federation))
-    for name, config in federation.sites.items():
+    for name, node_config in federation.sites.items():
         kit = federation.kit(name)
         kit.mkdir(exist_ok=True)
         (kit / "ca.crt").write_bytes((folder / "ca" / "ca.crt").read_bytes())
         if not (kit / "key").exists():
             _new_site_key(kit)
-        _write_script(kit / "start.sh", _site_script(federation, name, config))
+        _write_script(kit / "start.sh", _site_script(federation, name, node_config))
 
 
 def _authority(folder: Path) -> tuple[x509.Certificate, ec.EllipticCurvePrivateKey]:
     """Return the certificate authority, a new one if the folder has none."""
     if (folder / "ca.key").exists():
-        key = serialization.load_pem_private_key((folder / "ca.key").read_bytes(), None)
-        assert isinstance(key, ec.EllipticCurvePrivateKey)
-        return x509.load_pem_x509_certificate((folder / "ca.crt").read_bytes()), key
+        return _earlier_authority(folder)
     key, name = ec.generate_private_key(ec.SECP384R1()), _name("fedprox federation")
     usage = x509.KeyUsage(True, False, False, False, False, True, True, False, False)
     certificate = (
@@ -133,6 +138,20 @@ def _authority(folder: Path) -> tuple[x509.Certificate, ec.EllipticCurvePrivateK
     _write_private(folder / "ca.key", _pem(key))
     (folder / "ca.crt").write_bytes(certificate.public_bytes(serialization.Encoding.PEM))
     return certificate, key
+
+
+def _earlier_authority(folder: Path) -> tuple[x509.Certificate, ec.EllipticCurvePrivateKey]:
+    """Return the authority that a folder holds."""
+    try:
+        key = serialization.load_pem_private_key((folder / "ca.key").read_bytes(), None)
+        if not isinstance(key, ec.EllipticCurvePrivateKey):
+            raise ValueError("it is of another kind")
+        return x509.load_pem_x509_certificate((folder / "ca.crt").read_bytes()), key
+    except (ValueError, TypeError, UnsupportedAlgorithm, FileNotFoundError) as error:
+        raise UserError(
+            f"{folder} does not hold this federation's authority: {one_line(error)}; restore it, or move "
+            f"{folder.parent} away and give every site a new kit"
+        ) from error
 
 
 def _renew_server(folder: Path, authority: tuple[x509.Certificate, ec.EllipticCurvePrivateKey], host: str) -> None:
@@ -198,7 +217,7 @@ def _connection(federation: Federation) -> str:
     certificate = federation.folder.absolute() / "ca" / "ca.crt"
     return (
         f'[superlink]\ndefault = "{federation.connection}"\n\n[superlink.{federation.connection}]\n'
-        f'address = "{federation.host}:{federation.port}"\nroot-certificates = "{certificate}"\n'
+        f'address = "{federation.host}:{federation.port}"\nroot-certificates = {json.dumps(str(certificate))}\n'
     )
 
 

@@ -97,6 +97,21 @@ def test_preparing_again_keeps_authority_and_keys_adds_sites_and_renews_the_serv
     assert handshake(prepared, prepared / "ca" / "ca.crt", "10.0.0.7")
 
 
+@pytest.mark.parametrize("name", ["ca.key", "ca.crt"])
+@pytest.mark.parametrize("damage", [b"", b"-----BEGIN PRIVATE KEY-----\n", None])
+def test_a_damaged_authority_is_refused_in_one_line_and_nothing_is_replaced(prepared, name, damage):
+    file = prepared / "ca" / name
+    if damage is None and name == "ca.crt":
+        file.unlink()
+    else:
+        file.write_bytes(damage or b"x")
+    server = (prepared / "server" / "server.crt").read_bytes()
+    with pytest.raises(UserError, match="does not hold this federation's authority") as refused:
+        prepare(federation(prepared, "hospital_a"))
+    assert "\n" not in str(refused.value)
+    assert (prepared / "server" / "server.crt").read_bytes() == server
+
+
 def test_flowers_config_names_the_server_and_its_authority(prepared):
     config = tomllib.loads((prepared / "home" / "config.toml").read_text())["superlink"]
     assert config["default"] == "federation"

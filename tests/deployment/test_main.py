@@ -131,6 +131,22 @@ def test_up_beside_a_federation_that_runs_is_refused(programs, capsys):
     assert deployment.main(["down"]) == 0
 
 
+@pytest.mark.parametrize("text", ["", "[]", '{"superlink": "x"}', "no json"])
+def test_a_damaged_list_of_processes_is_told_in_one_line(capsys, text):
+    Path("deployment").mkdir()
+    Path("deployment/processes.json").write_text(text)
+    assert deployment.main(["down"]) == 2
+    assert "processes.json is damaged" in capsys.readouterr().err
+
+
+def test_up_does_not_touch_the_folder_that_was_prepared_for_a_server(capsys):
+    assert deployment.main(["prepare", "--server", "fl.example.org:8000", "--sites", "a"]) == 0
+    script = Path("deployment/start_server.sh").read_text()
+    assert deployment.main(["up", "--nodes", "1"]) == 2
+    assert "deployment holds another federation" in capsys.readouterr().err
+    assert Path("deployment/start_server.sh").read_text() == script
+
+
 def test_a_process_that_has_got_the_number_of_a_daemon_is_left_alone(capsys):
     with subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"]) as another:
         Path("deployment").mkdir()
