@@ -3,9 +3,11 @@
 import logging
 import os
 import re
+import signal
 import subprocess
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -82,10 +84,11 @@ def _run(submitted: Job, run_dir: Path) -> bool:
     is_here = on_server == str(run_dir.absolute())
     flower = Flower(connection) if connection else daemons.here(Path(settings.get("folder") or "deployment"))
     job.write(submitted, run_dir / job.FOLDER, Path.cwd())
-    run_id = flower.json("run", str(run_dir / job.FOLDER))["run-id"]
+    with _signals_held_back() as came:  # a run that has no id yet could not be stopped
+        run_id = flower.json("run", str(run_dir / job.FOLDER))["run-id"]
     _log.info("Flower's run %s; job: %s", run_id, os.path.relpath(run_dir / job.FOLDER))
     try:
-        _check(*_followed(flower, run_id))
+        _check(*_followed(flower, run_id, came))
     except KeyboardInterrupt:
         _wait_until_written(run_dir)
         if not is_here:
@@ -129,9 +132,27 @@ def _outcome(flower: Flower, run_id: str) -> tuple[str, str]:
         time.sleep(1.0)  # the connection broke, or the run has not begun
 
 
-def _followed(flower: Flower, run_id: str) -> tuple[str, str]:
-    """Return the same as `_outcome`; stop the run on Ctrl-C."""
+@contextmanager
+def _signals_held_back() -> Iterator[list[signal.Signals]]:
+    """Note SIGINT and SIGTERM within the context, in the list that it yields, instead of handling them."""
+    came: list[signal.Signals] = []
+
+    def note(number: int, _: object) -> None:
+        came.append(signal.Signals(number))
+
+    earlier = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
+        yield came
+    finally:
+        for number, handler in earlier.items():
+            signal.signal(number, handler)
+
+
+def _followed(flower: Flower, run_id: str, came: Sequence[signal.Signals]) -> tuple[str, str]:
+    """Return the same as `_outcome`; stop the run on Ctrl-C, and at once if a signal came before."""
+    try:
+        if came:
+            signal.raise_signal(came[0])
         return _outcome(flower, run_id)
     except KeyboardInterrupt:
         _log.info("stopping Flower's run %s", run_id)

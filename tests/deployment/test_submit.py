@@ -21,12 +21,13 @@ FAKE = """\
 import json, os, sys, time
 with open({calls!r}, "a") as opened:
     opened.write(json.dumps([*sys.argv[1:], os.environ.get("FLWR_HOME", "")]) + "\\n")
+while sys.argv[1] == {wait!r} and not os.path.exists("goes on"):
+    time.sleep(0.02)
 answer = {answers!r}.get(sys.argv[1])
 if answer is None:
     sys.exit("no such command")
 if isinstance(answer, str):
     print(answer, flush=True)
-    time.sleep({log_s})
 else:
     print("words for people {{}}")
     print(json.dumps(answer))
@@ -38,14 +39,14 @@ else:
 def fake(tmp_path, monkeypatch):
     """Return a function that replaces Flower's command line, and returns the calls that were made of it."""
 
-    def replace(log_s: float = 0.0, **answers):
+    def replace(wait: str = "", **answers):
         program, calls = tmp_path / "flwr", tmp_path / "calls"
         known = {
             "run": {"success": True, "run-id": "17"},
             "log": "\x1b[92mround 1\x1b[0m \x07",
             "stop": {"success": True},
         }
-        text = FAKE.format(python=sys.executable, calls=str(calls), answers={**known, **answers}, log_s=log_s)
+        text = FAKE.format(python=sys.executable, calls=str(calls), answers={**known, **answers}, wait=wait)
         program.write_text(text)
         program.chmod(0o755)
         monkeypatch.setattr(flower, "program", lambda name: str(program))
@@ -119,8 +120,9 @@ def test_a_superlink_that_does_not_answer_is_told_in_flowers_words(fake):
         submitted()
 
 
-def test_ctrl_c_stops_flowers_run(fake, tmp_path):
-    calls = fake(log_s=60.0, list=ended("stopped"))
+@pytest.mark.parametrize("during", ["run", "log"])
+def test_ctrl_c_stops_flowers_run_also_while_it_is_being_submitted(fake, tmp_path, during):
+    calls = fake(wait=during, list=ended("stopped"))
     code = (
         "from tests.deployment.test_submit import submitted; from fedprox.deployment import flower; "
         f"flower.program = lambda name: {str(tmp_path / 'flwr')!r}; submitted()"
@@ -128,11 +130,12 @@ def test_ctrl_c_stops_flowers_run(fake, tmp_path):
     environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
     process = subprocess.Popen([sys.executable, "-c", code], cwd=tmp_path, env=environment, stderr=subprocess.DEVNULL)
     until = time.monotonic() + 60
-    while not any(call[0] == "log" for call in _calls(tmp_path)) and time.monotonic() < until:
+    while not any(call[0] == during for call in _calls(tmp_path)) and time.monotonic() < until:
         time.sleep(0.1)
     process.send_signal(signal.SIGINT)
+    (tmp_path / "goes on").touch()  # Flower's command is not hit by the signal
     assert process.wait(timeout=30) == -signal.SIGINT
-    assert [call[0] for call in calls()] == ["run", "log", "stop"]
+    assert [call[0] for call in calls()] == [*dict.fromkeys(["run", during]), "stop"]
 
 
 def _calls(folder: Path) -> list:
