@@ -300,10 +300,11 @@ def test_data_that_change_during_a_run_are_noticed(tmp_path, deployed):
         deployed(nodes, "dataset.format=csv", "on_client_error=stop")
 
 
-def test_a_resumed_run_recognises_other_data(tmp_path, deployed):
+def test_a_resumed_run_is_the_uninterrupted_one_and_recognises_other_data(tmp_path, deployed):
     folder = write_sites(tmp_path / "sites", "csv")
     deployed(nodes_of(folder), "dataset.format=csv")
-    deployed(nodes_of(folder), "dataset.format=csv", "num_rounds=3", resume=True)
+    resumed = deployed(nodes_of(folder), "dataset.format=csv", "num_rounds=3", resume=True)
+    assert_same(simulated(folder, "dataset.format=csv", "num_rounds=3"), resumed)
     images, labels = examples(24, 0)
     write_side(folder / "hospital_a", "train", "csv", 255 - images, labels)
     with pytest.raises(UserError, match="had other data"):
