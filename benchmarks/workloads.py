@@ -143,8 +143,8 @@ def _cifar(name: str, what: str, *settings: str) -> Workload:
     )
 
 
-_W7 = ("experiment=pfl_cifar10", *_CIFAR_SHAPED, "num_rounds=101", "evaluation.every=100")
-_W8 = ("experiment=flare_cifar10", *_CIFAR_SHAPED, "num_rounds=4", "evaluation.every=4")
+_W7 = ("experiment=pfl_cifar10", *_CIFAR_SHAPED, "num_rounds=110", "evaluation.every=10")
+_W8 = ("experiment=flare_cifar10", *_CIFAR_SHAPED, "num_rounds=4")
 
 
 def _on_gpu(name: str, what: str, settings: tuple[str, ...]) -> Workload:

@@ -316,9 +316,10 @@ class Config(_Settings):
     """Device on which global models are tested; with `engine=local` clients train there, too."""
     client_resources: ClientResources
     solver: Literal["auto", "reference", "cohort"]
-    """Solver of the local problem. `auto`: a compiled solver for logistic regression on CPUs, `cohort` on GPUs if it
-    accepts the model, otherwise `reference`. `reference`: autograd, the definition. `cohort`: all clients of a round in
-    one batch."""
+    """Solver of the local problem. `auto`: a compiled solver for logistic regression, on the CPU whatever the devices
+    are; for other models `reference` on CPUs, and on GPUs the fastest in a short trial of `reference`, `cohort`, and
+    `cohort` with one client after another. `reference`: autograd, the definition. `cohort`: all clients of a round in
+    one batch, on GPUs by CUDA graphs."""
     batch_statistics: Literal["averaged", "local"]
     """Batch norm's running means and variances. `averaged`: averaged like weights. `local`: each client continues from
     its own, and only the measured model has their average."""

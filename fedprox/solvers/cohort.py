@@ -118,9 +118,7 @@ class CohortSolver:
         """
         while True:
             try:
-                # Graphs have few shapes, so timing algorithms pays, and reduced precision has few exact digits to lose.
-                is_reduced = self._sgd.mixed_precision
-                with precision(self._device, reduced=is_reduced, tunes=is_reduced and self._graphs is not None):
+                with precision(self._device, reduced=self._sgd.mixed_precision):
                     return self._solve_all(problems)
             except torch.OutOfMemoryError:
                 at_once = min(self.at_once or len(problems), len(problems))

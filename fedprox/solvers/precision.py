@@ -7,7 +7,7 @@ import torch
 
 
 @contextmanager
-def precision(device: str | torch.device, *, reduced: bool = False, tunes: bool = False) -> Iterator[None]:
+def precision(device: str | torch.device, *, reduced: bool = False) -> Iterator[None]:
     """Compute in float32 with all its 24 bits in this context.
 
     torch rounds the inputs of convolutions on GPUs to 11 bits (TF32) unless that is switched off, and results then
@@ -16,17 +16,14 @@ def precision(device: str | torch.device, *, reduced: bool = False, tunes: bool 
     Args:
         device: Device that computes; this context changes nothing on a CPU.
         reduced: Allow TF32 instead, for matrix products, too; for runs whose models compute in bfloat16 anyway.
-        tunes: Let cuDNN time its algorithms for each shape of a convolution, and take the fastest, which may change the
-            last digits from one run to the next.
     """
     if torch.device(device).type != "cuda":
         yield
         return
     convolutions, products = torch.backends.cudnn, torch.backends.cuda.matmul
-    before = convolutions.allow_tf32, products.allow_tf32, convolutions.benchmark
+    before = convolutions.allow_tf32, products.allow_tf32
     try:
         convolutions.allow_tf32 = products.allow_tf32 = reduced
-        convolutions.benchmark = tunes
         yield
     finally:
-        convolutions.allow_tf32, products.allow_tf32, convolutions.benchmark = before
+        convolutions.allow_tf32, products.allow_tf32 = before

@@ -11,7 +11,7 @@ from torch import nn
 from fedprox.data.augmentation import PadCropFlip
 from fedprox.data.federated import ClientIndex, FederatedData, LabelledData
 from fedprox.engines.local import LocalGrid
-from fedprox.federation.client_app import Clients, ClientSpec
+from fedprox.federation.client_app import Clients, ClientSpec, has_room
 from fedprox.federation.messages import node_id, task_record
 from fedprox.federation.planned_strategy import PlannedStrategy
 from fedprox.models.cnn import cnn
@@ -296,3 +296,25 @@ def test_only_what_is_trained_drifts():
     assert not {"3.weight", "3.bias"} & changed
     trained = np.concatenate([moved[name].ravel() for name in ("1.weight", "1.bias", "2.weight", "2.bias")])
     assert reply.content["metrics"]["drift"] == pytest.approx(np.linalg.norm(trained.astype(np.float64)), rel=1e-12)
+
+
+@pytest.mark.parametrize("solver", ["reference", "cohort"])
+@pytest.mark.parametrize("augmentation", [None, PadCropFlip(2)])
+def test_examples_that_stay_on_the_device_give_the_same_replies(monkeypatch, solver, augmentation):
+    # As on a GPU; here the device is the CPU.
+    images = replace(image_spec(augmentation), solver=solver)
+    floats = replace(spec(solver=solver), data=DATA)
+    expected = image_replies(images, **{"measure-gamma": True}), train(floats, 1, 9)
+    monkeypatch.setattr("fedprox.federation.client_app.has_room", lambda device, size_bytes: True)
+    found = image_replies(images, **{"measure-gamma": True}), train(floats, 1, 9)
+    assert_same_models(found[0], expected[0], 1e-5)
+    for reply, same in zip(found[0], expected[0], strict=True):
+        assert reply.content["metrics"]["gamma"] == pytest.approx(same.content["metrics"]["gamma"], rel=1e-4)
+    assert np.array_equal(joined(found[1]["arrays"]), joined(expected[1]["arrays"]))
+
+
+def test_only_a_gpu_keeps_all_examples_and_only_in_a_quarter_of_its_free_memory(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (400, 1000))
+    assert has_room("cuda:1", 100)
+    assert not has_room("cuda:1", 101)
+    assert not has_room("cpu", 1)

@@ -31,13 +31,6 @@ def test_on_a_gpu_tf32_is_off_unless_precision_is_reduced():
     assert allowed() == [True, True]
 
 
-@pytest.mark.parametrize("tunes", [False, True])
-def test_algorithms_are_timed_only_if_asked_for(tunes):
-    with precision("cuda", tunes=tunes):
-        assert torch.backends.cudnn.benchmark == tunes
-    assert not torch.backends.cudnn.benchmark
-
-
 def test_the_switches_are_restored_after_an_error():
     before = allowed()
     with pytest.raises(ArithmeticError), precision("cuda", reduced=not before[0]):
