@@ -225,6 +225,20 @@ def test_large_logits_neither_overflow_nor_give_nan(largest):
     assert solution.params["1.bias"][1:].tolist() == pytest.approx([0.5, 0.0], abs=1e-30)
 
 
+@pytest.mark.parametrize("level", [-1.0, -90.0, -1e4, -3e38])
+def test_logits_far_below_zero_are_those_of_any_other_level(level):
+    # Columns that are not classes have the logit 0, which is then the largest. Sums of logits stay near 0 under
+    # averages, but not under every strategy.
+    start = {"1.weight": torch.zeros(3, 2), "1.bias": torch.full((3,), level)}
+    case = replace(make_case(), sgd=SgdSettings(0.5, 2), start=start, features=torch.zeros(1, 2))
+    case = replace(case, labels=torch.ones(1, dtype=torch.int64), work=LocalWork([np.zeros(1, np.int64)], 1, 0.0))
+    solution = case.solve()
+    assert solution.train_loss == pytest.approx(np.log(3), rel=1e-6)
+    step = solution.params["1.bias"] - level  # 0.5 * (onehot - p), as far as float32 holds it at that level
+    assert step.tolist() == pytest.approx([-1 / 6, 1 / 3, -1 / 6] if level > -1e5 else [0.0] * 3, abs=1e-3)
+    assert solution.drift == pytest.approx(float(torch.linalg.vector_norm(step)), rel=1e-6)
+
+
 # Arguments stay unchanged
 
 

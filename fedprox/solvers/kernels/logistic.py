@@ -146,14 +146,16 @@ def softmax_residual(logits: Floats, labels: Integers, batch: Integers, onehot: 
 
 @compiled
 def exponential(values: Floats) -> None:
-    """Replace x <= 0, shape (n,), by e^max(x, -87), exact to one unit in the last place; e^0 is exactly 1.
+    """Replace x, shape (n,), by e^min(max(x, -87), 0), exact to one unit in the last place; e^0 is exactly 1.
 
+    Only columns that are not classes have x > 0: their logit is 0, and the largest of the classes' may be below that.
     e^x = 2^n e^r with n whole and |r| <= ln(2) / 2, where the seventh Taylor polynomial is exact to 5e-9.
     """
     power = np.empty_like(values)
     exponent = power.view(np.int32)
     for at in range(len(values)):
         x = LOWEST if values[at] < LOWEST else values[at]  # nan stays nan
+        x = ZERO if x > ZERO else x
         n = np.floor(x * LOG2_E + HALF)
         r = x - n * LN_2_HIGH - n * LN_2_LOW
         p = TAYLOR[7]
