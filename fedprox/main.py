@@ -135,7 +135,7 @@ def _run(config: DictConfig) -> float | None:
     earlier = earlier_run(run_dir, settings.plain()) if is_job() else None
     if earlier and earlier["status"] == "finished":
         logging.getLogger("fedprox").info("%s is finished already", os.path.relpath(run_dir))
-        return _accuracy(earlier["result"])
+        return _accuracy(earlier.get("result"))
     if settings.is_deployment:
         return _submit(settings, run_dir, resume=bool(settings.resume or earlier), origin=origin)
     with import_without_gc("fedprox.experiment.run"):

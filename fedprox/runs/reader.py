@@ -3,10 +3,12 @@
 import csv
 import io
 import json
+import math
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import NoneType
 from typing import Any
 
 from fedprox.errors import UserError
@@ -50,7 +52,7 @@ def read_record(file: Path) -> dict[str, Any]:
     """Return run.json.
 
     Raises:
-        UserError: If it cannot be read or lacks a key of RECORD.
+        UserError: If it cannot be read, lacks a key of RECORD, or has an entry of another form than ours.
     """
     try:
         record = json.loads(read_regular(file, MAX_BYTES).decode())
@@ -60,9 +62,36 @@ def read_record(file: Path) -> dict[str, Any]:
         if not isinstance(record["settings"], dict) or not isinstance(record["status"], str):
             raise ValueError("its settings must be an object and its status a string")
         flattened(record["settings"])
+        _check_forms(record)
         return dict(record)
+    except KeyError as error:
+        raise broken(file, f"its result lacks {error.args[0]}") from error
     except (OSError, TypeError, ValueError, RecursionError) as error:
         raise broken(file, error) from error
+
+
+def _check_forms(record: Mapping[str, Any]) -> None:
+    """Raise ValueError unless what other functions take from a run.json, which may be a stranger's, has its form."""
+    result, timings, resumed = (record.get(name) for name in ("result", "timings", "resumed"))
+    if result is not None:
+        rows: list[Any] = [result.get(name) for name in ("final", "best")] if isinstance(result, Mapping) else [None]
+        if not all(_are_numbers(row) and _is_number(row["round"]) and _is_number(row["test_accuracy"]) for row in rows):
+            raise ValueError("its result must have the rows final and best, of numbers")
+    if timings is not None and not _are_numbers(timings):
+        raise ValueError("its timings must be numbers by name")
+    if not isinstance(resumed, (list, NoneType)):
+        raise ValueError("its list of processes that resumed it must be a list")
+    num_rounds = record["settings"].get("num_rounds")
+    if num_rounds is not None and type(num_rounds) is not int:
+        raise ValueError("num_rounds in its settings must be an integer")
+
+
+def _are_numbers(values: Any) -> bool:
+    return isinstance(values, Mapping) and all(value is None or _is_number(value) for value in values.values())
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and math.isfinite(value)
 
 
 def broken(file: Path, reason: object) -> UserError:

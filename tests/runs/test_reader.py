@@ -5,7 +5,7 @@ import json
 import pytest
 
 from fedprox.errors import UserError
-from fedprox.runs.reader import LOST, progress_of, read_metrics, read_rows
+from fedprox.runs.reader import LOST, progress_of, read_metrics, read_record, read_rows
 from fedprox.storage import locked
 
 HEADER = "round,test_loss,test_accuracy,train_loss_cohort,num_clients_counted,time_s\n"
@@ -111,3 +111,29 @@ def test_damaged_rows_are_an_error_that_names_the_file(tmp_path, damage):
     (tmp_path / "metrics.csv").write_bytes(b"round,test_loss\n" + damage)
     with pytest.raises(UserError, match=r"metrics\.csv cannot be used: .*fix it"):
         read_rows(tmp_path / "metrics.csv")
+
+
+ROW = {"round": 3, "test_accuracy": 0.5, "drift": None}
+
+
+@pytest.mark.parametrize(
+    ("entries", "reason"),
+    [
+        ({"result": 5}, "its result must have the rows final and best"),
+        ({"result": {"final": ROW}}, "its result must have the rows final and best"),
+        ({"result": {"final": ROW, "best": ROW | {"drift": "high"}}}, "of numbers"),
+        ({"result": {"final": ROW, "best": ROW | {"test_accuracy": None}}}, "of numbers"),
+        ({"result": {"final": ROW, "best": {"round": 3}}}, "its result lacks test_accuracy"),
+        ({"timings": {"total_s": "long"}}, "its timings must be numbers"),
+        ({"timings": 5}, "its timings must be numbers"),
+        ({"resumed": 5}, "must be a list"),
+        ({"settings": {"num_rounds": "many"}}, "num_rounds in its settings must be an integer"),
+    ],
+)
+def test_a_record_with_entries_of_another_form_is_refused(tmp_path, entries, reason):
+    run = begin(tmp_path / "run", result={"final": ROW, "best": ROW}, timings={"total_s": 1.5}, resumed=[])
+    assert read_record(run / "run.json")["result"]["best"] == ROW
+    begin(run, **entries)
+    with pytest.raises(UserError, match=rf"run\.json cannot be used: .*{reason}"):
+        read_record(run / "run.json")
+    assert progress_of(run) is None
