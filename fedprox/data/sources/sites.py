@@ -24,6 +24,7 @@ from fedprox.data.sources.tables import Table, read_csv, read_npz
 from fedprox.errors import UserError
 from fedprox.seeds import Stream, generator
 
+MOST_CLASSES = 100  # of a table with more than half as many classes as rows: labels may be ids or names of persons
 FORMATS = ("image_folder", "npz", "csv", "leaf")
 
 
@@ -157,6 +158,12 @@ def read_site(name: str, place: Path, form: SiteFormat) -> Site:
     if test.columns != train.columns:
         raise SiteError(f"site {name}: its test set has other columns than its training set; give both the same")
     classes = in_order({*train.labels.tolist(), *test.labels.tolist()})
+    num_rows = len(train.labels) + len(test.labels)
+    if kind != "image_folder" and len(classes) > max(MOST_CLASSES, num_rows / 2):
+        raise SiteError(  # before the names of classes leave the site
+            f"site {name}: it has {len(classes)} different labels in {num_rows} rows, which are hardly classes; name "
+            "the label column in dataset.label"
+        )
     numbers = {each: number for number, each in enumerate(classes)}
     own = {
         "labels": [numbers[each] for each in train.labels.tolist()],

@@ -186,6 +186,18 @@ def test_an_empty_folder_of_images_and_one_without_classes_name_the_site(tmp_pat
         read_site("x", tmp_path / "x", SiteFormat("image_folder"))
 
 
+def test_labels_that_are_hardly_classes_are_not_told(tmp_path):
+    for num_classes in (100, 101):
+        rows = [f"{number},{number % num_classes}" for number in range(202)]
+        (tmp_path / "train.csv").write_text("\n".join(["x,label", *rows]))
+        assert len(read_site("x", tmp_path, SiteFormat("csv")).examples.class_names) == num_classes
+    rows = [f"{number},patient {number % 102}" for number in range(202)]
+    (tmp_path / "train.csv").write_text("\n".join(["x,label", *rows]))
+    with pytest.raises(SiteError, match="site x: it has 102 different labels in 202 rows") as refused:
+        read_site("x", tmp_path, SiteFormat("csv"))
+    assert "patient" not in str(refused.value)
+
+
 def test_lines_with_values_of_the_data_are_not_for_the_server(tmp_path):
     np.savez((tmp_path / "train.npz"), features=np.array([[1.0, np.inf]] * 3), labels=[0, 1, 1])
     with pytest.raises(UserError, match="site x: features must be finite") as refused:
