@@ -6,7 +6,10 @@ from pathlib import Path
 
 import pytest
 
+from fedprox.data.sources.site_facts import SiteFacts
+from fedprox.errors import UserError
 from fedprox.report import __main__ as report
+from fedprox.report.partition import divisions
 
 ROOT = Path(__file__).parents[2]
 DIGITS = ["partition", "dataset=digits", "num_clients=8"]
@@ -75,3 +78,34 @@ def test_help_imports_neither_torch_nor_flower():
     ended = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
     assert ended.returncode == 0, ended.stderr
     assert [word for word in ("SETTING=VALUE", "--compare", "--out", "example:") if word not in ended.stdout] == []
+
+
+def told(name: str, counts: tuple[int, ...]) -> SiteFacts:
+    return SiteFacts(name, 50, 5, (3,), "float32", ("cat", "dog"), counts=counts)
+
+
+def test_a_federations_division_is_what_its_sites_share(monkeypatch):
+    asked = []
+
+    def ask_sites(config, folder):
+        asked.append((config.dataset.name, list(folder.iterdir())))
+        return [told("a", (30, 20)), told("b", (0, 45))]
+
+    monkeypatch.setattr("fedprox.deployment.submit.ask_sites", ask_sites)
+    (division,) = divisions(["dataset=sites", "engine=deployment"])
+    assert asked == [("sites", [])]
+    assert division.counts.tolist() == [[30, 20], [0, 45]]
+    assert division.name == "sites, natural"
+
+
+@pytest.mark.parametrize(
+    ("answer", "says"),
+    [
+        (None, r"engine\.connection names another server"),
+        ([told("a", (30, 20)), told("b", ())], "site b: it does not share"),
+    ],
+)
+def test_a_division_that_is_not_known_here_is_refused(monkeypatch, answer, says):
+    monkeypatch.setattr("fedprox.deployment.submit.ask_sites", lambda *_: answer)
+    with pytest.raises(UserError, match=says):
+        divisions(["dataset=sites", "engine=deployment"])
