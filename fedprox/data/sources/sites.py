@@ -5,6 +5,8 @@ tells, and what the server makes of it, is in `fedprox.data.sources.site_facts` 
 """
 
 import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,7 +22,7 @@ from fedprox.data.sources.images import Wanted
 from fedprox.data.sources.leaf import user_arrays
 from fedprox.data.sources.leaf_files import data_folder
 from fedprox.data.sources.site_facts import Site, SiteError, agree, check_name, facts, federated, in_order
-from fedprox.data.sources.tables import Table, read_csv, read_npz
+from fedprox.data.sources.tables import ClassNames, Table, read_csv, read_npz
 from fedprox.errors import UserError
 from fedprox.seeds import Stream, generator
 
@@ -137,51 +139,56 @@ def read_site(name: str, place: Path, form: SiteFormat) -> Site:
         UserError: If the files are not as described. It is a SiteError if the line shows nothing of the data.
     """
     check_name(name)
-    if not place.exists():
-        raise SiteError(f"site {name}: its data {place} do not exist; name its folder, or put the data there")
-    try:
+    with _naming(name):
+        if not place.exists():
+            raise SiteError(f"its data {place} do not exist; name its folder, or put the data there")
         kind = form.at(place)
         train, test, white = _images(place, form) if kind == "image_folder" else _tables(place, kind, form.label)
-    except SiteError as error:
-        raise SiteError(f"site {name}: {error}") from error
-    except UserError as error:
-        raise UserError(f"site {name}: {error}") from error
-    if not len(train.labels):
-        raise SiteError(f"site {name}: it has no training example; add some, or leave the site out")
-    if test is None:
-        train, test = _held_out(name, train, form)
-    if not len(test.labels):
-        raise SiteError(
-            f"site {name}: it has no held-out example, on which the model is tested there, with {len(train.labels)} "
-            f"training examples and hold_out={form.hold_out:g}; raise hold_out, or give it a test set"
-        )
-    if test.columns != train.columns:
-        raise SiteError(f"site {name}: its test set has other columns than its training set; give both the same")
-    classes = in_order({*train.labels.tolist(), *test.labels.tolist()})
-    num_rows = len(train.labels) + len(test.labels)
-    if kind != "image_folder" and len(classes) > max(MOST_CLASSES, num_rows / 2):
-        raise SiteError(  # before the names of classes leave the site
-            f"site {name}: it has {len(classes)} different labels in {num_rows} rows, which are hardly classes; name "
-            "the label column in dataset.label"
-        )
-    numbers = {each: number for number, each in enumerate(classes)}
-    own = {
-        "labels": [numbers[each] for each in train.labels.tolist()],
-        "test_labels": [numbers[each] for each in test.labels.tolist()],
-    }
+        if not len(train.labels):
+            raise SiteError("it has no training example; add some, or leave the site out")
+        if test is None:
+            train, test = _held_out(name, train, form)
+        if not len(test.labels):
+            raise SiteError(
+                f"it has no held-out example, on which the model is tested there, with {len(train.labels)} training "
+                f"examples and hold_out={form.hold_out:g}; raise hold_out, or give it a test set"
+            )
+        if test.columns != train.columns:
+            raise SiteError("its test set has other columns than its training set; give both the same")
+        if kind != "image_folder":
+            _check_classes(np.concatenate([train.labels, test.labels]))
+        return Site(name, _labelled(train, test), train.columns, white)
+
+
+@contextmanager
+def _naming(name: str) -> Iterator[None]:
+    """Begin every error with the site's name; what may be told to the server stays a SiteError."""
     try:
-        examples = LabelledData(
-            **{side: np.array(labels, dtype=np.int64) for side, labels in own.items()},
-            features=train.features,
-            test_features=test.features,
-            num_classes=len(classes),
-            mean=np.zeros((), np.float32),
-            std=np.ones((), np.float32),
-            class_names=classes,
-        )
+        yield
     except UserError as error:
-        raise UserError(f"site {name}: {error}") from error
-    return Site(name, examples, train.columns, white)
+        kind = SiteError if isinstance(error, SiteError) else UserError
+        raise kind(f"site {name}: {error}") from error
+
+
+def _check_classes(labels: ClassNames) -> None:
+    """Raise SiteError if labels are hardly classes, before their names leave the site."""
+    num_classes = len(np.unique(labels))
+    if num_classes > max(MOST_CLASSES, len(labels) / 2):
+        raise SiteError(
+            f"it has {num_classes} different labels in {len(labels)} rows, which are hardly classes; name the label "
+            "column in dataset.label"
+        )
+
+
+def _labelled(train: Table, test: Table) -> LabelledData:
+    """Return a site's examples, whose classes are numbered in the order of their names."""
+    classes = in_order({*train.labels.tolist(), *test.labels.tolist()})
+    numbers = {name: number for number, name in enumerate(classes)}
+    labels, test_labels = (
+        np.array([numbers[name] for name in side.labels.tolist()], dtype=np.int64) for side in (train, test)
+    )
+    zero, one = np.zeros((), np.float32), np.ones((), np.float32)
+    return LabelledData(train.features, labels, test.features, test_labels, len(classes), zero, one, classes)
 
 
 def _images(place: Path, form: SiteFormat) -> tuple[Table, Table | None, int]:
