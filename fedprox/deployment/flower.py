@@ -47,6 +47,8 @@ class Flower:
         if done.returncode or not answer.get("success"):
             why = str(answer.get("error-message") or done.stderr or done.stdout).strip()
             why = why.rpartition("\n\n")[2]  # before that it says what it was about to do
+            if "is unavailable" in why:  # so Flower calls a wrong certificate, too
+                why += " Also check its 'root-certificates'."
             raise RunStopped(f"flwr {words[0]} {self.connection}: {printable(joined_lines(why)[:500])}")
         return answer
 
