@@ -16,7 +16,7 @@ from flwr.app import ConfigRecord, Message, RecordDict
 from flwr.serverapp import Grid
 
 from fedprox.errors import RunStopped, UserError, joined_lines, printable
-from fedprox.federation.messages import FIRST_NODE_ID, failed, late, node_id
+from fedprox.federation.messages import FIRST_NODE_ID, failed, is_late, late, node_id
 
 POLL_S = 0.2  # Flower's own send_and_receive looks for replies every 3 s
 WHO, WHO_S = "query.who", 60.0  # asks a node whom it plays; seconds that it has to answer
@@ -157,9 +157,10 @@ class SuperLinkGrid:
         errors = [reply for reply in replies if reply.has_error()]
         num_left, least = len(replies) - len(errors), min(self._min_clients, len(replies))
         if num_left < least:
+            reason = f"{errors[0].error.reason}{' did not answer in time' * is_late(errors[0])}"
             raise RunStopped(
                 f"{num_left} of {len(replies)} clients answered, fewer than engine.min_clients={self._min_clients}: "
-                f"client {_client(errors[0], is_reply=True)}: {errors[0].error.reason}"
+                f"client {_client(errors[0], is_reply=True)}: {reason}"
             )
 
     def _wait(self, start_timeout: float) -> None:
@@ -256,7 +257,7 @@ def _addressed(message: Message, node: int, timeout: float | None) -> Message:
 def _as_reply(message: Message, name: str, answer: Message | None) -> Message:
     """Return a node's answer as the client's reply; without an answer the client is late."""
     if answer is None:
-        return late(message)
+        return late(message, name)
     if answer.has_error():
         return failed(message, f"{name}: {_reason(answer)}")
     return Message(answer.content, reply_to=message)

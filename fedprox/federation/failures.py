@@ -154,9 +154,10 @@ def diverges(reply: Message) -> bool:
 
 
 def _name(reply: Message) -> str:
-    """Return "3", or "3 (draw 2)" for a client that was drawn before in the round."""
+    """Return "3", or "3 (draw 2)" for a client that was drawn before in the round; "3 at a" if site a is late."""
     draw = draw_of(reply)
-    return f"{client_of(reply)} (draw {draw + 1})" if draw else str(client_of(reply))
+    site = f" at {reply.error.reason}" if is_late(reply) and reply.error.reason else ""
+    return f"{client_of(reply)}{site} (draw {draw + 1})" if draw else f"{client_of(reply)}{site}"
 
 
 def _named(replies: Sequence[Message], num_asked: int) -> str:

@@ -57,9 +57,9 @@ def failed(message: Message, reason: str) -> Message:
     return Message(Error(_RAISED, reason), reply_to=message)
 
 
-def late(message: Message) -> Message:
-    """Return the reply that stands for a client that did not answer in time."""
-    return Message(Error(_LATE, "late"), reply_to=message)
+def late(message: Message, site: str = "") -> Message:
+    """Return the reply that stands for a client that did not answer in time; its site's name becomes the reason."""
+    return Message(Error(_LATE, site), reply_to=message)
 
 
 def is_late(reply: Message) -> bool:

@@ -116,7 +116,10 @@ def test_a_superlink_that_does_not_answer_is_told_in_flowers_words(fake):
             "error-message": "Using SuperLink: hospitals\n\nConnection to the SuperLink\nis unavailable.",
         }
     )
-    with pytest.raises(RunStopped, match=r"flwr run hospitals: Connection to the SuperLink; is unavailable. Also check its .root-certificates"):
+    with pytest.raises(
+        RunStopped,
+        match=r"flwr run hospitals: Connection to the SuperLink; is unavailable. Also check its .root-certificates",
+    ):
         submitted()
 
 

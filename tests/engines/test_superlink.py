@@ -11,6 +11,7 @@ from fedprox.engines import superlink
 from fedprox.engines.identity import act_as_server
 from fedprox.engines.superlink import SuperLinkGrid
 from fedprox.errors import RunStopped, UserError
+from fedprox.federation.failures import FailurePolicy
 from fedprox.federation.messages import client_of, draw_of, group_id, is_late, node_id
 
 GONE = Error(5, "Node Unavailable")
@@ -136,6 +137,9 @@ def test_a_message_is_void_soon_after_the_rounds_timeout_and_keeps_type_and_draw
 def test_a_node_that_does_not_answer_in_time_is_late_and_the_others_count():
     nodes = partitions(3)
     nodes.silent = {701}
+    grid = FailurePolicy(round_timeout=0.05).filtering(SuperLinkGrid(nodes, 3), 7)
+    with pytest.raises(RunStopped, match=r"round 7: 1 of 3 clients \(client 1 at node 701\) did not answer within"):
+        grid.send_and_receive([message(k) for k in range(3)])
     replies = SuperLinkGrid(nodes, 3).send_and_receive([message(k) for k in range(3)], timeout=0.05)
     assert [is_late(reply) for reply in replies] == [False, True, False]
     assert client_of(replies[1]) == 1
@@ -181,7 +185,7 @@ def test_a_round_with_fewer_clients_than_the_least_number_needs_all_of_them():
 def test_a_round_without_any_answer_ends_the_run():
     nodes = partitions(2)
     nodes.silent = {700, 701}
-    with pytest.raises(RunStopped, match="0 of 2 clients answered"):
+    with pytest.raises(RunStopped, match=r"0 of 2 clients answered.*client 0: node 700 did not answer in time"):
         SuperLinkGrid(nodes, 2).send_and_receive([message(0), message(1)], timeout=0.02)
 
 
