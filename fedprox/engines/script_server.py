@@ -1,10 +1,10 @@
 """The process that starts a script's processes: it loads the script's libraries once, and forks for every task.
 
 A fork has the libraries already, so a task costs tenths of a second instead of seconds. `fedprox.engines.scripts` talks
-to it over a socket, one JSON object a line. `Job`s go in, and {"job": number, "status": exit status, "peak": memory in
-bytes} comes out when a process has ended. {"stop": number} sends SIGTERM to a job's process group, and SIGKILL after
-some seconds. If the other end of the socket closes, however its process ended, all jobs are stopped and the server
-ends.
+to it over a socket, one JSON object a line. The first is {"server": its process id}. `Job`s go in, and {"job": number,
+"status": exit status, "peak": memory in bytes} comes out when a process has ended. {"stop": number} sends SIGTERM to a
+job's process group, and SIGKILL after some seconds. If the other end of the socket closes, however its process ended,
+all jobs are stopped and the server ends.
 
 This module imports no library, so that a server without preloaded ones forks a bare Python.
 """
@@ -59,10 +59,15 @@ class Job:
 def main(connection: int, preload: Iterable[str]) -> None:
     """Serve until the other end of a socket closes; in a forked process, run its job and return.
 
+    The server is no child of the process that calls for it: Ray kills a worker's children without notice, and with the
+    server those that it must stop in order.
+
     Args:
         connection: File descriptor of the socket.
         preload: Names of modules to import before the first fork; those that cannot be imported are left out.
     """
+    if os.fork():
+        os._exit(0)
     end = _QuickEnd()
     atexit.register(end)
     for name in preload:
@@ -135,6 +140,7 @@ class _Server:
             end.setblocking(False)
         self._write = write
         self._libc = ctypes.CDLL(None)
+        self._send({"server": os.getpid()})
         signal.set_wakeup_fd(write.fileno())
         for number in (signal.SIGCHLD, signal.SIGTERM, signal.SIGINT):
             signal.signal(number, lambda *_: None)  # the wake-up tells
@@ -225,8 +231,11 @@ class _Server:
             _, status, usage = os.wait4(self._running.pop(number), 0)
             self._kill_at.pop(number, None)
             ended = {"job": number, "status": os.waitstatus_to_exitcode(status), "peak": usage.ru_maxrss * 1024}
-            with contextlib.suppress(OSError):  # no process listens any more
-                self._connection.sendall(json.dumps(ended).encode() + b"\n")
+            self._send(ended)
+
+    def _send(self, fact: dict[str, int]) -> None:
+        with contextlib.suppress(OSError):  # no process listens any more
+            self._connection.sendall(json.dumps(fact).encode() + b"\n")
 
     def _ended(self) -> Iterator[int]:
         for number, process in self._running.items():

@@ -1,5 +1,6 @@
 """The engine that computes clients by processes of a training script, several at once."""
 
+import contextlib
 import json
 import logging
 import os
@@ -174,7 +175,7 @@ class _Server:
 
     Attributes:
         folder: A temporary folder, which is removed at the end.
-        process: The process.
+        pid: The id of the process.
     """
 
     def __init__(self, spec: ScriptSpec, libraries: Iterable[str]) -> None:
@@ -188,7 +189,7 @@ class _Server:
         environment.setdefault("PYTHONHASHSEED", "0")  # the order of sets of strings depends on it
         preload = (*_PRELOADED, *libraries) if spec.preload else ()
         with theirs, self._log.open("wb") as log:
-            self.process = subprocess.Popen(
+            subprocess.run(
                 [sys.executable, "-c", _SERVE, str(theirs.fileno()), *preload],
                 pass_fds=[theirs.fileno()],
                 stdin=subprocess.DEVNULL,
@@ -197,9 +198,12 @@ class _Server:
                 cwd=spec.folder,
                 env=environment,
                 start_new_session=True,  # Ctrl-C reaches this process alone, which stops the others
+                check=True,
             )
-        self._end = weakref.finalize(self, _end, self._connection, self.process, self.folder)
         self._unread = b""
+        (started,) = self._facts(inf)
+        self.pid = started["server"]
+        self._end = weakref.finalize(self, _end, self._connection, self.pid, self.folder)
 
     def start(self, job: Job) -> None:
         """Start a job."""
@@ -207,6 +211,10 @@ class _Server:
 
     def ended(self, until: float) -> list[tuple[int, int, int]]:
         """Return number, exit status and peak memory of jobs that have ended, after waiting for one until a time."""
+        return [(each["job"], each["status"], each["peak"]) for each in self._facts(until)]
+
+    def _facts(self, until: float) -> list[dict[str, int]]:
+        """Return what the server says, after waiting for it until a time."""
         with selectors.DefaultSelector() as selector:
             selector.register(self._connection, selectors.EVENT_READ)
             if not selector.select(None if until == inf else max(0.0, until - time.monotonic())):
@@ -215,7 +223,7 @@ class _Server:
         if not received:
             raise self._lost()
         *lines, self._unread = (self._unread + received).split(b"\n")
-        return [(each["job"], each["status"], each["peak"]) for each in map(json.loads, lines)]
+        return list(map(json.loads, lines))
 
     def stop(self, numbers: Iterable[int]) -> None:
         """End jobs, and wait until they have ended."""
@@ -237,12 +245,14 @@ class _Server:
         return RunStopped(f"the process that starts client.script has ended{why}; continue with resume=<run directory>")
 
 
-def _end(connection: socket.socket, process: "subprocess.Popen[bytes]", folder: Path) -> None:
+def _end(connection: socket.socket, pid: int, folder: Path) -> None:
     """End a server and all that it has started."""
-    connection.close()
-    try:
-        process.wait(2 * KILL_AFTER_S)
-    except subprocess.TimeoutExpired:
-        process.kill()
-        process.wait()
+    with connection, contextlib.suppress(OSError):
+        connection.shutdown(socket.SHUT_WR)
+        connection.settimeout(2 * KILL_AFTER_S)
+        try:
+            while connection.recv(1 << 16):
+                pass  # it closes its end when it has ended
+        except TimeoutError:
+            os.kill(pid, signal.SIGKILL)
     shutil.rmtree(folder, ignore_errors=True)

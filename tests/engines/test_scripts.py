@@ -257,19 +257,19 @@ def test_no_process_stays_however_this_one_ends(spec, tmp_path, number):
 def test_an_engine_that_is_given_up_ends_its_process_and_removes_its_folder(spec):
     grid = ScriptGrid(replace(spec, preload=False))
     grid.send_and_receive([])
-    process, folder = grid._server.process, grid._server.folder
-    assert is_alive(process.pid)
+    pid, folder = grid._server.pid, grid._server.folder
+    assert is_alive(pid)
     assert folder.exists()
     del grid
-    until(lambda: not is_alive(process.pid), 5)
+    until(lambda: not is_alive(pid), 5)
     assert not folder.exists()
 
 
 def test_the_end_of_the_process_that_starts_the_others_ends_the_run_in_one_line(spec, messages):
     grid = ScriptGrid(replace(spec, preload=False))
     grid.send_and_receive([])
-    grid._server.process.kill()
-    grid._server.process.wait()
+    os.kill(grid._server.pid, signal.SIGKILL)
+    until(lambda: not is_alive(grid._server.pid), 5)
     with pytest.raises(RunStopped, match=r"the process that starts client.script has ended; continue with resume="):
         grid.send_and_receive(messages())
 
