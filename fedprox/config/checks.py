@@ -25,6 +25,11 @@ def check_machine(config: Config) -> None:
             raise UserError(f"server_device={device} needs a GPU, but torch finds none; use server_device=cpu")
         if (torch.device(device).index or 0) >= (num_gpus := torch.cuda.device_count()):
             raise UserError(f"server_device must be below cuda:{num_gpus}: torch finds {num_gpus} GPUs, got {device}")
+        if config.mixed_precision and not torch.cuda.is_bf16_supported(including_emulation=False):
+            raise UserError(
+                "mixed_precision=true needs a GPU that computes in bfloat16, such as an A100 or a later one; use "
+                "mixed_precision=false"
+            )
     if config.engine.arguments.get("address", "") is None:  # Ray on this machine
         import torch
 

@@ -27,6 +27,7 @@ def overrides_of(command: tuple[str, ...]) -> list[str]:
 def test_every_command_composes_with_valid_settings(command, monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda **_: True)
     name = "fedavg" if "--config-name" in command else "config"
     for overrides in each_value_once(overrides_of(command)):
         check_settings(compose(overrides, name))

@@ -1,6 +1,7 @@
 """Checks of a configuration against this machine and the targets of groups."""
 
 import os
+from contextlib import nullcontext
 
 import pytest
 import torch
@@ -44,6 +45,16 @@ def test_a_gpu_number_beyond_the_last_is_refused(monkeypatch):
     check("engine=local", "server_device='cuda:1'")
     with pytest.raises(UserError, match="torch finds 2 GPUs"):
         check("engine=local", "server_device='cuda:2'")
+
+
+@pytest.mark.parametrize("is_supported", [True, False])
+def test_mixed_precision_needs_a_gpu_with_bfloat16(monkeypatch, is_supported):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda **_: is_supported)
+    check("engine=local", "server_device=cuda")
+    with nullcontext() if is_supported else pytest.raises(UserError, match="computes in bfloat16"):
+        check("engine=local", "server_device=cuda", "mixed_precision=true")
 
 
 @pytest.mark.parametrize("group", TARGETS)

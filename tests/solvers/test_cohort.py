@@ -342,19 +342,6 @@ def test_steps_in_fixed_memory_are_the_reference_solvers(rounds, mu, momentum, w
     assert len(solver._graphs.keys) >= len(rounds)
 
 
-def test_memory_stays_where_it_is_until_a_value_does_not_fit():
-    memory, cpu = FixedMemory(), torch.device("cpu")
-    first = memory.hold("a", torch.tensor([1.0, 2.0, 3.0, 4.0]), cpu, grows=True)
-    assert first[:4].tolist() == [1, 2, 3, 4]
-    for value in ([7.0], [1.0] * 5):  # a quarter more is kept
-        assert memory.hold("a", torch.tensor(value), cpu).data_ptr() == first.data_ptr()
-    assert memory.num_moves == 1
-    for value in (torch.ones(9), torch.ones(9).double(), torch.ones(9, 2)):
-        moves = memory.num_moves
-        assert torch.equal(memory.hold("a", value, cpu)[:9], value)
-        assert memory.num_moves == moves + 1
-
-
 # Which models
 
 
