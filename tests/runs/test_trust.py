@@ -112,3 +112,13 @@ def test_allowed_targets_are_those_in_the_files_of_the_group(tmp_path: Path):
 def test_a_recorded_value_is_shown_shortened_and_without_control_characters():
     assert shown("a\x1b[31m\u202e\n'é") == "a\\x1b[31m\\u202e\\n'é"
     assert len(shown("x" * 10_000)) == 300
+
+
+@pytest.mark.parametrize("name", ["client.script", "client.output"])
+def test_the_script_of_clients_and_where_it_prints_are_places(name):
+    assert is_place(name, "train.py")
+
+
+def test_plain_arguments_of_a_script_may_be_recorded_and_paths_among_them_may_not():
+    assert not is_place("client.args", "--lr 0.1")
+    assert is_place("client.args", "--out /tmp/x")

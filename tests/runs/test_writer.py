@@ -343,3 +343,49 @@ def test_adopted_rows_keep_their_strategys_columns_and_another_strategy_may_add_
     measured = rows(tmp_path / "metrics.csv")
     assert tuple(measured[0]) == (*METRICS, "a", "b")
     assert [(row["a"], row["b"]) for row in measured] == [("0", ""), ("1", ""), ("", "7.0")]
+
+
+# Metrics that a training script sends
+
+
+def sending(round_num: int, **metrics: float) -> Round:
+    first, second = outcome(round_num).clients
+    third = replace(first, num_examples=10, metrics={name: 2 * value for name, value in metrics.items()})
+    return replace(outcome(round_num), clients=(replace(first, metrics=metrics), second, third))
+
+
+def add(record: RunRecord, round_: Round) -> None:
+    if new := record.lacks(round_):
+        record.widen(new)
+    record.add(round_)
+
+
+def test_a_scripts_metrics_get_columns_of_both_tables_and_a_mean_weighted_by_examples_also_after_a_resume(tmp_path):
+    with RunRecord(tmp_path, {}) as record:
+        add(record, outcome(0))
+        add(record, sending(1, auc=0.25))
+    with RunRecord(tmp_path, {}, state=record.state) as resumed:
+        add(resumed, sending(2, auc=0.5, f1=1.0))
+    measured, clients = rows(tmp_path / "metrics.csv"), rows(tmp_path / "clients.csv")
+    assert tuple(measured[0]) == (*METRICS, "auc", "f1")
+    assert tuple(clients[0]) == (*CLIENTS, "auc", "f1")
+    assert [row["auc"] for row in clients] == ["0.25", "", "0.5", "0.5", "", "1.0"]
+    assert [row["f1"] for row in clients] == ["", "", "", "1.0", "", "2.0"]
+    mean = (30 * 0.25 + 10 * 0.5) / 40
+    assert [row["auc"] for row in measured] == ["", str(mean), str(2 * mean)]
+    assert [row["f1"] for row in measured] == ["", "", "1.25"]
+
+
+def test_a_strategys_metrics_do_not_appear_among_the_clients(tmp_path):
+    with RunRecord(tmp_path, {}) as record:
+        add(record, reporting(1, fairness=0.25))
+    assert tuple(rows(tmp_path / "clients.csv")[0]) == CLIENTS
+
+
+@pytest.mark.parametrize("name", ["round", "test_loss", "counted", "mu"])
+def test_a_scripts_metric_must_not_have_the_name_of_a_built_in_column(tmp_path, name):
+    with (
+        RunRecord(tmp_path, {}) as record,
+        pytest.raises(RunStopped, match=f"the script's metric '{name}' has the name"),
+    ):
+        record.lacks(sending(1, **{name: 1.0}))
