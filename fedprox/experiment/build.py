@@ -139,7 +139,7 @@ class Experiment:
     def rounds(self, start: Checkpoint | None = None) -> Iterator[Round]:
         """Yield the rounds from 0 on, or those after a checkpoint, from whose state the experiment continues."""
         begin, channel = self.arrays, self.channel
-        with only_new_garbage():  # libraries and data stay: going through them took 5 ms of a round of 50 clients
+        with only_new_garbage():  # libraries and data stay
             yield from run_rounds(begin, self.strategy, self.grid, self.evaluate, self.settings, start, channel)
 
     def check_start(self, start: Checkpoint, run_dir: Path) -> None:
