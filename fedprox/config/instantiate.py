@@ -167,6 +167,8 @@ def _fits(value: Any, hint: Any) -> bool:
     """Return whether a value read from YAML fits an annotation; every value fits one that is not plain."""
     if typing.get_origin(hint) in (typing.Union, types.UnionType):
         return any(_fits(value, option) for option in typing.get_args(hint))
+    if typing.get_origin(hint) is list:
+        return isinstance(value, list) and all(_fits(each, *typing.get_args(hint)) for each in value)
     if hint is type(None):
         return value is None
     if hint is float:

@@ -16,6 +16,7 @@ from fedprox.data.sources.site_facts import SiteFacts
 from fedprox.deployment import daemons, job
 from fedprox.deployment.flower import Flower
 from fedprox.deployment.job import Job
+from fedprox.engines import superlink
 from fedprox.errors import RunStopped, UserError, printable
 from fedprox.experiment import build
 from fedprox.experiment.beginning import final_row
@@ -45,6 +46,7 @@ def submit(config: Config, run_dir: Path, *, resume: bool, origin: Mapping[str, 
     """
     build.check_settings(config)
     build.strategy(config)
+    superlink.check_settings(config.engine.arguments)
     on_server = _on_server(config, run_dir)
     if resume and on_server == str(run_dir.absolute()) and final_row(config, run_dir):
         _log.info("%s is finished already", os.path.relpath(run_dir))

@@ -41,6 +41,17 @@ class Node:
     is_site: bool
 
 
+def check_settings(settings: Mapping[str, Any]) -> None:
+    """Raise UserError for the first setting of engine=deployment, by name, that is out of its range."""
+    sites = settings.get("sites") or []
+    if len(set(sites)) < len(sites) or not all(sites):
+        raise UserError(f"engine.sites must be different names, got {', '.join(sites)}; name each site once")
+    if (least := settings.get("min_clients", 1)) < 1:
+        raise UserError(f"engine.min_clients must be an integer >= 1, got {least}")
+    if not 0 <= (start_s := settings.get("start_timeout", 0.0)) < inf:
+        raise UserError(f"engine.start_timeout must be finite and >= 0, in seconds, got {start_s:g}")
+
+
 class SuperLinkGrid:
     """A Flower Grid in which planned clients take the place of nodes.
 
@@ -78,6 +89,7 @@ class SuperLinkGrid:
                 all that are online are asked for and one has no site, or two kinds of node configs are mixed.
         """
         self._takes_all = not num_clients and not sites
+        check_settings({"sites": sites, "min_clients": min_clients, "start_timeout": start_timeout})
         self._grid, self._num_clients = flower_grid, num_clients or len(sites or ())
         self.sites = tuple(sites or ())
         if self.sites and len(set(self.sites)) != self._num_clients:

@@ -21,6 +21,8 @@ OPTIONS = {
     | {"channels": "a", "skip_broken": "1", "normalise": "1", "classes": "[a,a]", "cache_dir": "1"},
     "dataset/synthetic_0_0": {"alpha": "-1", "beta": "inf"},
     "dataset/synthetic_iid": {"iid": "2"},
+    "engine/deployment": {"connection": "1", "folder": "1", "run_dir": "1", "sites": "[a,a]", "min_clients": "0"}
+    | {"start_timeout": "-1"},
     "engine/local": {"num_threads": "1025"},
     "engine/ray": {"address": "nonsense"},
     "feature_skew/brightness": {"strength": "1.1"},
@@ -32,6 +34,7 @@ OPTIONS = {
     "model/lstm_sent140": {"init": "1", "glove": "1", "max_words": "a", "hidden_size": "1.5"},
     "model/lstm_shakespeare": {"init": "1", "hidden_size": "null"},
     "model/moderate_cnn": {"init": "1"},
+    "model/pfl_cnn": {"init": "nowhere"},
     "model/resnet18_bn": {"init": "nowhere"},
     "model/resnet18_gn": {"init": "nowhere", "groups": "3"},
     "partition/dirichlet": {"alpha": "1001", "min_examples": "100000", **SIZES},
