@@ -416,7 +416,7 @@ def test_a_sweep_becomes_small_and_keeps_its_jobs_but_for_repetitions():
         ("python -m fedprox.reproduce fig2 --seeds 5", "fedprox.reproduce"),
         ("make test", "make"),
         ("python -m http.server", ""),
-        ("python train.py", ""),
+        ("python train.py", "train.py"),
         ("rm -rf x", ""),
         ("python -m fedprox.main && make", ""),
         ("python -m fedprox.main > log", ""),
