@@ -16,7 +16,7 @@ from hydra.core.override_parser.types import Quote, QuotedString
 from omegaconf import DictConfig, OmegaConf
 
 from fedprox.config.compose import CONF, compose, composed
-from fedprox.config.schema import GROUPS
+from fedprox.config.schema import GROUPS, TARGETS
 from fedprox.errors import UserError
 from fedprox.runs.reader import RESUME_MAY_CHANGE, broken, differences, read_record
 from fedprox.runs.trust import PATHS, is_place, is_refused, recorded_settings, shown
@@ -151,11 +151,17 @@ def _overrides(settings: Leaves, composed: Leaves) -> dict[str, str]:
     found = {}
     for name, value in settings.items():
         is_data = name == "branch_from" or not is_place(name, value)  # read only if the run has no checkpoint
-        if is_data and not is_refused(name, value, CONF) and not _equal(value, composed.get(name, ...)):
+        if is_data and not is_refused(name, value, CONF) and not _is_composed(name, value, composed):
             found[name] = f"{'' if name in composed else '++'}{name}={_as_override(value)}"
     groups = {name.partition(".")[0] for name in settings} & set(GROUPS)
     left_out = [name for name in composed if name not in settings and name.partition(".")[0] in groups]
     return found | {name: f"~{name}" for name in left_out}
+
+
+def _is_composed(name: str, value: Any, composed: Leaves) -> bool:
+    """Return whether a setting is composed with this value; null is the default of one that no file has."""
+    is_default = value is None and name not in composed and name.partition(".")[0] not in TARGETS
+    return is_default or _equal(value, composed.get(name, ...))
 
 
 def _check_named(option: str, run_dir: Path, settings: Leaves, composed: Leaves, given: Sequence[str]) -> None:
@@ -167,7 +173,7 @@ def _check_named(option: str, run_dir: Path, settings: Leaves, composed: Leaves,
     asked = []
     for name, value in settings.items():
         present = composed.get(name, ...)
-        if _equal(value, present) and not (name == "branch_from" and value is not None and begins):
+        if _is_composed(name, value, composed) and not (name == "branch_from" and value is not None and begins):
             continue
         key = name.rpartition(".")[2]
         if key == "cache_dir" or (key in _DERIVED_PATHS and "data_dir" in given and present not in (..., "???")):

@@ -168,7 +168,7 @@ def _fits(value: Any, hint: Any) -> bool:
     if typing.get_origin(hint) in (typing.Union, types.UnionType):
         return any(_fits(value, option) for option in typing.get_args(hint))
     if typing.get_origin(hint) is list:
-        return isinstance(value, list) and all(_fits(each, *typing.get_args(hint)) for each in value)
+        return isinstance(value, list)
     if hint is type(None):
         return value is None
     if hint is float:

@@ -43,7 +43,7 @@ class Node:
 
 def check_settings(settings: Mapping[str, Any]) -> None:
     """Raise UserError for the first setting of engine=deployment, by name, that is out of its range."""
-    sites = settings.get("sites") or []
+    sites = list(map(str, settings.get("sites") or ()))
     if len(set(sites)) < len(sites) or not all(sites):
         raise UserError(f"engine.sites must be different names, got {', '.join(sites)}; name each site once")
     if (least := settings.get("min_clients", 1)) < 1:
@@ -91,7 +91,7 @@ class SuperLinkGrid:
         self._takes_all = not num_clients and not sites
         check_settings({"sites": sites, "min_clients": min_clients, "start_timeout": start_timeout})
         self._grid, self._num_clients = flower_grid, num_clients or len(sites or ())
-        self.sites = tuple(sites or ())
+        self.sites = tuple(map(str, sites or ()))
         if self.sites and len(set(self.sites)) != self._num_clients:
             raise UserError(
                 f"engine.sites must name {self._num_clients} different sites, as many as num_clients, got "

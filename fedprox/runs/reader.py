@@ -75,7 +75,8 @@ def _check_forms(record: Mapping[str, Any]) -> None:
     result, timings, resumed = (record.get(name) for name in ("result", "timings", "resumed"))
     if result is not None:
         rows: list[Any] = [result.get(name) for name in ("final", "best")] if isinstance(result, Mapping) else [None]
-        if not all(_are_numbers(row) and _is_number(row["round"]) and "test_accuracy" in row for row in rows):
+        needed = [(row["round"], row["test_accuracy"]) for row in rows if isinstance(row, Mapping)]  # or KeyError
+        if len(needed) < len(rows) or not all(map(_are_numbers, rows)) or not all(_is_number(num) for num, _ in needed):
             raise ValueError("its result must have the rows final and best, of numbers")
     if timings is not None and not _are_numbers(timings):
         raise ValueError("its timings must be numbers by name")
