@@ -40,8 +40,8 @@ def submit(config: Config, run_dir: Path, *, resume: bool, origin: Mapping[str, 
         origin: How the configuration came about.
 
     Raises:
-        UserError: If a setting is wrong, or no federation runs here.
-        RunStopped: If the SuperLink does not answer, or a fault ends the run.
+        UserError: If a setting is wrong, no federation runs here, or the SuperLink does not take the run.
+        RunStopped: If a fault ends the run.
         KeyboardInterrupt: If the run was stopped, here or by `flwr stop`.
     """
     build.check_settings(config)
@@ -87,7 +87,10 @@ def _run(submitted: Job, run_dir: Path) -> bool:
     flower = Flower(connection) if connection else daemons.here(Path(settings.get("folder") or "deployment"))
     job.write(submitted, run_dir / job.FOLDER, Path.cwd())
     with _signals_held_back() as came:  # a run that has no id yet could not be stopped
-        run_id = flower.json("run", str(run_dir / job.FOLDER))["run-id"]
+        try:
+            run_id = flower.json("run", str(run_dir / job.FOLDER))["run-id"]
+        except RunStopped as refused:  # an unknown connection, another CA, no SuperLink: nothing has begun
+            raise UserError(str(refused)) from None
     _log.info("Flower's run %s; job: %s", run_id, os.path.relpath(run_dir / job.FOLDER))
     try:
         _check(*_followed(flower, run_id, came))

@@ -117,7 +117,7 @@ def test_a_superlink_that_does_not_answer_is_told_in_flowers_words(fake):
         }
     )
     with pytest.raises(
-        RunStopped,
+        UserError,
         match=r"flwr run hospitals: Connection to the SuperLink; is unavailable. Also check its .root-certificates",
     ):
         submitted()
