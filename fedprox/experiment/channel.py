@@ -25,6 +25,11 @@ def channel(config: Config, num_clients: int, arrays: ArrayRecord, layout: Layou
     attack, update = attack_of(config), config.update
     if not (attack or update.count_bytes):
         return Channel()
+    if update.count_bytes and config.strategy.name == "FedDane":
+        raise UserError(
+            "update= counts and compresses models, but with strategy=feddane gradients travel, too; use update=none or "
+            "another strategy"
+        )
     names = [
         name for name in layout.trained if update.names is None or any(fnmatchcase(name, own) for own in update.names)
     ]

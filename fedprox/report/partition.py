@@ -1,5 +1,6 @@
 """`python -m fedprox.report partition SETTING=VALUE ...`: how data would be divided, drawn and measured."""
 
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -10,8 +11,8 @@ from fedprox.config.compose import compose, each_value_once
 from fedprox.config.schema import Config
 from fedprox.data.federated import Integers
 from fedprox.data.heterogeneity import class_counts, measure
-from fedprox.data.sources.site_facts import agree, shared_counts
-from fedprox.errors import UserError
+from fedprox.data.sources.site_facts import FEWEST, agree, shared_counts
+from fedprox.errors import UserError, printable
 from fedprox.report.outputs import FIGURES, check_writable
 from fedprox.report.partition_figure import DOT_CLIENTS, Division, draw, table
 from fedprox.seeds import Stream, generator
@@ -89,7 +90,13 @@ def _counts_of_sites(config: Config) -> Integers:
             "engine.connection names another server, on which facts.json is, so no figure is drawn here; the lines "
             "above have its numbers"
         )
-    return shared_counts(told, agree(told, config.dataset.arguments.get("classes")).classes)
+    counts = shared_counts(told, agree(told, config.dataset.arguments.get("classes")).classes)
+    untold = {site.name: site.num_examples - int(row.sum()) for site, row in zip(told, counts, strict=True)}
+    if any(untold.values()):
+        each = ", ".join(f"{printable(name)}: {num}" for name, num in untold.items() if num)
+        line = f"classes with fewer than {FEWEST} examples at a site count as 0, so figure and table lack examples"
+        print(f"warning: {line} ({each})", file=sys.stderr)
+    return counts
 
 
 def main(argv: Sequence[str]) -> None:

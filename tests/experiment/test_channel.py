@@ -42,6 +42,12 @@ def test_settings_that_send_nothing_are_refused():
         made("update=partial", "update.names=[mean]")
 
 
+def test_bytes_are_not_counted_where_gradients_travel_too():
+    with pytest.raises(UserError, match="with strategy=feddane gradients travel, too"):
+        made("strategy=feddane", "update=quantise")
+    assert made("strategy=feddane") == Channel()
+
+
 @pytest.mark.parametrize(
     ("overrides", "is_warned"),
     [

@@ -84,7 +84,7 @@ def told(name: str, counts: tuple[int, ...]) -> SiteFacts:
     return SiteFacts(name, 50, 5, (3,), "float32", ("cat", "dog"), counts=counts)
 
 
-def test_a_federations_division_is_what_its_sites_share(monkeypatch):
+def test_a_federations_division_is_what_its_sites_share(monkeypatch, capsys):
     asked = []
 
     def ask_sites(config, folder):
@@ -96,6 +96,8 @@ def test_a_federations_division_is_what_its_sites_share(monkeypatch):
     assert asked == [("sites", [])]
     assert division.counts.tolist() == [[30, 20], [0, 45]]
     assert division.name == "sites, natural"
+    warning = "count as 0, so figure and table lack examples (b: 5)"  # of b's 50
+    assert warning in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
