@@ -35,7 +35,7 @@ from fedprox.config.schema import Config
 from fedprox.errors import USER_CODE_ERRORS, RunStopped, UserError, on_record
 from fedprox.process import exit_status, import_without_gc, terminated_like_interrupted
 from fedprox.runs.log import begin_log
-from fedprox.runs.reader import read_record
+from fedprox.runs.reader import COMPLETE, read_record
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -133,7 +133,7 @@ def _run(config: DictConfig) -> float | None:
     origin = {"config_name": hydra_config.job.config_name, "overrides": overrides}
     settings = checked(config)
     earlier = earlier_run(run_dir, settings.plain()) if is_job() else None
-    if earlier and earlier["status"] == "finished":
+    if earlier and earlier["status"] in COMPLETE:
         logging.getLogger("fedprox").info("%s is finished already", os.path.relpath(run_dir))
         return _accuracy(earlier.get("result"))
     if settings.is_deployment:

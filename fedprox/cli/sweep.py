@@ -21,7 +21,7 @@ from fedprox.config.compose import as_given, compose, each_value_once, explained
 from fedprox.config.schema import Target
 from fedprox.errors import USER_CODE_ERRORS, UserError
 from fedprox.process import import_without_gc
-from fedprox.runs.reader import read_record
+from fedprox.runs.reader import COMPLETE, read_record
 from fedprox.storage import locked
 
 _run_dir_is_new: ContextVar[bool] = ContextVar("run_dir_is_new", default=False)
@@ -112,7 +112,7 @@ def _have_work_left(jobs: Iterable[Job], sweep_dir: Path, config: DictConfig) ->
             left = True
             continue
         record = read_record(file)
-        left |= record["status"] != "finished"
+        left |= record["status"] not in COMPLETE
         if not is_same_command(record, name, job.overrides):  # the settings may still be the same
             earlier_run(file.parent, compose(job.overrides, name).plain())
     return left

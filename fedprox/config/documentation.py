@@ -31,7 +31,7 @@ SECTIONS = {
         *("solver", "batch_statistics", "mixed_precision"),
     ),
     "Strategy and proximal term": ("strategy", "mu", "adaptive_mu"),
-    "Attacks and compression": ("attack", "update"),
+    "Attacks, privacy and compression": ("attack", "privacy", "update"),
     "Data": ("dataset", "partition", "hold_out", "feature_skew", "augmentation", "data_dir"),
     "Model": ("model",),
     "Clients by a script": ("client",),

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import (
+    AfterValidator,
     BaseModel,
     ConfigDict,
     Field,
@@ -113,6 +114,13 @@ class Target(_Settings):
             if not math.isfinite(value):
                 raise ValueError(f"{name} must be finite, got {value}")
         return self
+
+
+def _not_tiny(value: float) -> float:
+    """Raise ValueError for noise that is too little to mean anything, whose epsilon takes minutes to compute."""
+    if value and not 0.05 <= value < math.inf:
+        raise ValueError
+    return value
 
 
 def _numbers(name: str, value: Any) -> Iterator[tuple[str, float]]:
@@ -228,6 +236,72 @@ class Update(_Settings):
         return self
 
 
+Delta = Annotated[float, Field(gt=0, lt=1), Rule("above 0 and below 1")]
+Noise = Annotated[float, AfterValidator(_not_tiny), Rule("0, or finite and at least 0.05")]
+
+
+class Privacy(_Settings):
+    """Client-level differential privacy; see `fedprox.strategies.private`."""
+
+    name: Literal["none", "client"] = "none"
+    """Set by the choice of the group: `privacy=none` or `privacy=client`."""
+    clip: Positive | None = None
+    """Largest Euclidean norm of a client's update, C: longer ones are shortened to it. The first value if the clip is
+    adaptive."""
+    clip_quantile: Delta | None = None
+    """Share of the updates that an adaptive clip leaves whole, such as 0.5; null: the clip stays."""
+    clip_rate: Positive | None = None
+    """Learning rate of an adaptive clip."""
+    count_noise: Positive | None = None
+    """Standard deviation of the noise on the number of updates that an adaptive clip leaves whole; null: a twentieth of
+    `clients_per_round`."""
+    noise_multiplier: Noise | None = None
+    """Standard deviation of the noise on the sum of a round's updates, in clips; null: it follows from `epsilon`."""
+    epsilon: Positive | None = None
+    """Privacy that all `num_rounds` rounds cost, from which the noise follows; null: it follows from
+    `noise_multiplier`."""
+    delta: Delta | None = None
+    """Probability with which the guarantee of epsilon may fail; below one in `num_clients`."""
+    max_epsilon: Positive | None = None
+    """Budget: the run ends before the round that would cost more, with the status `budget`. null: `epsilon`."""
+    noise_cohort: Count | None = None
+    """Clients of a round in a larger federation whose noise the run has; epsilon is then that federation's. null:
+    `clients_per_round`."""
+
+    @model_validator(mode="after")
+    def _check_together(self) -> Self:
+        if not self.is_on:
+            given = [name for name, value in self if name != "name" and value is not None]
+            if given:
+                raise ValueError(
+                    f".{given[0]}={getattr(self, given[0])} has no effect; use privacy=client or leave it out"
+                )
+            return self
+        if (self.noise_multiplier is None) == (self.epsilon is None):
+            raise ValueError(
+                "=client needs privacy.noise_multiplier or privacy.epsilon, and only one of them, got "
+                f"{self.noise_multiplier} and {self.epsilon}; such as privacy.epsilon=2"
+            )
+        for name, example in (("clip", 1.0), ("delta", 1e-3)):
+            if getattr(self, name) is None:
+                raise ValueError(f".{name} must be given with privacy=client; such as privacy.{name}={example:g}")
+        if self.clip_quantile is not None and self.clip_rate is None:
+            raise ValueError(".clip_rate must be given with privacy.clip_quantile; such as privacy.clip_rate=0.2")
+        if self.max_epsilon is not None and self.noise_multiplier == 0:
+            raise ValueError(f".max_epsilon={self.max_epsilon:g} is exceeded by one round without noise; leave it out")
+        return self
+
+    @property
+    def is_on(self) -> bool:
+        """Whether anything is protected."""
+        return self.name == "client"
+
+    @property
+    def budget(self) -> float | None:
+        """The epsilon that the run must not exceed; None for no limit."""
+        return self.max_epsilon or self.epsilon
+
+
 class EarlyStopping(_Settings):
     """Early end of a run; see `fedprox.experiment.early_stopping`."""
 
@@ -300,11 +374,12 @@ class Config(_Settings):
     """Weight of the proximal term. The default is 1.0 with `strategy=fedprox` and `strategy=feddane`, unless the data
     set or the experiment sets another, and 0 with every other strategy."""
     adaptive_mu: AdaptiveMu
-    sampling: Literal["uniform", "proportional"]
+    sampling: Literal["uniform", "proportional", "poisson"]
     """Choice of a round's clients. `uniform`: distinct clients with equal probability, and an average weighted by
     examples. `proportional`: independent draws with probability proportional to a client's number of examples, and a
     simple mean over the draws. A client drawn twice trains twice on different batches, counts twice and has two rows
-    in clients.csv."""
+    in clients.csv. `poisson`: every client takes part independently with probability K / num_clients, so that K is
+    the mean size of a cohort."""
     momentum: BelowOne
     """Momentum of the clients' SGD."""
     weight_decay: NotNegative
@@ -367,6 +442,9 @@ class Config(_Settings):
     attack: Target
     """Attack of hostile clients, which a share of all clients are: on the updates that they send, or on their training
     data. Adds the columns `num_malicious` to metrics.csv and `is_malicious` to clients.csv."""
+    privacy: Privacy = Privacy()
+    """Client-level differential privacy of the model: clipped updates of clients drawn at random, and noise. Adds the
+    columns `epsilon` and `clip` to metrics.csv and `is_clipped` to clients.csv."""
     logger: dict[str, Target]
     """Experiment trackers that receive all settings and every round, in addition to the run directory. One or several:
     `'logger=[tensorboard,mlflow]'`."""
@@ -458,7 +536,7 @@ class Config(_Settings):
 
 SETTINGS = tuple(Config.model_fields)
 TARGETS = ("dataset", "partition", "feature_skew", "model", "strategy", "protocol", "engine", "augmentation", "attack")
-GROUPS = (*TARGETS, "client", "update", "evaluation", "logger")  # conf/ has a folder of choices for each
+GROUPS = (*TARGETS, "client", "update", "privacy", "evaluation", "logger")  # conf/ has a folder of choices for each
 
 _RULES = {  # by pydantic's kind of error
     "rule": "{rule}",

@@ -21,6 +21,7 @@ class Facts:
         fingerprint: Returns hex digests, 32 characters each: "data" identifies the examples, "partition" their
             division; instead, "script" identifies the script of client=script. A function, because it takes seconds
             for gigabytes.
+        has_test_set: Whether global models are tested on examples that no client holds.
         has_sizes: False if only the clients know their examples (client=script); then the sizes are 1.
     """
 
@@ -31,6 +32,7 @@ class Facts:
     num_tested: int
     num_left_over: int
     fingerprint: Callable[[], Mapping[str, str]]
+    has_test_set: bool = False
     has_sizes: bool = True
 
     @classmethod
@@ -43,6 +45,7 @@ class Facts:
             client_ids=data.client_ids,
             num_tested=len(data.examples.test_labels) or len(data.held_out.indices),
             num_left_over=data.num_left_over,
+            has_test_set=len(data.examples.test_labels) > 0,
             fingerprint=lambda: {"data": data.examples.fingerprint[:32], "partition": data.fingerprint[:32]},
         )
 

@@ -61,6 +61,19 @@ class ClientSpread:
 
 
 @dataclass(frozen=True)
+class PrivacyCost:
+    """What a model has cost the privacy of the clients who took part.
+
+    Attributes:
+        epsilon: Epsilon of all rounds so far, at the run's delta; infinite without noise.
+        clip: Largest norm of an update in the next round.
+    """
+
+    epsilon: float
+    clip: float
+
+
+@dataclass(frozen=True)
 class Evaluation:
     """Measurements of a model.
 
@@ -70,6 +83,7 @@ class Evaluation:
         federation: Metrics on all clients, if measured.
         classes: Accuracy per class, if measured.
         spread: Spread of the accuracy over clients, if measured.
+        privacy: What the model has cost the clients' privacy, if that is counted.
         attack_success: Share of the test images with a backdoor's trigger that are taken for its target class, if
             measured.
     """
@@ -79,6 +93,7 @@ class Evaluation:
     federation: FederationMetrics | None = None
     classes: tuple[ClassAccuracy, ...] = ()
     spread: ClientSpread | None = None
+    privacy: PrivacyCost | None = None
     attack_success: float | None = None
 
 

@@ -129,6 +129,14 @@ def _branched(source: Path, round_num: int, config: Config, facts: Mapping[str, 
     carried = dict(point.carried)
     if flattened(settings).get("strategy._target_") != config.strategy.target:
         carried["strategy"] = {**carried["strategy"], "layers": []}
+    was_private = settings.get("privacy", {}).get("name") == "client"
+    if config.privacy.is_on and not was_private:
+        raise UserError(
+            f"branch_from={source} trained without privacy, so its model may give away any client, got privacy=client; "
+            "branch off from a private run, or start a new one"
+        )
+    if was_private and not config.privacy.is_on:
+        carried["strategy"] = {**carried["strategy"], "layers": []}
     if settings.get("update") != present["update"]:
         carried["channel"] = {}
     if any(settings.get(name) != present[name] for name in _MU):

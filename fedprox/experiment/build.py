@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import NamedTuple, Self
 
@@ -36,6 +36,12 @@ from fedprox.experiment.model_checks import (
     check_trains,
     make_lazy_layers,
 )
+from fedprox.experiment.privacy import (
+    check_privacy,
+    private_mean,
+    rounds_within_budget,
+    with_privacy_cost,
+)
 from fedprox.experiment.scripts import MODEL_OF_CLIENTS, check_script, facts_about, first_model, script_spec
 from fedprox.experiment.sites import check_sites, connect
 from fedprox.federation import strategy_checks
@@ -53,13 +59,15 @@ from fedprox.plan.protocols import ExperimentProtocol
 from fedprox.process import announced, only_new_garbage
 from fedprox.runs.checkpoint import Checkpoint
 from fedprox.runs.loggers.interface import Logger
-from fedprox.runs.writer import ATTACK, BYTES, CLIENTS, FEDERATION, METRICS, SPREAD
+from fedprox.runs.reader import COMPLETE, read_record
+from fedprox.runs.writer import ATTACK, BYTES, CLIENTS, FEDERATION, METRICS, PRIVACY, SPREAD
 from fedprox.seeds import Stream, generator
 from fedprox.solvers.choice import fastest_device
 from fedprox.solvers.generators import seeded
 from fedprox.solvers.problem import SgdSettings
 from fedprox.storage import check_regular
 from fedprox.strategies.arrays import to_params, to_record
+from fedprox.strategies.private import PrivateMean
 
 _log = logging.getLogger("fedprox")
 # Settings that a plan and a solver take by the names that they have in the configuration
@@ -87,6 +95,7 @@ class Experiment:
         evaluate: Measures a global model.
         settings: What the rounds have in common.
         channel: What happens to updates on their way to the server.
+        private: The strategy, if it is private.
     """
 
     config: Config
@@ -97,6 +106,7 @@ class Experiment:
     evaluate: Evaluate
     settings: RoundSettings
     channel: Channel
+    private: PrivateMean | None = None
 
     @classmethod
     def of(cls, config: Config, flower_grid: Grid | None = None) -> Self:
@@ -114,6 +124,8 @@ class Experiment:
         facts, settings = clients.facts, RoundSettings.of(config)
         strategy_checks.check_cohort(made, config.clients_per_round or facts.num_clients)
         arrays = clients.arrays
+        way = channel(config, facts.num_clients, arrays, clients.layout)
+        private = _private(config, facts, clients.layout, way)
         statistics = local_statistics(config.batch_statistics, arrays)
         if clients.evaluate is None:
             per_client = config.evaluation.per_client
@@ -122,25 +134,38 @@ class Experiment:
             )
         else:
             evaluate = clients.evaluate
+        if private:
+            evaluate = with_privacy_cost(evaluate, private, config.privacy)
         streams = {"seed": config.seed, "repetition": config.repeat_num}
         return cls(
             config,
             facts,
             arrays,
             strategy=PlannedStrategy(
-                made, plan(config, facts, protocol), statistics, has_sizes=facts.has_sizes, **streams
+                private or made, plan(config, facts, protocol), statistics, has_sizes=facts.has_sizes, **streams
             ),
             grid=clients.grid,
             evaluate=evaluate,
             settings=settings,
-            channel=channel(config, facts.num_clients, arrays, clients.layout),
+            channel=way,
+            private=private,
         )
 
     def rounds(self, start: Checkpoint | None = None) -> Iterator[Round]:
         """Yield the rounds from 0 on, or those after a checkpoint, from whose state the experiment continues."""
-        begin, channel = self.arrays, self.channel
+        settings = self._within_budget(start) if self.private else self.settings
         with only_new_garbage():  # libraries and data stay
-            yield from run_rounds(begin, self.strategy, self.grid, self.evaluate, self.settings, start, channel)
+            yield from run_rounds(self.arrays, self.strategy, self.grid, self.evaluate, settings, start, self.channel)
+
+    def _within_budget(self, start: Checkpoint | None) -> RoundSettings:
+        """Return the settings of rounds that end where the privacy budget does."""
+        assert self.private
+        done = 0
+        if start:
+            self.strategy.restore(start.carried["strategy"])
+            done = start.round_num
+        more = rounds_within_budget(self.config, self.private, self.config.num_rounds - done)
+        return replace(self.settings, num_rounds=done + more)
 
     def check_start(self, start: Checkpoint, run_dir: Path) -> None:
         """Raise UserError unless a checkpoint holds this experiment's model and no more rounds than it has.
@@ -154,6 +179,13 @@ class Experiment:
             raise UserError(
                 f"num_rounds must be at least {start.round_num}, the rounds that {run_dir} has completed, "
                 f"got {self.config.num_rounds}"
+            )
+        is_complete = read_record(run_dir / "run.json")["status"] in COMPLETE
+        if is_complete and self.private and self._within_budget(start).num_rounds == start.round_num:
+            spent = self.private.ledger.epsilon(self.config.privacy.delta or 0.0)
+            raise UserError(
+                f"{run_dir} has spent its privacy budget: epsilon {spent:.4g} after round {start.round_num}, and "
+                f"another round would exceed {self.config.privacy.budget:g}; start a new run on other clients' data"
             )
 
 
@@ -233,6 +265,7 @@ def check_settings(config: Config) -> ExperimentProtocol:
         check_sites(config)
     if config.client.script is not None:
         check_script(config)
+    check_privacy(config)
     strategy_checks.check_settings({"_target_": config.strategy.target, **config.strategy.arguments})
     loggers(config.logger)  # fails if a library is missing
     protocol: ExperimentProtocol = build("protocol", config.protocol, ExperimentProtocol)
@@ -251,13 +284,15 @@ def columns(config: Config) -> tuple[str, ...]:
         *(("mu",) if config.adaptive_mu.enabled else ()),
         *(BYTES if config.update.count_bytes else ()),
         *(ATTACK[: 2 if isinstance(attack, Backdoor) else 1] if attack else ()),
+        *(PRIVACY if config.privacy.is_on else ()),
     )
 
 
 def client_columns(config: Config) -> tuple[str, ...]:
     """Return the columns of clients.csv."""
     counted = ("bytes_up",) if config.update.count_bytes else ()
-    return (*CLIENTS, *counted, *(("is_malicious",) if attack_of(config) else ()))
+    malicious = ("is_malicious",) if attack_of(config) else ()
+    return (*CLIENTS, *counted, *malicious, *(("is_clipped",) if config.privacy.is_on else ()))
 
 
 def initial_model(config: Config, facts: Facts) -> nn.Module:
@@ -333,6 +368,13 @@ def strategy(config: Config) -> Strategy:
         made: Strategy = build("strategy", config.strategy, Strategy)
     strategy_checks.fit(made, config.mu)
     return made
+
+
+def _private(config: Config, facts: Facts, layout: Layout, way: Channel) -> PrivateMean | None:
+    """Return the private strategy, which replaces FedProx's and FedAvg's; None without privacy."""
+    if not config.privacy.is_on:
+        return None
+    return private_mean(config, facts, layout, way.names or layout.trained)
 
 
 def plan(config: Config, facts: Facts, protocol: ExperimentProtocol) -> CohortPlan:

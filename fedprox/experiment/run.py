@@ -15,6 +15,7 @@ from fedprox.experiment.beginning import Beginning, check_sources_stay, final_ro
 from fedprox.experiment.build import Experiment, client_columns, columns, loggers
 from fedprox.experiment.data import attack_of, data_name
 from fedprox.experiment.early_stopping import EarlyStopping
+from fedprox.experiment.privacy import privacy_facts
 from fedprox.runs.checkpoint import Checkpoints, forget_after
 from fedprox.runs.environment import environment
 from fedprox.runs.loggers.group import Attached
@@ -144,8 +145,11 @@ def _record_rounds(
         "rounds_s": now - rounds_begin + earlier_s,
         "total_s": now - begin + earlier_s,
     }
+    is_cut = experiment.private is not None and not stopping.is_over and round_num < config.num_rounds
     early = {"stopped_early": {"round": round_num, "metric": stopping.metric}} if stopping.is_over else {}
-    record.finish(to_params(arrays), timings, experiment.grid.peak_memory_bytes(), early)
+    record.finish(
+        to_params(arrays), timings, experiment.grid.peak_memory_bytes(), early, "budget" if is_cut else "finished"
+    )
 
 
 def algorithm(config: Config) -> str:
@@ -161,8 +165,16 @@ def algorithm(config: Config) -> str:
         more = [package.partition(".")[0]]
     if config.mu or config.adaptive_mu.enabled or name in ("FedProx", "FedDane"):
         more.append(f"mu = {config.mu:g}")
-    more += compression(config)
+    more += [*privacy(config), *compression(config)]
     return f"{name} ({', '.join(more)})" if more else name
+
+
+def privacy(config: Config) -> list[str]:
+    """Return what protects the clients, such as ["epsilon = 2"] or ["noise 1"]."""
+    own = config.privacy
+    if not own.is_on:
+        return []
+    return [f"noise {own.noise_multiplier:g}" if own.epsilon is None else f"epsilon = {own.epsilon:g}"]
 
 
 def compression(config: Config) -> list[str]:
@@ -195,6 +207,7 @@ def _facts(experiment: Experiment) -> dict[str, Any]:
         "seed": config.seed,
         "repetition": config.repeat_num,
         "settings": {name: value for name, value in config.plain().items() if name != "resume"},
+        **({"privacy": privacy_facts(config, experiment.private)} if experiment.private else {}),
         **experiment.grid.facts(),
         **environment(),
     }

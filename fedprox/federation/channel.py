@@ -21,8 +21,7 @@ from fedprox.channel.codecs import Codec
 from fedprox.federation.messages import Exchange, client_of, draw_of, record_of
 from fedprox.seeds import Stream, generator
 from fedprox.strategies.arrays import to_numpy
-from fedprox.strategies.averaging import in_type
-from fedprox.strategies.updates import Arrays, arrays_of, replace_arrays
+from fedprox.strategies.updates import Arrays, arrays_of, flat, replace_arrays, with_values
 
 Draw = tuple[int, int]  # a client, and how often it was drawn earlier in the round
 
@@ -121,7 +120,7 @@ class Channel:
                 self.bytes_up[draw] = num_bytes + sum(model[name].nbytes for name in self.buffers)
                 sent = sent if self.codec.is_exact else arrived
             if sent is not None:
-                model = self._with(model, start + sent)
+                model = with_values(model, self.names, start + sent)
             if sent is not None or self.kept:
                 replace_arrays(reply, {**model, **{name: before[name] for name in self.kept}})
 
@@ -167,16 +166,7 @@ class Channel:
         return generator(self.seed, stream, round_num, *draw, repetition=self.repetition)
 
     def _flat(self, model: Arrays) -> Vector:
-        return np.concatenate([np.asarray(model[name], dtype=np.float64).ravel() for name in self.names])
-
-    def _with(self, model: Arrays, values: Vector) -> Arrays:
-        """Return a model with other values of the trained parameters."""
-        made, at = dict(model), 0
-        for name in self.names:
-            array = model[name]
-            made[name] = in_type(values[at : at + array.size].reshape(array.shape), array.dtype)
-            at += array.size
-        return made
+        return flat(model, self.names)
 
 
 def _draw(reply: Message) -> Draw:

@@ -24,9 +24,9 @@ from fedprox.process import only_new_garbage
 from fedprox.seeds import Stream, generator
 from fedprox.solvers.generators import seeded
 from fedprox.strategies.arrays import to_numpy, to_record
-from fedprox.strategies.averaging import in_type, no_metrics, weighted_average
+from fedprox.strategies.averaging import no_metrics, weighted_average
 from fedprox.strategies.fedprox import FedProx
-from fedprox.strategies.updates import integers_of
+from fedprox.strategies.updates import in_type, integers_of
 
 _log = logging.getLogger("fedprox")
 _OURS, _FLOWERS = "fedprox.strategies.", "flwr."
@@ -43,7 +43,8 @@ class PlannedStrategy:
     the task of that draw.
 
     A strategy with a true attribute `drops_stragglers` is offered only the other clients; if none is left, it is not
-    called and the model stays. A strategy with a true `corrects_gradients` gets FedDANE's first phase.
+    called and the model stays. A strategy with a true `corrects_gradients` gets FedDANE's first phase. One with a true
+    `acts_alone` is called in rounds without clients, too.
 
     Attributes:
         strategy: The wrapped strategy.
@@ -119,7 +120,7 @@ class PlannedStrategy:
     ) -> list[Message]:
         """Return the round's messages in the order of the plan, each with its client's task."""
         tasks = [task for task in self.cohort(server_round) if not task.is_dropped]
-        if not tasks:
+        if not tasks and not self._has("acts_alone"):
             return []
         nodes = CohortGrid(list(dict.fromkeys(node_id(task.client) for task in tasks)))
         settings = dict(config)  # a copy: the strategy may change the record
@@ -129,7 +130,7 @@ class PlannedStrategy:
         self._shapes = {name: array.shape for name, array in arrays.items()}
         by_node = {message.metadata.dst_node_id: message.content for message in messages}
         asked = [task for task in tasks if node_id(task.client) in by_node]
-        if not asked:
+        if tasks and not asked:
             raise RunStopped(f"{call} returned no message for any of the {len(tasks)} clients that are to train")
         # Most strategies give all messages the same content, which is then completed only once.
         contents = {id(content): content for content in by_node.values()}
@@ -151,10 +152,10 @@ class PlannedStrategy:
         replies = list(replies)
         if self._statistics:
             self._statistics.keep(replies)
-        if not replies:
+        if not replies and not self._has("acts_alone"):
             return None, None
         # Read them before the strategy runs: FedMedian takes the arrays out of the replies.
-        integers = integers_of(replies[0])
+        integers = integers_of(replies[0]) if replies else {}
         with self._call("aggregate_train", server_round) as call:
             result = self.strategy.aggregate_train(server_round, replies)
             arrays, metrics = checked_result(result, self._shapes, call)
@@ -211,6 +212,16 @@ class PlannedStrategy:
             rng = generator(self._seed, Stream.STRATEGY, *ids, repetition=self._repetition)
             with annotated(call), seeded(int(rng.integers(2**32))), only_new_garbage():
                 yield call
+
+    @property
+    def counts_all_the_same(self) -> bool:
+        """Whether every reply has the same weight, whatever the client's number of examples."""
+        return getattr(self.strategy, "weighting", "examples") == "equal"
+
+    def is_clipped(self, client: int) -> bool | None:
+        """Return whether the update of a client was shortened in the last round; None if it sent none."""
+        clipped: Mapping[int, bool] = getattr(self.strategy, "is_clipped", {})
+        return clipped.get(node_id(client))
 
     def _has(self, fact: str) -> bool:
         return any(getattr(layer, fact, False) for layer in self._layers)

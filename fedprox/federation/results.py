@@ -28,8 +28,9 @@ class ClientOutcome:
         drift: ||w_k - w^t|| over the trained parameters; None if the client was dropped or does not report it.
         is_malicious: Whether it attacks; None if no client can.
         bytes_up: Bytes that it sent; None if it did not, or bytes are not counted.
+        is_clipped: Whether its update was shortened (privacy=client); None if it sent none.
         metrics: What else it reports, as a training script may (client=script): name -> number.
-        weight: Weight of its values in the round's means: n_k, or 1 with sampling=proportional; None for n_k.
+        weight: Weight of its values in the round's means: n_k, or 1 if the strategy counts all the same; None for n_k.
     """
 
     task: ClientTask
@@ -42,6 +43,7 @@ class ClientOutcome:
     weight: int | None = None
     is_malicious: bool | None = None
     bytes_up: int | None = None
+    is_clipped: bool | None = None
     metrics: Mapping[str, float] = field(default_factory=dict)
 
 
@@ -141,16 +143,17 @@ def outcomes(
 ) -> tuple[ClientOutcome, ...]:
     """Return the outcome of every draw of the cohort, including clients that were left out."""
     metrics = {(client_of(reply), draw_of(reply)): metrics_of(reply) for reply in replies}
-    sizes, is_proportional = strategy.plan.client_sizes, strategy.plan.sampling == "proportional"
+    sizes, all_the_same = strategy.plan.client_sizes, strategy.counts_all_the_same
 
     def outcome(task: ClientTask) -> ClientOutcome:
         size = int(sizes[task.client]) if strategy.has_sizes else None
-        made = _outcome(task, size, metrics.get((task.client, task.draw)), is_proportional)
+        made = _outcome(task, size, metrics.get((task.client, task.draw)), all_the_same)
         draw = task.client, task.draw
         return replace(
             made,
             is_malicious=channel.attacks(task.client),
             bytes_up=channel.bytes_up.get(draw),
+            is_clipped=strategy.is_clipped(task.client),
         )
 
     return tuple(map(outcome, strategy.cohort(round_num)))
@@ -159,9 +162,7 @@ def outcomes(
 _OWN = ("num-examples", "num-steps", "train-loss", "gamma", "drift")
 
 
-def _outcome(
-    task: ClientTask, num_examples: int | None, metrics: Metrics | None, is_proportional: bool
-) -> ClientOutcome:
+def _outcome(task: ClientTask, num_examples: int | None, metrics: Metrics | None, all_the_same: bool) -> ClientOutcome:
     if metrics and num_examples is None:
         num_examples = int(metrics["num-examples"])
     return ClientOutcome(
@@ -172,7 +173,7 @@ def _outcome(
         counted=metrics is not None,
         gamma=_metric(metrics, "gamma"),
         drift=_metric(metrics, "drift"),
-        weight=1 if is_proportional else num_examples,
+        weight=1 if all_the_same else num_examples,
         metrics={name: value for name, value in metrics.items() if name not in _OWN} if metrics else {},
     )
 

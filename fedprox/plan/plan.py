@@ -50,7 +50,7 @@ class CohortPlan(Protocol):
     Attributes:
         client_sizes: Number of training examples of each client (n_k), shape (num_clients,).
         drops_stragglers: Whether stragglers are left out.
-        sampling: "uniform", or "proportional" to n_k; see `Plan`.
+        sampling: "uniform", "proportional" to n_k, or "poisson"; see `Plan`.
     """
 
     client_sizes: NDArray[np.int64]
@@ -87,7 +87,8 @@ class Plan:
         sampling: "uniform": K distinct clients, all equally likely. "proportional": K independent draws, client k with
             probability p_k = n_k / n, so that a client may be drawn several times (Li et al. 2020, algorithm 2 and
             app. A.1: the expected simple mean over the draws is then sum p_k w_k). Each draw is a separate
-            task with its own straggler status, work and batch order.
+            task with its own straggler status, work and batch order. "poisson": each client independently with
+            probability K / num_clients, in the order of their numbers, so that a cohort may have any size.
         drops_stragglers: Whether stragglers are left out.
         last_batch: Treatment of an epoch's last, short batch; see `fedprox.plan.epoch_batches`.
 
@@ -131,6 +132,8 @@ class Plan:
         rng, num_clients = self._rng(stream, round_num), len(self.client_sizes)
         if self.sampling == "proportional":  # with replacement; without it, large clients would get less than p_k
             return rng.choice(num_clients, self.clients_per_round, p=self.client_sizes / self.client_sizes.sum())
+        if self.sampling == "poisson":
+            return np.flatnonzero(rng.random(num_clients) < self.clients_per_round / num_clients)
         return rng.choice(num_clients, self.clients_per_round, replace=False)
 
     def _task(self, round_num: int, client: int, draw: int, is_straggler: bool) -> ClientTask:

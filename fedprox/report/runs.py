@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from fedprox.errors import UserError
 from fedprox.report.lineage import steps, suffix
-from fedprox.runs.reader import RESUME_MAY_CHANGE, as_texts, broken, read_rows
+from fedprox.runs.reader import COMPLETE, RESUME_MAY_CHANGE, as_texts, broken, read_rows
 
 TITLES = {  # name in run.json -> name in the paper
     "synthetic_iid": "Synthetic-IID",
@@ -57,7 +57,7 @@ def percent(fraction: float) -> str:
 
 
 def _unfinished(statuses: Sequence[str]) -> list[str]:
-    counts = Counter(status for status in statuses if status != "finished")
+    counts = Counter(status for status in statuses if status not in COMPLETE)
     if not counts:
         return []
     states = ", ".join(f"{count} {status}" for status, count in sorted(counts.items()))

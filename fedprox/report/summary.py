@@ -10,7 +10,7 @@ from fedprox.errors import UserError, printable
 from fedprox.report.lineage import of_repetitions, own_beginnings, steps
 from fedprox.report.runs import EXPERIMENT, LAST_ROUND, Facts, distortions, identify, label, percent, read_metrics
 from fedprox.report.style import plus_minus
-from fedprox.runs.reader import no_run, read_record, walk
+from fedprox.runs.reader import COMPLETE, no_run, read_record, walk
 
 ALWAYS = ("test_accuracy", "test_loss", "final_accuracy", "best_accuracy", "volatility")
 IF_RECORDED = ("drift", "client_accuracy_std", "client_accuracy_worst", "client_accuracy_best")
@@ -96,7 +96,7 @@ def read_runs(paths: Iterable[str | Path], by: Sequence[str] = ()) -> pd.DataFra
     runs = [identify(directory, record, by) for directory, record in zip(directories, records, strict=True)]
     lineages = [steps(directory, record) for directory, record in zip(directories, records, strict=True)]
     tables = [
-        rounds_of(directory, finished=run["status"] == "finished").assign(**run, begins=begins)
+        rounds_of(directory, finished=run["status"] in COMPLETE).assign(**run, begins=begins)
         for directory, run, begins in zip(directories, runs, own_beginnings(directories, lineages), strict=True)
     ]
     if not any(table["test_accuracy"].notna().any() for table in tables):
@@ -165,7 +165,7 @@ def summarise(
     if by_bytes:
         check_bytes(frame)
     runs = per_run(frame, last, level, BYTES if by_bytes else ROUND)
-    runs["unfinished"] = runs["status"] != "finished"
+    runs["unfinished"] = ~runs["status"].isin(COMPLETE)
     experiments = runs.groupby(EXPERIMENT, sort=False)
     # Finished runs, and all runs of experiments in which none is finished.
     used = runs[~runs["unfinished"] | experiments["unfinished"].transform("all")].groupby(EXPERIMENT)

@@ -9,7 +9,7 @@ from pathlib import Path
 from fedprox.config.compose import compose
 from fedprox.config.schema import Config
 from fedprox.reproduce.specs import Job
-from fedprox.runs.reader import duration, status_of
+from fedprox.runs.reader import COMPLETE, duration, status_of
 
 Run = Callable[[Config, Path], object]
 
@@ -41,7 +41,7 @@ def run_missing(
     for config in configs.values():
         check_settings(config)
     states = {folder: status_of(folder, config.plain()) for folder, config in configs.items()}
-    missing = {folder: config for folder, config in configs.items() if states[folder] != "finished"}
+    missing = {folder: config for folder, config in configs.items() if states[folder] not in COMPLETE}
     print(f"{len(configs)} runs, {len(configs) - len(missing)} of them already done", flush=True)
     start = time.perf_counter()
     for number, (folder, config) in enumerate(missing.items()):

@@ -14,6 +14,7 @@ from typing import Any
 from fedprox.errors import UserError
 from fedprox.storage import is_locked, read_regular
 
+COMPLETE = ("finished", "budget")  # statuses of runs that have nothing left to do
 RECORD = ("status", "algorithm", "settings", "seed", "name")
 # Settings that change no number of a run: where and how it computes, and where it is logged.
 PLACEMENT_SETTINGS = ("engine", "client_resources", "server_device", "data_dir", "checkpoint", "resume", "logger")

@@ -43,7 +43,8 @@ FEDERATION = (  # additional columns with evaluation=clients
 SPREAD = ("client_accuracy_std", "client_accuracy_worst", "client_accuracy_best")  # with evaluation.per_client
 BYTES = ("bytes_up", "bytes_down")  # with update=..., in all rounds so far
 ATTACK = ("num_malicious", "attack_success")  # with attack=..., the second with attack=backdoor
-_RESERVED = {*METRICS, *FEDERATION, *SPREAD, *ATTACK, *BYTES, "mu"}
+PRIVACY = ("epsilon", "clip")  # with privacy=client
+_RESERVED = {*METRICS, *FEDERATION, *SPREAD, *ATTACK, *BYTES, *PRIVACY, "mu"}
 CLASSES = ("round", "class", "num_examples", "accuracy", "name")
 CLIENTS = (
     "round",
@@ -216,21 +217,23 @@ class RunRecord:
         timings: Mapping[str, float],
         peak_memory_bytes: int,
         more: Mapping[str, Any] | None = None,
+        status: str = "finished",
     ) -> None:
-        """Complete the run: write its last global model, timings and memory, and the status "finished".
+        """Complete the run: write its last global model, timings and memory, and its status.
 
         Args:
             params: The state dict, written as safetensors, which holds only tensors and cannot run code.
             timings: Seconds for setup_s, rounds_s and total_s.
             peak_memory_bytes: Peak memory of the run's other processes; that of this process is added.
             more: Further entries of run.json.
+            status: "finished", or "budget" if the run ended before its last round because its privacy was spent.
         """
         # The model before run.json, so that every finished run has one.
         tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in params.items()}
         write_atomic(self.path / "model.safetensors", save(tensors))
         own = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
         self._facts |= {"timings": dict(timings), "peak_memory_bytes": own + peak_memory_bytes, **(more or {})}
-        self._save("finished")
+        self._save(status)
         self._is_finished = True
 
     def __enter__(self) -> Self:
@@ -297,6 +300,7 @@ def _values(outcome: Round, test: Evaluation) -> dict[str, Any]:
         "mu": outcome.mu,
         "num_malicious": outcome.num_malicious,
         "attack_success": test.attack_success,
+        **(asdict(test.privacy) if test.privacy else {}),
         **dict(zip(BYTES, outcome.traffic, strict=True)),
         **dict(zip(SPREAD, astuple(test.spread) if test.spread else [None] * len(SPREAD), strict=True)),
     }

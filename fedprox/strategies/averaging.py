@@ -1,15 +1,13 @@
 """Weighted means of clients' models."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import numpy as np
 import torch
 from flwr.app import ArrayRecord, Message, MetricRecord, RecordDict
-from numpy.typing import DTypeLike, NDArray
 
 from fedprox.strategies.arrays import DeviceRecord, to_record
-from fedprox.strategies.updates import arrays_of, metrics_of, on_gpu
+from fedprox.strategies.updates import arrays_of, in_type, metrics_of, on_gpu
 
 
 def weighted_average(replies: Sequence[Message], weighted_by: str | None = "num-examples") -> ArrayRecord:
@@ -52,11 +50,6 @@ def average_of_tensors(
         rounded = mean if first.is_floating_point() else mean.round()
         average[name] = rounded.to(first.dtype).view(first.shape)
     return average
-
-
-def in_type(numbers: Any, dtype: DTypeLike) -> NDArray[np.generic]:
-    """Return numbers with a dtype; if that is an integer type, rounded to the nearest."""
-    return np.asarray(numbers if np.dtype(dtype).kind == "f" else np.rint(numbers), dtype=dtype)
 
 
 def no_metrics(replies: Sequence[RecordDict], weighted_by: str) -> MetricRecord:

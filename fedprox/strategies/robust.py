@@ -16,9 +16,8 @@ from fedprox.errors import RunStopped, UserError
 from fedprox.seeds import Stream, generator
 from fedprox.strategies import rules
 from fedprox.strategies.arrays import to_numpy, to_record
-from fedprox.strategies.averaging import in_type
 from fedprox.strategies.rules import Vectors
-from fedprox.strategies.updates import arrays_of
+from fedprox.strategies.updates import arrays_of, flat, in_type, with_values
 
 BEFORE = ("none", "nnm", "bucketing")
 
@@ -30,6 +29,7 @@ class Robust(FedAvg):
         num_malicious: f, the hostile replies of a round that the rule is to bear.
     """
 
+    weighting = "equal"
     needs = "1"  # the least number of updates that the rule takes, as a formula of f
 
     def __init__(
@@ -113,16 +113,11 @@ class Robust(FedAvg):
             raise RunStopped(f"round {server_round}: {self._too_few}, got {len(models)}; lower f or ask more clients")
         start = {name: to_numpy(array) for name, array in self._arrays.items()}
         floats = [name for name, array in start.items() if array.dtype.kind == "f"]
-        flat = _flat(start, floats)
-        updates = np.array([_flat(model, floats) - flat for model in models])
-        aggregate = flat + self.rule(self._prepared(updates, server_round))
-        made, at = {}, 0
-        for name, array in start.items():
-            if array.dtype.kind == "f":
-                made[name] = in_type(aggregate[at : at + array.size].reshape(array.shape), array.dtype)
-                at += array.size
-            else:
-                made[name] = in_type(np.median([model[name] for model in models], axis=0), array.dtype)
+        before = flat(start, floats)
+        updates = np.array([flat(model, floats) - before for model in models])
+        made = with_values(start, floats, before + self.rule(self._prepared(updates, server_round)))
+        for name in start.keys() - set(floats):
+            made[name] = in_type(np.median([model[name] for model in models], axis=0), start[name].dtype)
         return to_record(made), None
 
     def _prepared(self, updates: Vectors, round_num: int) -> Vectors:
@@ -139,10 +134,6 @@ class Robust(FedAvg):
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Take no state."""
-
-
-def _flat(model: Any, names: list[str]) -> Vectors:
-    return np.concatenate([np.asarray(model[name], dtype=np.float64).ravel() for name in names])
 
 
 class Median(Robust):

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 from flwr.app import ArrayRecord, Message, MetricRecord, RecordDict
-from numpy.typing import NDArray
+from numpy.typing import DTypeLike, NDArray
 
 from fedprox.strategies.arrays import only, to_numpy, to_record
 
@@ -94,6 +94,26 @@ def arrays_of(reply: Message) -> Arrays:
     if isinstance(reply, TrainReply) and reply.is_unread:
         return reply.arrays
     return {name: to_numpy(array) for name, array in only(ArrayRecord, reply.content).items()}
+
+
+def flat(model: Arrays, names: Sequence[str]) -> NDArray[np.float64]:
+    """Return the arrays with these names, one after another, as a vector in float64."""
+    return np.concatenate([np.asarray(model[name], dtype=np.float64).ravel() for name in names])
+
+
+def with_values(model: Arrays, names: Sequence[str], values: NDArray[np.float64]) -> dict[str, NDArray[np.generic]]:
+    """Return a model whose arrays with these names have other values, as `flat` orders them, in their own dtypes."""
+    made, at = dict(model), 0
+    for name in names:
+        array = model[name]
+        made[name] = in_type(values[at : at + array.size].reshape(array.shape), array.dtype)
+        at += array.size
+    return made
+
+
+def in_type(numbers: Any, dtype: DTypeLike) -> NDArray[np.generic]:
+    """Return numbers with a dtype; if that is an integer type, rounded to the nearest."""
+    return np.asarray(numbers if np.dtype(dtype).kind == "f" else np.rint(numbers), dtype=dtype)
 
 
 def integers_of(reply: Message) -> dict[str, np.dtype[np.generic]]:
