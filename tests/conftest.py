@@ -12,10 +12,14 @@ from functools import cache
 from pathlib import Path
 
 import pytest
+from absl import logging as absl_logging  # dp-accounting's
 from hypothesis import settings
 
 settings.register_profile("any machine", deadline=None)  # 200 ms are not enough on a busy one
 settings.load_profile("any machine")
+
+# Hydra closes all handlers, and absl's handler then closes the standard error of the test that first imported it.
+absl_logging.get_absl_handler().python_handler.stream = sys.__stderr__
 
 ROOT = Path(__file__).parents[1]
 DATA_DIR = Path(os.environ.get("FEDPROX_DATA_DIR", "data")).absolute()  # before a test changes the working directory

@@ -107,7 +107,7 @@ class PrivateMean(FedAvg):
             seed: Draws the noise.
             repetition: See `fedprox.seeds.generator`.
         """
-        super().__init__(fraction_evaluate=0.0)
+        super().__init__(fraction_evaluate=0.0, min_train_nodes=1, min_available_nodes=1)
         self.drops_stragglers = drops_stragglers
         self.clip, self.is_clipped, self.ledger = clip, dict[int, bool](), Ledger()
         self.noise_multiplier, self.probability = noise_multiplier, probability
