@@ -2,7 +2,7 @@
 
 import argparse
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import pandas as pd
@@ -12,10 +12,13 @@ from fedprox.cli.terminal import ends_quietly
 from fedprox.cli.version import HOME, version_line
 from fedprox.errors import UserError, one_line
 from fedprox.process import exit_status, terminated_like_interrupted
-from fedprox.reproduce import datasets, headline, tables
+from fedprox.reproduce import datasets, headline, interactions, interactions_figure, interactions_page, tables
 from fedprox.reproduce.figures import draw
 from fedprox.reproduce.runs import run_missing
-from fedprox.reproduce.specs import DATASETS, FIGURES, jobs_of
+from fedprox.reproduce.specs import DATASETS, FIGURES, Job, jobs_of
+
+INTERACTIONS = "interactions"
+KNOWN = tuple(dict.fromkeys((*DATASETS, *interactions.DATASETS)))
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -43,6 +46,7 @@ examples:
   python -m fedprox.reproduce fig2
   python -m fedprox.reproduce fig1 --datasets mnist,synthetic_1_1 --seeds 5
   python -m fedprox.reproduce all --rounds 10 --out quick
+  python -m fedprox.reproduce interactions
 
 documentation: {HOME}"""
 
@@ -55,19 +59,23 @@ def _parser() -> Parser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--version", action="version", version=version_line())
-    parser.add_argument("figure", choices=[*FIGURES, "all"], metavar="FIGURE", help="fig1 to fig12, headline or all")
+    parser.add_argument(
+        "figure",
+        choices=[*FIGURES, "all", INTERACTIONS],
+        metavar="FIGURE",
+        help="fig1 to fig12, headline, or all of these; or interactions, the page of attacks, compression and privacy",
+    )
     parser.add_argument(
         "--datasets",
         type=_datasets,
         metavar="NAME,...",
-        help=f"some of {', '.join(DATASETS)} (default: those of the figure whose files exist)",
+        help=f"some of {', '.join(KNOWN)} (default: those of the figure whose files exist)",
     )
     parser.add_argument(
         "--seeds",
         type=_positive,
-        default=1,
         metavar="N",
-        help="repetitions, and in figures 2 and 6 also data sets (default: %(default)s; the docs use 5)",
+        help="repetitions, and in figures 2 and 6 also data sets (default: 1, interactions 5; the docs use 5)",
     )
     parser.add_argument("--rounds", type=_positive, metavar="N", help="rounds of each run (default: the paper's)")
     parser.add_argument("--engine", choices=["local", "ray"], default="local", help="default: %(default)s")
@@ -85,8 +93,8 @@ def _parser() -> Parser:
 
 def _datasets(text: str) -> list[str]:
     names = text.split(",")
-    if unknown := [name for name in names if name not in DATASETS]:
-        raise argparse.ArgumentTypeError(f"unknown: {', '.join(unknown)} (choose from {', '.join(DATASETS)})")
+    if unknown := [name for name in names if name not in KNOWN]:
+        raise argparse.ArgumentTypeError(f"unknown: {', '.join(unknown)} (choose from {', '.join(KNOWN)})")
     return names
 
 
@@ -97,20 +105,38 @@ def _positive(text: str) -> int:
 
 
 def _reproduce(arguments: argparse.Namespace) -> None:
+    if arguments.figure == INTERACTIONS:
+        _reproduce_interactions(arguments)
+        return
     names = list(FIGURES) if arguments.figure == "all" else [arguments.figure]
-    paths = datasets.pairs(arguments.path)
-    chosen = datasets.choose(names, arguments.datasets, paths)
-    jobs = {name: jobs_of(FIGURES[name], chosen, arguments.seeds, arguments.rounds) for name in names}
+    shown = [name for name in DATASETS if any(name in FIGURES[figure].datasets for figure in names)]
+    chosen = _chosen(arguments, names, shown)
+    jobs = {name: jobs_of(FIGURES[name], chosen, arguments.seeds or 1, arguments.rounds) for name in names}
     jobs = {name: runs for name, runs in jobs.items() if runs}
-    by_dataset = sorted(
-        (job for runs in jobs.values() for job in runs), key=lambda job: chosen.index(job.dataset)
-    )  # consecutive runs on the same data load it only once
-    engine = [f"engine={arguments.engine}", f"server_device={arguments.device}"]
-    files = datasets.overrides(paths)
-    run_missing(by_dataset, arguments.out, {name: [*engine, *files.get(name, ())] for name in chosen})
+    _run((job for runs in jobs.values() for job in runs), chosen, arguments)
     for name, runs in jobs.items():
         for file in write(name, tables.read_curves(runs, arguments.out), arguments.out):
             print(file)
+
+
+def _reproduce_interactions(arguments: argparse.Namespace) -> None:
+    chosen = _chosen(arguments, [INTERACTIONS], interactions.DATASETS)
+    jobs = interactions.jobs_of(chosen, arguments.seeds or interactions.NUM_SEEDS, arguments.rounds)
+    _run((job for runs in jobs.values() for job in runs), chosen, arguments)
+    for file in write_interactions(interactions.read_cells(jobs, arguments.out), arguments.out):
+        print(file)
+
+
+def _chosen(arguments: argparse.Namespace, figures: Sequence[str], shown: Sequence[str]) -> list[str]:
+    return datasets.choose(figures, shown, arguments.datasets, datasets.pairs(arguments.path))
+
+
+def _run(jobs: Iterable[Job], chosen: Sequence[str], arguments: argparse.Namespace) -> None:
+    """Do the missing runs; consecutive ones on the same data load it only once."""
+    engine = [f"engine={arguments.engine}", f"server_device={arguments.device}"]
+    files = datasets.overrides(datasets.pairs(arguments.path))
+    by_dataset = sorted(jobs, key=lambda job: chosen.index(job.dataset))
+    run_missing(by_dataset, arguments.out, {name: [*engine, *files.get(name, ())] for name in chosen})
 
 
 def write(name: str, curves: pd.DataFrame, out: Path) -> list[Path]:
@@ -129,6 +155,16 @@ def write(name: str, curves: pd.DataFrame, out: Path) -> list[Path]:
     (out / f"{name}.md").write_text(f"{text}\n", encoding="utf-8")
     table.to_csv(out / f"{name}.csv", index=False)
     return [*files, out / f"{name}.md", out / f"{name}.csv"]
+
+
+def write_interactions(cells: interactions.Cells, out: Path) -> list[Path]:
+    """Write the page of interactions, its figure and its numbers into a folder and return them."""
+    files = [out / f"{INTERACTIONS}.md", out / interactions_page.FIGURE, out / f"figures/{INTERACTIONS}.csv"]
+    files[1].parent.mkdir(parents=True, exist_ok=True)
+    files[0].write_text(interactions_page.page(cells), encoding="utf-8")
+    interactions_figure.draw(cells).savefig(files[1], dpi=150)
+    interactions.to_frame(cells).to_csv(files[2], index=False)
+    return files
 
 
 if __name__ == "__main__":

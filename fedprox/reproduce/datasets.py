@@ -5,7 +5,6 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from fedprox.errors import UserError
-from fedprox.reproduce.specs import DATASETS, FIGURES
 
 PATHS = {  # name in --path -> data set, setting, default location in the data folder, kind of file
     "shakespeare": ("shakespeare", "dataset.path", "shakespeare", "LEAF folder"),
@@ -18,20 +17,22 @@ FROM_TORCHVISION = {  # data set -> one of its files in the data folder; it can 
 }
 
 
-def choose(figures: Sequence[str], asked: Sequence[str] | None, paths: Mapping[str, str]) -> list[str]:
+def choose(
+    figures: Sequence[str], shown: Sequence[str], asked: Sequence[str] | None, paths: Mapping[str, str]
+) -> list[str]:
     """Return the data sets to run: those that were requested, or those of the figures whose files exist.
 
     A line is printed for each data set that is left out.
 
     Args:
-        figures: Keys of FIGURES.
+        figures: The names of the figures.
+        shown: Their data sets.
         asked: The requested data sets; None for all that are available.
         paths: The values of --path: a key of PATHS -> a folder or file.
 
     Raises:
         UserError: If a requested one is in none of the figures, or its files are missing.
     """
-    shown = [name for name in DATASETS if any(name in FIGURES[figure].datasets for figure in figures)]
     if others := [name for name in asked or () if name not in shown]:
         raise UserError(f"{' and '.join(figures)} shows {', '.join(shown)}, not {', '.join(others)}")
     problems = {name: missing_files(name, paths) for name in shown}

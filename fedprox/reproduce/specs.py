@@ -176,7 +176,7 @@ class Job:
         said = [override for override in self.overrides if override != "evaluation=clients"]
         seed = [f"seed={self.seed}"] if self.seed else []
         repetition = [f"repeat_num={self.repetition}"] if self.repetition else []
-        return ",".join([*said, *seed, *repetition]).removeprefix("experiment=paper_")
+        return ",".join([*said, *seed, *repetition]).removeprefix("experiment=").removeprefix("paper_")
 
 
 def jobs_of(figure: Figure, datasets: Sequence[str], num_seeds: int, num_rounds: int | None = None) -> list[Job]:

@@ -1,0 +1,202 @@
+"""The page docs/interactions.md: its tables, and its sentences with their numbers, all made from the cells."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+from fedprox.report.style import plus_minus
+from fedprox.reproduce.interactions import TABLES, Cell, Cells, Table, rows_of, shown
+
+FIGURE = "figures/interactions.png"
+Read = Callable[[str, str], Cell]  # a row and a column of a table -> its cell
+HONEST, SIGN_FLIP = "no attack", "sign flip"
+
+
+@dataclass(frozen=True)
+class Finding:
+    """A claim, and what the runs say about it.
+
+    Attributes:
+        claim: One sentence.
+        is_confirmed: Whether the runs agree.
+        measured: Their numbers.
+    """
+
+    claim: str
+    is_confirmed: bool
+    measured: str
+
+    def __str__(self) -> str:
+        """Return a line of the page."""
+        return f"- **{self.claim}**: {'confirmed' if self.is_confirmed else 'not confirmed'}. {self.measured}"
+
+
+def said(cell: Cell) -> str:
+    """Return "91.7 ± 0.8%"."""
+    return f"{plus_minus(100 * cell.mean, 100 * cell.std, '.1f')}%"
+
+
+def points(higher: Cell, lower: Cell) -> str:
+    """Return "6.2 points", the difference of two means."""
+    return f"{100 * (higher.mean - lower.mean):.1f} points"
+
+
+def median_is_compressed_away(cell: Read) -> Finding:
+    """Compare the median behind both codecs with the median of whole updates."""
+    whole, coarse, sparse = (cell(f"{codec}, median", HONEST) for codec in ("float32", "4 bits", "top 10%"))
+    return Finding(
+        "Compression alone stops the median, though nobody attacks",
+        whole.mean > 0.75 and max(coarse.mean, sparse.mean) < 0.3,
+        f"{said(whole)} for whole updates, {said(coarse)} behind 4 bits and {said(sparse)} behind top 10%; a guess has "
+        "10%. Most values of an update become 0, and so does the median of each coordinate. A run warns of this.",
+    )
+
+
+def multi_krum_bears_both_codecs(cell: Read) -> Finding:
+    """Compare MultiKrum under attack behind the codecs."""
+    whole, coarse, sparse = (cell(f"{codec}, MultiKrum", SIGN_FLIP) for codec in ("float32", "4 bits", "top 10%"))
+    return Finding(
+        "A rule by distances bears the attack behind both codecs",
+        min(whole.mean, coarse.mean, sparse.mean) > 0.8,
+        f"MultiKrum has {said(whole)}, {said(coarse)} and {said(sparse)} under the sign flip.",
+    )
+
+
+def sparse_updates_cost_multi_krum_more(cell: Read) -> Finding:
+    """Compare what top 10% costs MultiKrum and the mean."""
+    whole, sparse = (cell(f"{codec}, MultiKrum", HONEST) for codec in ("float32", "top 10%"))
+    mean, sparse_mean = (cell(f"{codec}, mean", HONEST) for codec in ("float32", "top 10%"))
+    return Finding(
+        "Sparse updates cost MultiKrum more than the mean",
+        whole.mean - sparse.mean > 2 * (mean.mean - sparse_mean.mean),
+        f"Without an attack, top 10% costs MultiKrum {points(whole, sparse)}, from {said(whole)} to {said(sparse)}, "
+        f"and the mean {points(mean, sparse_mean)}, from {said(mean)} to {said(sparse_mean)}.",
+    )
+
+
+def attackers_cost_multi_krum_nothing(cell: Read) -> Finding:
+    """Compare MultiKrum with and without attackers."""
+    honest, attacked = (cell("top 10%, MultiKrum", attack) for attack in (HONEST, SIGN_FLIP))
+    return Finding(
+        "MultiKrum behind top 10% is better with attackers than without",
+        attacked.mean - honest.mean > honest.std,
+        f"{said(attacked)} against {said(honest)}. It selects 12 of 20 updates in either case: without attackers it "
+        "leaves out eight honest ones, with them about four.",
+    )
+
+
+def sparse_attack_is_worse(cell: Read) -> Finding:
+    """Compare what the attack leaves of the mean with and without compression."""
+    whole, sparse = (cell(f"{codec}, mean", SIGN_FLIP) for codec in ("float32", "top 10%"))
+    return Finding(
+        "The same attack harms the mean more behind top 10%",
+        whole.mean - sparse.mean > whole.std,
+        f"{said(whole)} for whole updates and {said(sparse)} behind top 10%: the attack alone is ruinous already.",
+    )
+
+
+def krum_pays_for_skew(cell: Read) -> Finding:
+    """Compare Krum with the mean."""
+    mean, krum = cell("mean", HONEST), cell("Krum", HONEST)
+    return Finding(
+        "On skewed clients Krum costs 15 points or more, though nobody attacks",
+        mean.mean - krum.mean >= 0.15,
+        f"{said(krum)} against {said(mean)} with the mean: {points(mean, krum)}. Krum takes one client's model, and "
+        "that knows two digits.",
+    )
+
+
+def other_rules_gain(cell: Read) -> Finding:
+    """Compare the rules that use many updates with the mean."""
+    mean, *others = (cell(rule, HONEST) for rule in ("mean", "median", "MultiKrum", "geometric median"))
+    return Finding(
+        "Rules that use many updates gain there",
+        min(other.mean for other in others) > mean.mean,
+        f"{said(others[0])} with the median, {said(others[1])} with MultiKrum, {said(others[2])} with the geometric "
+        f"median, {said(mean)} with the mean. They count every client the same; the mean weighs clients of 9 to 3,050 "
+        "examples by their number.",
+    )
+
+
+@dataclass(frozen=True)
+class Section:
+    """What the page says about a table.
+
+    Attributes:
+        title: Its heading.
+        text: Its data and settings.
+        findings: What is read from it.
+    """
+
+    title: str
+    text: str
+    findings: tuple[Callable[[Read], Finding], ...]
+
+
+SECTIONS: Mapping[str, Section] = {
+    "compression": Section(
+        "Compression, robust rules and attackers",
+        "scikit-learn's digits, 100 clients with Dirichlet(1) labels, 20 a round, E = 2, 40 rounds, mu = 0, no "
+        "stragglers. A fifth of the clients flips the sign of its update and sends it four times as long.",
+        (
+            median_is_compressed_away,
+            multi_krum_bears_both_codecs,
+            sparse_updates_cost_multi_krum_more,
+            attackers_cost_multi_krum_nothing,
+            sparse_attack_is_worse,
+        ),
+    ),
+    "skew": Section(
+        "Robust rules and skewed clients",
+        "The README's MNIST: 1,000 clients with two digits each and power-law sizes, here 20 a round, E = 10, 100 "
+        "rounds, mu = 0, no stragglers, and nobody attacks.",
+        (krum_pays_for_skew, other_rules_gain),
+    ),
+}
+
+
+def page(cells: Cells) -> str:
+    """Return the whole page."""
+    num_runs = max(cell.runs for cell in cells.values())
+    counted = "one run" if num_runs == 1 else f"{num_runs} repetitions: mean ± standard deviation"
+    parts = [
+        "# Interactions\n",
+        "What attacks, robust rules, compression, privacy and skewed data do to each other. One command makes this "
+        "page, its figure and its numbers:\n",
+        "```sh\npython -m fedprox.reproduce interactions\n```\n",
+        f"Every number is the test accuracy, the mean of a run's last ten rounds, over {counted}. Repetitions have the "
+        "same clients, and other attackers, cohorts and batches. An interrupted command continues. A finding is "
+        "confirmed if the numbers pass the thresholds in "
+        "[interactions_page.py](../fedprox/reproduce/interactions_page.py), which were chosen after a first look at "
+        "such runs.\n",
+        f"![Test accuracy by table]({FIGURE})\n",
+    ]
+    return "\n".join([*parts, *(_section(table, cells) for table in shown(TABLES, cells))])
+
+
+def findings(table: Table, cells: Cells) -> list[Finding]:
+    """Return what is read from a table."""
+    return [find(lambda row, column: cells[table.name, row, column]) for find in SECTIONS[table.name].findings]
+
+
+def _section(table: Table, cells: Cells) -> str:
+    section = SECTIONS[table.name]
+    lines = "\n".join(map(str, findings(table, cells)))
+    return f"## {section.title}\n\n{section.text}\n\n{_markdown(table, cells)}\n\n{lines}\n\n{_settings(table)}\n"
+
+
+def _markdown(table: Table, cells: Cells) -> str:
+    names = [factor.name for factor in table.rows]
+    columns = list(table.columns.choices)
+    rows = [[*row.split(", "), *(said(cells[table.name, row, column]) for column in columns)] for row in rows_of(table)]
+    rule = ["---"] * (len(names) + len(columns))
+    return "\n".join(f"| {' | '.join(row)} |" for row in ([*names, *columns], rule, *rows))
+
+
+def _settings(table: Table) -> str:
+    """Return the settings of a table's runs."""
+    factors = "; ".join(
+        f"{factor.name}: " + ", ".join(f"{name} `{' '.join(words)}`" for name, words in factor.choices.items() if words)
+        for factor in (*table.rows, table.columns)
+        if any(factor.choices.values())
+    )
+    return f"The settings: `{' '.join(table.overrides)}`; {factors}; repetitions: `+repeat_num=`."

@@ -1,0 +1,109 @@
+"""The page of interactions: its runs, its numbers, and that it cannot drift from them."""
+
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from fedprox.config.compose import compose
+from fedprox.reproduce import __main__ as command
+from fedprox.reproduce import runs
+from fedprox.reproduce.interactions import (
+    DATASETS,
+    TABLES,
+    Cell,
+    jobs_of,
+    of_frame,
+    read_cells,
+    rows_of,
+    to_frame,
+)
+from fedprox.reproduce.interactions_figure import draw
+from fedprox.reproduce.interactions_page import SECTIONS, findings, page
+
+DOCS = Path(__file__).parents[2] / "docs"
+CELLS = of_frame(pd.read_csv(DOCS / "figures" / "interactions.csv"))
+
+
+def test_the_page_is_what_its_numbers_make():
+    assert (DOCS / "interactions.md").read_text(encoding="utf-8") == page(CELLS)
+
+
+def test_the_page_has_five_runs_of_every_cell():
+    assert set(CELLS) == set(jobs_of(DATASETS, 1))
+    assert {cell.runs for cell in CELLS.values()} == {5}
+
+
+def test_the_literatures_findings_are_confirmed_and_the_others_are_not():
+    there = [finding for table in TABLES for finding in findings(table, CELLS)]
+    assert [finding.claim for finding in there if not finding.is_confirmed] == [
+        "The same attack harms the mean more behind top 10%",
+    ]
+
+
+@pytest.fixture
+def with_fake_runs(monkeypatch, fake_run, tmp_path):
+    """Let the command line use fake runs, and a data folder without files."""
+    real = runs.run_missing
+    monkeypatch.setattr(command, "run_missing", lambda jobs, out, place: real(jobs, out, place, run=fake_run))
+    monkeypatch.setenv("FEDPROX_DATA_DIR", str(tmp_path / "data"))
+    return fake_run
+
+
+def test_one_command_does_all_runs_and_writes_page_figure_and_numbers(reproduce, with_fake_runs, tmp_path):
+    status, out, err = reproduce("interactions", "--datasets", "digits,mnist", "--rounds", "2", "--seeds", "1")
+    assert (status, err) == (0, "")
+    files = [
+        f"reproduction/{name}" for name in ("interactions.md", "figures/interactions.png", "figures/interactions.csv")
+    ]
+    assert out.splitlines()[-3:] == files
+    assert len(with_fake_runs.folders) == len(jobs_of(DATASETS, 1))
+    cells = of_frame(pd.read_csv(tmp_path / files[2]))
+    assert (tmp_path / files[0]).read_text() == page(cells)
+    assert (tmp_path / files[1]).read_bytes().startswith(b"\x89PNG")
+
+
+def test_five_repetitions_are_run_and_tables_whose_data_are_missing_are_left_out(reproduce, with_fake_runs, tmp_path):
+    _, out, _ = reproduce("interactions", "--rounds", "1")
+    assert out.startswith("left out: mnist needs ")
+    assert "\n90 runs, " in out  # 9 rows, 2 columns, 5 repetitions
+    text = (tmp_path / "reproduction/interactions.md").read_text()
+    assert [line for line in text.splitlines() if line.startswith("## ")] == [f"## {SECTIONS['compression'].title}"]
+
+
+def test_a_cell_is_the_mean_of_its_runs_last_ten_rounds(tmp_path, fake_run):
+    key = ("skew", "Krum", "no attack")
+    jobs = {key: jobs_of(["mnist"], 3, 12)[key]}
+    assert [job.repetition for job in jobs[key]] == [0, 1, 2]
+    runs.run_missing(jobs[key], tmp_path, run=fake_run)
+    means = pd.Series([pd.read_csv(folder / "metrics.csv")["test_accuracy"][3:].mean() for folder in fake_run.folders])
+    (cell,) = read_cells(jobs, tmp_path).values()
+    assert (cell.mean, cell.std, cell.runs) == (pytest.approx(means.mean()), pytest.approx(means.std(ddof=1)), 3)
+    assert cell.epsilon != cell.epsilon
+
+
+def test_numbers_survive_the_csv_file(tmp_path):
+    cells = {("skew", "Krum", "no attack"): Cell(1 / 3, 0.1 / 3, 5, 1.4027)}
+    to_frame(cells).to_csv(tmp_path / "a.csv", index=False)
+    assert of_frame(pd.read_csv(tmp_path / "a.csv")) == cells
+
+
+def test_a_rows_settings_are_those_of_its_factors():
+    key = ("compression", "top 10%, MultiKrum", "sign flip")
+    (job,) = jobs_of(["digits"], 1)[key]
+    config = compose(job.overrides)
+    assert (config.update.top_k.fraction, config.clients_per_round, config.num_rounds, config.mu) == (0.1, 20, 40, 0)
+    assert (config.strategy.arguments["num_malicious"], config.strategy.arguments["num_selected"]) == (5, 12)
+    assert (config.attack.name, config.attack.arguments["scale"], config.weight_decay) == ("SignFlip", 4, 0)
+
+
+def test_the_figure_has_a_group_of_bars_for_each_row():
+    figure = draw(CELLS)
+    assert len(figure.axes) == len(TABLES)
+    for axes, table in zip(figure.axes, TABLES, strict=True):
+        assert axes.get_title(loc="left") == SECTIONS[table.name].title
+        heights = [bar.get_height() for bar in axes.patches]
+        expected = [
+            100 * CELLS[table.name, row, column].mean for column in table.columns.choices for row in rows_of(table)
+        ]
+        assert heights == pytest.approx(expected)
