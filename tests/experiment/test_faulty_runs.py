@@ -1,5 +1,6 @@
 """Whole runs in which something fails: how they end, and the files they leave."""
 
+import contextlib
 import csv
 import json
 import math
@@ -178,6 +179,23 @@ def actors(run: subprocess.Popen[str]) -> list[int]:
     return [process.pid for process in psutil.Process(run.pid).children(recursive=True) if shots.is_actor(process.pid)]
 
 
+def wait_until_actors_work(run: subprocess.Popen[str]) -> None:
+    """Wait until the actors, idle before their first round, have used 2 s of a processor."""
+    enough, until = cpu_s(actors(run)) + 2, time.monotonic() + 600
+    while cpu_s(actors(run)) < enough:
+        assert run.poll() is None, run.communicate()[1]
+        assert time.monotonic() < until
+        time.sleep(0.1)
+
+
+def cpu_s(pids: list[int]) -> float:
+    total = 0.0
+    for pid in pids:
+        with contextlib.suppress(psutil.NoSuchProcess):  # a worker that Ray did not need
+            total += psutil.Process(pid).cpu_times().user
+    return total
+
+
 def test_a_run_on_ray_whose_processes_are_killed_is_the_undisturbed_one_to_the_bit(fedprox, begun, tmp_path):
     settings = ("num_rounds=150", "num_epochs=20")
     run, run_dir = begun(*settings, "client_resources.num_cpus=1")
@@ -203,9 +221,9 @@ def test_a_run_on_ray_whose_processes_are_killed_is_the_undisturbed_one_to_the_b
 @pytest.mark.parametrize("part", ["raylet", "gcs_server"])
 def test_a_run_whose_cluster_is_lost_ends_and_says_how_to_continue(begun, part):
     # Within a long round: Ray ends a process silently if an object is put while the raylet dies, and a round begins
-    # with that.
-    run, run_dir = begun("num_rounds=100000", "num_epochs=3000", "client_resources.num_cpus=1")
-    time.sleep(5)  # round 1 begins at once after row 0, and takes minutes
+    # with that. 100,000 epochs of the reference solver take 150 s or more.
+    run, run_dir = begun("num_rounds=1000", "num_epochs=100000", "solver=reference", "client_resources.num_cpus=1")
+    wait_until_actors_work(run)
     os.kill(processes(run, part)[0].pid, signal.SIGKILL)
     _, err = run.communicate(timeout=600)
     assert run.returncode == 1
