@@ -3,6 +3,7 @@
 import gc
 import logging
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -17,6 +18,7 @@ from hypothesis import settings
 
 settings.register_profile("any machine", deadline=None)  # 200 ms are not enough on a busy one
 settings.load_profile("any machine")
+signal.signal(signal.SIGINT, signal.default_int_handler)  # `pytest &` ignores it, and so would all that tests start
 
 # Hydra closes all handlers, and absl's handler then closes the standard error of the test that first imported it.
 absl_logging.get_absl_handler().python_handler.stream = sys.__stderr__

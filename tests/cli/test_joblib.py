@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from fedprox.cli.jobs import read_table
 from tests.faults.compared import differences
 
 pytest.importorskip("hydra_plugins.hydra_joblib_launcher")
@@ -31,14 +32,11 @@ def finished(sweep: Path) -> list[str]:
     return sorted(file.parent.name for file in sweep.glob("*/model.safetensors"))
 
 
-@pytest.fixture
-def swept(tmp_path, program, monkeypatch):
-    """Return the output of a parallel sweep of three jobs, of which one fails."""
+def test_parallel_jobs_give_the_files_status_and_table_of_sequential_jobs_and_are_not_repeated(
+    tmp_path, program, fedprox, monkeypatch
+):
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)  # which would set the threads of a worker
-    return program(*JOBLIB, *ONE_FAILS)
-
-
-def test_parallel_jobs_give_the_files_and_the_status_of_sequential_jobs(swept, fedprox, tmp_path):
+    swept = program(*JOBLIB, *ONE_FAILS)
     alone = fedprox("--multirun", *ONE_FAILS, "hydra.sweep.dir=basic")
     assert swept.status == alone.status == 2
     assert swept.err == alone.err
@@ -53,21 +51,15 @@ def test_parallel_jobs_give_the_files_and_the_status_of_sequential_jobs(swept, f
         assert facts["hardware"]["num_threads"] == 1
         assert set(JOBLIB) < set(facts["command"])
 
-
-def test_parallel_jobs_are_in_the_table_and_not_repeated_by_the_same_command(swept, program, tmp_path):
-    from fedprox.cli.jobs import read_table
-
-    statuses = ["finished", "failed", "finished"]
     rows = read_table(tmp_path / "joblib")
-    assert [row["status"] for row in rows] == statuses
+    assert [row["status"] for row in rows] == ["finished", "failed", "finished"]
     assert [row["overrides"] for row in rows] == ["num_clients=50", "num_clients=141", "num_clients=60"]
     assert swept.err == f"error: {rows[1]['error']}\n"
     assert swept.out.splitlines()[-2].endswith(rows[1]["error"])
-    records = [tmp_path / "joblib" / job / "run.json" for job in ("0", "2")]
-    before = [record.read_bytes() for record in records]
+    before = {record: record.read_bytes() for record in (tmp_path / "joblib").glob("*/run.json")}
     again = program(*JOBLIB, *ONE_FAILS)
     assert (again.status, again.err) == (2, swept.err)
-    assert [record.read_bytes() for record in records] == before
+    assert {record: record.read_bytes() for record in (tmp_path / "joblib").glob("*/run.json")} == before
     assert read_table(tmp_path / "joblib") == rows
 
 

@@ -17,6 +17,7 @@ from tests.faults.compared import differences
 DIGITS = ("dataset=digits", "engine=local", "clients_per_round=2", "num_epochs=2")
 SWEEP = ("--multirun", *DIGITS)
 BREAKS = """
+import time
 from pathlib import Path
 from fedprox.federation.planned_strategy import FedProx
 
@@ -24,6 +25,13 @@ class Breaks(FedProx):
     def configure_train(self, server_round, arrays, config, grid):
         if server_round == 12 and not Path("fixed").exists():
             raise RuntimeError("broken\\nin two lines")
+        return super().configure_train(server_round, arrays, config, grid)
+
+class Waits(FedProx):
+    def configure_train(self, server_round, arrays, config, grid):
+        while server_round == 12 and not Path("fixed").exists():
+            Path("waits").touch()
+            time.sleep(0.01)
         return super().configure_train(server_round, arrays, config, grid)
 """
 
@@ -64,7 +72,7 @@ def test_a_failed_job_records_its_reason_and_is_resumed_to_the_uninterrupted_res
     command = (*SWEEP, "num_rounds=14", "mu=0,1", "strategy._target_=breaks.Breaks")
     failed = fedprox(*command)
     assert failed.status == 1
-    reason = "round 12: Breaks.configure_train: RuntimeError: broken; in two lines (breaks.py:8)"
+    reason = "round 12: Breaks.configure_train: RuntimeError: broken; in two lines (breaks.py:9)"
     for job in "01":
         assert (record(tmp_path / "sweep" / job)["status"], record(tmp_path / "sweep" / job)["error"]) == (
             "failed",
@@ -156,13 +164,15 @@ def test_a_sweep_that_another_process_is_running_is_refused(fedprox, tmp_path):
     assert list((tmp_path / "sweep").iterdir()) == []
 
 
-def test_an_interrupted_sweep_shows_its_table_and_can_be_continued(tmp_path, environment, fedprox):
-    command = (*SWEEP, "num_rounds=200", "mu=0,1", "hydra.sweep.dir=sweep")
+def test_an_interrupted_sweep_shows_its_table_and_can_be_continued(tmp_path, environment, fedprox, monkeypatch):
+    (tmp_path / "breaks.py").write_text(BREAKS)
+    monkeypatch.syspath_prepend(tmp_path)
+    command = (*SWEEP, "num_rounds=14", "mu=0,1", "strategy._target_=breaks.Waits", "hydra.sweep.dir=sweep")
     line = [sys.executable, "-m", "fedprox.main", *command]
     process = subprocess.Popen(line, cwd=tmp_path, env=environment(), stdout=subprocess.PIPE, text=True)
-    file, deadline = tmp_path / "sweep" / "0" / "metrics.csv", time.monotonic() + 600
+    deadline = time.monotonic() + 600
     try:
-        while not file.exists() or file.read_text().count("\n") < 15:
+        while not (tmp_path / "waits").exists():
             assert process.poll() is None
             assert time.monotonic() < deadline
             time.sleep(0.02)
@@ -175,10 +185,12 @@ def test_an_interrupted_sweep_shows_its_table_and_can_be_continued(tmp_path, env
     assert (statuses[0][0], statuses[1]) == ("interrupted", ["not", "begun"])
     assert [row["status"] for row in read_table(tmp_path / "sweep")] == ["interrupted", WAITING]
 
+    (tmp_path / "fixed").touch()
     ended = fedprox(*command)
     assert ended.status == 0, ended.err
-    assert record(tmp_path / "sweep" / "0")["resumed"][0]["after_round"] >= 10
-    assert [line.split(",")[0] for line in file.read_text().split()[1:]] == [str(number) for number in range(201)]
+    assert record(tmp_path / "sweep" / "0")["resumed"][0]["after_round"] == 11
+    table = (tmp_path / "sweep" / "0" / "metrics.csv").read_text()
+    assert [line.split(",")[0] for line in table.split()[1:]] == [str(number) for number in range(15)]
 
 
 # The table itself.

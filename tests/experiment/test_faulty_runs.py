@@ -16,6 +16,7 @@ from pathlib import Path
 import psutil
 import pytest
 
+from fedprox.cli.jobs import read_table
 from tests.faults import shots
 from tests.faults.compared import differences
 
@@ -142,19 +143,18 @@ def test_a_run_stops_early_after_its_patience_and_leaves_no_later_round(fedprox,
 # Ray, killed
 
 
-ON_RAY = ("dataset=digits", "num_clients=50", "partition=iid", "mu=0.5")
+ON_RAY = ("dataset=digits", "num_clients=50", "partition=iid")
 
 
 @pytest.fixture
-def begun(environment, tmp_path) -> Iterator[Callable[..., tuple[subprocess.Popen[str], Path]]]:
-    """Return a function that starts a run in a process of its own, and returns when it has measured round 0."""
+def begun(environment, tmp_path) -> Iterator[Callable[..., subprocess.Popen[str]]]:
+    """Return a function that starts a command in a process of its own."""
     started: list[subprocess.Popen[str]] = []
 
-    def begin(*arguments: str) -> tuple[subprocess.Popen[str], Path]:
-        command = [sys.executable, "-m", "fedprox.main", *ON_RAY, *arguments, "hydra.run.dir=run"]
+    def begin(*arguments: str) -> subprocess.Popen[str]:
+        command = [sys.executable, "-m", "fedprox.main", *ON_RAY, *arguments, "client_resources.num_cpus=1"]
         started.append(subprocess.Popen(command, cwd=tmp_path, env=environment(), stderr=subprocess.PIPE, text=True))
-        wait_for_rows(started[-1], tmp_path / "run", 1)
-        return started[-1], tmp_path / "run"
+        return started[-1]
 
     yield begin
     for run in started:
@@ -196,39 +196,47 @@ def cpu_s(pids: list[int]) -> float:
     return total
 
 
-def test_a_run_on_ray_whose_processes_are_killed_is_the_undisturbed_one_to_the_bit(fedprox, begun, tmp_path):
-    settings = ("num_rounds=150", "num_epochs=20")
-    run, run_dir = begun(*settings, "client_resources.num_cpus=1")
-    for how_many, from_row in ((2, 10), (1, 40)):
+def test_a_run_whose_actors_and_cluster_are_killed_is_after_its_resumption_the_undisturbed_one(
+    fedprox, begun, tmp_path
+):
+    settings = ("num_rounds=100", "num_epochs=1000")
+    run, run_dir = begun(*settings, "hydra.run.dir=run"), tmp_path / "run"
+    for how_many, from_row in ((2, 5), (1, 15)):
         wait_for_rows(run, run_dir, from_row)
         while len(victims := actors(run)[:how_many]) < how_many:  # one may still be starting
             assert run.poll() is None
         for victim in victims:
             os.kill(victim, signal.SIGKILL)
-    wait_for_rows(run, run_dir, 60)
-    # Ray's agents outlive their raylet by a minute.
-    own = {each for each in shots.started(run.pid) if not shots.is_agent(each[0])}
-    run.send_signal(signal.SIGTERM)
-    _, err = run.communicate(timeout=600)
-    assert run.returncode == 143, err
-    assert shots.outlived(own, shots.GRACE_S) == []
-    assert record(run_dir)["status"] == "interrupted"
-    assert fedprox("resume=run", "engine=local").status == 0
-    assert fedprox(*ON_RAY, *settings, "engine=local", "hydra.run.dir=local").status == 0
-    assert differences(run_dir, tmp_path / "local") == []
-
-
-@pytest.mark.parametrize("part", ["raylet", "gcs_server"])
-def test_a_run_whose_cluster_is_lost_ends_and_says_how_to_continue(begun, part):
-    # Within a long round: Ray ends a process silently if an object is put while the raylet dies, and a round begins
-    # with that. 100,000 epochs of the reference solver take 150 s or more.
-    run, run_dir = begun("num_rounds=1000", "num_epochs=100000", "solver=reference", "client_resources.num_cpus=1")
-    wait_until_actors_work(run)
-    os.kill(processes(run, part)[0].pid, signal.SIGKILL)
+    wait_for_rows(run, run_dir, 25)
+    os.kill(processes(run, "gcs_server")[0].pid, signal.SIGKILL)
     _, err = run.communicate(timeout=600)
     assert run.returncode == 1
     assert "error: the Ray cluster is lost: " in err
     assert "resume=<run directory>" in err
     assert "Traceback" not in err
     assert record(run_dir)["status"] == "failed"
-    assert rows(run_dir)
+    assert len(rows(run_dir)) < 100
+    assert fedprox("resume=run", "engine=local").status == 0
+    assert fedprox(*ON_RAY, *settings, "engine=local", "hydra.run.dir=local").status == 0
+    assert differences(run_dir, tmp_path / "local") == []
+
+
+def test_a_sweep_whose_raylet_dies_starts_ray_again_which_sigterm_ends_with_the_sweep(begun, tmp_path):
+    # It dies within a long round: Ray ends a process silently if an object is put meanwhile, and a round begins with
+    # that. 100,000 epochs of the reference solver take 150 s or more.
+    sweep = begun("--multirun", "mu=0,1", "num_epochs=100000", "solver=reference", "hydra.sweep.dir=sweep")
+    wait_for_rows(sweep, tmp_path / "sweep" / "0", 1)
+    wait_until_actors_work(sweep)
+    os.kill(processes(sweep, "raylet")[0].pid, signal.SIGKILL)
+    wait_for_rows(sweep, tmp_path / "sweep" / "1", 1)
+    wait_until_actors_work(sweep)
+    # Ray's agents outlive their raylet by a minute.
+    own = {each for each in shots.started(sweep.pid) if not shots.is_agent(each[0])}
+    sweep.send_signal(signal.SIGTERM)
+    _, err = sweep.communicate(timeout=600)
+    assert sweep.returncode == 143, err
+    assert shots.outlived(own, shots.GRACE_S) == []
+    assert "Traceback" not in err
+    lost, interrupted = read_table(tmp_path / "sweep")
+    assert (lost["status"], lost["rounds"], interrupted["status"]) == ("failed", "0", "interrupted")
+    assert lost["error"].startswith("the Ray cluster is lost: nothing answers at ")
