@@ -24,6 +24,7 @@ MANDATORY = {
     "dataset=image_folder": ["dataset.path=there"],
     "client=script": ["client.script=train.py"],
     "update=partial": ["update.names=[fc*]"],
+    "privacy=client": ["privacy.epsilon=1", "privacy.delta=1e-3"],
     "model=lstm_sent140": ["dataset=sent140", *TEXT["sent140"]],
     **{f"dataset={name}": given for name, given in TEXT.items()},
     **{f"experiment=paper_{name}": given for name, given in TEXT.items()},

@@ -144,6 +144,29 @@ def test_selection_does_not_depend_on_sizes_stragglers_epochs_or_protocol():
     assert all([task.client for task in other.tasks(4)] == cohort for other in others)
 
 
+# sampling=poisson
+
+
+def test_each_client_takes_part_independently_with_the_same_probability():
+    plan = make_plan(clients_per_round=2, sampling="poisson")
+    num_clients, num_rounds = len(plan.client_sizes), 20_000
+    q = 2 / num_clients
+    cohorts = [[task.client for task in plan.tasks(t)] for t in range(1, num_rounds + 1)]
+    assert all(cohort == sorted(set(cohort)) for cohort in cohorts)
+    takes_part = np.array([np.isin(np.arange(num_clients), cohort) for cohort in cohorts])
+    error = np.sqrt(q * (1 - q) / num_rounds)
+    assert np.abs(takes_part.mean(axis=0) - q).max() < 5 * error
+    pairs = np.cov(takes_part.T.astype(float)) / (q * (1 - q))  # correlations, of standard error 1 / sqrt(T)
+    assert np.abs(pairs - np.eye(num_clients)).max() < 5 / np.sqrt(num_rounds) + 5 * error
+    assert {0, 1, 2, 3} <= {len(cohort) for cohort in cohorts}
+
+
+def test_everybody_takes_part_if_all_are_asked():
+    plan = make_plan(sampling="poisson")
+    whole = make_plan(sampling="poisson", clients_per_round=len(plan.client_sizes))
+    assert [task.client for task in whole.tasks(3)] == list(range(len(plan.client_sizes)))
+
+
 # sampling=proportional
 
 
