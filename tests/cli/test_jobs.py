@@ -93,22 +93,6 @@ def test_a_failed_job_records_its_reason_and_is_resumed_to_the_uninterrupted_res
     assert [(row["status"], row["error"]) for row in read_table(tmp_path / "sweep")] == [("finished", "")] * 2
 
 
-def test_jobs_resumed_on_one_shared_ray_equal_those_of_the_local_engine(tmp_path, program, fedprox, monkeypatch):
-    (tmp_path / "breaks.py").write_text(BREAKS)
-    rounds = ("num_rounds=14", "mu=0,1", "strategy._target_=breaks.Breaks")
-    monkeypatch.syspath_prepend(tmp_path)
-    on_ray = (*SWEEP, *rounds, "client_resources.num_cpus=1", "hydra.sweep.dir=on_ray")
-    assert fedprox(*on_ray).status == 1
-    assert [row["status"] for row in read_table(tmp_path / "on_ray")] == ["failed"] * 2
-    (tmp_path / "fixed").touch()
-    ended = program(*on_ray, "engine=ray")  # another place to compute is the same sweep
-    assert ended.status == 0, ended.err
-    assert fedprox(*SWEEP, *rounds, "hydra.sweep.dir=local").status == 0
-    for job in "01":
-        assert [each["after_round"] for each in record(tmp_path / "on_ray" / job)["resumed"]] == [11]
-        assert differences(tmp_path / "on_ray" / job, tmp_path / "local" / job) == []
-
-
 def test_runs_with_other_settings_are_not_overwritten(fedprox, tmp_path):
     assert fedprox(*SWEEP, "num_rounds=1", "mu=0,1").status == 0
     before = everything_in(tmp_path / "sweep")

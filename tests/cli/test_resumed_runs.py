@@ -1,4 +1,4 @@
-"""A resumed run is, byte for byte, the uninterrupted one."""
+"""A resumed run is, byte for byte, the uninterrupted one; on another engine: tests/equivalence/test_engines.py."""
 
 import json
 from collections.abc import Callable
@@ -199,32 +199,6 @@ def test_the_failure_policy_may_change_unless_replies_may_have_been_dropped(run,
     ended = fedprox("resume=run", *present)
     assert ended.status == (2 if refused else 0), ended.err
     assert [name for name in refused if f"{name}=" not in ended.err] == []
-
-
-@pytest.fixture
-def _no_ray():
-    yield
-    import ray
-
-    from fedprox.engines import ray as engine
-
-    ray.shutdown()
-    engine._pools.clear()
-    engine._shared.clear()
-
-
-@pytest.mark.usefixtures("_no_ray")
-def test_the_engine_may_change_from_process_to_process(run):
-    choice = (*DIGITS, f"{FLOWERS}FedAdam", "client_resources.num_cpus=1", "checkpoint.every=3")
-    whole = run(*choice, into="whole")
-    run(*choice, "engine=ray", into="broken", until=5)
-    again = (f"{FLOWERS}FedAdam", "client_resources.num_cpus=1")
-    run("resume=broken", *again, "engine=local", into="broken", until=8, kind=Crash)
-    run("resume=broken", *again, "engine=ray", into="broken")
-    assert differences(Path("broken"), whole) == []
-    on_ray = run(*choice, "engine=ray", into="on_ray", until=7, kind=Crash)
-    run("resume=on_ray", *again, into="on_ray")
-    assert differences(on_ray, whole) == []
 
 
 # Branches.

@@ -127,58 +127,29 @@ class TestOnActors:
         assert contents(second.send_and_receive(federation.messages())) == expected(federation)
         assert contents(first.send_and_receive(federation.messages())) == expected(federation)
 
-    @pytest.mark.parametrize("num_killed", [1, 2])
-    def test_actors_killed_between_rounds_are_replaced_with_the_same_result(self, federation, num_killed):
+    def test_actors_killed_between_rounds_are_replaced_with_the_same_result(self, federation):
         grid = RayGrid(federation.spec, num_cpus=1, max_actors=6)
         grid.send_and_receive(federation.messages(1))
-        for process in processes(grid)[:num_killed]:
+        for process in processes(grid):
             os.kill(process, signal.SIGKILL)
         assert contents(grid.send_and_receive(federation.messages(2))) == expected(federation, 2)
 
-    @pytest.mark.parametrize("num_killed", [1, 2])
-    def test_a_share_whose_actor_is_killed_at_work_is_redone_with_the_same_result(self, federation, num_killed):
+    def test_a_share_whose_actor_is_killed_at_work_is_redone_with_the_same_result(self, federation):
+        # All of a run's actors are killed at work in tests/experiment/test_faulty_runs.py.
         spec = replace(federation.spec, model=Slow(federation.spec.model))
         grid = RayGrid(spec, num_cpus=1, max_actors=6)
         messages = federation.messages(2, arrays=renamed(federation.start))
         undisturbed = contents(LocalGrid(spec).send_and_receive(messages))
-        victims = processes(grid)[:num_killed]
-        killer = threading.Timer(0.5, lambda: [os.kill(process, signal.SIGKILL) for process in victims])
+        victim = processes(grid)[0]
+        killer = threading.Timer(0.5, lambda: os.kill(victim, signal.SIGKILL))
         killer.start()  # a share has over 20 steps of 0.05 s or more
         start = time.monotonic()
         assert contents(grid.send_and_receive(messages)) == undisturbed
         assert time.monotonic() - start > 1.0
-        assert not set(victims) & set(processes(grid))
-
-    def test_an_actor_killed_while_it_starts_is_replaced_too(self, federation, tmp_path):
-        hold = tmp_path / "hold"
-        spec = replace(federation.spec, model=Held(federation.spec.model, str(hold)))
-        grid = RayGrid(spec, num_cpus=1, max_actors=6)
-        messages = federation.messages(2, arrays=renamed(federation.start))
-        undisturbed = contents(LocalGrid(spec).send_and_receive(messages))
-        hold.touch()  # no client finishes before three actors have been killed
-        stop, killed, until = threading.Event(), set(), time.monotonic() + 300
-
-        def kill_all_that_start() -> None:  # both, and one of their replacements
-            try:
-                while len(killed) < 3 and time.monotonic() < until and not stop.wait(0.01):
-                    for process in {*workers()} - killed:
-                        with suppress(ProcessLookupError):  # it has ended by itself
-                            os.kill(process, signal.SIGKILL)
-                            killed.add(process)
-            finally:
-                hold.unlink()
-
-        killer = threading.Thread(target=kill_all_that_start)
-        killer.start()
-        try:
-            assert contents(grid.send_and_receive(messages)) == undisturbed
-        finally:
-            stop.set()
-            killer.join()
-        assert len(killed) >= 3
+        assert victim not in processes(grid)
 
     def test_a_client_over_which_actors_die_is_named_and_the_others_reply(self, federation, monkeypatch):
-        monkeypatch.setattr(actor_pool, "MAX_DEATHS", 2)  # each costs an actor, and seconds
+        monkeypatch.setattr(actor_pool, "MAX_DEATHS", 1)  # each costs an actor, and seconds
         spec = marked(replace(federation.spec, model=Deadly()), client=3)
         grid = RayGrid(spec, num_cpus=1, max_actors=6)
         messages = federation.messages(arrays=renamed(federation.start, "linear."))
@@ -215,6 +186,35 @@ class TestOnActors:
         again = grid.send_and_receive(in_time, timeout=1000)
         assert contents(again) == contents(undisturbed)
         assert time.monotonic() - start < 1000  # the late client's hour delays no other client
+
+    # The last of this Ray: it takes processes that died before they spoke for starting, and starts no others meanwhile.
+    def test_an_actor_killed_while_it_starts_is_replaced_too(self, federation, tmp_path):
+        hold = tmp_path / "hold"
+        spec = replace(federation.spec, model=Held(federation.spec.model, str(hold)))
+        grid = RayGrid(spec, num_cpus=1, max_actors=6)
+        messages = federation.messages(2, arrays=renamed(federation.start))
+        undisturbed = contents(LocalGrid(spec).send_and_receive(messages))
+        hold.touch()  # no client finishes before three actors have been killed
+        stop, killed, until = threading.Event(), set(), time.monotonic() + 300
+
+        def kill_all_that_start() -> None:  # both, and one of their replacements
+            try:
+                while len(killed) < 3 and time.monotonic() < until and not stop.wait(0.01):
+                    for process in {*workers()} - killed:
+                        with suppress(ProcessLookupError):  # it has ended by itself
+                            os.kill(process, signal.SIGKILL)
+                            killed.add(process)
+            finally:
+                hold.unlink()
+
+        killer = threading.Thread(target=kill_all_that_start)
+        killer.start()
+        try:
+            assert contents(grid.send_and_receive(messages)) == undisturbed
+        finally:
+            stop.set()
+            killer.join()
+        assert len(killed) >= 3
 
 
 def clients_of(messages, share) -> list[int]:

@@ -1,6 +1,7 @@
-"""All engines give the same results."""
+"""All engines give the same results. Whole runs on Ray are in this file, which starts it once."""
 
 import csv
+import json
 from pathlib import Path
 
 import pytest
@@ -8,6 +9,8 @@ import ray
 
 from fedprox.engines import ray as ray_engine
 from fedprox.experiment import run as experiment
+from tests.experiment.test_script_runs import COMMAND, SCRIPT, content
+from tests.faults.compared import differences
 from tests.settings import config_of
 
 ENGINES = {
@@ -34,10 +37,23 @@ def _ray_ends_with_this_module():
     ray_engine._shared.clear()
 
 
-def run(engine: str, strategy: str, folder: Path, **changes) -> Path:
+AUTHORS = ("protocol=authors", "dataset=synthetic_1_1", "num_clients=30", "model.init=zeros", "weight_decay=0")
+FAILS = """
+from pathlib import Path
+from flwr.serverapp.strategy import FedAdam
+
+class Fails(FedAdam):
+    def configure_train(self, server_round, arrays, config, grid):
+        if server_round == 12 and not Path("fixed").exists():
+            raise RuntimeError("failed")
+        return super().configure_train(server_round, arrays, config, grid)
+"""
+
+
+def run(engine: str, strategy: str, folder: Path, *more: str, **changes) -> Path:
     folder.mkdir()
     chosen = {"strategy": {"_target_": f"fedprox.strategies.fedprox.{strategy}"}, "engine": ENGINES[engine]}
-    experiment.run(config_of(*SETTINGS, **chosen, **changes), folder)
+    experiment.run(config_of(*SETTINGS, *more, **chosen, **changes), folder)
     return folder
 
 
@@ -60,18 +76,59 @@ def assert_agree(folder: Path, other_folder: Path, tolerance: float) -> None:
                 assert float(same[name]) == pytest.approx(float(row[name]), rel=tolerance), (row["round"], name)
 
 
-@pytest.mark.parametrize("strategy", ["FedProx", "FedAvgWithStragglerDrop", "FedDane"])
-def test_local_and_ray_give_the_same_metrics_and_clients(strategy, tmp_path):
-    local, on_ray = (run(engine, strategy, tmp_path / engine) for engine in ENGINES)
+@pytest.mark.parametrize(
+    ("strategy", "more"),
+    [("FedProx", ()), ("FedAvgWithStragglerDrop", ()), ("FedDane", ()), ("FedProx", AUTHORS)],
+    ids=["FedProx", "FedAvg", "FedDANE", "protocol=authors"],
+)
+def test_local_and_ray_give_the_same_metrics_and_clients(strategy, more, tmp_path):
+    local, on_ray = (run(engine, strategy, tmp_path / engine, *more) for engine in ENGINES)
     # Both run the same solver on one thread; 1e-6 leaves room for a float32 rounding on other processors.
     assert_agree(local, on_ray, 1e-6)
     assert rows(local / "clients.csv") == rows(on_ray / "clients.csv")
     one = rows(local / "metrics.csv")
-    # Something happened: the model moved in each round, and the two strategies count 6 and 3 of 6 clients.
+    # Something happened: the model moved in each round, and the strategies count 6 and 3 of 6 clients.
     assert len({row["test_loss"] for row in one}) == 6
     counted = {"FedProx": "6", "FedAvgWithStragglerDrop": "3", "FedDane": "6"}[strategy]
     assert {row["num_clients_counted"] for row in one[1:]} == {counted}
     assert all(float(row["gamma_max"]) >= float(row["gamma_mean"]) > 0 for row in one[1:])
+
+
+def test_jobs_that_fail_on_one_engine_and_are_resumed_on_another_equal_undisturbed_ones(fedprox, tmp_path, monkeypatch):
+    (tmp_path / "fails.py").write_text(FAILS)
+    monkeypatch.syspath_prepend(tmp_path)
+    small = ("dataset=digits", "clients_per_round=2", "num_epochs=2", "client_resources.num_cpus=1")
+    sweep = ("--multirun", *small, "num_rounds=14", "mu=0,1", "strategy._target_=fails.Fails")
+    begun = {"local": "ray", "ray": "local"}
+    for engine in begun:
+        assert fedprox(*sweep, f"engine={engine}", f"hydra.sweep.dir={engine}").status == 1
+    (tmp_path / "fixed").touch()
+    assert fedprox(*sweep, "engine=local", "hydra.sweep.dir=undisturbed").status == 0
+    for engine, other in begun.items():  # another place to compute is the same sweep
+        ended = fedprox(*sweep, f"engine={other}", f"hydra.sweep.dir={engine}")
+        assert ended.status == 0, ended.err
+        for job in "01":
+            resumed = json.loads((tmp_path / engine / job / "run.json").read_text())["resumed"]
+            assert [each["after_round"] for each in resumed] == [11]
+            assert differences(tmp_path / engine / job, tmp_path / "undisturbed" / job) == []
+
+
+def test_scripts_in_one_and_several_processes_on_ray_and_resumed_give_the_same_bytes(fedprox, tmp_path):
+    (tmp_path / "train.py").write_text(SCRIPT)
+
+    def contents(*more: str, name: str) -> tuple:
+        ended = fedprox(*COMMAND, "client_resources.num_cpus=1", *more, f"hydra.run.dir={name}")
+        assert ended.status == 0, ended.err
+        return content(tmp_path / name)
+
+    expected = contents("engine=local", "num_rounds=3", "client.at_once=2", name="several")
+    one = ("engine=local", "num_rounds=2", "client.at_once=1", "checkpoint.every=1")
+    assert contents(*one, name="one") != expected
+    same = ("client.script=train.py", "num_rounds=3")
+    ended = fedprox("resume=one", *same, "client.at_once=2", "engine=local")
+    assert ended.status == 0, ended.err
+    assert content(tmp_path / "one") == expected
+    assert contents("engine=ray", "num_rounds=3", name="ray") == expected
 
 
 def test_the_fastest_solver_gives_the_reference_solvers_run(tmp_path):
