@@ -159,27 +159,42 @@ class CohortSolver:
         graphs = self._graphs if all(problem.positions is not None for problem in problems) else None
         schedule = Schedule.of(batches, places, self._width if graphs else 0, len(self._dropouts))
         with graphs.on_own_stream() if graphs else nullcontext():
-            start = self._start(problems)
+            anchor, start = self._anchor(problems), self._start(problems)
             if graphs:
                 self._width = schedule.positions.shape[1]
-                stack = self._stack(problems, schedule, start, graphs.memory)
+                stack = self._stack(problems, schedule, anchor, start, graphs.memory)
                 self._replay(graphs, stack, schedule, (features, labels))
             else:
-                stack = self._stack(problems, schedule, start, None)
+                stack = self._stack(problems, schedule, anchor, start, None)
                 for active, steps in schedule.phases():
                     for rows in steps:
                         self._step(stack, (features, labels), active, rows)
-            return self._solved(stack, start, schedule)
+            return self._solved(stack, anchor, schedule)
+
+    def _anchor(self, problems: Sequence[LocalProblem]) -> Params:
+        """Return w^t of each client, shape (clients, *shape) for each name."""
+        return self._stacked([problem.global_params for problem in problems])
 
     def _start(self, problems: Sequence[LocalProblem]) -> Params:
-        """Return w^t of each client, shape (clients, *shape) for each name; without copies if all have the same."""
-        names, first = sorted(set(self._own_names.values())), problems[0].global_params
-        if all(problem.global_params is first for problem in problems):
-            return {name: first[name].expand(len(problems), *first[name].shape) for name in names}
-        return {name: torch.stack([problem.global_params[name] for problem in problems]) for name in names}
+        """Return where each client starts, shape (clients, *shape) for each name."""
+        return self._stacked(
+            [problem.global_params if problem.start is None else problem.start for problem in problems]
+        )
+
+    def _stacked(self, models: Sequence[Params]) -> Params:
+        """Return models along a leading dimension, without copies if all are the same."""
+        names, first = sorted(set(self._own_names.values())), models[0]
+        if all(model is first for model in models):
+            return {name: first[name].expand(len(models), *first[name].shape) for name in names}
+        return {name: torch.stack([model[name] for model in models]) for name in names}
 
     def _stack(
-        self, problems: Sequence[LocalProblem], schedule: Schedule, start: Params, memory: FixedMemory | None
+        self,
+        problems: Sequence[LocalProblem],
+        schedule: Schedule,
+        anchor: Params,
+        start: Params,
+        memory: FixedMemory | None,
     ) -> "_Stack":
         """Return the memory of a stack of clients before their first step."""
 
@@ -193,12 +208,11 @@ class CohortSolver:
 
         work = problems[0].work
         sgd, dtype = self._sgd.scaled(work.learning_rate_factor), start[self._trained[0]].dtype
-        anchor = [held(f"anchor {name}", start[name]) for name in self._trained] if work.mu else []
         velocity = [held(f"v {name}", torch.zeros_like(start[name])) for name in self._trained] if sgd.momentum else []
         correction = self._corrections(problems)
         return _Stack(
             state={name: held(f"state {name}", value) for name, value in start.items()},
-            anchor=anchor,
+            anchor=[held(f"anchor {name}", anchor[name]) for name in self._trained] if work.mu else [],
             velocity=velocity,
             correction=[held(f"c {name}", one) for name, one in zip(self._trained, correction, strict=False)],
             positions=rows("positions", schedule.positions),
@@ -283,12 +297,12 @@ class CohortSolver:
         given = [problem.work.correction or zeros for problem in problems]
         return [torch.stack([correction[name] for correction in given]) for name in self._trained]
 
-    def _solved(self, stack: "_Stack", start: Params, schedule: Schedule) -> "_Solved":
+    def _solved(self, stack: "_Stack", anchor: Params, schedule: Schedule) -> "_Solved":
         """Return copies of a stack's models, with the sums of their losses and the squares of their drifts."""
         num = len(schedule.num_steps)
         state = {name: tensor[:num].detach().clone() for name, tensor in stack.state.items()}
         squares = sum(
-            torch.linalg.vector_norm((state[name] - start[name]).flatten(1), dim=1, dtype=torch.float64).square()
+            torch.linalg.vector_norm((state[name] - anchor[name]).flatten(1), dim=1, dtype=torch.float64).square()
             for name in self._trained
         )
         models = {name: tensor.unbind() for name, tensor in state.items()}

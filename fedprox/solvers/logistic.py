@@ -39,7 +39,7 @@ class LogisticSolver:
         This loads the compiled code, or compiles it on its first use on this machine, so that no round has to wait.
         """
         self._sgd = sgd
-        self._start: tuple[Params, Floats] = ({}, np.zeros((0, 0), np.float32))
+        self._anchor: tuple[Params, Floats] = ({}, np.zeros((0, 0), np.float32))
         none = LocalWork(np.zeros((0, 1), np.int64), 0, 0.0)
         params = {"1.weight": torch.zeros(1, 1), "1.bias": torch.zeros(1)}
         compiling = "compiling the solver, once on this machine: ten seconds or more"
@@ -55,15 +55,16 @@ class LogisticSolver:
         """Return the client's solution; see `fedprox.solvers.problem.Solver`."""
         problem = problem.alone()
         global_params, work = problem.global_params, problem.work
-        of_params, start = self._start  # all clients of a round start at the same parameters
+        of_params, anchor = self._anchor  # all clients of a round have the same
         if of_params is not global_params:
-            start = padded(global_params)
-            self._start = (global_params, start)  # one assignment: several threads may be here
-        weight = start.copy()
+            anchor = padded(global_params)
+            self._anchor = (global_params, anchor)  # one assignment: several threads may be here
+        weight = anchor.copy() if problem.start is None else padded(problem.start)
         correction = np.zeros((0, 0), np.float32) if work.correction is None else padded(work.correction)
         epoch = self._sgd.epoch(len(problem.labels))
         loss_sum, num_seen, num_steps, drift = descend(
             weight,
+            anchor,
             correction,
             problem.features.flatten(1).numpy(),
             problem.labels.numpy(),
@@ -85,6 +86,7 @@ class LogisticSolver:
 @compiled
 def descend(
     weight: Floats,
+    global_weight: Floats,
     correction: Floats,
     features: Floats,
     labels: Integers,
@@ -101,7 +103,8 @@ def descend(
     """Take the steps w <- w - lr * (grad F_B(w) + mu * (w - w^t) + weight_decay * w) in place.
 
     Args:
-        weight: w, starting at w^t, as `padded` makes it.
+        weight: w where it starts, as `padded` makes it.
+        global_weight: w^t in the same form, never modified.
         correction: Added to every gradient, in the form of weight; shape (0, 0) for none.
         features: Shape (n_k, num_features).
         labels: Shape (n_k,).
@@ -118,7 +121,7 @@ def descend(
     Returns:
         The sum of the examples' losses as they were processed, the number of examples, the steps done, ||w - w^t||.
     """
-    global_weight, gradient = weight.copy(), np.empty_like(weight)
+    gradient = np.empty_like(weight)
     last = num_taken - (num_batches - 1) * batch_size  # examples in the last batch
     largest = max(last, batch_size) if num_batches > 1 else last
     num_rows = -(-largest // EXAMPLES_PER_TILE) * EXAMPLES_PER_TILE

@@ -76,7 +76,7 @@ class LocalWork:
 
 @dataclass(frozen=True)
 class LocalProblem:
-    """One client's problem in one round: min h_k(w; w^t) = F_k(w) + (mu / 2) * ||w - w^t||^2, starting at w^t.
+    """One client's problem in one round: min h_k(w; w^t) = F_k(w) + (mu / 2) * ||w - w^t||^2, starting at w^t or v_k.
 
     Attributes:
         global_params: w^t, a state dict of the model.
@@ -87,6 +87,7 @@ class LocalProblem:
         asks_gamma: Whether to measure how inexactly the problem is solved.
         positions: Positions of the client's examples, shape (n_k,), if features and labels hold those of many clients,
             which stay on a GPU from round to round; None if they hold only this client's.
+        start: v_k, a state dict of the model at which SGD starts, such as a personal model; None for w^t.
     """
 
     global_params: Params
@@ -95,6 +96,7 @@ class LocalProblem:
     work: LocalWork
     asks_gamma: bool = False
     positions: NDArray[np.int64] | None = None
+    start: Params | None = None
 
     @property
     def num_examples(self) -> int:
@@ -119,7 +121,8 @@ class LocalSolution:
         train_loss: Mean cross-entropy F over the examples as they were processed, without the proximal term.
         num_steps: Mini-batch steps done.
         gamma: How inexactly the problem is solved (Li et al. 2020, Definition 2); None unless asked for.
-        drift: ||w_k^{t+1} - w^t|| over the trained parameters; None until it is measured.
+        drift: ||w_k^{t+1} - w^t|| over the trained parameters, wherever SGD started; None until it is measured.
+        personal: What the client keeps for its personal model, if it trains one beside w_k.
     """
 
     params: Params
@@ -127,10 +130,11 @@ class LocalSolution:
     num_steps: int
     gamma: float | None = None
     drift: float | None = None
+    personal: Params | None = None
 
 
 class Solver(Protocol):
-    """Approximately minimises h_k(w; w^t) = F_k(w) + (mu / 2) * ||w - w^t||^2, starting at w^t.
+    """Approximately minimises h_k(w; w^t) = F_k(w) + (mu / 2) * ||w - w^t||^2, from the problem's start.
 
     Attributes:
         is_concurrent: Whether `solve` may be called from several threads at once, and is faster that way.

@@ -58,7 +58,7 @@ class ReferenceSolver:
         self._sgd = sgd
 
     def solve(self, problem: LocalProblem) -> LocalSolution:
-        """Approximately minimise h_k(w; w^t) = F_k(w) + (mu / 2) * ||w - w^t||^2, starting at w^t."""
+        """Approximately minimise h_k(w; w^t) = F_k(w) + (mu / 2) * ||w - w^t||^2, from the problem's start."""
         problem = problem.alone()
         features, work = problem.features, problem.work
         model, w, grads = self._workspace.model, self._workspace.vectors, self._workspace.gradients
@@ -66,6 +66,8 @@ class ReferenceSolver:
         model.train()
         correction = None if work.correction is None else self._workspace.laid_out(work.correction)
         anchor = [vector.clone() for vector in w]  # w^t, which stays the same for all batches of all epochs
+        if problem.start is not None:
+            self._workspace.load(problem.start)
         velocity = list(map(torch.zeros_like, w)) if self._sgd.momentum else None
         sgd = self._sgd.scaled(work.learning_rate_factor)
         dropouts = [cast(SeededDropout, model.get_submodule(name)) for name in self._dropouts]

@@ -61,6 +61,7 @@ def problem(
     num_steps: int = 10**6,
     mu: float = 0.5,
     corrected: bool = False,
+    own_start: bool = False,
 ) -> LocalProblem:
     rng = np.random.default_rng(seed)
     dtype = next(iter(start.values())).dtype
@@ -68,7 +69,9 @@ def problem(
     correction = {name: torch.from_numpy(rng.normal(size=w.shape)).to(dtype) for name, w in start.items()}
     work = LocalWork(orders, num_steps, mu, correction=correction if corrected else None)
     features = torch.from_numpy(rng.normal(size=(num_examples, *shape))).to(dtype)
-    return LocalProblem(start, features, torch.from_numpy(rng.integers(NUM_CLASSES, size=num_examples)), work)
+    labels = torch.from_numpy(rng.integers(NUM_CLASSES, size=num_examples))
+    own = {name: w + 0.1 * torch.from_numpy(rng.normal(size=w.shape)).to(dtype) for name, w in start.items()}
+    return LocalProblem(start, features, labels, work, start=own if own_start else None)
 
 
 def assert_solves(model: nn.Module, sgd: SgdSettings, problems: list[LocalProblem], **tolerance) -> list[LocalSolution]:
@@ -113,6 +116,7 @@ def test_solutions_are_the_reference_solvers(
     for client, size in enumerate(sizes):
         num_steps = int(rng.choice([rng.integers(0, num_epochs * -(-size // batch_size) + 1), 10**6]))
         changes = {"mu": rng.choice([0.0, mu]), "corrected": rng.random() < 0.3}  # a strategy may give each its own mu
+        changes["own_start"] = rng.random() < 0.3
         problems.append(problem(start, size, seed + client, num_epochs=num_epochs, num_steps=num_steps, **changes))
     assert_solves(model, SgdSettings(0.1, batch_size, momentum, weight_decay, last_batch=last_batch), problems)
 

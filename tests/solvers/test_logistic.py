@@ -37,10 +37,11 @@ class Case:
     features: Tensor
     labels: Tensor
     work: LocalWork
+    personal: Params | None = None
 
     @property
     def problem(self) -> LocalProblem:
-        return LocalProblem(self.start, self.features, self.labels, self.work)
+        return LocalProblem(self.start, self.features, self.labels, self.work, start=self.personal)
 
     def solve(self) -> LocalSolution:
         return LogisticSolver(self.sgd).solve(self.problem)
@@ -72,6 +73,7 @@ def make_case(
     seed: int = 0,
     learning_rate: float = 0.05,
     last_batch: str = "keep",
+    personal: bool = False,
 ) -> Case:
     rng = np.random.default_rng(seed)
     features = torch.from_numpy(rng.normal(size=(num_examples, num_features)).astype(np.float32))
@@ -84,7 +86,8 @@ def make_case(
         correction=params(rng, num_classes, num_features, 0.2) if corrected else None,
     )
     sgd = SgdSettings(learning_rate, batch_size, weight_decay=weight_decay, last_batch=last_batch)
-    return Case(sgd, start, features, labels, work)
+    own = params(rng, num_classes, num_features, 0.5) if personal else None
+    return Case(sgd, start, features, labels, work, own)
 
 
 def assert_agree(one: LocalSolution, other: LocalSolution, tolerance: float = FLOAT32) -> None:
@@ -112,6 +115,7 @@ def assert_agree(one: LocalSolution, other: LocalSolution, tolerance: float = FL
     weight_decay=st.sampled_from([0.0, 0.001, 0.3]),
     corrected=st.booleans(),
     last_batch=st.sampled_from(["keep", "drop", "merge"]),
+    personal=st.booleans(),
     seed=st.integers(0, 2**32 - 1),
 )
 def test_it_agrees_with_the_reference_solver(num_examples, batch_size, num_epochs, share, last_batch, **shape):

@@ -61,13 +61,14 @@ def solve(
     data: tuple[torch.Tensor, torch.Tensor] | None = None,
     model: nn.Module | None = None,
     seed: int = 0,
+    start: dict[str, torch.Tensor] | None = None,
     **sgd,
 ):
     settings = SgdSettings(**({"learning_rate": 0.1, "batch_size": 3} | sgd))
     solver = ReferenceSolver(model or linear(), settings)
     features, labels = data or examples()
     some_work = work(orders(2) if epochs is None else epochs, num_steps, mu, seed)
-    return solver.solve(LocalProblem(global_params, features, labels, some_work))
+    return solver.solve(LocalProblem(global_params, features, labels, some_work, start=start))
 
 
 def flat(params: dict[str, torch.Tensor]) -> torch.Tensor:
@@ -139,6 +140,17 @@ def test_every_step_is_the_gradient_of_the_batchs_h_with_the_anchor_at_the_globa
         unit = eps * torch.eye(len(w), dtype=torch.float64)
         numeric = torch.tensor([(h(w + e, batch) - h(w - e, batch)) / (2 * eps) for e in unit]).double()
         torch.testing.assert_close((w - after) / lr, numeric, rtol=1e-7, atol=1e-8)
+
+
+def test_from_another_start_the_anchor_is_still_the_global_model():
+    # One step from v: v - lr * (grad F_B(v) + mu * (v - w^t)), and grad F_B(v) is (v - v1) / lr of a step with mu = 0.
+    anchor, start, lr, mu = weights(), weights(seed=5), 0.1, 0.7
+    plain = flat(solve(start, num_steps=1).params)
+    found = solve(anchor, start=start, mu=mu, num_steps=1)
+    torch.testing.assert_close(flat(found.params), plain - lr * mu * (flat(start) - flat(anchor)), **EXACT)
+    assert_same(start, weights(seed=5))
+    assert_same(solve(anchor, start=anchor, mu=mu).params, solve(anchor, mu=mu).params)
+    assert_same(solve(anchor, start=start).params, solve(start).params)  # without mu the anchor plays no part
 
 
 # Known special cases
