@@ -26,6 +26,7 @@ class Stream(IntEnum):
     COMPRESSION = 16  # how one client's update is rounded in one round
     OWN_DATA = 17  # what functions of the user's for data draw from the global generators
     NOISE = 18  # what a private server adds to the sum of one round's updates
+    PERSONAL = 24  # the batches of clients that fine-tune the global model
     PAIRS = 20  # the clients whose label distributions are compared; no result of a run depends on them
 
 

@@ -31,6 +31,7 @@ SECTIONS = {
         *("solver", "batch_statistics", "mixed_precision"),
     ),
     "Strategy and proximal term": ("strategy", "mu", "adaptive_mu"),
+    "Personal models": ("personalisation",),
     "Attacks, privacy and compression": ("attack", "privacy", "update"),
     "Data": ("dataset", "partition", "hold_out", "feature_skew", "augmentation", "data_dir"),
     "Model": ("model",),

@@ -302,6 +302,62 @@ class Privacy(_Settings):
         return self.max_epsilon or self.epsilon
 
 
+# The settings of each method of personalisation
+_METHODS = {
+    "none": (),
+    "local": (),
+    "fine_tuning": ("epochs",),
+    "fedper": ("names",),
+    "fedrep": ("names", "body_epochs"),
+    "lg": ("names",),
+    "fedbn": ("names",),
+    "apfl": ("alpha",),
+    "ditto": ("weight",),
+}
+
+
+class Personalisation(_Settings):
+    """Models of the clients' own; see docs/personalisation.md."""
+
+    name: Literal["none", "local", "fine_tuning", "fedper", "fedrep", "lg", "fedbn", "apfl", "ditto"] = "none"
+    """Set by the choice of the group, such as `personalisation=ditto`."""
+    names: list[str] | None = None
+    """Patterns of the parameters that never leave a client, such as `[fc*]`; null: the method's own."""
+    body_epochs: Epochs | None = None
+    """With `fedrep`: the last epochs of a client's work, which train the body; those before train the head."""
+    epochs: Epochs | None = None
+    """With `fine_tuning`: epochs in which every client trains the global model further, at each evaluated round."""
+    weight: NotNegative | None = None
+    """With `ditto`: lambda, the weight of the term that keeps a personal model near the global one."""
+    alpha: Share | None = None
+    """With `apfl`: share of the client's own model in its personal model, which is a mixture with the global one."""
+    max_bytes: Count = 2**31
+    """Memory for what clients keep between rounds. Runs that could need more are refused."""
+
+    @property
+    def keeps_models(self) -> bool:
+        """Whether every client keeps a whole model of its own."""
+        return self.name in ("local", "apfl", "ditto")
+
+    @property
+    def keeps_parts(self) -> bool:
+        """Whether every client keeps a part of the model to itself."""
+        return "names" in _METHODS[self.name]
+
+    @model_validator(mode="after")
+    def _check_together(self) -> Self:
+        for name in sorted({name for names in _METHODS.values() for name in names}):
+            value, is_used = getattr(self, name), name in _METHODS[self.name]
+            if value is None and is_used and name != "names":
+                raise ValueError(f".{name} must be given with personalisation={self.name}, got null")
+            if value is not None and not is_used:
+                users = " and ".join(method for method, names in _METHODS.items() if name in names)
+                raise ValueError(
+                    f".{name}={value} means nothing with personalisation={self.name}; it is for {users}; leave it out"
+                )
+        return self
+
+
 class EarlyStopping(_Settings):
     """Early end of a run; see `fedprox.experiment.early_stopping`."""
 
@@ -439,6 +495,9 @@ class Config(_Settings):
     """Random change of the clients' training images in every epoch."""
     update: Update
     """Compression of the clients' updates. Several at once: `'update=[top_k,quantise]'`."""
+    personalisation: Personalisation = Personalisation()
+    """Models of the clients' own, measured on each client's held-out examples. Adds `personal_accuracy` and more
+    columns to metrics.csv, and the file personal.csv."""
     attack: Target
     """Attack of hostile clients, which a share of all clients are: on the updates that they send, or on their training
     data. Adds the columns `num_malicious` to metrics.csv and `is_malicious` to clients.csv."""
@@ -521,6 +580,16 @@ class Config(_Settings):
                 f"{self.evaluation.name} with evaluation.every={self.evaluation.every}; use evaluation=clients with "
                 "evaluation.every=1"
             )
+        if (self.personalisation.weight or 0.0) * self.learning_rate >= 2:
+            raise ValueError(
+                "personalisation.weight times learning_rate must be below 2, or personal models diverge, got "
+                f"{self.personalisation.weight:g} times {self.learning_rate:g}; lower one of them"
+            )
+        if (epochs := self.personalisation.body_epochs or 0) >= self.num_epochs:
+            raise ValueError(
+                f"personalisation.body_epochs must be below num_epochs={self.num_epochs}, or no head is trained, got "
+                f"{epochs}; raise num_epochs"
+            )
         if self.is_deployment and self.round_timeout is None:
             raise ValueError(
                 "round_timeout must be given with engine=deployment, got null; a site that hangs would hold up the run "
@@ -535,8 +604,14 @@ class Config(_Settings):
 
 
 SETTINGS = tuple(Config.model_fields)
+DEFAULTS = {  # of settings that runs of earlier versions lack
+    name: own.default.model_dump() if isinstance(own.default, BaseModel) else own.default
+    for name, own in Config.model_fields.items()
+    if not own.is_required()
+}
 TARGETS = ("dataset", "partition", "feature_skew", "model", "strategy", "protocol", "engine", "augmentation", "attack")
-GROUPS = (*TARGETS, "client", "update", "privacy", "evaluation", "logger")  # conf/ has a folder of choices for each
+# conf/ has a folder of choices for each
+GROUPS = (*TARGETS, "client", "update", "privacy", "personalisation", "evaluation", "logger")
 
 _RULES = {  # by pydantic's kind of error
     "rule": "{rule}",

@@ -74,6 +74,46 @@ class PrivacyCost:
 
 
 @dataclass(frozen=True)
+class PersonalAccuracy:
+    """Accuracy of each client's own model on its own held-out examples, beside the global model's on the same ones.
+
+    All arrays have the shape (num_clients,).
+
+    Attributes:
+        sizes: Number of held-out examples; 0 for clients that do not count.
+        num_correct: How many of them the client's own model classifies correctly.
+        num_correct_global: The same of the global model.
+        has_trained: Whether the client has trained a model of its own; all others have the initial one, or the
+            global one with the initial values of what is not shared.
+    """
+
+    sizes: NDArray[np.int64]
+    num_correct: NDArray[np.int64]
+    num_correct_global: NDArray[np.int64]
+    has_trained: NDArray[np.bool_]
+
+    @property
+    def counts(self) -> NDArray[np.bool_]:
+        """Which clients count."""
+        return self.sizes > 0
+
+    @property
+    def by_example(self) -> float:
+        """Share of all held-out examples that are classified correctly."""
+        return float(self.num_correct.sum() / self.sizes.sum())
+
+    @property
+    def by_client(self) -> NDArray[np.float64]:
+        """Accuracy of each client that counts."""
+        return self.num_correct[self.counts] / self.sizes[self.counts]
+
+    @property
+    def coverage(self) -> float:
+        """Share of the clients that count which have trained a model of their own."""
+        return float(self.has_trained[self.counts].mean())
+
+
+@dataclass(frozen=True)
 class Evaluation:
     """Measurements of a model.
 
@@ -86,6 +126,7 @@ class Evaluation:
         privacy: What the model has cost the clients' privacy, if that is counted.
         attack_success: Share of the test images with a backdoor's trigger that are taken for its target class, if
             measured.
+        personal: Accuracy of the clients' own models, if they have any.
     """
 
     loss: float | None
@@ -95,6 +136,7 @@ class Evaluation:
     spread: ClientSpread | None = None
     privacy: PrivacyCost | None = None
     attack_success: float | None = None
+    personal: PersonalAccuracy | None = None
 
 
 Integers = NDArray[np.int64]

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from fedprox.config.schema import Config
+from fedprox.config.schema import DEFAULTS, Config
 from fedprox.errors import UserError
 from fedprox.runs.checkpoint import Checkpoint, latest, of_round
 from fedprox.runs.reader import (
@@ -137,6 +137,8 @@ def _branched(source: Path, round_num: int, config: Config, facts: Mapping[str, 
         )
     if was_private and not config.privacy.is_on:
         carried["strategy"] = {**carried["strategy"], "layers": []}
+    if {**DEFAULTS, **settings}["personalisation"] != present["personalisation"]:
+        carried["strategy"] = {**carried["strategy"], "statistics": None}
     if settings.get("update") != present["update"]:
         carried["channel"] = {}
     if any(settings.get(name) != present[name] for name in _MU):

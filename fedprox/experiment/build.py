@@ -25,6 +25,7 @@ from fedprox.engines.superlink import SuperLinkGrid
 from fedprox.errors import UserError, one_line
 from fedprox.evaluation.evaluators import FederationEvaluator, evaluator_on_test_set, with_attack_success
 from fedprox.evaluation.metrics import Evaluation
+from fedprox.evaluation.personal import HeldOut
 from fedprox.experiment.channel import channel
 from fedprox.experiment.data import attack_of, divided_data
 from fedprox.experiment.early_stopping import EarlyStopping
@@ -35,6 +36,14 @@ from fedprox.experiment.model_checks import (
     check_takes_data,
     check_trains,
     make_lazy_layers,
+)
+from fedprox.experiment.personal import (
+    check_personalisation,
+    client_state,
+    held_out,
+    local_names,
+    personal_evaluation,
+    personal_method,
 )
 from fedprox.experiment.privacy import (
     check_privacy,
@@ -48,7 +57,6 @@ from fedprox.federation import strategy_checks
 from fedprox.federation.channel import Channel, Layout
 from fedprox.federation.client_app import ClientSpec
 from fedprox.federation.client_evaluation import ClientEvaluation
-from fedprox.federation.client_state import LocalStatistics
 from fedprox.federation.messages import Engine
 from fedprox.federation.planned_strategy import PlannedStrategy
 from fedprox.federation.results import Round
@@ -60,7 +68,7 @@ from fedprox.process import announced, only_new_garbage
 from fedprox.runs.checkpoint import Checkpoint
 from fedprox.runs.loggers.interface import Logger
 from fedprox.runs.reader import COMPLETE, read_record
-from fedprox.runs.writer import ATTACK, BYTES, CLIENTS, FEDERATION, METRICS, PRIVACY, SPREAD
+from fedprox.runs.writer import ATTACK, BYTES, CLIENTS, FEDERATION, METRICS, PERSONAL, PRIVACY, SPREAD
 from fedprox.seeds import Stream, generator
 from fedprox.solvers.choice import fastest_device
 from fedprox.solvers.generators import seeded
@@ -126,7 +134,7 @@ class Experiment:
         arrays = clients.arrays
         way = channel(config, facts.num_clients, arrays, clients.layout)
         private = _private(config, facts, clients.layout, way)
-        statistics = local_statistics(config.batch_statistics, arrays)
+        state = client_state(config, arrays, clients.layout.local, facts.num_clients)
         if clients.evaluate is None:
             per_client = config.evaluation.per_client
             evaluate: Evaluate = ClientEvaluation(
@@ -136,13 +144,15 @@ class Experiment:
             evaluate = clients.evaluate
         if private:
             evaluate = with_privacy_cost(evaluate, private, config.privacy)
+        if clients.held_out:
+            evaluate = personal_evaluation(config, evaluate, clients.held_out, state, clients.grid, facts)
         streams = {"seed": config.seed, "repetition": config.repeat_num}
         return cls(
             config,
             facts,
             arrays,
             strategy=PlannedStrategy(
-                private or made, plan(config, facts, protocol), statistics, has_sizes=facts.has_sizes, **streams
+                private or made, plan(config, facts, protocol), state, has_sizes=facts.has_sizes, **streams
             ),
             grid=clients.grid,
             evaluate=evaluate,
@@ -198,6 +208,7 @@ class _Clients(NamedTuple):
         layout: Which of its arrays are trained.
         grid: Where they compute.
         evaluate: Measures a global model; None if the clients do.
+        held_out: What personal models are measured on; None without any.
     """
 
     facts: Facts
@@ -205,6 +216,7 @@ class _Clients(NamedTuple):
     layout: Layout
     grid: Engine
     evaluate: Evaluate | None
+    held_out: HeldOut | None = None
 
 
 def _clients(config: Config, flower_grid: Grid | None) -> _Clients:
@@ -222,10 +234,13 @@ def _own(config: Config, flower_grid: Grid | None) -> _Clients:
         data = divided_data(config)
     facts = Facts.of(data)
     model = initial_model(config, facts)
-    spec = client_spec(config, data, model)
+    local = local_names(config, model)
+    spec = client_spec(config, data, model, local)
+    device = server_device(config, spec)
+    examples = None if config.personalisation.name == "none" else held_out(config, model, data, device)
     grid = engine(config, spec, flower_grid)
-    measured_here = None if config.has_sites else evaluation(config, server_device(config, spec), data, model)
-    return _Clients(facts, to_record(model.state_dict()), Layout.of(model), grid, measured_here)
+    measured_here = None if config.has_sites else evaluation(config, device, data, model)
+    return _Clients(facts, to_record(model.state_dict()), Layout.of(model, local), grid, measured_here, examples)
 
 
 def _real_sites(config: Config, flower_grid: Grid) -> _Clients:
@@ -266,6 +281,7 @@ def check_settings(config: Config) -> ExperimentProtocol:
     if config.client.script is not None:
         check_script(config)
     check_privacy(config)
+    check_personalisation(config)
     strategy_checks.check_settings({"_target_": config.strategy.target, **config.strategy.arguments})
     loggers(config.logger)  # fails if a library is missing
     protocol: ExperimentProtocol = build("protocol", config.protocol, ExperimentProtocol)
@@ -282,6 +298,7 @@ def columns(config: Config) -> tuple[str, ...]:
         *(FEDERATION if config.evaluation.name == "clients" else ()),
         *(SPREAD if config.evaluation.per_client else ()),
         *(("mu",) if config.adaptive_mu.enabled else ()),
+        *(PERSONAL if config.personalisation.name != "none" else ()),
         *(BYTES if config.update.count_bytes else ()),
         *(ATTACK[: 2 if isinstance(attack, Backdoor) else 1] if attack else ()),
         *(PRIVACY if config.privacy.is_on else ()),
@@ -388,18 +405,8 @@ def plan(config: Config, facts: Facts, protocol: ExperimentProtocol) -> CohortPl
     )
 
 
-def local_statistics(batch_statistics: str, arrays: ArrayRecord) -> LocalStatistics | None:
-    """Return the clients' own batch statistics, None if they are averaged; warn if the model has none."""
-    if batch_statistics == "averaged":
-        return None
-    statistics = LocalStatistics(arrays)
-    if not statistics:
-        _log.warning("batch_statistics=local changes nothing: this model has no batch norm with running statistics")
-    return statistics
-
-
-def client_spec(config: Config, data: FederatedData, model: nn.Module) -> ClientSpec:
-    """Return what an engine's processes need to play any client."""
+def client_spec(config: Config, data: FederatedData, model: nn.Module, local: tuple[str, ...] = ()) -> ClientSpec:
+    """Return what an engine's processes need to play any client, given what never leaves it."""
     augmentation = build("augmentation", config.augmentation, PadCropFlip | None)
     if augmentation:
         augmentation.check(data.examples.features.shape[1:])
@@ -411,7 +418,13 @@ def client_spec(config: Config, data: FederatedData, model: nn.Module) -> Client
             "clients compute on the CPU, not on %s: logistic regression has a faster, compiled solver there", asked
         )
     cohort = config.clients_per_round or data.num_clients
-    return ClientSpec(data, model, sgd, device, config.solver, augmentation, cohort)
+    settings = config.personalisation
+    return ClientSpec(
+        *(data, model, sgd, device, config.solver, augmentation, cohort),
+        personal=personal_method(config),
+        head=local if settings.name == "fedrep" else (),
+        body_epochs=settings.body_epochs or 1,
+    )
 
 
 def server_device(config: Config, spec: ClientSpec) -> str:

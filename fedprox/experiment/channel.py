@@ -30,19 +30,19 @@ def channel(config: Config, num_clients: int, arrays: ArrayRecord, layout: Layou
             "update= counts and compresses models, but with strategy=feddane gradients travel, too; use update=none or "
             "another strategy"
         )
-    names = [
-        name for name in layout.trained if update.names is None or any(fnmatchcase(name, own) for own in update.names)
-    ]
+    shared = [name for name in layout.trained if name not in layout.local]
+    names = [name for name in shared if update.names is None or any(fnmatchcase(name, own) for own in update.names)]
     if not names:
-        known = ", ".join(layout.trained)
+        known = ", ".join(shared)
         raise UserError(f"update.names={update.names} names no trained parameter; the model has {known}")
     if codec := codec_of(update):
         codec.num_sent(sum(math.prod(arrays[name].shape) for name in names))
     _warn_of_medians(config.strategy.name, update)
     return Channel(
         names,
-        kept=[name for name in layout.trained if name not in names],
-        buffers=layout.buffers,
+        kept=[name for name in shared if name not in names],
+        buffers=[name for name in layout.buffers if name not in layout.local],
+        local=layout.local,
         codec=codec,
         feeds_back=update.error_feedback,
         attack=attack,

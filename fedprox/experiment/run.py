@@ -165,7 +165,7 @@ def algorithm(config: Config) -> str:
         more = [package.partition(".")[0]]
     if config.mu or config.adaptive_mu.enabled or name in ("FedProx", "FedDane"):
         more.append(f"mu = {config.mu:g}")
-    more += [*privacy(config), *compression(config)]
+    more += [*privacy(config), *personal(config), *compression(config)]
     return f"{name} ({', '.join(more)})" if more else name
 
 
@@ -186,6 +186,22 @@ def compression(config: Config) -> list[str]:
         *(["partial"] if update.names else []),
         *(["feedback"] if update.error_feedback else []),
     ]
+
+
+def personal(config: Config) -> list[str]:
+    """Return the method of personalisation, such as ["Ditto 1"]; empty for none."""
+    settings = config.personalisation
+    titles = {
+        "local": "local training",
+        "fine_tuning": f"fine-tuned {settings.epochs}",
+        "fedper": "FedPer",
+        "fedrep": "FedRep",
+        "lg": "LG-FedAvg",
+        "fedbn": "FedBN",
+        "apfl": f"APFL {settings.alpha or 0:g}",
+        "ditto": f"Ditto {settings.weight or 0:g}",
+    }
+    return [titles[settings.name]] if settings.name in titles else []
 
 
 def attacked(config: Config) -> str:

@@ -8,7 +8,7 @@ behind every solver. It works on updates u_k = w_k - w^t of the trained paramete
 other arrays, such as batch norm's running statistics, pass unchanged, and so does every update that nothing changes.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Self
 
@@ -33,17 +33,19 @@ class Layout:
     Attributes:
         trained: The trained parameters.
         buffers: Arrays that are not parameters, such as batch norm's running statistics.
+        local: Those of both that never leave their client.
     """
 
     trained: Sequence[str]
     buffers: Sequence[str]
+    local: Collection[str] = ()
 
     @classmethod
-    def of(cls, model: nn.Module) -> Self:
+    def of(cls, model: nn.Module, local: Collection[str] = ()) -> Self:
         """Return the layout of a model; its frozen parameters need not travel."""
         trained = [name for name, own in model.named_parameters() if own.requires_grad]
         parameters = dict(model.named_parameters(remove_duplicate=False))
-        return cls(trained, [name for name in model.state_dict() if name not in parameters])
+        return cls(trained, [name for name in model.state_dict() if name not in parameters], local)
 
     @classmethod
     def unknown(cls, arrays: ArrayRecord) -> Self:
@@ -60,6 +62,7 @@ class Channel:
         names: The parameters that travel.
         kept: Trained parameters that do not, and stay at the server's values.
         buffers: The other arrays that travel, as they are.
+        local: Arrays that never leave their client.
         codec: How an update is compressed; None if bytes are not counted.
         feeds_back: Whether a client adds to an update what its earlier ones lost by compression.
         attack: What hostile clients send; None if nobody attacks.
@@ -73,6 +76,7 @@ class Channel:
     names: Sequence[str] = ()
     kept: Sequence[str] = ()
     buffers: Sequence[str] = ()
+    local: Collection[str] = ()
     codec: Codec | None = None
     feeds_back: bool = False
     attack: Attack | None = None
@@ -157,8 +161,8 @@ class Channel:
         return arrived, len(data)
 
     def count(self, arrays: ArrayRecord, num_asked: int) -> None:
-        """Add the bytes of a round, in which the server has sent the whole model to each client that it asked."""
-        model = sum(to_numpy(array).nbytes for array in arrays.values())
+        """Add the bytes of a round, in which the server has sent all that is shared to each client that it asked."""
+        model = sum(to_numpy(array).nbytes for name, array in arrays.items() if name not in self.local)
         up, down = self.totals
         self.totals = (up + sum(self.bytes_up.values()), down + num_asked * model)
 

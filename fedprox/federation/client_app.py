@@ -1,6 +1,6 @@
 """Clients: a message becomes a local problem, and its solution a reply."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -16,10 +16,12 @@ from fedprox.data.federated import FederatedData
 from fedprox.evaluation.evaluators import TestEvaluator, evaluator
 from fedprox.federation.messages import record_of, task_of
 from fedprox.plan.plan import ClientTask, epoch_orders, epoch_shifts
+from fedprox.solvers.alternating import AlternatingSolver
 from fedprox.solvers.batches import ImageInput
 from fedprox.solvers.choice import Choice, choose
 from fedprox.solvers.generators import seeded
 from fedprox.solvers.gradients import drift, full_gradients, gamma
+from fedprox.solvers.personal import PersonalMethod
 from fedprox.solvers.problem import BatchedSolver, LocalProblem, LocalSolution, LocalWork, Params, SgdSettings, Solver
 from fedprox.solvers.workspace import Workspace
 from fedprox.strategies.arrays import on_device, to_params, to_record
@@ -41,6 +43,9 @@ class ClientSpec:
         solver: "auto", "reference" or "cohort"; see `fedprox.solvers.choice`.
         augmentation: Changes to training images; None for none.
         clients_per_round: K, the size of a cohort, for which the fastest solver is chosen.
+        personal: How a client trains the personal model that its message carries; None for none.
+        head: Names of the parameters that are trained before all others (FedRep); empty for all together.
+        body_epochs: Epochs of these others.
     """
 
     data: FederatedData
@@ -50,6 +55,9 @@ class ClientSpec:
     solver: str = "auto"
     augmentation: PadCropFlip | None = None
     clients_per_round: int = 1
+    personal: PersonalMethod | None = None
+    head: tuple[str, ...] = ()
+    body_epochs: int = 1
 
     @property
     def num_clients(self) -> int:
@@ -63,7 +71,16 @@ class ClientSpec:
         images = None
         if shared.features.dtype == np.uint8 and shared.features.ndim in (3, 4):
             images = ImageInput(shared.mean, shared.std, self.augmentation)
-        return choose(self.solver, self.model, self.sgd, self.device, examples, images, self.clients_per_round)
+
+        def chosen(model: nn.Module) -> Choice:
+            return choose(self.solver, model, self.sgd, self.device, examples, images, self.clients_per_round)
+
+        if not self.head:
+            return chosen(self.model)
+        alternating = AlternatingSolver(
+            lambda model: chosen(model).solver, self.model, self.head, self.sgd, self.body_epochs
+        )
+        return Choice(alternating, "alternating")
 
 
 class Clients:
@@ -95,12 +112,19 @@ class Clients:
         """Return the solution of a message's problem, with its drift, and with gamma if the message asks for it."""
         with self._seeded(work.seed):
             problem = self._problem(message, work)
-            return self._measured(problem, self._solver.solve(problem))
+            solution = self._measured(problem, self._solver.solve(problem))
+        if not self._spec.personal:
+            return solution
+        with self._seeded(work.seed):  # as if it were alone
+            return self._with_personal([message], [problem], [solution], self._solve_each)[0]
 
     def solve_together(self, messages: Sequence[Message], solver: BatchedSolver) -> list[LocalSolution]:
         """Return the solutions of several messages' problems, solved in one call."""
         problems = [self._problem(message, self.work(message)) for message in messages]
-        return list(map(self._measured, problems, solver.solve_all(problems)))
+        solutions = list(map(self._measured, problems, solver.solve_all(problems)))
+        if not self._spec.personal:
+            return solutions
+        return self._with_personal(messages, problems, solutions, solver.solve_all)
 
     def reply(self, message: Message, solution: LocalSolution) -> Message:
         """Return the reply to a train message."""
@@ -111,7 +135,7 @@ class Clients:
         }
         measured = {"drift": solution.drift, "gamma": solution.gamma}
         metrics |= {name: value for name, value in measured.items() if value is not None}
-        return TrainReply(message, solution.params, metrics)
+        return TrainReply(message, solution.params, metrics, solution.personal)
 
     def gradient(self, message: Message) -> Message:
         """Return the reply to a query for the client's full gradient at the global model."""
@@ -150,6 +174,23 @@ class Clients:
             problem = replace(problem, work=replace(work, correction=correction))
         return problem
 
+    def _solve_each(self, problems: Sequence[LocalProblem]) -> list[LocalSolution]:
+        return list(map(self._solver.solve, problems))
+
+    def _with_personal(
+        self,
+        messages: Sequence[Message],
+        problems: Sequence[LocalProblem],
+        solutions: Sequence[LocalSolution],
+        solve_all: Callable[[Sequence[LocalProblem]], list[LocalSolution]],
+    ) -> list[LocalSolution]:
+        """Return solutions with what each client keeps of its own problem's, which is solved beside the shared one."""
+        method = cast(PersonalMethod, self._spec.personal)
+        own = [on_device(_arrays(message, "personal"), self._spec.device) for message in messages]
+        solved = solve_all(list(map(method.problem, problems, own)))
+        kept = [method.kept(problem, each.params) for problem, each in zip(problems, solved, strict=True)]
+        return [replace(solution, personal=each) for solution, each in zip(solutions, kept, strict=True)]
+
     def _measured(self, problem: LocalProblem, solution: LocalSolution) -> LocalSolution:
         """Return a solution with its drift, and with gamma if the problem asks for it."""
         if solution.drift is None:
@@ -164,9 +205,9 @@ class Clients:
         return nullcontext() if self._solver.is_concurrent else seeded(seed, torch.device(self._spec.device))
 
     def _params(self, message: Message) -> Params:
-        """Return the global model, with the client's own batch statistics if the message has any."""
+        """Return the global model, with the client's own arrays in their places if the message has any."""
         params = self._decode(_arrays(message, "arrays"))
-        if own := _arrays(message, "statistics"):
+        if own := _arrays(message, "local"):
             params = params | {name: value.to(self._spec.device) for name, value in to_params(own).items()}
         return params
 

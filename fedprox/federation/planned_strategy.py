@@ -15,7 +15,7 @@ from flwr.serverapp import Grid
 from flwr.serverapp.strategy import FedAvg, Strategy
 
 from fedprox.errors import RunStopped, UserError
-from fedprox.federation.client_state import LocalStatistics
+from fedprox.federation.client_state import ClientState
 from fedprox.federation.messages import Record, TaskMessage, node_id
 from fedprox.federation.strategy_checks import REPORTED, annotated, checked_messages, checked_result
 from fedprox.federation.strategy_state import StrategyState, layers
@@ -51,6 +51,7 @@ class PlannedStrategy:
         plan: The plan, which drops stragglers if the strategy does.
         has_sizes: Whether the plan knows the clients' numbers of examples.
         cohort: Returns a round's tasks, dropped ones included; a round is drawn once.
+        client_state: What each client keeps from round to round; None for nothing.
         name: Class name of the strategy.
         is_ours: Whether that class is one of `fedprox.strategies`; a class that inherits from one is not.
     """
@@ -59,7 +60,7 @@ class PlannedStrategy:
         self,
         strategy: Strategy,
         plan: CohortPlan,
-        statistics: LocalStatistics | None = None,
+        client_state: ClientState | None = None,
         *,
         has_sizes: bool = True,
         seed: int = 0,
@@ -70,7 +71,7 @@ class PlannedStrategy:
         Args:
             strategy: Any Flower strategy.
             plan: Which clients take part in a round, and with how much work.
-            statistics: Each client's own batch statistics; None if they are averaged like weights.
+            client_state: What each client keeps from round to round; None for nothing.
             has_sizes: Whether the plan's sizes are the clients'; False if only replies tell them.
             seed: Determines what the strategy draws from the global generators.
             repetition: See `fedprox.seeds.generator`.
@@ -82,7 +83,7 @@ class PlannedStrategy:
         self.name, self.is_ours = type(strategy).__name__, _is_of(strategy, _OURS)
         self.has_sizes = has_sizes
         self._layers = layers(strategy)
-        self._statistics = statistics
+        self.client_state = client_state
         self._seed, self._repetition = seed, repetition
         self.plan = replace(plan, drops_stragglers=self._has("drops_stragglers"))  # type: ignore[type-var]
         self.cohort = lru_cache(maxsize=1)(self.plan.tasks)
@@ -98,22 +99,23 @@ class PlannedStrategy:
         if self._has("corrects_gradients") and not hasattr(plan, "gradient_clients"):
             raise UserError("strategy=feddane samples two cohorts a round; use protocol=paper or flower")
         self._state = StrategyState(strategy)
-        self._shapes: Mapping[str, tuple[int, ...]] | None = None  # of the model's arrays
+        self._sent = ArrayRecord()  # w^t
+        self._shapes: Mapping[str, tuple[int, ...]] | None = None  # of its arrays
         self._warned: set[str] = set()
 
     def state(self) -> dict[str, Any]:
         """Return the state that later rounds need besides the model."""
         with annotated(f"{self.name}'s state"):
             drained = self._state.take()
-        return {"layers": drained, "statistics": self._statistics.state() if self._statistics else None}
+        return {"layers": drained, "statistics": self.client_state.state() if self.client_state else None}
 
     def restore(self, state: Mapping[str, Any]) -> None:
-        """Continue from a state; batch statistics are restored if both this run and the earlier one keep them."""
+        """Continue from a state; what clients keep is restored if both this run and the earlier one keep it."""
         if state["layers"]:  # a state of another strategy has been emptied
             with annotated(f"{self.name}'s earlier state"):
                 self._state.restore(state["layers"])
-        if self._statistics and state["statistics"]:
-            self._statistics.restore(state["statistics"])
+        if self.client_state and state["statistics"]:
+            self.client_state.restore(state["statistics"])
 
     def configure_train(
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
@@ -127,7 +129,7 @@ class PlannedStrategy:
         with self._call("configure_train", server_round) as call:
             messages = self.strategy.configure_train(server_round, arrays, config, cast(Grid, nodes))
             messages = checked_messages(messages, call)
-        self._shapes = {name: array.shape for name, array in arrays.items()}
+        self._sent, self._shapes = arrays, {name: array.shape for name, array in arrays.items()}
         by_node = {message.metadata.dst_node_id: message.content for message in messages}
         asked = [task for task in tasks if node_id(task.client) in by_node]
         if tasks and not asked:
@@ -150,10 +152,10 @@ class PlannedStrategy:
         The metrics are those that the strategy adds to the clients' own, which metrics.csv has already.
         """
         replies = list(replies)
-        if self._statistics:
-            self._statistics.keep(replies)
         if not replies and not self._has("acts_alone"):
             return None, None
+        if self.client_state:
+            self.client_state.keep(server_round, replies, self._sent)
         # Read them before the strategy runs: FedMedian takes the arrays out of the replies.
         integers = integers_of(replies[0]) if replies else {}
         with self._call("aggregate_train", server_round) as call:
@@ -164,13 +166,15 @@ class PlannedStrategy:
         elif integers:  # Flower's strategies turn them into float64
             nearest = {name: in_type(to_numpy(arrays[name]), dtype) for name, dtype in integers.items()}
             arrays = ArrayRecord({**arrays, **to_record(nearest)})
+        if arrays and self.client_state and self.client_state.unshared:  # a mean of equal numbers may round to others
+            arrays = ArrayRecord({**arrays, **{name: self._sent[name] for name in self.client_state.unshared}})
         if all(getattr(layer, _METRICS, _AVERAGED) in (_AVERAGED, no_metrics) for layer in self._layers):
             metrics = {name: value for name, value in metrics.items() if name not in (*REPORTED, "gamma")}
         return arrays, MetricRecord({**metrics}) if metrics else None
 
     def _message(self, records: Mapping[str, Record], task: ClientTask, kind: str = MessageType.TRAIN) -> Message:
-        """Return a client's message, with its own batch statistics if it has any."""
-        own = {"statistics": self._statistics.of(task.client)} if self._statistics else {}
+        """Return a client's message, with what it keeps."""
+        own = {self.client_state.record: self.client_state.of(task.client)} if self.client_state else {}
         return TaskMessage({**records, **own}, task, kind)
 
     def _with_run_settings(self, content: RecordDict, settings: Mapping[str, Any]) -> dict[str, Record]:

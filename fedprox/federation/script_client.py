@@ -100,7 +100,7 @@ def _filled(text: str, places: dict[str, Any]) -> str:
 
 def write_task(folder: Path, task: Task, message: Message) -> None:
     """Write a task, with the model that the message carries and the client's own batch statistics, into its folder."""
-    records = [cast(ArrayRecord, record_of(message, name) or ArrayRecord()) for name in ("arrays", "statistics")]
+    records = [cast(ArrayRecord, record_of(message, name) or ArrayRecord()) for name in ("arrays", "local")]
     arrays = {name: to_numpy(array) for record in records for name, array in record.items()}
     if arrays:
         save_file({name: np.ascontiguousarray(array) for name, array in arrays.items()}, folder / "model.safetensors")

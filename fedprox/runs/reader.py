@@ -11,6 +11,7 @@ from pathlib import Path
 from types import NoneType
 from typing import Any
 
+from fedprox.config.schema import DEFAULTS
 from fedprox.errors import UserError
 from fedprox.storage import is_locked, read_regular
 
@@ -129,7 +130,11 @@ def as_texts(settings: Settings, without: Sequence[str] = ()) -> dict[str, str]:
 
 
 def differences(earlier: Settings, present: Settings, free: Sequence[str] = RESUME_MAY_CHANGE) -> list[str]:
-    """Return the differences between two runs' settings that change numbers, such as "mu=1.0 (was 0.0)"."""
+    """Return the differences between two runs' settings that change numbers, such as "mu=1.0 (was 0.0)".
+
+    What a run of an earlier version lacks had its default.
+    """
+    earlier, present = ({**DEFAULTS, **settings} for settings in (earlier, present))
     kept = {name for name in _FAILURE_SETTINGS if earlier.get(name) == "drop"}  # dropping has changed its numbers
     if "on_timeout" in kept:
         kept.add("round_timeout")

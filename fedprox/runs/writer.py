@@ -3,6 +3,7 @@
 metrics.csv         one row per round, round 0 (the initial model) included
 clients.csv         one row per client of each cohort; a client drawn several times has one row per draw
 classes.csv         with evaluation.per_class, one row per class of each evaluated round
+personal.csv        with personalisation=..., one row per client, after the last evaluated round
 run.json            settings, seed, versions, git commit, hardware, timings, memory, result, status
 model.safetensors   the last global model
 checkpoint/         what a resumed run continues from; see `fedprox.runs.checkpoint`
@@ -10,6 +11,8 @@ checkpoint/         what a resumed run continues from; see `fedprox.runs.checkpo
 `fedprox.experiment.run` adds curves.png, and Hydra adds .hydra/ and main.log.
 """
 
+import csv
+import io
 import json
 import resource
 from collections.abc import Iterator, Mapping, Sequence
@@ -19,11 +22,12 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any, Self
 
+import numpy as np
 import torch
 from safetensors.torch import save
 
 from fedprox.errors import RunStopped, on_record, printable
-from fedprox.evaluation.metrics import Evaluation
+from fedprox.evaluation.metrics import Evaluation, PersonalAccuracy, spread
 from fedprox.federation.results import Round
 from fedprox.process import uninterrupted
 from fedprox.runs.csv_table import CsvTable
@@ -42,9 +46,17 @@ FEDERATION = (  # additional columns with evaluation=clients
 )
 SPREAD = ("client_accuracy_std", "client_accuracy_worst", "client_accuracy_best")  # with evaluation.per_client
 BYTES = ("bytes_up", "bytes_down")  # with update=..., in all rounds so far
+PERSONAL = (  # with personalisation=..., on the clients' own held-out examples
+    "personal_accuracy",
+    "personal_accuracy_mean",
+    "personal_accuracy_std",
+    "personal_accuracy_worst",
+    "personal_accuracy_best",
+    "personal_coverage",
+)
 ATTACK = ("num_malicious", "attack_success")  # with attack=..., the second with attack=backdoor
 PRIVACY = ("epsilon", "clip")  # with privacy=client
-_RESERVED = {*METRICS, *FEDERATION, *SPREAD, *ATTACK, *BYTES, *PRIVACY, "mu"}
+_RESERVED = {*METRICS, *FEDERATION, *SPREAD, *ATTACK, *BYTES, *PRIVACY, *PERSONAL, "mu"}
 CLASSES = ("round", "class", "num_examples", "accuracy", "name")
 CLIENTS = (
     "round",
@@ -143,6 +155,8 @@ class RunRecord:
             self._tables["metrics.csv"].add([row.values()])
             if "classes.csv" in self._tables:
                 self._tables["classes.csv"].add(self._class_rows(outcome.round_num, outcome.test))
+            if outcome.test.personal:
+                write_atomic(self.path / "personal.csv", _personal_table(outcome.test.personal).encode())
         self._tables["clients.csv"].add(_client_rows(outcome, self._client_columns, self._of_clients))
         self._commit(*self._with([row] if row else []))
         return row
@@ -302,8 +316,27 @@ def _values(outcome: Round, test: Evaluation) -> dict[str, Any]:
         "attack_success": test.attack_success,
         **(asdict(test.privacy) if test.privacy else {}),
         **dict(zip(BYTES, outcome.traffic, strict=True)),
+        **(_personal_values(test.personal) if test.personal else {}),
         **dict(zip(SPREAD, astuple(test.spread) if test.spread else [None] * len(SPREAD), strict=True)),
     }
+
+
+def _personal_values(personal: PersonalAccuracy) -> dict[str, float]:
+    among = spread(personal.by_client)
+    values = (personal.by_example, float(personal.by_client.mean()), *astuple(among), personal.coverage)
+    return dict(zip(PERSONAL, values, strict=True))
+
+
+def _personal_table(personal: PersonalAccuracy) -> str:
+    """Return personal.csv: the accuracy of the global and the own model of each client that counts."""
+    text = io.StringIO()
+    writer = csv.writer(text)
+    writer.writerow(("client", "num_examples", "global_accuracy", "personal_accuracy", "has_trained"))
+    for client in np.flatnonzero(personal.counts):
+        size = int(personal.sizes[client])
+        accuracies = (int(hits[client]) / size for hits in (personal.num_correct_global, personal.num_correct))
+        writer.writerow((int(client), size, *accuracies, bool(personal.has_trained[client])))
+    return text.getvalue()
 
 
 def _valid(row: Mapping[str, Any]) -> dict[str, Any]:

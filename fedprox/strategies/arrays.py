@@ -90,5 +90,5 @@ Record = TypeVar("Record", ArrayRecord, MetricRecord)
 
 
 def only(kind: type[Record], content: RecordDict) -> Record:
-    """Return the only record of a type; each client chooses the name of its record."""
+    """Return the first record of a type, of which a strategy sees only one; each client chooses its name."""
     return next(record for record in content.values() if isinstance(record, kind))

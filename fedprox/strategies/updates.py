@@ -6,7 +6,7 @@ Making and reading records takes a third of a short round. Our own code reads an
 
 from collections.abc import Mapping, Sequence
 from functools import cached_property, partial
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -18,6 +18,7 @@ from fedprox.strategies.arrays import only, to_numpy, to_record
 Arrays = Mapping[str, NDArray[np.generic]]
 Metrics = Mapping[str, Any]
 _UNREAD = RecordDict()
+_PERSONAL = "personal"  # the record with a personal model, behind the one that is sent
 
 
 class LazyMessage(Message):
@@ -62,21 +63,31 @@ class TrainReply(LazyMessage):
     Attributes:
         params: w_k, a state dict of the model, on the device that computed it.
         metrics: Metrics that the client reports, such as num-examples.
+        personal: The client's personal model, if it has one; the server only keeps it for the client.
     """
 
-    def __init__(self, message: Message, params: Mapping[str, torch.Tensor], metrics: Metrics) -> None:
+    def __init__(
+        self,
+        message: Message,
+        params: Mapping[str, torch.Tensor],
+        metrics: Metrics,
+        personal: Mapping[str, torch.Tensor] | None = None,
+    ) -> None:
         """Reply to a message."""
         super().__init__(reply_to=message)
-        self.params, self.metrics = params, metrics
+        self.params, self.metrics, self.personal = params, metrics, personal
 
     @cached_property
     def arrays(self) -> Arrays:
         """w_k as arrays, copied from a GPU when they are first read."""
-        return {name: value.cpu().numpy() for name, value in self.params.items()}
+        return _on_cpu(self.params)
 
     def make_content(self) -> RecordDict:
         """Make and return the records of arrays and metrics."""
-        return RecordDict({"arrays": to_record(self.arrays), "metrics": MetricRecord({**self.metrics})})
+        content = RecordDict({"arrays": to_record(self.arrays), "metrics": MetricRecord({**self.metrics})})
+        if self.personal is not None:
+            content[_PERSONAL] = to_record(_on_cpu(self.personal))
+        return content
 
 
 def replace_arrays(reply: Message, arrays: Arrays) -> None:
@@ -86,7 +97,23 @@ def replace_arrays(reply: Message, arrays: Arrays) -> None:
         reply.__dict__.pop("arrays", None)
         return
     new, content = to_record(arrays), reply.content
-    reply.content = RecordDict({name: new if isinstance(each, ArrayRecord) else each for name, each in content.items()})
+    old = only(ArrayRecord, content)
+    reply.content = RecordDict({name: new if each is old else each for name, each in content.items()})
+
+
+def take_personal(reply: Message) -> Arrays:
+    """Remove the client's personal model from a reply, and return it."""
+    if isinstance(reply, TrainReply) and reply.is_unread and reply.personal is not None:
+        model, reply.personal = _on_cpu(reply.personal), None
+        return model
+    content = dict(reply.content)
+    record = cast(ArrayRecord, content.pop(_PERSONAL))
+    reply.content = RecordDict(content)
+    return {name: to_numpy(array) for name, array in record.items()}
+
+
+def _on_cpu(params: Mapping[str, torch.Tensor]) -> Arrays:
+    return {name: value.cpu().numpy() for name, value in params.items()}
 
 
 def arrays_of(reply: Message) -> Arrays:

@@ -108,6 +108,8 @@ CHOICES = {
     "metrics of the strategy's own": ("strategy._target_=own_parts.Reporting", "checkpoint.every=1"),
     "authors": ("protocol=authors", "dataset=synthetic_iid", "num_clients=12"),
     "paper with parts of epochs": ("protocol=paper", "num_epochs=1"),
+    "personal models": ("personalisation=ditto", "clients_per_round=3"),
+    "personal heads": ("personalisation=fedrep", "model=mlp", "clients_per_round=3"),
     "per class and client": ("evaluation.per_class=true", "evaluation.per_client=true"),
     "augmented images of a CNN": ("augmentation=crop_flip", "model=cnn", "num_rounds=7", "clients_per_round=2"),
     "reference solver": ("solver=reference", "momentum=0.5"),

@@ -82,6 +82,17 @@ RULES = {
     "privacy.delta": ("above 0 and below 1", [None], [0, 1, *NOT_NUMBERS]),
     "privacy.max_epsilon": ("finite and > 0", [None], [0, *NOT_NUMBERS]),
     "privacy.noise_cohort": ("an integer >= 1", [None], [0, *NOT_INTEGERS]),
+    "personalisation.name": (
+        "none, local, fine_tuning, fedper, fedrep, lg, fedbn, apfl or ditto",
+        ["none", "local"],
+        ["nope", 1, None],
+    ),
+    "personalisation.names": ("a list", [None], [1, "fc*"]),
+    "personalisation.body_epochs": ("an integer >= 1 and at most 100,000", [None], [0, 100_001, *NOT_INTEGERS]),
+    "personalisation.epochs": ("an integer >= 1 and at most 100,000", [None], [0, 100_001, *NOT_INTEGERS]),
+    "personalisation.weight": ("finite and >= 0", [None], [-1e-12, *NOT_NUMBERS]),
+    "personalisation.alpha": ("finite, above 0 and at most 1", [None], [0.0, 1.000001, *NOT_NUMBERS]),
+    "personalisation.max_bytes": ("an integer >= 1", [1], [0, None, *NOT_INTEGERS]),
     "evaluation.name": ("server or clients", ["server", "clients"], ["nope", 1, None]),
     "evaluation.every": ("an integer >= 1", [1], [0, None, *NOT_INTEGERS]),
     "evaluation.per_class": ("true or false", [True, False], NOT_FLAGS),
@@ -133,6 +144,29 @@ def test_a_script_and_the_choice_of_one_go_together(name, script):
     expected = f"client=script and client.script must be given together, got client={name} and client.script={script}"
     with pytest.raises(UserError, match=f"^{expected}; name a Python program$"):
         Config.of(base(client=client))
+
+
+@pytest.mark.parametrize(
+    ("method", "line"),
+    [
+        ({"name": "ditto"}, ".weight must be given with personalisation=ditto, got null"),
+        (
+            {"name": "none", "weight": 1.0},
+            ".weight=1.0 means nothing with personalisation=none; it is for ditto; leave it",
+        ),
+        ({"name": "lg", "body_epochs": 1}, ".body_epochs=1 means nothing with personalisation=lg; it is for fedrep;"),
+        ({"name": "ditto", "weight": 66.7}, ".weight times learning_rate must be below 2, .*, got 66.7 times 0.03"),
+        (
+            {"name": "fedrep", "body_epochs": 10},
+            ".body_epochs must be below num_epochs=10, .*, got 10; raise num_epochs",
+        ),
+    ],
+)
+def test_a_setting_of_personal_models_fits_their_method(method, line):
+    with pytest.raises(UserError, match=f"^personalisation{line}"):
+        Config.of(base(personalisation=method))
+    for good in ({"name": "ditto", "weight": 66.6}, {"name": "ditto", "weight": 0.0}, {"name": "apfl", "alpha": 1.0}):
+        assert Config.of(base(personalisation=good)).personalisation.keeps_models
 
 
 @pytest.mark.parametrize("name", [*TARGETS, "logger", "checkpoint", "client", "evaluation"])

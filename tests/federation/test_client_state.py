@@ -15,7 +15,7 @@ from fedprox.engines.identity import act_as_server
 from fedprox.experiment import build
 from fedprox.experiment import data as data_assembly
 from fedprox.experiment import run as experiment
-from fedprox.federation.client_state import LocalStatistics
+from fedprox.federation.client_state import LocalArrays, statistics_of
 from fedprox.federation.messages import client_of, node_id, task_of
 from fedprox.federation.planned_strategy import PlannedStrategy
 from fedprox.plan.plan import ClientTask, epoch_orders
@@ -152,33 +152,33 @@ def reply(client: int, arrays: ArrayRecord) -> Message:
 
 
 def test_a_clients_statistics_are_its_last_ones_or_the_initial_models(start):
-    statistics = LocalStatistics(start)
+    statistics = LocalArrays(start, statistics_of(start))
     trained = to_params(start)
     trained["2.running_mean"] += 5.0
     answer = reply(7, to_record(trained))
     assert client_of(answer) == 7
-    statistics.keep([answer])
+    statistics.keep(1, [answer], start)
     of_the_model = {f"{layer}.{name}" for layer in (2, 4) for name in STATISTICS}
     for client, mean in ((7, 5.0), (6, 0.0), (0, 0.0)):
         own = to_params(statistics.of(client))
         assert own.keys() == of_the_model
         assert own["2.running_mean"].tolist() == [mean] * 3
-    statistics.keep([reply(7, start)])
+    statistics.keep(1, [reply(7, start)], start)
     assert to_params(statistics.of(7))["2.running_mean"].tolist() == [0.0] * 3
 
 
 def test_a_client_that_fails_keeps_the_statistics_it_had(start):
-    statistics = LocalStatistics(start)
+    statistics = LocalArrays(start, statistics_of(start))
     failed = Message(Error(0), reply_to=Message(RecordDict({}), node_id(1), "train"))
-    statistics.keep([failed])
+    statistics.keep(1, [failed], start)
     assert to_params(statistics.of(1)).keys() == to_params(statistics.of(0)).keys()
 
 
 def test_only_a_model_with_running_statistics_has_any(start):
-    assert LocalStatistics(start)
-    assert LocalStatistics(to_record(nn.BatchNorm1d(4).state_dict()))  # whose names have no layer
+    assert statistics_of(start)
+    assert statistics_of(to_record(nn.BatchNorm1d(4).state_dict()))  # whose names have no layer
     for model in (plain((8, 8), 10), nn.GroupNorm(2, 4), nn.BatchNorm1d(4, track_running_stats=False)):
-        assert not LocalStatistics(to_record(model.state_dict()))
+        assert not statistics_of(to_record(model.state_dict()))
 
 
 class AskedForGradients:
@@ -193,13 +193,13 @@ def test_a_message_carries_them_beside_the_shared_global_model(start):
     settings = config()
     data = data_assembly.divided_data(settings)
     plan = build.plan(settings, Facts.of(data), PaperProtocol())
-    grid, dane = AskedForGradients(), PlannedStrategy(FedDane(), plan, LocalStatistics(start))
+    grid, dane = AskedForGradients(), PlannedStrategy(FedDane(), plan, LocalArrays(start, statistics_of(start)))
     assert dane.configure_train(1, start, ConfigRecord({"proximal-mu": MU}), grid) == []
-    assert all("statistics" in message.content for message in grid.messages)  # they normalise in evaluation mode
-    local = PlannedStrategy(FedProx(), plan, LocalStatistics(start))
+    assert all("local" in message.content for message in grid.messages)  # they normalise in evaluation mode
+    local = PlannedStrategy(FedProx(), plan, LocalArrays(start, statistics_of(start)))
     for planned, carries in ((local, True), (PlannedStrategy(FedProx(), plan), False)):
         messages = planned.configure_train(1, start, ConfigRecord({"proximal-mu": MU}), None)
         assert [task_of(message) for message in messages] == list(plan.tasks(1))
         for message in messages:
-            assert ("statistics" in message.content) == carries
+            assert ("local" in message.content) == carries
             assert message.content["arrays"] is messages[0].content["arrays"]  # decoded once for all

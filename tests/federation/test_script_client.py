@@ -67,7 +67,7 @@ def test_arguments_are_taken_apart_as_in_a_shell_before_values_are_put_in():
 
 def test_the_folder_of_a_task_holds_the_model_with_the_clients_own_statistics(tmp_path):
     own = {"bias": np.array([5, 6], dtype=np.int64)}
-    asked = message(records={"statistics": to_record(own)})
+    asked = message(records={"local": to_record(own)})
     write_task(tmp_path, task_for(SPEC, asked), asked)
     assert json.loads((tmp_path / "task.json").read_text()) == asdict(task_for(SPEC, asked))
     model = load_file(tmp_path / "model.safetensors")
