@@ -115,6 +115,9 @@ def _parser() -> Parser:
     figure = parser.add_mutually_exclusive_group()
     figure.add_argument("--drift", action="store_true", help="also draw the mean drift of the clients' models")
     figure.add_argument(
+        "--personal", action="store_true", help="draw each client's own model against the global one, at the runs' end"
+    )
+    figure.add_argument(
         "--metric", choices=["accuracy"], help="draw test accuracy only, with the names of the lines beside their ends"
     )
     return parser
@@ -133,7 +136,12 @@ def _report(arguments: argparse.Namespace) -> None:
     summary = summarise(frame, last, arguments.level, by_bytes=arguments.by_bytes)
     text = readable(summary, last).to_markdown(index=False)
     x = BYTES if arguments.by_bytes else ROUND
-    figure = accuracy(frame, x) if arguments.metric else comparison(frame, x, drift=arguments.drift)
+    if arguments.personal:
+        from fedprox.report.personal import personal
+
+        figure = personal(frame)
+    else:
+        figure = accuracy(frame, x) if arguments.metric else comparison(frame, x, drift=arguments.drift)
     with annotate_errors(out):
         figure.savefig(out, dpi=200)
     for table in tables:

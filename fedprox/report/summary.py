@@ -13,7 +13,10 @@ from fedprox.report.style import plus_minus
 from fedprox.runs.reader import COMPLETE, no_run, read_record, walk
 
 ALWAYS = ("test_accuracy", "test_loss", "final_accuracy", "best_accuracy", "volatility")
-IF_RECORDED = ("drift", "client_accuracy_std", "client_accuracy_worst", "client_accuracy_best")
+IF_RECORDED = (
+    *("drift", "client_accuracy_std", "client_accuracy_worst", "client_accuracy_best"),
+    *("personal_accuracy", "personal_accuracy_mean", "personal_accuracy_worst"),
+)
 
 
 ROUND, BYTES = "round", "bytes_up"  # what figures can be drawn over
@@ -239,6 +242,9 @@ def readable(summary: pd.DataFrame, last: int = 10) -> pd.DataFrame:
         f"std over clients (last {last})": "client_accuracy_std",
         f"worst clients (last {last})": "client_accuracy_worst",
         f"best clients (last {last})": "client_accuracy_best",
+        f"personal accuracy (last {last})": "personal_accuracy",
+        f"mean over clients (last {last})": "personal_accuracy_mean",
+        f"worst personal (last {last})": "personal_accuracy_worst",
     }
     table = pd.DataFrame({"data set": summary["dataset"].map(printable)})
     table["stragglers"] = [percent(fraction) for fraction in summary["stragglers_fraction"]]

@@ -32,6 +32,7 @@ from fedprox.federation.results import Round
 from fedprox.process import uninterrupted
 from fedprox.runs.csv_table import CsvTable
 from fedprox.runs.reader import number
+from fedprox.storage import PERSONAL as PERSONAL_TABLE
 from fedprox.storage import write_atomic
 
 METRICS = ("round", "test_loss", "test_accuracy", "train_loss_cohort", "num_clients_counted", "time_s", "drift")
@@ -156,7 +157,7 @@ class RunRecord:
             if "classes.csv" in self._tables:
                 self._tables["classes.csv"].add(self._class_rows(outcome.round_num, outcome.test))
             if outcome.test.personal:
-                write_atomic(self.path / "personal.csv", _personal_table(outcome.test.personal).encode())
+                write_atomic(self.path / PERSONAL_TABLE, _personal_table(outcome.test.personal).encode())
         self._tables["clients.csv"].add(_client_rows(outcome, self._client_columns, self._of_clients))
         self._commit(*self._with([row] if row else []))
         return row

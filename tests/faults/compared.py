@@ -26,7 +26,7 @@ def untimed(file: Path) -> bytes:
 
 def differences(run_dir: Path, reference: Path) -> list[str]:
     """Return the parts of a finished run that differ from another run, byte for byte."""
-    found = [name for name in TABLES if untimed(run_dir / name) != untimed(reference / name)]
+    found = [name for name in (*TABLES, "personal.csv") if untimed(run_dir / name) != untimed(reference / name)]
     models = [folder / "model.safetensors" for folder in (run_dir, reference)]
     if not all(model.exists() for model in models) or models[0].read_bytes() != models[1].read_bytes():
         found.append("model.safetensors")

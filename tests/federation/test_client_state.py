@@ -1,5 +1,6 @@
 """Batch norm's statistics: averaged like weights, or kept by each client."""
 
+import copy
 from pathlib import Path
 
 import pytest
@@ -12,16 +13,18 @@ from torch.nn import functional
 from fedprox.config.schema import Config
 from fedprox.data.facts import Facts
 from fedprox.engines.identity import act_as_server
+from fedprox.errors import RunStopped
 from fedprox.experiment import build
 from fedprox.experiment import data as data_assembly
 from fedprox.experiment import run as experiment
-from fedprox.federation.client_state import LocalArrays, statistics_of
+from fedprox.federation.client_state import LocalArrays, PersonalModels, statistics_of
 from fedprox.federation.messages import client_of, node_id, task_of
 from fedprox.federation.planned_strategy import PlannedStrategy
 from fedprox.plan.plan import ClientTask, epoch_orders
 from fedprox.plan.protocols import PaperProtocol
 from fedprox.strategies.arrays import to_params, to_record
 from fedprox.strategies.fedprox import FedDane, FedProx
+from fedprox.strategies.updates import TrainReply, arrays_of, replace_arrays
 from tests.settings import config_of
 
 MU, LR, BATCH, ROUNDS = 0.3, 0.05, 4, 4
@@ -151,6 +154,12 @@ def reply(client: int, arrays: ArrayRecord) -> Message:
     return Message(RecordDict({"arrays": arrays}), reply_to=message)
 
 
+def train_reply(client: int, params: dict, personal: dict | None = None, *, has_crossed: bool = False) -> Message:
+    message = Message(RecordDict({}), node_id(client), "train")
+    made = TrainReply(message, params, {"num-examples": 1}, personal)
+    return copy.deepcopy(made) if has_crossed else made
+
+
 def test_a_clients_statistics_are_its_last_ones_or_the_initial_models(start):
     statistics = LocalArrays(start, statistics_of(start))
     trained = to_params(start)
@@ -172,6 +181,46 @@ def test_a_client_that_fails_keeps_the_statistics_it_had(start):
     failed = Message(Error(0), reply_to=Message(RecordDict({}), node_id(1), "train"))
     statistics.keep(1, [failed], start)
     assert to_params(statistics.of(1)).keys() == to_params(statistics.of(0)).keys()
+
+
+@pytest.mark.parametrize("has_crossed", [False, True])  # a process: then its records have been made
+def test_what_is_not_shared_is_kept_and_replaced_by_the_servers(start, has_crossed):
+    local = LocalArrays(start, unshared=("6.weight",))
+    trained = {name: value + 1 for name, value in to_params(start).items()}
+    answer = train_reply(3, trained, has_crossed=has_crossed)
+    local.keep(1, [answer], start)
+    arrived, head = arrays_of(answer), to_params(start)["6.weight"].numpy()
+    assert (arrived["6.weight"] == head).all()
+    assert all((arrived[name] == trained[name].numpy()).all() for name in trained if name != "6.weight")
+    assert torch.equal(to_params(local.of(3))["6.weight"], trained["6.weight"])
+    assert len(local.of(4)) == 0  # it continues from the server's values
+
+
+@pytest.mark.parametrize("has_crossed", [False, True])
+def test_a_personal_model_is_taken_out_of_a_reply(start, has_crossed):
+    models, sent = PersonalModels(start), to_params(start)
+    own = {name: value + 2 for name, value in sent.items()}
+    answer = train_reply(3, sent, own, has_crossed=has_crossed)
+    replace_arrays(answer, {name: value.numpy() + 1 for name, value in sent.items()})  # as an attacker's
+    models.keep(1, [answer], start)
+    assert len(answer.content.array_records) == 1  # all that a strategy accepts
+    assert all(torch.equal(value, own[name]) for name, value in to_params(models.of(3)).items())
+    assert (arrays_of(answer)["6.bias"] == (sent["6.bias"] + 1).numpy()).all()
+    assert models.of(4) is start
+
+
+@pytest.mark.parametrize("policy", ["stop", "drop", "continue"])
+def test_a_personal_model_that_is_not_finite_follows_the_policy(start, policy):
+    models = PersonalModels(start, policy)
+    wild = {name: value * float("inf") for name, value in to_params(start).items()}
+    answer = train_reply(3, to_params(start), wild)
+    if policy == "stop":
+        with pytest.raises(RunStopped, match=r"^round 7: the personal model of client 3 is nan or infinite;"):
+            models.keep(7, [answer], start)
+    else:
+        models.keep(7, [answer], start)
+        assert set(models.state()) == ({3} if policy == "continue" else set())
+    assert len(answer.content.array_records) == 1
 
 
 def test_only_a_model_with_running_statistics_has_any(start):
