@@ -391,7 +391,8 @@ def _private(config: Config, facts: Facts, layout: Layout, way: Channel) -> Priv
     """Return the private strategy, which replaces FedProx's and FedAvg's; None without privacy."""
     if not config.privacy.is_on:
         return None
-    return private_mean(config, facts, layout, way.names or layout.trained)
+    shared = [name for name in layout.trained if name not in layout.local]
+    return private_mean(config, facts, layout, way.names or shared)
 
 
 def plan(config: Config, facts: Facts, protocol: ExperimentProtocol) -> CohortPlan:

@@ -86,10 +86,10 @@ def private_mean(config: Config, facts: Facts, layout: Layout, names: Sequence[s
             f"privacy=client does not go with early_stopping.metric={config.early_stopping.metric}: these data have no "
             "test set but the clients' held-out examples, and the moment of the end would tell of them; leave it out"
         )
-    if layout.buffers:
+    if buffers := [name for name in layout.buffers if name not in layout.local]:
         raise UserError(
             f"privacy=client needs a model whose clients update parameters alone, got {config.model.name} with "
-            f"{layout.buffers[0]}, which would reach the server's model without noise; use a model without batch norm, "
+            f"{buffers[0]}, which would reach the server's model without noise; use a model without batch norm, "
             "such as model=resnet18_gn"
         )
     if own.delta > 1 / num_clients:

@@ -73,7 +73,7 @@ def personal(frame: pd.DataFrame) -> Figure:
     colours, is_varied = algorithm_colours(frame), any(clients[name].nunique() > 1 for name in EXPERIMENT[:2])
     for axes, ((dataset, stragglers, algorithm), panel) in zip(grid.flat, panels, strict=False):
         _draw(axes, panel, colours[str(algorithm)])
-        where = f"{dataset}, {percent(float(stragglers))} stragglers\n" if is_varied else ""
+        where = f"{dataset}, {percent(float(str(stragglers)))} stragglers\n" if is_varied else ""
         axes.set_title(f"{where}{_wrapped(str(algorithm))}", fontsize=9, loc="left")
     for axes in grid.flat[len(panels) :]:
         axes.set_visible(False)
