@@ -27,6 +27,7 @@ class Stream(IntEnum):
     OWN_DATA = 17  # what functions of the user's for data draw from the global generators
     NOISE = 18  # what a private server adds to the sum of one round's updates
     PERSONAL = 24  # the batches of clients that fine-tune the global model
+    DEVICES = 19  # how fast each client computes and communicates
     PAIRS = 20  # the clients whose label distributions are compared; no result of a run depends on them
 
 

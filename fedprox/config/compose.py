@@ -37,10 +37,23 @@ def _of_flower(value: float, *, _root_: DictConfig) -> float:
     return float(value) if OmegaConf.select(_root_, "protocol._target_") == _FLOWER else 0.0
 
 
+def _of_synchronous(value: float, *, _root_: DictConfig) -> float:
+    """Return a default, as ${of_synchronous:0.9} in conf/: the value with arrival=synchronous, 0 with any other."""
+    return float(value) if OmegaConf.select(_root_, "arrival.name") == "synchronous" else 0.0
+
+
+def _of_buffer(value: int, *, _root_: DictConfig) -> int:
+    """Return a default, as ${of_buffer:10} in conf/: arrival.buffer with arrival=buffered, the value with any other."""
+    buffer = OmegaConf.select(_root_, "arrival.buffer")
+    return value if buffer is None else buffer
+
+
 OmegaConf.register_new_resolver(
     "of_fedprox", _of_fedprox, replace=True
 )  # at import: a sweep's jobs may run in other processes
 OmegaConf.register_new_resolver("of_flower", _of_flower, replace=True)
+OmegaConf.register_new_resolver("of_synchronous", _of_synchronous, replace=True)
+OmegaConf.register_new_resolver("of_buffer", _of_buffer, replace=True)
 
 
 @contextmanager

@@ -33,6 +33,7 @@ SECTIONS = {
     "Strategy and proximal term": ("strategy", "mu", "adaptive_mu"),
     "Personal models": ("personalisation",),
     "Attacks, privacy and compression": ("attack", "privacy", "update"),
+    "Late clients": ("devices", "arrival"),
     "Data": ("dataset", "partition", "hold_out", "feature_skew", "augmentation", "data_dir"),
     "Model": ("model",),
     "Clients by a script": ("client",),
@@ -278,7 +279,7 @@ def _defaults() -> dict[str, str]:
 
 def _default(value: str) -> str:
     """Return a default without what it depends on: 1.0 for ${of_fedprox:1.0}."""
-    found = re.fullmatch(r"\$\{(?:of_fedprox:|of_flower:|oc\.env:\w+,)(.*)\}", value)
+    found = re.fullmatch(r"\$\{(?:of_\w+:|oc\.env:\w+,)(.*)\}", value)
     return found[1] if found else value
 
 

@@ -9,7 +9,7 @@ import json
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import (
     AfterValidator,
@@ -369,6 +369,68 @@ class EarlyStopping(_Settings):
     """An improvement is a change by more than this."""
 
 
+Duration = Annotated[float, Field(gt=0, le=1e9), Rule("finite, above 0 and at most 1e9")]
+Spread = Annotated[float, Field(ge=0, le=10), Rule("finite and between 0 and 10")]
+Bandwidth = Annotated[float, Field(ge=1, le=1e15), Rule("finite, at least 1 and at most 1e15")]
+
+
+class _Choices(_Settings):
+    """A group whose choices have settings of their own, which are null with the others."""
+
+    _OWN: ClassVar[Mapping[str, tuple[str, ...]]]  # the settings of each choice
+    _OPTIONAL: ClassVar[tuple[str, ...]] = ()  # those that may be null with it, too
+
+    @model_validator(mode="after")
+    def _check_choice(self) -> Self:
+        name = self.name  # type: ignore[attr-defined]
+        for choice, settings in self._OWN.items():
+            for setting in settings:
+                is_given = getattr(self, setting) is not None
+                if choice == name and not is_given and setting not in self._OPTIONAL:
+                    raise ValueError(f".{setting} must be given with this choice, {name}, got null; give it a value")
+                if choice != name and is_given:
+                    raise ValueError(f".{setting} belongs to the choice {choice}, got {name}; choose that, or drop it")
+        return self
+
+
+class Devices(_Choices):
+    """The clients' devices, which decide how long their work takes; see `fedprox.plan.devices`."""
+
+    _OWN = {"lognormal": ("seconds_per_step", "sigma", "bandwidth"), "file": ("path",)}
+    _OPTIONAL = ("bandwidth",)
+
+    name: Literal["none", "lognormal", "file"] = "none"
+    """Set by the choice of the group: `devices=none`, `devices=lognormal` or `devices=file`."""
+    seconds_per_step: Duration | None = None
+    """Median of the virtual seconds that a client takes for a mini-batch step, with `devices=lognormal`."""
+    sigma: Spread | None = None
+    """Standard deviation of the logarithms of the clients' seconds per step, and of their bandwidths."""
+    bandwidth: Bandwidth | None = None
+    """Median of the bytes that a client sends or receives in a virtual second; null: communication takes no time."""
+    path: Name | None = None
+    """Table with the columns `client`, `seconds_per_step` and perhaps `bandwidth`, with `devices=file`."""
+
+
+class Arrival(_Choices):
+    """When the server takes the clients' updates; see `fedprox.plan.arrivals`."""
+
+    _OWN = {"deadline": ("seconds",), "buffered": ("concurrency", "buffer", "discount", "server_learning_rate")}
+
+    name: Literal["synchronous", "deadline", "buffered"] = "synchronous"
+    """Set by the choice of the group: `arrival=synchronous`, `arrival=deadline` or `arrival=buffered`."""
+    seconds: Duration | None = None
+    """Virtual seconds of a round, with `arrival=deadline`."""
+    concurrency: Count | None = None
+    """Clients that train at the same time, with `arrival=buffered`."""
+    buffer: Count | None = None
+    """Updates of which the server makes the next model (K), which ends a round, with `arrival=buffered`; 1 is
+    FedAsync. `clients_per_round` follows it."""
+    discount: NotNegative | None = None
+    """Exponent a of the weight (1 + tau)^-a of an update to a model that tau newer ones have replaced."""
+    server_learning_rate: Positive | None = None
+    """Factor eta of the mean of a buffer's updates."""
+
+
 class Client(_Settings):
     """How a client trains: by `solver`, or by a script of the user's; see `fedprox.federation.script_client`."""
 
@@ -504,6 +566,10 @@ class Config(_Settings):
     privacy: Privacy = Privacy()
     """Client-level differential privacy of the model: clipped updates of clients drawn at random, and noise. Adds the
     columns `epsilon` and `clip` to metrics.csv and `is_clipped` to clients.csv."""
+    devices: Devices = Devices()
+    """How fast each client's device is, in virtual seconds. Adds the column `virtual_time_s` to metrics.csv."""
+    arrival: Arrival = Arrival()
+    """What the server does about late clients: wait for all, set a deadline, or take updates as they arrive."""
     logger: dict[str, Target]
     """Experiment trackers that receive all settings and every round, in addition to the run directory. One or several:
     `'logger=[tensorboard,mlflow]'`."""
@@ -602,6 +668,47 @@ class Config(_Settings):
             )
         return self
 
+    @model_validator(mode="after")
+    def _check_virtual_time(self) -> Self:
+        if self.devices.name != "none" and (self.is_deployment or self.client.script is not None):
+            where, why = ("engine=deployment", "a federation takes real time")
+            if not self.is_deployment:
+                where, why = ("client=script", "only a script knows how many steps it does")
+            raise ValueError(f"devices={self.devices.name} cannot be simulated with {where}: {why}; use devices=none")
+        if self.arrival.name == "synchronous":
+            return self
+        arrival = f"arrival={self.arrival.name}"
+        if self.devices.name == "none":
+            raise ValueError(f"{arrival} needs devices of known speed, got devices=none; use devices=lognormal or file")
+        if self.stragglers_fraction:
+            raise ValueError(
+                f"stragglers_fraction must be 0 with {arrival}, in which the devices decide who is late, got "
+                f"{self.stragglers_fraction}; remove it"
+            )
+        if self.sampling != "uniform":
+            raise ValueError(f"sampling must be uniform with {arrival}, got {self.sampling}; use arrival=synchronous")
+        if self.arrival.name == "buffered":
+            self._check_buffer()
+        return self
+
+    def _check_buffer(self) -> None:
+        """Raise ValueError unless a buffer of updates can fill, and is what a round has."""
+        buffer, concurrency = self.arrival.buffer or 0, self.arrival.concurrency or 0
+        if buffer > concurrency:
+            raise ValueError(
+                f"arrival.buffer must be at most arrival.concurrency={concurrency}, got {buffer}; lower it, or raise "
+                "arrival.concurrency"
+            )
+        if self.num_clients is not None and concurrency > self.num_clients:
+            raise ValueError(
+                f"arrival.concurrency must be at most num_clients={self.num_clients}, got {concurrency}; lower it"
+            )
+        if self.clients_per_round != buffer:
+            raise ValueError(
+                f"clients_per_round must be arrival.buffer={buffer} with arrival=buffered, in which a round ends after "
+                f"so many updates, got {self.clients_per_round}; set clients_per_round={buffer}"
+            )
+
 
 SETTINGS = tuple(Config.model_fields)
 DEFAULTS = {  # of settings that runs of earlier versions lack
@@ -611,7 +718,7 @@ DEFAULTS = {  # of settings that runs of earlier versions lack
 }
 TARGETS = ("dataset", "partition", "feature_skew", "model", "strategy", "protocol", "engine", "augmentation", "attack")
 # conf/ has a folder of choices for each
-GROUPS = (*TARGETS, "client", "update", "privacy", "personalisation", "evaluation", "logger")
+GROUPS = (*(*TARGETS, "client", "update", "privacy", "personalisation", "devices", "arrival", "evaluation", "logger"),)
 
 _RULES = {  # by pydantic's kind of error
     "rule": "{rule}",
@@ -626,6 +733,7 @@ _REMEDIES = {
     "num_clients": "null for as many as the data set has",
     "clients_per_round": "null for all",
     "round_timeout": "null for no limit",
+    "devices.bandwidth": "null for communication that takes no time",
     "checkpoint.every": "null for none",
     "checkpoint.keep": "null for all",
     "model.init": "default, zeros or a safetensors file",

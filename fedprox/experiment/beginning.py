@@ -118,7 +118,8 @@ def _branched(source: Path, round_num: int, config: Config, facts: Mapping[str, 
     earlier, present = read_record(source / "run.json"), config.plain()
     settings = earlier["settings"]
     if all(_without_paths(settings.get(name)) == _without_paths(present.get(name)) for name in _DATA):
-        _check_same_data(facts, earlier, f"branch_from={source}")
+        its_own = {name: value for name, value in facts["fingerprint"].items() if name != "devices"}
+        _check_same_data({**facts, "fingerprint": its_own}, earlier, f"branch_from={source}")
     adopted = adopted_rows(source, round_num)
     rounds_done = max((int(row["round"]) for row in adopted["clients.csv"]), default=0)
     if round_num > rounds_done:
@@ -191,6 +192,7 @@ def _check_same_data(present: Mapping[str, Any], earlier: Mapping[str, Any], opt
             "data": "other data: the examples are",
             "partition": "other data: the division of the examples among clients is",
             "script": "another script: its text is",
+            "devices": "other devices: their speeds are",
         }
         raise UserError(
             f"{option} had {what[changed]} not the same (fingerprint {was.get(changed, '')!s:.8} then); restore the "

@@ -26,6 +26,7 @@ from fedprox.errors import UserError, one_line
 from fedprox.evaluation.evaluators import FederationEvaluator, evaluator_on_test_set, with_attack_success
 from fedprox.evaluation.metrics import Evaluation
 from fedprox.evaluation.personal import HeldOut
+from fedprox.experiment.arrival import check_arrival, cohort_size, timed
 from fedprox.experiment.channel import channel
 from fedprox.experiment.data import attack_of, divided_data
 from fedprox.experiment.early_stopping import EarlyStopping
@@ -68,7 +69,17 @@ from fedprox.process import announced, only_new_garbage
 from fedprox.runs.checkpoint import Checkpoint
 from fedprox.runs.loggers.interface import Logger
 from fedprox.runs.reader import COMPLETE, read_record
-from fedprox.runs.writer import ATTACK, BYTES, CLIENTS, FEDERATION, METRICS, PERSONAL, PRIVACY, SPREAD
+from fedprox.runs.writer import (
+    ATTACK,
+    BYTES,
+    CLIENTS,
+    FEDERATION,
+    METRICS,
+    PERSONAL,
+    PRIVACY,
+    SPREAD,
+    STALENESS,
+)
 from fedprox.seeds import Stream, generator
 from fedprox.solvers.choice import fastest_device
 from fedprox.solvers.generators import seeded
@@ -128,6 +139,7 @@ class Experiment:
             UserError: If a setting or a data file is wrong; then nothing has been computed.
         """
         protocol, made = check_settings(config), strategy(config)
+        check_arrival(config, made, protocol)
         clients = _clients(config, flower_grid)
         facts, settings = clients.facts, RoundSettings.of(config)
         strategy_checks.check_cohort(made, config.clients_per_round or facts.num_clients)
@@ -146,13 +158,18 @@ class Experiment:
             evaluate = with_privacy_cost(evaluate, private, config.privacy)
         if clients.held_out:
             evaluate = personal_evaluation(config, evaluate, clients.held_out, state, clients.grid, facts)
-        streams = {"seed": config.seed, "repetition": config.repeat_num}
         return cls(
             config,
             facts,
             arrays,
             strategy=PlannedStrategy(
-                private or made, plan(config, facts, protocol), state, has_sizes=facts.has_sizes, **streams
+                private or made,
+                timed(config, plan(config, facts, protocol), arrays, way),
+                state,
+                has_sizes=facts.has_sizes,
+                trained=clients.layout.trained,
+                seed=config.seed,
+                repetition=config.repeat_num,
             ),
             grid=clients.grid,
             evaluate=evaluate,
@@ -197,6 +214,8 @@ class Experiment:
                 f"{run_dir} has spent its privacy budget: epsilon {spent:.4g} after round {start.round_num}, and "
                 f"another round would exceed {self.config.privacy.budget:g}; start a new run on other clients' data"
             )
+        if arrivals := self.strategy.arrivals:
+            arrivals.check_start(start.round_num, start.carried["strategy"].get("arrivals", {}), run_dir)
 
 
 class _Clients(NamedTuple):
@@ -300,6 +319,8 @@ def columns(config: Config) -> tuple[str, ...]:
         *(("mu",) if config.adaptive_mu.enabled else ()),
         *(PERSONAL if config.personalisation.name != "none" else ()),
         *(BYTES if config.update.count_bytes else ()),
+        *(("virtual_time_s",) if config.devices.name != "none" else ()),
+        *(STALENESS if config.arrival.name == "buffered" else ()),
         *(ATTACK[: 2 if isinstance(attack, Backdoor) else 1] if attack else ()),
         *(PRIVACY if config.privacy.is_on else ()),
     )
@@ -308,8 +329,9 @@ def columns(config: Config) -> tuple[str, ...]:
 def client_columns(config: Config) -> tuple[str, ...]:
     """Return the columns of clients.csv."""
     counted = ("bytes_up",) if config.update.count_bytes else ()
+    late = ("staleness",) if config.arrival.name == "buffered" else ()
     malicious = ("is_malicious",) if attack_of(config) else ()
-    return (*CLIENTS, *counted, *malicious, *(("is_clipped",) if config.privacy.is_on else ()))
+    return (*CLIENTS, *counted, *late, *malicious, *(("is_clipped",) if config.privacy.is_on else ()))
 
 
 def initial_model(config: Config, facts: Facts) -> nn.Module:
@@ -400,7 +422,7 @@ def plan(config: Config, facts: Facts, protocol: ExperimentProtocol) -> CohortPl
     return protocol.plan(
         client_sizes=facts.sizes,
         client_ids=facts.client_ids,
-        clients_per_round=config.clients_per_round or facts.num_clients,
+        clients_per_round=cohort_size(config, facts.num_clients),
         repetition=config.repeat_num,
         **config.model_dump(include=_PLAN_SETTINGS),
     )

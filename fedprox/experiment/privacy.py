@@ -42,6 +42,11 @@ def check_privacy(config: Config) -> None:
             f"sampling={config.sampling}",
             "epsilon needs clients that are drawn independently; use sampling=poisson",
         ),
+        (
+            config.arrival.name == "buffered",
+            "arrival=buffered",
+            "who is in flight depends on earlier rounds; use arrival=synchronous or deadline",
+        ),
         (config.adaptive_mu.enabled, "adaptive_mu.enabled=true", "mu would follow the clients' training loss; set mu"),
         (config.on_divergence == "continue", "on_divergence=continue", "nan cannot be clipped; use stop or drop"),
         (

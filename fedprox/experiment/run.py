@@ -11,6 +11,7 @@ from flwr.serverapp import Grid
 
 from fedprox.config.schema import Config
 from fedprox.errors import UserError
+from fedprox.experiment.arrival import as_line, devices_fingerprint, participation
 from fedprox.experiment.beginning import Beginning, check_sources_stay, final_row, find_beginning
 from fedprox.experiment.build import Experiment, client_columns, columns, loggers
 from fedprox.experiment.data import attack_of, data_name
@@ -146,10 +147,11 @@ def _record_rounds(
         "total_s": now - begin + earlier_s,
     }
     is_cut = experiment.private is not None and not stopping.is_over and round_num < config.num_rounds
-    early = {"stopped_early": {"round": round_num, "metric": stopping.metric}} if stopping.is_over else {}
-    record.finish(
-        to_params(arrays), timings, experiment.grid.peak_memory_bytes(), early, "budget" if is_cut else "finished"
-    )
+    status = "budget" if is_cut else "finished"
+    more = {"stopped_early": {"round": round_num, "metric": stopping.metric}} if stopping.is_over else {}
+    if shares := participation(experiment.strategy.plan, record.path):
+        _log.info("%s", as_line(shares))
+    record.finish(to_params(arrays), timings, experiment.grid.peak_memory_bytes(), {**more, **shares}, status)
 
 
 def algorithm(config: Config) -> str:
@@ -165,7 +167,7 @@ def algorithm(config: Config) -> str:
         more = [package.partition(".")[0]]
     if config.mu or config.adaptive_mu.enabled or name in ("FedProx", "FedDane"):
         more.append(f"mu = {config.mu:g}")
-    more += [*privacy(config), *personal(config), *compression(config)]
+    more += [*privacy(config), *personal(config), *compression(config), *lateness(config)]
     return f"{name} ({', '.join(more)})" if more else name
 
 
@@ -204,6 +206,16 @@ def personal(config: Config) -> list[str]:
     return [titles[settings.name]] if settings.name in titles else []
 
 
+def lateness(config: Config) -> list[str]:
+    """Return what the server does about late clients, such as ["5 of 10 in flight, a = 0.5"]; nothing if it waits."""
+    arrival = config.arrival
+    if arrival.name == "deadline":
+        return [f"{arrival.seconds:g} s a round"]
+    if arrival.name == "buffered":
+        return [f"{arrival.buffer} of {arrival.concurrency} in flight", f"a = {arrival.discount:g}"]
+    return []
+
+
 def attacked(config: Config) -> str:
     """Return what is appended to a data set's name, such as ", sign flip by 20%"."""
     attack = attack_of(config)
@@ -219,7 +231,7 @@ def _facts(experiment: Experiment) -> dict[str, Any]:
         + attacked(config),
         "data": str(known),
         **({"classes": list(names)} if (names := known.examples.class_names) else {}),
-        "fingerprint": known.fingerprint(),
+        "fingerprint": {**known.fingerprint(), **devices_fingerprint(config, experiment.strategy.plan)},
         "seed": config.seed,
         "repetition": config.repeat_num,
         "settings": {name: value for name, value in config.plain().items() if name != "resume"},

@@ -10,7 +10,7 @@ other arrays, such as batch norm's running statistics, pass unchanged, and so do
 
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Self
+from typing import Any, NamedTuple, Self
 
 import numpy as np
 from flwr.app import ArrayRecord, Message, MessageType
@@ -18,7 +18,7 @@ from torch import nn
 
 from fedprox.channel.attacks import Attack, Cohort, Mask, Vector
 from fedprox.channel.codecs import Codec
-from fedprox.federation.messages import Exchange, client_of, draw_of, record_of
+from fedprox.federation.messages import Exchange, client_of, draw_of, record_of, task_of
 from fedprox.seeds import Stream, generator
 from fedprox.strategies.arrays import to_numpy
 from fedprox.strategies.updates import Arrays, arrays_of, flat, replace_arrays, with_values
@@ -109,14 +109,14 @@ class Channel:
         """Return whether a client attacks; None if no client can."""
         return None if self.is_malicious is None else bool(self.is_malicious[client])
 
-    def transmit(self, round_num: int, arrays: ArrayRecord, replies: Sequence[Message]) -> None:
-        """Let the replies to train messages with the model w^t arrive as the channel delivers them."""
-        before = {name: to_numpy(array) for name, array in arrays.items()}
-        start = self._flat(before)
-        forged = self._forged(round_num, start, replies)
+    def transmit(self, round_num: int, messages: Sequence[Message], replies: Sequence[Message]) -> None:
+        """Let the replies to train messages, each with the model w^t, arrive as the channel delivers them."""
+        starts = self._starts(messages)
+        forged = self._forged(round_num, starts, replies)
         self.bytes_up = {}
         for reply in replies:
             draw, model = _draw(reply), arrays_of(reply)
+            before, start = starts[draw]
             sent = forged.get(draw)
             if self.codec:
                 update = self._flat(model) - start if sent is None else sent
@@ -128,7 +128,21 @@ class Channel:
             if sent is not None or self.kept:
                 replace_arrays(reply, {**model, **{name: before[name] for name in self.kept}})
 
-    def _forged(self, round_num: int, start: Vector, replies: Sequence[Message]) -> dict[Draw, Vector]:
+    def _starts(self, messages: Sequence[Message]) -> dict[Draw, "_Start"]:
+        """Return the model that each client was sent, which an earlier round made if the client is late."""
+        read: dict[int, _Start] = {}  # by the record, which most messages share
+        starts = {}
+        for message in messages:
+            task, arrays = task_of(message), _model(message)
+            if id(arrays) not in read:
+                before = {name: to_numpy(array) for name, array in arrays.items()}
+                read[id(arrays)] = _Start(before, self._flat(before))
+            starts[task.client, task.draw] = read[id(arrays)]
+        return starts
+
+    def _forged(
+        self, round_num: int, starts: Mapping[Draw, "_Start"], replies: Sequence[Message]
+    ) -> dict[Draw, Vector]:
         """Return what attackers send instead of their updates."""
         attackers = [reply for reply in replies if self._forges and self.attacks(client_of(reply))]
         if not attackers or not self.attack:
@@ -136,9 +150,9 @@ class Channel:
         honest = [reply for reply in replies if reply not in attackers]
 
         def update(reply: Message) -> Vector:
-            return self._flat(arrays_of(reply)) - start
+            return self._flat(arrays_of(reply)) - starts[_draw(reply)].values
 
-        mean = std = start[:0]
+        mean = std = np.zeros(0)
         if self.attack.watches_others:
             mean, std = moments(lambda position: update((honest or attackers)[position]), len(honest or attackers))
         cohort = Cohort(len(replies), len(attackers), mean, std)
@@ -160,6 +174,15 @@ class Channel:
             self._lost[client] = update - arrived
         return arrived, len(data)
 
+    def bytes_of_a_round_trip(self, arrays: ArrayRecord) -> int:
+        """Return the bytes of a model that a client receives and of the update that it sends, whatever its values."""
+        model = {name: to_numpy(array) for name, array in arrays.items()}
+        size = sum(array.nbytes for array in model.values())
+        if not self.codec:
+            return 2 * size
+        update = self.codec.packed(np.zeros_like(self._flat(model)), np.random.default_rng(0))
+        return size + len(update) + sum(model[name].nbytes for name in self.buffers)
+
     def count(self, arrays: ArrayRecord, num_asked: int) -> None:
         """Add the bytes of a round, in which the server has sent all that is shared to each client that it asked."""
         model = sum(to_numpy(array).nbytes for name, array in arrays.items() if name not in self.local)
@@ -175,6 +198,19 @@ class Channel:
 
 def _draw(reply: Message) -> Draw:
     return client_of(reply), draw_of(reply)
+
+
+def _model(message: Message) -> ArrayRecord:
+    arrays = record_of(message, "arrays")
+    assert isinstance(arrays, ArrayRecord)
+    return arrays
+
+
+class _Start(NamedTuple):
+    """The model at which a client starts, and the values of its trained parameters that travel."""
+
+    arrays: Arrays
+    values: Vector
 
 
 def moments(update: Callable[[int], Vector], num: int) -> tuple[Vector, Vector]:
@@ -201,8 +237,6 @@ class Passing:
         messages = list(messages)
         replies = self._engine.send_and_receive(messages, timeout=timeout)
         if messages and messages[0].metadata.message_type == MessageType.TRAIN:
-            arrays = record_of(messages[0], "arrays")
-            assert isinstance(arrays, ArrayRecord)
-            self._channel.transmit(self._round_num, arrays, replies)
-            self._channel.count(arrays, len(messages))
+            self._channel.transmit(self._round_num, messages, replies)
+            self._channel.count(_model(messages[0]), len(messages))
         return replies

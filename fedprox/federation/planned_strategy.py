@@ -15,10 +15,12 @@ from flwr.serverapp import Grid
 from flwr.serverapp.strategy import FedAvg, Strategy
 
 from fedprox.errors import RunStopped, UserError
+from fedprox.federation.arrivals import Arrivals
 from fedprox.federation.client_state import ClientState
 from fedprox.federation.messages import Record, TaskMessage, node_id
 from fedprox.federation.strategy_checks import REPORTED, annotated, checked_messages, checked_result
 from fedprox.federation.strategy_state import StrategyState, layers
+from fedprox.plan.arrivals import BufferedPlan, TimedPlan
 from fedprox.plan.plan import ClientTask, CohortPlan, numbered
 from fedprox.process import only_new_garbage
 from fedprox.seeds import Stream, generator
@@ -53,6 +55,8 @@ class PlannedStrategy:
         cohort: Returns a round's tasks, dropped ones included; a round is drawn once.
         client_state: What each client keeps from round to round; None for nothing.
         name: Class name of the strategy.
+        weighs_equally: Whether the strategy takes a simple mean, instead of one weighted by examples.
+        arrivals: The virtual clock, and models that late clients train; None if the plan has no devices.
         is_ours: Whether that class is one of `fedprox.strategies`; a class that inherits from one is not.
     """
 
@@ -63,6 +67,7 @@ class PlannedStrategy:
         client_state: ClientState | None = None,
         *,
         has_sizes: bool = True,
+        trained: Sequence[str] = (),
         seed: int = 0,
         repetition: int = 0,
     ) -> None:
@@ -73,6 +78,7 @@ class PlannedStrategy:
             plan: Which clients take part in a round, and with how much work.
             client_state: What each client keeps from round to round; None for nothing.
             has_sizes: Whether the plan's sizes are the clients'; False if only replies tell them.
+            trained: Names of the trained parameters, which a plan with late clients needs.
             seed: Determines what the strategy draws from the global generators.
             repetition: See `fedprox.seeds.generator`.
 
@@ -87,15 +93,20 @@ class PlannedStrategy:
         self._seed, self._repetition = seed, repetition
         self.plan = replace(plan, drops_stragglers=self._has("drops_stragglers"))  # type: ignore[type-var]
         self.cohort = lru_cache(maxsize=1)(self.plan.tasks)
+        self.arrivals = Arrivals(self.plan, trained) if isinstance(self.plan, TimedPlan) else None
         for layer in self._layers:
             _take_cohort_as_it_is(layer)
-        if plan.sampling == "proportional":
+        if plan.sampling == "proportional" or isinstance(plan, BufferedPlan):
             if not isinstance(strategy, FedProx):
+                setting, remedy = "sampling=proportional", "sampling=uniform"
+                if plan.sampling != "proportional":
+                    setting, remedy = "arrival=buffered", "arrival=synchronous"
                 raise UserError(
-                    "sampling=proportional goes with a simple mean, which only strategy=fedprox, fedavg and feddane "
-                    f"can take, got {type(strategy).__name__}; use sampling=uniform"
+                    f"{setting} goes with a simple mean, which only strategy=fedprox, fedavg and feddane "
+                    f"can take, got {type(strategy).__name__}; use {remedy}"
                 )
             strategy.weighting = "equal"
+        self.weighs_equally = getattr(strategy, "weighting", "examples") == "equal"
         if self._has("corrects_gradients") and not hasattr(plan, "gradient_clients"):
             raise UserError("strategy=feddane samples two cohorts a round; use protocol=paper or flower")
         self._state = StrategyState(strategy)
@@ -107,7 +118,8 @@ class PlannedStrategy:
         """Return the state that later rounds need besides the model."""
         with annotated(f"{self.name}'s state"):
             drained = self._state.take()
-        return {"layers": drained, "statistics": self.client_state.state() if self.client_state else None}
+        late = {"arrivals": self.arrivals.state()} if self.arrivals else {}
+        return {"layers": drained, "statistics": self.client_state.state() if self.client_state else None, **late}
 
     def restore(self, state: Mapping[str, Any]) -> None:
         """Continue from a state; what clients keep is restored if both this run and the earlier one keep it."""
@@ -116,6 +128,13 @@ class PlannedStrategy:
                 self._state.restore(state["layers"])
         if self.client_state and state["statistics"]:
             self.client_state.restore(state["statistics"])
+        if self.arrivals:
+            self.arrivals.restore(state.get("arrivals", {}))
+
+    @property
+    def virtual_time_s(self) -> float | None:
+        """Virtual seconds that all rounds so far have taken; None if the plan has no devices."""
+        return self.arrivals.time_s if self.arrivals else None
 
     def configure_train(
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
@@ -142,7 +161,10 @@ class PlannedStrategy:
             if gradient is None:
                 return []
             records = {key: {**each, "gradient": gradient} for key, each in records.items()}
-        return [self._message(records[id(by_node[node_id(task.client)])], task) for task in asked]
+        made = [self._message(records[id(by_node[node_id(task.client)])], task) for task in asked]
+        if self.arrivals:
+            self.arrivals.begin(server_round, arrays, settings, made)
+        return list[Message](made)
 
     def aggregate_train(
         self, server_round: int, replies: Iterable[Message]
@@ -152,6 +174,8 @@ class PlannedStrategy:
         The metrics are those that the strategy adds to the clients' own, which metrics.csv has already.
         """
         replies = list(replies)
+        if self.arrivals:
+            self.arrivals.end(server_round, self.cohort(server_round), replies)
         if not replies and not self._has("acts_alone"):
             return None, None
         if self.client_state:
@@ -172,7 +196,7 @@ class PlannedStrategy:
             metrics = {name: value for name, value in metrics.items() if name not in (*REPORTED, "gamma")}
         return arrays, MetricRecord({**metrics}) if metrics else None
 
-    def _message(self, records: Mapping[str, Record], task: ClientTask, kind: str = MessageType.TRAIN) -> Message:
+    def _message(self, records: Mapping[str, Record], task: ClientTask, kind: str = MessageType.TRAIN) -> TaskMessage:
         """Return a client's message, with what it keeps."""
         own = {self.client_state.record: self.client_state.of(task.client)} if self.client_state else {}
         return TaskMessage({**records, **own}, task, kind)
@@ -216,11 +240,6 @@ class PlannedStrategy:
             rng = generator(self._seed, Stream.STRATEGY, *ids, repetition=self._repetition)
             with annotated(call), seeded(int(rng.integers(2**32))), only_new_garbage():
                 yield call
-
-    @property
-    def counts_all_the_same(self) -> bool:
-        """Whether every reply has the same weight, whatever the client's number of examples."""
-        return getattr(self.strategy, "weighting", "examples") == "equal"
 
     def is_clipped(self, client: int) -> bool | None:
         """Return whether the update of a client was shortened in the last round; None if it sent none."""

@@ -30,7 +30,7 @@ class ClientOutcome:
         bytes_up: Bytes that it sent; None if it did not, or bytes are not counted.
         is_clipped: Whether its update was shortened (privacy=client); None if it sent none.
         metrics: What else it reports, as a training script may (client=script): name -> number.
-        weight: Weight of its values in the round's means: n_k, or 1 if the strategy counts all the same; None for n_k.
+        weight: Weight of its values in the round's means: n_k, or 1 if the strategy takes a simple mean; None for n_k.
     """
 
     task: ClientTask
@@ -45,6 +45,11 @@ class ClientOutcome:
     bytes_up: int | None = None
     is_clipped: bool | None = None
     metrics: Mapping[str, float] = field(default_factory=dict)
+
+    @property
+    def staleness(self) -> int:
+        """How many models the server has made since the one at which the client started."""
+        return self.task.staleness
 
 
 @dataclass(frozen=True)
@@ -62,6 +67,8 @@ class Round:
             `fedprox.runs.checkpoint` can write.
         metrics: Metrics of the strategy's own: name -> number.
         traffic: Bytes that clients have sent, and that were sent to them, in all rounds until this one.
+        virtual_time_s: Virtual seconds from the start of the first round until this round's model was made; None
+            without devices.
     """
 
     round_num: int
@@ -73,11 +80,17 @@ class Round:
     carried: Mapping[str, Any] = field(default_factory=dict)
     metrics: Mapping[str, Any] = field(default_factory=dict)
     traffic: tuple[int, int] = (0, 0)
+    virtual_time_s: float | None = None
 
     @property
     def gammas(self) -> list[float]:
         """Gammas of the clients that measured it."""
         return [client.gamma for client in self.clients if client.gamma is not None]
+
+    @property
+    def staleness(self) -> list[int]:
+        """Staleness of the updates that are part of the average."""
+        return [client.staleness for client in self.clients if client.counted]
 
     @property
     def num_clients_counted(self) -> int:
@@ -143,11 +156,11 @@ def outcomes(
 ) -> tuple[ClientOutcome, ...]:
     """Return the outcome of every draw of the cohort, including clients that were left out."""
     metrics = {(client_of(reply), draw_of(reply)): metrics_of(reply) for reply in replies}
-    sizes, all_the_same = strategy.plan.client_sizes, strategy.counts_all_the_same
+    sizes, weighs_equally = strategy.plan.client_sizes, strategy.weighs_equally
 
     def outcome(task: ClientTask) -> ClientOutcome:
         size = int(sizes[task.client]) if strategy.has_sizes else None
-        made = _outcome(task, size, metrics.get((task.client, task.draw)), all_the_same)
+        made = _outcome(task, size, metrics.get((task.client, task.draw)), weighs_equally)
         draw = task.client, task.draw
         return replace(
             made,
@@ -162,7 +175,9 @@ def outcomes(
 _OWN = ("num-examples", "num-steps", "train-loss", "gamma", "drift")
 
 
-def _outcome(task: ClientTask, num_examples: int | None, metrics: Metrics | None, all_the_same: bool) -> ClientOutcome:
+def _outcome(
+    task: ClientTask, num_examples: int | None, metrics: Metrics | None, weighs_equally: bool
+) -> ClientOutcome:
     if metrics and num_examples is None:
         num_examples = int(metrics["num-examples"])
     return ClientOutcome(
@@ -173,7 +188,7 @@ def _outcome(task: ClientTask, num_examples: int | None, metrics: Metrics | None
         counted=metrics is not None,
         gamma=_metric(metrics, "gamma"),
         drift=_metric(metrics, "drift"),
-        weight=1 if all_the_same else num_examples,
+        weight=1 if weighs_equally else num_examples,
         metrics={name: value for name, value in metrics.items() if name not in _OWN} if metrics else {},
     )
 

@@ -119,7 +119,12 @@ def run_rounds(
         mu.observe(test)  # an adaptive mu grows if the loss has risen; a constant one stays
         # What a resumed run needs besides the model:
         carried = {"strategy": strategy.state(), "mu": mu.state(), "channel": channel.state()}
-        return Round(round_num, arrays, test, clients, time_s, mu_of_round, carried, metrics or {}, channel.totals)
+        return Round(
+            *(round_num, arrays, test, clients, time_s, mu_of_round, carried),
+            metrics=metrics or {},
+            traffic=channel.totals,
+            virtual_time_s=strategy.virtual_time_s,
+        )
 
     if start is None:
         first_round = 1

@@ -31,7 +31,10 @@ class ClientTask:
             of examples. Empty if `epochs_before` determines it, as in the authors' program.
         epochs_before: Epochs that the client has done in earlier rounds, if its order depends on them.
         is_dropped: Whether it is left out because it is a straggler; then nothing is computed.
-        draw: How often the client was drawn before in this round; always 0 with sampling=uniform.
+        draw: How often the client was drawn before in this round; always 0 with sampling=uniform, unless updates are
+            buffered and a fast client sends several.
+        staleness: tau, how many models the server has made since the one at which the client starts; 0 unless updates
+            are buffered.
     """
 
     client: int
@@ -42,20 +45,23 @@ class ClientTask:
     epochs_before: int = 0
     is_dropped: bool = False
     draw: int = 0
+    staleness: int = 0
 
 
 class CohortPlan(Protocol):
-    """The cohorts of a run: a pure function of settings, seed and round.
+    """The cohorts of a run: a pure function of settings, seed and round."""
 
-    Attributes:
-        client_sizes: Number of training examples of each client (n_k), shape (num_clients,).
-        drops_stragglers: Whether stragglers are left out.
-        sampling: "uniform", "proportional" to n_k, or "poisson"; see `Plan`.
-    """
+    @property
+    def client_sizes(self) -> NDArray[np.int64]:
+        """Number of training examples of each client (n_k), shape (num_clients,)."""
 
-    client_sizes: NDArray[np.int64]
-    drops_stragglers: bool
-    sampling: str
+    @property
+    def drops_stragglers(self) -> bool:
+        """Whether stragglers are left out."""
+
+    @property
+    def sampling(self) -> str:
+        """One of "uniform", "proportional" to n_k, and "poisson"; see `Plan`."""
 
     def tasks(self, round_num: int) -> tuple[ClientTask, ...]:
         """Return the round's tasks in the order of aggregation, dropped ones included."""

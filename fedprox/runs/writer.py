@@ -57,7 +57,10 @@ PERSONAL = (  # with personalisation=..., on the clients' own held-out examples
 )
 ATTACK = ("num_malicious", "attack_success")  # with attack=..., the second with attack=backdoor
 PRIVACY = ("epsilon", "clip")  # with privacy=client
-_RESERVED = {*METRICS, *FEDERATION, *SPREAD, *ATTACK, *BYTES, *PRIVACY, *PERSONAL, "mu"}
+STALENESS = ("staleness_mean", "staleness_max")  # with arrival=buffered
+_RESERVED = {
+    *(*METRICS, *FEDERATION, *SPREAD, *ATTACK, *BYTES, *PRIVACY, *PERSONAL, *STALENESS, "virtual_time_s", "mu"),
+}
 CLASSES = ("round", "class", "num_examples", "accuracy", "name")
 CLIENTS = (
     "round",
@@ -300,7 +303,7 @@ def _client_rows(outcome: Round, columns: Sequence[str], metrics: Sequence[str])
 
 def _values(outcome: Round, test: Evaluation) -> dict[str, Any]:
     """Return a round's values by column; None for those that were not measured."""
-    gammas = outcome.gammas
+    gammas, staleness, virtual_time_s = outcome.gammas, outcome.staleness, outcome.virtual_time_s
     return {
         **(asdict(test.federation) if test.federation else {}),
         "round": outcome.round_num,
@@ -312,6 +315,9 @@ def _values(outcome: Round, test: Evaluation) -> dict[str, Any]:
         "gamma_mean": fmean(gammas) if gammas else None,
         "gamma_max": max(gammas) if gammas else None,
         "drift": outcome.drift,
+        "virtual_time_s": None if virtual_time_s is None else round(virtual_time_s, 6),
+        "staleness_mean": fmean(staleness) if staleness else None,
+        "staleness_max": max(staleness, default=None),
         "mu": outcome.mu,
         "num_malicious": outcome.num_malicious,
         "attack_success": test.attack_success,

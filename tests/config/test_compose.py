@@ -25,6 +25,8 @@ MANDATORY = {
     "client=script": ["client.script=train.py"],
     "update=partial": ["update.names=[fc*]"],
     "privacy=client": ["privacy.epsilon=1", "privacy.delta=1e-3"],
+    "devices=file": ["devices.path=there"],
+    "arrival=deadline": ["arrival.seconds=30"],
     "model=lstm_sent140": ["dataset=sent140", *TEXT["sent140"]],
     **{f"dataset={name}": given for name, given in TEXT.items()},
     **{f"experiment=paper_{name}": given for name, given in TEXT.items()},
