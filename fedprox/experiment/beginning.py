@@ -194,9 +194,10 @@ def _check_same_data(present: Mapping[str, Any], earlier: Mapping[str, Any], opt
             "script": "another script: its text is",
             "devices": "other devices: their speeds are",
         }
+        source = {"script": "script", "devices": "table of devices"}.get(changed, "data")
         raise UserError(
             f"{option} had {what[changed]} not the same (fingerprint {was.get(changed, '')!s:.8} then); restore the "
-            f"{'script' if changed == 'script' else 'data'}, or start a new run"
+            f"{source}, or start a new run"
         )
 
 

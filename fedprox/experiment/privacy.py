@@ -45,7 +45,7 @@ def check_privacy(config: Config) -> None:
         (
             config.arrival.name == "buffered",
             "arrival=buffered",
-            "who is in flight depends on earlier rounds; use arrival=synchronous or deadline",
+            "who is in flight depends on earlier rounds; use arrival=synchronous",
         ),
         (config.adaptive_mu.enabled, "adaptive_mu.enabled=true", "mu would follow the clients' training loss; set mu"),
         (config.on_divergence == "continue", "on_divergence=continue", "nan cannot be clipped; use stop or drop"),

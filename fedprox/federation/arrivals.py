@@ -16,8 +16,7 @@ from fedprox.federation.messages import TaskMessage, client_of, draw_of
 from fedprox.plan.arrivals import Tasks, TimedPlan
 from fedprox.plan.plan import ClientTask
 from fedprox.strategies.arrays import to_numpy
-from fedprox.strategies.averaging import in_type
-from fedprox.strategies.updates import Arrays, arrays_of, replace_arrays
+from fedprox.strategies.updates import Arrays, arrays_of, in_type, replace_arrays
 
 Sent = tuple[ArrayRecord, Mapping[str, Any]]  # the model and the settings of a message
 

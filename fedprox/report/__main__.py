@@ -97,7 +97,7 @@ def _parser() -> Parser:
         help="average each run's last N rounds (default: %(default)s)",
     )
     parser.add_argument(
-        "--level", type=float, metavar="A", help="also count the rounds, or bytes, to a test accuracy of A, such as 0.6"
+        "--level", type=float, metavar="A", help="also count the rounds to a test accuracy of A, such as 0.6"
     )
     parser.add_argument(
         "--by",
@@ -106,7 +106,14 @@ def _parser() -> Parser:
         metavar="SETTING",
         help="also distinguish runs by this setting, such as partition.alpha; may be repeated",
     )
-    parser.add_argument(
+    axis = parser.add_mutually_exclusive_group()
+    axis.add_argument(
+        "--by-time",
+        choices=["virtual", "wall"],
+        help="draw over seconds instead of rounds, and with --level count those: of the virtual clock, for which runs "
+        "need devices=, or of this machine",
+    )
+    axis.add_argument(
         "--by-bytes",
         action="store_true",
         help="draw over the bytes that clients have sent instead of rounds, and with --level count those; runs need "
@@ -129,13 +136,13 @@ def _report(arguments: argparse.Namespace) -> None:
     for table in tables:
         check_writable(table, TABLES, "--table")
     from fedprox.report.figures import accuracy, comparison  # imports pandas and matplotlib, which --help does not need
-    from fedprox.report.summary import BYTES, ROUND, check_rounds, read_runs, readable, summarise
+    from fedprox.report.summary import BYTES, ROUND, VIRTUAL, WALL, check_rounds, read_runs, readable, summarise
 
     check_rounds(last, arguments.level)
     frame = read_runs(arguments.directories, arguments.by)
-    summary = summarise(frame, last, arguments.level, by_bytes=arguments.by_bytes)
+    x = {"virtual": VIRTUAL, "wall": WALL}.get(arguments.by_time, BYTES if arguments.by_bytes else ROUND)
+    summary = summarise(frame, last, arguments.level, x)
     text = readable(summary, last).to_markdown(index=False)
-    x = BYTES if arguments.by_bytes else ROUND
     if arguments.personal:
         from fedprox.report.personal import personal
 

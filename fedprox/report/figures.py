@@ -13,14 +13,13 @@ from fedprox.errors import UserError
 from fedprox.report.curves import draw
 from fedprox.report.runs import TITLES, label, percent
 from fedprox.report.style import PALETTE, Curve, blank_figure, finish_accuracy, finish_by_round, finish_loss, loss_limit
-from fedprox.report.summary import BYTES, ROUND, algorithm_order, mean_by_round
+from fedprox.report.summary import ROUND, Axis, algorithm_order, mean_by_round
 
 _LEGEND_CHARACTERS = 105  # that fit into a row; the sample of a line takes eight
-_NAMES, _UNITS = {ROUND: "round", BYTES: "MB sent by clients"}, {ROUND: 1.0, BYTES: 1e6}  # of the horizontal axis
 _LABEL_GAP = 0.085  # between the labels of two lines, as a share of the axis
 
 
-def comparison(frame: pd.DataFrame, x: str = ROUND, *, drift: bool = False) -> Figure:
+def comparison(frame: pd.DataFrame, x: Axis = ROUND, *, drift: bool = False) -> Figure:
     """Draw test loss and test accuracy by round: a row per data set and straggler level, a line per algorithm.
 
     A line is the mean over an experiment's runs; its band is one sample standard deviation to each side. The line is
@@ -29,7 +28,8 @@ def comparison(frame: pd.DataFrame, x: str = ROUND, *, drift: bool = False) -> F
 
     Args:
         frame: From `fedprox.report.summary.read_runs`.
-        x: ROUND, or BYTES for the mean bytes that clients have sent until a round.
+        x: The horizontal axis; other than ROUND it is the mean over an experiment's runs, such as the mean bytes that
+            clients have sent until a round.
         drift: Whether to draw the cohorts' mean drift in a third column.
 
     Raises:
@@ -55,7 +55,7 @@ def comparison(frame: pd.DataFrame, x: str = ROUND, *, drift: bool = False) -> F
             finish_by_round(axes, "drift")
             axes.set_ylim(bottom=0.0)
     for axes in grid[-1]:
-        axes.set_xlabel(_NAMES[x])
+        axes.set_xlabel(x.label)
         _finish_x(axes, x)
     figure.legend(
         handles=[Line2D([], [], color=colour, lw=2.4, label=name) for name, colour in colours.items()],
@@ -68,7 +68,7 @@ def comparison(frame: pd.DataFrame, x: str = ROUND, *, drift: bool = False) -> F
     return figure
 
 
-def accuracy(frame: pd.DataFrame, x: str = ROUND) -> Figure:
+def accuracy(frame: pd.DataFrame, x: Axis = ROUND) -> Figure:
     """Draw test accuracy by round, a row per data set and straggler level, each line with its name beside its end.
 
     Lines and bands are those of `comparison`.
@@ -84,13 +84,13 @@ def accuracy(frame: pd.DataFrame, x: str = ROUND) -> Figure:
         finish_accuracy(axes)
         _label_ends(axes, panel, colours)
         _finish_x(axes, x)
-    axes.set_xlabel(f"{_NAMES[x]}  ({_explanation(figure, means)})")
+    axes.set_xlabel(f"{x.label}  ({_explanation(figure, means)})")
     return figure
 
 
-def _finish_x(axes: Axes, x: str) -> None:
-    """Let bytes have ticks of their own: they are not whole numbers of rounds."""
-    if x == BYTES:
+def _finish_x(axes: Axes, x: Axis) -> None:
+    """Let all but rounds have ticks of their own: they are not whole numbers."""
+    if x is not ROUND:
         axes.xaxis.set_major_locator(MaxNLocator(nbins=5))
 
 
@@ -139,22 +139,21 @@ def _upper_edges(means: pd.DataFrame) -> list[Curve]:
     return [curve.to_numpy(float) for _, curve in experiments]
 
 
-def _draw_lines(axes: Axes, panel: pd.DataFrame, column: str, colours: dict[str, str], x: str) -> None:
+def _draw_lines(axes: Axes, panel: pd.DataFrame, column: str, colours: dict[str, str], x: Axis) -> None:
     for algorithm, colour in colours.items():
         experiment = panel[panel["algorithm"] == algorithm]
         if len(experiment):
             _draw_line(axes, experiment, column, algorithm, colour, x)
 
 
-def _draw_line(axes: Axes, means: pd.DataFrame, column: str, algorithm: str, colour: str, x: str) -> None:
+def _draw_line(axes: Axes, means: pd.DataFrame, column: str, algorithm: str, colour: str, x: Axis) -> None:
     begins = means["begins"].iloc[0]
     if begins:  # it leaves another run's line in the last evaluated round before it begins
         means = means[means["round"] >= means.loc[means["round"] <= begins, "round"].max()]
         start = means.iloc[0]
-        axes.plot(
-            [start[x] / _UNITS[x]], [start[f"{column}_mean"]], marker="o", ms=5, mec="white", color=colour, zorder=4
-        )
-    rounds = means[x].to_numpy(float) / _UNITS[x]
+        place = start[x.column] / x.scale
+        axes.plot([place], [start[f"{column}_mean"]], marker="o", ms=5, mec="white", color=colour, zorder=4)
+    rounds = means[x.column].to_numpy(float) / x.scale
     mean, std = means[f"{column}_mean"].to_numpy(float), means[f"{column}_std"].to_numpy(float)
     whole = int((means["n"] == means["n"].max()).sum())  # n never rises: runs may end early, but all start in round 0
     axes.plot(rounds[:whole], mean[:whole], color=colour, label=algorithm, lw=1.6)

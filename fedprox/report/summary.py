@@ -3,6 +3,7 @@
 import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import pandas as pd
 
@@ -19,23 +20,57 @@ IF_RECORDED = (
 )
 
 
-ROUND, BYTES = "round", "bytes_up"  # what figures can be drawn over
+class Axis(NamedTuple):
+    """What figures can be drawn over, and what a run takes to reach a level.
+
+    Attributes:
+        column: Of metrics.csv.
+        label: Of the figures' horizontal axis.
+        unit: In the table's heading, as in "rounds to 0.85".
+        counted: Name of the columns of `summarise`, as in "rounds_to_level_mean".
+        scale: Units of the column in one of the table and the figure.
+        digits: Format of a mean in the table.
+        option: Of the report, and what runs need for it.
+    """
+
+    column: str
+    label: str
+    unit: str
+    counted: str
+    scale: float = 1.0
+    digits: str = ".1f"
+    option: str = ""
 
 
-def per_run(frame: pd.DataFrame, last: int, level: float | None = None, to_level: str = ROUND) -> pd.DataFrame:
+ROUND = Axis("round", "round", "rounds", "rounds")
+BYTES = Axis(
+    *("bytes_up", "MB sent by clients", "MB", "bytes", 1e6, ".3g"),
+    option="--by-bytes needs runs that counted their bytes, and not all of these did; run them with update=float32 or "
+    "a compression, such as update=quantise",
+)
+VIRTUAL = Axis(
+    *("virtual_time_s", "virtual seconds", "virtual seconds", "virtual_seconds"),
+    option="--by-time virtual needs runs with a virtual clock, and not all of these have one; run them with devices=, "
+    "such as devices=lognormal",
+)
+WALL = Axis("time_s", "seconds", "seconds", "seconds", option="--by-time wall needs runs that recorded their time")
+AXES = (ROUND, BYTES, VIRTUAL, WALL)
+
+
+def per_run(frame: pd.DataFrame, last: int, level: float | None = None, x: Axis = ROUND) -> pd.DataFrame:
     """Return a row per run, indexed by its directory, over its evaluated rounds.
 
     Args:
         frame: From `read_runs`.
         last: How many last rounds are averaged, >= 1.
         level: A test accuracy, 0 .. 1; None for no column cost_to_level.
-        to_level: What is counted until then: ROUND or BYTES.
+        x: What is counted until then.
 
     Returns:
         The EXPERIMENT columns and status; means over the last rounds of test_accuracy, test_loss and, if any run has
         them, the columns IF_RECORDED; final_accuracy (last round) and best_accuracy (best round); volatility, the
         sample standard deviation of the accuracy's change from one evaluated round to the next, NaN for fewer than two
-        changes; cost_to_level, the value of `to_level` in the first evaluated round with at least that accuracy, NaN
+        changes; cost_to_level, the value of `x` in the first evaluated round with at least that accuracy, NaN
         if there is none.
     """
     evaluated = frame.dropna(subset=["test_accuracy"])
@@ -50,7 +85,7 @@ def per_run(frame: pd.DataFrame, last: int, level: float | None = None, to_level
     for column in recorded(frame):
         table[column] = tails[column].mean()
     if level is not None:
-        table["cost_to_level"] = evaluated[evaluated["test_accuracy"] >= level].groupby("run")[to_level].min()
+        table["cost_to_level"] = evaluated[evaluated["test_accuracy"] >= level].groupby("run")[x.column].min()
     return table
 
 
@@ -131,18 +166,13 @@ def check_rounds(last: int, level: float | None) -> None:
         raise UserError(f"level must be above 0 and at most 1, got {level:g}; for 60% give 0.6")
 
 
-def check_bytes(frame: pd.DataFrame) -> None:
-    """Raise UserError unless all runs have counted their bytes."""
-    if BYTES not in frame or frame.dropna(subset=["test_accuracy"])[BYTES].isna().any():
-        raise UserError(
-            "--by-bytes needs runs that counted their bytes, and not all of these did; run them with update=float32 or "
-            "a compression, such as update=quantise"
-        )
+def check_recorded(frame: pd.DataFrame, x: Axis) -> None:
+    """Raise UserError unless all runs have recorded what is to be counted."""
+    if x.column not in frame or frame.dropna(subset=["test_accuracy"])[x.column].isna().any():
+        raise UserError(x.option)
 
 
-def summarise(
-    frame: pd.DataFrame, last: int = 10, level: float | None = None, *, by_bytes: bool = False
-) -> pd.DataFrame:
+def summarise(frame: pd.DataFrame, last: int = 10, level: float | None = None, x: Axis = ROUND) -> pd.DataFrame:
     """Return mean and sample standard deviation over the runs of each experiment.
 
     Only finished runs count, unless an experiment has none; a warning on stderr says so then. A run with a NaN or
@@ -152,22 +182,22 @@ def summarise(
         frame: From `read_runs`.
         last: A run's test_accuracy and test_loss are its means over this many last rounds, >= 1.
         level: Also count the rounds to this test accuracy, above 0 and at most 1; None for no such columns.
-        by_bytes: Count the bytes that clients have sent until then, not the rounds.
+        x: What to count instead of rounds, such as BYTES that clients have sent until then.
 
     Returns:
         One row per (dataset, stragglers_fraction, algorithm), algorithms in `algorithm_order`, with runs (how many
         count), used (whether those are "finished" or "unfinished"), unfinished (how many there are), and X_mean and
         X_std for X = test_accuracy, test_loss, final_accuracy, best_accuracy, volatility and the other columns of
         `per_run`. X_std is NaN for a single run; both are NaN if a run lacks X. With a level also level, reached (how
-        many of the runs reach it) and rounds_to_level_mean and _std over those, or bytes_to_level_mean and _std.
+        many of the runs reach it) and rounds_to_level_mean and _std over those, or for another `x` bytes_to_level_mean
+        and so on.
 
     Raises:
-        UserError: If last or level is out of range, or runs have not counted their bytes.
+        UserError: If last or level is out of range, or runs have not recorded `x`.
     """
     check_rounds(last, level)
-    if by_bytes:
-        check_bytes(frame)
-    runs = per_run(frame, last, level, BYTES if by_bytes else ROUND)
+    check_recorded(frame, x)
+    runs = per_run(frame, last, level, x)
     runs["unfinished"] = ~runs["status"].isin(COMPLETE)
     experiments = runs.groupby(EXPERIMENT, sort=False)
     # Finished runs, and all runs of experiments in which none is finished.
@@ -179,9 +209,9 @@ def summarise(
         summary[f"{column}_mean"] = used[column].mean(skipna=False)
         summary[f"{column}_std"] = used[column].std(skipna=False)
     if level is not None:
-        costs, unit = used["cost_to_level"], "bytes" if by_bytes else "rounds"
+        costs = used["cost_to_level"]
         summary["level"], summary["reached"] = level, costs.count()
-        summary[f"{unit}_to_level_mean"], summary[f"{unit}_to_level_std"] = costs.mean(), costs.std()
+        summary[f"{x.counted}_to_level_mean"], summary[f"{x.counted}_to_level_std"] = costs.mean(), costs.std()
     summary = in_order(summary.reset_index(), algorithm_order(frame))
     for row in summary[summary["used"] == "unfinished"].to_dict("records"):
         print(f"warning: {printable(label(row))} has no finished run; using its unfinished ones", file=sys.stderr)
@@ -197,15 +227,15 @@ def mean_by_round(frame: pd.DataFrame) -> pd.DataFrame:
     Returns:
         One row per (dataset, stragglers_fraction, algorithm, round) with n (runs that have this round), begins,
         test_loss_mean, test_loss_std, test_accuracy_mean and test_accuracy_std (std is NaN if n = 1), the same for
-        drift if any run has it, and the mean bytes_up if runs have counted them.
+        drift if any run has it, and the means of the columns of AXES that runs have.
     """
     groups = frame.dropna(subset=["test_accuracy"]).groupby([*EXPERIMENT, "round"])
     means = pd.DataFrame({"n": groups.size(), "begins": groups["begins"].min()})
     for column in ("test_loss", "test_accuracy", *(name for name in recorded(frame) if name == "drift")):
         means[f"{column}_mean"] = groups[column].mean(skipna=False)
         means[f"{column}_std"] = groups[column].std(skipna=False)
-    if BYTES in frame:
-        means[BYTES] = groups[BYTES].mean()
+    for column in (each.column for each in AXES if each is not ROUND and each.column in frame):
+        means[column] = groups[column].mean()
     return in_order(means.reset_index(), algorithm_order(frame))
 
 
@@ -255,19 +285,18 @@ def readable(summary: pd.DataFrame, last: int = 10) -> pd.DataFrame:
             pairs = zip(summary[f"{name}_mean"], summary[f"{name}_std"], strict=True)
             table[heading] = [_mean_std(mean, std, can_be_missing=name not in ALWAYS[:4]) for mean, std in pairs]
     if "level" in summary:
-        unit, scale = ("MB", 1e6) if "bytes_to_level_mean" in summary else ("rounds", 1.0)
-        heading = f"{unit} to {summary['level'].iloc[0]:g}"
-        table[heading] = [_to_level(row, scale) for row in summary.to_dict("records")]
+        x = next(each for each in AXES if f"{each.counted}_to_level_mean" in summary)
+        heading = f"{x.unit} to {summary['level'].iloc[0]:g}"
+        table[heading] = [_to_level(row, x) for row in summary.to_dict("records")]
     return table
 
 
-def _to_level(row: Facts, scale: float) -> str:
-    """Return the mean rounds, or bytes in units of `scale`, to the level; if not all runs reach it, how many do."""
+def _to_level(row: Facts, x: Axis) -> str:
+    """Return the mean rounds, or what else was counted, to the level; if not all runs reach it, how many do."""
     if not row["reached"]:
         return "not reached"
-    name, digits = ("rounds_to_level", ".1f") if scale == 1.0 else ("bytes_to_level", ".3g")
-    mean, std = row[f"{name}_mean"] / scale, row[f"{name}_std"] / scale
-    text = plus_minus(mean, std, digits)
+    mean, std = (row[f"{x.counted}_to_level_{each}"] / x.scale for each in ("mean", "std"))
+    text = plus_minus(mean, std, x.digits)
     return text if row["reached"] == row["runs"] else f"{text} ({row['reached']} of {row['runs']} runs)"
 
 
