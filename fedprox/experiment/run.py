@@ -207,12 +207,12 @@ def personal(config: Config) -> list[str]:
 
 
 def lateness(config: Config) -> list[str]:
-    """Return what the server does about late clients, such as ["5 of 10 in flight, a = 0.5"]; nothing if it waits."""
+    """Return what the server does about late clients, such as ["K = 5 of 10", "a = 0.5"]; nothing if it waits."""
     arrival = config.arrival
     if arrival.name == "deadline":
         return [f"{arrival.seconds:g} s a round"]
     if arrival.name == "buffered":
-        return [f"{arrival.buffer} of {arrival.concurrency} in flight", f"a = {arrival.discount:g}"]
+        return [f"K = {arrival.buffer} of {arrival.concurrency}", f"a = {arrival.discount:g}"]
     return []
 
 

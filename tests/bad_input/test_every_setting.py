@@ -10,6 +10,8 @@ from fedprox.config.compose import CONF
 SIZES = {"sizes": "odd", "sigma": "51", "exponent": "11"}
 # A value beyond the range of each setting of a group's option, or of another kind.
 OPTIONS = {
+    "arrival/buffered": {"concurrency": "6", "buffer": "11", "discount": "-1", "server_learning_rate": "0"},
+    "arrival/deadline": {"seconds": "0"},
     "augmentation/crop_flip": {"pad": "64", "mode": "white", "flip": "1"},
     "dataset/image_folder": {"path": "nowhere", "size": "4097", "channels": "2"}
     | {"test_fraction": "1", "skip_broken": "1", "cache_dir": "1"},
@@ -21,6 +23,8 @@ OPTIONS = {
     | {"channels": "a", "skip_broken": "1", "normalise": "1", "classes": "[a,a]", "cache_dir": "1"},
     "dataset/synthetic_0_0": {"alpha": "-1", "beta": "inf"},
     "dataset/synthetic_iid": {"iid": "2"},
+    "devices/file": {"path": "nowhere"},
+    "devices/lognormal": {"seconds_per_step": "0", "sigma": "11", "bandwidth": "0"},
     "engine/deployment": {"connection": "1", "folder": "1", "run_dir": "1", "sites": "[a,a]", "min_clients": "0"}
     | {"start_timeout": "-1"},
     "engine/local": {"num_threads": "1025"},
@@ -57,15 +61,15 @@ def settings_of(group: str, option: str) -> set[str]:
     content = OmegaConf.load(CONF / group / f"{option}.yaml")
     node = content.get(group, content)
     raw = OmegaConf.to_container(node)
-    passed_on = {"data_dir", "num_clients", "seed", "num_cpus", "num_gpus", "max_actors"}
+    passed_on = {"name", "data_dir", "num_clients", "seed", "num_cpus", "num_gpus", "max_actors"}
     return {name for name in raw if not name.startswith("_") and name != "defaults"} - passed_on
 
 
 def test_no_setting_is_forgotten():
-    for group in ("augmentation", "dataset", "engine", "feature_skew", "model", "partition"):
+    for group in ("arrival", "augmentation", "dataset", "devices", "engine", "feature_skew", "model", "partition"):
         for file in sorted((CONF / group).glob("*.yaml")):
-            # All of synthetic_* have the same settings, and of_clients goes with a script.
-            if not file.stem.startswith(("synthetic_", "of_clients")):
+            # All of synthetic_* have the same settings, of_clients goes with a script, and those of others are null.
+            if not file.stem.startswith(("synthetic_", "of_clients", "none", "synchronous")):
                 wrong = OPTIONS.get(f"{group}/{file.stem}", {})
                 assert settings_of(group, file.stem) - wrong.keys() == set(), Path(group, file.stem)
 

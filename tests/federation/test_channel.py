@@ -78,6 +78,17 @@ def test_without_honest_clients_attackers_take_their_own_mean():
     assert all(each["w"] == pytest.approx(START["w"] - mean) for each in models)
 
 
+def test_updates_are_relative_to_the_model_that_each_client_was_sent():
+    earlier = {**START, "w": START["w"] - np.float32(1.0)}  # which client 2 and one honest client train
+    asked = messages()
+    for late in (0, 2):
+        asked[late].records = {"arrays": to_record(earlier)}
+    channel = Channel(["w"], attack=InnerProduct(0.25, epsilon=1.0), is_malicious=ATTACKERS)
+    replies = channel.between(Clients(), 1).send_and_receive(asked)
+    honest = [np.array(UPDATES[0]) + 1.0, UPDATES[1], UPDATES[3]]  # client 0 has moved by one more
+    assert arrays_of(replies[2])["w"] == pytest.approx(earlier["w"] - np.mean(honest, axis=0))
+
+
 def test_gradients_that_the_server_asks_for_pass_unchanged():
     assert all(same(each, model(client)) for client, each in enumerate(received(SignFlip(0.25), kind="query.gradient")))
 

@@ -53,6 +53,17 @@ def test_a_level_adds_a_column_with_the_rounds_to_it(sweep, tmp_path, capsys):
     assert lines[2].rstrip("| ").endswith("1.0 (1 of 2 runs)")
 
 
+def test_time_takes_the_place_of_rounds_in_the_figure_and_the_table(sweep, tmp_path, monkeypatch, capsys):
+    drawn = []
+    monkeypatch.setattr(Figure, "savefig", lambda figure, *_, **__: drawn.append(figure))
+    out = ["--out", str(tmp_path / "figure.png")]
+    assert report.main([str(sweep), *out, "--by-time", "wall", "--level", "0.7"]) == 0
+    assert {axes.get_xlabel() for axes in drawn[0].axes} <= {"", "seconds"}
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].rstrip("| ").endswith("seconds to 0.7")
+    assert lines[2].rstrip("| ").endswith("0.5 (1 of 2 runs)")  # half a second a round
+
+
 def test_metric_accuracy_draws_the_accuracy_alone(sweep, tmp_path, monkeypatch):
     drawn = []
     monkeypatch.setattr(Figure, "savefig", lambda figure, *_, **__: drawn.append(figure))
@@ -92,6 +103,11 @@ def test_a_file_that_cannot_be_written_is_one_line_before_any_run_is_read(
         (
             ["--last", str(10**20)],
             f"last must be >= 1 and below 4294967296, got {10**20}; it is the number of last rounds that are averaged",
+        ),
+        (
+            ["--by-time", "virtual"],
+            "--by-time virtual needs runs with a virtual clock, and not all of these have one; run them with devices=, "
+            "such as devices=lognormal",
         ),
         (["--level", "60"], "level must be above 0 and at most 1, got 60; for 60% give 0.6"),
     ],

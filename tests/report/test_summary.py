@@ -6,7 +6,17 @@ import math
 import pytest
 
 from fedprox.errors import UserError
-from fedprox.report.summary import algorithm_order, find_runs, mean_by_round, read_runs, readable, summarise
+from fedprox.report.summary import (
+    BYTES,
+    VIRTUAL,
+    WALL,
+    algorithm_order,
+    find_runs,
+    mean_by_round,
+    read_runs,
+    readable,
+    summarise,
+)
 
 
 def test_runs_are_found_among_and_below_the_paths_each_once(tmp_path, write_run):
@@ -250,6 +260,34 @@ def test_rounds_to_a_level_are_a_mean_over_the_runs_that_reach_it(tmp_path, writ
     assert summary["rounds_to_level_mean"].tolist()[:2] == [1.5, 1.5]  # rounds 1 and 2
     expected = ["1.5 ± 0.7 (2 of 3 runs)", "1.5 ± 0.7", "not reached"]  # 1 / sqrt(2)
     assert readable(summary)["rounds to 0.6"].tolist() == expected
+
+
+@pytest.mark.parametrize(
+    ("axis", "name", "heading", "expected"),
+    [
+        (VIRTUAL, "virtual_seconds", "virtual seconds to 0.6", "35.0 ± 7.1"),  # 30 and 40
+        (WALL, "seconds", "seconds to 0.6", "0.8 ± 0.4"),  # half a second a round: 0.5 and 1
+        (BYTES, "bytes", "MB to 0.6", "3.5 ± 0.707"),
+    ],
+)
+def test_time_and_bytes_to_a_level_are_counted_like_rounds(tmp_path, write_run, axis, name, heading, expected):
+    for index, accuracies in enumerate(([0.1, 0.6, 0.7], [0.1, 0.2, 0.65])):
+        more = {"virtual_time_s": [0.0, 30.0 - 10 * index, 40.0], "bytes_up": [0, 3e6 - 1e6 * index, 4e6]}
+        write_run(tmp_path / f"{index}", accuracies, repetition=index, more=more)
+    frame = read_runs([tmp_path])
+    summary = summarise(frame, 1, 0.6, axis)
+    assert f"{name}_to_level_mean" in summary
+    assert readable(summary)[heading].tolist() == [expected]
+    assert mean_by_round(frame)["virtual_time_s"].tolist() == [0.0, 25.0, 40.0]
+
+
+def test_time_and_bytes_that_a_run_has_not_recorded_are_refused(tmp_path, write_run):
+    write_run(tmp_path / "with", [0.1, 0.6], more={"virtual_time_s": [0.0, 1.0]})
+    write_run(tmp_path / "without", [0.1, 0.6], repetition=1)
+    frame = read_runs([tmp_path])
+    for axis, option in ((VIRTUAL, "--by-time virtual needs runs with a virtual clock"), (BYTES, "--by-bytes needs")):
+        with pytest.raises(UserError, match=option):
+            summarise(frame, 1, 0.6, axis)
 
 
 def test_a_recorded_metric_has_a_mean_only_if_all_runs_have_it(tmp_path, write_run):

@@ -5,8 +5,9 @@ import json
 import pytest
 
 from fedprox.errors import UserError
-from fedprox.runs.reader import LOST, progress_of, read_metrics, read_record, read_rows
+from fedprox.runs.reader import LOST, differences, progress_of, read_metrics, read_record, read_rows
 from fedprox.storage import locked
+from tests.settings import config_of
 
 HEADER = "round,test_loss,test_accuracy,train_loss_cohort,num_clients_counted,time_s\n"
 
@@ -137,3 +138,12 @@ def test_a_record_with_entries_of_another_form_is_refused(tmp_path, entries, rea
     with pytest.raises(UserError, match=rf"run\.json cannot be used: .*{reason}"):
         read_record(run / "run.json")
     assert progress_of(run) is None
+
+
+def test_settings_that_an_earlier_version_did_not_have_count_as_their_defaults():
+    present = config_of("dataset=digits", "engine=local").plain()
+    earlier = {name: value for name, value in present.items() if name not in ("devices", "arrival")}
+    assert differences(earlier, present) == []
+    assert differences({**earlier, "devices": {"name": "none"}}, present) == []
+    late = config_of("dataset=digits", "engine=local", "devices=lognormal").plain()
+    assert 'devices.name="lognormal" (was "none")' in differences(earlier, late)
