@@ -369,9 +369,11 @@ class EarlyStopping(_Settings):
     """An improvement is a change by more than this."""
 
 
-Duration = Annotated[float, Field(gt=0, le=1e9), Rule("finite, above 0 and at most 1e9")]
+Duration = Annotated[float, Field(ge=1e-9, le=1e9), Rule("finite, at least 1e-9 and at most 1e9")]
 Spread = Annotated[float, Field(ge=0, le=10), Rule("finite and between 0 and 10")]
 Bandwidth = Annotated[float, Field(ge=1, le=1e15), Rule("finite, at least 1 and at most 1e15")]
+
+ServerRate = Annotated[float, Field(gt=0, le=1000), Rule("finite, above 0 and at most 1000")]
 
 
 class _Choices(_Settings):
@@ -427,7 +429,7 @@ class Arrival(_Choices):
     FedAsync. `clients_per_round` follows it."""
     discount: NotNegative | None = None
     """Exponent a of the weight (1 + tau)^-a of an update to a model that tau newer ones have replaced."""
-    server_learning_rate: Positive | None = None
+    server_learning_rate: ServerRate | None = None
     """Factor eta of the mean of a buffer's updates."""
 
 

@@ -1,6 +1,7 @@
 """Assembly of devices and of late clients from the configuration, and how often clients of each speed took part."""
 
 import hashlib
+import logging
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ from fedprox.plan.protocols import ExperimentProtocol
 from fedprox.runs.reader import read_rows
 from fedprox.strategies.fedprox import FedAvgWithStragglerDrop, FedProx
 
+_log = logging.getLogger("fedprox")
 _THIRDS = ("fastest", "middle", "slowest")
 
 
@@ -53,15 +55,31 @@ def timed(config: Config, plan: CohortPlan, arrays: ArrayRecord, channel: Channe
         channel: What happens to updates, for their size.
 
     Raises:
-        UserError: If the table of devices cannot be used.
+        UserError: If the table of devices cannot be used, or no client can do a step before the deadline.
     """
     settings, arrival = config.devices, config.arrival
     if settings.name == "none":
         return plan
     devices = devices_of(config, len(plan.client_sizes), channel.bytes_of_a_round_trip(arrays))
     if arrival.name != "buffered":
+        _check_deadline(arrival.seconds, devices)
         return WaitingPlan(plan, devices, arrival.seconds)
     return BufferedPlan(plan, devices, **arrival.model_dump(exclude={"name", "seconds"}))
+
+
+def _check_deadline(seconds: float | None, devices: Devices) -> None:
+    """Warn of clients that can never do a step before a deadline; raise UserError if no client can."""
+    if seconds is None:
+        return
+    num_clients = len(devices.seconds_per_step)
+    num_late = sum(devices.steps_within(seconds, client) == 0 for client in range(num_clients))
+    if num_late == num_clients:
+        raise UserError(f"arrival.seconds={seconds:g} is too short for a single step of any client; raise it")
+    if num_late:
+        _log.warning(
+            "arrival.seconds=%g is too short for a single step of %d of the %d clients: they never take part",
+            *(seconds, num_late, num_clients),
+        )
 
 
 def devices_of(config: Config, num_clients: int, num_bytes: int) -> Devices:

@@ -158,6 +158,7 @@ def test_a_branch_into_buffered_updates_lacks_the_models_in_flight(run, fedprox)
         (("arrival=deadline", "arrival.seconds=9", "stragglers_fraction=0.5"), "stragglers_fraction must be 0 with"),
         (("arrival=buffered", "sampling=proportional"), "sampling must be uniform with arrival=buffered"),
         (("arrival=buffered", "devices=none"), "arrival=buffered needs devices of known speed, got devices=none"),
+        (("arrival=deadline", "arrival.seconds=0.001"), "arrival.seconds=0.001 is too short for a single step of any"),
         (("arrival.seconds=30",), "arrival.seconds belongs to the choice deadline, got synchronous"),
         (("devices.sigma=1",), "devices.sigma belongs to the choice lognormal, got none"),
         (("devices=lognormal", "devices.sigma=null"), "devices.sigma must be given with this choice, lognormal"),
