@@ -29,6 +29,7 @@ class Stream(IntEnum):
     PERSONAL = 24  # the batches of clients that fine-tune the global model
     DEVICES = 19  # how fast each client computes and communicates
     PAIRS = 20  # the clients whose label distributions are compared; no result of a run depends on them
+    MASKS = 21  # the secrets of clients that mask their updates in one round, and which of them vanish
 
 
 def generator(seed: int, stream: Stream, *ids: int, repetition: int = 0) -> np.random.Generator:

@@ -33,6 +33,7 @@ SECTIONS = {
     "Strategy and proximal term": ("strategy", "mu", "adaptive_mu"),
     "Personal models": ("personalisation",),
     "Attacks, privacy and compression": ("attack", "privacy", "update"),
+    "Secure aggregation": ("secure_aggregation",),
     "Late clients": ("devices", "arrival"),
     "Data": ("dataset", "partition", "hold_out", "feature_skew", "augmentation", "data_dir"),
     "Model": ("model",),

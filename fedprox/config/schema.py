@@ -572,6 +572,9 @@ class Config(_Settings):
     """How fast each client's device is, in virtual seconds. Adds the column `virtual_time_s` to metrics.csv."""
     arrival: Arrival = Arrival()
     """What the server does about late clients: wait for all, set a deadline, or take updates as they arrive."""
+    secure_aggregation: Target = Target(_target_="fedprox.channel.masking.none")
+    """Sum of masked updates, so that the server gets no single one; a simulation of the protocol, in which one process
+    has all keys. Adds the column `num_clipped` to clients.csv."""
     logger: dict[str, Target]
     """Experiment trackers that receive all settings and every round, in addition to the run directory. One or several:
     `'logger=[tensorboard,mlflow]'`."""
@@ -714,11 +717,14 @@ class Config(_Settings):
 
 SETTINGS = tuple(Config.model_fields)
 DEFAULTS = {  # of settings that runs of earlier versions lack
-    name: own.default.model_dump() if isinstance(own.default, BaseModel) else own.default
+    name: own.default.model_dump(by_alias=True) if isinstance(own.default, BaseModel) else own.default
     for name, own in Config.model_fields.items()
     if not own.is_required()
 }
-TARGETS = ("dataset", "partition", "feature_skew", "model", "strategy", "protocol", "engine", "augmentation", "attack")
+TARGETS = (
+    *("dataset", "partition", "feature_skew", "model", "strategy", "protocol", "engine", "augmentation", "attack"),
+    "secure_aggregation",
+)
 # conf/ has a folder of choices for each
 GROUPS = (*(*TARGETS, "client", "update", "privacy", "personalisation", "devices", "arrival", "evaluation", "logger"),)
 

@@ -53,6 +53,7 @@ from fedprox.experiment.privacy import (
     with_privacy_cost,
 )
 from fedprox.experiment.scripts import MODEL_OF_CLIENTS, check_script, facts_about, first_model, script_spec
+from fedprox.experiment.secure_sums import check_secure_aggregation, secure_sums
 from fedprox.experiment.sites import check_sites, connect
 from fedprox.federation import strategy_checks
 from fedprox.federation.channel import Channel, Layout
@@ -144,7 +145,8 @@ class Experiment:
         facts, settings = clients.facts, RoundSettings.of(config)
         strategy_checks.check_cohort(made, config.clients_per_round or facts.num_clients)
         arrays = clients.arrays
-        way = channel(config, facts.num_clients, arrays, clients.layout)
+        secure = secure_sums(config, facts, clients.layout, lambda round_num: planned.cohort(round_num))
+        way = channel(config, facts.num_clients, arrays, clients.layout, secure)
         private = _private(config, facts, clients.layout, way)
         state = client_state(config, arrays, clients.layout.local, facts.num_clients)
         if clients.evaluate is None:
@@ -158,19 +160,20 @@ class Experiment:
             evaluate = with_privacy_cost(evaluate, private, config.privacy)
         if clients.held_out:
             evaluate = personal_evaluation(config, evaluate, clients.held_out, state, clients.grid, facts)
+        planned = PlannedStrategy(
+            private or made,
+            timed(config, plan(config, facts, protocol), arrays, way),
+            state,
+            has_sizes=facts.has_sizes,
+            trained=clients.layout.trained,
+            seed=config.seed,
+            repetition=config.repeat_num,
+        )
         return cls(
             config,
             facts,
             arrays,
-            strategy=PlannedStrategy(
-                private or made,
-                timed(config, plan(config, facts, protocol), arrays, way),
-                state,
-                has_sizes=facts.has_sizes,
-                trained=clients.layout.trained,
-                seed=config.seed,
-                repetition=config.repeat_num,
-            ),
+            strategy=planned,
             grid=clients.grid,
             evaluate=evaluate,
             settings=settings,
@@ -301,6 +304,7 @@ def check_settings(config: Config) -> ExperimentProtocol:
         check_script(config)
     check_privacy(config)
     check_personalisation(config)
+    check_secure_aggregation(config)
     strategy_checks.check_settings({"_target_": config.strategy.target, **config.strategy.arguments})
     loggers(config.logger)  # fails if a library is missing
     protocol: ExperimentProtocol = build("protocol", config.protocol, ExperimentProtocol)
@@ -328,10 +332,14 @@ def columns(config: Config) -> tuple[str, ...]:
 
 def client_columns(config: Config) -> tuple[str, ...]:
     """Return the columns of clients.csv."""
-    counted = ("bytes_up",) if config.update.count_bytes else ()
-    late = ("staleness",) if config.arrival.name == "buffered" else ()
-    malicious = ("is_malicious",) if attack_of(config) else ()
-    return (*CLIENTS, *counted, *late, *malicious, *(("is_clipped",) if config.privacy.is_on else ()))
+    return (
+        *CLIENTS,
+        *(("bytes_up",) if config.update.count_bytes else ()),
+        *(("staleness",) if config.arrival.name == "buffered" else ()),
+        *(("is_malicious",) if attack_of(config) else ()),
+        *(("is_clipped",) if config.privacy.is_on else ()),
+        *(("num_clipped",) if config.secure_aggregation.name != "none" else ()),
+    )
 
 
 def initial_model(config: Config, facts: Facts) -> nn.Module:

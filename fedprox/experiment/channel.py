@@ -11,19 +11,22 @@ from fedprox.config.schema import Config, Update
 from fedprox.errors import UserError
 from fedprox.experiment.data import attack_of, attackers
 from fedprox.federation.channel import Channel, Layout
+from fedprox.federation.secure_sums import SecureSums
 
 _log = logging.getLogger("fedprox")
 _MEDIANS = ("Median", "TrimmedMean", "FedMedian", "FedTrimmedAvg")
 
 
-def channel(config: Config, num_clients: int, arrays: ArrayRecord, layout: Layout) -> Channel:
+def channel(
+    config: Config, num_clients: int, arrays: ArrayRecord, layout: Layout, secure: SecureSums | None = None
+) -> Channel:
     """Return what happens to updates on their way to the server.
 
     Raises:
         UserError: If nothing would travel.
     """
     attack, update = attack_of(config), config.update
-    if not (attack or update.count_bytes):
+    if not (attack or update.count_bytes or secure):
         return Channel()
     if update.count_bytes and config.strategy.name == "FedDane":
         raise UserError(
@@ -47,6 +50,7 @@ def channel(config: Config, num_clients: int, arrays: ArrayRecord, layout: Layou
         feeds_back=update.error_feedback,
         attack=attack,
         is_malicious=attackers(config, attack, num_clients) if attack else None,
+        secure=secure,
         seed=config.seed,
         repetition=config.repeat_num,
     )

@@ -180,13 +180,14 @@ def privacy(config: Config) -> list[str]:
 
 
 def compression(config: Config) -> list[str]:
-    """Return what is lost on the way to the server, such as ["top 1%", "8 bits", "feedback"]."""
+    """Return what happens to updates on the way to the server, such as ["top 1%", "8 bits", "feedback"]."""
     update = config.update
     return [
         *([f"top {100 * update.top_k.fraction:g}%"] if update.top_k else []),
         *([f"{update.quantise.bits} bits"] if update.quantise else []),
         *(["partial"] if update.names else []),
         *(["feedback"] if update.error_feedback else []),
+        *(["secure sum"] if config.secure_aggregation.name != "none" else []),
     ]
 
 

@@ -1,7 +1,8 @@
 """The way of updates from the clients to the server: attacks, compression, and the bytes that travel.
 
 The order is fixed: an honest update, or what an attacker sends instead; plus what the client's earlier updates lost
-(error feedback); the codec; the bytes, counted here; and what the server unpacks.
+(error feedback); the codec; the bytes, counted here; and what the server unpacks. With secure aggregation the server
+gets only the sum of what clients have masked, see `fedprox.federation.secure_sums`.
 
 The channel is a pure function of (settings, seed, round, client, w^t, w_k), so it is the same on every engine and
 behind every solver. It works on updates u_k = w_k - w^t of the trained parameters in float64, one client after another;
@@ -19,11 +20,10 @@ from torch import nn
 from fedprox.channel.attacks import Attack, Cohort, Mask, Vector
 from fedprox.channel.codecs import Codec
 from fedprox.federation.messages import Exchange, client_of, draw_of, record_of, task_of
+from fedprox.federation.secure_sums import Draw, SecureSums
 from fedprox.seeds import Stream, generator
 from fedprox.strategies.arrays import to_numpy
-from fedprox.strategies.updates import Arrays, arrays_of, flat, replace_arrays, with_values
-
-Draw = tuple[int, int]  # a client, and how often it was drawn earlier in the round
+from fedprox.strategies.updates import Arrays, arrays_of, flat, metrics_of, replace_arrays, with_values
 
 
 @dataclass(frozen=True)
@@ -67,6 +67,7 @@ class Channel:
         feeds_back: Whether a client adds to an update what its earlier ones lost by compression.
         attack: What hostile clients send; None if nobody attacks.
         is_malicious: Which clients attack, shape (num_clients,); None if nobody does.
+        secure: How the server gets the mean of the updates without a single one; None if it gets them all.
         seed: The run's.
         repetition: See `fedprox.seeds.generator`.
         bytes_up: Bytes that the clients of the last round have sent, by client and draw.
@@ -81,6 +82,7 @@ class Channel:
     feeds_back: bool = False
     attack: Attack | None = None
     is_malicious: Mask | None = None
+    secure: SecureSums | None = None
     seed: int = 0
     repetition: int = 0
     bytes_up: dict[Draw, int] = field(default_factory=dict)
@@ -99,7 +101,8 @@ class Channel:
 
     def between(self, engine: Exchange, round_num: int) -> Exchange:
         """Return an engine for one round whose replies have passed this channel."""
-        return Passing(self, engine, round_num) if self._forges or self.codec or self.kept else engine
+        is_idle = not (self._forges or self.codec or self.kept or self.secure)
+        return engine if is_idle else Passing(self, engine, round_num)
 
     @property
     def _forges(self) -> bool:
@@ -183,6 +186,31 @@ class Channel:
         update = self.codec.packed(np.zeros_like(self._flat(model)), np.random.default_rng(0))
         return size + len(update) + sum(model[name].nbytes for name in self.buffers)
 
+    def aggregated(self, round_num: int, arrays: ArrayRecord, replies: Sequence[Message]) -> list[Message]:
+        """Return the replies that a secure sum contains, each with the model w^t + mean update; none if it is lost.
+
+        So a strategy that averages gets the average, and none gets a single update.
+        """
+        assert self.secure
+        before = {name: to_numpy(array) for name, array in arrays.items()}
+        start = self._flat(before)
+        delivering = self.secure.delivering(round_num, list(map(_draw, replies)))
+        delivered = [reply for reply in replies if _draw(reply) in delivering]
+        if self.codec:
+            self.bytes_up, more_down = self.secure.bytes_of(round_num, delivering, len(start))
+            self.totals = (self.totals[0], self.totals[1] + more_down)
+        if delivered:
+            updates = {_draw(reply): (self._flat(arrays_of(reply)) - start, self._weight(reply)) for reply in delivered}
+            model = with_values(before, self.names, start + self.secure.mean(round_num, updates))
+            for reply in delivered:
+                own = {name: arrays_of(reply)[name] for name in self.local}  # which never leaves the client
+                replace_arrays(reply, {**model, **own})
+        return delivered
+
+    def _weight(self, reply: Message) -> int:
+        assert self.secure
+        return int(metrics_of(reply)["num-examples"]) if self.secure.weighs_examples else 1
+
     def count(self, arrays: ArrayRecord, num_asked: int) -> None:
         """Add the bytes of a round, in which the server has sent all that is shared to each client that it asked."""
         model = sum(to_numpy(array).nbytes for name, array in arrays.items() if name not in self.local)
@@ -237,6 +265,9 @@ class Passing:
         messages = list(messages)
         replies = self._engine.send_and_receive(messages, timeout=timeout)
         if messages and messages[0].metadata.message_type == MessageType.TRAIN:
+            arrays = _model(messages[0])
             self._channel.transmit(self._round_num, messages, replies)
-            self._channel.count(_model(messages[0]), len(messages))
+            if self._channel.secure:
+                replies = self._channel.aggregated(self._round_num, arrays, replies)
+            self._channel.count(arrays, len(messages))
         return replies

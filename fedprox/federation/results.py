@@ -29,6 +29,7 @@ class ClientOutcome:
         is_malicious: Whether it attacks; None if no client can.
         bytes_up: Bytes that it sent; None if it did not, or bytes are not counted.
         is_clipped: Whether its update was shortened (privacy=client); None if it sent none.
+        num_clipped: Values of its update that were clipped for a secure sum; None if it is not in one.
         metrics: What else it reports, as a training script may (client=script): name -> number.
         weight: Weight of its values in the round's means: n_k, or 1 if the strategy takes a simple mean; None for n_k.
     """
@@ -44,6 +45,7 @@ class ClientOutcome:
     is_malicious: bool | None = None
     bytes_up: int | None = None
     is_clipped: bool | None = None
+    num_clipped: int | None = None
     metrics: Mapping[str, float] = field(default_factory=dict)
 
     @property
@@ -167,6 +169,7 @@ def outcomes(
             is_malicious=channel.attacks(task.client),
             bytes_up=channel.bytes_up.get(draw),
             is_clipped=strategy.is_clipped(task.client),
+            num_clipped=channel.secure.num_clipped.get(draw) if channel.secure else None,
         )
 
     return tuple(map(outcome, strategy.cohort(round_num)))
