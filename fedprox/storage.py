@@ -18,8 +18,8 @@ if TYPE_CHECKING:
 
 # What a run writes into its directory; see `fedprox.runs.writer`.
 TABLES = ("metrics.csv", "clients.csv", "classes.csv")
-PERSONAL = "personal.csv"
-RESULTS = ("model.safetensors", "curves.png", PERSONAL)
+CONTRIBUTIONS, PERSONAL = "contribution.csv", "personal.csv"
+RESULTS = ("model.safetensors", "curves.png", CONTRIBUTIONS, PERSONAL)
 CHECKPOINTS = "checkpoint"
 HYDRAS = ("config.yaml", "hydra.yaml", "overrides.yaml")  # in .hydra/
 OWN = ("run.json", *TABLES, *RESULTS, "main.log", ".hydra", CHECKPOINTS)

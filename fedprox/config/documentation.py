@@ -38,7 +38,7 @@ SECTIONS = {
     "Data": ("dataset", "partition", "hold_out", "feature_skew", "augmentation", "data_dir"),
     "Model": ("model",),
     "Clients by a script": ("client",),
-    "Evaluation": ("evaluation", "early_stopping", "logger"),
+    "Evaluation": ("evaluation", "contribution", "early_stopping", "logger"),
     "Engine and devices": ("engine", "client_resources", "server_device"),
     "Failures": ("on_client_error", "on_divergence", "round_timeout", "on_timeout"),
     "Seed and repetitions": ("seed", "repeat_num"),

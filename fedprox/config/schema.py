@@ -575,6 +575,9 @@ class Config(_Settings):
     secure_aggregation: Target = Target(_target_="fedprox.channel.masking.none")
     """Sum of masked updates, so that the server gets no single one; a simulation of the protocol, in which one process
     has all keys. Adds the column `num_clipped` to clients.csv."""
+    contribution: Target = Target(_target_="fedprox.evaluation.shapley.none")
+    """Measurement of what each client's update is worth for the test loss. Adds the column `contribution` to
+    clients.csv, and the table contribution.csv at the end."""
     logger: dict[str, Target]
     """Experiment trackers that receive all settings and every round, in addition to the run directory. One or several:
     `'logger=[tensorboard,mlflow]'`."""
@@ -723,7 +726,7 @@ DEFAULTS = {  # of settings that runs of earlier versions lack
 }
 TARGETS = (
     *("dataset", "partition", "feature_skew", "model", "strategy", "protocol", "engine", "augmentation", "attack"),
-    "secure_aggregation",
+    *("secure_aggregation", "contribution"),
 )
 # conf/ has a folder of choices for each
 GROUPS = (*(*TARGETS, "client", "update", "privacy", "personalisation", "devices", "arrival", "evaluation", "logger"),)

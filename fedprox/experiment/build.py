@@ -28,6 +28,7 @@ from fedprox.evaluation.metrics import Evaluation
 from fedprox.evaluation.personal import HeldOut
 from fedprox.experiment.arrival import check_arrival, cohort_size, timed
 from fedprox.experiment.channel import channel
+from fedprox.experiment.contribution import Loss, check_contribution, contribution, test_loss
 from fedprox.experiment.data import attack_of, divided_data
 from fedprox.experiment.early_stopping import EarlyStopping
 from fedprox.experiment.model_checks import (
@@ -146,7 +147,8 @@ class Experiment:
         strategy_checks.check_cohort(made, config.clients_per_round or facts.num_clients)
         arrays = clients.arrays
         secure = secure_sums(config, facts, clients.layout, lambda round_num: planned.cohort(round_num))
-        way = channel(config, facts.num_clients, arrays, clients.layout, secure)
+        measured = contribution(config, facts.num_clients, made, clients.loss)
+        way = channel(config, facts.num_clients, arrays, clients.layout, measured, secure)
         private = _private(config, facts, clients.layout, way)
         state = client_state(config, arrays, clients.layout.local, facts.num_clients)
         if clients.evaluate is None:
@@ -231,6 +233,7 @@ class _Clients(NamedTuple):
         grid: Where they compute.
         evaluate: Measures a global model; None if the clients do.
         held_out: What personal models are measured on; None without any.
+        loss: Returns a model's test loss, for contributions; None unless they are measured.
     """
 
     facts: Facts
@@ -239,6 +242,7 @@ class _Clients(NamedTuple):
     grid: Engine
     evaluate: Evaluate | None
     held_out: HeldOut | None = None
+    loss: Loss | None = None
 
 
 def _clients(config: Config, flower_grid: Grid | None) -> _Clients:
@@ -262,7 +266,8 @@ def _own(config: Config, flower_grid: Grid | None) -> _Clients:
     examples = None if config.personalisation.name == "none" else held_out(config, model, data, device)
     grid = engine(config, spec, flower_grid)
     measured_here = None if config.has_sites else evaluation(config, device, data, model)
-    return _Clients(facts, to_record(model.state_dict()), Layout.of(model, local), grid, measured_here, examples)
+    layout, loss = Layout.of(model, local), test_loss(config, device, data, model)
+    return _Clients(facts, to_record(model.state_dict()), layout, grid, measured_here, examples, loss)
 
 
 def _real_sites(config: Config, flower_grid: Grid) -> _Clients:
@@ -305,6 +310,7 @@ def check_settings(config: Config) -> ExperimentProtocol:
     check_privacy(config)
     check_personalisation(config)
     check_secure_aggregation(config)
+    check_contribution(config)
     strategy_checks.check_settings({"_target_": config.strategy.target, **config.strategy.arguments})
     loggers(config.logger)  # fails if a library is missing
     protocol: ExperimentProtocol = build("protocol", config.protocol, ExperimentProtocol)
@@ -338,6 +344,7 @@ def client_columns(config: Config) -> tuple[str, ...]:
         *(("staleness",) if config.arrival.name == "buffered" else ()),
         *(("is_malicious",) if attack_of(config) else ()),
         *(("is_clipped",) if config.privacy.is_on else ()),
+        *(("contribution",) if config.contribution.name != "none" else ()),
         *(("num_clipped",) if config.secure_aggregation.name != "none" else ()),
     )
 

@@ -11,6 +11,7 @@ from fedprox.config.schema import Config, Update
 from fedprox.errors import UserError
 from fedprox.experiment.data import attack_of, attackers
 from fedprox.federation.channel import Channel, Layout
+from fedprox.federation.contribution import Contribution
 from fedprox.federation.secure_sums import SecureSums
 
 _log = logging.getLogger("fedprox")
@@ -18,7 +19,12 @@ _MEDIANS = ("Median", "TrimmedMean", "FedMedian", "FedTrimmedAvg")
 
 
 def channel(
-    config: Config, num_clients: int, arrays: ArrayRecord, layout: Layout, secure: SecureSums | None = None
+    config: Config,
+    num_clients: int,
+    arrays: ArrayRecord,
+    layout: Layout,
+    contribution: Contribution | None = None,
+    secure: SecureSums | None = None,
 ) -> Channel:
     """Return what happens to updates on their way to the server.
 
@@ -26,7 +32,7 @@ def channel(
         UserError: If nothing would travel.
     """
     attack, update = attack_of(config), config.update
-    if not (attack or update.count_bytes or secure):
+    if not (attack or update.count_bytes or contribution or secure):
         return Channel()
     if update.count_bytes and config.strategy.name == "FedDane":
         raise UserError(
@@ -50,6 +56,7 @@ def channel(
         feeds_back=update.error_feedback,
         attack=attack,
         is_malicious=attackers(config, attack, num_clients) if attack else None,
+        contribution=contribution,
         secure=secure,
         seed=config.seed,
         repetition=config.repeat_num,

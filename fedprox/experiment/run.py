@@ -18,6 +18,7 @@ from fedprox.experiment.data import attack_of, data_name
 from fedprox.experiment.early_stopping import EarlyStopping
 from fedprox.experiment.privacy import privacy_facts
 from fedprox.runs.checkpoint import Checkpoints, forget_after
+from fedprox.runs.contributions import write_contributions
 from fedprox.runs.environment import environment
 from fedprox.runs.loggers.group import Attached
 from fedprox.runs.loggers.interface import RUN_ID
@@ -151,6 +152,8 @@ def _record_rounds(
     more = {"stopped_early": {"round": round_num, "metric": stopping.metric}} if stopping.is_over else {}
     if shares := participation(experiment.strategy.plan, record.path):
         _log.info("%s", as_line(shares))
+    if config.contribution.name != "none":
+        write_contributions(record.path)
     record.finish(to_params(arrays), timings, experiment.grid.peak_memory_bytes(), {**more, **shares}, status)
 
 

@@ -19,6 +19,7 @@ from torch import nn
 
 from fedprox.channel.attacks import Attack, Cohort, Mask, Vector
 from fedprox.channel.codecs import Codec
+from fedprox.federation.contribution import Contribution
 from fedprox.federation.messages import Exchange, client_of, draw_of, record_of, task_of
 from fedprox.federation.secure_sums import Draw, SecureSums
 from fedprox.seeds import Stream, generator
@@ -67,6 +68,7 @@ class Channel:
         feeds_back: Whether a client adds to an update what its earlier ones lost by compression.
         attack: What hostile clients send; None if nobody attacks.
         is_malicious: Which clients attack, shape (num_clients,); None if nobody does.
+        contribution: Measures what the updates that arrive are worth; None if nobody asks.
         secure: How the server gets the mean of the updates without a single one; None if it gets them all.
         seed: The run's.
         repetition: See `fedprox.seeds.generator`.
@@ -82,6 +84,7 @@ class Channel:
     feeds_back: bool = False
     attack: Attack | None = None
     is_malicious: Mask | None = None
+    contribution: Contribution | None = None
     secure: SecureSums | None = None
     seed: int = 0
     repetition: int = 0
@@ -101,7 +104,7 @@ class Channel:
 
     def between(self, engine: Exchange, round_num: int) -> Exchange:
         """Return an engine for one round whose replies have passed this channel."""
-        is_idle = not (self._forges or self.codec or self.kept or self.secure)
+        is_idle = not (self._forges or self.codec or self.kept or self.contribution or self.secure)
         return engine if is_idle else Passing(self, engine, round_num)
 
     @property
@@ -267,6 +270,8 @@ class Passing:
         if messages and messages[0].metadata.message_type == MessageType.TRAIN:
             arrays = _model(messages[0])
             self._channel.transmit(self._round_num, messages, replies)
+            if self._channel.contribution:
+                self._channel.contribution.measure(self._round_num, arrays, replies)
             if self._channel.secure:
                 replies = self._channel.aggregated(self._round_num, arrays, replies)
             self._channel.count(arrays, len(messages))

@@ -29,6 +29,7 @@ class ClientOutcome:
         is_malicious: Whether it attacks; None if no client can.
         bytes_up: Bytes that it sent; None if it did not, or bytes are not counted.
         is_clipped: Whether its update was shortened (privacy=client); None if it sent none.
+        contribution: Its update's Shapley value for the test loss; None if it is not in the average or not measured.
         num_clipped: Values of its update that were clipped for a secure sum; None if it is not in one.
         metrics: What else it reports, as a training script may (client=script): name -> number.
         weight: Weight of its values in the round's means: n_k, or 1 if the strategy takes a simple mean; None for n_k.
@@ -45,6 +46,7 @@ class ClientOutcome:
     is_malicious: bool | None = None
     bytes_up: int | None = None
     is_clipped: bool | None = None
+    contribution: float | None = None
     num_clipped: int | None = None
     metrics: Mapping[str, float] = field(default_factory=dict)
 
@@ -169,6 +171,7 @@ def outcomes(
             is_malicious=channel.attacks(task.client),
             bytes_up=channel.bytes_up.get(draw),
             is_clipped=strategy.is_clipped(task.client),
+            contribution=channel.contribution.values.get(draw) if channel.contribution else None,
             num_clipped=channel.secure.num_clipped.get(draw) if channel.secure else None,
         )
 

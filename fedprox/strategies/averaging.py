@@ -7,7 +7,7 @@ import torch
 from flwr.app import ArrayRecord, Message, MetricRecord, RecordDict
 
 from fedprox.strategies.arrays import DeviceRecord, to_record
-from fedprox.strategies.updates import arrays_of, in_type, metrics_of, on_gpu
+from fedprox.strategies.updates import Arrays, arrays_of, in_type, metrics_of, on_gpu
 
 
 def weighted_average(replies: Sequence[Message], weighted_by: str | None = "num-examples") -> ArrayRecord:
@@ -19,17 +19,31 @@ def weighted_average(replies: Sequence[Message], weighted_by: str | None = "num-
         replies: At least one reply, each with one ArrayRecord of the same names and shapes and one MetricRecord.
         weighted_by: The metric that holds n_k, the number of examples; None for equal weights.
     """
-    weights = [float(metrics_of(reply)[weighted_by]) if weighted_by else 1.0 for reply in replies]
+    weights = weights_of(replies, weighted_by)
     if tensors := on_gpu(replies):
         return DeviceRecord(average_of_tensors(tensors, weights))
-    models = list(map(arrays_of, replies))
-    average = {}
+    return to_record(average(list(map(arrays_of, replies)), weights))
+
+
+def weights_of(replies: Sequence[Message], weighted_by: str | None) -> list[float]:
+    """Return each reply's weight: a metric that it reports, or 1."""
+    return [float(metrics_of(reply)[weighted_by]) if weighted_by else 1.0 for reply in replies]
+
+
+def average(models: Sequence[Arrays], weights: Sequence[float]) -> Arrays:
+    """Return the same from arrays.
+
+    Args:
+        models: At least one, all of the same names and shapes.
+        weights: n_k of each.
+    """
+    made = {}
     for name, first in models[0].items():
         total = np.zeros(first.shape, dtype=np.float64)
         for model, weight in zip(models, weights, strict=True):
             total += weight * model[name].astype(np.float64)
-        average[name] = in_type(total / sum(weights), first.dtype)
-    return to_record(average)
+        made[name] = in_type(total / sum(weights), first.dtype)
+    return made
 
 
 def average_of_tensors(

@@ -47,6 +47,7 @@ OPTIONS = {
     "personalisation/fedper": {"names": "1"},
     "personalisation/fedrep": {"body_epochs": "0", "max_bytes": "0"},
     "personalisation/fine_tuning": {"epochs": "1.5"},
+    "contribution/shapley": {"permutations": "0"},
     "secure_aggregation/masked": {"bits": "7", "clip": "0", "threshold": "1", "dropouts": "1.5", "masks": "2"},
     "partition/dirichlet": {"alpha": "1001", "min_examples": "100000", **SIZES},
     "partition/iid": SIZES,
@@ -68,8 +69,8 @@ def settings_of(group: str, option: str) -> set[str]:
 
 def test_no_setting_is_forgotten():
     for group in (
-        *("arrival", "augmentation", "dataset", "devices", "engine", "feature_skew", "model", "partition"),
-        "secure_aggregation",
+        *("arrival", "augmentation", "contribution", "dataset", "devices", "engine", "feature_skew", "model"),
+        *("partition", "secure_aggregation"),
     ):
         for file in sorted((CONF / group).glob("*.yaml")):
             # All of synthetic_* have the same settings, of_clients goes with a script, and those of others are null.
