@@ -40,7 +40,7 @@ NOT_RUN = (  # what needs a network or changes a shell; every other command is r
 
 
 MODULES = {"fedprox.main": "fedprox.main"} | {
-    f"fedprox.{name}": f"fedprox.{name}.__main__" for name in ("report", "reproduce")
+    f"fedprox.{name}": f"fedprox.{name}.__main__" for name in ("leakage", "report", "reproduce")
 }
 
 
@@ -97,7 +97,7 @@ def program_of(words: list[str]) -> str:
     if words[0] == "python" and re.fullmatch(r"\w+\.py", words[1]):
         return words[1]
     if re.fullmatch(r"(\S*/)?python3?", words[0]) and words[1:2] == ["-m"] and len(words) > 2:
-        return words[2] if words[2] in ("fedprox.main", "fedprox.report", "fedprox.reproduce") else ""
+        return words[2] if words[2] in MODULES else ""
     return {"fedprox": "fedprox.main", "make": "make"}.get(words[0], "")
 
 
@@ -237,7 +237,7 @@ def test_a_documented_command_works(folders, environment, in_this_process, monke
     for path in re.findall(r"dataset\.path=(\S+\.zip)", " ".join(document.commands)):
         if not (Path(environment()["FEDPROX_DATA_DIR"]) / path).exists():
             pytest.skip(f"this page's commands need {path}, which cannot be downloaded")
-    if program == "fedprox.report":
+    if program in ("fedprox.leakage", "fedprox.report"):
         data_dir = Path(environment()["FEDPROX_DATA_DIR"])
         arguments = [_placed(word, data_dir) for word in filled_in(arguments_of(words), sweeps_in(folder))]
         assert_reports(call, folder, arguments)

@@ -80,7 +80,7 @@ def _resumed(run_dir: Path, facts: Mapping[str, Any]) -> Beginning | None:
     if (run_dir / "run.json").exists():
         earlier = read_record(run_dir / "run.json")
         check_own_files(run_dir)
-        _check_same_data(facts, earlier, f"resume={run_dir}")
+        check_same_data(facts, earlier, f"resume={run_dir}")
         if start := latest(run_dir):
             rows = read_metrics(run_dir / "metrics.csv", start.record["tables"]["metrics.csv"]["num_bytes"])
             return Beginning(_continued(facts, earlier, run_dir, start), start, run_dir, rows)
@@ -119,7 +119,7 @@ def _branched(source: Path, round_num: int, config: Config, facts: Mapping[str, 
     settings = earlier["settings"]
     if all(_without_paths(settings.get(name)) == _without_paths(present.get(name)) for name in _DATA):
         its_own = {name: value for name, value in facts["fingerprint"].items() if name != "devices"}
-        _check_same_data({**facts, "fingerprint": its_own}, earlier, f"branch_from={source}")
+        check_same_data({**facts, "fingerprint": its_own}, earlier, f"branch_from={source}")
     adopted = adopted_rows(source, round_num)
     rounds_done = max((int(row["round"]) for row in adopted["clients.csv"]), default=0)
     if round_num > rounds_done:
@@ -175,7 +175,7 @@ def _rows(file: Path) -> list[dict[str, str]]:
     return found
 
 
-def _check_same_data(present: Mapping[str, Any], earlier: Mapping[str, Any], option: str) -> None:
+def check_same_data(present: Mapping[str, Any], earlier: Mapping[str, Any], option: str) -> None:
     """Raise UserError if an earlier run had other data, or its record has no fingerprint of them.
 
     Args:

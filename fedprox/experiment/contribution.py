@@ -40,8 +40,8 @@ def check_contribution(config: Config) -> None:
     }
     if refused := next((name for name, is_given in averaged.items() if is_given), None):
         raise UserError(
-            f"contribution=shapley measures weighted means of whole models that start at one model, which with {refused} "
-            "the server does not make; leave one of them out"
+            "contribution=shapley measures weighted means of whole models that start at one model, which the server "
+            f"does not make with {refused}; leave one of them out"
         )
     if not config.strategy.target.startswith("fedprox.strategies.fedprox."):
         raise UserError(

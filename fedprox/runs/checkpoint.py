@@ -92,6 +92,11 @@ def of_round(round_num: int, run_dir: Path) -> Checkpoint:
     return _read_matching(files[round_num])
 
 
+def rounds_of(run_dir: Path) -> list[int]:
+    """Return the rounds after which a run has a checkpoint."""
+    return list(_files(run_dir))
+
+
 def forget_after(run_dir: Path, rounds_done: int) -> None:
     """Remove the checkpoints of later rounds, which a resumed run computes again, and partly written files."""
     kept = [file for round_num, file in _files(run_dir).items() if round_num <= rounds_done]
