@@ -5,30 +5,24 @@ One on Ray is in tests/experiment/test_faulty_runs.py.
 
 import csv
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
+from tests.faults import killing
 from tests.faults.compared import differences, faults_left, rounds_in, untimed
 
-SCRIPTS = Path(__file__).parent
 
-
-def killed(environment, out: Path, *arguments: str) -> tuple[dict, list[dict[str, str]]]:
-    command = [sys.executable, str(SCRIPTS / "killing.py"), "--out", str(out), *arguments]
-    done = subprocess.run(command, env=environment(), capture_output=True, text=True, timeout=600)
-    assert done.returncode == 0, done.stdout + done.stderr
-    with (out / "shots.csv").open(newline="") as file:
-        return json.loads((out / "summary.json").read_text()), list(csv.DictReader(file))
-
-
-def test_a_run_that_is_killed_and_resumed_equals_the_uninterrupted_one(tmp_path, environment):
-    arguments = ("--engine", "local", "--runs", "1", "--variants", "FedAdam", "--most-shots", "1")
-    summary, (shot,) = killed(environment, tmp_path / "out", *arguments, "--seed", "30")
+def test_a_run_that_is_killed_and_resumed_equals_the_uninterrupted_one(tmp_path, monkeypatch):
+    # It is shot after round 11 of 150, which takes a second or more longer.
+    monkeypatch.setitem(killing.VARIANTS, "FedAdam", (*killing.VARIANTS["FedAdam"], "num_epochs=200"))
+    out, one = tmp_path / "out", ("--runs", "1", "--variants", "FedAdam", "--most-shots", "1", "--seed", "136")
+    assert killing.main(["--engine", "local", *one, "--out", str(out)]) == 0
+    summary = json.loads((out / "summary.json").read_text())
     assert (summary["identical"], summary["processes left for good"]) == (1, [])
-    assert (shot["kind"], shot["phase"], shot["was_hit"]) == ("SIGKILL", "rounds", "True")
+    with (out / "shots.csv").open(newline="") as file:
+        (shot,) = csv.DictReader(file)
+    assert (shot["kind"], shot["phase"], shot["round_num"], shot["was_hit"]) == ("SIGKILL", "rounds", "11", "True")
 
 
 # The comparison itself.
