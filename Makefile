@@ -41,7 +41,7 @@ run: install
 
 # A worker that dies ends the suite: xdist, which would start another, waits for ever for tests of its file.
 test: lint
-	@$(BIN)/python -m pytest -n 2 --dist loadfile --max-worker-restart 0
+	@$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder --max-worker-restart 0
 
 lint: install
 	@$(BIN)/ruff check .

@@ -23,8 +23,26 @@ signal.signal(signal.SIGINT, signal.default_int_handler)  # `pytest &` ignores i
 # Hydra closes all handlers, and absl's handler then closes the standard error of the test that first imported it.
 absl_logging.get_absl_handler().python_handler.stream = sys.__stderr__
 
+LONGEST_FIRST = (  # of two workers that take file after file, none is left with a long one at the end
+    "tests/deployment/test_federation.py",  # its nodes must start in time, so it is not beside a Ray
+    "tests/test_documented_commands.py",
+    "tests/experiment/test_faulty_runs.py",
+    "tests/cli/test_resumed_runs.py",
+    "tests/engines/test_ray.py",
+    "tests/cli/test_joblib.py",
+    "tests/equivalence/test_engines.py",
+    "tests/benchmarks/test_main.py",
+    "tests/test_main.py",
+    "tests/experiment/test_script_runs.py",
+)
 ROOT = Path(__file__).parents[1]
 DATA_DIR = Path(os.environ.get("FEDPROX_DATA_DIR", "data")).absolute()  # before a test changes the working directory
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Put the longest files first; with `--no-loadscope-reorder` pytest-xdist keeps that order."""
+    rank = {ROOT / name: place for place, name in enumerate(LONGEST_FIRST)}
+    items.sort(key=lambda item: rank.get(item.path, len(rank)))
 
 
 @pytest.fixture

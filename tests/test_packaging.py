@@ -356,6 +356,6 @@ def test_make_test_is_lint_types_and_tests_with_the_locked_environment(make):
     assert [command.removeprefix("venv/bin/") for command in commands[-7:]] == [
         *lint,
         "nbstripout --keep-id --verify notebooks/*.ipynb",
-        "python -m pytest -n 2 --dist loadfile --max-worker-restart 0",
+        "python -m pytest -n 2 --dist loadfile --no-loadscope-reorder --max-worker-restart 0",
     ]
     assert "venv/bin/mkdocs build --quiet --strict" in told
