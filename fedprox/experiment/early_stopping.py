@@ -6,7 +6,7 @@ from typing import Any
 
 from fedprox.errors import UserError
 
-_NOT_MEASURES = ("round", "time_s", "num_clients_counted", "mu")
+_NOT_MEASURES = ("round", "time_s", "num_clients_counted", "mu", "personal_coverage")
 
 
 @dataclass
