@@ -38,7 +38,14 @@ def test_the_literatures_findings_are_confirmed_and_the_others_are_not():
     there = [finding for table in TABLES for finding in findings(table, CELLS)]
     assert [finding.claim for finding in there if not finding.is_confirmed] == [
         "The same attack harms the mean more behind top 10%",
+        "The proximal term lowers that price",
     ]
+
+
+def test_epsilon_is_that_of_the_accountant_for_one_in_twenty_clients_and_40_rounds():
+    costs = {(column, cell.epsilon) for (table, _, column), cell in CELLS.items() if table == "privacy"}
+    costs = dict(cost for cost in costs if cost[0] in ("z = 0.5", "z = 1"))
+    assert costs == {"z = 0.5": pytest.approx(7.9949, abs=1e-3), "z = 1": pytest.approx(1.4027, abs=1e-3)}
 
 
 @pytest.fixture
