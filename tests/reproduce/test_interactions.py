@@ -6,6 +6,7 @@ import pandas as pd
 import pytest
 
 from fedprox.config.compose import compose
+from fedprox.experiment.build import check_settings
 from fedprox.reproduce import __main__ as command
 from fedprox.reproduce import runs
 from fedprox.reproduce.interactions import (
@@ -57,25 +58,25 @@ def with_fake_runs(monkeypatch, fake_run, tmp_path):
     return fake_run
 
 
-def test_one_command_does_all_runs_and_writes_page_figure_and_numbers(reproduce, with_fake_runs, tmp_path):
-    status, out, err = reproduce("interactions", "--datasets", "digits,mnist", "--rounds", "2", "--seeds", "1")
+def test_one_command_does_five_repetitions_and_writes_page_figure_and_numbers(reproduce, with_fake_runs, tmp_path):
+    status, out, err = reproduce("interactions", "--rounds", "1")
     assert (status, err) == (0, "")
-    files = [
-        f"reproduction/{name}" for name in ("interactions.md", "figures/interactions.png", "figures/interactions.csv")
-    ]
+    assert out.startswith("left out: mnist needs ")
+    assert len(with_fake_runs.folders) == 9 * 2 * 5  # rows, columns, repetitions
+    names = ("interactions.md", "figures/interactions.png", "figures/interactions.csv")
+    files = [f"reproduction/{name}" for name in names]
     assert out.splitlines()[-3:] == files
-    assert len(with_fake_runs.folders) == len(jobs_of(DATASETS, 1))
-    cells = of_frame(pd.read_csv(tmp_path / files[2]))
-    assert (tmp_path / files[0]).read_text() == page(cells)
+    text = (tmp_path / files[0]).read_text()
+    assert text == page(of_frame(pd.read_csv(tmp_path / files[2])))
+    assert [line for line in text.splitlines() if line.startswith("## ")] == [f"## {SECTIONS['compression'].title}"]
     assert (tmp_path / files[1]).read_bytes().startswith(b"\x89PNG")
 
 
-def test_five_repetitions_are_run_and_tables_whose_data_are_missing_are_left_out(reproduce, with_fake_runs, tmp_path):
-    _, out, _ = reproduce("interactions", "--rounds", "1")
-    assert out.startswith("left out: mnist needs ")
-    assert "\n90 runs, " in out  # 9 rows, 2 columns, 5 repetitions
-    text = (tmp_path / "reproduction/interactions.md").read_text()
-    assert [line for line in text.splitlines() if line.startswith("## ")] == [f"## {SECTIONS['compression'].title}"]
+def test_the_settings_of_the_tables_that_need_files_pass_every_check():
+    jobs = {job.name: job for runs_of_cell in jobs_of(["mnist"], 1).values() for job in runs_of_cell}
+    for config in runs.settings_of({Path(name): job for name, job in jobs.items()}, {}).values():
+        check_settings(config)
+    assert len(jobs) == 5 + 4 * 4
 
 
 def test_a_cell_is_the_mean_of_its_runs_last_ten_rounds(tmp_path, fake_run):
