@@ -33,13 +33,14 @@ NOT_RUN = (  # what needs a network or changes a shell; every other command is r
     r"source \.venv/bin/activate",
     r"pip install -r requirements\.txt",
     r"pip install (--no-deps )?(-e )?\.",
+    r"pip install '\.\[privacy\]'",
     r"ray start --head.*",
     r"ray start --address=\S+.*",
     r"ray stop",
 )
 
 
-MODULES = {"fedprox.main": "fedprox.main"} | {
+MODULES = {"fedprox.main": "fedprox.main", "fedprox.privacy": "fedprox.privacy"} | {
     f"fedprox.{name}": f"fedprox.{name}.__main__" for name in ("leakage", "report", "reproduce")
 }
 
@@ -241,6 +242,10 @@ def test_a_documented_command_works(folders, environment, in_this_process, monke
         data_dir = Path(environment()["FEDPROX_DATA_DIR"])
         arguments = [_placed(word, data_dir) for word in filled_in(arguments_of(words), sweeps_in(folder))]
         assert_reports(call, folder, arguments)
+    elif program == "fedprox.privacy":
+        ended = call(arguments_of(words))
+        assert (ended.status, ended.err) == (0, "")
+        assert "epsilon" in ended.out
     elif program == "fedprox.reproduce":
         assert_reproduces(call, folder, figure_made_small(arguments_of(words)))
     else:

@@ -46,16 +46,7 @@ class Ledger:
             >>> round(Ledger([(1.0, 1.0, 1)]).epsilon(1e-5), 3)
             4.377
         """
-        if not self.spendings:
-            return 0.0
-        if not all(noise_multiplier for noise_multiplier, _, _ in self.spendings):
-            return math.inf
-        interval = min(_interval(noise_multiplier) for noise_multiplier, _, _ in self.spendings)
-        first, *others = (_loss(z, q, interval).self_compose(rounds) for z, q, rounds in self.spendings)
-        composed = first
-        for other in others:
-            composed = composed.compose(other)
-        return float(composed.get_epsilon_for_delta(delta))
+        return _epsilon(tuple(self.spendings), delta)
 
     def rounds_within(self, budget: float, delta: float, spending: Spending) -> int:
         """Return how many of further rounds keep epsilon within a budget."""
@@ -119,6 +110,19 @@ def library() -> Any:
             "pip install 'fedprox[privacy]'"
         ) from None
     return dp_accounting
+
+
+@lru_cache(maxsize=4096)  # the runs of a sweep spend the same
+def _epsilon(spendings: tuple[Spending, ...], delta: float) -> float:
+    if not spendings:
+        return 0.0
+    if not all(noise_multiplier for noise_multiplier, _, _ in spendings):
+        return math.inf
+    interval = min(_interval(noise_multiplier) for noise_multiplier, _, _ in spendings)
+    composed, *others = (_loss(z, q, interval).self_compose(rounds) for z, q, rounds in spendings)
+    for other in others:
+        composed = composed.compose(other)
+    return float(composed.get_epsilon_for_delta(delta))
 
 
 def _interval(noise_multiplier: float) -> float:
