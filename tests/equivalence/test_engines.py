@@ -9,6 +9,7 @@ import ray
 
 from fedprox.engines import ray as ray_engine
 from fedprox.experiment import run as experiment
+from tests.data.sources.site_folders import write_sites
 from tests.experiment.test_script_runs import COMMAND, SCRIPT, content
 from tests.faults.compared import differences
 from tests.settings import config_of
@@ -92,6 +93,18 @@ def test_local_and_ray_give_the_same_metrics_and_clients(strategy, more, tmp_pat
     counted = {"FedProx": "6", "FedAvgWithStragglerDrop": "3", "FedDane": "6"}[strategy]
     assert {row["num_clients_counted"] for row in one[1:]} == {counted}
     assert all(float(row["gamma_max"]) >= float(row["gamma_mean"]) > 0 for row in one[1:])
+
+
+@pytest.mark.parametrize("model", ["logistic", "cnn"])
+def test_local_and_ray_write_the_same_bytes_on_sites(fedprox, tmp_path, monkeypatch, model):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "home"))
+    write_sites(tmp_path / "sites", "image_folder")
+    on_sites = ("dataset=sites", "dataset.format=image_folder", "dataset.path=sites", "dataset.size=28")
+    more = ("num_rounds=2", "num_epochs=2", "evaluation.per_client=true", "client_resources.num_cpus=1")
+    for engine in ENGINES:
+        ended = fedprox(*on_sites, f"model={model}", *more, f"engine={engine}", f"hydra.run.dir={engine}")
+        assert ended.status == 0, ended.err
+    assert differences(tmp_path / "ray", tmp_path / "local") == []
 
 
 def test_jobs_that_fail_on_one_engine_and_are_resumed_on_another_equal_undisturbed_ones(fedprox, tmp_path, monkeypatch):

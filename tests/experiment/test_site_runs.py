@@ -1,4 +1,4 @@
-"""Runs on sites: the command, the same bytes on every engine, measured at the clients, and refusals by name."""
+"""Runs on sites, measured at the clients, and refusals by name; on Ray: tests/equivalence/test_engines.py."""
 
 import json
 import shutil
@@ -11,7 +11,6 @@ from flwr.app import MessageType
 from fedprox.data.sources.sites import sites
 from fedprox.engines.local import LocalGrid
 from fedprox.experiment import build
-from fedprox.experiment import run as experiment
 from fedprox.federation.messages import TaskMessage
 from fedprox.plan.plan import ClientTask
 from tests.data.sources.site_folders import FORMATS, NAMES, write_sites
@@ -54,21 +53,6 @@ def test_the_clients_measure_what_one_process_would_measure_on_all_held_out_exam
         assert one.loss == pytest.approx(other.loss, rel=1e-6)
         assert one.accuracy == pytest.approx(other.accuracy, rel=1e-12)
         assert one.spread == other.spread
-
-
-@pytest.mark.parametrize("model", ["logistic", "cnn"])
-def test_local_and_ray_write_the_same_bytes(tmp_path, model):
-    path = write_sites(tmp_path / "sites", "image_folder")
-    for engine in ("local", "ray"):
-        (tmp_path / engine).mkdir()
-        more = ["client_resources.num_cpus=1"] if engine == "ray" else []
-        settings = [*RUN, f"engine={engine}", f"model={model}", "dataset.size=28", *more]
-        config = config_of(*settings, "dataset.format=image_folder", f"dataset.path={path}")
-        experiment.run(config, tmp_path / engine)
-    one, other = tmp_path / "local", tmp_path / "ray"
-    for name in ("metrics.csv", "clients.csv"):
-        assert table(one / name) == table(other / name)
-    assert (one / "model.safetensors").read_bytes() == (other / "model.safetensors").read_bytes()
 
 
 def test_a_clients_own_measurement_is_that_of_its_held_out_examples(tmp_path):
