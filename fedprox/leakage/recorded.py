@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import cast
 
 import numpy as np
-from flwr.app import Message
+from flwr.app import ArrayRecord, Message
 from flwr.serverapp import Grid
 from numpy.typing import NDArray
 from torch import nn
@@ -83,8 +83,8 @@ def recorded_update(run_dir: Path, round_num: int, client: int | None, overrides
         UserError: If the update cannot be computed again.
     """
     config = _config_of(run_dir, overrides)
-    last, drifts = _recorded_drifts(run_dir, round_num)
-    start = _start(run_dir, round_num, last, config)
+    drifts = _recorded_drifts(run_dir, round_num)
+    start = _start(run_dir, round_num, config)
     experiment = Experiment.of(config)
     check_same_data({"fingerprint": experiment.facts.fingerprint()}, read_record(run_dir / "run.json"), str(run_dir))
     sizes = experiment.facts.sizes
@@ -106,8 +106,8 @@ def _config_of(run_dir: Path, overrides: Sequence[str]) -> Config:
     return config
 
 
-def _recorded_drifts(run_dir: Path, round_num: int) -> tuple[int, dict[int, float]]:
-    """Return the last round of a run, and client -> drift of the updates that counted in a round."""
+def _recorded_drifts(run_dir: Path, round_num: int) -> dict[int, float]:
+    """Return client -> drift of the updates that counted in a round."""
     header, rows = read_rows(run_dir / "clients.csv")
     named = [dict(zip(header, row, strict=True)) for row in rows]
     drifts = {
@@ -115,60 +115,61 @@ def _recorded_drifts(run_dir: Path, round_num: int) -> tuple[int, dict[int, floa
         for row in reversed(named)  # of a client drawn twice the first
         if row["round"] == str(round_num) and row["counted"] == "True"
     }
-    last = max((int(row["round"]) for row in named), default=0)
     if not drifts:
+        last = max((int(row["round"]) for row in named), default=0)
         raise UserError(
             f"round={round_num} of {run_dir} has no recorded updates; name a round from 1 to {last} in which a client "
             "counts"
         )
-    return last, drifts
+    return drifts
 
 
-def _start(run_dir: Path, round_num: int, last: int, config: Config) -> Checkpoint | None:
-    """Return the state before a round of a run of so many rounds; None for that of a new run."""
-    if round_num == 1 and not config.branch_from:
-        return None
-    if round_num - 1 in (known := rounds_of(run_dir)):
-        return of_round(round_num - 1, run_dir)
-    possible = [1] * (not config.branch_from) + [each + 1 for each in known if each < last]
-    named = " and ".join(map(str, possible))
-    raise UserError(
-        f"round={round_num} of {run_dir} has no recorded updates: they are computed again from the model before it, "
-        f"which the run has for {f'rounds {named}' if named else 'no round'}; name one that it has, or run with "
-        "checkpoint.every=1 checkpoint.keep=null"
-    )
+def _start(run_dir: Path, round_num: int, config: Config) -> Checkpoint | None:
+    """Return a run's last checkpoint before a round; None for the beginning of a new run."""
+    earlier = [each for each in rounds_of(run_dir) if each < round_num]
+    if earlier:
+        return of_round(earlier[-1], run_dir)
+    if config.branch_from:
+        raise UserError(
+            f"round={round_num} of {run_dir} has no recorded updates: it is computed again from an earlier checkpoint, "
+            "and this run, a branch, has none before it; name a later round"
+        )
+    return None
+
+
+def _model_before(experiment: Experiment, start: Checkpoint | None, round_num: int) -> ArrayRecord:
+    """Return w^t, and bring strategy and mu into their state before the round, by the rounds since a checkpoint."""
+    if start and start.round_num == round_num - 1:
+        experiment.strategy.restore(start.carried["strategy"])
+        experiment.settings.mu.restore(start.carried["mu"])
+        return start.arrays
+    return next(each.arrays for each in experiment.rounds(start) if each.round_num == round_num - 1)
 
 
 def _computed(
     experiment: Experiment, start: Checkpoint | None, round_num: int, client: int, drift: float
 ) -> RecordedUpdate:
     """Return a client's update, after a check that it is the recorded one."""
-    config, settings, arrays = experiment.config, experiment.settings, experiment.arrays
-    if start:
-        arrays = start.arrays
-        experiment.strategy.restore(start.carried["strategy"])
-        settings.mu.restore(start.carried["mu"])
+    config, settings = experiment.config, experiment.settings
+    arrays = _model_before(experiment, start, round_num)
     asked = settings.config(round_num)
     messages = experiment.strategy.configure_train(round_num, arrays, asked, cast(Grid, experiment.grid))
-    (message,) = [message for message in messages if task_of(message).client == client][:1]
-    reply = _reply(experiment, message)
-    data = divided_data(config)
-    model = initial_model(config, experiment.facts)
+    reply = _reply(experiment, next(each for each in messages if task_of(each).client == client))
     found = float(metrics_of(reply)["drift"])
     if abs(found - drift) > _SAME * drift:
         raise UserError(
             f"the update of client {client} in round {round_num} cannot be computed again: its drift is {found:g}, but "
             f"clients.csv has {drift:g}; use the versions and the device of the run"
         )
+    data, model = divided_data(config), initial_model(config, experiment.facts)
     factor = settings.learning_rate_factor(round_num)
-    sgd = SgdSettings(config.learning_rate, config.batch_size, config.momentum, config.weight_decay).scaled(factor)
     return RecordedUpdate(
         *(config, round_num, client, model),
         before={name: to_numpy(array) for name, array in arrays.items()},
         after=arrays_of(reply),
         names=Layout.of(model).trained,
         num_steps=int(metrics_of(reply)["num-steps"]),
-        sgd=sgd,
+        sgd=SgdSettings(config.learning_rate, config.batch_size, config.momentum, config.weight_decay).scaled(factor),
         mu=settings.mu.value,
         features=data.stored_examples(client)[0],
         labels=data.stored_examples(client)[1],

@@ -8,7 +8,8 @@ run.json            settings, seed, versions, git commit, hardware, timings, mem
 model.safetensors   the last global model
 checkpoint/         what a resumed run continues from; see `fedprox.runs.checkpoint`
 
-`fedprox.experiment.run` adds curves.png, and Hydra adds .hydra/ and main.log.
+`fedprox.experiment.run` adds contribution.csv with contribution=shapley, the command adds curves.png, and Hydra adds
+.hydra/ and main.log.
 """
 
 import csv

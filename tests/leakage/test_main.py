@@ -30,10 +30,12 @@ def test_one_example_behind_logistic_regression_is_given_away_unless_noise_hides
     assert (tmp_path / "leak.png").stat().st_size
 
 
-def test_a_later_round_begins_with_its_checkpoint_and_the_update_must_be_the_recorded_one(fedprox, leak, tmp_path):
+def test_any_round_is_computed_again_and_the_update_must_be_the_recorded_one(fedprox, leak, tmp_path):
     adaptive = ("evaluation=clients", "adaptive_mu.enabled=true", "adaptive_mu.patience=1", "adaptive_mu.step=0.5")
-    assert fedprox(*SMALL, *adaptive, "num_rounds=3", "checkpoint.every=1", "checkpoint.keep=null").status == 0
-    assert leak("run", "round=3", "--out", "a.png").status == 0
+    assert fedprox(*SMALL, *adaptive, "num_rounds=4", "checkpoint.every=2", "checkpoint.keep=null").status == 0
+    for round_num in (2, 3, 4):  # from the beginning; from the checkpoint before it; and one round later
+        ended = leak("run", f"round={round_num}", "--out", "a.png")
+        assert (ended.status, ended.err) == (0, "")
     table = tmp_path / "run" / "clients.csv"
     lines = table.read_text().splitlines()
     changed = [re.sub(r"[\d.]+$", "0.5", line) if line.startswith("1,") else line for line in lines]
@@ -46,14 +48,15 @@ def test_a_later_round_begins_with_its_checkpoint_and_the_update_must_be_the_rec
 
 
 def test_what_cannot_be_computed_again_is_refused_in_one_line(fedprox, leak, tmp_path):
-    assert fedprox(*SMALL, "num_rounds=3", "checkpoint.every=null").status == 0
+    assert fedprox(*SMALL, "num_rounds=3").status == 0
+    assert fedprox("branch_from=run", "branch_round=3", "num_rounds=4", "hydra.run.dir=branch").status == 0
     clients = sorted(
         {int(row.split(",")[1]) for row in (tmp_path / "run/clients.csv").read_text().splitlines() if row[:2] == "1,"}
     )
     stranger = min(set(range(40)) - set(clients))
     for arguments, line in {
-        ("run", "round=3"): "round=3 of run has no recorded updates: they are computed again from the model before it, "
-        "which the run has for rounds 1; name one that it has, or run with checkpoint.every=1 checkpoint.keep=null",
+        ("branch", "round=2"): "round=2 of branch has no recorded updates: it is computed again from an earlier "
+        "checkpoint, and this run, a branch, has none before it; name a later round",
         ("run", "round=4"): "round=4 of run has no recorded updates; name a round from 1 to 3 in which a client counts",
         ("run",): "round must be an integer >= 1, got None; add round=1",
         ("run", "round=0"): "round must be an integer >= 1, got 0; add round=1",
