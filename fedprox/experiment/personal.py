@@ -24,7 +24,7 @@ from fedprox.strategies.arrays import to_numpy, to_params
 
 _log = logging.getLogger("fedprox")
 _PARTS = {"fedper": layers.head, "fedrep": layers.head, "lg": layers.body, "fedbn": layers.norms}
-_REMEDIES = {"fedbn": "a model with batch norm, such as model=mlp model.batch_norm=true"}
+_REMEDIES = {"fedbn": "a model with batch norm, such as model=mlp_bn"}
 _SHOWN = 6  # names of parameters in an error
 _ON_SERVER = "needs the clients' own examples in one process"
 

@@ -38,6 +38,7 @@ OPTIONS = {
     "model/lstm_sent140": {"init": "1", "glove": "1", "max_words": "a", "hidden_size": "1.5"},
     "model/lstm_shakespeare": {"init": "1", "hidden_size": "null"},
     "model/mlp": {"init": "1", "hidden_size": "0", "batch_norm": "2"},
+    "model/mlp_bn": {"init": "1", "hidden_size": "0", "batch_norm": "2"},
     "model/moderate_cnn": {"init": "1"},
     "model/pfl_cnn": {"init": "nowhere"},
     "model/resnet18_bn": {"init": "nowhere"},

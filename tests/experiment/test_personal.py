@@ -126,7 +126,7 @@ NORM = tuple(f"2.{name}" for name in ("weight", "bias", "running_mean", "running
         ("fedper", HEAD, ()),
         ("lg", ("1.weight", "1.bias"), ()),
         ("fedper", ("1.bias", "3.bias"), ("personalisation.names=['*.bias']",)),
-        ("fedbn", NORM, ("model.batch_norm=true",)),
+        ("fedbn", NORM, ("model.batch_norm=true", "last_batch=keep")),
     ],
 )
 def test_what_is_local_never_leaves_its_client(run, method, local, more):
@@ -208,12 +208,21 @@ MANY = ", ".join(f"{layer}.{name}" for layer in (1, 3) for name in ("weight", "b
 @pytest.mark.parametrize(
     ("arguments", "line"),
     [
-        (("personalisation=fedper",), "personalisation=fedper would keep every parameter at clients in model=logistic"),
-        (("personalisation=fedrep",), "take a model with several layers, such as model=mlp, or personalisation=local"),
-        (("personalisation=lg",), "personalisation=lg finds no parameter to keep at clients in model=logistic"),
+        (
+            ("personalisation=fedper", "model=logistic"),
+            "personalisation=fedper would keep every parameter at clients in model=logistic",
+        ),
+        (
+            ("personalisation=fedrep", "model=logistic"),
+            "take a model with several layers, such as model=mlp, or personalisation=local",
+        ),
+        (
+            ("personalisation=lg", "model=logistic"),
+            "personalisation=lg finds no parameter to keep at clients in model=logistic",
+        ),
         (
             ("personalisation=fedbn", "model=mlp"),
-            "take a model with batch norm, such as model=mlp model.batch_norm=true",
+            "take a model with batch norm, such as model=mlp_bn",
         ),
         (
             ("personalisation=lg", "model=mlp", "personalisation.names=[fc*]"),
