@@ -94,9 +94,10 @@ class Masked:
         """
         room = 2 ** (self.bits - 1) - 1 - num_parties / 2
         if room < weight * max(1.0, self.clip):
+            enough = floor(log2(weight * max(1.0, self.clip) + num_parties)) + 3
             raise UserError(
                 f"secure_aggregation.bits={self.bits} is too few for sums over {weight} examples of values up to "
-                f"clip={self.clip:g}; raise bits to {floor(log2(weight * max(1.0, self.clip) + num_parties)) + 3}"
+                f"clip={self.clip:g}; {f'raise bits to {enough}' if enough <= MAX_BITS else 'lower the clip'}"
             )
         return Ring(self.bits, 2.0 ** floor(log2(room / (weight * self.clip))))
 

@@ -99,6 +99,8 @@ def test_the_advised_number_of_bits_is_enough():
     with pytest.raises(UserError, match="bits=8 is too few for sums over 300 examples of values up to clip=1; raise"):
         Masked(8).ring(300, 10)
     assert Masked(11).ring(300, 10).scale == 2.0  # 1023 - 5 >= 300 * 2
+    with pytest.raises(UserError, match="of values up to clip=1e\\+15; lower the clip"):
+        Masked(clip=1e15).ring(300, 10)
 
 
 def test_more_than_half_have_to_deliver_by_default():

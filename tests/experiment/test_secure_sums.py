@@ -10,6 +10,7 @@ import pytest
 from fedprox.errors import UserError
 from fedprox.experiment.secure_sums import secure_sums
 from fedprox.federation.channel import Layout
+from fedprox.plan.plan import ClientTask
 from tests.settings import config_of
 
 SETTINGS = (
@@ -82,6 +83,13 @@ def test_what_has_no_meaning_is_refused_in_one_line(fedprox, tmp_path, arguments
 def test_statistics_of_batch_norm_are_refused():
     with pytest.raises(UserError, match=r"sums trained parameters only, but this model has bn.running_mean"):
         secure_sums(config_of(*SETTINGS), FACTS, Layout(["w"], ["bn.running_mean"]), lambda _: [])
+
+
+def test_stragglers_that_will_be_dropped_exchange_keys_too():
+    tasks = (ClientTask(3, 1, 1, True, (), is_dropped=True), ClientTask(1, 1, 1, False, (), draw=1))
+    made = secure_sums(config_of(*SETTINGS), FACTS, Layout(["w"], []), lambda _: tasks)
+    assert made
+    assert made.cohort(1) == [(3, 0), (1, 1)]
 
 
 def test_the_ring_holds_the_largest_cohort():

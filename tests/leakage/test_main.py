@@ -33,7 +33,7 @@ def test_one_example_behind_logistic_regression_is_given_away_unless_noise_hides
 def test_any_round_is_computed_again_and_the_update_must_be_the_recorded_one(fedprox, leak, tmp_path):
     adaptive = ("evaluation=clients", "adaptive_mu.enabled=true", "adaptive_mu.patience=1", "adaptive_mu.step=0.5")
     assert fedprox(*SMALL, *adaptive, "num_rounds=4", "checkpoint.every=2", "checkpoint.keep=null").status == 0
-    for round_num in (2, 3, 4):  # from the beginning; from the checkpoint before it; and one round later
+    for round_num in (3, 4):  # from the checkpoint before it; and from one round later
         ended = leak("run", f"round={round_num}", "--out", "a.png")
         assert (ended.status, ended.err) == (0, "")
     table = tmp_path / "run" / "clients.csv"
