@@ -20,7 +20,7 @@ from fedprox.experiment.beginning import check_same_data
 from fedprox.experiment.build import Experiment, initial_model
 from fedprox.experiment.data import divided_data
 from fedprox.federation.channel import Layout
-from fedprox.federation.messages import client_of, task_of
+from fedprox.federation.messages import client_of, record_of, task_of
 from fedprox.runs.checkpoint import Checkpoint, of_round, rounds_of
 from fedprox.runs.reader import read_record, read_rows
 from fedprox.solvers.problem import SgdSettings
@@ -41,7 +41,7 @@ class RecordedUpdate:
         model: The architecture.
         before: w^t.
         after: w_k.
-        names: The trained parameters.
+        names: The trained parameters that travel.
         num_steps: Steps of SGD between the two.
         sgd: Settings of these steps, with the round's learning rate.
         mu: Weight of the proximal term.
@@ -154,7 +154,8 @@ def _computed(
     arrays = _model_before(experiment, start, round_num)
     asked = settings.config(round_num)
     messages = experiment.strategy.configure_train(round_num, arrays, asked, cast(Grid, experiment.grid))
-    reply = _reply(experiment, next(each for each in messages if task_of(each).client == client))
+    message = next(each for each in messages if task_of(each).client == client)
+    reply = _reply(experiment, message)
     found = float(metrics_of(reply)["drift"])
     if abs(found - drift) > _SAME * drift:
         raise UserError(
@@ -165,9 +166,9 @@ def _computed(
     factor = settings.learning_rate_factor(round_num)
     return RecordedUpdate(
         *(config, round_num, client, model),
-        before={name: to_numpy(array) for name, array in arrays.items()},
+        before={name: to_numpy(array) for name, array in cast(ArrayRecord, record_of(message, "arrays")).items()},
         after=arrays_of(reply),
-        names=Layout.of(model).trained,
+        names=[name for name in Layout.of(model).trained if name not in experiment.channel.kept],
         num_steps=int(metrics_of(reply)["num-steps"]),
         sgd=SgdSettings(config.learning_rate, config.batch_size, config.momentum, config.weight_decay).scaled(factor),
         mu=settings.mu.value,

@@ -47,6 +47,15 @@ def test_any_round_is_computed_again_and_the_update_must_be_the_recorded_one(fed
     )
 
 
+def test_parameters_that_do_not_travel_give_nothing_away(fedprox, leak):
+    # Without the bias of the first layer there is no closed form, and 33 examples are too many for gradient matching.
+    partial = ("update=partial", "update.names=[1.weight]", "num_clients=40", "partition=iid", "num_rounds=1")
+    assert fedprox(*SMALL, *partial).status == 0
+    ended = leak("run", "round=1", "--out", "leak.png")
+    assert ended.status == 2
+    assert "too many for gradient matching" in ended.err
+
+
 def test_what_cannot_be_computed_again_is_refused_in_one_line(fedprox, leak, tmp_path):
     assert fedprox(*SMALL, "num_rounds=3").status == 0
     assert fedprox("branch_from=run", "branch_round=3", "num_rounds=4", "hydra.run.dir=branch").status == 0
