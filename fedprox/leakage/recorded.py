@@ -19,6 +19,7 @@ from fedprox.errors import UserError
 from fedprox.experiment.beginning import check_same_data
 from fedprox.experiment.build import Experiment, initial_model
 from fedprox.experiment.data import divided_data
+from fedprox.experiment.personal import local_names
 from fedprox.federation.channel import Layout
 from fedprox.federation.messages import client_of, record_of, task_of
 from fedprox.runs.checkpoint import Checkpoint, of_round, rounds_of
@@ -163,12 +164,13 @@ def _computed(
             f"clients.csv has {drift:g}; use the versions and the device of the run"
         )
     data, model = divided_data(config), initial_model(config, experiment.facts)
+    unsent = {*experiment.channel.kept, *local_names(config, model)}
     factor = settings.learning_rate_factor(round_num)
     return RecordedUpdate(
         *(config, round_num, client, model),
         before={name: to_numpy(array) for name, array in cast(ArrayRecord, record_of(message, "arrays")).items()},
         after=arrays_of(reply),
-        names=[name for name in Layout.of(model).trained if name not in experiment.channel.kept],
+        names=[name for name in Layout.of(model).trained if name not in unsent],
         num_steps=int(metrics_of(reply)["num-steps"]),
         sgd=SgdSettings(config.learning_rate, config.batch_size, config.momentum, config.weight_decay).scaled(factor),
         mu=settings.mu.value,
