@@ -17,6 +17,8 @@ import pytest
 from absl import logging as absl_logging  # dp-accounting's
 from hypothesis import settings
 
+# Before torch is loaded: its idle threads would spin, and keep the processors from the other worker's tests.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 settings.register_profile("any machine", deadline=None)  # 200 ms are not enough on a busy one
 settings.load_profile("any machine")
 signal.signal(signal.SIGINT, signal.default_int_handler)  # `pytest &` ignores it, and so would all that tests start
