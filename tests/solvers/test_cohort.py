@@ -92,7 +92,7 @@ def assert_solves(model: nn.Module, sgd: SgdSettings, problems: list[LocalProble
 # Agreement
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(
     sizes=st.lists(st.integers(1, 11), min_size=1, max_size=5),
     batch_size=st.integers(1, 12),
@@ -313,7 +313,7 @@ class OnlySteps:
         one_step()
 
 
-@settings(max_examples=12, deadline=None)
+@settings(max_examples=25, deadline=None)
 @given(
     rounds=st.lists(st.lists(st.integers(1, 11), min_size=1, max_size=4), min_size=1, max_size=3),
     mu=st.sampled_from([0.0, 0.5]),
