@@ -48,18 +48,19 @@ class Pool:
             for number in waiting:
                 results[number] = function(number)
 
-        threads = [self._executor.submit(take) for _ in range(min(self.num_threads, len(order)))]
-        try:
-            for thread in threads:
-                thread.result()
-        finally:
-            list(waiting)  # after an error: nothing is left to take
-            wait(threads)
+        with one_thread():  # a library of torch's has one number for the whole process: see `_begin`
+            threads = [self._executor.submit(take) for _ in range(min(self.num_threads, len(order)))]
+            try:
+                for thread in threads:
+                    thread.result()
+            finally:
+                list(waiting)  # after an error: nothing is left to take
+                wait(threads)
         return results
 
 
 def _begin() -> None:
-    torch.set_num_threads(1)
+    torch.set_num_threads(1)  # of OpenMP, whose number is this thread's own; MKL's is that of all threads
     _ids.add(threading.get_native_id())
 
 

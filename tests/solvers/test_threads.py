@@ -1,5 +1,6 @@
 """Thread pools."""
 
+import re
 import subprocess
 import sys
 import threading
@@ -80,3 +81,18 @@ def test_a_process_may_end_as_soon_as_its_threads_have_used_autograd(environment
     started = [subprocess.Popen(command, env=environment(), stderr=subprocess.PIPE, text=True) for _ in range(4)]
     errors = [process.communicate(timeout=120)[1] for process in started]
     assert [process.returncode for process in started] == [0] * 4, errors
+
+
+def test_libraries_of_torch_use_one_thread_in_a_pool_whatever_this_thread_has_set_since_it_began():
+    # Otherwise a matrix product may be divided among threads or not, and rounded differently, as the machine is busy.
+    pool, before = Pool(2), torch.get_num_threads()
+    try:
+        torch.set_num_threads(3)
+        pool.map(lambda number: number, range(2))
+        with one_thread():
+            pass  # which sets the number of all threads again
+        info = pool.map(lambda _: torch.__config__.parallel_info(), range(2))
+    finally:
+        torch.set_num_threads(before)
+    numbers = {number for text in info.values() for number in re.findall(r"get_max_threads\(\) : (\d+)", text)}
+    assert numbers == {"1"}
