@@ -85,9 +85,10 @@ def local_names(config: Config, model: nn.Module) -> tuple[str, ...]:
     known = f"model={target.name}, which has {', '.join([*trained[:_SHOWN], *more])}"
     if not staying:
         remedy = _REMEDIES.get(settings.name, "a model with several layers, such as model=mlp")
+        named = f"take {remedy}, or name some in personalisation.names"
         raise UserError(
-            f"{what} finds no parameter to keep at clients in {known}; take {remedy}, or name some in "
-            "personalisation.names"
+            f"{what} finds no parameter to keep at clients in {known}; "
+            f"{named if settings.names is None else 'name some of these'}"
         )
     if len(staying) == len(trained):
         raise UserError(

@@ -226,7 +226,7 @@ MANY = ", ".join(f"{layer}.{name}" for layer in (1, 3) for name in ("weight", "b
         ),
         (
             ("personalisation=lg", "model=mlp", "personalisation.names=[fc*]"),
-            f"personalisation.names=['fc*'] finds no parameter to keep at clients in model=mlp, which has {MANY};",
+            f"finds no parameter to keep at clients in model=mlp, which has {MANY}; name some of these",
         ),
         (("personalisation=ditto", "personalisation.weight=40"), "times learning_rate must be below 2, or personal"),
         (("personalisation=ditto", "personalisation.alpha=1"), "unknown setting 'personalisation.alpha'"),
