@@ -14,9 +14,10 @@ from fedprox.data.facts import Facts
 from fedprox.data.federated import ClientIndex, FederatedData, LabelledData
 from fedprox.errors import UserError
 from fedprox.experiment.model_checks import check_held, check_smallest_batch, check_takes_data, check_trains
-from fedprox.models.cnn import cnn
+from fedprox.models.cnn import cnn, pfl_cnn
 from fedprox.models.resnet import resnet18_gn
 from fedprox.solvers.generators import Generators
+from fedprox.solvers.workspace import tuned_for_cpu
 
 
 def images(*shape: int, sizes: tuple[int, ...] = (4, 6)) -> Facts:
@@ -313,6 +314,13 @@ def test_a_model_that_training_reaches_passes_silently_and_unchanged(name, caplo
     assert all(parameter.grad is None for parameter in model.parameters())
     assert np.array_equal(data.features, features)
     assert model.training
+    assert caplog.records == []
+
+
+def test_dropout_may_draw_in_the_order_of_the_layout_that_a_cnn_trains_in(caplog):
+    data, model = images(8, 8).examples, pfl_cnn((8, 8), 3)
+    assert tuned_for_cpu(model, torch.from_numpy(data.features[:3])) is not model
+    check_trains(model, "pfl_cnn", 10, data)
     assert caplog.records == []
 
 
