@@ -11,6 +11,7 @@ from fedprox.data.facts import Facts
 from fedprox.data.federated import FederatedData
 from fedprox.experiment import build
 from fedprox.experiment.data import divided_data
+from fedprox.experiment.model import initial_model
 from fedprox.plan.plan import CohortPlan
 
 SETTINGS = ("num_rounds", "num_epochs", "batch_size", "learning_rate", "mu", "weight_decay")
@@ -42,7 +43,7 @@ def write(overrides: Sequence[str], file: Path) -> None:
     """
     config = composed(overrides)
     data, plan = prepared(config)
-    model = [parameter.detach().numpy() for parameter in build.initial_model(config, Facts.of(data)).parameters()]
+    model = [parameter.detach().numpy() for parameter in initial_model(config, Facts.of(data)).parameters()]
     positions = data.train.indices
     test_features, test_labels = data.test_examples()
     with file.open("wb") as out:

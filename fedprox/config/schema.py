@@ -1,7 +1,7 @@
 """The configuration: every setting with its type, range or choices, meaning, and the rules between settings.
 
 The string below a setting is its documentation: `--help` and docs/configuration.md are made from it, see
-`fedprox.config.documentation`. Defaults are in conf/config.yaml.
+`fedprox.config.documentation`. Defaults are in conf/config.yaml. The file is long because it has every setting, once.
 """
 
 import difflib

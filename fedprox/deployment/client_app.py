@@ -105,6 +105,7 @@ def _grid(message: Message, context: Context):  # type: ignore[no-untyped-def]  
     from fedprox.engines.local import local_grid
     from fedprox.experiment import build
     from fedprox.experiment.data import divided_data
+    from fedprox.experiment.model import initial_model
     from fedprox.experiment.scripts import script_spec
     from fedprox.experiment.sites import data_of_site
 
@@ -115,5 +116,5 @@ def _grid(message: Message, context: Context):  # type: ignore[no-untyped-def]  
             replace(script, site=str(node["site"]) if "site" in node else None, data=str(node.get("data", script.data)))
         )
     data = data_of_site(config, node, message) if config.has_sites else divided_data(config)
-    spec = build.client_spec(config, data, build.initial_model(config, Facts.of(data)))
+    spec = build.client_spec(config, data, initial_model(config, Facts.of(data)))
     return local_grid(replace(spec, device=str(node.get("device", spec.device))))

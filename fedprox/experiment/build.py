@@ -6,12 +6,9 @@ from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import NamedTuple, Self
 
-import torch
 from flwr.app import ArrayRecord
 from flwr.serverapp import Grid
 from flwr.serverapp.strategy import Strategy
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import nn
 
 from fedprox.channel.poisoning import Backdoor
@@ -22,7 +19,7 @@ from fedprox.data.augmentation import PadCropFlip
 from fedprox.data.facts import Facts
 from fedprox.data.federated import FederatedData
 from fedprox.engines.superlink import SuperLinkGrid
-from fedprox.errors import UserError, one_line
+from fedprox.errors import UserError
 from fedprox.evaluation.evaluators import FederationEvaluator, evaluator_on_test_set, with_attack_success
 from fedprox.evaluation.metrics import Evaluation
 from fedprox.evaluation.personal import HeldOut
@@ -31,14 +28,7 @@ from fedprox.experiment.channel import channel
 from fedprox.experiment.contribution import Loss, check_contribution, contribution, test_loss
 from fedprox.experiment.data import attack_of, divided_data
 from fedprox.experiment.early_stopping import EarlyStopping
-from fedprox.experiment.model_checks import (
-    check_held,
-    check_repeats,
-    check_smallest_batch,
-    check_takes_data,
-    check_trains,
-    make_lazy_layers,
-)
+from fedprox.experiment.model import initial_model, new_model
 from fedprox.experiment.personal import (
     check_personalisation,
     client_state,
@@ -60,6 +50,7 @@ from fedprox.federation import strategy_checks
 from fedprox.federation.channel import Channel, Layout
 from fedprox.federation.client_app import ClientSpec
 from fedprox.federation.client_evaluation import ClientEvaluation
+from fedprox.federation.client_state import ClientState
 from fedprox.federation.messages import Engine
 from fedprox.federation.planned_strategy import PlannedStrategy
 from fedprox.federation.results import Round
@@ -86,7 +77,6 @@ from fedprox.seeds import Stream, generator
 from fedprox.solvers.choice import fastest_device
 from fedprox.solvers.generators import seeded
 from fedprox.solvers.problem import SgdSettings
-from fedprox.storage import check_regular
 from fedprox.strategies.arrays import to_params, to_record
 from fedprox.strategies.private import PrivateMean
 
@@ -151,17 +141,6 @@ class Experiment:
         way = channel(config, facts.num_clients, arrays, clients.layout, measured, secure)
         private = _private(config, facts, clients.layout, way)
         state = client_state(config, arrays, clients.layout.local, facts.num_clients)
-        if clients.evaluate is None:
-            per_client = config.evaluation.per_client
-            evaluate: Evaluate = ClientEvaluation(
-                clients.grid, facts.num_clients, settings.failures, per_client=per_client
-            )
-        else:
-            evaluate = clients.evaluate
-        if private:
-            evaluate = with_privacy_cost(evaluate, private, config.privacy)
-        if clients.held_out:
-            evaluate = personal_evaluation(config, evaluate, clients.held_out, state, clients.grid, facts)
         planned = PlannedStrategy(
             private or made,
             timed(config, plan(config, facts, protocol), arrays, way),
@@ -177,7 +156,7 @@ class Experiment:
             arrays,
             strategy=planned,
             grid=clients.grid,
-            evaluate=evaluate,
+            evaluate=_evaluate(config, clients, settings, private, state),
             settings=settings,
             channel=way,
             private=private,
@@ -245,6 +224,24 @@ class _Clients(NamedTuple):
     loss: Loss | None = None
 
 
+def _evaluate(
+    config: Config,
+    clients: _Clients,
+    settings: RoundSettings,
+    private: PrivateMean | None,
+    state: ClientState | None,
+) -> Evaluate:
+    """Return the function that measures global models, what they cost, and the clients' own models."""
+    num_clients, per_client = clients.facts.num_clients, config.evaluation.per_client
+    by_clients = ClientEvaluation(clients.grid, num_clients, settings.failures, per_client=per_client)
+    evaluate = clients.evaluate or by_clients
+    if private:
+        evaluate = with_privacy_cost(evaluate, private, config.privacy)
+    if clients.held_out:
+        evaluate = personal_evaluation(config, evaluate, clients.held_out, state, clients.grid, clients.facts)
+    return evaluate
+
+
 def _clients(config: Config, flower_grid: Grid | None) -> _Clients:
     """Return the clients that a configuration describes."""
     if config.client.script is not None:
@@ -283,7 +280,7 @@ def _scripts(config: Config, flower_grid: Grid | None) -> _Clients:
     spec = script_spec(config)
     facts, grid = facts_about(spec), engine(config, spec, flower_grid)
     with announced("asking the script for its initial model", after_s=2.0):
-        given = None if config.model.target == MODEL_OF_CLIENTS else _new_model(config, None).state_dict()
+        given = None if config.model.target == MODEL_OF_CLIENTS else new_model(config, None).state_dict()
         first = first_model(config, grid, given and {name: tensor.numpy() for name, tensor in given.items()})
     return _Clients(
         facts, first.arrays, Layout.unknown(first.arrays), grid, None if first.evaluates else _measure_nothing
@@ -347,68 +344,6 @@ def client_columns(config: Config) -> tuple[str, ...]:
         *(("contribution",) if config.contribution.name != "none" else ()),
         *(("num_clipped",) if config.secure_aggregation.name != "none" else ()),
     )
-
-
-def initial_model(config: Config, facts: Facts) -> nn.Module:
-    """Return the model with its initial weights, after trials on the data."""
-    model, target = _new_model(config, facts), config.model.target
-    check_takes_data(model, target, facts.examples)
-    check_smallest_batch(model, config.batch_size, facts, config.last_batch)
-    check_trains(model, target, config.batch_size, facts.examples)
-    return model
-
-
-def _new_model(config: Config, facts: Facts | None) -> nn.Module:
-    """Return the model with its initial weights; the global generators are restored.
-
-    Without facts the configuration alone must say what the model needs.
-    """
-    target, init = config.model.target, config.model.init
-    model = _made_model(config, facts)
-    check_held(model, target)
-    if init == "default" and not target.startswith("fedprox."):
-        check_repeats(model, _made_model(config, facts), target)
-    if init == "zeros":
-        for parameter in model.parameters():
-            nn.init.zeros_(parameter)
-    elif init != "default":
-        _load_weights(model, init)
-    return model
-
-
-def _made_model(config: Config, facts: Facts | None) -> nn.Module:
-    """Return the model with the weights that follow from the seed, unless its class draws from elsewhere."""
-    seed = int(generator(config.seed, Stream.INIT, repetition=config.repeat_num).integers(2**31))
-    offered = {"input_shape": facts.input_shape, "num_classes": facts.examples.num_classes} if facts else {}
-    with seeded(seed):
-        torch.manual_seed(seed)  # also seeds GPUs, on which a model may create its weights
-        model: nn.Module = build("model", config.model, nn.Module, **offered)
-        if facts:
-            make_lazy_layers(model, config.model.target, facts.examples)
-    return model
-
-
-def _load_weights(model: nn.Module, file: str) -> None:
-    """Load the weights of a safetensors file into a model."""
-    try:
-        check_regular(Path(file))  # a pipe would never end
-        weights = load_file(file)
-        _check_weights(weights, model.state_dict())
-        model.load_state_dict(weights)
-    except (OSError, SafetensorError, RuntimeError, ValueError, TypeError, KeyError) as error:
-        raise UserError(
-            f"model.init={file} does not hold this model's weights: {one_line(error)}; "
-            "name a model.safetensors of the same model, or use default or zeros"
-        ) from error
-
-
-def _check_weights(weights: Mapping[str, torch.Tensor], own: Mapping[str, torch.Tensor]) -> None:
-    """Raise ValueError for a tensor that torch would accept although no model here has it."""
-    for name, tensor in weights.items():
-        if name in own and tensor.is_floating_point() != own[name].is_floating_point():
-            raise ValueError(f"{name} is of type {tensor.dtype}, but the model needs {own[name].dtype}")
-        if not torch.isfinite(tensor).all():
-            raise ValueError(f"{name} has values that are not finite")
 
 
 def strategy(config: Config) -> Strategy:

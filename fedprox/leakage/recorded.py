@@ -17,8 +17,9 @@ from fedprox.config.schema import Config
 from fedprox.data.federated import Features, Integers, LabelledData
 from fedprox.errors import UserError
 from fedprox.experiment.beginning import check_same_data
-from fedprox.experiment.build import Experiment, initial_model
+from fedprox.experiment.build import Experiment
 from fedprox.experiment.data import divided_data
+from fedprox.experiment.model import initial_model
 from fedprox.experiment.personal import local_names
 from fedprox.federation.channel import Layout
 from fedprox.federation.messages import client_of, record_of, task_of

@@ -6,7 +6,7 @@ import pytest
 from benchmarks.export import composed, prepared, write
 from fedprox.data.facts import Facts
 from fedprox.errors import UserError
-from fedprox.experiment import build
+from fedprox.experiment.model import initial_model
 
 SMALL = ("dataset=digits", "num_clients=50", "num_rounds=3", "stragglers_fraction=0.0", "engine=local")
 
@@ -24,7 +24,7 @@ def test_the_file_has_our_clients_cohorts_initial_model_and_settings(tmp_path):
         assert np.array_equal(found["features"][held], features.reshape(len(labels), -1))
         assert np.array_equal(found["labels"][held], labels)
     assert found["cohorts"].tolist() == [[task.client for task in plan.tasks(t)] for t in (1, 2, 3)]
-    weight, bias = build.initial_model(config, Facts.of(data)).parameters()
+    weight, bias = initial_model(config, Facts.of(data)).parameters()
     assert np.array_equal(found["weight"], weight.detach())
     assert np.array_equal(found["bias"], bias.detach())
     assert found["test_features"].shape == (len(found["test_labels"]), found["features"].shape[1])

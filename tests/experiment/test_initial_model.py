@@ -12,7 +12,7 @@ from fedprox.data.facts import Facts
 from fedprox.data.federated import ClientIndex, FederatedData
 from fedprox.data.sources.digits import digits
 from fedprox.errors import UserError
-from fedprox.experiment.build import initial_model
+from fedprox.experiment.model import initial_model
 from fedprox.solvers.generators import Generators
 from tests.settings import config_of
 

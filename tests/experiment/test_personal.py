@@ -15,6 +15,7 @@ from fedprox.data.facts import Facts
 from fedprox.data.federated import FederatedData
 from fedprox.experiment import build
 from fedprox.experiment.data import divided_data
+from fedprox.experiment.model import initial_model
 from fedprox.plan.fine_tuning import FineTuning
 from fedprox.plan.plan import ClientTask, epoch_orders
 from fedprox.plan.protocols import PaperProtocol
@@ -60,7 +61,7 @@ class ByHand:
     def __init__(self, *arguments: str) -> None:
         self.config: Config = config_of(*SETTINGS, *arguments)
         self.data: FederatedData = divided_data(self.config)
-        model = build.initial_model(self.config, Facts.of(self.data))
+        model = initial_model(self.config, Facts.of(self.data))
         self.plan = build.plan(self.config, Facts.of(self.data), PaperProtocol())
         self.model, self.sgd = model, SgdSettings(LR, 10)
         self.state = {name: value.clone() for name, value in model.state_dict().items()}

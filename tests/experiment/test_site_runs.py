@@ -11,6 +11,7 @@ from flwr.app import MessageType
 from fedprox.data.sources.sites import sites
 from fedprox.engines.local import LocalGrid
 from fedprox.experiment import build
+from fedprox.experiment.model import initial_model
 from fedprox.federation.messages import TaskMessage
 from fedprox.plan.plan import ClientTask
 from tests.data.sources.site_folders import FORMATS, NAMES, write_sites
@@ -48,7 +49,7 @@ def test_the_clients_measure_what_one_process_would_measure_on_all_held_out_exam
     settings = config_of(*RUN, f"dataset.format={form}", f"dataset.path={path}")
     at_clients = build.Experiment.of(settings)
     data = sites(form, path, seed=settings.seed)
-    measure = build.evaluation(settings, "cpu", data, build.initial_model(settings, at_clients.facts))
+    measure = build.evaluation(settings, "cpu", data, initial_model(settings, at_clients.facts))
     for one, other in ((at_clients.evaluate(0, at_clients.arrays), measure(0, at_clients.arrays)),):
         assert one.loss == pytest.approx(other.loss, rel=1e-6)
         assert one.accuracy == pytest.approx(other.accuracy, rel=1e-12)

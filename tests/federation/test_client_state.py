@@ -17,6 +17,7 @@ from fedprox.errors import RunStopped
 from fedprox.experiment import build
 from fedprox.experiment import data as data_assembly
 from fedprox.experiment import run as experiment
+from fedprox.experiment.model import initial_model
 from fedprox.federation.client_state import LocalArrays, PersonalModels, statistics_of
 from fedprox.federation.messages import client_of, node_id, task_of
 from fedprox.federation.planned_strategy import PlannedStrategy
@@ -77,7 +78,7 @@ def by_hand(settings: Config) -> dict[str, torch.Tensor]:
     Each client has its own running statistics, from the initial model and then from the client's last round.
     """
     data = data_assembly.divided_data(settings)
-    model = build.initial_model(settings, Facts.of(data))
+    model = initial_model(settings, Facts.of(data))
     plan = build.plan(settings, Facts.of(data), PaperProtocol())
     state = {name: value.clone() for name, value in model.state_dict().items()}
     own = {client: {n: v for n, v in state.items() if is_statistic(n)} for client in range(5)}

@@ -27,7 +27,7 @@ from fedprox.data.sources.image_folder import image_folder
 from fedprox.data.sources.leaf import leaf
 from fedprox.data.sources.text import shakespeare
 from fedprox.errors import UserError
-from fedprox.experiment.build import _load_weights
+from fedprox.experiment.model import load_weights
 from fedprox.models.logistic import logistic
 from fedprox.report.summary import read_runs, readable, summarise
 
@@ -146,7 +146,7 @@ FORMATS = {
     "jpeg": ("x.jpg", image(5, "jpeg"), read_images),
     "webp": ("x.webp", image(5, "webp"), read_images),
     "archive": ("x.zip", archive(), lambda file: image_folder(str(file), 0)),
-    "weights": ("x.safetensors", save(WEIGHTS), lambda file: _load_weights(logistic((4,), 2), str(file))),
+    "weights": ("x.safetensors", save(WEIGHTS), lambda file: load_weights(logistic((4,), 2), str(file))),
     "run.json": ("run.json", json.dumps(RUN).encode(), read_record("run.json")),
     "metrics.csv": ("metrics.csv", METRICS.encode(), read_record("metrics.csv")),
 }
