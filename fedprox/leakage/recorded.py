@@ -101,6 +101,8 @@ def recorded_update(run_dir: Path, round_num: int, client: int | None, overrides
 
 def _config_of(run_dir: Path, overrides: Sequence[str]) -> Config:
     """Return a run's configuration on this machine, as if the run was resumed."""
+    if not (run_dir / "run.json").is_file():
+        raise UserError(f"{run_dir} is not a run directory: run.json is missing; name a directory that has it")
     words = whole_command([f"resume={run_dir}", "engine=local", *overrides])
     config = compose([word for word in words[2:] if not word.startswith("hydra.")], words[1])
     if config.client.script is not None:

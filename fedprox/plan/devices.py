@@ -120,6 +120,8 @@ def read_speeds(path: Path, num_clients: int) -> Speeds:
         return Speeds(_column(own, "seconds_per_step"), _column(own, "bandwidth") if has_bandwidth else None)
     except (OSError, KeyError, ValueError, TypeError, csv.Error) as error:
         reason = f"it lacks the column {error.args[0]}" if isinstance(error, KeyError) else one_line(error)
+        if isinstance(error, OSError) and error.strerror:
+            reason = error.strerror
         raise UserError(
             f"devices.path={path} cannot be used: {reason}; give a .csv with the columns client, from 0 to "
             f"{num_clients - 1}, seconds_per_step and perhaps bandwidth"

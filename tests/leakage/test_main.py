@@ -78,7 +78,7 @@ def test_what_cannot_be_computed_again_is_refused_in_one_line(fedprox, leak, tmp
         f"clients {', '.join(map(str, clients))} count there",
         ("run", "round=1", "mu=7"): "resume=run would change the past: mu=7",
         ("run", "round=1", "--noise=-1"): "--noise must be finite and >= 0, got -1.0",
-        ("nowhere", "round=1"): "resume=nowhere is not a run directory: run.json is missing",
+        ("nowhere", "round=1"): "nowhere is not a run directory: run.json is missing",
     }.items():
         ended = leak(*arguments, "--out", "leak.png")
         assert ended.status == 2, arguments

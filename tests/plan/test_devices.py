@@ -86,5 +86,7 @@ def test_a_table_that_does_not_give_every_client_a_speed_is_refused_in_one_line(
 
 
 def test_a_missing_table_is_refused(tmp_path):
-    with pytest.raises(UserError, match=r"No such file.*give a \.csv with the columns client, from 0 to 2"):
+    with pytest.raises(
+        UserError, match=r"cannot be used: No such file or directory; give a \.csv with the columns client, from 0 to 2"
+    ):
         read_speeds(tmp_path / "none.csv", 3)
