@@ -11,6 +11,7 @@ from fedprox.config.schema import Config, Privacy
 from fedprox.data.facts import Facts
 from fedprox.errors import UserError
 from fedprox.evaluation.metrics import Evaluation, PrivacyCost
+from fedprox.experiment.data import attack_of
 from fedprox.federation.channel import Layout
 from fedprox.federation.rounds import Evaluate
 from fedprox.process import announced
@@ -19,6 +20,7 @@ from fedprox.strategies.private import AdaptiveClip, PrivateMean
 
 _log = logging.getLogger("fedprox")
 _MEANS = ("fedprox.strategies.fedprox.FedProx", "fedprox.strategies.fedprox.FedAvgWithStragglerDrop")
+_INDEPENDENT = "fedprox.plan.protocols.FlowerProtocol"  # a client straggles whoever else takes part
 _PUBLIC = ("test_loss", "test_accuracy")
 _COVERED = (
     "the global models of all rounds, for all examples of a client together: data sets that differ by one client "
@@ -27,7 +29,7 @@ _COVERED = (
 _NOT_COVERED = (
     "clients.csv and every column of metrics.csv that is measured on clients' training or held-out examples",
     "a choice of settings that was made by looking at several runs",
-    "an initial model or anything else that was made from the clients' data before this run",
+    "an initial model, the mean and std that normalise features, and all else made of the clients' data before round 1",
     "rounding of the noise to floating-point numbers",
 )
 
@@ -36,6 +38,7 @@ def check_privacy(config: Config) -> None:
     """Raise UserError for settings under which differential privacy would mean nothing."""
     if not config.privacy.is_on:
         return
+    attack = attack_of(config)
     for is_wrong, what, why in (
         (
             config.sampling != "poisson",
@@ -46,6 +49,17 @@ def check_privacy(config: Config) -> None:
             config.arrival.name == "buffered",
             "arrival=buffered",
             "who is in flight depends on earlier rounds; use arrival=synchronous",
+        ),
+        (
+            0 < config.stragglers_fraction < 1 and config.protocol.target != _INDEPENDENT,
+            f"stragglers_fraction={config.stragglers_fraction:g} and protocol={config.protocol.name}",
+            "one client more may make a straggler of another; use protocol=flower, which draws each on its own, or "
+            "stragglers_fraction=0",
+        ),
+        (
+            attack is not None and attack.watches_others,
+            f"attack={config.attack.name}",
+            "attackers whose updates follow from the others' make one client count more than once; use another attack",
         ),
         (config.adaptive_mu.enabled, "adaptive_mu.enabled=true", "mu would follow the clients' training loss; set mu"),
         (config.on_divergence == "continue", "on_divergence=continue", "nan cannot be clipped; use stop or drop"),

@@ -135,13 +135,18 @@ def test_a_branch_keeps_what_was_spent_and_needs_a_private_trunk(fedprox, tmp_pa
         (("strategy=feddane",), "got FedDane"),
         (("adaptive_mu.enabled=true", "evaluation=clients"), "mu would follow the clients' training loss"),
         (("on_divergence=continue",), "nan cannot be clipped"),
+        (
+            ("protocol=paper",),
+            "stragglers_fraction=0.9 and protocol=PaperProtocol: one client more may make a straggler of",
+        ),
+        (("attack=ipm",), "attackers whose updates follow from the others' make one client count more than once"),
         (("batch_statistics=local",), "does not go with batch_statistics=local"),
         (("early_stopping.metric=drift",), "it is measured on clients' examples"),
         (
             ("dataset=synthetic_iid", "early_stopping.metric=test_loss"),
             "no test set but the clients' held-out examples",
         ),
-        (("protocol=authors",), "protocol=authors does not support sampling=poisson"),
+        (("protocol=authors", "stragglers_fraction=0"), "protocol=authors does not support sampling=poisson"),
         (
             ("privacy.epsilon=1",),
             "needs privacy.noise_multiplier or privacy.epsilon, and only one of them, got 1.0 and 1.0",
