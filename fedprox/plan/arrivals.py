@@ -41,7 +41,30 @@ class TimedPlan(CohortPlan, Protocol):
 
 
 @dataclass(frozen=True)
-class WaitingPlan:
+class _OnDevices:
+    """A plan whose clients have devices.
+
+    Attributes:
+        plan: The cohorts.
+        devices: How fast the clients are.
+    """
+
+    plan: CohortPlan
+    devices: Devices
+
+    @property
+    def client_sizes(self) -> NDArray[np.int64]:
+        """Number of training examples of each client, shape (num_clients,)."""
+        return self.plan.client_sizes
+
+    @property
+    def sampling(self) -> str:
+        """See `fedprox.plan.plan.Plan`."""
+        return self.plan.sampling
+
+
+@dataclass(frozen=True)
+class WaitingPlan(_OnDevices):
     """Rounds that wait for their slowest client, or end at a deadline.
 
     With a deadline D, client k does min(planned steps, floor((D - transfer_k) / c_k)) steps, and one that has no time
@@ -54,20 +77,8 @@ class WaitingPlan:
         drops_stragglers: Whether clients that cannot do all their work are left out.
     """
 
-    plan: CohortPlan
-    devices: Devices
     deadline_s: float | None = None
     drops_stragglers: bool = False
-
-    @property
-    def client_sizes(self) -> NDArray[np.int64]:
-        """Number of training examples of each client, shape (num_clients,)."""
-        return self.plan.client_sizes
-
-    @property
-    def sampling(self) -> str:
-        """See `fedprox.plan.plan.Plan`."""
-        return self.plan.sampling
 
     @cached_property
     def _plan(self) -> CohortPlan:
@@ -121,7 +132,7 @@ class ServerStep(NamedTuple):
 
 
 @dataclass(frozen=True)
-class BufferedPlan:
+class BufferedPlan(_OnDevices):
     """Updates that are taken as they arrive (FedBuff, Nguyen et al. 2022, algorithm 1; FedAsync with a buffer of 1).
 
     `concurrency` clients train at any time. When one has sent its update, another starts at the current model. When
@@ -143,24 +154,12 @@ class BufferedPlan:
         drops_stragglers: Without effect: there are no stragglers.
     """
 
-    plan: CohortPlan
-    devices: Devices
     concurrency: int
     buffer: int
     discount: float = 0.5
     server_learning_rate: float = 1.0
     drops_stragglers: bool = False
     _steps: list[ServerStep] = field(default_factory=list, init=False, repr=False, compare=False)
-
-    @property
-    def client_sizes(self) -> NDArray[np.int64]:
-        """Number of training examples of each client, shape (num_clients,)."""
-        return self.plan.client_sizes
-
-    @property
-    def sampling(self) -> str:
-        """See `fedprox.plan.plan.Plan`."""
-        return self.plan.sampling
 
     def tasks(self, round_num: int) -> Tasks:
         """Return the tasks of the K updates that end a round, in the order in which they arrive."""
