@@ -18,6 +18,7 @@ from fedprox.errors import UserError, one_line, printable
 MAX_CLASSES = 1_000_000  # a model has an output for each class
 SHOWN = 60  # characters of a wrong value
 FLOAT32_MAX = float(np.finfo(np.float32).max)
+TASKS = ("classification", "regression", "multilabel")
 NUMERIC = "biuf"  # NumPy's kinds: bool, signed and unsigned integers, floats
 
 Array = NDArray[Any]
@@ -33,7 +34,9 @@ def examples(given: Mapping[str, Any]) -> dict[str, Any]:
     Raises:
         UserError: If a field breaks its rule; the line names the array, the row, the value and a remedy.
     """
-    num_classes = _num_classes(given["num_classes"])
+    num_classes, task = _num_classes(given["num_classes"]), given["task"]
+    if task not in TASKS:
+        raise UserError(f"task must be {', '.join(TASKS[:-1])} or {TASKS[-1]}, got {shown(task)}; name one of them")
     features = _features("features", given["features"])
     if not len(features):
         raise UserError("features must have at least one example, got none; check that the data set is not empty")
@@ -43,13 +46,14 @@ def examples(given: Mapping[str, Any]) -> dict[str, Any]:
         _check_model_input(name, array, mean, std)
     return {
         "features": features,
-        "labels": labels("labels", given["labels"], len(features), num_classes),
+        "labels": _labels("labels", given["labels"], len(features), num_classes, task),
         "test_features": test_features,
-        "test_labels": labels("test_labels", given["test_labels"], len(test_features), num_classes),
+        "test_labels": _labels("test_labels", given["test_labels"], len(test_features), num_classes, task),
         "mean": mean,
         "std": std,
         "num_classes": num_classes,
         "class_names": _names("class_names", given["class_names"], "class", num_classes),
+        "task": task,
     }
 
 
@@ -259,6 +263,29 @@ def _test_features(value: Any, features: Array) -> Array:
             "prepare both in the same way"
         )
     return array
+
+
+def _labels(name: str, value: Any, num_examples: int, num_classes: int, task: str) -> Array:
+    """Return labels in the form of their task; see `LabelledData`."""
+    if task == "classification":
+        return labels(name, value, num_examples, num_classes)
+    array = numbers(name, value)
+    if array.ndim < 2 and num_classes == 1:
+        array = array.reshape(-1, 1)
+    if array.ndim and not len(array):
+        array = array.reshape(0, num_classes)
+    if array.shape != (num_examples, num_classes):
+        raise UserError(
+            f"{name} must have shape {(num_examples, num_classes)} for {task}, a row for each example and a column for "
+            f"each output, got {array.shape}; set num_classes to the number of outputs"
+        )
+    if task == "multilabel" and (wrong := (array != 0) & (array != 1)).any():
+        place = _first(wrong)
+        raise UserError(
+            f"{name} must be 0 or 1 for multilabel, got {shown(array[place])} in row {place[0]}, column {place[1]}; "
+            "give a column for each label, 1 where an example has it"
+        )
+    return np.require(floats(name, array), np.float32, ["C", "A", "W"])
 
 
 def labels(name: str, value: Any, num_examples: int, num_classes: int) -> Integers:

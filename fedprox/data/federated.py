@@ -4,7 +4,7 @@ import json
 from collections.abc import Iterable
 from dataclasses import dataclass, fields
 from functools import cached_property
-from typing import Any
+from typing import Any, Literal, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,6 +16,8 @@ from fedprox.errors import UserError
 Floats = NDArray[np.float32]
 Integers = NDArray[np.int64]
 Features = NDArray[np.uint8] | Floats | Integers
+Labels = Integers | Floats
+Task = Literal["classification", "regression", "multilabel"]
 
 
 @dataclass(frozen=True)
@@ -28,13 +30,15 @@ class LabelledData:
     Attributes:
         features: Training examples, shape (num_examples, *input_shape), at least one: numbers as uint8 or float32,
             or token sequences as int64 with input_shape (length,). Other numbers become float32.
-        labels: Classes 0 .. num_classes - 1 as int64, shape (num_examples,).
+        labels: What a model is to predict, by the task: classes 0 .. num_classes - 1 as int64, shape (num_examples,);
+            numbers (regression) or zeros and ones (multilabel) as float32, shape (num_examples, num_classes).
         test_features: The global test set, like `features`; empty if each client tests on its own examples.
-        test_labels: Its classes.
-        num_classes: Number of classes.
+        test_labels: Its labels.
+        num_classes: Number of classes, and of a model's outputs; for other tasks than classification the latter alone.
         mean: Subtracted from the features to make model input; float32, broadcasts over input_shape; 0 for tokens.
         std: Divides them after that, > 0; 1 for tokens.
-        class_names: Names of the classes, such as their folders; empty if they are only numbers.
+        class_names: Names of the classes, such as their folders, or of the outputs; empty if they are only numbers.
+        task: "classification", "regression" or "multilabel".
 
     Examples:
         Lists are converted, and a label out of range is refused.
@@ -49,13 +53,14 @@ class LabelledData:
     """
 
     features: Features
-    labels: Integers
+    labels: Labels
     test_features: Features
-    test_labels: Integers
+    test_labels: Labels
     num_classes: int
     mean: Floats
     std: Floats
     class_names: tuple[str, ...] = ()
+    task: Task = "classification"
 
     def __post_init__(self) -> None:
         """Convert the fields, or raise UserError."""
@@ -67,22 +72,35 @@ class LabelledData:
     def without_test_set(
         cls,
         features: Features,
-        labels: Integers,
+        labels: Labels,
         num_classes: int,
         *,
         mean: Floats | float = 0.0,
         std: Floats | float = 1.0,
         class_names: tuple[str, ...] = (),
+        task: Task = "classification",
     ) -> "LabelledData":
         """Return examples without a global test set; by default the model input is the features unchanged."""
         mean, std = np.asarray(mean, np.float32), np.asarray(std, np.float32)
-        return cls(features, labels, features[:0], labels[:0], num_classes, mean, std, class_names)
+        return cls(features, labels, features[:0], labels[:0], num_classes, mean, std, class_names, task)
 
     @cached_property
     def fingerprint(self) -> str:
         """SHA-256, in hex, of everything here that decides a run's numbers; the class names do not."""
         names = ("features", "labels", "test_features", "test_labels", "mean", "std")
-        return digest({name: getattr(self, name) for name in names}, str(self.num_classes))
+        what = str(self.num_classes) + (f" {self.task}" if self.task != "classification" else "")
+        return digest({name: getattr(self, name) for name in names}, what)
+
+    @property
+    def classes(self) -> Integers:
+        """The labels if they are classes.
+
+        Raises:
+            UserError: If they are not.
+        """
+        if self.task != "classification":
+            raise UserError(f"the labels must be classes for this, got labels for {self.task}; use other data")
+        return cast(Integers, self.labels)
 
     def model_input(self, features: Features) -> Floats | Integers:
         """Return (features - mean) / std as float32, same shape; tokens unchanged, int64."""
@@ -192,29 +210,29 @@ class FederatedData:
         """Number of examples in `examples.features` that no client holds."""
         return len(self.examples.labels) - len(self.train.indices) - len(self.held_out.indices)
 
-    def client_examples(self, client: int) -> tuple[Floats | Integers, Integers]:
-        """Return one client's training examples as model input (n_k, *input_shape), and labels (n_k,)."""
+    def client_examples(self, client: int) -> tuple[Floats | Integers, Labels]:
+        """Return one client's training examples as model input (n_k, *input_shape), and labels (n_k, ...)."""
         features, labels = self.stored_examples(client)
         return self.examples.model_input(features), labels
 
-    def stored_examples(self, client: int) -> tuple[Features, Integers]:
+    def stored_examples(self, client: int) -> tuple[Features, Labels]:
         """Return the same features as stored, before they become model input, and the labels."""
         positions = self.train[client]
         return self.examples.features[positions], self.examples.labels[positions]
 
-    def client_held_out(self, client: int) -> tuple[Floats | Integers, Integers]:
+    def client_held_out(self, client: int) -> tuple[Floats | Integers, Labels]:
         """Return one client's held-out examples as model input, and their labels."""
         positions = self.held_out[client]
         return self.examples.model_input(self.examples.features[positions]), self.examples.labels[positions]
 
-    def test_examples(self) -> tuple[Floats | Integers, Integers]:
+    def test_examples(self) -> tuple[Floats | Integers, Labels]:
         """Return the global test set, or without one all clients' held-out examples in client order."""
         if len(self.examples.test_labels):
             return self.examples.model_input(self.examples.test_features), self.examples.test_labels
         return self.held_out_examples()
 
-    def held_out_examples(self) -> tuple[Floats | Integers, Integers]:
-        """Return all clients' held-out examples in client order as model input (n, *input_shape), and labels (n,)."""
+    def held_out_examples(self) -> tuple[Floats | Integers, Labels]:
+        """Return all clients' held-out examples in client order as model input (n, *input_shape), and labels."""
         positions = self.held_out.indices
         return self.examples.model_input(self.examples.features[positions]), self.examples.labels[positions]
 

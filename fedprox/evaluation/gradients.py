@@ -9,11 +9,12 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call, grad, vmap
-from torch.nn import functional
 
-from fedprox.data.federated import Integers
+from fedprox.data.federated import Integers, Task
+from fedprox.evaluation.predictions import is_correct
 from fedprox.solvers.generators import seeded
 from fedprox.solvers.gradients import differentiable
+from fedprox.solvers.losses import PAPER_LOSS, Loss
 from fedprox.solvers.precision import precision
 from fedprox.solvers.problem import Params
 
@@ -26,7 +27,7 @@ class Examples:
 
     Attributes:
         features: Model input, shape (n, *input_shape).
-        labels: Classes, shape (n,).
+        labels: Shape (n, ...), by the task.
         sizes: n_k >= 1 of each client, in that order.
     """
 
@@ -112,15 +113,24 @@ class GradientSums:
 class ModuleGradients:
     """Gradients of any model for groups of clients of similar size, padded to the largest, under torch.func.vmap."""
 
-    def __init__(self, model: nn.Module, examples: Examples, memory_bytes: int) -> None:
+    def __init__(
+        self,
+        model: nn.Module,
+        examples: Examples,
+        memory_bytes: int,
+        loss: Loss = PAPER_LOSS,
+        task: Task = "classification",
+    ) -> None:
         """Plan groups whose gradients take half the memory, and pieces of groups whose activations take the other half.
 
         Args:
             model: In evaluation mode; its weights will be those at which gradients are computed.
             examples: On the model's device.
             memory_bytes: Approximate limit for activations and gradients.
+            loss: Of which F_k is the mean.
+            task: Of the data.
         """
-        self._model = model
+        self._model, self._loss, self._task = model, loss, task
         self._examples = examples
         self._num_params = sum(param.numel() for param in model.parameters() if param.requires_grad)
         self._trained = [name for name, param in model.named_parameters() if param.requires_grad]
@@ -136,9 +146,10 @@ class ModuleGradients:
         x, y = (tensor[:1].expand(2, *tensor[:1].shape) for tensor in (self._examples.features, self._examples.labels))
         params = dict(self._model.named_parameters())
         trained = {name: params[name].detach() for name in self._trained}
+        weight = torch.ones(2, 1, dtype=next(iter(params.values())).dtype, device=x.device)
         try:
             with seeded(0, x.device):
-                self._gradients(trained, x.clone(), y, torch.ones_like(y, dtype=next(iter(params.values())).dtype))
+                self._gradients(trained, x.clone(), y, weight)
         except RuntimeError:
             return False
         return True
@@ -204,10 +215,10 @@ class ModuleGradients:
     def _weighted_loss(
         self, trained: Params, x: Tensor, y: Tensor, weight: Tensor
     ) -> tuple[Tensor, tuple[Tensor, Tensor]]:
-        """Return one client's weighted sum of cross-entropies, and as auxiliary values it and the number correct."""
-        logits = functional_call(self._model, trained, (x,))
-        loss = (weight * functional.cross_entropy(logits, y, reduction="none")).sum()
-        return loss, (loss, ((logits.argmax(dim=1) == y) & (weight > 0)).sum())
+        """Return one client's weighted sum of losses, and as auxiliary values it and the number correct."""
+        outputs = functional_call(self._model, trained, (x,))
+        loss = (weight * self._loss(outputs, y, "none")).sum()
+        return loss, (loss, (is_correct(outputs, y, self._task) & (weight > 0)).sum())
 
 
 def _is_faster_one_by_one(model: nn.Module) -> bool:

@@ -1,6 +1,7 @@
 """Metrics of a model; losses are true means over examples, never means of batch means."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -11,9 +12,9 @@ class FederationMetrics:
     """Metrics of a model on all clients; E_k is the mean over clients weighted by n_k / n.
 
     Attributes:
-        train_loss: f(w) = E_k F_k(w), the mean cross-entropy over all clients' training examples.
-        train_accuracy: Share of these examples classified correctly.
-        test_loss: Mean cross-entropy over the global test set, or over all clients' held-out examples without one; None
+        train_loss: f(w) = E_k F_k(w), the mean loss over all clients' training examples.
+        train_accuracy: Share of these examples predicted correctly; None for regression.
+        test_loss: Mean loss over the global test set, or over all clients' held-out examples without one; None
             if it was not measured.
         test_accuracy: Share of these examples classified correctly; None if it was not measured.
         gradient_variance: E_k ||grad F_k - grad f||^2, the dissimilarity that the paper plots.
@@ -22,7 +23,7 @@ class FederationMetrics:
     """
 
     train_loss: float
-    train_accuracy: float
+    train_accuracy: float | None
     test_loss: float | None
     test_accuracy: float | None
     gradient_variance: float
@@ -118,8 +119,9 @@ class Evaluation:
     """Measurements of a model.
 
     Attributes:
-        loss: Mean cross-entropy over test examples, in nats; None if it was not measured.
-        accuracy: Share of test examples whose largest logit is the label's, 0 .. 1; None if it was not measured.
+        loss: Mean loss over test examples, by default the cross-entropy, in nats; None if it was not measured.
+        accuracy: Share of test examples that are predicted correctly (`fedprox.evaluation.predictions`), 0 .. 1; None
+            if it was not measured.
         federation: Metrics on all clients, if measured.
         classes: Accuracy per class, if measured.
         spread: Spread of the accuracy over clients, if measured.
@@ -127,6 +129,7 @@ class Evaluation:
         attack_success: Share of the test images with a backdoor's trigger that are taken for its target class, if
             measured.
         personal: Accuracy of the clients' own models, if they have any.
+        further: What the metrics of `metrics=` measure on the test examples, by name.
     """
 
     loss: float | None
@@ -137,6 +140,7 @@ class Evaluation:
     privacy: PrivacyCost | None = None
     attack_success: float | None = None
     personal: PersonalAccuracy | None = None
+    further: Mapping[str, float] = field(default_factory=dict)
 
 
 Integers = NDArray[np.int64]

@@ -67,13 +67,16 @@ class ClientSpec:
     def choose_solver(self) -> Choice:
         """Return a new solver for the process that plays clients."""
         shared = self.data.examples
-        examples = torch.from_numpy(shared.model_input(shared.features[:3]))  # to try the model on
+        examples, labels = (
+            torch.from_numpy(shared.model_input(shared.features[:3])),
+            torch.from_numpy(shared.labels[:3]),
+        )
         images = None
         if shared.features.dtype == np.uint8 and shared.features.ndim in (3, 4):
             images = ImageInput(shared.mean, shared.std, self.augmentation)
 
         def chosen(model: nn.Module) -> Choice:
-            return choose(self.solver, model, self.sgd, self.device, examples, images, self.clients_per_round)
+            return choose(self.solver, model, self.sgd, self.device, examples, images, self.clients_per_round, labels)
 
         if not self.head:
             return chosen(self.model)
@@ -92,6 +95,7 @@ class Clients:
         self._solver = solver
         self._workspace = Workspace(spec.model, spec.device)
         self._evaluators: dict[int, TestEvaluator] = {}
+        self._objective = spec.sgd.loss, spec.data.examples.task
         self._parameters = [name for name, own in spec.model.named_parameters() if own.is_floating_point()]
         self._decode, self._decode_gradient = _Decoder(spec.device), _Decoder(spec.device)
 
@@ -142,7 +146,7 @@ class Clients:
         params = self._params(message)
         features, labels = self._examples(task_of(message).client)
         with self._seeded(_seed(task_of(message))):
-            gradient = full_gradients(self._workspace.model, [params], features, labels)[0]
+            gradient = full_gradients(self._workspace.model, [params], features, labels, self._spec.sgd.loss)[0]
         arrays = to_record({name: value.cpu() for name, value in gradient.items()})
         metrics = MetricRecord({"num-examples": len(labels)})
         return Message(RecordDict({"gradient": arrays, "metrics": metrics}), reply_to=message)
@@ -152,7 +156,7 @@ class Clients:
         client, data = task_of(message).client, self._spec.data
         if client not in self._evaluators:
             held_out = data.client_held_out(client)
-            self._evaluators[client] = evaluator(self._spec.model, *held_out, self._spec.device)
+            self._evaluators[client] = evaluator(self._spec.model, *held_out, self._spec.device, *self._objective)
         measured = self._evaluators[client](self._params(message))
         num_examples = int(data.held_out.sizes[client])
         metrics = {"num-examples": num_examples, "loss": measured.loss, "accuracy": measured.accuracy}
@@ -169,7 +173,8 @@ class Clients:
             problem = LocalProblem(params, *self._examples(client, self._solver.takes_images), work, asks_gamma)
         if gradient := _arrays(message, "gradient"):  # FedDANE: g_t - grad F_k(w^t)
             global_gradient = self._decode_gradient(gradient)
-            local_gradient = full_gradients(self._workspace.model, [params], *self._input(problem))[0]
+            features, labels = self._input(problem)
+            local_gradient = full_gradients(self._workspace.model, [params], features, labels, self._spec.sgd.loss)[0]
             correction = {name: global_gradient[name] - local_gradient[name] for name in local_gradient}
             problem = replace(problem, work=replace(work, correction=correction))
         return problem
@@ -197,8 +202,8 @@ class Clients:
             solution = replace(solution, drift=drift(solution.params, problem.global_params, self._parameters))
         if not problem.asks_gamma:
             return solution
-        points, examples = (solution.params, problem.global_params), self._input(problem)
-        return replace(solution, gamma=gamma(self._workspace.model, *points, *examples, problem.work.mu))
+        points, examples, loss = (solution.params, problem.global_params), self._input(problem), self._spec.sgd.loss
+        return replace(solution, gamma=gamma(self._workspace.model, *points, *examples, problem.work.mu, loss))
 
     def _seeded(self, seed: int | tuple[int, ...]) -> AbstractContextManager[object]:
         """Seed the global generators for a client, unless the solver is concurrent: its model draws nothing."""

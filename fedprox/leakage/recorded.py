@@ -178,7 +178,7 @@ def _computed(
         sgd=SgdSettings(config.learning_rate, config.batch_size, config.momentum, config.weight_decay).scaled(factor),
         mu=settings.mu.value,
         features=data.stored_examples(client)[0],
-        labels=data.stored_examples(client)[1],
+        labels=data.examples.classes[data.train[client]],
         examples=data.examples,
     )
 

@@ -70,7 +70,7 @@ def _division(name: str, config: Config) -> Division:
         counts = _counts_of_sites(config)
     else:
         data = divided_data(config)
-        counts = class_counts(data.examples.labels, data.train, data.examples.num_classes)
+        counts = class_counts(data.examples.classes, data.train, data.examples.num_classes)
     name = name or f"{data_name(config.dataset)}, {config.partition.name}"
     return Division(name, counts, measure(counts, generator(config.seed, Stream.PAIRS)))
 

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from fedprox.errors import UserError
 from fedprox.solvers.batches import ImageInput
-from fedprox.solvers.cohort import CohortSolver
+from fedprox.solvers.cohort import CohortSolver, zero_labels
 from fedprox.solvers.logistic import LogisticSolver
 from fedprox.solvers.problem import SgdSettings, Solver
 from fedprox.solvers.reference import ReferenceSolver
@@ -44,12 +44,13 @@ def choose(
     examples: Tensor | None = None,
     image_input: ImageInput | None = None,
     clients_per_round: int = 1,
+    labels: Tensor | None = None,
 ) -> Choice:
     """Return the solver of a name; "auto" decides by the model and the device.
 
-    "auto" is the compiled solver for logistic regression on the CPU, and the reference solver for any other model
-    there. On a GPU it tries the reference solver, the cohort solver, and that with one client after another, for a few
-    steps, and takes the fastest.
+    "auto" is the compiled solver for logistic regression by SGD on the cross-entropy on the CPU, and the reference
+    solver for anything else there. On a GPU it tries the reference solver, the cohort solver, and that with one client
+    after another, for a few steps, and takes the fastest.
 
     Args:
         name: "auto", "reference" or "cohort".
@@ -60,6 +61,7 @@ def choose(
             solver is not considered, and the reference solver uses one thread.
         image_input: How stored images become model input; None if the examples are not stored images.
         clients_per_round: K, for the trial.
+        labels: Labels like those of the clients, shape (n, ...), for their form; None for classes.
 
     Raises:
         UserError: If the solver of that name cannot solve the model's problems.
@@ -69,29 +71,39 @@ def choose(
         return Choice(LogisticSolver(sgd), COMPILED)
     is_tried = name == "auto" and torch.device(device).type == "cuda"
     if name == "cohort" or is_tried:
-        if examples is not None and CohortSolver.accepts(model, sgd, device, examples):
+        if examples is not None and CohortSolver.accepts(model, sgd, device, examples, labels):
             cohort = CohortSolver(model, sgd, device, image_input)
             if not is_tried:
                 return Choice(cohort, COHORT)
             one_by_one = CohortSolver(model, sgd, device, image_input, at_once=1)
             reference = ReferenceSolver(model, sgd, device, None, image_input)
             solvers: dict[str, Solver] = {COHORT: cohort, ONE_BY_ONE: one_by_one, REFERENCE: reference}
-            return _fastest(solvers, model, examples.to(device), sgd.batch_size, clients_per_round)
+            zeros = zero_labels(examples, labels).to(device)
+            return _fastest(solvers, model, (examples.to(device), zeros), sgd.batch_size, clients_per_round)
         if name == "cohort":
             raise UserError(
                 "solver=cohort needs a model that computes all clients in one batch, without batch norm and recurrent "
                 "layers, and draws random numbers only in nn.Dropout and nn.Dropout2d, which this "
-                f"{type(model).__name__} does not; use solver=auto or reference"
+                f"{type(model).__name__} does not{_and_more(sgd)}; use solver=auto or reference"
             )
     return Choice(ReferenceSolver(model, sgd, device, examples, image_input), REFERENCE)
 
 
+def _and_more(sgd: SgdSettings) -> str:
+    """Return what else may be the reason that the cohort solver differs from the reference."""
+    return "" if sgd.is_plain else ", or a loss that is a mean over examples, or an optimiser like Adam"
+
+
 def _fastest(
-    solvers: Mapping[str, Solver], model: nn.Module, examples: Tensor, batch_size: int, clients_per_round: int
+    solvers: Mapping[str, Solver],
+    model: nn.Module,
+    examples: tuple[Tensor, Tensor],
+    batch_size: int,
+    clients_per_round: int,
 ) -> Choice:
     """Return the solver that is the fastest in a trial; the first of equals."""
-    params = {name: value.to(examples.device, copy=True) for name, value in model.state_dict().items()}
-    seconds = seconds_per_step(solvers, params, examples, batch_size, clients_per_round)
+    params = {name: value.to(examples[0].device, copy=True) for name, value in model.state_dict().items()}
+    seconds = seconds_per_step(solvers, params, *examples, batch_size, clients_per_round)
     name = min(solvers, key=lambda each: seconds[each])
     ms_per_step = {each: round(1000 * one, 3) for each, one in seconds.items() if math.isfinite(one)}
     times = ", ".join(f"{each} {ms:g} ms" for each, ms in ms_per_step.items())

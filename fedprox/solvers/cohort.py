@@ -24,7 +24,6 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.func import functional_call, vmap
-from torch.nn import functional
 
 from fedprox.solvers.batches import DeviceImageInput, ImageInput
 from fedprox.solvers.dropout import SeededDropout, seed_dropout
@@ -32,8 +31,9 @@ from fedprox.solvers.generators import seeded
 from fedprox.solvers.graphs import FixedMemory, Graphs
 from fedprox.solvers.precision import precision
 from fedprox.solvers.problem import LocalProblem, LocalSolution, LocalWork, Params, SgdSettings
-from fedprox.solvers.reference import ReferenceSolver, step
+from fedprox.solvers.reference import ReferenceSolver, add_proximal, descend, shortening
 from fedprox.solvers.schedule import ClientBatches, Integers, Schedule
+from fedprox.solvers.stacked_optimizer import StackedOptimizer
 
 _log = logging.getLogger("fedprox")
 
@@ -79,21 +79,25 @@ class CohortSolver:
         self._width = 0  # of the rows that graphs were captured with
 
     @staticmethod
-    def accepts(model: nn.Module, sgd: SgdSettings, device: str, examples: Tensor) -> bool:
+    def accepts(
+        model: nn.Module, sgd: SgdSettings, device: str, examples: Tensor, labels: Tensor | None = None
+    ) -> bool:
         """Return whether this solver can replace the reference solver: it must agree with it on two small problems.
 
-        It cannot if examples of a batch depend on each other (batch norm), if the model draws random numbers other than
-        by dropout layers, or if an operation cannot be batched (recurrent layers, branches on values).
+        It cannot if examples of a batch depend on each other (batch norm, a loss that is not a mean over examples), if
+        the model draws random numbers other than by dropout layers, if an operation cannot be batched (recurrent
+        layers, branches on values), or if an optimiser does not treat every number by itself.
 
         Args:
             model: The architecture, with any weights.
             sgd: Settings of the local solver.
             device: Device on which to compute.
             examples: Three or more model inputs, shape (n, *input_shape).
+            labels: Their labels, for their form; None for classes.
         """
         params = {name: value.to(device, copy=True) for name, value in model.state_dict().items()}
-        pool = examples.to(device)
-        problems = [_trial_problem(params, pool, size) for size in (3, 2)]
+        pool, zeros = examples.to(device), zero_labels(examples, labels).to(device)
+        problems = [_trial_problem(params, pool, zeros, size) for size in (3, 2)]
         # Batches of three, so that the second client's are padded; bfloat16 would make the two solutions differ
         in_threes = replace(sgd, batch_size=3, mixed_precision=False)
         try:
@@ -156,7 +160,8 @@ class CohortSolver:
     def _solve_stack(self, problems: Sequence[LocalProblem], batches: Sequence[ClientBatches]) -> "_Solved":
         """Return the solutions of problems that are sorted by their numbers of steps, in descending order."""
         features, labels, places = _pooled(problems)
-        graphs = self._graphs if all(problem.positions is not None for problem in problems) else None
+        is_pooled = all(problem.positions is not None for problem in problems)
+        graphs = self._graphs if is_pooled and self._sgd.optimizer is None else None
         schedule = Schedule.of(batches, places, self._width if graphs else 0, len(self._dropouts))
         with graphs.on_own_stream() if graphs else nullcontext():
             anchor, start = self._anchor(problems), self._start(problems)
@@ -166,9 +171,10 @@ class CohortSolver:
                 self._replay(graphs, stack, schedule, (features, labels))
             else:
                 stack = self._stack(problems, schedule, anchor, start, None)
+                optimizer = self._optimizer(stack)
                 for active, steps in schedule.phases():
                     for rows in steps:
-                        self._step(stack, (features, labels), active, rows)
+                        self._step(stack, (features, labels), active, rows, optimizer)
             return self._solved(stack, anchor, schedule)
 
     def _anchor(self, problems: Sequence[LocalProblem]) -> Params:
@@ -226,11 +232,27 @@ class CohortSolver:
             sgd=sgd,
         )
 
-    def _step(self, stack: "_Stack", examples: tuple[Tensor, Tensor], active: int, rows: slice) -> None:
+    def _optimizer(self, stack: "_Stack") -> StackedOptimizer | None:
+        """Return the optimiser of a stack before its first step; None for SGD."""
+        make, learning_rate = stack.sgd.optimizer, stack.sgd.learning_rate
+        return make and StackedOptimizer(make, [stack.state[name] for name in self._trained], learning_rate)
+
+    def _step(
+        self,
+        stack: "_Stack",
+        examples: tuple[Tensor, Tensor],
+        active: int,
+        rows: slice,
+        optimizer: StackedOptimizer | None,
+    ) -> None:
         """Take one step of the first clients of a stack."""
         params, grads = self._gradients(stack, examples, active, rows)
-        w_t = _first(active, stack.anchor) or params
-        step(params, grads, w_t, _first(active, stack.velocity) or None, stack.mu, stack.sgd)
+        add_proximal(params, grads, _first(active, stack.anchor) or params, stack.mu)
+        _clip_each(grads, stack.sgd.max_grad_norm)
+        if optimizer:
+            optimizer.step(grads, active)
+        else:
+            descend(params, grads, _first(active, stack.velocity) or None, stack.sgd)
 
     def _replay(self, graphs: Graphs, stack: "_Stack", schedule: Schedule, examples: tuple[Tensor, Tensor]) -> None:
         """Take all steps by graphs, in which mu, the learning rate and the next rows are values on the device."""
@@ -281,13 +303,13 @@ class CohortSolver:
         return x.view(*positions.shape, *x.shape[1:])
 
     def _losses(self, state: Params, x: Tensor, y: Tensor) -> Tensor:
-        """Return each example's cross-entropy under its own client's model, shape (active, width)."""
+        """Return each example's loss under its own client's model, shape (active, width)."""
         # The cache would keep copies of weights beyond the graph that they belong to.
         with torch.autocast(x.device.type, torch.bfloat16, enabled=self._sgd.mixed_precision, cache_enabled=False):
             logits = vmap(lambda own, inputs: functional_call(self._model, own, (inputs,)), randomness="different")(
                 state, x
             )
-            return functional.cross_entropy(logits.flatten(0, 1), y.flatten(), reduction="none").view(y.shape)
+            return self._sgd.loss(logits.flatten(0, 1), y.flatten(0, 1), "none").view(y.shape[:2])
 
     def _corrections(self, problems: Sequence[LocalProblem]) -> list[Tensor]:
         """Return the clients' corrections, stacked, one tensor per parameter; empty if no client has one."""
@@ -376,6 +398,7 @@ def _device_step(params: list[Tensor], grads: list[Tensor], stack: _Stack, activ
         pull = torch._foreach_sub(params, _first(active, stack.anchor))
         torch._foreach_mul_(pull, mu)
         torch._foreach_add_(grads, pull)
+    _clip_each(grads, stack.sgd.max_grad_norm)
     if stack.sgd.weight_decay:
         torch._foreach_add_(grads, params, alpha=stack.sgd.weight_decay)
     if stack.velocity:
@@ -385,6 +408,16 @@ def _device_step(params: list[Tensor], grads: list[Tensor], stack: _Stack, activ
         grads = velocity
     for param, grad in zip(params, grads, strict=True):
         param.addcmul_(grad, minus_rate)
+
+
+def _clip_each(grads: list[Tensor], max_norm: float | None) -> None:
+    """Shorten each client's gradients in place, shape (active, *shape), to a norm; None for no limit."""
+    if max_norm is None:
+        return
+    norms = torch.stack([torch.linalg.vector_norm(grad.flatten(1), dim=1) for grad in grads], dim=1)
+    factors = shortening(torch.linalg.vector_norm(norms, dim=1), max_norm)
+    for grad in grads:
+        grad.mul_(factors.view(-1, *[1] * (grad.dim() - 1)))
 
 
 def _pooled(problems: Sequence[LocalProblem]) -> tuple[Tensor, Tensor, list[Integers]]:
@@ -402,9 +435,14 @@ def _first(active: int, stacks: list[Tensor]) -> list[Tensor]:
     return [stack[:active] for stack in stacks]
 
 
-def _trial_problem(global_params: Params, features: Tensor, size: int) -> LocalProblem:
-    """Return a problem of two epochs on the first examples, all of class 0."""
-    labels = torch.zeros(len(features), dtype=torch.int64, device=features.device)
+def zero_labels(examples: Tensor, labels: Tensor | None) -> Tensor:
+    """Return the label 0 for each example, of the type and shape of some labels; None for classes."""
+    like = torch.zeros(1, dtype=torch.int64) if labels is None else labels
+    return torch.zeros(len(examples), *like.shape[1:], dtype=like.dtype)
+
+
+def _trial_problem(global_params: Params, features: Tensor, labels: Tensor, size: int) -> LocalProblem:
+    """Return a problem of two epochs on the first examples."""
     work = LocalWork([np.arange(size)] * 2, 4, mu=1.0)
     return LocalProblem(global_params, features, labels, work, positions=np.arange(size))
 

@@ -8,9 +8,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
-from torch.nn import functional
 
 from fedprox.solvers.kernels.logistic import full_batch, has_kernels, padded, unit_vectors, unpadded
+from fedprox.solvers.losses import PAPER_LOSS, Loss
 from fedprox.solvers.precision import precision
 from fedprox.solvers.problem import Params
 
@@ -18,7 +18,13 @@ _PIECE = 500  # examples that autograd holds at once
 
 
 def gamma(
-    model: nn.Module, params: Params, global_params: Params, features: Tensor, labels: Tensor, mu: float
+    model: nn.Module,
+    params: Params,
+    global_params: Params,
+    features: Tensor,
+    labels: Tensor,
+    mu: float,
+    loss: Loss = PAPER_LOSS,
 ) -> float:
     """Return ||grad h_k(w_k; w^t)|| / ||grad F_k(w^t)||, the least gamma for which w_k is gamma-inexact.
 
@@ -31,10 +37,11 @@ def gamma(
         params: w_k, a state dict of the model, never modified.
         global_params: w^t, a state dict of the model, never modified.
         features: All of the client's training examples, shape (n_k, *input_shape), n_k >= 1.
-        labels: Their classes, shape (n_k,).
+        labels: Their labels, shape (n_k, ...).
         mu: Weight of the proximal term, >= 0.
+        loss: Of which F_k is the mean.
     """
-    at_solution, at_start = full_gradients(model, (params, global_params), features, labels)
+    at_solution, at_start = full_gradients(model, (params, global_params), features, labels, loss)
     inexact = [grad + mu * (params[name] - global_params[name]) for name, grad in at_solution.items()]
     residual, start = _norm(inexact), _norm(at_start.values())
     if start == 0:
@@ -56,8 +63,10 @@ def drift(params: Params, global_params: Params, names: Collection[str]) -> floa
     return float(torch.linalg.vector_norm(moved, dtype=torch.float64))
 
 
-def full_gradients(model: nn.Module, points: Sequence[Params], features: Tensor, labels: Tensor) -> list[Params]:
-    """Return the gradient of the mean cross-entropy over all examples at each of several points.
+def full_gradients(
+    model: nn.Module, points: Sequence[Params], features: Tensor, labels: Tensor, loss: Loss = PAPER_LOSS
+) -> list[Params]:
+    """Return the gradient of the mean loss over all examples at each of several points.
 
     It contains neither the proximal term nor weight decay; batch norm and dropout are in evaluation mode.
 
@@ -65,16 +74,17 @@ def full_gradients(model: nn.Module, points: Sequence[Params], features: Tensor,
         model: The architecture; left in evaluation mode.
         points: State dicts of the model.
         features: Shape (n, *input_shape), n >= 1.
-        labels: Classes, shape (n,).
+        labels: Their labels, shape (n, ...).
+        loss: Of which the mean is taken.
 
     Returns:
         For each point, name -> gradient of the trained parameters.
     """
-    if has_kernels(model, features.device):
+    if has_kernels(model, features.device) and loss == PAPER_LOSS:
         return [_logistic_gradient(point, features, labels) for point in points]
     model.eval()
     with differentiable(model), precision(features.device):
-        return [_autograd_gradient(model, point, features, labels) for point in points]
+        return [_autograd_gradient(model, point, features, labels, loss) for point in points]
 
 
 def differentiable(model: nn.Module) -> AbstractContextManager[None]:
@@ -94,7 +104,7 @@ def _logistic_gradient(point: Params, features: Tensor, labels: Tensor) -> Param
 
 
 @torch.enable_grad()
-def _autograd_gradient(model: nn.Module, point: Params, features: Tensor, labels: Tensor) -> Params:
+def _autograd_gradient(model: nn.Module, point: Params, features: Tensor, labels: Tensor, loss: Loss) -> Params:
     """Return the gradient of any model at one point, summed over pieces of the examples."""
     # Copies, here and of the examples below, because a forward pass may change its inputs.
     state = {name: point.get(name, buffer).clone() for name, buffer in model.named_buffers()}
@@ -102,9 +112,8 @@ def _autograd_gradient(model: nn.Module, point: Params, features: Tensor, labels
     trained = {name: state[name].requires_grad_() for name, param in model.named_parameters() if param.requires_grad}
     total = [torch.zeros_like(param) for param in trained.values()]
     for x, y in zip(torch.split(features, _PIECE), torch.split(labels, _PIECE), strict=True):
-        logits = functional_call(model, state | trained, (x.clone(),))
-        loss = functional.cross_entropy(logits, y, reduction="sum") / len(labels)
-        torch._foreach_add_(total, torch.autograd.grad(loss, list(trained.values()), materialize_grads=True))
+        share = loss(functional_call(model, state | trained, (x.clone(),)), y, "sum") / len(labels)
+        torch._foreach_add_(total, torch.autograd.grad(share, list(trained.values()), materialize_grads=True))
     return dict(zip(trained, total, strict=True))
 
 

@@ -1,6 +1,6 @@
 """The local problem of a client, its solution, and the interface of solvers."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol, runtime_checkable
 
@@ -11,13 +11,15 @@ from torch import Tensor
 
 from fedprox.data.augmentation import Shifts
 from fedprox.plan.epoch_batches import KEEP, EpochBatches, epoch_batches
+from fedprox.solvers.losses import PAPER_LOSS, Loss
 
 Params = dict[str, Tensor]
+MakeOptimizer = Callable[[Iterable[Tensor], float], torch.optim.Optimizer]  # of parameters and a learning rate
 
 
 @dataclass(frozen=True)
 class SgdSettings:
-    """Settings of local SGD that all clients and rounds share.
+    """Settings of the local solver that all clients and rounds share.
 
     Attributes:
         learning_rate: Step size of the clients' SGD, > 0.
@@ -27,6 +29,10 @@ class SgdSettings:
         mixed_precision: Whether a model on a GPU computes in bfloat16 under torch.autocast, and the rest in TF32;
             parameters keep their type.
         last_batch: Treatment of an epoch's last, short batch; see `fedprox.plan.epoch_batches`.
+        loss: The loss of which F_k is the mean.
+        optimizer: Makes the optimiser of a client in a round, if it is not SGD; it has momentum and weight decay of
+            its own. It adds steps to the same gradient as SGD: that of the loss plus mu * (w - w^t).
+        max_grad_norm: Largest Euclidean norm of this gradient; a longer one is shortened to it. None for no limit.
     """
 
     learning_rate: float
@@ -35,6 +41,14 @@ class SgdSettings:
     weight_decay: float = 0.0
     mixed_precision: bool = False
     last_batch: str = KEEP
+    loss: Loss = PAPER_LOSS
+    optimizer: MakeOptimizer | None = None
+    max_grad_norm: float | None = None
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether a step is one of SGD on the cross-entropy, with any of the settings above."""
+        return self.loss == PAPER_LOSS and self.optimizer is None and self.max_grad_norm is None
 
     def epoch(self, num_examples: int) -> EpochBatches:
         """Return the mini-batches of an epoch for a client with this number of examples.
@@ -82,7 +96,7 @@ class LocalProblem:
         global_params: w^t, a state dict of the model.
         features: The client's examples as model input, shape (n_k, *input_shape), n_k >= 1; or stored images if the
             solver takes those.
-        labels: Their classes, shape (n_k,).
+        labels: Their labels, shape (n_k, ...); see `fedprox.data.federated.LabelledData`.
         work: Number of steps, order of the examples, and mu.
         asks_gamma: Whether to measure how inexactly the problem is solved.
         positions: Positions of the client's examples, shape (n_k,), if features and labels hold those of many clients,
@@ -118,7 +132,7 @@ class LocalSolution:
 
     Attributes:
         params: w_k^{t+1}, a complete state dict.
-        train_loss: Mean cross-entropy F over the examples as they were processed, without the proximal term.
+        train_loss: Mean loss F over the examples as they were processed, without the proximal term.
         num_steps: Mini-batch steps done.
         gamma: How inexactly the problem is solved (Li et al. 2020, Definition 2); None unless asked for.
         drift: ||w_k^{t+1} - w^t|| over the trained parameters, wherever SGD started; None until it is measured.

@@ -12,7 +12,6 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
-from torch.nn import functional
 
 from fedprox.solvers.batches import Batches, DeviceImageBatches, ImageBatches, ImageInput, TensorBatches
 from fedprox.solvers.dropout import SeededDropout, dropout_keys, first_key, seed_dropout
@@ -68,8 +67,9 @@ class ReferenceSolver:
         anchor = [vector.clone() for vector in w]  # w^t, which stays the same for all batches of all epochs
         if problem.start is not None:
             self._workspace.load(problem.start)
-        velocity = list(map(torch.zeros_like, w)) if self._sgd.momentum else None
         sgd = self._sgd.scaled(work.learning_rate_factor)
+        velocity = list(map(torch.zeros_like, w)) if sgd.momentum else None
+        optimizer = sgd.optimizer(self._workspace.trained, sgd.learning_rate) if sgd.optimizer else None
         dropouts = [cast(SeededDropout, model.get_submodule(name)) for name in self._dropouts]
         keys = first_key(work.seed) if dropouts else np.uint32(0)
         losses: list[Tensor] = []
@@ -83,11 +83,17 @@ class ReferenceSolver:
                 if dropouts:
                     begin_step(dropouts, dropout_keys(keys, np.array([len(losses)]), len(dropouts))[0])
                 with torch.autocast(x.device.type, torch.bfloat16) if sgd.mixed_precision else nullcontext():
-                    loss = functional.cross_entropy(model(x if self._takes_channels_last else x.contiguous()), y)
+                    loss = sgd.loss(model(x if self._takes_channels_last else x.contiguous()), y)
                 loss.backward()  # type: ignore[no-untyped-call]
                 if correction is not None:
                     torch._foreach_add_(grads, correction)
-                step(w, grads, anchor, velocity, work.mu, sgd)
+                if optimizer is None:
+                    step(w, grads, anchor, velocity, work.mu, sgd)
+                else:
+                    add_proximal(w, grads, anchor, work.mu)
+                    if sgd.max_grad_norm is not None:
+                        clip(grads, sgd.max_grad_norm)
+                    optimizer.step()
                 losses.append(loss.detach())
                 sizes.append(len(y))
         solution = {
@@ -121,7 +127,7 @@ def step(
     mu: float,
     sgd: SgdSettings,
 ) -> None:
-    """Take one step in place: w <- w - lr * (grad F_B(w) + mu * (w - w^t) + weight_decay * w).
+    """Take one step of SGD in place: w <- w - lr * (grad F_B(w) + mu * (w - w^t) + weight_decay * w).
 
     Args:
         params: w, modified.
@@ -139,8 +145,15 @@ def step(
         >>> w
         [tensor([0.7500])]
     """
-    if mu:
-        torch._foreach_add_(grads, torch._foreach_sub(list(params), list(anchor)), alpha=mu)
+    add_proximal(params, grads, anchor, mu)
+    if sgd.max_grad_norm is not None:
+        clip(grads, sgd.max_grad_norm)
+    descend(params, grads, velocity, sgd)
+
+
+@torch.no_grad()
+def descend(params: Sequence[Tensor], grads: list[Tensor], velocity: list[Tensor] | None, sgd: SgdSettings) -> None:
+    """Take the part of `step` that follows the proximal term: weight decay, momentum and the move itself."""
     if sgd.weight_decay:
         torch._foreach_add_(grads, list(params), alpha=sgd.weight_decay)
     if velocity is not None:
@@ -148,6 +161,32 @@ def step(
         torch._foreach_add_(velocity, grads)
         grads = velocity
     torch._foreach_add_(list(params), grads, alpha=-sgd.learning_rate)
+
+
+@torch.no_grad()
+def add_proximal(params: Sequence[Tensor], grads: list[Tensor], anchor: Sequence[Tensor], mu: float) -> None:
+    """Add mu * (w - w^t), the gradient of the proximal term, to gradients in place."""
+    if mu:
+        torch._foreach_add_(grads, torch._foreach_sub(list(params), list(anchor)), alpha=mu)
+
+
+@torch.no_grad()
+def clip(grads: list[Tensor], max_norm: float) -> None:
+    """Shorten the gradients of one model in place, so that their common Euclidean norm is at most max_norm.
+
+    Examples:
+        >>> grads = [torch.tensor([3.0]), torch.tensor([4.0])]
+        >>> clip(grads, max_norm=1.0)
+        >>> torch.cat(grads)
+        tensor([0.6000, 0.8000])
+    """
+    norm = torch.linalg.vector_norm(torch.stack([torch.linalg.vector_norm(grad) for grad in grads]))
+    torch._foreach_mul_(grads, shortening(norm, max_norm))
+
+
+def shortening(norms: Tensor, max_norm: float) -> Tensor:
+    """Return the factors by which gradients of these norms are clipped, as in torch.nn.utils.clip_grad_norm_."""
+    return torch.clamp(max_norm / (norms + 1e-6), max=1.0)
 
 
 def _weighted_mean(losses: list[Tensor], sizes: list[int]) -> float:

@@ -15,7 +15,12 @@ _ONE_BY_ONE = 2  # clients that suffice if they are computed one after another
 
 
 def seconds_per_step(
-    solvers: Mapping[str, Solver], params: Params, examples: Tensor, batch_size: int, num_clients: int
+    solvers: Mapping[str, Solver],
+    params: Params,
+    examples: Tensor,
+    labels: Tensor,
+    batch_size: int,
+    num_clients: int,
 ) -> dict[str, float]:
     """Return the seconds that each solver needs for one step of all clients of a cohort; inf if it fails.
 
@@ -23,13 +28,14 @@ def seconds_per_step(
         solvers: By any names.
         params: A state dict of the model, on the device that computes.
         examples: Some model inputs on the device, shape (n, *input_shape), which make up all batches.
+        labels: Their labels.
         batch_size: B.
         num_clients: K.
     """
     found = {}
     for name, solver in solvers.items():
         num_tried = num_clients if isinstance(solver, BatchedSolver) else min(num_clients, _ONE_BY_ONE)
-        problems = [_problem(params, examples, batch_size) for _ in range(num_tried)]
+        problems = [_problem(params, examples, labels, batch_size) for _ in range(num_tried)]
         try:
             times = [_seconds(solver, problems) for _ in range(1 + _REPETITIONS)]
         except RuntimeError:  # such as too little memory; a user's mistake shows in the run
@@ -39,9 +45,8 @@ def seconds_per_step(
     return found
 
 
-def _problem(params: Params, examples: Tensor, batch_size: int) -> LocalProblem:
-    """Return a problem of full batches, all examples of class 0."""
-    labels = torch.zeros(len(examples), dtype=torch.int64, device=examples.device)
+def _problem(params: Params, examples: Tensor, labels: Tensor, batch_size: int) -> LocalProblem:
+    """Return a problem of full batches."""
     orders = np.tile(np.arange(batch_size), (_STEPS, 1))
     positions = np.resize(np.arange(len(examples)), batch_size)
     return LocalProblem(params, examples, labels, LocalWork(orders, _STEPS, mu=1.0), positions=positions)

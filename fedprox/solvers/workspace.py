@@ -45,6 +45,7 @@ class TrainingWorkspace(Workspace):
         vectors: The trained parameters: on the CPU one vector for each dtype, on a GPU the parameters themselves.
         gradients: Their gradients, same shapes, to which `backward` adds.
         parts: The part of `gradients` that belongs to each trained parameter, by name.
+        trained: These parameters, whose `grad` are the parts.
     """
 
     def __init__(self, model: nn.Module, device: str) -> None:
@@ -59,6 +60,7 @@ class TrainingWorkspace(Workspace):
         for param, value, gradient in zip(trained.values(), values, gradients, strict=True):
             param.data, param.grad = value, gradient
         self.parts = dict(zip(trained, gradients, strict=True))
+        self.trained = list(trained.values())
 
     def laid_out(self, tensors: Params) -> list[Tensor]:
         """Return copies of tensors, given by the names of the trained parameters, laid out like `vectors`."""
