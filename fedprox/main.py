@@ -189,11 +189,12 @@ def _draw_curves(run_dir: Path) -> None:
 def _result(run_dir: Path) -> str:
     """Return a run's result, such as "accuracy 0.8123 after round 100, best 0.8234 in round 87; "."""
     result = read_record(run_dir / "run.json")["result"]
-    if not result or not all(isinstance(result[row]["test_accuracy"], float) for row in ("final", "best")):
-        return ""
-    final, best = result["final"], result["best"]
-    summary = f"accuracy {final['test_accuracy']:.4f} after round {final['round']}"
-    return f"{summary}, best {best['test_accuracy']:.4f} in round {best['round']}; "
+    for name in ("accuracy", "loss"):  # regression has no accuracy
+        if result and all(isinstance(result[row][f"test_{name}"], float) for row in ("final", "best")):
+            final, best = result["final"], result["best"]
+            summary = f"{name} {final[f'test_{name}']:.4f} after round {final['round']}"
+            return f"{summary}, best {best[f'test_{name}']:.4f} in round {best['round']}; "
+    return ""
 
 
 def _report(error: BaseException) -> None:

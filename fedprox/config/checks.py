@@ -3,7 +3,7 @@
 import os
 
 from fedprox.config.instantiate import check_target
-from fedprox.config.schema import TARGETS, Config
+from fedprox.config.schema import SEVERAL, TARGETS, Config
 from fedprox.errors import UserError
 
 
@@ -11,8 +11,9 @@ def check_targets(config: Config) -> None:
     """Raise UserError unless the function or class that each group names accepts the group's keys."""
     for group in TARGETS:
         check_target(group, getattr(config, group))
-    for name, target in config.logger.items():
-        check_target(f"logger.{name}", target)
+    for group in SEVERAL:
+        for name, target in getattr(config, group).items():
+            check_target(f"{group}.{name}", target)
 
 
 def check_machine(config: Config) -> None:

@@ -14,7 +14,7 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from fedprox.config.schema import TARGETS, Config, unknown
+from fedprox.config.schema import SEVERAL, TARGETS, Config, unknown
 from fedprox.errors import UserError, joined_lines, one_line, printable
 
 _PACKAGE = Path(__file__).parents[1]
@@ -160,7 +160,7 @@ def explained(error: BaseException) -> str:
     message = str(error)
     if misspelt := re.match(r"Could not override '([\w.]+)'", message):
         name, group = misspelt[1], misspelt[1].partition(".")[0]
-        if group not in (*TARGETS, "logger") and (name != "evaluation"):
+        if group not in (*TARGETS, *SEVERAL) and (name != "evaluation"):
             return unknown(name)
         key = getattr(error.__cause__, "full_key", name) if name == group else name  # an object is merged into a group
         return f"{key} is not a key of {group} as chosen; add one with a plus: +{key}=<value>"

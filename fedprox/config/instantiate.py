@@ -61,6 +61,19 @@ def build(group: str, target: Target, kind: Any, *args: Any, **kwargs: Any) -> A
     return made
 
 
+def function_of(group: str, target: Target) -> Callable[..., Any]:
+    """Return the function that a group names, with the group's other keys as arguments; a class is made first.
+
+    Raises:
+        UserError: If the class cannot be made, or what it makes cannot be called.
+    """
+    called = pkgutil.resolve_name(target.target)
+    if inspect.isclass(called):
+        made: Callable[..., Any] = build(group, target, Callable)
+        return made
+    return partial(called, **target.arguments) if target.arguments else called
+
+
 @contextmanager
 def _process_restored() -> Iterator[None]:
     """Undo what a target changes for the whole process, on which the run depends."""

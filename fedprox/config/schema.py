@@ -14,6 +14,7 @@ from typing import Annotated, Any, ClassVar, Literal, Self
 from pydantic import (
     AfterValidator,
     BaseModel,
+    BeforeValidator,
     ConfigDict,
     Field,
     GetCoreSchemaHandler,
@@ -28,6 +29,7 @@ from fedprox.errors import UserError
 
 END_OF_INTEGERS = 2**32  # array sizes overflow beyond this
 DEPLOYMENT = "fedprox.engines.superlink.SuperLinkGrid"  # the target of engine=deployment
+CHOOSE = "fedprox.solvers.choice.choose"  # the target of solver=auto, reference and cohort
 SITES = "fedprox.data.sources.sites.sites"  # the target of dataset=sites
 MAX_EPOCHS = 100_000  # the order of a client's examples is drawn for all epochs at once
 
@@ -467,6 +469,16 @@ class Checkpoint(_Settings):
     """How many of the latest checkpoints to keep, besides the best; null: all."""
 
 
+def _solver(value: Any) -> Any:
+    """Return the group of a solver's name, which is all that runs of earlier versions recorded."""
+    return {"_target_": CHOOSE, "name": value} if isinstance(value, str) else value
+
+
+def present_form(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a record's settings in the form that they have now."""
+    return {**settings, **({"solver": _solver(settings["solver"])} if "solver" in settings else {})}
+
+
 class Config(_Settings):
     """All settings."""
 
@@ -501,20 +513,33 @@ class Config(_Settings):
     in clients.csv. `poisson`: every client takes part independently with probability K / num_clients, so that K is
     the mean size of a cohort."""
     momentum: BelowOne
-    """Momentum of the clients' SGD."""
+    """Momentum of the clients' SGD; other optimisers have settings of their own."""
     weight_decay: NotNegative
-    """Weight decay of the clients' SGD. The default is 0.001 with `protocol=flower` and 0 with every other protocol."""
+    """Weight decay of the clients' optimiser. The default is 0.001 with `protocol=flower` and 0 with every other
+    protocol."""
+    loss: Target = Target.model_validate(
+        {"_target_": "fedprox.solvers.losses.CrossEntropy", "label_smoothing": 0.0, "class_weights": None}
+    )
+    """Loss of which a client's F_k is the mean. Any function of outputs and labels that returns the mean loss of a
+    batch can be named by `loss._target_`, or a class of such, like `torch.nn.HuberLoss`."""
+    optimizer: Target = Target(_target_="torch.optim.SGD")
+    """Optimiser of a client's steps, which starts anew in every round. Any `torch.optim.Optimizer` that needs no
+    closure can be named by `optimizer._target_`. The proximal term is added to the gradient."""
+    max_grad_norm: Positive | None = None
+    """Largest Euclidean norm of a step's gradient, with the proximal term in it; a longer one is shortened to it.
+    null: no limit."""
     mixed_precision: bool
     """Let clients on GPUs compute in bfloat16 under torch.autocast, and what that leaves in float32 in TF32. Without
     it, clients compute in full float32, like a CPU; global models are always measured in that."""
     server_device: Device
     """Device on which global models are tested; with `engine=local` clients train there, too."""
     client_resources: ClientResources
-    solver: Literal["auto", "reference", "cohort"]
-    """Solver of the local problem. `auto`: a compiled solver for logistic regression, on the CPU whatever the devices
-    are; for other models `reference` on CPUs, and on GPUs the fastest in a short trial of `reference`, `cohort`, and
-    `cohort` with one client after another. `reference`: autograd, the definition. `cohort`: all clients of a round in
-    one batch, on GPUs by CUDA graphs."""
+    solver: Annotated[Target, BeforeValidator(_solver)]
+    """Solver of the local problem. `auto`: a compiled solver for logistic regression by SGD, on the CPU whatever the
+    devices are; for other models `reference` on CPUs, and on GPUs the fastest in a short trial of `reference`,
+    `cohort`, and `cohort` with one client after another. `reference`: autograd, the definition. `cohort`: all clients
+    of a round in one batch, on GPUs by CUDA graphs. Any `fedprox.solvers.problem.Solver` can be named by
+    `solver._target_`."""
     batch_statistics: Literal["averaged", "local"]
     """Batch norm's running means and variances. `averaged`: averaged like weights. `local`: each client continues from
     its own, and only the measured model has their average."""
@@ -553,6 +578,9 @@ class Config(_Settings):
     """Where clients compute; all engines give the same numbers."""
     evaluation: Evaluation
     """Examples on which global models are measured."""
+    metrics: dict[str, Target] = {}
+    """What is measured on the test examples besides loss and accuracy, each in a column `test_<name>`. Any function of
+    labels and predictions can be named, such as scikit-learn's: `+metrics.kappa._target_=...`."""
     client: Client
     """How clients train. `script` makes clients of any training script, by five lines in it."""
     augmentation: Target
@@ -726,10 +754,11 @@ DEFAULTS = {  # of settings that runs of earlier versions lack
 }
 TARGETS = (
     *("dataset", "partition", "feature_skew", "model", "strategy", "protocol", "engine", "augmentation", "attack"),
-    *("secure_aggregation", "contribution"),
+    *("secure_aggregation", "contribution", "solver", "loss", "optimizer"),
 )
 # conf/ has a folder of choices for each
-GROUPS = (*(*TARGETS, "client", "update", "privacy", "personalisation", "devices", "arrival", "evaluation", "logger"),)
+SEVERAL = ("logger", "metrics")  # groups of any number of targets
+GROUPS = (*TARGETS, "client", "update", "privacy", "personalisation", "devices", "arrival", "evaluation", *SEVERAL)
 
 _RULES = {  # by pydantic's kind of error
     "rule": "{rule}",

@@ -258,7 +258,7 @@ def with_metrics(
         with precision(torch.device(device)), seeded(0, torch.device(device)):
             pieces = [own(piece.to(device).clone()).float().cpu() for piece in torch.split(inputs, _ON_GPU)]
         outputs = torch.cat(pieces)
-        further = {name: _metric(name, each, labels, outputs, task) for name, each in metrics.items()}
+        further = tuple((name, _metric(name, each, labels, outputs, task)) for name, each in metrics.items())
         return replace(evaluation, further=further)
 
     return measured

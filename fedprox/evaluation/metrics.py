@@ -1,7 +1,6 @@
 """Metrics of a model; losses are true means over examples, never means of batch means."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -129,7 +128,7 @@ class Evaluation:
         attack_success: Share of the test images with a backdoor's trigger that are taken for its target class, if
             measured.
         personal: Accuracy of the clients' own models, if they have any.
-        further: What the metrics of `metrics=` measure on the test examples, by name.
+        further: What the metrics of `metrics=` measure on the test examples: names and values.
     """
 
     loss: float | None
@@ -140,7 +139,12 @@ class Evaluation:
     privacy: PrivacyCost | None = None
     attack_success: float | None = None
     personal: PersonalAccuracy | None = None
-    further: Mapping[str, float] = field(default_factory=dict)
+    further: tuple[tuple[str, float], ...] = ()
+
+    @property
+    def score(self) -> float | None:
+        """What makes a round the best, larger being better: the accuracy, or without one minus the loss."""
+        return self.accuracy if self.accuracy is not None or self.loss is None else -self.loss
 
 
 Integers = NDArray[np.int64]

@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple, Self
 
@@ -20,7 +20,7 @@ from fedprox.data.facts import Facts
 from fedprox.data.federated import FederatedData
 from fedprox.engines.superlink import SuperLinkGrid
 from fedprox.errors import UserError
-from fedprox.evaluation.evaluators import FederationEvaluator, evaluator_on_test_set, with_attack_success
+from fedprox.evaluation.evaluators import FederationEvaluator, evaluator_on_test_set, with_attack_success, with_metrics
 from fedprox.evaluation.metrics import Evaluation
 from fedprox.evaluation.personal import HeldOut
 from fedprox.experiment.arrival import check_arrival, cohort_size, timed
@@ -29,6 +29,7 @@ from fedprox.experiment.contribution import Loss, check_contribution, contributi
 from fedprox.experiment.data import attack_of, divided_data
 from fedprox.experiment.early_stopping import EarlyStopping
 from fedprox.experiment.model import initial_model, new_model
+from fedprox.experiment.objective import check_objective, loss, metrics, sgd_settings, solver
 from fedprox.experiment.personal import (
     check_personalisation,
     client_state,
@@ -76,12 +77,11 @@ from fedprox.runs.writer import (
 from fedprox.seeds import Stream, generator
 from fedprox.solvers.choice import fastest_device
 from fedprox.solvers.generators import seeded
-from fedprox.solvers.problem import SgdSettings
 from fedprox.strategies.arrays import to_params, to_record
 from fedprox.strategies.private import PrivateMean
 
 _log = logging.getLogger("fedprox")
-# Settings that a plan and a solver take by the names that they have in the configuration
+# Settings that a plan takes by the names that they have in the configuration
 _PLAN_SETTINGS = {
     "num_epochs",
     "batch_size",
@@ -90,7 +90,6 @@ _PLAN_SETTINGS = {
     "last_batch",
     "seed",
 }
-_SGD_SETTINGS = {field.name for field in fields(SgdSettings)}
 
 
 @dataclass(frozen=True)
@@ -263,8 +262,8 @@ def _own(config: Config, flower_grid: Grid | None) -> _Clients:
     examples = None if config.personalisation.name == "none" else held_out(config, model, data, device)
     grid = engine(config, spec, flower_grid)
     measured_here = None if config.has_sites else evaluation(config, device, data, model)
-    layout, loss = Layout.of(model, local), test_loss(config, device, data, model)
-    return _Clients(facts, to_record(model.state_dict()), layout, grid, measured_here, examples, loss)
+    layout, measured_loss = Layout.of(model, local), test_loss(config, device, data, model)
+    return _Clients(facts, to_record(model.state_dict()), layout, grid, measured_here, examples, measured_loss)
 
 
 def _real_sites(config: Config, flower_grid: Grid) -> _Clients:
@@ -308,6 +307,7 @@ def check_settings(config: Config) -> ExperimentProtocol:
     check_personalisation(config)
     check_secure_aggregation(config)
     check_contribution(config)
+    check_objective(config, attack_of(config))
     strategy_checks.check_settings({"_target_": config.strategy.target, **config.strategy.arguments})
     loggers(config.logger)  # fails if a library is missing
     protocol: ExperimentProtocol = build("protocol", config.protocol, ExperimentProtocol)
@@ -323,6 +323,7 @@ def columns(config: Config) -> tuple[str, ...]:
         *METRICS,
         *(FEDERATION if config.evaluation.name == "clients" else ()),
         *(SPREAD if config.evaluation.per_client else ()),
+        *(f"test_{name}" for name in config.metrics),
         *(("mu",) if config.adaptive_mu.enabled else ()),
         *(PERSONAL if config.personalisation.name != "none" else ()),
         *(BYTES if config.update.count_bytes else ()),
@@ -383,9 +384,8 @@ def client_spec(config: Config, data: FederatedData, model: nn.Module, local: tu
     augmentation = build("augmentation", config.augmentation, PadCropFlip | None)
     if augmentation:
         augmentation.check(data.examples.features.shape[1:])
-    sgd = SgdSettings(**config.model_dump(include=_SGD_SETTINGS))
-    asked = config.client_device
-    device = fastest_device(config.solver, model, sgd, asked, augments=augmentation is not None)
+    sgd, asked_solver, asked = sgd_settings(config), solver(config), config.client_device
+    device = fastest_device(asked_solver, model, sgd, asked, augments=augmentation is not None)
     if device != asked:
         _log.info(
             "clients compute on the CPU, not on %s: logistic regression has a faster, compiled solver there", asked
@@ -393,7 +393,7 @@ def client_spec(config: Config, data: FederatedData, model: nn.Module, local: tu
     cohort = config.clients_per_round or data.num_clients
     settings = config.personalisation
     return ClientSpec(
-        *(data, model, sgd, device, config.solver, augmentation, cohort),
+        *(data, model, sgd, device, asked_solver, augmentation, cohort),
         personal=personal_method(config),
         head=local if settings.name == "fedrep" else (),
         body_epochs=settings.body_epochs or 1,
@@ -417,9 +417,12 @@ def engine(config: Config, spec: ClientSpec | ScriptSpec, flower_grid: Grid | No
 def evaluation(config: Config, device: str, data: FederatedData, model: nn.Module) -> Evaluate:
     """Return the function that measures global models on data that this process has."""
     settings = config.evaluation
-    measure = evaluator_on_test_set(model, data, device, per_class=settings.per_class, per_client=settings.per_client)
+    given, details = loss(config), {"per_class": settings.per_class, "per_client": settings.per_client}
+    measure = evaluator_on_test_set(model, data, device, **details, loss=given)
     if settings.name == "clients":
-        measure = FederationEvaluator(model, data, device, test=measure)
+        measure = FederationEvaluator(model, data, device, test=measure, loss=given)
+    if config.metrics:
+        measure = with_metrics(measure, model, data, device, metrics(config))
     if isinstance(attack := attack_of(config), Backdoor):
         measure = with_attack_success(measure, model, attack.trial(data), device)
     return lambda _, arrays: measure(to_params(arrays))

@@ -12,6 +12,7 @@ from fedprox.data.federated import FederatedData
 from fedprox.errors import UserError
 from fedprox.evaluation.evaluators import evaluator_on_test_set
 from fedprox.evaluation.shapley import Shapley
+from fedprox.experiment.objective import loss as own_loss
 from fedprox.federation.contribution import MAX_CLIENTS, Contribution
 from fedprox.strategies.fedprox import FedProx
 from fedprox.strategies.updates import Arrays
@@ -54,7 +55,7 @@ def test_loss(config: Config, device: str, data: FederatedData, model: nn.Module
     """Return the function that measures a model's test loss for contributions; None unless they are measured."""
     if _settings(config) is None:
         return None
-    measure = evaluator_on_test_set(model, data, device)
+    measure = evaluator_on_test_set(model, data, device, loss=own_loss(config))
 
     def loss(arrays: Arrays) -> float:
         found = measure({name: torch.from_numpy(array) for name, array in arrays.items()}).loss

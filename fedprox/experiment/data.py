@@ -16,14 +16,18 @@ from fedprox.config.instantiate import build
 from fedprox.config.schema import Config, Target
 from fedprox.data import checks
 from fedprox.data.facts import Facts
-from fedprox.data.federated import ClientIndex, FederatedData, Integers, LabelledData, divide
+from fedprox.data.federated import ClientIndex, FederatedData, Integers, LabelledData, Task, divide
 from fedprox.data.sources import image_files
 from fedprox.errors import UserError, printable
+from fedprox.experiment.objective import check_task, loss
 from fedprox.plan.malicious import malicious_clients
 from fedprox.seeds import Stream, generator
 
 _log = logging.getLogger("fedprox")
 NATURAL = "fedprox.data.partitioners.natural.natural"
+BY_CLASS = tuple(
+    f"fedprox.data.partitioners.{name}.{name}" for name in ("dirichlet", "pathological", "power_law", "shards")
+)
 MAX_NAMES = 20  # classes that the log names
 MAX_LENGTH = 40  # characters of a name
 LARGE = 1e4  # model input beyond this is seldom intended
@@ -32,7 +36,9 @@ LARGE = 1e4  # model input beyond this is seldom intended
 def divided_data(config: Config) -> FederatedData:
     """Return the data divided among clients; jobs of one process with the same data settings share them."""
     dataset, name = config.dataset, data_name(config.dataset)
-    data = _load(dataset, config.partition, config.feature_skew, config.num_clients, config.hold_out, config.seed)
+    task = loss(config).task
+    data = _load(dataset, config.partition, config.feature_skew, config.num_clients, config.hold_out, config.seed, task)
+    check_task(config, data.examples)
     if config.num_clients not in (None, data.num_clients):
         raise UserError(
             f"num_clients must be the data set's own {data.num_clients}, got {config.num_clients}; set num_clients=null"
@@ -75,7 +81,9 @@ def attackers(config: Config, attack: Attack, num_clients: int) -> NDArray[np.bo
 def _log_data(data: FederatedData, name: str) -> None:
     """Log a summary of the data, once for all jobs that share them."""
     _log.info("%s: %s", name, Facts.of(data))
-    counts = np.bincount(data.examples.labels[data.train.indices], minlength=data.examples.num_classes)
+    if data.examples.task != "classification":
+        return
+    counts = np.bincount(data.examples.classes[data.train.indices], minlength=data.examples.num_classes)
     if names := data.examples.class_names:
         sizes = f"{counts.min()} to {counts.max()} training examples each"
         _log.info("%s: %d classes: %s; %s", name, len(names), some_names(names), sizes)
@@ -108,9 +116,15 @@ def _doubts(data: FederatedData, counts: Integers) -> Iterator[str]:
 
 @lru_cache(maxsize=1)
 def _load(
-    dataset: Target, partition: Target, feature_skew: Target, num_clients: int | None, hold_out: float, seed: int
+    dataset: Target,
+    partition: Target,
+    feature_skew: Target,
+    num_clients: int | None,
+    hold_out: float,
+    seed: int,
+    task: Task | None,
 ) -> FederatedData:
-    divided = _divided(dataset, partition, num_clients, hold_out, seed)
+    divided = _divided(dataset, partition, num_clients, hold_out, seed, task)
     if not _is_ours(feature_skew):
         divided = copy.deepcopy(divided)  # it may change arrays in place, which later jobs share
     with _seeded(seed, 2):
@@ -120,8 +134,10 @@ def _load(
     return data
 
 
-def _divided(dataset: Target, partition: Target, num_clients: int | None, hold_out: float, seed: int) -> FederatedData:
-    loaded = _loaded(dataset)
+def _divided(
+    dataset: Target, partition: Target, num_clients: int | None, hold_out: float, seed: int, task: Task | None
+) -> FederatedData:
+    loaded = _loaded(dataset, task)
     if isinstance(loaded, FederatedData):
         if partition.target != NATURAL:
             raise UserError(f"dataset={data_name(dataset)} comes divided into clients; leave partition= out")
@@ -131,6 +147,11 @@ def _divided(dataset: Target, partition: Target, num_clients: int | None, hold_o
             f"num_clients must be an integer >= 1, because partition= divides dataset={data_name(dataset)}, "
             "got null; null is for data sets that come divided"
         )
+    if loaded.task != "classification" and partition.target in BY_CLASS:
+        raise UserError(
+            f"partition={partition.name} divides examples by their classes, but the labels of "
+            f"dataset={data_name(dataset)} are for {loaded.task}; use partition=iid"
+        )
     rng = generator(seed, Stream.PARTITION)
     with _seeded(seed, 1):
         made = build("partition", partition, object, loaded.labels.copy(), num_clients, rng)
@@ -139,10 +160,11 @@ def _divided(dataset: Target, partition: Target, num_clients: int | None, hold_o
 
 
 @lru_cache(maxsize=1)
-def _loaded(dataset: Target) -> LabelledData | FederatedData:
+def _loaded(dataset: Target, task: Task | None) -> LabelledData | FederatedData:
     """Return the data set; jobs of one process that only divide it differently share it."""
+    offered = {} if task in (None, "classification") else {"task": task}  # for data that can have several
     with _seeded(0, 0):  # not the run's seed: jobs share the data
-        built = build("dataset", dataset, LabelledData | FederatedData)
+        built = build("dataset", dataset, LabelledData | FederatedData, **offered)
     data: LabelledData | FederatedData = _rechecked(built, dataset)
     return data
 

@@ -14,12 +14,14 @@ from fedprox.data.facts import Facts
 from fedprox.errors import UserError, one_line
 from fedprox.experiment.model_checks import (
     check_held,
+    check_loss,
     check_repeats,
     check_smallest_batch,
     check_takes_data,
     check_trains,
     make_lazy_layers,
 )
+from fedprox.experiment.objective import loss
 from fedprox.seeds import Stream, generator
 from fedprox.solvers.generators import seeded
 from fedprox.storage import check_regular
@@ -30,7 +32,9 @@ def initial_model(config: Config, facts: Facts) -> nn.Module:
     model, target = new_model(config, facts), config.model.target
     check_takes_data(model, target, facts.examples)
     check_smallest_batch(model, config.batch_size, facts, config.last_batch)
-    check_trains(model, target, config.batch_size, facts.examples)
+    given = loss(config)
+    check_loss(model, given, f"loss._target_={config.loss.target}", facts.examples)
+    check_trains(model, target, config.batch_size, facts.examples, given)
     return model
 
 

@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 from torch.nn.parameter import is_lazy
 
 from fedprox.data.facts import Facts
@@ -18,6 +17,7 @@ from fedprox.errors import USER_CODE_ERRORS, UserError, one_line, with_location
 from fedprox.models.logistic import is_logistic
 from fedprox.plan.epoch_batches import KEEP, epoch_batches
 from fedprox.solvers.generators import seeded
+from fedprox.solvers.losses import PAPER_LOSS, Loss
 from fedprox.solvers.problem import Params
 from fedprox.solvers.workspace import TrainingWorkspace, Workspace, tuned_for_cpu, with_channels_last
 
@@ -124,13 +124,45 @@ def check_takes_data(model: nn.Module, target: str, data: LabelledData) -> None:
             f"model gives nan or infinite logits with its initial weights{where}; fix the initial weights of "
             f"{target} (model.init), or the data"
         )
+    if data.task != "classification":
+        return
     if data.num_classes > 1 and bool((logits >= 0).all()) and bool(((logits.sum(dim=1) - 1).abs() < 1e-4).all()):
         _log.warning(
             "the outputs of %s look like probabilities, but the loss applies softmax itself; return logits", target
         )
 
 
-def check_trains(model: nn.Module, target: str, batch_size: int, data: LabelledData) -> None:
+def check_loss(model: nn.Module, loss: Loss, name: str, data: LabelledData) -> None:
+    """Raise UserError unless a loss gives one finite number with a gradient for a model's outputs.
+
+    Args:
+        model: Has passed `check_takes_data`; it is not changed.
+        loss: Of the local problem.
+        name: Of the loss, in errors.
+        data: Whose first examples are tried.
+    """
+    features = _examples(data, _EXAMPLES)
+    with seeded(0), torch.no_grad():
+        outputs = copy.deepcopy(model).eval()(features)
+    try:
+        found = loss(outputs.float().requires_grad_(), torch.from_numpy(data.labels[: len(features)]))
+    except USER_CODE_ERRORS as error:
+        shapes = f"outputs of shape {tuple(outputs.shape)} and labels of shape {data.labels[: len(features)].shape}"
+        raise UserError(f"{name} failed for {shapes}: {with_location(error)}; fix it") from error
+    got = f"a tensor of shape {tuple(found.shape)}" if isinstance(found, Tensor) else f"a {type(found).__name__}"
+    if not isinstance(found, Tensor) or found.dim() or not found.requires_grad:
+        got += ", which does not depend on them" * (isinstance(found, Tensor) and not found.requires_grad)
+        raise UserError(
+            f"{name} must return the mean loss of a batch, computed from the outputs, a tensor of shape (), got {got}; "
+            "return losses.mean()"
+        )
+    if not torch.isfinite(found):
+        raise UserError(f"{name} gives {float(found.detach())} for the initial model; fix the loss, or the data")
+
+
+def check_trains(
+    model: nn.Module, target: str, batch_size: int, data: LabelledData, objective: Loss = PAPER_LOSS
+) -> None:
     """Raise UserError unless a forward and backward pass in training mode reaches the parameters that solvers change.
 
     On a few examples, plain autograd and `TrainingWorkspace` must give the same gradients. The model has passed
@@ -149,10 +181,10 @@ def check_trains(model: nn.Module, target: str, batch_size: int, data: LabelledD
     plain, packed, state = Workspace(model, "cpu"), TrainingWorkspace(model, "cpu"), model.state_dict()
     solvers = packed if tuned is model else TrainingWorkspace(tuned, "cpu")
     try:
-        passes = [_gradients(plain, state, features[:num], labels) for _ in range(2)]
-        _gradients(packed, state, features[:num], labels)
+        passes = [_gradients(plain, state, features[:num], labels, objective) for _ in range(2)]
+        _gradients(packed, state, features[:num], labels, objective)
         if solvers is not packed:
-            _gradients(solvers, state, laid_out[:num], labels)
+            _gradients(solvers, state, laid_out[:num], labels, objective)
     except USER_CODE_ERRORS as error:
         raise UserError(
             f"model cannot be trained on {num} inputs, {_described(features)}: {with_location(error)}; fix {target}"
@@ -204,14 +236,16 @@ def _check_same(target: str, passes: list[Params], packed: Params, solvers: Para
         )
 
 
-def _gradients(workspace: Workspace, state: Params, features: Tensor, labels: Tensor) -> tuple[Params, list[Tensor]]:
+def _gradients(
+    workspace: Workspace, state: Params, features: Tensor, labels: Tensor, objective: Loss
+) -> tuple[Params, list[Tensor]]:
     """Return the gradients of the parameters that a pass reaches, and other tensors that it adds gradients to."""
     model = workspace.model.train()
     workspace.load(state)
     if not isinstance(workspace, TrainingWorkspace):
         model.zero_grad()
     with seeded(0), torch.enable_grad():
-        loss = functional.cross_entropy(model(features.clone()), labels)
+        loss = objective(model(features.clone()), labels)
         if not loss.requires_grad:
             return {}, []
         own = {id(parameter) for parameter in model.parameters()}

@@ -14,6 +14,7 @@ from fedprox.data.facts import Facts
 from fedprox.data.federated import LabelledData
 from fedprox.errors import UserError, one_line
 from fedprox.experiment.data import NATURAL
+from fedprox.experiment.objective import SGD, solver
 from fedprox.federation.messages import Engine, TaskMessage, is_late
 from fedprox.federation.script_client import INITIAL, ScriptSpec
 from fedprox.plan.plan import ClientTask
@@ -29,7 +30,7 @@ UNUSED = {
     "momentum": 0.0,
     "weight_decay": 0.0,
     "mixed_precision": False,
-    "solver": "auto",
+    "max_grad_norm": None,
     "hold_out": 0.1,
 }
 _UNUSED_GROUPS = {
@@ -38,6 +39,8 @@ _UNUSED_GROUPS = {
     "feature_skew": "fedprox.data.feature_skew.none",
     "augmentation": "fedprox.data.augmentation.none",
     "attack": "fedprox.channel.attacks.none",
+    "loss": "fedprox.solvers.losses.CrossEntropy",
+    "optimizer": SGD,
 }
 
 
@@ -67,6 +70,11 @@ def check_script(config: Config) -> None:
                 f"{group}={getattr(config, group).name} is for fedprox's own clients, but with client=script only the "
                 "script sees its data; leave it out"
             )
+    if (asked := solver(config)) != "auto":
+        named = asked if isinstance(asked, str) else config.solver.target
+        raise UserError(
+            f"solver={named} is for fedprox's own clients, but client=script trains as the script does; leave it out"
+        )
     if config.num_clients is None:
         raise UserError("num_clients must be given with client=script, got null; add num_clients=4, for example")
     if config.evaluation.name == "clients" or config.evaluation.per_class:

@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import cast
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -40,7 +40,7 @@ class ClientSpec:
         model: The architecture; its weights are not used.
         sgd: Settings of the local solver.
         device: Device on which clients compute, such as "cpu" or "cuda".
-        solver: "auto", "reference" or "cohort"; see `fedprox.solvers.choice`.
+        solver: "auto", "reference" or "cohort", or what makes another; see `fedprox.solvers.choice.choose`.
         augmentation: Changes to training images; None for none.
         clients_per_round: K, the size of a cohort, for which the fastest solver is chosen.
         personal: How a client trains the personal model that its message carries; None for none.
@@ -52,7 +52,7 @@ class ClientSpec:
     model: nn.Module
     sgd: SgdSettings
     device: str = "cpu"
-    solver: str = "auto"
+    solver: str | Callable[..., Solver] = "auto"
     augmentation: PadCropFlip | None = None
     clients_per_round: int = 1
     personal: PersonalMethod | None = None
@@ -76,7 +76,19 @@ class ClientSpec:
             images = ImageInput(shared.mean, shared.std, self.augmentation)
 
         def chosen(model: nn.Module) -> Choice:
-            return choose(self.solver, model, self.sgd, self.device, examples, images, self.clients_per_round, labels)
+            offered: dict[str, Any] = {
+                "model": model,
+                "sgd": self.sgd,
+                "device": self.device,
+                "examples": examples,
+                "image_input": images,
+                "clients_per_round": self.clients_per_round,
+                "labels": labels,
+            }
+            if isinstance(self.solver, str):
+                return choose(self.solver, **offered)
+            made = self.solver(**offered)
+            return Choice(made, type(made).__name__)
 
         if not self.head:
             return chosen(self.model)

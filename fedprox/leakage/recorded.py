@@ -20,6 +20,7 @@ from fedprox.experiment.beginning import check_same_data
 from fedprox.experiment.build import Experiment
 from fedprox.experiment.data import divided_data
 from fedprox.experiment.model import initial_model
+from fedprox.experiment.objective import sgd_settings
 from fedprox.experiment.personal import local_names
 from fedprox.federation.channel import Layout
 from fedprox.federation.messages import client_of, record_of, task_of
@@ -107,6 +108,11 @@ def _config_of(run_dir: Path, overrides: Sequence[str]) -> Config:
     config = compose([word for word in words[2:] if not word.startswith("hydra.")], words[1])
     if config.client.script is not None:
         raise UserError(f"{run_dir} has no recorded updates: with client=script only the script can compute them again")
+    if not sgd_settings(config).is_plain:
+        raise UserError(
+            f"{run_dir} was trained with another loss, another optimiser or clipped gradients, but leakage "
+            "reconstructs examples from steps of SGD on the cross-entropy alone; name another run"
+        )
     return config
 
 
@@ -175,7 +181,7 @@ def _computed(
         after=arrays_of(reply),
         names=[name for name in Layout.of(model).trained if name not in unsent],
         num_steps=int(metrics_of(reply)["num-steps"]),
-        sgd=SgdSettings(config.learning_rate, config.batch_size, config.momentum, config.weight_decay).scaled(factor),
+        sgd=sgd_settings(config).scaled(factor),
         mu=settings.mu.value,
         features=data.stored_examples(client)[0],
         labels=data.examples.classes[data.train[client]],

@@ -205,9 +205,9 @@ class Checkpoints:
 
     def after(self, outcome: Round) -> None:
         """Take note of a round whose rows are written, and write its checkpoint if one is due."""
-        accuracy = outcome.test.accuracy if outcome.test else None
+        score = outcome.test.score if outcome.test else None
         self._latest = Checkpoint(
-            outcome.round_num, outcome.arrays, outcome.carried, outcome.time_s, self._record.state, accuracy
+            outcome.round_num, outcome.arrays, outcome.carried, outcome.time_s, self._record.state, score
         )
         is_due = self._every and outcome.round_num and outcome.round_num % self._every == 0
         if is_due and (self._writing is None or self._writing.done()):

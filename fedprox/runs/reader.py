@@ -11,7 +11,7 @@ from pathlib import Path
 from types import NoneType
 from typing import Any
 
-from fedprox.config.schema import DEFAULTS
+from fedprox.config.schema import DEFAULTS, present_form
 from fedprox.errors import UserError
 from fedprox.storage import is_locked, read_regular
 
@@ -145,6 +145,7 @@ def differences(earlier: Settings, present: Settings, free: Sequence[str] = RESU
 def _completed(settings: Settings) -> Settings:
     """Return settings with the defaults of groups, and of keys in them, that earlier versions did not have."""
     groups = {name: default for name, default in DEFAULTS.items() if isinstance(default, dict)}
+    settings = present_form(settings)
     return {**DEFAULTS, **settings, **{name: {**default, **settings.get(name, {})} for name, default in groups.items()}}
 
 

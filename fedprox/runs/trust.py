@@ -10,7 +10,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from fedprox.config.schema import GROUPS, SETTINGS
+from fedprox.config.schema import GROUPS, SETTINGS, present_form
 from fedprox.errors import printable
 from fedprox.runs.reader import PLACEMENT_SETTINGS, flattened
 
@@ -32,6 +32,7 @@ def recorded_settings(settings: Settings) -> dict[str, Any]:
     Raises:
         ValueError: If they do not have the form of this program's settings.
     """
+    settings = present_form(settings)
     unknown = [name for name in settings if name not in SETTINGS]
     if unknown:
         raise ValueError(f"settings has {unknown[0]!r:.80}, which is not a setting")

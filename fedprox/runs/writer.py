@@ -221,7 +221,7 @@ class RunRecord:
         final, best = self.state["final"], self.state["best"]
         for row in rows:
             final = row
-            if best is None or _accuracy(row) > _accuracy(best):
+            if best is None or _score(row) > _score(best):
                 best = row
         return final, best
 
@@ -284,10 +284,10 @@ class RunRecord:
         write_atomic(self.path / "run.json", (json.dumps(facts, indent=2, allow_nan=False) + "\n").encode())
 
 
-def _accuracy(row: Mapping[str, Any]) -> float:
-    """Return a row's test accuracy; one that was not measured is below all others."""
-    accuracy = row["test_accuracy"]
-    return -inf if accuracy is None else float(accuracy)
+def _score(row: Mapping[str, Any]) -> float:
+    """Return a row's score (`Evaluation.score`); one that was not measured is below all others."""
+    score = Evaluation(row["test_loss"], row["test_accuracy"]).score
+    return -inf if score is None else float(score)
 
 
 def _client_rows(outcome: Round, columns: Sequence[str], metrics: Sequence[str]) -> Iterator[tuple[object, ...]]:
@@ -325,6 +325,7 @@ def _values(outcome: Round, test: Evaluation) -> dict[str, Any]:
         **(asdict(test.privacy) if test.privacy else {}),
         **dict(zip(BYTES, outcome.traffic, strict=True)),
         **(_personal_values(test.personal) if test.personal else {}),
+        **{f"test_{name}": value for name, value in test.further},
         **dict(zip(SPREAD, astuple(test.spread) if test.spread else [None] * len(SPREAD), strict=True)),
     }
 

@@ -64,8 +64,10 @@ def choose(
         labels: Labels like those of the clients, shape (n, ...), for their form; None for classes.
 
     Raises:
-        UserError: If the solver of that name cannot solve the model's problems.
+        UserError: If there is no solver of that name, or it cannot solve the model's problems.
     """
+    if name not in ("auto", REFERENCE, COHORT):
+        raise UserError(f"solver must be auto, reference or cohort, got {name}; or name your own in solver._target_")
     augments = image_input is not None and image_input.augmentation is not None
     if name == "auto" and is_compiled(model, sgd, device, augments=augments):
         return Choice(LogisticSolver(sgd), COMPILED)
@@ -111,13 +113,13 @@ def _fastest(
     return Choice(solvers[name], name, ms_per_step)
 
 
-def fastest_device(name: str, model: nn.Module, sgd: SgdSettings, device: str, *, augments: bool = False) -> str:
+def fastest_device(name: object, model: nn.Module, sgd: SgdSettings, device: str, *, augments: bool = False) -> str:
     """Return the device on which clients compute: the CPU for models that "auto" computes faster there.
 
     The compiled solver for logistic regression needs less time for a step than a GPU needs to begin one.
 
     Args:
-        name: "auto", "reference" or "cohort".
+        name: "auto", "reference", "cohort", or anything else for another solver.
         model: The architecture.
         sgd: Settings of the local solver.
         device: The device that the settings name.
