@@ -471,7 +471,7 @@ class Checkpoint(_Settings):
 
 def _solver(value: Any) -> Any:
     """Return the group of a solver's name, which is all that runs of earlier versions recorded."""
-    return {"_target_": CHOOSE, "name": value} if isinstance(value, str) else value
+    return {"_target_": CHOOSE, "name": value} if value in ("auto", "reference", "cohort") else value
 
 
 def present_form(settings: Mapping[str, Any]) -> dict[str, Any]:

@@ -42,7 +42,7 @@ class Checkpoint:
         carried: See `fedprox.federation.results.Round`.
         time_s: Seconds since the first round began, without those in which the run was interrupted.
         record: How far the run directory's tables were; see `fedprox.runs.writer.RunRecord.state`.
-        accuracy: On the test set; None if the round was not evaluated.
+        accuracy: On the test set, or minus the loss without one (`Evaluation.score`); None if it was not evaluated.
     """
 
     round_num: int

@@ -32,6 +32,9 @@ OPTIONS = {
     "feature_skew/brightness": {"strength": "1.1"},
     "feature_skew/noise": {"strength": "1.1"},
     "feature_skew/rotation": {"strength": "181"},
+    "loss/cross_entropy": {"label_smoothing": "1", "class_weights": "[0]"},
+    "loss/focal": {"gamma": "-1"},
+    "loss/bce": {"pos_weight": "0"},
     "model/cnn": {"init": "nowhere"},
     "model/cnn_tutorial": {"init": "1"},
     "model/logistic": {"init": "null"},
@@ -43,6 +46,8 @@ OPTIONS = {
     "model/pfl_cnn": {"init": "nowhere"},
     "model/resnet18_bn": {"init": "nowhere"},
     "model/resnet18_gn": {"init": "nowhere", "groups": "3"},
+    "optimizer/adam": {"betas": "[2,0.9]", "eps": "-1"},
+    "optimizer/adamw": {"betas": "1", "eps": "a"},
     "personalisation/apfl": {"alpha": "0"},
     "personalisation/ditto": {"weight": "-1"},
     "personalisation/fedper": {"names": "1"},
@@ -70,8 +75,8 @@ def settings_of(group: str, option: str) -> set[str]:
 
 def test_no_setting_is_forgotten():
     for group in (
-        *("arrival", "augmentation", "contribution", "dataset", "devices", "engine", "feature_skew", "model"),
-        *("partition", "secure_aggregation"),
+        *("arrival", "augmentation", "contribution", "dataset", "devices", "engine", "feature_skew", "loss"),
+        *("model", "optimizer", "partition", "secure_aggregation", "solver"),
     ):
         for file in sorted((CONF / group).glob("*.yaml")):
             # All of synthetic_* have the same settings, of_clients goes with a script, and those of others are null.

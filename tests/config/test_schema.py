@@ -43,7 +43,7 @@ RULES = {
     "server_device": ("cpu, cuda or cuda:<number>", ["cpu", "cuda:1"], ["tpu", "meta", "cuda:-2", "", "CPU", "cpu:x"]),
     "client_resources.num_cpus": ("finite and > 0", [0.5], [0.0, -1.0, None, *NOT_NUMBERS]),
     "client_resources.num_gpus": ("finite and >= 0", [0.0], [-0.1, None, *NOT_NUMBERS]),
-    "solver": ("auto, reference or cohort", ["auto", "reference", "cohort"], ["nope", "", None]),
+    "max_grad_norm": ("finite and > 0", [None, 1e-12, 100.0], [0, -1, *NOT_NUMBERS]),
     "batch_statistics": ("averaged or local", ["averaged", "local"], ["own", 1, None]),
     "on_client_error": ("stop or drop", ["stop", "drop"], ["continue", None]),
     "on_divergence": ("stop, drop or continue", ["stop", "drop", "continue"], ["ignore", None]),

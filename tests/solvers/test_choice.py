@@ -57,9 +57,9 @@ def test_on_a_gpu_auto_takes_the_fastest_of_a_trial():
 @pytest.mark.parametrize("fastest", ["cohort", "cohort, one client after another", "reference"])
 def test_auto_takes_the_fastest_solver_and_says_what_all_of_them_took(monkeypatch, caplog, fastest):
     # This works without a GPU, because the trial is a fake.
-    def seconds(solvers, params, examples, batch_size, num_clients):
+    def seconds(solvers, params, examples, labels, batch_size, num_clients):
         assert [solver.at_once for name, solver in solvers.items() if name != "reference"] == [None, 1]
-        assert (len(examples), batch_size, num_clients) == (3, 10, 7)
+        assert (len(examples), labels.tolist(), batch_size, num_clients) == (3, [0, 0, 0], 10, 7)
         return {name: {fastest: 0.001}.get(name, math.inf if name == "cohort" else 0.0025) for name in solvers}
 
     pretend_gpu(monkeypatch)
@@ -96,7 +96,7 @@ def pretend_gpu(monkeypatch) -> None:
             ),
         )
     accepts = CohortSolver.accepts
-    monkeypatch.setattr(CohortSolver, "accepts", lambda model, sgd, _, examples: accepts(model, sgd, "cpu", examples))
+    monkeypatch.setattr(CohortSolver, "accepts", lambda model, sgd, _, *examples: accepts(model, sgd, "cpu", *examples))
     to = torch.Tensor.to
     monkeypatch.setattr(
         torch.Tensor, "to", lambda self, *where, **how: self if "cuda:1" in where else to(self, *where, **how)
