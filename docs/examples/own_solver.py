@@ -1,11 +1,14 @@
-"""A solver of your own, compared with the reference on one client's problem: SGD with gradients by torch.func."""
+"""A solver of your own, compared with the reference on one client's problem: SGD with gradients by torch.func.
+
+solver._target_=own_solver.FunctionalSolver uses it in a run.
+"""
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call, grad_and_value
-from torch.nn import functional
 
+from fedprox.errors import UserError
 from fedprox.models.cnn import cnn
 from fedprox.solvers.problem import LocalProblem, LocalSolution, LocalWork, Params, SgdSettings
 from fedprox.solvers.reference import ReferenceSolver
@@ -19,23 +22,28 @@ class FunctionalSolver:
 
     def __init__(self, model: nn.Module, sgd: SgdSettings) -> None:
         """Keep the architecture; its weights come with each problem."""
+        if sgd.momentum or sgd.optimizer or sgd.max_grad_norm:
+            raise UserError("FunctionalSolver takes plain SGD steps; leave momentum, optimizer and max_grad_norm out")
         self.model, self.sgd = model, sgd
 
     def solve(self, problem: LocalProblem) -> LocalSolution:
         """Return the solution after `work.num_steps` steps; the problem is not changed."""
+        if problem.start or problem.work.correction:
+            raise UserError("FunctionalSolver has no personal models, FedDANE or SCAFFOLD; use solver=reference")
         w, work, losses, sizes = dict(problem.global_params), problem.work, [], []
+        learning_rate = self.sgd.learning_rate * work.learning_rate_factor
         batches = (batch for order in work.orders for batch in torch.tensor(order).split(self.sgd.batch_size))
         for _, batch in zip(range(work.num_steps), batches, strict=False):
             gradient, loss = grad_and_value(self._loss)(w, problem.features[batch], problem.labels[batch])
             for name, anchor in problem.global_params.items():
                 total = gradient[name] + work.mu * (w[name] - anchor) + self.sgd.weight_decay * w[name]
-                w[name] = w[name] - self.sgd.learning_rate * total
+                w[name] = w[name] - learning_rate * total
             losses.append(float(loss))
             sizes.append(len(batch))
         return LocalSolution(w, float(np.average(losses, weights=sizes)), len(losses))
 
     def _loss(self, params: Params, x: Tensor, y: Tensor) -> Tensor:
-        return functional.cross_entropy(functional_call(self.model, params, x), y)
+        return self.sgd.loss(functional_call(self.model, params, x), y)
 
 
 def largest_difference(mu: float) -> float:

@@ -71,7 +71,7 @@ def optimizer(config: Config) -> MakeOptimizer | None:
         elif value := getattr(config, setting):
             raise UserError(f"{setting} must be 0 with {name}, which has none, got {value:g}; add {setting}=0")
     make = _OfTorch(target.target, given)
-    _try(f"{name} with {', '.join(f'{key}={value}' for key, value in given.items())}", make)
+    _try(name + f" with {', '.join(f'{key}={value}' for key, value in given.items())}" * bool(given), make)
     return make
 
 
