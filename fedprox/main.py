@@ -14,10 +14,9 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, NoReturn
 
-# Switched on by default in these libraries; set before the imports that read it.
-os.environ.setdefault("FLWR_TELEMETRY_ENABLED", "0")
-os.environ.setdefault("FLWR_DISABLE_UPDATE_CHECK", "1")
-os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+from fedprox.process import exit_status, import_without_gc, switch_off_telemetry, terminated_like_interrupted
+
+switch_off_telemetry()  # before the imports that read it
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
@@ -33,7 +32,7 @@ from fedprox.config.compose import CONF, as_given, checked, explained
 from fedprox.config.documentation import help_text
 from fedprox.config.schema import Config
 from fedprox.errors import USER_CODE_ERRORS, RunStopped, UserError, on_record
-from fedprox.process import exit_status, import_without_gc, terminated_like_interrupted
+from fedprox.report.finished import draw_curves
 from fedprox.runs.log import begin_log
 from fedprox.runs.reader import COMPLETE, read_record
 
@@ -148,7 +147,7 @@ def _run(config: DictConfig) -> float | None:
         origin=origin,
         on_begin=lambda: begin_log(run_dir, config, HydraConfig.instance().cfg),
     )
-    _draw_curves(run_dir)
+    draw_curves(run_dir)
     logging.getLogger("fedprox").info("%sresults: %s", _result(run_dir), os.path.relpath(run_dir))
     return _accuracy({"final": last})
 
@@ -168,22 +167,9 @@ def _submit(settings: Config, run_dir: Path, *, resume: bool, origin: Mapping[st
     record = submit(settings, run_dir, resume=resume, origin=origin)
     if record is None:
         return None
-    _draw_curves(run_dir)
+    draw_curves(run_dir)
     logging.getLogger("fedprox").info("%sresults: %s", _result(run_dir), os.path.relpath(run_dir))
     return _accuracy(record["result"])
-
-
-def _draw_curves(run_dir: Path) -> None:
-    """Draw curves.png unless it exists; a failure is only a warning, because everything else is written."""
-    if (run_dir / "curves.png").exists():
-        return
-    try:
-        from fedprox.report.curves import save_curves  # here: a run that fails does not need matplotlib
-
-        save_curves(run_dir)
-    except USER_CODE_ERRORS as error:  # matplotlib depends on the user's settings and fonts, and perhaps on LaTeX
-        log = logging.getLogger("fedprox")
-        log.warning("cannot draw curves.png; the other files are complete: %s", on_record(error))
 
 
 def _result(run_dir: Path) -> str:

@@ -15,6 +15,13 @@ from contextlib import contextmanager
 from typing import Any, Self
 
 
+def switch_off_telemetry() -> None:
+    """Switch off what these libraries send home by default; to be called before they are imported, which reads it."""
+    os.environ.setdefault("FLWR_TELEMETRY_ENABLED", "0")
+    os.environ.setdefault("FLWR_DISABLE_UPDATE_CHECK", "1")
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+
+
 class Terminated(KeyboardInterrupt):
     """Raised by SIGTERM."""
 

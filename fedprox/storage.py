@@ -18,8 +18,8 @@ if TYPE_CHECKING:
 
 # What a run writes into its directory; see `fedprox.runs.writer`.
 TABLES = ("metrics.csv", "clients.csv", "classes.csv")
-CONTRIBUTIONS, PERSONAL = "contribution.csv", "personal.csv"
-RESULTS = ("model.safetensors", "curves.png", CONTRIBUTIONS, PERSONAL)
+CONTRIBUTIONS, PERSONAL, CARD = "contribution.csv", "personal.csv", "MODEL.md"
+RESULTS = ("model.safetensors", CARD, "curves.png", CONTRIBUTIONS, PERSONAL)
 CHECKPOINTS = "checkpoint"
 HYDRAS = ("config.yaml", "hydra.yaml", "overrides.yaml")  # in .hydra/
 OWN = ("run.json", *TABLES, *RESULTS, "main.log", ".hydra", CHECKPOINTS)

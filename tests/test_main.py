@@ -83,7 +83,7 @@ def record(run_dir: Path) -> dict[str, Any]:
 def test_the_run_directory_holds_the_documented_files_and_no_others(run):
     folder = run(*DIGITS, "num_rounds=2")
     files = {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
-    ours = {"metrics.csv", "clients.csv", "run.json", "model.safetensors", "curves.png"}
+    ours = {"metrics.csv", "clients.csv", "run.json", "model.safetensors", "MODEL.md", "curves.png"}
     hydras = {"main.log", ".hydra/config.yaml", ".hydra/hydra.yaml", ".hydra/overrides.yaml"}
     assert files == ours | hydras | {"checkpoint/round_000002.safetensors"}
     assert (folder / "curves.png").read_bytes().startswith(b"\x89PNG")

@@ -12,12 +12,13 @@ from pathlib import Path
 from typing import Any
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import Quote, QuotedString
 from omegaconf import DictConfig, OmegaConf
 
+from fedprox.cli.words import as_override, quoted
 from fedprox.config.compose import CONF, compose, composed
 from fedprox.config.schema import GROUPS, TARGETS
 from fedprox.errors import UserError
+from fedprox.held import PREFIX, is_held
 from fedprox.runs.reader import RESUME_MAY_CHANGE, broken, differences, read_record
 from fedprox.runs.trust import PATHS, is_place, is_refused, recorded_settings, shown
 from fedprox.storage import CHECKPOINTS, check_own_files
@@ -49,6 +50,7 @@ def whole_command(words: Sequence[str]) -> list[str]:
     _check_alone(option, words)
     given = [_name(word) for word in words]
     settings = _taken_over(option, run_dir, record["settings"])
+    _check_held(option, run_dir, settings, given)
     name, choices = record["config_name"], _choices(record["overrides"])
     vouched_for = [word for word in words if str(settings.get(_name(word), "")) == word.partition("=")[2] != ""]
     overrides, made = _recomposed(name, [*choices.values(), *vouched_for], settings)
@@ -60,7 +62,7 @@ def whole_command(words: Sequence[str]) -> list[str]:
     if option == "branch_from":
         return command
     _check_past(record, compose(_settings_alone([*kept, *words]), name).plain(), run_dir)
-    return [*command, f"hydra.run.dir={_quoted(str(run_dir))}"]
+    return [*command, f"hydra.run.dir={quoted(str(run_dir))}"]
 
 
 def _text(option: str, words: Sequence[str]) -> str | None:
@@ -152,7 +154,7 @@ def _overrides(settings: Leaves, composed: Leaves) -> dict[str, str]:
     for name, value in settings.items():
         is_data = name == "branch_from" or not is_place(name, value)  # read only if the run has no checkpoint
         if is_data and not is_refused(name, value, CONF) and not _is_composed(name, value, composed):
-            found[name] = f"{'' if name in composed else '++'}{name}={_as_override(value)}"
+            found[name] = f"{'' if name in composed else '++'}{name}={as_override(value)}"
     groups = {name.partition(".")[0] for name in settings} & set(GROUPS)
     left_out = [name for name in composed if name not in settings and name.partition(".")[0] in groups]
     return found | {name: f"~{name}" for name in left_out}
@@ -162,6 +164,18 @@ def _is_composed(name: str, value: Any, composed: Leaves) -> bool:
     """Return whether a setting is composed with this value; null is the default of one that no file has."""
     is_default = value is None and name not in composed and name.partition(".")[0] not in TARGETS
     return is_default or _equal(value, composed.get(name, ...))
+
+
+def _check_held(option: str, run_dir: Path, settings: Leaves, given: Sequence[str]) -> None:
+    """Raise UserError if a run depends on objects of a Python process and the command does not name them."""
+    for name, target in settings.items():
+        if is_held(target) and not _is_given(name, given):
+            group = name.partition(".")[0]
+            argument = "data" if group == "dataset" else group
+            raise UserError(
+                f"{option}={run_dir} has {group}={shown(target.removeprefix(PREFIX))}, which existed only in the "
+                f"Python process that made that run; continue it from Python: fedprox.run({option}=..., {argument}=...)"
+            )
 
 
 def _check_named(option: str, run_dir: Path, settings: Leaves, composed: Leaves, given: Sequence[str]) -> None:
@@ -189,7 +203,7 @@ def _check_named(option: str, run_dir: Path, settings: Leaves, composed: Leaves,
 
 
 def _as_given(value: Any) -> str:
-    return value if isinstance(value, str) and _SIMPLE.fullmatch(value) else _as_override(value)
+    return value if isinstance(value, str) and _SIMPLE.fullmatch(value) else as_override(value)
 
 
 def _for_a_shell(word: str) -> str:
@@ -227,25 +241,6 @@ def _plain(config: DictConfig, resolve: bool = True) -> dict[str, Any]:
 
 def _equal(value: Any, other: Any) -> bool:
     return other is not ... and json.dumps(value, sort_keys=True) == json.dumps(other, sort_keys=True)
-
-
-def _as_override(value: Any) -> str:
-    """Return a value in Hydra's grammar, with every string quoted so that Hydra does not interpret it."""
-    if value is None:
-        return "null"
-    if isinstance(value, bool):
-        return str(value).lower()
-    if isinstance(value, str):
-        return _quoted(value)
-    if isinstance(value, list):
-        return f"[{','.join(map(_as_override, value))}]"
-    if isinstance(value, Mapping):
-        return f"{{{','.join(f'{key}:{_as_override(each)}' for key, each in value.items())}}}"
-    return repr(value)
-
-
-def _quoted(text: str) -> str:
-    return QuotedString(text, Quote.single).with_quotes()
 
 
 def _check_past(record: Mapping[str, Any], present: Mapping[str, Any], run_dir: Path) -> None:

@@ -5,9 +5,15 @@ from importlib.metadata import PackageNotFoundError, version
 HOME = "https://github.com/fedprox/fedprox"
 
 
+def installed_version() -> str:
+    """Return the version, such as "0.1.0"; "unknown" in a checkout that is not installed."""
+    try:
+        return version("fedprox")
+    except PackageNotFoundError:
+        return "unknown"
+
+
 def version_line() -> str:
     """Return the program's name and version, such as "fedprox 0.1.0"."""
-    try:
-        return f"fedprox {version('fedprox')}"
-    except PackageNotFoundError:  # run from a checkout
-        return "fedprox (not installed)"
+    known = installed_version()
+    return f"fedprox {'(not installed)' if known == 'unknown' else known}"

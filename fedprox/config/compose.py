@@ -1,6 +1,7 @@
 """Composition of configurations, done only here: Hydra's files and a command's arguments in, a Config out."""
 
 import re
+import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
@@ -8,10 +9,13 @@ from typing import Any
 
 import hydra
 from hydra.core.global_hydra import GlobalHydra
+from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
+from hydra.core.utils import JobRuntime
 from hydra.errors import HydraException
-from omegaconf import DictConfig, OmegaConf
+from hydra.version import VersionBase
+from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 from omegaconf.errors import OmegaConfBaseException
 
 from fedprox.config.schema import SEVERAL, TARGETS, Config, unknown
@@ -60,12 +64,79 @@ OmegaConf.register_new_resolver("of_buffer", _of_buffer, replace=True)
 def _conf_known() -> Iterator[None]:
     """Let Hydra read conf/, unless it is running a command, which may have added folders."""
     is_running = GlobalHydra.instance().is_initialized()
-    with nullcontext() if is_running else hydra.initialize_config_dir(version_base=None, config_dir=str(CONF)):
+    with (
+        nullcontext()
+        if is_running
+        else hydra.initialize_config_dir(version_base=None, config_dir=str(CONF), job_name="main")
+    ):
         yield
 
 
+_one_at_a_time = threading.RLock()
+_GLOBALS = ((GlobalHydra, "hydra"), (HydraConfig, "cfg"), (JobRuntime, "conf"), (VersionBase, "version_base"))
+
+
 @contextmanager
-def _errors_explained() -> Iterator[None]:
+def apart() -> Iterator[None]:
+    """Compose as if no program of Hydra's ran in this process; afterwards one that does is as it was."""
+    with _one_at_a_time:
+        earlier = [(kind, name, getattr(kind(), name)) for kind, name in _GLOBALS]
+        GlobalHydra().clear()
+        JobRuntime().conf = OmegaConf.create()
+        try:
+            yield
+        finally:
+            for kind, name, value in earlier:
+                setattr(kind(), name, value)
+
+
+class HydraJob:
+    """What Hydra would give to the job of a command, composed without running it.
+
+    Attributes:
+        run_dir: The run directory that the command would have, relative to the working directory.
+        sweep_dir: The directory that a sweep would have.
+        log_format: Of the lines in main.log.
+    """
+
+    def __init__(self, overrides: Sequence[str], config_name: str) -> None:
+        """Compose.
+
+        Raises:
+            UserError: If the configuration cannot be composed.
+        """
+        with apart(), _conf_known(), errors_explained():
+            self._whole = hydra.compose(config_name, [*overrides, "hydra.mode=RUN"], return_hydra_config=True)
+            HydraConfig.instance().set_config(self._whole)
+            self.run_dir = str(OmegaConf.select(self._whole, "hydra.run.dir"))
+            self.sweep_dir = str(OmegaConf.select(self._whole, "hydra.sweep.dir"))
+            self.log_format = str(OmegaConf.select(self._whole, "hydra.job_logging.formatters.simple.format"))
+
+    def settings(self, run_dir: Path) -> Config:
+        """Return the settings of a job in this directory.
+
+        Raises:
+            UserError: If a reference leads nowhere, or a setting breaks a rule.
+        """
+        with read_write(self._whole.hydra.runtime), open_dict(self._whole.hydra.runtime):
+            self._whole.hydra.runtime.output_dir = str(run_dir.absolute())
+        with apart():
+            HydraConfig.instance().set_config(self._whole)
+            return checked(self.config)
+
+    @property
+    def hydra(self) -> DictConfig:
+        """Hydra's own configuration."""
+        return OmegaConf.masked_copy(self._whole, "hydra")
+
+    @property
+    def config(self) -> DictConfig:
+        """Ours, with references unresolved."""
+        return OmegaConf.masked_copy(self._whole, [str(name) for name in self._whole if name != "hydra"])
+
+
+@contextmanager
+def errors_explained() -> Iterator[None]:
     """Turn the errors of Hydra and OmegaConf into a UserError."""
     try:
         yield
@@ -84,7 +155,7 @@ def compose(overrides: Sequence[str] = (), config_name: str = "config") -> Confi
 
 def composed(overrides: Sequence[str], config_name: str) -> DictConfig:
     """Return what Hydra composes, with references unresolved."""
-    with _conf_known(), _errors_explained():
+    with _conf_known(), errors_explained():
         return hydra.compose(config_name, list(overrides))
 
 
@@ -94,7 +165,7 @@ def checked(config: DictConfig) -> Config:
     Raises:
         UserError: If a reference leads nowhere, or a setting breaks a rule.
     """
-    with _errors_explained():
+    with errors_explained():
         plain = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
     return Config.of(_unsigned_zeros(plain))
 
@@ -148,7 +219,7 @@ def values_of(override: Override) -> list[str]:
 
 def parsed(overrides: Sequence[str]) -> list[Override]:
     """Return parsed overrides."""
-    with _conf_known(), _errors_explained():
+    with _conf_known(), errors_explained():
         loader = GlobalHydra.instance().config_loader()  # which expands glob(*)
         return OverridesParser.create(config_loader=loader).parse_overrides(list(overrides))
 

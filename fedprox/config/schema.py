@@ -26,6 +26,7 @@ from pydantic_core import PydanticCustomError
 from pydantic_core.core_schema import CoreSchema, no_info_wrap_validator_function
 
 from fedprox.errors import UserError
+from fedprox.held import is_held
 
 END_OF_INTEGERS = 2**32  # array sizes overflow beyond this
 DEPLOYMENT = "fedprox.engines.superlink.SuperLinkGrid"  # the target of engine=deployment
@@ -95,6 +96,11 @@ class Target(_Settings):
     def name(self) -> str:
         """The last part of the target, such as "cnn"."""
         return self.target.rpartition(".")[2]
+
+    @property
+    def is_ours(self) -> bool:
+        """Whether this package has the target, and not the user."""
+        return self.target.startswith("fedprox.") and not is_held(self.target)
 
     def __eq__(self, other: object) -> bool:
         """Return whether both have the same text: 1, 1.0 and true differ."""

@@ -125,7 +125,7 @@ def _load(
     task: Task | None,
 ) -> FederatedData:
     divided = _divided(dataset, partition, num_clients, hold_out, seed, task)
-    if not _is_ours(feature_skew):
+    if not feature_skew.is_ours:
         divided = copy.deepcopy(divided)  # it may change arrays in place, which later jobs share
     with _seeded(seed, 2):
         built = build("feature_skew", feature_skew, FederatedData, divided, seed)
@@ -159,6 +159,12 @@ def _divided(
     return divide(loaded, parts, rng, hold_out=hold_out)
 
 
+def forget_data() -> None:
+    """Free the data that jobs of this process share; functions and arrays of the user's may have changed meanwhile."""
+    _load.cache_clear()
+    _loaded.cache_clear()
+
+
 @lru_cache(maxsize=1)
 def _loaded(dataset: Target, task: Task | None) -> LabelledData | FederatedData:
     """Return the data set; jobs of one process that only divide it differently share it."""
@@ -169,13 +175,9 @@ def _loaded(dataset: Target, task: Task | None) -> LabelledData | FederatedData:
     return data
 
 
-def _is_ours(target: Target) -> bool:
-    return target.target.startswith("fedprox.")
-
-
 def _rechecked(data: Any, made_by: Target) -> Any:
     """Return the result of a function, checked again: a user's function may have changed it after the first check."""
-    if _is_ours(made_by):
+    if made_by.is_ours:
         return data
     if isinstance(data, LabelledData):
         return _rebuilt(data)

@@ -46,7 +46,7 @@ def new_model(config: Config, facts: Facts | None) -> nn.Module:
     target, init = config.model.target, config.model.init
     model = _made(config, facts)
     check_held(model, target)
-    if init == "default" and not target.startswith("fedprox."):
+    if init == "default" and not config.model.is_ours:
         check_repeats(model, _made(config, facts), target)
     if init == "zeros":
         for parameter in model.parameters():
@@ -68,18 +68,30 @@ def _made(config: Config, facts: Facts | None) -> nn.Module:
     return model
 
 
-def load_weights(model: nn.Module, file: str) -> None:
-    """Load the weights of a safetensors file into a model."""
+def load_weights(
+    model: nn.Module,
+    file: str,
+    named: str = "model.init=",
+    remedy: str = "name a model.safetensors of the same model, or use default or zeros",
+) -> None:
+    """Load the weights of a safetensors file into a model.
+
+    Args:
+        model: The model.
+        file: The file.
+        named: What stands before the file's name in an error.
+        remedy: What stands at the error's end.
+
+    Raises:
+        UserError: If the file cannot be read, or holds other weights.
+    """
     try:
         check_regular(Path(file))  # a pipe would never end
         weights = load_file(file)
         _check_weights(weights, model.state_dict())
         model.load_state_dict(weights)
     except (OSError, SafetensorError, RuntimeError, ValueError, TypeError, KeyError) as error:
-        raise UserError(
-            f"model.init={file} does not hold this model's weights: {one_line(error)}; "
-            "name a model.safetensors of the same model, or use default or zeros"
-        ) from error
+        raise UserError(f"{named}{file} does not hold this model's weights: {one_line(error)}; {remedy}") from error
 
 
 def _check_weights(weights: Mapping[str, torch.Tensor], own: Mapping[str, torch.Tensor]) -> None:

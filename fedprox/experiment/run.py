@@ -17,17 +17,21 @@ from fedprox.experiment.build import Experiment, client_columns, columns, logger
 from fedprox.experiment.data import attack_of, data_name
 from fedprox.experiment.early_stopping import EarlyStopping
 from fedprox.experiment.privacy import privacy_facts
+from fedprox.experiment.trained import model_facts
+from fedprox.federation.results import Round
 from fedprox.runs.checkpoint import Checkpoints, forget_after
 from fedprox.runs.contributions import write_contributions
 from fedprox.runs.environment import environment
 from fedprox.runs.loggers.group import Attached
 from fedprox.runs.loggers.interface import RUN_ID
+from fedprox.runs.model_card import write_card
 from fedprox.runs.progress import with_progress
 from fedprox.runs.writer import RunRecord
 from fedprox.storage import files_of_a_run, locked
 from fedprox.strategies.arrays import to_params
 
 _log = logging.getLogger("fedprox")
+Progress = Callable[[Iterator[Round], int, str, int], Iterator[Round]]
 
 
 def run(
@@ -38,6 +42,7 @@ def run(
     origin: Mapping[str, Any] | None = None,
     on_begin: Callable[[], None] = lambda: None,
     flower_grid: Grid | None = None,
+    progress: Progress = with_progress,
 ) -> Mapping[str, Any] | None:
     """Run one experiment and return the last row of its metrics.csv.
 
@@ -51,6 +56,7 @@ def run(
         origin: More entries of run.json: how the configuration came about.
         on_begin: Called after all checks, before the first file is written.
         flower_grid: Flower's own grid in a ServerApp, for engine=deployment; None in a simulation.
+        progress: Yields the rounds that it gets, and shows how far the run is.
 
     Raises:
         UserError: If a setting or a data file is wrong; then nothing is computed, and the directory is unchanged.
@@ -89,7 +95,7 @@ def run(
             ) as record:
                 if beginning.adopted:
                     record.adopt(beginning.adopted)
-                _record_rounds(experiment, beginning, record, attached, begin)
+                _record_rounds(experiment, beginning, record, attached, begin, progress)
     return record.final
 
 
@@ -117,7 +123,12 @@ def _explaining_how_to_continue(run_dir: Path) -> Iterator[None]:
 
 
 def _record_rounds(
-    experiment: Experiment, beginning: Beginning, record: RunRecord, loggers: Attached, begin: float
+    experiment: Experiment,
+    beginning: Beginning,
+    record: RunRecord,
+    loggers: Attached,
+    begin: float,
+    progress: Progress,
 ) -> None:
     """Run the remaining rounds, and finish the record."""
     config, start, rounds_begin = experiment.config, beginning.start, time.perf_counter()
@@ -130,7 +141,7 @@ def _record_rounds(
     resumed_from = start if beginning.tables else None
     with Checkpoints(record, **config.checkpoint.model_dump(), start=resumed_from) as checkpoints:
         rounds = iter(()) if stopping.is_over else experiment.rounds(start)
-        for outcome in with_progress(rounds, config.num_rounds, algorithm(config), beginning.first_round):
+        for outcome in progress(rounds, config.num_rounds, algorithm(config), beginning.first_round):
             if new := record.lacks(outcome):
                 checkpoints.widen(new)
             row = record.add(outcome)
@@ -154,7 +165,9 @@ def _record_rounds(
         _log.info("%s", as_line(shares))
     if config.contribution.name != "none":
         write_contributions(record.path)
-    record.finish(to_params(arrays), timings, experiment.grid.peak_memory_bytes(), {**more, **shares}, status)
+    model = model_facts(config, experiment.facts, beginning.facts["git_commit"])
+    write_card(record.path, beginning.facts, record.state, model)
+    record.finish(to_params(arrays), timings, experiment.grid.peak_memory_bytes(), {**more, **shares}, status, model)
 
 
 def algorithm(config: Config) -> str:

@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 
 from fedprox.report.runs import identify, label, read_metrics
 from fedprox.report.style import PALETTE, Curve, blank_figure, finish_accuracy, finish_loss, loss_limit
-from fedprox.runs.reader import read_record
+from fedprox.runs.reader import COMPLETE, read_record
 
 
 def save_curves(run_dir: Path) -> None:
@@ -18,10 +18,19 @@ def save_curves(run_dir: Path) -> None:
     Raises:
         UserError: If its run.json or metrics.csv is damaged.
     """
-    title = label(identify(run_dir, read_record(run_dir / "run.json")))
-    figure = draw(read_metrics(run_dir / "metrics.csv", finished=True), title)
-    canvas = FigureCanvasAgg(figure)
+    canvas = FigureCanvasAgg(curves_of(run_dir))
     canvas.print_png(run_dir / "curves.png")  # type: ignore[no-untyped-call]  # savefig would render twice
+
+
+def curves_of(run_dir: Path) -> Figure:
+    """Draw the rounds that a run has.
+
+    Raises:
+        UserError: If its run.json or metrics.csv is damaged.
+    """
+    record = read_record(run_dir / "run.json")
+    columns = read_metrics(run_dir / "metrics.csv", finished=record["status"] in COMPLETE)
+    return draw(columns, label(identify(run_dir, record)))
 
 
 def draw(columns: Mapping[str, Curve], title: str) -> Figure:

@@ -13,6 +13,7 @@ from fedprox.federation.results import Round
 from fedprox.process import Reminder
 
 LINE_EVERY_S = 5.0
+BAR_AFTER_S = 2.0  # of a run started from Python
 _log = logging.getLogger("fedprox")
 
 
@@ -25,9 +26,7 @@ def with_progress(rounds: Iterator[Round], num_rounds: int, name: str, first_rou
         name: Such as "FedAvg".
         first_round: > 0 in a resumed run; earlier rounds count as done, but not in the rate.
     """
-    done_before = max(first_round - 1, 0)
-    if first_round:
-        _log.info("%s resumes after round %d of %d", name, done_before, num_rounds)
+    done_before = _done_before(num_rounds, name, first_round)
     if (
         sys.stderr and sys.stderr.isatty() and multiprocessing.parent_process() is None
     ):  # joblib's jobs would share one line
@@ -36,9 +35,37 @@ def with_progress(rounds: Iterator[Round], num_rounds: int, name: str, first_rou
         yield from _with_lines(rounds, num_rounds, name, done_before)
 
 
-def _with_bar(rounds: Iterator[Round], num_rounds: int, name: str, done_before: int) -> Iterator[Round]:
+def with_quiet_progress(rounds: Iterator[Round], num_rounds: int, name: str, first_round: int = 0) -> Iterator[Round]:
+    """Yield the rounds and log their progress; if they take long and are watched, show a bar that vanishes at the end.
+
+    A terminal and a notebook show it; see `with_progress`, which this replaces for runs started from Python.
+    """
+    done_before = _done_before(num_rounds, name, first_round)
+    logged = _with_lines(rounds, num_rounds, name, done_before)
+    if (sys.stderr and sys.stderr.isatty()) or _in_notebook():
+        yield from _with_bar(logged, num_rounds, name, done_before, delay=BAR_AFTER_S, leave=False)
+    else:
+        yield from logged
+
+
+def _done_before(num_rounds: int, name: str, first_round: int) -> int:
+    """Return the number of rounds done by earlier processes, which is logged if there are any."""
+    done_before = max(first_round - 1, 0)
+    if first_round:
+        _log.info("%s resumes after round %d of %d", name, done_before, num_rounds)
+    return done_before
+
+
+def _in_notebook() -> bool:
+    shell = sys.modules.get("IPython")
+    return shell is not None and hasattr(shell.get_ipython(), "kernel")
+
+
+def _with_bar(
+    rounds: Iterator[Round], num_rounds: int, name: str, done_before: int, *, delay: float = 0.0, leave: bool = True
+) -> Iterator[Round]:
     with (
-        tqdm(total=num_rounds, initial=done_before, unit="round", desc=name) as bar,
+        tqdm(total=num_rounds, initial=done_before, unit="round", desc=name, delay=delay, leave=leave) as bar,
         Reminder(lambda _: bar.refresh()),  # keeps its clock running during a long round
     ):
         for outcome in rounds:

@@ -5,11 +5,11 @@ clients.csv         one row per client of each cohort; a client drawn several ti
 classes.csv         with evaluation.per_class, one row per class of each evaluated round
 personal.csv        with personalisation=..., one row per client, after the last evaluated round
 run.json            settings, seed, versions, git commit, hardware, timings, memory, result, status
-model.safetensors   the last global model
+model.safetensors   the last global model, with how to make and use it as metadata; see `fedprox.runs.model_file`
 checkpoint/         what a resumed run continues from; see `fedprox.runs.checkpoint`
 
-`fedprox.experiment.run` adds contribution.csv with contribution=shapley, the command adds curves.png, and Hydra adds
-.hydra/ and main.log.
+`fedprox.experiment.run` adds MODEL.md, which describes the model, and contribution.csv with contribution=shapley; the
+command adds curves.png, and Hydra adds .hydra/ and main.log.
 """
 
 import csv
@@ -32,6 +32,7 @@ from fedprox.evaluation.metrics import Evaluation, PersonalAccuracy, spread
 from fedprox.federation.results import Round
 from fedprox.process import uninterrupted
 from fedprox.runs.csv_table import CsvTable
+from fedprox.runs.model_file import NAME, ModelFacts
 from fedprox.runs.reader import number
 from fedprox.storage import PERSONAL as PERSONAL_TABLE
 from fedprox.storage import write_atomic
@@ -237,19 +238,21 @@ class RunRecord:
         peak_memory_bytes: int,
         more: Mapping[str, Any] | None = None,
         status: str = "finished",
+        model: ModelFacts | None = None,
     ) -> None:
         """Complete the run: write its last global model, timings and memory, and its status.
 
         Args:
-            params: The state dict, written as safetensors, which holds only tensors and cannot run code.
+            params: The state dict, written as safetensors, which holds only tensors and text and cannot run code.
             timings: Seconds for setup_s, rounds_s and total_s.
             peak_memory_bytes: Peak memory of the run's other processes; that of this process is added.
             more: Further entries of run.json.
             status: "finished", or "budget" if the run ended before its last round because its privacy was spent.
+            model: What the file says about the model; None if only the clients' script knows it.
         """
         # The model before run.json, so that every finished run has one.
         tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in params.items()}
-        write_atomic(self.path / "model.safetensors", save(tensors))
+        write_atomic(self.path / NAME, save(tensors, metadata=model.metadata() if model else None))
         own = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
         self._facts |= {"timings": dict(timings), "peak_memory_bytes": own + peak_memory_bytes, **(more or {})}
         self._save(status)

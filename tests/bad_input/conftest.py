@@ -59,7 +59,7 @@ def assert_nothing_is_damaged(before: dict[Path, bytes | None], folder: Path) ->
     """Assert that no file has changed, and that no new file is a run's."""
     after = contents(folder)
     assert [file for file in before if after.get(file, b"gone") != before[file]] == []
-    of_runs = ("metrics.csv", "clients.csv", "run.json", "model.safetensors", "curves.png")
+    of_runs = ("metrics.csv", "clients.csv", "run.json", "model.safetensors", "MODEL.md", "curves.png")
     assert [file for file in after.keys() - before.keys() if file.name in of_runs] == []
 
 

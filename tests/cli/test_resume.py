@@ -10,7 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fedprox.cli.resume import _as_override, whole_command, without_resume
+from fedprox.cli.resume import whole_command, without_resume
+from fedprox.cli.words import as_override
 from fedprox.config.compose import compose
 from fedprox.errors import UserError
 
@@ -132,7 +133,7 @@ def test_every_value_survives_hydras_grammar(value):
 
     if "${" in str(value):
         return  # refused before
-    override = OverridesParser.create().parse_override(f"x={_as_override(value)}")
+    override = OverridesParser.create().parse_override(f"x={as_override(value)}")
     assert not override.is_sweep_override()
     assert unquoted(override.value()) == value
 

@@ -149,7 +149,7 @@ def test_a_new_run_removes_the_files_of_the_old_one_and_no_others(command, tmp_p
     for name in ("mlflow_run_id", "metrics.csv.part"):
         (tmp_path / "run" / name).write_text("old")
     assert command(*DIGITS, "num_rounds=1", "checkpoint.every=null").status == 0
-    ours = {"metrics.csv", "clients.csv", "run.json", "model.safetensors", "curves.png", "main.log"}
+    ours = {"metrics.csv", "clients.csv", "run.json", "model.safetensors", "MODEL.md", "curves.png", "main.log"}
     hydras = {f".hydra/{name}.yaml" for name in ("config", "hydra", "overrides")}
     assert set(everything(tmp_path / "run")) == kept | ours | hydras
     assert (tmp_path / "run" / "main.log").read_text().count("results:") == 1

@@ -1,0 +1,184 @@
+"""A run asked for from Python: its settings as a command, and the objects that the command cannot name."""
+
+import copy
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
+
+from fedprox.cli.resume import OPTIONS, whole_command
+from fedprox.cli.words import words_of
+from fedprox.config.schema import TARGETS
+from fedprox.data.federated import FederatedData, LabelledData
+from fedprox.data.own import OwnArrays, own_arrays
+from fedprox.errors import UserError
+from fedprox.held import PREFIX, held_name, import_name, is_factory
+
+NUM_CLIENTS = 10
+# Of examples without clients, unless the call says more
+_DIVISION = {"partition": "dirichlet", "num_clients": NUM_CLIENTS}
+_CUSTOM = ("dataset", "partition")  # groups with a file for one's own, so that settings of the default one go with it
+_FUNCTIONS = ("loss",)  # groups whose functions are not called to make the object, but are it
+
+Held = dict[str, Callable[..., Any]]
+
+
+class Command(NamedTuple):
+    """A run as a command.
+
+    Attributes:
+        config_name: Of the command's --config-name.
+        words: Its overrides.
+        held: Objects that only this process has, by their names in `fedprox.held`.
+    """
+
+    config_name: str
+    words: list[str]
+    held: Held
+
+
+def command_of(
+    settings: Mapping[str, Any], data: Any = None, directory: Any = None, config_name: str = "config"
+) -> Command:
+    """Return the command for settings given from Python.
+
+    Args:
+        settings: By their names on the command line. A group such as `model` may be the name of a choice, a mapping of
+            its settings, or a class, a function or an object of one's own.
+        data: See `fedprox.run`; None for what `dataset` says.
+        directory: The run directory; None for the command's own choice.
+        config_name: A file of conf/.
+
+    Raises:
+        UserError: If a setting has another form, or an earlier run cannot be resumed with these.
+    """
+    held: Held = {}
+    named = {_bare(name) for name in settings}
+    words = [word for name, value in settings.items() for word in _words(name, value, held)]
+    continues = [option for option in OPTIONS if settings.get(option) is not None]
+    if data is not None:
+        if "dataset" in named:
+            raise UserError("data and dataset were both given, and each names the data; leave one of them out")
+        words = [*_data_words(data, named, held, is_new=not continues), *words]
+    replaced = [word.strip("~").removesuffix("=custom") for word in words if word[0] == "~" or word.endswith("=custom")]
+    words = [_forced(word, replaced) for word in words]
+    if not named & {"engine"}:
+        words.append("engine=local")
+    if directory is not None:
+        if "resume" in continues:
+            raise UserError(f"directory={directory} means nothing with resume=, which continues in place; leave it out")
+        words += words_of("hydra.run.dir", str(directory))
+    if not continues:
+        return Command(config_name, words, held)
+    chosen = [] if config_name == "config" else ["--config-name", config_name]
+    _, name, *rest = whole_command([*chosen, *words])
+    return Command(name, rest, held)
+
+
+def _bare(name: str) -> str:
+    """Return the setting or group that a name begins with, such as "model" of "+model.width"."""
+    if not isinstance(name, str):
+        raise UserError(f"settings must have texts as names, got {name!r}; give them as {{'mu': 0.1}}")
+    group = name.lstrip("+~").partition(".")[0].partition("/")[0]
+    if group == "hydra":
+        raise UserError(f"{name} is for the command; from Python give directory=<folder>, and leave {name} out")
+    return group
+
+
+def _words(name: str, value: Any, held: Held) -> Iterator[str]:
+    """Yield the arguments of one setting."""
+    if name == "repeat_num":
+        name = "+repeat_num"  # no file of conf/ has it
+    if name not in TARGETS:
+        yield from words_of(name, value)
+    elif isinstance(value, Mapping) and "_target_" in value:
+        rest = {key: each for key, each in value.items() if key != "_target_"}
+        yield from _replaced(name, _target(name, value["_target_"], held), rest)
+    elif value is None or isinstance(value, str | Mapping):
+        yield from words_of(name, value)
+    else:
+        yield from _replaced(name, _target(name, value, held), {})
+
+
+def _replaced(group: str, target: str, arguments: Mapping[str, Any]) -> Iterator[str]:
+    """Yield the arguments that put a function or class with its arguments in place of a group's choice."""
+    if group in _CUSTOM:
+        yield f"{group}=custom"
+        yield f"{group}._target_={target}"
+    else:
+        yield f"~{group}"
+        yield f"++{group}._target_={target}"
+    if arguments:
+        yield from words_of(f"++{group}", {key.lstrip("+"): value for key, value in arguments.items()})
+
+
+def _forced(word: str, replaced: Sequence[str]) -> str:
+    """Return an argument so that it may add a key to a group that was replaced, of which no file knows the keys."""
+    is_inside = any(word.startswith(f"{group}.") and not word.startswith(f"{group}._target_") for group in replaced)
+    return f"++{word}" if is_inside else word
+
+
+def _target(group: str, thing: Any, held: Held) -> str:
+    """Return the `_target_` of a class or function, or of a function that returns an object, which is then held."""
+    if isinstance(thing, str):
+        return thing
+    is_made = is_factory(thing) and (isinstance(thing, type) or group not in _FUNCTIONS)
+    if is_made and (name := import_name(thing)):
+        return name
+    return _hold(group, held_name(thing), thing if is_made else lambda: copy.deepcopy(thing), held)
+
+
+def _hold(group: str, name: str, function: Callable[..., Any], held: Held) -> str:
+    """Note a function to be held, and return its `_target_`."""
+    name = f"{name}_{group}" if name in held else name
+    held[name] = function
+    return f"{PREFIX}{name}"
+
+
+def prepared(data: Any) -> Any:
+    """Return data of one's own in the form in which several commands share them.
+
+    Raises:
+        UserError: If they have another form than `fedprox.run` says.
+    """
+    is_known = data is None or isinstance(data, str | LabelledData | FederatedData | OwnArrays) or is_factory(data)
+    return data if is_known else own_arrays(data)
+
+
+def _data_words(data: Any, named: set[str], held: Held, *, is_new: bool) -> Iterator[str]:
+    """Yield the arguments for data of one's own.
+
+    Args:
+        data: See `fedprox.run`.
+        named: The settings and groups that the call gives.
+        held: Receives what only this process has.
+        is_new: Whether the run is new; an earlier one keeps its division into clients.
+    """
+    if isinstance(data, str):
+        raise UserError(
+            f"data must be arrays or objects, got {data!r}; to choose a data set by name give dataset={data!r}"
+        )
+    if is_factory(data):
+        yield from _replaced("dataset", _target("dataset", data, held), {})
+        return
+    if isinstance(data, LabelledData | FederatedData):
+        yield from _replaced("dataset", _hold("dataset", "data", lambda: data, held), {})
+        is_divided = isinstance(data, FederatedData)
+        implied: dict[str, Any] = {"partition": "natural", "num_clients": None} if is_divided else dict(_DIVISION)
+        num_clients = data.num_clients if isinstance(data, FederatedData) else None
+    else:
+        arrays = prepared(data)
+        arrays.labelled()  # checked now
+        yield from _replaced("dataset", _hold("dataset", "data", arrays.labelled, held), {})
+        num_clients = arrays.num_clients
+        implied = dict(_DIVISION)
+        if num_clients is not None:
+            if "partition" in named:
+                raise UserError(
+                    "partition means nothing with data that have clients; leave it out, or leave the clients out"
+                )
+            yield from _replaced("partition", _hold("partition", "clients", arrays.partition(), held), {})
+            implied = {"num_clients": num_clients}
+    if is_new and num_clients is not None and num_clients < NUM_CLIENTS and not named & {"arrival"}:
+        implied["clients_per_round"] = None  # all
+    for name, value in implied.items():
+        if is_new and name not in named:
+            yield from words_of(name, value)
