@@ -1,6 +1,7 @@
 """A run asked for from Python: its settings as a command, and the objects that the command cannot name."""
 
 import copy
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -51,7 +52,9 @@ def command_of(
         UserError: If a setting has another form, or an earlier run cannot be resumed with these.
     """
     held: Held = {}
-    named = {_bare(name) for name in settings}
+    for name in settings:
+        _check_name(name)
+    named = {_group(name) for name, value in settings.items() if _chooses(name, value)}
     words = [word for name, value in settings.items() for word in _words(name, value, held)]
     continues = [option for option in OPTIONS if settings.get(option) is not None]
     if data is not None:
@@ -60,7 +63,7 @@ def command_of(
         words = [*_data_words(data, named, held, is_new=not continues), *words]
     replaced = [word.strip("~").removesuffix("=custom") for word in words if word[0] == "~" or word.endswith("=custom")]
     words = [_forced(word, replaced) for word in words]
-    if not named & {"engine"}:
+    if "engine" not in named:
         words.append("engine=local")
     if directory is not None:
         if "resume" in continues:
@@ -73,14 +76,23 @@ def command_of(
     return Command(name, rest, held)
 
 
-def _bare(name: str) -> str:
+def _chooses(name: str, value: Any) -> bool:
+    """Return whether an argument gives a setting or a group's choice, and not only some keys of a group."""
+    is_keys = isinstance(value, Mapping) and "_target_" not in value
+    return name.endswith("._target_") or ("." not in name and not is_keys)
+
+
+def _group(name: str) -> str:
     """Return the setting or group that a name begins with, such as "model" of "+model.width"."""
+    return name.lstrip("+~").partition(".")[0]
+
+
+def _check_name(name: Any) -> None:
+    """Raise UserError unless a setting's name is one from Python."""
     if not isinstance(name, str):
         raise UserError(f"settings must have texts as names, got {name!r}; give them as {{'mu': 0.1}}")
-    group = name.lstrip("+~").partition(".")[0].partition("/")[0]
-    if group == "hydra":
+    if re.match(r"\W*hydra\b", name):
         raise UserError(f"{name} is for the command; from Python give directory=<folder>, and leave {name} out")
-    return group
 
 
 def _words(name: str, value: Any, held: Held) -> Iterator[str]:
@@ -148,7 +160,7 @@ def _data_words(data: Any, named: set[str], held: Held, *, is_new: bool) -> Iter
 
     Args:
         data: See `fedprox.run`.
-        named: The settings and groups that the call gives.
+        named: The settings and the choices of groups that the call gives.
         held: Receives what only this process has.
         is_new: Whether the run is new; an earlier one keeps its division into clients.
     """

@@ -141,7 +141,7 @@ def errors_explained() -> Iterator[None]:
     try:
         yield
     except (HydraException, OmegaConfBaseException) as error:
-        raise UserError(explained(error)) from error
+        raise UserError(explained(error)) from None  # what Hydra did says no more
 
 
 def compose(overrides: Sequence[str] = (), config_name: str = "config") -> Config:

@@ -12,7 +12,7 @@ _USE = """\
 ```python
 import fedprox
 
-model = fedprox.load_model("{name}")  # a torch.nn.Module that normalises its input as in training
+model = fedprox.load_model("{name}"{code})  # a torch.nn.Module that normalises its input as in training
 labels = model.predict(examples)  # shape (n, {shape})
 ```
 """
@@ -54,8 +54,10 @@ def card(facts: Mapping[str, Any], state: Mapping[str, Any], model: ModelFacts |
     }
     lines = ["# Model", "", "| | |", "| --- | --- |"]
     lines += [f"| {name} | {printable(str(value)).replace('|', chr(92) + '|')} |" for name, value in rows.items()]
-    shape = ", ".join(map(str, model.input_shape)) if model else ""
-    use = (_USE if model else _TENSORS).format(name=NAME, shape=shape)
+    use = _TENSORS.format(name=NAME)
+    if model:
+        code = "" if model.model.is_ours else f", model={model.model.name}"  # which the reader has to import
+        use = _USE.format(name=NAME, code=code, shape=", ".join(map(str, model.input_shape)))
     return "\n".join([*lines, "", "`run.json` has all settings and versions, `metrics.csv` every round.", "", use])
 
 
