@@ -8,7 +8,6 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from copy import deepcopy
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -16,6 +15,8 @@ from pathlib import Path
 import pytest
 from absl import logging as absl_logging  # dp-accounting's
 from hypothesis import settings
+
+from tests.quick_composition import quick_composition
 
 # Before torch is loaded: its idle threads would spin, and keep the processors from the other worker's tests.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
@@ -49,22 +50,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 @pytest.fixture(autouse=True, scope="session")
-def _conf_is_read_once() -> Iterator[None]:
-    """Let Hydra read each file of conf/ once: reading takes a third of each of hundreds of compositions."""
-    from hydra._internal.config_repository import ConfigRepository
-
-    read, kept = ConfigRepository.load_config, {}
-
-    def load_config(repository: ConfigRepository, config_path: str) -> object:
-        folders = tuple(source.path for source in repository.get_sources() if source.scheme() == "file")
-        if set(folders) != {str(ROOT / "conf")}:
-            return read(repository, config_path)
-        if config_path not in kept:
-            kept[config_path] = read(repository, config_path)
-        return deepcopy(kept[config_path])
-
-    with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(ConfigRepository, "load_config", load_config)
+def _composition_is_quick() -> Iterator[None]:
+    with quick_composition():
         yield
 
 
