@@ -20,6 +20,9 @@ from tests.quick_composition import quick_composition
 
 # Before torch is loaded: its idle threads would spin, and keep the processors from the other worker's tests.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+# Hundreds of processes import this checkout: they compile it once, not each for itself.
+sys.dont_write_bytecode = False
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 settings.register_profile("any machine", deadline=None)  # 200 ms are not enough on a busy one
 settings.load_profile("any machine")
 signal.signal(signal.SIGINT, signal.default_int_handler)  # `pytest &` ignores it, and so would all that tests start
