@@ -205,9 +205,9 @@ BROKEN = {
         [],
         r"site hospital_b: its examples have the shape \(12,\), but those of hospital_a",
     ),
-    "no label column": (no_label, [], "site hospital_b: train.csv must have the label column"),
+    "no label column": (no_label, [], "site hospital_b: train.csv must have the column dataset.label"),
     "unknown class": (lambda _: None, ["dataset.classes=[0,1]"], "site hospital_a: it has the unknown class 2"),
-    "a wrong value": (secret_text, [], "site hospital_b: train.csv: .* must have 17 values, got 18"),
+    "a wrong value": (secret_text, [], "site hospital_b: train.csv: row 1 has more values"),
     "nothing held out": (lambda _: None, ["hold_out=0"], "site hospital_b: it has no held-out example"),
 }
 

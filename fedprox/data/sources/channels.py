@@ -1,23 +1,41 @@
 """Images with channels last: their statistics by channel, and the view with channels first that models take."""
 
 import math
+from collections.abc import Sequence
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from fedprox.data.federated import Floats, Integers
+from fedprox.data.federated import Features, Floats, Integers
 
 SQUARED_AT_ONCE = 50  # images whose squares are in memory at once
 
 Bytes = NDArray[np.uint8]
+Number = TypeVar("Number", bound=np.generic)
 
 
-def channels_first(images: Bytes) -> Bytes:
+def channels_first(images: NDArray[Number]) -> NDArray[Number]:
     """Return images of shape (n, height, width, C) as (n, C, height, width): a view, still channels last in memory.
 
     `LabelledData.model_input` keeps that order, in which convolutions on the CPU are fastest.
     """
     return np.ascontiguousarray(images).transpose(0, 3, 1, 2)
+
+
+def concatenated(parts: Sequence[Features]) -> Features:
+    """Return features one after another; images with channels last in memory stay so."""
+    if parts[0].ndim == 4 and parts[0].dtype == np.uint8:
+        return channels_first(np.concatenate([part.transpose(0, 2, 3, 1) for part in parts]))
+    joined: Features = np.concatenate(parts)  # type: ignore[assignment]
+    return joined
+
+
+def taken(features: Features, positions: Integers | NDArray[np.bool_] | slice) -> Features:
+    """Return some rows of features; images with channels last in memory stay so."""
+    if features.ndim == 4 and not features.flags.c_contiguous:
+        return channels_first(features.transpose(0, 2, 3, 1)[positions])  # type: ignore[return-value]
+    return features[positions]
 
 
 def channel_sums(images: Bytes) -> Integers:

@@ -7,31 +7,27 @@ channel or feature, but no example. From the facts of all sites the server agree
 """
 
 import json
-import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Self
 
 import numpy as np
-from numpy.typing import NDArray
 
 from fedprox.data.checks import MAX_CLASSES
 from fedprox.data.facts import Facts
 from fedprox.data.federated import ClientIndex, Features, FederatedData, Floats, Integers, LabelledData
 from fedprox.data.fingerprint import digest
-from fedprox.data.sources.channels import channel_sums, channels_first
+from fedprox.data.sources.categories import in_order
+from fedprox.data.sources.channels import concatenated
+from fedprox.data.sources.normalisation import Doubles, moments, shaped, std_of, values_of_one
 from fedprox.errors import UserError, printable
 
 FEWEST = 10  # examples whose sums by feature are told, and the smallest count by class: fewer could reveal one
 MAX_NAME = 64  # characters of a site's name
 EXAMPLES = 3  # random ones, to try a model on
 SHOWN = 5  # classes or columns that an error lists
-_PIECE = 1 << 22  # numbers that are squared at once
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
-_WHOLE = re.compile(r"-?\d+")
-
-Doubles = NDArray[np.float64]
 
 
 class SiteError(UserError):
@@ -109,8 +105,7 @@ class Agreement:
         """Return an agreement of numbers by channel or feature; without numbers, examples stay as they are."""
         if not len(mean):
             return cls(tuple(classes))
-        shape = input_shape if len(input_shape) == 1 else (-1, *(1,) * (len(input_shape) - 1))
-        return cls(tuple(classes), *(np.asarray(each, np.float32).reshape(shape) for each in (mean, std)))
+        return cls(tuple(classes), shaped(mean, input_shape), shaped(std, input_shape))
 
 
 def check_name(name: str) -> None:
@@ -120,17 +115,6 @@ def check_name(name: str) -> None:
             f"site {printable(name)[:MAX_NAME]!r} must have a name of at most {MAX_NAME} letters, digits, '.', '_' and "
             "'-' that begins with a letter or a digit; rename it"
         )
-
-
-def in_order(classes: set[str]) -> tuple[str, ...]:
-    """Return names of classes by their number if all are whole numbers, else as text.
-
-    >>> in_order({"10", "9"}), in_order({"10", "9", "none"})
-    (('9', '10'), ('10', '9', 'none'))
-    """
-    if all(map(_WHOLE.fullmatch, classes)):
-        return tuple(sorted(classes, key=lambda each: (int(each), each)))
-    return tuple(sorted(classes))
 
 
 def facts(site: Site, *, normalise: bool = True, with_counts: bool = False) -> SiteFacts:
@@ -152,7 +136,7 @@ def facts(site: Site, *, normalise: bool = True, with_counts: bool = False) -> S
                 f"site {site.name}: it has {len(features)} training examples, and sums by feature over fewer than "
                 f"{FEWEST} could reveal one; leave the site out, or set dataset.normalise=false"
             )
-        mean, squares = (tuple(each.tolist()) for each in _moments(features))
+        mean, squares = (tuple(each.tolist()) for each in moments(features))
     counts = np.bincount(own.labels, minlength=own.num_classes)
     return SiteFacts(
         name=site.name,
@@ -167,27 +151,6 @@ def facts(site: Site, *, normalise: bool = True, with_counts: bool = False) -> S
         squares=squares,
         counts=tuple(np.where(counts < FEWEST, 0, counts).tolist()) if with_counts else (),
     )
-
-
-def _axes(input_shape: tuple[int, ...]) -> tuple[int, ...]:
-    """Return the axes of features that one mean covers: all but the channels of images and the features of rows."""
-    return (0,) if len(input_shape) == 1 else (0, *range(2 if len(input_shape) == 3 else 1, len(input_shape) + 1))
-
-
-def _moments(features: Features) -> tuple[Doubles, Doubles]:
-    """Return the means of features and the sums of (x - mean)^2 by channel or feature, each of one axis, in float64."""
-    if features.dtype == np.uint8 and features.ndim == 4:  # exact
-        total, squares = channel_sums(features.transpose(0, 2, 3, 1).astype(np.uint8, copy=False)).sum(axis=0)
-        count = features.size // len(total)
-        spread = [(count * int(q) - int(s) ** 2) / count for s, q in zip(total, squares, strict=True)]
-        return total / count, np.array(spread)
-    axes = _axes(features.shape[1:])
-    mean = features.mean(axis=axes, dtype=np.float64, keepdims=True)
-    squared = np.zeros_like(mean)
-    step = max(1, _PIECE * len(features) // features.size)
-    for first in range(0, len(features), step):
-        squared += np.square(features[first : first + step] - mean).sum(axis=axes, keepdims=True)
-    return mean.reshape(-1), squared.reshape(-1)
 
 
 def agree(told: Sequence[SiteFacts], classes: Sequence[str] | None = None) -> Agreement:
@@ -264,8 +227,7 @@ def _pooled(told: Sequence[SiteFacts]) -> tuple[Doubles, Doubles]:
     With N_k values at site k, of mean m_k and sum of squares q_k around it, the mean is m = sum N_k m_k / N and the
     variance sum (q_k + N_k (m_k - m)^2) / N (Chan et al. 1979), in which large means do not cancel.
     """
-    shape = told[0].input_shape
-    values = math.prod(shape[0 if len(shape) != 3 else 1 :]) if len(shape) > 1 else 1  # of one example, by channel
+    values = values_of_one(told[0].input_shape)
     counts = [site.num_examples * values for site in told]
     mean, squares = np.zeros(len(told[0].mean)), np.zeros(len(told[0].mean))
     for site, count in zip(told, counts, strict=True):
@@ -273,8 +235,7 @@ def _pooled(told: Sequence[SiteFacts]) -> tuple[Doubles, Doubles]:
     mean /= sum(counts)
     for site, count in zip(told, counts, strict=True):
         squares += np.array(site.squares) + count * np.square(np.array(site.mean) - mean)
-    std = np.sqrt(squares / sum(counts))
-    return mean, np.where(std.astype(np.float32) > 0, std, 1.0)
+    return mean, std_of(squares, sum(counts))
 
 
 def federated(read: Sequence[Site], agreement: Agreement, first_client: int = 0) -> FederatedData:
@@ -299,7 +260,7 @@ def federated(read: Sequence[Site], agreement: Agreement, first_client: int = 0)
             of_class = np.array([numbers[name] for name in own.class_names], dtype=np.int64)
             labels.append(of_class[getattr(own, f"{side}labels")])
     examples = LabelledData.without_test_set(
-        _joined(features),
+        concatenated(features),
         np.concatenate(labels),
         len(agreement.classes),
         mean=agreement.mean,
@@ -377,11 +338,3 @@ def shared_counts(told: Sequence[SiteFacts], classes: Sequence[str]) -> Integers
             )
         row[[classes.index(name) for name in site.classes]] = site.counts
     return counts
-
-
-def _joined(parts: Sequence[Features]) -> Features:
-    """Return features one after another; images with channels last in memory stay so."""
-    if parts[0].ndim == 4 and parts[0].dtype == np.uint8:
-        return channels_first(np.concatenate([part.transpose(0, 2, 3, 1) for part in parts]))
-    joined: Features = np.concatenate(parts)  # type: ignore[assignment]
-    return joined

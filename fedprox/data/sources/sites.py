@@ -9,19 +9,18 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
-from fedprox.data.federated import FederatedData, Integers, LabelledData, split
-from fedprox.data.sources.channels import channels_first
+from fedprox.data.federated import FederatedData, LabelledData, split
+from fedprox.data.sources.categories import in_order
+from fedprox.data.sources.channels import channels_first, taken
 from fedprox.data.sources.image_files import TEST_SIDES
 from fedprox.data.sources.image_folder import site_images
 from fedprox.data.sources.images import Wanted
 from fedprox.data.sources.leaf import user_arrays
 from fedprox.data.sources.leaf_files import data_folder
-from fedprox.data.sources.site_facts import Site, SiteError, agree, check_name, facts, federated, in_order
+from fedprox.data.sources.site_facts import Site, SiteError, agree, check_name, facts, federated
 from fedprox.data.sources.tables import ClassNames, Table, read_csv, read_npz
 from fedprox.errors import UserError
 from fedprox.seeds import Stream, generator
@@ -231,13 +230,6 @@ def _held_out(name: str, table: Table, form: SiteFormat) -> tuple[Table, Table]:
     rng = generator(form.seed, Stream.SITE, zlib.crc32(name.encode()))
     parts = split([rng.permutation(len(table.labels))], form.hold_out)
     train, held_out = (
-        table._replace(features=_taken(table.features, part[0]), labels=table.labels[part[0]]) for part in parts
+        table._replace(features=taken(table.features, part[0]), labels=table.labels[part[0]]) for part in parts
     )
     return train, held_out
-
-
-def _taken(features: NDArray[Any], positions: Integers) -> NDArray[Any]:
-    """Return some rows of features; images with channels last in memory stay so."""
-    if features.ndim == 4 and not features.flags.c_contiguous:
-        return channels_first(features.transpose(0, 2, 3, 1)[positions])
-    return features[positions]

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from fedprox.data.federated import LabelledData
+from fedprox.data.sources.categories import in_order
 from fedprox.data.sources.site_facts import (
     Agreement,
     Site,
@@ -14,7 +15,6 @@ from fedprox.data.sources.site_facts import (
     check_name,
     facts,
     federated,
-    in_order,
     shared_counts,
 )
 from fedprox.errors import UserError

@@ -158,7 +158,7 @@ def one_row(folder):
 BROKEN = {
     "empty": (emptied, "must hold train.csv"),
     "no example": (only_header, "it has no training example"),
-    "no label": (without_label, "must have the label column dataset.label=label"),
+    "no label": (without_label, "must have the column dataset.label=label"),
     "other columns": (other_test_columns, "its test set has other columns"),
     "two files": (two_files, "must hold train.csv and perhaps test.csv, or one .csv file alone, got 3"),
     "nothing held out": (one_row, "it has no held-out example"),

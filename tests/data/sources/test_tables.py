@@ -44,18 +44,21 @@ def test_a_byte_order_mark_of_a_spreadsheet_is_not_part_of_a_name(written):
 
 SECRET = "123456.5"
 BAD_CSV = {
-    "no label column": (f"x,y\n{SECRET},1\n", ["dataset.label=label", "its first line has 2 columns without it"]),
-    "semicolons": (f"x;label\n{SECRET};1\n", ["its first line has 1 columns"]),
-    "no header": (f"{SECRET},1\n{SECRET},1\n", ["its first line has 2 columns without it; add a header"]),
+    "no label column": (f"x,y\n{SECRET},1\n", ["dataset.label=label", "got 2 columns without it"]),
+    "semicolons": (f"x;label\n{SECRET};1\n", ["got 1 columns"]),
+    "no header": (f"{SECRET},1\n{SECRET},1\n", ["got 2 columns without it; add a header"]),
     "twice": (f"x,x,label\n{SECRET},1,1\n", ["the column x twice"]),
     "only labels": (f"label\n{SECRET}\n", ["a column of numbers besides label"]),
-    "ragged": (f"x,label\n1,1\n{SECRET}\n", ["row 2 must have 2 values, got 1"]),
+    "short": (f"x,label\n1,1\n{SECRET}\n", ["row 2 has no label"]),
+    "long": (f"x,label\n1,1\n{SECRET},1,1\n", ["line 3 must have 2 values, got 3"]),
+    "longer than the header": (f"x,label\n{SECRET},1,1\n1,1,1\n", ["row 1 has more values than the header"]),
     "text": (f"x,label\n1,1\nMr {SECRET},1\n", ["x in row 2 must be a finite number"]),
-    "missing": (f"x,z,label\n{SECRET},,1\n", ["z in row 1 must be a finite number"]),
-    "infinite": (f"x,z,label\n{SECRET},1e99,1\n", ["z in row 1 must be a finite number"]),
+    "missing": (f"x,z,label\n{SECRET},,1\n", ["z in row 1 has no value"]),
+    "infinite": (f"x,z,label\n{SECRET},1e99,1\n", ["z in row 1 must be finite in float32"]),
     "no label": (f"x,label\n{SECRET}, \n", ["row 1 has no label"]),
     "empty": ("", ["with a header"]),
-    "quotes": (f'x,label\n"{SECRET}"4,1\n', ["comma-separated text in UTF-8"]),
+    "quotes": (f'x,label\n"{SECRET},1\n', ["text in UTF-8"]),
+    "a name like the label without a header": ("Labe,1\n2,1\n", ["add a header"]),
 }
 
 
