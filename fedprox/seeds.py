@@ -32,6 +32,7 @@ class Stream(IntEnum):
     MASKS = 21  # the secrets of clients that mask their updates in one round, and which of them vanish
     CONTRIBUTION = 22  # the orders in which one round's clients come when their contributions are measured
     LEAKAGE = 23  # what an attack on a recorded update, and the defences against it, draw; no run depends on them
+    TEST_SPLIT = 25  # the test rows of the user's own tables
 
 
 def generator(seed: int, stream: Stream, *ids: int, repetition: int = 0) -> np.random.Generator:

@@ -23,7 +23,7 @@ from fedprox.federation import script_files
 
 FOLDER, CONFIG = "job", "config.yaml"
 _SCRIPT = "script"  # the folder of the clients' script and its modules
-PATHS = ("data_dir", "path", "cache_dir", "glove", "init")  # settings that name files or folders
+PATHS = ("data_dir", "path", "test_path", "cache_dir", "glove", "init")  # settings that name files or folders
 _FLOWER_LEAVES_OUT = re.compile(r"(build|eggs|lib|lib64|parts|env|venv)/|(.*/)?(test_[^/]*|[^/]*_test)\.py")
 _PYPROJECT = """\
 # Written by fedprox: `flwr run <this folder> <connection>` runs it.

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import fields
 from functools import lru_cache
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,6 +18,7 @@ from fedprox.config.schema import Config, Target
 from fedprox.data import checks
 from fedprox.data.facts import Facts
 from fedprox.data.federated import ClientIndex, FederatedData, Integers, LabelledData, Task, divide
+from fedprox.data.partitioners.natural import NUM_CLIENTS
 from fedprox.data.sources import image_files
 from fedprox.errors import UserError, printable
 from fedprox.experiment.objective import check_task, loss
@@ -25,11 +27,13 @@ from fedprox.seeds import Stream, generator
 
 _log = logging.getLogger("fedprox")
 NATURAL = "fedprox.data.partitioners.natural.natural"
+NATURAL_OR_IID = f"{NATURAL}_or_iid"
 BY_CLASS = tuple(
     f"fedprox.data.partitioners.{name}.{name}" for name in ("dirichlet", "pathological", "power_law", "shards")
 )
 MAX_NAMES = 20  # classes that the log names
 MAX_LENGTH = 40  # characters of a name
+OWN = "fedprox.data.sources.own."  # functions that read a file of the user's
 LARGE = 1e4  # model input beyond this is seldom intended
 
 
@@ -139,9 +143,16 @@ def _divided(
 ) -> FederatedData:
     loaded = _loaded(dataset, task)
     if isinstance(loaded, FederatedData):
-        if partition.target != NATURAL:
+        if partition.target not in (NATURAL, NATURAL_OR_IID):
             raise UserError(f"dataset={data_name(dataset)} comes divided into clients; leave partition= out")
         return loaded
+    if partition.target == NATURAL_OR_IID:
+        num_clients = num_clients or NUM_CLIENTS
+        _log.info(
+            "%s: no clients in the data: divided at random among %d; choose partition= and num_clients= for another "
+            "division",
+            *(printable(data_name(dataset)), num_clients),
+        )
     if num_clients is None:
         raise UserError(
             f"num_clients must be an integer >= 1, because partition= divides dataset={data_name(dataset)}, "
@@ -205,10 +216,12 @@ def _seeded(seed: int, position: int) -> Iterator[None]:
 
 
 def data_name(dataset: Target) -> str:
-    """Return the data set's name: that of its function, with alpha and beta or the folder's name."""
+    """Return the data set's name: that of its function, with alpha and beta or the folder's or file's name."""
     name, given = dataset.name, dataset.arguments
     if name == "image_folder":  # a re-encoded copy of a known data set is another data set
         return f"{name}:{image_files.name_of(given['path'])}"
+    if dataset.target.startswith(OWN):
+        return f"{name}:{printable(Path(given['path']).stem)}"
     if name != "synthetic":
         return name
     return "synthetic_iid" if given.get("iid") else f"synthetic_{given['alpha']:g}_{given['beta']:g}"

@@ -17,7 +17,7 @@ from fedprox.runs.reader import PLACEMENT_SETTINGS, flattened
 # Settings that a record never decides; how often it writes checkpoints is harmless.
 PLACEMENT = tuple(name for name in PLACEMENT_SETTINGS if name != "checkpoint")
 # Settings of any group that name files or folders
-PATHS = ("data_dir", "path", "cache_dir", "glove", "script", "output")
+PATHS = ("data_dir", "path", "test_path", "cache_dir", "glove", "script", "output")
 MAX_SETTINGS = 1000  # far more than any run has
 _NAMED = re.compile(r"_target_: *([\w.]+)")
 _NAME = re.compile(r"[A-Za-z]\w*")
