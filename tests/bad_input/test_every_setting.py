@@ -2,17 +2,26 @@
 
 from pathlib import Path
 
+import numpy as np
+import pandas as pd
 import pytest
 from omegaconf import OmegaConf
 
 from fedprox.config.compose import CONF
 
 SIZES = {"sizes": "odd", "sigma": "51", "exponent": "11"}
+OWN = {"path": "nowhere", "test_path": "nowhere", "test_fraction": "1", "normalise": "1"} | dict.fromkeys(
+    ("label", "client", "split"), "no"
+)
+OWN |= {"features": "[no]", "ignore": "[no]"}
 # A value beyond the range of each setting of a group's option, or of another kind.
 OPTIONS = {
     "arrival/buffered": {"concurrency": "6", "buffer": "11", "discount": "-1", "server_learning_rate": "0"},
     "arrival/deadline": {"seconds": "0"},
     "augmentation/crop_flip": {"pad": "64", "mode": "white", "flip": "1"},
+    "dataset/csv": OWN | {"separator": "ab"},
+    "dataset/parquet": OWN,
+    "dataset/npz": {name: OWN[name] for name in ("path", "test_path", "test_fraction", "normalise")},
     "dataset/image_folder": {"path": "nowhere", "size": "4097", "channels": "2"}
     | {"test_fraction": "1", "skip_broken": "1", "cache_dir": "1"},
     "dataset/femnist": {"classes_per_client": "11", "sigma": "6"},
@@ -64,6 +73,20 @@ OPTIONS = {
 SMALL = ("dataset=digits", "engine=local", "num_rounds=1", "num_clients=5", "clients_per_round=2")
 
 
+def own_file(folder: Path, form: str) -> Path:
+    """Write a file of the user's own data."""
+    file = folder / f"own.{form}"
+    table = pd.DataFrame({"x": range(10), "label": ["a", "b"] * 5})
+    if form == "csv":
+        table.to_csv(file, index=False)
+    elif form == "npz":
+        np.savez(file, x=table[["x"]].to_numpy(float), y=table["label"].to_numpy(str))
+    else:
+        pytest.importorskip("pyarrow")
+        table.to_parquet(file)
+    return file
+
+
 def settings_of(group: str, option: str) -> set[str]:
     """Return the names of an option's own settings, without references to others."""
     content = OmegaConf.load(CONF / group / f"{option}.yaml")
@@ -96,6 +119,8 @@ def test_a_wrong_value_of_a_groups_setting_is_refused_by_name(refused, tmp_path,
         base = [each for each in base if not each.startswith("num_clients")] + ["partition=natural", "num_clients=2"]
     if name != "path" and choice in ("image_folder", "leaf"):
         base.append("dataset.path=.")
+    if choice in ("csv", "parquet", "npz") and name != "path":
+        base.append(f"dataset.path={own_file(tmp_path, choice)}")
     if choice == "sites":
         base += [*(["dataset.format=csv"] * (name != "format")), *(["dataset.path=places"] * (name != "path"))]
         (tmp_path / "places" / "a").mkdir(parents=True)

@@ -223,15 +223,16 @@ def _header(file: Path, separator: str) -> list[str]:
 def _frame(file: Path, read: pd.DataFrame, roles: Roles) -> Frame:
     """Return what pandas has read, checked."""
     columns = roles.features or ()
+    remedy = "leave the column out" + " with dataset.ignore" * roles.suggests
     return Frame(
-        _numbers(file, read, columns),
+        _numbers(file, read, columns, remedy),
         columns,
-        _numbers(file, read, () if roles.has_classes else roles.label),
+        _numbers(file, read, () if roles.has_classes else roles.label, "name another column in dataset.label"),
         {name: _names(file, read[name], name) for name in roles.names},
     )
 
 
-def _numbers(file: Path, read: pd.DataFrame, columns: Sequence[str]) -> Floats:
+def _numbers(file: Path, read: pd.DataFrame, columns: Sequence[str], remedy: str) -> Floats:
     """Return columns as finite float32, shape (n, num_columns)."""
     numbers = np.empty((len(read), len(columns)), dtype=np.float32)
     with np.errstate(over="ignore"):  # reported below
@@ -240,7 +241,7 @@ def _numbers(file: Path, read: pd.DataFrame, columns: Sequence[str]) -> Floats:
     finite = np.isfinite(numbers)
     if not finite.all():
         row, place = np.argwhere(~finite)[0].tolist()
-        raise _not_finite(file, read[columns[place]], row)
+        raise _not_finite(file, read[columns[place]], row, remedy)
     return numbers
 
 
@@ -256,17 +257,17 @@ def _as_numbers(column: "pd.Series[Any]") -> NDArray[Any]:
     return pd.to_numeric(texts, errors="coerce").to_numpy(dtype=np.float64, na_value=np.nan)
 
 
-def _not_finite(file: Path, column: "pd.Series[Any]", row: int) -> UserError:
+def _not_finite(file: Path, column: "pd.Series[Any]", row: int, remedy: str) -> UserError:
     """Return the error for a value that is not a finite number."""
     where = f"{file.name}: {printable(str(column.name))} in row {row + 1}"
     value = column.iloc[row]
     if np.ndim(value) == 0 and pd.isna(value):
         return UserError(f"{where} has no value; fill it in, or leave the row out")
     if column.dtype.kind in "mM":
-        return UserError(f"{where} is a date or a duration and must be a number; convert it, or leave the column out")
+        return UserError(f"{where} is a date or a duration and must be a number; convert it, or {remedy}")
     if isinstance(value, (int, float)):
         return UserError(f"{where} must be finite in float32; replace it, or leave the row out")
-    return UserError(f"{where} must be a finite number; encode text as numbers, or leave the column out")
+    return UserError(f"{where} must be a finite number; encode text as numbers, or {remedy}")
 
 
 def _names(file: Path, column: "pd.Series[Any]", name: str) -> Categories:

@@ -28,7 +28,7 @@ from fedprox.errors import UserError, printable
 from fedprox.seeds import Stream, generator
 
 TEST_FRACTION = 0.2  # the default
-MOST_CLASSES = 100  # more of them than this, and than half of the rows, are probably numbers to predict
+MOST_CLASSES = 10  # more of them than this, and than half of the rows, are probably numbers to predict
 
 Mask = NDArray[np.bool_]
 _log = logging.getLogger("fedprox")
