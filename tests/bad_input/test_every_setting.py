@@ -22,6 +22,7 @@ OPTIONS = {
     "dataset/csv": OWN | {"separator": "ab"},
     "dataset/parquet": OWN,
     "dataset/npz": {name: OWN[name] for name in ("path", "test_path", "test_fraction", "normalise")},
+    "dataset/hugging_face": {name: value for name, value in OWN.items() if name not in ("test_path", "split")},
     "dataset/image_folder": {"path": "nowhere", "size": "4097", "channels": "2"}
     | {"test_fraction": "1", "skip_broken": "1", "cache_dir": "1"},
     "dataset/femnist": {"classes_per_client": "11", "sigma": "6"},
@@ -65,6 +66,7 @@ OPTIONS = {
     "contribution/shapley": {"permutations": "0"},
     "secure_aggregation/masked": {"bits": "7", "clip": "0", "threshold": "1", "dropouts": "1.5", "masks": "2"},
     "partition/dirichlet": {"alpha": "1001", "min_examples": "100000", **SIZES},
+    "partition/flower": {"partitioner": "Odd"},
     "partition/iid": SIZES,
     "partition/pathological": {"classes_per_client": "11", **SIZES},
     "partition/power_law": {"classes_per_client": "11", "sigma": "51"},
@@ -81,9 +83,11 @@ def own_file(folder: Path, form: str) -> Path:
         table.to_csv(file, index=False)
     elif form == "npz":
         np.savez(file, x=table[["x"]].to_numpy(float), y=table["label"].to_numpy(str))
-    else:
+    elif form == "parquet":
         pytest.importorskip("pyarrow")
         table.to_parquet(file)
+    else:
+        pytest.importorskip("datasets").Dataset.from_pandas(table).save_to_disk(file)
     return file
 
 
@@ -119,7 +123,9 @@ def test_a_wrong_value_of_a_groups_setting_is_refused_by_name(refused, tmp_path,
         base = [each for each in base if not each.startswith("num_clients")] + ["partition=natural", "num_clients=2"]
     if name != "path" and choice in ("image_folder", "leaf"):
         base.append("dataset.path=.")
-    if choice in ("csv", "parquet", "npz") and name != "path":
+    if choice in ("flower", "hugging_face"):
+        pytest.importorskip("flwr_datasets")
+    if choice in ("csv", "parquet", "npz", "hugging_face") and name != "path":
         base.append(f"dataset.path={own_file(tmp_path, choice)}")
     if choice == "sites":
         base += [*(["dataset.format=csv"] * (name != "format")), *(["dataset.path=places"] * (name != "path"))]

@@ -163,7 +163,7 @@ def read_csv(file: Path, roles: Roles, separator: str = ",") -> Frame:
                 low_memory=False,  # a column's type is that of all its rows
                 compression=None,
             )
-    return _frame(file, read, roles)
+    return frame_of(file, read, roles)
 
 
 def read_parquet(file: Path, roles: Roles) -> Frame:
@@ -187,7 +187,7 @@ def read_parquet(file: Path, roles: Roles) -> Frame:
         roles = roles.found_in(file, columns)
         wanted = list({*(roles.features or ()), *roles.label, *roles.names})
         read = source.ParquetFile(file).read(columns=wanted).to_pandas(ignore_metadata=True)
-    return _frame(file, read, roles)
+    return frame_of(file, read, roles)
 
 
 @contextmanager
@@ -220,8 +220,12 @@ def _header(file: Path, separator: str) -> list[str]:
     return [name.strip() for name in header]
 
 
-def _frame(file: Path, read: pd.DataFrame, roles: Roles) -> Frame:
-    """Return what pandas has read, checked."""
+def frame_of(file: Path, read: pd.DataFrame, roles: Roles) -> Frame:
+    """Return a table's rows by the roles of its columns, which `found_in` has completed.
+
+    Raises:
+        UserError: If a column does not fit its role.
+    """
     columns = roles.features or ()
     remedy = "leave the column out" + " with dataset.ignore" * roles.suggests
     return Frame(

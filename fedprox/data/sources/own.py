@@ -172,33 +172,42 @@ def _of_frame(file: Path, frame: "Frame", roles: "Roles") -> Rows:
 
 
 def _of_arrays(file: Path, x: Array, y: Array, client: Array | None, task: Task) -> Rows:
-    """Return the rows of arrays; 64-bit integers stay, as tokens.
+    """Return the rows of arrays.
 
     Raises:
         UserError: If the arrays do not have their form, or do not fit together.
     """
-    if x.ndim < 2 or x.dtype.kind not in "biuf":
-        raise UserError(
-            f"{file.name}: x must be numbers of shape (n, *input_shape), got {x.shape} ({x.dtype}); fix the file"
-        )
+    features = checked_features(f"{file.name}: x", x)
     for name, array in (("y", y), ("client", client)):
         if array is not None and (not array.ndim or len(array) != len(x)):
             raise UserError(f"{file.name}: {name} must have {len(x)} rows, as x has, got {array.shape}; fix the file")
-    is_kept = x.dtype == np.uint8 or (x.dtype.kind in "iu" and x.dtype.itemsize == 8)
-    try:
-        features = _with_channels_first(x if is_kept else checks.floats("x", x))
-        labels = _categories(file, y) if task == "classification" else checks.floats("y", checks.numbers("y", y))
-    except UserError as error:
-        raise UserError(f"{file.name}: {error}") from error
+    y_name = f"{file.name}: y"
+    labels = _categories(file, y) if task == "classification" else checks.floats(y_name, checks.numbers(y_name, y))
     return Rows(file.name, features, labels, clients=None if client is None else _categories(file, client), first_row=0)
 
 
-def _with_channels_first(x: Array) -> Array:
+def checked_features(name: str, x: Array) -> Array:
+    """Return features of one array: bytes and tokens (64-bit integers) as they are, other numbers as float32.
+
+    Images of shape (n, height, width, channels) get their channels first.
+
+    Raises:
+        UserError: If they are not finite numbers of shape (n, *input_shape).
+    """
+    if x.ndim < 2 or x.dtype.kind not in checks.NUMERIC:
+        raise UserError(
+            f"{name} must be numbers of shape (n, *input_shape), got {x.shape} ({x.dtype}); give all examples one shape"
+        )
+    is_kept = x.dtype == np.uint8 or (x.dtype.kind in "iu" and x.dtype.itemsize == 8)
+    return _with_channels_first(name, x if is_kept else checks.floats(name, x))
+
+
+def _with_channels_first(name: str, x: Array) -> Array:
     """Return images of shape (n, height, width, channels) as (n, channels, height, width), all else as it is."""
     if x.ndim != 4 or x.shape[3] not in CHANNELS:
         return x
     if x.shape[1] in CHANNELS:
-        raise UserError(f"x of shape {x.shape} may have its channels first or last; pad the images by a pixel")
+        raise UserError(f"{name} of shape {x.shape} may have its channels first or last; pad the images by a pixel")
     return channels_first(x)
 
 
