@@ -111,7 +111,7 @@ def test_requirements_are_the_packages_versions_and_hashes_of_the_lock():
 def test_what_the_extras_bring_is_there_for_the_tests_and_nothing_else_asks_for_it():
     written = {canonicalize_name(requirement.name) for requirement, _ in requirements()}
     packages = {canonicalize_name(package["name"]): package for package in locked()}
-    assert {"tensorboard", "wandb", "mlflow", "lightning", "privacy"} == set(extras())
+    assert {"tensorboard", "wandb", "mlflow", "lightning", "privacy", "data", "huggingface", "search"} == set(extras())
     for name in [canonicalize_name(Requirement(text).name) for texts in extras().values() for text in texts]:
         assert name in written
         assert packages[name]["optional"]
