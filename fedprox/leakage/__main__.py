@@ -25,8 +25,7 @@ from fedprox.leakage.reconstruction import Delta, Images, psnr, reconstructed, s
 from fedprox.leakage.recorded import RecordedUpdate, recorded_update
 from fedprox.process import exit_status
 from fedprox.report.outputs import FIGURES, check_writable
-from fedprox.report.style import blank_figure
-from fedprox.storage import annotate_errors
+from fedprox.report.style import blank_figure, save
 
 SHOWN = 4  # examples in the figure
 
@@ -92,8 +91,7 @@ def _leak(arguments: argparse.Namespace) -> None:
     )
     originals, guesses = scaled(update.features, update.examples), _guesses(update, arguments.noise)
     best = {name: _best(originals, found) for name, found in guesses.items()}
-    with annotate_errors(arguments.out):
-        _draw(originals, best, update).savefig(arguments.out, dpi=200)
+    save(_draw(originals, best, update), arguments.out)
     print(
         f"client {update.client}, round {update.round_num}: {len(originals)} examples, {update.num_steps} steps of SGD"
     )

@@ -7,7 +7,9 @@
 import argparse
 import signal
 import sys
+from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from fedprox.cli.options import Parser
 from fedprox.cli.terminal import ends_quietly
@@ -16,6 +18,13 @@ from fedprox.errors import UserError, one_line
 from fedprox.process import exit_status
 from fedprox.report.outputs import FIGURES, TABLES, check_writable
 from fedprox.storage import annotate_errors
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+    from pandas import DataFrame
+
+    from fedprox.report.style import Paper
+    from fedprox.report.summary import Axis
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -79,7 +88,12 @@ def _parser() -> Parser:
         help="a run directory, or a folder of runs at any depth",
     )
     parser.add_argument(
-        "--out", required=True, type=Path, metavar="FILE", help="the figure: FILE ends in .png, .pdf or .svg"
+        "--out",
+        action="append",
+        required=True,
+        type=Path,
+        metavar="FILE",
+        help="the figure: FILE ends in .png, .pdf or .svg; may be repeated",
     )
     parser.add_argument(
         "--table",
@@ -88,6 +102,18 @@ def _parser() -> Parser:
         type=Path,
         metavar="FILE",
         help="also write the table: .md as printed, .csv with all digits; may be repeated",
+    )
+    parser.add_argument(
+        "--width",
+        metavar="WIDTH",
+        help="size the figure and its text for print: column (3.3 inches), page (6.9 inches), or inches",
+    )
+    parser.add_argument(
+        "--ylim",
+        nargs=2,
+        type=float,
+        metavar=("LOW", "HIGH"),
+        help="ends of the accuracy axis, such as 0 1 (default: all curves of a data set fit)",
     )
     parser.add_argument(
         "--last",
@@ -131,32 +157,57 @@ def _parser() -> Parser:
 
 
 def _report(arguments: argparse.Namespace) -> None:
-    out, tables, last = arguments.out, arguments.table, arguments.last
-    check_writable(out, FIGURES, "--out")
-    for table in tables:
+    for out in arguments.out:
+        check_writable(out, FIGURES, "--out")
+    for table in arguments.table:
         check_writable(table, TABLES, "--table")
-    from fedprox.report.figures import accuracy, comparison  # imports pandas and matplotlib, which --help does not need
+    from fedprox.report.style import Paper, save  # these import pandas and matplotlib, which --help does not need
     from fedprox.report.summary import BYTES, ROUND, VIRTUAL, WALL, check_rounds, read_runs, readable, summarise
 
-    check_rounds(last, arguments.level)
+    check_rounds(arguments.last, arguments.level)
+    paper, view = Paper.of(arguments.width), _view(arguments.ylim)
     frame = read_runs(arguments.directories, arguments.by)
     x = {"virtual": VIRTUAL, "wall": WALL}.get(arguments.by_time, BYTES if arguments.by_bytes else ROUND)
-    summary = summarise(frame, last, arguments.level, x)
-    text = readable(summary, last).to_markdown(index=False)
-    if arguments.personal:
-        from fedprox.report.personal import personal
-
-        figure = personal(frame)
-    else:
-        figure = accuracy(frame, x) if arguments.metric else comparison(frame, x, drift=arguments.drift)
-    with annotate_errors(out):
-        figure.savefig(out, dpi=200)
-    for table in tables:
+    summary = summarise(frame, arguments.last, arguments.level, x)
+    text = readable(summary, arguments.last).to_markdown(index=False)
+    figure = _figure(arguments, frame, x, paper, view)
+    for out in arguments.out:
+        save(figure, out, paper.dpi)
+    for table in arguments.table:
         content = summary.to_csv(index=False) if table.suffix.lower() == ".csv" else f"{text}\n"
         with annotate_errors(table):
             table.write_text(content, encoding="utf-8")
     print(text)
-    print(f"\nfigure: {out}")
+    print(f"\nfigure: {', '.join(map(str, arguments.out))}")
+
+
+def _view(ends: Sequence[float] | None) -> tuple[float, float] | None:
+    """Return the ends of the accuracy axis; None: they follow from the data.
+
+    Raises:
+        UserError: If they are not in order, or not accuracies.
+    """
+    if ends is None:
+        return None
+    low, high = ends
+    if not 0 <= low < high <= 1:
+        raise UserError(f"--ylim must be two accuracies in order, within 0 and 1, got {low:g} {high:g}; such as 0 1")
+    return low, high
+
+
+def _figure(
+    arguments: argparse.Namespace, frame: "DataFrame", x: "Axis", paper: "Paper", view: tuple[float, float] | None
+) -> "Figure":
+    """Draw the figure that the options ask for."""
+    if arguments.personal:
+        from fedprox.report.personal import personal
+
+        return personal(frame, paper if arguments.width else None)
+    from fedprox.report.figures import accuracy, comparison
+
+    if arguments.metric:
+        return accuracy(frame, x, paper=paper if arguments.width else None, view=view)
+    return comparison(frame, x, drift=arguments.drift, paper=paper, view=view)
 
 
 if __name__ == "__main__":

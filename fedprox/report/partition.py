@@ -15,8 +15,8 @@ from fedprox.data.sources.site_facts import FEWEST, agree, shared_counts
 from fedprox.errors import UserError, printable
 from fedprox.report.outputs import FIGURES, check_writable
 from fedprox.report.partition_figure import DOT_CLIENTS, Division, draw, table
+from fedprox.report.style import save
 from fedprox.seeds import Stream, generator
-from fedprox.storage import annotate_errors
 
 MAX_PANELS = 20  # more make a figure too tall to look at
 
@@ -109,8 +109,7 @@ def main(argv: Sequence[str]) -> None:
     arguments = _parser().parse_intermixed_args(argv)
     check_writable(arguments.out, FIGURES, "--out")
     shown = divisions(arguments.overrides, arguments.compare)
-    with annotate_errors(arguments.out):
-        draw(shown).savefig(arguments.out, dpi=200)
+    save(draw(shown), arguments.out)
     print(table(shown).to_markdown(index=False, disable_numparse=True))
     print(f"\nfigure: {arguments.out}")
 

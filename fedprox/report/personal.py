@@ -8,14 +8,16 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from fedprox.errors import UserError
-from fedprox.report.figures import algorithm_colours
+from fedprox.report.figures import titled
+from fedprox.report.lines import lines_of
 from fedprox.report.runs import EXPERIMENT, percent
-from fedprox.report.style import blank_figure, finish_plain
+from fedprox.report.style import Paper, blank_figure, finish_plain
 from fedprox.report.summary import algorithm_order, in_order
 from fedprox.runs.reader import broken, read_rows
 from fedprox.storage import PERSONAL
 
 _COLUMNS, _PER_ROW = ("num_examples", "global_accuracy", "personal_accuracy"), 4
+_NARROWEST, _USUAL, _WIDEST = 1.5, 2.4, 3.0  # inches of a panel
 _TICKS = (0.0, 0.5, 1.0)
 
 
@@ -51,7 +53,7 @@ def _read(file: Path) -> pd.DataFrame:
         raise broken(file, error) from error
 
 
-def personal(frame: pd.DataFrame) -> Figure:
+def personal(frame: pd.DataFrame, paper: Paper | None = None) -> Figure:
     """Draw a panel for each experiment, with a point for each client of its runs.
 
     Above the diagonal, the client's own model is better. A point's area is proportional to the client's number of
@@ -59,6 +61,7 @@ def personal(frame: pd.DataFrame) -> Figure:
 
     Args:
         frame: From `fedprox.report.summary.read_runs`.
+        paper: Size of the figure and its text; None: as wide as its panels, for a screen.
 
     Raises:
         UserError: See `read_personal`.
@@ -66,30 +69,36 @@ def personal(frame: pd.DataFrame) -> Figure:
     clients = read_personal(frame)
     panels = list(clients.groupby(EXPERIMENT, sort=False))
     columns = min(_PER_ROW, len(panels))
+    if paper:
+        columns = max(1, min(columns, int((paper.width - 0.4) / _NARROWEST)))
+        side = min(_WIDEST, (paper.width - 0.4) / columns)
+    else:
+        paper, side = Paper(width=max(4.0, 0.4 + _USUAL * columns)), _USUAL
     rows = -(-len(panels) // columns)
-    figure = blank_figure(height=0.5 + 2.6 * rows, width=max(4.0, 0.4 + 2.4 * columns))
+    figure = blank_figure(height=0.5 + (side + 0.2) * rows, width=paper.width)
     figure.set_layout_engine("constrained")
     grid = figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False)
-    colours, is_varied = algorithm_colours(frame), any(clients[name].nunique() > 1 for name in EXPERIMENT[:2])
+    looks = lines_of(frame)
     for axes, ((dataset, stragglers, algorithm), panel) in zip(grid.flat, panels, strict=False):
-        _draw(axes, panel, colours[str(algorithm)])
-        where = f"{dataset}, {percent(float(str(stragglers)))} stragglers\n" if is_varied else ""
-        axes.set_title(f"{where}{_wrapped(str(algorithm))}", fontsize=9, loc="left")
+        _draw(axes, panel, looks[str(algorithm)].colour, paper)
+        where = f"{titled(str(dataset))}, {percent(float(str(stragglers)))} stragglers"
+        axes.set_title(f"{where}\n{_wrapped(str(algorithm))}", fontsize=paper.small, loc="left", parse_math=False)
     for axes in grid.flat[len(panels) :]:
         axes.set_visible(False)
-    figure.supxlabel("accuracy of the global model on a client's held-out examples", fontsize=10)
-    figure.supylabel("accuracy of the client's own model", fontsize=10)
+    figure.supxlabel("accuracy of the global model\non a client's held-out examples", fontsize=paper.text)
+    figure.supylabel("accuracy of the client's own model", fontsize=paper.text)
     return figure
 
 
-def _draw(axes: Axes, panel: pd.DataFrame, colour: str) -> None:
+def _draw(axes: Axes, panel: pd.DataFrame, colour: str, paper: Paper) -> None:
     before, after = panel["global_accuracy"], panel["personal_accuracy"]
     areas = 90 * panel["num_examples"] / panel["num_examples"].max()
     axes.plot([0, 1], [0, 1], color="0.7", lw=1.0, zorder=1)
     axes.scatter(before, after, s=np.maximum(areas, 6.0), color=colour, alpha=0.4, lw=0, clip_on=False, zorder=2)
-    axes.text(0.97, 0.05, f"{before.mean():.3f} → {after.mean():.3f}", ha="right", fontsize=9, transform=axes.transAxes)
+    means = f"{before.mean():.3f} → {after.mean():.3f}"
+    axes.text(0.97, 0.05, means, ha="right", fontsize=paper.small, transform=axes.transAxes)
     axes.set(xlim=(-0.05, 1.05), ylim=(-0.05, 1.05), xticks=_TICKS, yticks=_TICKS, aspect="equal")
-    finish_plain(axes)
+    finish_plain(axes, paper.text)
 
 
 def _wrapped(algorithm: str) -> str:

@@ -12,6 +12,7 @@ from fedprox.cli.terminal import ends_quietly
 from fedprox.cli.version import HOME, version_line
 from fedprox.errors import UserError, one_line
 from fedprox.process import exit_status, terminated_like_interrupted
+from fedprox.report.style import save
 from fedprox.reproduce import datasets, headline, interactions, interactions_figure, interactions_page, tables
 from fedprox.reproduce.figures import draw
 from fedprox.reproduce.runs import run_missing
@@ -150,7 +151,7 @@ def write(name: str, curves: pd.DataFrame, out: Path) -> list[Path]:
         table = tables.summarise(curves, figure)
         text = tables.readable(table, figure).to_markdown(index=False, disable_numparse=True)
         files = [out / f"{name}.png"]
-        draw(figure, curves).savefig(files[0], dpi=150)
+        save(draw(figure, curves), files[0], dpi=150)
     print(f"\n{text}\n")
     (out / f"{name}.md").write_text(f"{text}\n", encoding="utf-8")
     table.to_csv(out / f"{name}.csv", index=False)
@@ -162,7 +163,7 @@ def write_interactions(cells: interactions.Cells, out: Path) -> list[Path]:
     files = [out / f"{INTERACTIONS}.md", out / interactions_page.FIGURE, out / f"figures/{INTERACTIONS}.csv"]
     files[1].parent.mkdir(parents=True, exist_ok=True)
     files[0].write_text(interactions_page.page(cells), encoding="utf-8")
-    interactions_figure.draw(cells).savefig(files[1], dpi=150)
+    save(interactions_figure.draw(cells), files[1], dpi=150)
     interactions.to_frame(cells).to_csv(files[2], index=False)
     return files
 

@@ -5,8 +5,8 @@ import math
 import numpy as np
 import pytest
 
-from fedprox.report.figures import accuracy, algorithm_colours, comparison, curves, spread
-from fedprox.report.style import PALETTE, loss_limit
+from fedprox.report.figures import accuracy, comparison, curves, spread
+from fedprox.report.style import PALETTE, Paper, loss_limit
 from fedprox.report.summary import read_runs
 
 ALGORITHMS = {"FedProx (mu = 2)": 2.0, "FedAvg": 0.0, "FedProx (mu = 0)": 0.0}
@@ -23,7 +23,7 @@ def test_there_is_a_row_per_straggler_level_and_a_column_for_loss_and_accuracy(t
         write_run(tmp_path / str(fraction), [0.1, 0.5], stragglers_fraction=fraction)
     panels = comparison(read_runs([tmp_path])).axes
     names = ["test loss", "test accuracy"] * 3
-    levels = ["0% stragglers", "", "50% stragglers", "", "90% stragglers", ""]  # a title for each row
+    levels = ["MNIST, 0% stragglers", "", "MNIST, 50% stragglers", "", "MNIST, 90% stragglers", ""]  # for each row
     assert [axes.get_title(loc="left") for axes in panels] == levels
     assert [axes.get_ylabel() for axes in panels] == names
     assert [axes.get_xlabel() for axes in panels] == [""] * 4 + ["round"] * 2
@@ -41,11 +41,39 @@ def test_drift_is_an_optional_third_column(tmp_path, write_run):
     assert (axes.get_ylabel(), axes.get_xlabel(), axes.get_ylim()[0]) == ("drift", "round", 0.0)
 
 
-def test_several_data_sets_are_named_in_the_titles(tmp_path, write_run):
-    write_run(tmp_path / "0", [0.1], dataset="mnist")
-    write_run(tmp_path / "1", [0.1], dataset="femnist")
-    titles = [axes.get_title(loc="left") for axes in comparison(read_runs([tmp_path])).axes[::2]]
-    assert titles == ["femnist, 90% stragglers", "mnist, 90% stragglers"]
+def test_data_sets_are_named_in_the_titles_as_in_the_paper(tmp_path, write_run):
+    write_run(tmp_path / "0", [0.1], dataset="mnist", partition={"alpha": 0.1})
+    write_run(tmp_path / "1", [0.1], dataset="a$b$c", partition={"alpha": 1})
+    titles = [axes.get_title(loc="left") for axes in comparison(read_runs([tmp_path], ["partition.alpha"])).axes[::2]]
+    assert titles == ["a$b$c, alpha = 1, 90% stragglers", "MNIST, alpha = 0.1, 90% stragglers"]
+
+
+def test_panels_are_side_by_side_on_a_page_and_one_above_the_other_in_a_column(tmp_path, write_run):
+    for algorithm, mu in ALGORITHMS.items():
+        write_run(tmp_path / algorithm, [0.1, 0.5], algorithm=algorithm, mu=mu)
+    for width, shape in (("page", (1, 2)), ("column", (2, 1))):
+        paper = Paper.of(width)
+        figure = comparison(read_runs([tmp_path]), paper=paper)
+        assert figure.axes[0].get_subplotspec().get_gridspec().get_geometry() == shape
+        assert [axes.get_ylabel() for axes in figure.axes] == ["test loss", "test accuracy"]
+        assert [axes.get_xlabel() for axes in figure.axes] == (["round"] * 2 if width == "page" else ["", "round"])
+        figure.savefig(tmp_path / "figure.png")
+        (legend,) = figure.legends
+        texts = [text for axes in figure.axes for text in (axes.yaxis.label, *axes.get_yticklabels())]
+        assert {text.get_size() for text in (*texts, *legend.get_texts())} == {8.0}
+        extent = legend.get_window_extent()
+        assert (extent.x0, extent.x1) >= (0, 0)
+        assert extent.x1 <= paper.width * figure.dpi
+
+
+def test_a_long_explanation_is_broken_into_lines_that_fit_a_column(tmp_path, write_run):
+    write_run(tmp_path / "0", [0.1, 0.4, 0.5, 0.6], [1.0, 99.0, 1.0, 1.0], repetition=0)
+    write_run(tmp_path / "1", [0.1, 0.8], repetition=1, status="interrupted")
+    figure = comparison(read_runs([tmp_path]), paper=Paper.of("column"))
+    figure.savefig(tmp_path / "figure.png")
+    title = figure.legends[0].get_title()
+    assert title.get_text().count("\n") >= 1
+    assert title.get_window_extent().width <= 3.3 * figure.dpi
 
 
 def test_lines_come_in_order_with_the_same_colours_in_every_panel_and_one_legend(tmp_path, write_run):
@@ -63,17 +91,11 @@ def test_lines_come_in_order_with_the_same_colours_in_every_panel_and_one_legend
         }
     (legend,) = figure.legends
     assert [text.get_text() for text in legend.get_texts()] == ORDER
-    assert [handle.get_color() for handle in legend.legend_handles] == list(colours.values())
+    drawn = {line.get_label(): line for axes in figure.axes for line in axes.get_lines()}
+    for handle, name in zip(legend.legend_handles, ORDER, strict=True):  # they look like the lines that they explain
+        look = [getattr(drawn[name], f"get_{part}")() for part in ("color", "linestyle", "marker")]
+        assert [getattr(handle, f"get_{part}")() for part in ("color", "linestyle", "marker")] == look
     assert all(axes.get_legend() is None for axes in figure.axes)
-
-
-def test_the_colour_of_fedavg_is_reserved(tmp_path, write_run):
-    for index in range(9):
-        write_run(tmp_path / str(index), [0.1], algorithm=f"FedProx (mu = {index})", mu=index)
-    colours = algorithm_colours(read_runs([tmp_path]))
-    assert len(colours) == 9
-    assert PALETTE[0] not in colours.values()
-    assert len(set(list(colours.values())[:6])) == 6
 
 
 def test_a_line_is_the_mean_and_its_band_one_sample_standard_deviation(tmp_path, write_run):
@@ -158,8 +180,22 @@ def test_the_accuracy_figure_has_a_row_per_data_set_with_the_name_of_each_line_b
         colours = dict(zip(ORDER, PALETTE, strict=False))
         assert all(text.get_color() == colours[text.get_text().strip()] for text in axes.texts)
         heights = [text.xy[1] for text in axes.texts]
-        assert heights[0] == pytest.approx(0.4, abs=0.05)
+        low, high = axes.get_ylim()
+        assert heights[0] == pytest.approx((0.4 - low) / (high - low), abs=0.05)
         assert heights[2] - heights[1] >= 0.08  # not on top of each other, though their ends are 0.01 apart
+
+
+def test_names_that_are_too_long_or_too_many_to_be_beside_their_lines_are_in_a_legend(tmp_path, write_run):
+    for number in range(14):
+        write_run(tmp_path / str(number), [0.1, 0.5], algorithm=f"FedProx (mu = {number})", mu=number)
+    few, many = read_runs([tmp_path / "0", tmp_path / "1"]), read_runs([tmp_path])
+    for frame, width, is_beside in ((few, None, True), (few, "2.5", False), (many, None, False)):
+        figure = accuracy(frame, paper=Paper.of(width) if width else None)
+        assert len(figure.axes[0].texts) == (2 if is_beside else 0)
+        names = [text.get_text() for legend in figure.legends for text in legend.get_texts()]
+        assert names == (
+            [] if is_beside else [f"FedProx (mu = {number})" for number in range(frame["algorithm"].nunique())]
+        )
 
 
 def test_labels_are_moved_apart_and_stay_within_the_axis():
@@ -168,12 +204,26 @@ def test_labels_are_moved_apart_and_stay_within_the_axis():
     assert spread([0.98, 0.99, 1.0], 0.1) == pytest.approx([0.8, 0.9, 1.0])
 
 
-def test_accuracy_axes_go_from_0_to_1_in_fifths(tmp_path, write_run):
+def test_accuracy_axes_fit_all_curves_of_a_data_set_or_have_the_view_that_is_asked_for(tmp_path, write_run):
     write_run(tmp_path / "0", [0.4, 0.5], repetition=0)
-    write_run(tmp_path / "1", [0.4, 1.0], repetition=1)  # the band ends at 0.75 + 0.35, above 1
-    axes = comparison(read_runs([tmp_path])).axes[1]
-    assert axes.get_ylim() == (0.0, 1.0)
-    assert axes.get_yticks().tolist() == pytest.approx([0.0, 0.2, 0.4, 0.6, 0.8, 1.0])
+    write_run(tmp_path / "1", [0.4, 0.6], repetition=1)
+    write_run(tmp_path / "2", [0.3, 0.5], stragglers_fraction=0.0)
+    write_run(tmp_path / "3", [0.8, 0.9], dataset="femnist")
+    frame = read_runs([tmp_path])
+    views = [axes.get_ylim() for axes in comparison(frame).axes[1::2]]
+    high = 0.55 + 0.1 / math.sqrt(2)  # mean and standard deviation of 0.5 and 0.6; the margin is 4% of the range
+    assert views[0] == pytest.approx((0.8 - 0.005, 0.9 + 0.005))
+    assert views[1] == views[2] == pytest.approx((0.3 - 0.04 * (high - 0.3), high + 0.04 * (high - 0.3)))
+    whole = comparison(frame, view=(0.0, 1.0)).axes[1::2]
+    assert {axes.get_ylim() for axes in whole} == {(0.0, 1.0)}
+    assert whole[0].get_yticks().tolist() == pytest.approx([0.0, 0.2, 0.4, 0.6, 0.8, 1.0])
+    assert accuracy(frame, view=(0.2, 0.7)).axes[0].get_ylim() == (0.2, 0.7)
+
+
+def test_an_accuracy_axis_stays_within_0_and_1(tmp_path, write_run):
+    write_run(tmp_path / "0", [0.0, 0.5], repetition=0)
+    write_run(tmp_path / "1", [0.0, 1.0], repetition=1)  # the band ends at 0.75 + 0.35, above 1
+    assert comparison(read_runs([tmp_path])).axes[1].get_ylim() == (0.0, 1.0)
 
 
 def test_curves_show_test_and_training_loss_beside_accuracy(tmp_path, write_run):

@@ -8,6 +8,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 from matplotlib.figure import Figure
+from PIL import Image
 
 from fedprox.report import __main__ as report
 
@@ -25,6 +26,15 @@ def test_the_ending_determines_the_format_of_the_figure(sweep, tmp_path, ending,
     out = tmp_path / f"figure.{ending}"
     assert report.main([str(sweep), "--out", str(out)]) == 0
     assert out.read_bytes().startswith(magic)
+
+
+def test_several_files_get_the_same_figure_and_the_last_line_names_them(sweep, tmp_path, capsys):
+    files = [tmp_path / "figure.png", tmp_path / "figure.pdf"]
+    arguments = ["--out", str(files[0]), "--out", str(files[1]), "--width", "column"]
+    assert report.main([str(sweep), *arguments, "--ylim", "0", "1"]) == 0
+    assert all(file.stat().st_size for file in files)
+    assert capsys.readouterr().out.splitlines()[-1] == f"figure: {files[0]}, {files[1]}"
+    assert round(Image.open(files[0]).width / 300, 2) == 3.3
 
 
 def test_the_table_is_printed_and_the_last_line_names_the_figure(sweep, tmp_path, capsys):
@@ -109,6 +119,14 @@ def test_a_file_that_cannot_be_written_is_one_line_before_any_run_is_read(
             "--by-time virtual needs runs with a virtual clock, and not all of these have one; run them with devices=, "
             "such as devices=lognormal",
         ),
+        (
+            ["--width", "wide"],
+            "--width must be column (3.3 inches), page (6.9 inches) or inches, 2 to 40, got wide",
+        ),
+        (
+            ["--ylim", "1", "0.5"],
+            "--ylim must be two accuracies in order, within 0 and 1, got 1 0.5; such as 0 1",
+        ),
         (["--level", "60"], "level must be above 0 and at most 1, got 60; for 60% give 0.6"),
     ],
 )
@@ -157,6 +175,17 @@ def test_the_help_names_every_option(capsys):
     text = capsys.readouterr().out
     assert [
         option
-        for option in ("DIR", "--out", "--table", "--last", "--level", "--drift", "examples:", "documentation:")
+        for option in (
+            "DIR",
+            "--out",
+            "--table",
+            "--width",
+            "--ylim",
+            "--last",
+            "--level",
+            "--drift",
+            "examples:",
+            "documentation:",
+        )
         if option not in text
     ] == []

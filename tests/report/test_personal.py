@@ -33,7 +33,7 @@ def test_every_client_of_every_run_is_a_point_in_the_panel_of_its_experiment(swe
     assert points.get_offsets().tolist() == [[0.5, 0.75], [0.0, 1.0], [1.0, 0.5]] * 2
     assert points.get_sizes().tolist() == [90.0, 22.5, 45.0] * 2
     assert [text.get_text() for text in panel.texts] == ["0.500 → 0.750"]
-    assert panel.get_title(loc="left") == "Ditto"
+    assert panel.get_title(loc="left") == "MNIST, 90% stragglers\nDitto"
 
 
 def test_experiments_have_panels_of_their_own(sweep, write_run):
@@ -43,7 +43,7 @@ def test_experiments_have_panels_of_their_own(sweep, write_run):
         )
         (folder / "personal.csv").write_text(TABLE)
     panels = [axes.get_title(loc="left") for axes in personal(read_runs([sweep])).axes if axes.get_visible()]
-    where = [f"mnist, {level}% stragglers" for level in (0, 50, 90)]
+    where = [f"MNIST, {level}% stragglers" for level in (0, 50, 90)]
     assert panels == [f"{where[0]}\nFedProx\n(mu = 1, x)", f"{where[1]}\nFedProx\n(mu = 1, x)", f"{where[2]}\nDitto"]
 
 
