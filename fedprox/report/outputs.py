@@ -6,7 +6,7 @@ from pathlib import Path
 from fedprox.errors import UserError
 
 FIGURES = (".png", ".pdf", ".svg")
-TABLES = (".md", ".csv")
+TABLES = (".md", ".csv", ".tex")
 
 
 def check_writable(file: Path, endings: tuple[str, ...], option: str) -> None:

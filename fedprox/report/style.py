@@ -191,3 +191,10 @@ def plus_minus(mean: float, std: float, digits: str) -> str:
     if math.isnan(mean) or mean == float("inf"):
         return "diverged"
     return f"{mean:{digits}}" if math.isnan(std) else f"{mean:{digits}} ± {std:{digits}}"
+
+
+def difference_text(mean: float, low: float, high: float) -> str:
+    """Return "+0.021 [+0.010, +0.032]", without the interval if it is NaN, and "-" without a difference."""
+    if math.isnan(mean):
+        return "-"
+    return f"{mean:+z.3f}" if math.isnan(low) else f"{mean:+z.3f} [{low:+z.3f}, {high:+z.3f}]"

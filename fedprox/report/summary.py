@@ -10,7 +10,7 @@ import pandas as pd
 from fedprox.errors import UserError, printable
 from fedprox.report.lineage import of_repetitions, own_beginnings, steps
 from fedprox.report.runs import EXPERIMENT, LAST_ROUND, Facts, distortions, identify, label, percent, read_metrics
-from fedprox.report.style import plus_minus
+from fedprox.report.style import difference_text, plus_minus
 from fedprox.runs.reader import COMPLETE, no_run, read_record, walk
 
 ALWAYS = ("test_accuracy", "test_loss", "final_accuracy", "best_accuracy", "volatility")
@@ -67,15 +67,16 @@ def per_run(frame: pd.DataFrame, last: int, level: float | None = None, x: Axis 
         x: What is counted until then.
 
     Returns:
-        The EXPERIMENT columns and status; means over the last rounds of test_accuracy, test_loss and, if any run has
-        them, the columns IF_RECORDED; final_accuracy (last round) and best_accuracy (best round); volatility, the
-        sample standard deviation of the accuracy's change from one evaluated round to the next, NaN for fewer than two
-        changes; cost_to_level, the value of `x` in the first evaluated round with at least that accuracy, NaN
-        if there is none.
+        The EXPERIMENT columns, seed, repetition and unfinished; means over the last rounds of test_accuracy, test_loss
+        and, if any run has them, the columns IF_RECORDED; final_accuracy (last round) and best_accuracy (best round);
+        volatility, the sample standard deviation of the accuracy's change from one evaluated round to the next, NaN for
+        fewer than two changes; cost_to_level, the value of `x` in the first evaluated round with at least that
+        accuracy, NaN if there is none.
     """
     evaluated = frame.dropna(subset=["test_accuracy"])
     runs = evaluated.groupby("run", sort=False)
-    table = runs[[*EXPERIMENT, "status"]].first()
+    table = runs[[*EXPERIMENT, "seed", "repetition"]].first()
+    table["unfinished"] = ~runs["status"].first().isin(COMPLETE)
     tails = runs.tail(last).groupby("run", sort=False)
     table["test_accuracy"] = tails["test_accuracy"].mean()
     table["test_loss"] = tails["test_loss"].mean(skipna=False)
@@ -87,6 +88,11 @@ def per_run(frame: pd.DataFrame, last: int, level: float | None = None, x: Axis 
     if level is not None:
         table["cost_to_level"] = evaluated[evaluated["test_accuracy"] >= level].groupby("run")[x.column].min()
     return table
+
+
+def counted(runs: pd.DataFrame) -> pd.DataFrame:
+    """Return those rows of `per_run` that means are of: finished runs, and all runs of experiments that have none."""
+    return runs[~runs["unfinished"] | runs.groupby(EXPERIMENT)["unfinished"].transform("all")]
 
 
 def recorded(frame: pd.DataFrame) -> list[str]:
@@ -198,13 +204,10 @@ def summarise(frame: pd.DataFrame, last: int = 10, level: float | None = None, x
     check_rounds(last, level)
     check_recorded(frame, x)
     runs = per_run(frame, last, level, x)
-    runs["unfinished"] = ~runs["status"].isin(COMPLETE)
-    experiments = runs.groupby(EXPERIMENT, sort=False)
-    # Finished runs, and all runs of experiments in which none is finished.
-    used = runs[~runs["unfinished"] | experiments["unfinished"].transform("all")].groupby(EXPERIMENT)
+    used = counted(runs).groupby(EXPERIMENT)
     summary = pd.DataFrame({"runs": used.size()})
     summary["used"] = used["unfinished"].any().map({False: "finished", True: "unfinished"})
-    summary["unfinished"] = experiments["unfinished"].sum()
+    summary["unfinished"] = runs.groupby(EXPERIMENT)["unfinished"].sum()
     for column in (*ALWAYS, *recorded(frame)):
         summary[f"{column}_mean"] = used[column].mean(skipna=False)
         summary[f"{column}_std"] = used[column].std(skipna=False)
@@ -261,7 +264,10 @@ def in_order(table: pd.DataFrame, algorithms: Sequence[str]) -> pd.DataFrame:
 
 
 def readable(summary: pd.DataFrame, last: int = 10) -> pd.DataFrame:
-    """Return `summarise`'s table for the same `last`, each value formatted as `mean ± standard deviation`."""
+    """Return `summarise`'s table for the same `last`, each value formatted as `mean ± standard deviation`.
+
+    It may have the columns of `fedprox.report.paired.with_differences`.
+    """
     values = {
         f"accuracy (last {last})": "test_accuracy",
         f"loss (last {last})": "test_loss",
@@ -285,10 +291,29 @@ def readable(summary: pd.DataFrame, last: int = 10) -> pd.DataFrame:
             pairs = zip(summary[f"{name}_mean"], summary[f"{name}_std"], strict=True)
             table[heading] = [_mean_std(mean, std, can_be_missing=name not in ALWAYS[:4]) for mean, std in pairs]
     if "level" in summary:
-        x = next(each for each in AXES if f"{each.counted}_to_level_mean" in summary)
-        heading = f"{x.unit} to {summary['level'].iloc[0]:g}"
-        table[heading] = [_to_level(row, x) for row in summary.to_dict("records")]
+        table[level_heading(summary)] = to_level(summary)
+    if "baseline" in summary:
+        ends = summary[["difference_mean", "difference_low", "difference_high", "pairs"]].itertuples(index=False)
+        heading = f"difference to {printable(summary['baseline'].iloc[0])}"
+        table[heading] = [
+            f"{difference_text(mean, low, high)}{f', n = {pairs}' if pairs else ''}" for mean, low, high, pairs in ends
+        ]
     return table
+
+
+def level_heading(summary: pd.DataFrame) -> str:
+    """Return the heading of what runs take to a level, such as "rounds to 0.85"."""
+    return f"{_counted_to_level(summary).unit} to {summary['level'].iloc[0]:g}"
+
+
+def to_level(summary: pd.DataFrame) -> list[str]:
+    """Return what each row's runs take to the level, in words."""
+    x = _counted_to_level(summary)
+    return [_to_level(row, x) for row in summary.to_dict("records")]
+
+
+def _counted_to_level(summary: pd.DataFrame) -> Axis:
+    return next(each for each in AXES if f"{each.counted}_to_level_mean" in summary)
 
 
 def _to_level(row: Facts, x: Axis) -> str:

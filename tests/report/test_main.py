@@ -56,6 +56,25 @@ def test_a_table_is_written_as_printed_in_markdown_and_with_all_digits_in_csv(sw
     assert row["test_accuracy_std"] == pytest.approx(0.2 / 2**0.5)
 
 
+def test_a_baseline_adds_paired_differences_to_the_tables_and_latex_has_them_anyway(sweep, write_run, tmp_path, capsys):
+    for repetition, accuracy in enumerate((0.7, 0.8)):
+        write_run(sweep / f"mu{repetition}", [0.1, accuracy], algorithm="FedProx (mu = 1)", mu=1, repetition=repetition)
+    latex, comma = tmp_path / "table.tex", tmp_path / "table.csv"
+    out = ["--out", str(tmp_path / "figure.png"), "--last", "1"]
+    assert report.main([str(sweep), *out, "--table", str(latex), "--table", str(comma)]) == 0
+    assert "difference" not in capsys.readouterr().out
+    assert "difference_mean" not in comma.read_text()
+    assert r"Difference to FedAvg \\" in latex.read_text()
+    arguments = ["--baseline", "FedProx (mu = 1)", "--table", str(latex), "--table", str(comma)]
+    assert report.main([str(sweep), *out, *arguments]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].rstrip("| ").endswith("difference to FedProx (mu = 1)")
+    assert lines[2].rstrip("| ").endswith("-0.050 [-0.685, +0.585], n = 2")  # -0.05 ± 12.706 * 0.0707 / sqrt(2)
+    assert lines[3].rstrip("| ").endswith("| -")
+    assert pd.read_csv(comma)["difference_mean"][0] == pytest.approx(-0.05)
+    assert r"Difference to FedProx ($\mu = 1$) \\" in latex.read_text()
+
+
 def test_a_level_adds_a_column_with_the_rounds_to_it(sweep, tmp_path, capsys):
     assert report.main([str(sweep), "--out", str(tmp_path / "figure.png"), "--level", "0.7"]) == 0
     lines = capsys.readouterr().out.splitlines()
@@ -85,7 +104,7 @@ def test_metric_accuracy_draws_the_accuracy_alone(sweep, tmp_path, monkeypatch):
     ("arguments", "message"),
     [
         (["--out", "figure.gif"], "error: --out must end in .png or .pdf or .svg, got figure.gif"),
-        (["--out", "figure.png", "--table", "t.xls"], "error: --table must end in .md or .csv, got t.xls"),
+        (["--out", "figure.png", "--table", "t.xls"], "error: --table must end in .md or .csv or .tex, got t.xls"),
         (
             ["--out", "no/figure.png"],
             "error: --out names no/figure.png, but the folder no does not exist; create it first",
@@ -126,6 +145,11 @@ def test_a_file_that_cannot_be_written_is_one_line_before_any_run_is_read(
         (
             ["--ylim", "1", "0.5"],
             "--ylim must be two accuracies in order, within 0 and 1, got 1 0.5; such as 0 1",
+        ),
+        (["--baseline", "FedAvgg"], "--baseline must be an algorithm of these runs, got FedAvgg; did you mean FedAvg?"),
+        (
+            ["--baseline", "FedAvg"],
+            "--baseline FedAvg has nothing to be compared with; add runs of another algorithm",
         ),
         (["--level", "60"], "level must be above 0 and at most 1, got 60; for 60% give 0.6"),
     ],
@@ -173,19 +197,5 @@ def test_the_help_names_every_option(capsys):
     with pytest.raises(SystemExit, match="0"):
         report.main(["--help"])
     text = capsys.readouterr().out
-    assert [
-        option
-        for option in (
-            "DIR",
-            "--out",
-            "--table",
-            "--width",
-            "--ylim",
-            "--last",
-            "--level",
-            "--drift",
-            "examples:",
-            "documentation:",
-        )
-        if option not in text
-    ] == []
+    options = "DIR --out --table --width --ylim --baseline --last --level --drift examples: documentation:"
+    assert [option for option in options.split() if option not in text] == []

@@ -13,7 +13,7 @@ def test_a_width_is_that_of_a_column_or_a_page_or_in_inches():
     assert [Paper.of(width).text for width in ("column", "page", "5.5", None)] == [8.0, 8.0, 8.0, 10.0]
 
 
-@pytest.mark.parametrize("width", ["colunm", "0", "1.9", "41", "-3", "nan", "inf"])
+@pytest.mark.parametrize("width", ["wide", "0", "1.9", "41", "-3", "nan", "inf"])
 def test_any_other_width_is_refused(width):
     with pytest.raises(UserError, match=rf"--width must be column .3\.3 inches., page .* 2 to 40, got {width}"):
         Paper.of(width)
