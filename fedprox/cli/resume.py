@@ -245,7 +245,8 @@ def _equal(value: Any, other: Any) -> bool:
 
 def _check_past(record: Mapping[str, Any], present: Mapping[str, Any], run_dir: Path) -> None:
     """Raise UserError if a setting would make a resumed run differ from the uninterrupted one."""
-    longer = ("num_rounds",) * (present["schedule"]["name"] == "constant")  # other schedules depend on it
+    schedules = {present[name]["name"] for name in ("schedule", "server_schedule")}
+    longer = ("num_rounds",) * (schedules == {"constant"})  # other schedules depend on it
     # Paths may change: data are identified by their fingerprint.
     changed = differences(record["settings"], present, (*RESUME_MAY_CHANGE, *longer, *PATHS, "early_stopping"))
     if changed:

@@ -25,15 +25,17 @@ _PACKAGE = Path(__file__).parents[1]
 CONF = next(path for path in (_PACKAGE / "conf", _PACKAGE.parent / "conf") if path.is_dir())  # installed, checkout
 
 _HAVE_MU = ("fedprox.strategies.fedprox.FedProx", "fedprox.strategies.fedprox.FedDane")
+_ALPHA = {"fedprox.strategies.corrected.FedDyn": 0.01}  # strategies whose mu has another meaning, and its default
 _FLOWER = "fedprox.plan.protocols.FlowerProtocol"
 
 
 def _of_fedprox(mu: float, *, _root_: DictConfig) -> float:
-    """Return a default for mu, as ${of_fedprox:1.0} in conf/: the value for FedProx and FedDANE, 0 for the others.
+    """Return a default for mu, as ${of_fedprox:1.0} in conf/: the value for FedProx and FedDANE, FedDyn's alpha, or 0.
 
     So mu is a number in every configuration, and a data set or a preset can have its own default.
     """
-    return float(mu) if OmegaConf.select(_root_, "strategy._target_") in _HAVE_MU else 0.0
+    target = OmegaConf.select(_root_, "strategy._target_")
+    return float(mu) if target in _HAVE_MU else _ALPHA.get(target, 0.0)
 
 
 def _of_flower(value: float, *, _root_: DictConfig) -> float:

@@ -30,7 +30,7 @@ SECTIONS = {
         *("num_epochs", "batch_size", "last_batch", "learning_rate", "schedule", "loss", "optimizer"),
         *("momentum", "weight_decay", "max_grad_norm", "solver", "batch_statistics", "mixed_precision"),
     ),
-    "Strategy and proximal term": ("strategy", "mu", "adaptive_mu"),
+    "Strategy and proximal term": ("strategy", "server_schedule", "mu", "adaptive_mu"),
     "Personal models": ("personalisation",),
     "Attacks, privacy and compression": ("attack", "privacy", "update"),
     "Secure aggregation": ("secure_aggregation",),

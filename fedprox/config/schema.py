@@ -180,6 +180,16 @@ class Schedule(_Settings):
     """Factor of `learning_rate` at the end of the cosine."""
 
 
+class ServerSchedule(_Settings):
+    """The server's learning rate over the rounds, likewise."""
+
+    name: Literal["constant", "cosine"] = "constant"
+    """Factor of `strategy.server_learning_rate` over the rounds, as `schedule.name`; with fedavgm, fedadagrad, fedadam,
+    fedyogi and scaffold."""
+    final: Fraction = 0.0
+    """Factor of `strategy.server_learning_rate` at the end of the cosine."""
+
+
 class Evaluation(_Settings):
     """When, on which examples and in how much detail global models are measured."""
 
@@ -508,9 +518,11 @@ class Config(_Settings):
     learning_rate: Positive
     """Learning rate of the clients' SGD."""
     schedule: Schedule
+    server_schedule: ServerSchedule = ServerSchedule()
     mu: NotNegative
     """Weight of the proximal term. The default is 1.0 with `strategy=fedprox` and `strategy=feddane`, unless the data
-    set or the experiment sets another, and 0 with every other strategy."""
+    set or the experiment sets another, 0.01 with `strategy=feddyn`, whose alpha it is, and 0 with every other
+    strategy."""
     adaptive_mu: AdaptiveMu
     sampling: Literal["uniform", "proportional", "poisson"]
     """Choice of a round's clients. `uniform`: distinct clients with equal probability, and an average weighted by

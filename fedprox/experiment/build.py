@@ -23,6 +23,7 @@ from fedprox.errors import UserError
 from fedprox.evaluation.evaluators import FederationEvaluator, evaluator_on_test_set, with_attack_success, with_metrics
 from fedprox.evaluation.metrics import Evaluation
 from fedprox.evaluation.personal import HeldOut
+from fedprox.experiment.algorithms import check_algorithm, more_bytes, prepare
 from fedprox.experiment.arrival import check_arrival, cohort_size, timed
 from fedprox.experiment.channel import channel
 from fedprox.experiment.contribution import Loss, check_contribution, contribution, test_loss
@@ -130,14 +131,17 @@ class Experiment:
             UserError: If a setting or a data file is wrong; then nothing has been computed.
         """
         protocol, made = check_settings(config), strategy(config)
+        check_algorithm(config, made)
         check_arrival(config, made, protocol)
         clients = _clients(config, flower_grid)
         facts, settings = clients.facts, RoundSettings.of(config)
         strategy_checks.check_cohort(made, config.clients_per_round or facts.num_clients)
         arrays = clients.arrays
+        prepare(config, made, facts, clients.layout, arrays)
         secure = secure_sums(config, facts, clients.layout, lambda round_num: planned.cohort(round_num))
         measured = contribution(config, facts.num_clients, made, clients.loss)
         way = channel(config, facts.num_clients, arrays, clients.layout, measured, secure)
+        way.more_bytes = more_bytes(made, arrays, clients.layout)
         private = _private(config, facts, clients.layout, way)
         state = client_state(config, arrays, clients.layout.local, facts.num_clients)
         planned = PlannedStrategy(

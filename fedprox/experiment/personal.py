@@ -116,19 +116,30 @@ def client_state(config: Config, arrays: ArrayRecord, local: Collection[str], nu
     if config.batch_statistics == "local" and not statistics:
         _log.warning("batch_statistics=local changes nothing: this model has no batch norm with running statistics")
     if config.personalisation.keeps_models:
-        _check_size(config, [*arrays], arrays, num_clients)
+        check_size(config, [*arrays], arrays, num_clients)
         return PersonalModels(arrays, config.on_divergence)
-    _check_size(config, local, arrays, num_clients)
+    check_size(config, local, arrays, num_clients)
     return LocalArrays(arrays, statistics, local) if statistics or local else None
 
 
-def _check_size(config: Config, names: Collection[str], arrays: ArrayRecord, num_clients: int) -> None:
-    """Raise UserError if the clients that can have trained by the end would keep too much."""
+def check_size(
+    config: Config, names: Collection[str], arrays: ArrayRecord, num_clients: int, setting: str | None = None
+) -> None:
+    """Raise UserError if the clients that can have trained by the end would keep too much.
+
+    Args:
+        config: The configuration.
+        names: What each of them keeps.
+        arrays: The model.
+        num_clients: How many there are.
+        setting: Why they keep it; None for the personalisation.
+    """
     most = min(num_clients, (config.clients_per_round or num_clients) * config.num_rounds)
     of_one = sum(to_numpy(arrays[name]).nbytes for name in names)
     if (size := most * of_one) > (limit := config.personalisation.max_bytes):
+        setting = setting or f"personalisation={config.personalisation.name}"
         raise UserError(
-            f"personalisation={config.personalisation.name} would keep {of_one:,} bytes of each of {most:,} clients, "
+            f"{setting} would keep {of_one:,} bytes of each of {most:,} clients, "
             f"{size:,} in all, more than personalisation.max_bytes={limit:,}; take fewer clients or a smaller model, "
             "or raise it"
         )

@@ -32,6 +32,8 @@ from fedprox.strategies.arrays import to_params
 
 _log = logging.getLogger("fedprox")
 Progress = Callable[[Iterator[Round], int, str, int], Iterator[Round]]
+_TITLES = {"FedAvgWithStragglerDrop": "FedAvg", "Scaffold": "SCAFFOLD"}
+_OURS = ("FedAvg", "FedAvgM", "FedAdagrad", "FedAdam", "FedYogi", "FedNova", "FedDyn", "SCAFFOLD")
 
 
 def run(
@@ -173,13 +175,14 @@ def _record_rounds(
 def algorithm(config: Config) -> str:
     """Return a run's name in tables and figures, such as "FedAvg", "FedProx (mu = 1)" or "FedAdam".
 
-    "FedAvg" is the strategy that drops stragglers; any other has its package's name, as in "FedAvg (flwr)".
+    "FedAvg" is the strategy that drops stragglers; any other has its package's name, as in "FedAvg (flwr)", and so has
+    every strategy of the name of one of ours.
     """
     package, _, name = config.strategy.target.rpartition(".")
     more = []
-    if name == "FedAvgWithStragglerDrop":
-        name = "FedAvg"
-    elif name == "FedAvg":
+    if package.startswith("fedprox."):
+        name = _TITLES.get(name, name)
+    elif name in _OURS:
         more = [package.partition(".")[0]]
     if config.mu or config.adaptive_mu.enabled or name in ("FedProx", "FedDane"):
         more.append(f"mu = {config.mu:g}")

@@ -70,6 +70,7 @@ class Channel:
         is_malicious: Which clients attack, shape (num_clients,); None if nobody does.
         contribution: Measures what the updates that arrive are worth; None if nobody asks.
         secure: How the server gets the mean of the updates without a single one; None if it gets them all.
+        more_bytes: Bytes that travel besides a model and an update, each way: SCAFFOLD's control variates.
         seed: The run's.
         repetition: See `fedprox.seeds.generator`.
         bytes_up: Bytes that the clients of the last round have sent, by client and draw.
@@ -86,6 +87,7 @@ class Channel:
     is_malicious: Mask | None = None
     contribution: Contribution | None = None
     secure: SecureSums | None = None
+    more_bytes: int = 0
     seed: int = 0
     repetition: int = 0
     bytes_up: dict[Draw, int] = field(default_factory=dict)
@@ -127,7 +129,7 @@ class Channel:
             if self.codec:
                 update = self._flat(model) - start if sent is None else sent
                 arrived, num_bytes = self._compressed(update, draw, self._rng(Stream.COMPRESSION, round_num, draw))
-                self.bytes_up[draw] = num_bytes + sum(model[name].nbytes for name in self.buffers)
+                self.bytes_up[draw] = num_bytes + sum(model[name].nbytes for name in self.buffers) + self.more_bytes
                 sent = sent if self.codec.is_exact else arrived
             if sent is not None:
                 model = with_values(model, self.names, start + sent)
@@ -183,11 +185,11 @@ class Channel:
     def bytes_of_a_round_trip(self, arrays: ArrayRecord) -> int:
         """Return the bytes of a model that a client receives and of the update that it sends, whatever its values."""
         model = {name: to_numpy(array) for name, array in arrays.items()}
-        size = sum(array.nbytes for array in model.values())
+        size = sum(array.nbytes for array in model.values()) + self.more_bytes
         if not self.codec:
             return 2 * size
         update = self.codec.packed(np.zeros_like(self._flat(model)), np.random.default_rng(0))
-        return size + len(update) + sum(model[name].nbytes for name in self.buffers)
+        return size + len(update) + sum(model[name].nbytes for name in self.buffers) + self.more_bytes
 
     def aggregated(self, round_num: int, arrays: ArrayRecord, replies: Sequence[Message]) -> list[Message]:
         """Return the replies that a secure sum contains, each with the model w^t + mean update; none if it is lost.
@@ -218,7 +220,7 @@ class Channel:
         """Add the bytes of a round, in which the server has sent all that is shared to each client that it asked."""
         model = sum(to_numpy(array).nbytes for name, array in arrays.items() if name not in self.local)
         up, down = self.totals
-        self.totals = (up + sum(self.bytes_up.values()), down + num_asked * model)
+        self.totals = (up + sum(self.bytes_up.values()), down + num_asked * (model + self.more_bytes))
 
     def _rng(self, stream: Stream, round_num: int, draw: Draw) -> np.random.Generator:
         return generator(self.seed, stream, round_num, *draw, repetition=self.repetition)

@@ -23,6 +23,7 @@ from fedprox.solvers.generators import seeded
 from fedprox.solvers.gradients import drift, full_gradients, gamma
 from fedprox.solvers.personal import PersonalMethod
 from fedprox.solvers.problem import BatchedSolver, LocalProblem, LocalSolution, LocalWork, Params, SgdSettings, Solver
+from fedprox.solvers.variates import FULL_GRADIENT, mean_gradient
 from fedprox.solvers.workspace import Workspace
 from fedprox.strategies.arrays import on_device, to_params, to_record
 from fedprox.strategies.updates import TrainReply
@@ -151,7 +152,7 @@ class Clients:
         }
         measured = {"drift": solution.drift, "gamma": solution.gamma}
         metrics |= {name: value for name, value in measured.items() if value is not None}
-        return TrainReply(message, solution.params, metrics, solution.personal)
+        return TrainReply(message, solution.params, metrics, solution.personal, solution.variate)
 
     def gradient(self, message: Message) -> Message:
         """Return the reply to a query for the client's full gradient at the global model."""
@@ -189,6 +190,10 @@ class Clients:
             local_gradient = full_gradients(self._workspace.model, [params], features, labels, self._spec.sgd.loss)[0]
             correction = {name: global_gradient[name] - local_gradient[name] for name in local_gradient}
             problem = replace(problem, work=replace(work, correction=correction))
+        elif own := _arrays(message, "correction"):  # SCAFFOLD's c - c_k, FedDyn's -h_k
+            correction = on_device(own, self._spec.device)
+            option = int(_config(message).get("variate-option", 0))  # type: ignore[arg-type]
+            problem = replace(problem, work=replace(work, correction=correction), variate_option=option)
         return problem
 
     def _solve_each(self, problems: Sequence[LocalProblem]) -> list[LocalSolution]:
@@ -209,13 +214,24 @@ class Clients:
         return [replace(solution, personal=each) for solution, each in zip(solutions, kept, strict=True)]
 
     def _measured(self, problem: LocalProblem, solution: LocalSolution) -> LocalSolution:
-        """Return a solution with its drift, and with gamma if the problem asks for it."""
+        """Return a solution with its drift, and with gamma and a control variate if the problem asks for them."""
         if solution.drift is None:
             solution = replace(solution, drift=drift(solution.params, problem.global_params, self._parameters))
+        if problem.variate_option:
+            solution = replace(solution, variate=self._variate(problem, solution))
         if not problem.asks_gamma:
             return solution
         points, examples, loss = (solution.params, problem.global_params), self._input(problem), self._spec.sgd.loss
         return replace(solution, gamma=gamma(self._workspace.model, *points, *examples, problem.work.mu, loss))
+
+    def _variate(self, problem: LocalProblem, solution: LocalSolution) -> Params | None:
+        """Return the client's next control variate; None if it stays."""
+        if problem.variate_option != FULL_GRADIENT:
+            return mean_gradient(problem, solution, self._spec.sgd)
+        start, correction = problem.global_params, problem.work.correction or {}
+        gradient = full_gradients(self._workspace.model, [start], *self._input(problem))[0]
+        # Frozen parameters have no gradient, and of tied ones only the first.
+        return {name: gradient[name] if name in gradient else torch.zeros_like(own) for name, own in correction.items()}
 
     def _seeded(self, seed: int | tuple[int, ...]) -> AbstractContextManager[object]:
         """Seed the global generators for a client, unless the solver is concurrent: its model draws nothing."""

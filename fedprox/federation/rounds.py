@@ -44,6 +44,7 @@ class RoundSettings:
         num_rounds: T.
         mu: Weight of the proximal term, round by round.
         learning_rate_factor: Factor on the clients' learning rate, by round number.
+        server_rate_factor: Factor on the server's, by round number; None if it stays.
         evaluate_every: Rounds from one evaluation to the next; the last round is always evaluated.
         measure_gamma: Whether clients measure how inexactly they solved their problems (Definition 2).
         failures: Policy for clients that fail, diverge or are late.
@@ -52,6 +53,7 @@ class RoundSettings:
     num_rounds: int
     mu: MuSchedule = field(default_factory=lambda: ConstantMu(0.0))
     learning_rate_factor: Callable[[int], float] = lambda round_num: 1.0
+    server_rate_factor: Callable[[int], float] | None = None
     evaluate_every: int = 1
     measure_gamma: bool = False
     failures: FailurePolicy = field(default_factory=FailurePolicy)
@@ -59,11 +61,14 @@ class RoundSettings:
     @classmethod
     def of(cls, config: Config) -> Self:
         """Return the settings of a run with this configuration."""
-        rate, num_rounds = config.schedule, config.num_rounds
+        rate, server, num_rounds = config.schedule, config.server_schedule, config.num_rounds
         return cls(
             num_rounds,
             mu=mu_schedule(config.mu, config.adaptive_mu),
             learning_rate_factor=lambda t: learning_rate_factor(rate.name, t, num_rounds, rate.final),
+            server_rate_factor=None
+            if server.name == "constant"
+            else lambda t: learning_rate_factor(server.name, t, num_rounds, server.final),
             evaluate_every=config.evaluation.every,
             measure_gamma=config.evaluation.name == "clients",
             failures=FailurePolicy(
@@ -75,6 +80,8 @@ class RoundSettings:
         """Return the settings that every client receives with the model."""
         factor = self.learning_rate_factor(round_num)
         settings = {"proximal-mu": self.mu.value, "learning-rate-factor": factor, "measure-gamma": self.measure_gamma}
+        if self.server_rate_factor:
+            settings["server-learning-rate-factor"] = self.server_rate_factor(round_num)
         return ConfigRecord({**settings, "server-round": round_num})
 
     def evaluates(self, round_num: int) -> bool:

@@ -94,4 +94,4 @@ def _copied(value: Any) -> Any:
         return {key: _copied(each) for key, each in value.items()} if is_plain(value) else value
     if isinstance(value, (list, tuple)):
         return type(value)(map(_copied, value)) if is_plain(value) else value
-    return value.copy() if isinstance(value, np.ndarray) else value
+    return value.copy() if isinstance(value, np.ndarray) and value.flags.writeable else value

@@ -73,7 +73,8 @@ class LocalWork:
         num_steps: Mini-batch steps after which it stops, possibly in the middle of an epoch.
         mu: Weight of the proximal term, >= 0.
         seed: Entropy for layers that draw random numbers, such as dropout.
-        correction: Added to every mini-batch gradient, name -> tensor (FedDANE's g_t - grad F_k(w^t)); None for none.
+        correction: Added to every mini-batch gradient, name -> tensor: FedDANE's g_t - grad F_k(w^t), SCAFFOLD's
+            c - c_k, FedDyn's -h_k; None for none.
         learning_rate_factor: Factor on the learning rate of the settings, > 0.
         shifts: Augmentation of the client's images in each epoch, shape (num_epochs, n_k, 3); see
             `PadCropFlip.draw`. None for none.
@@ -99,6 +100,8 @@ class LocalProblem:
         labels: Their labels, shape (n_k, ...); see `fedprox.data.federated.LabelledData`.
         work: Number of steps, order of the examples, and mu.
         asks_gamma: Whether to measure how inexactly the problem is solved.
+        variate_option: How the client makes its next control variate (SCAFFOLD), see `fedprox.solvers.variates`; 0 for
+            none.
         positions: Positions of the client's examples, shape (n_k,), if features and labels hold those of many clients,
             which stay on a GPU from round to round; None if they hold only this client's.
         start: v_k, a state dict of the model at which SGD starts, such as a personal model; None for w^t.
@@ -111,6 +114,7 @@ class LocalProblem:
     asks_gamma: bool = False
     positions: NDArray[np.int64] | None = None
     start: Params | None = None
+    variate_option: int = 0
 
     @property
     def num_examples(self) -> int:
@@ -137,6 +141,7 @@ class LocalSolution:
         gamma: How inexactly the problem is solved (Li et al. 2020, Definition 2); None unless asked for.
         drift: ||w_k^{t+1} - w^t|| over the trained parameters, wherever SGD started; None until it is measured.
         personal: What the client keeps for its personal model, if it trains one beside w_k.
+        variate: The client's next control variate (SCAFFOLD), which it sends beside w_k; None for none.
     """
 
     params: Params
@@ -145,6 +150,7 @@ class LocalSolution:
     gamma: float | None = None
     drift: float | None = None
     personal: Params | None = None
+    variate: Params | None = None
 
 
 class Solver(Protocol):

@@ -19,6 +19,7 @@ Arrays = Mapping[str, NDArray[np.generic]]
 Metrics = Mapping[str, Any]
 _UNREAD = RecordDict()
 _PERSONAL = "personal"  # the record with a personal model, behind the one that is sent
+_VARIATE = "variate"  # the record with a control variate, behind the model, too
 
 
 class LazyMessage(Message):
@@ -64,6 +65,7 @@ class TrainReply(LazyMessage):
         params: w_k, a state dict of the model, on the device that computed it.
         metrics: Metrics that the client reports, such as num-examples.
         personal: The client's personal model, if it has one; the server only keeps it for the client.
+        variate: The client's control variate (SCAFFOLD), if it sends one.
     """
 
     def __init__(
@@ -72,10 +74,11 @@ class TrainReply(LazyMessage):
         params: Mapping[str, torch.Tensor],
         metrics: Metrics,
         personal: Mapping[str, torch.Tensor] | None = None,
+        variate: Mapping[str, torch.Tensor] | None = None,
     ) -> None:
         """Reply to a message."""
         super().__init__(reply_to=message)
-        self.params, self.metrics, self.personal = params, metrics, personal
+        self.params, self.metrics, self.personal, self.variate = params, metrics, personal, variate
 
     @cached_property
     def arrays(self) -> Arrays:
@@ -85,8 +88,9 @@ class TrainReply(LazyMessage):
     def make_content(self) -> RecordDict:
         """Make and return the records of arrays and metrics."""
         content = RecordDict({"arrays": to_record(self.arrays), "metrics": MetricRecord({**self.metrics})})
-        if self.personal is not None:
-            content[_PERSONAL] = to_record(_on_cpu(self.personal))
+        for name, more in ((_PERSONAL, self.personal), (_VARIATE, self.variate)):
+            if more is not None:
+                content[name] = to_record(_on_cpu(more))
         return content
 
 
@@ -106,10 +110,23 @@ def take_personal(reply: Message) -> Arrays:
     if isinstance(reply, TrainReply) and reply.is_unread and reply.personal is not None:
         model, reply.personal = _on_cpu(reply.personal), None
         return model
+    return _taken(reply, _PERSONAL)
+
+
+def take_variate(reply: Message) -> Arrays | None:
+    """Remove the client's control variate from a reply, and return it; None if there is none."""
+    if isinstance(reply, TrainReply) and reply.is_unread:
+        variate, reply.variate = reply.variate, None
+        return None if variate is None else _on_cpu(variate)
+    return _taken(reply, _VARIATE) if _VARIATE in reply.content else None
+
+
+def _taken(reply: Message, record: str) -> Arrays:
+    """Remove a record with arrays from a reply's content, and return the arrays."""
     content = dict(reply.content)
-    record = cast(ArrayRecord, content.pop(_PERSONAL))
+    taken = cast(ArrayRecord, content.pop(record))
     reply.content = RecordDict(content)
-    return {name: to_numpy(array) for name, array in record.items()}
+    return {name: to_numpy(array) for name, array in taken.items()}
 
 
 def _on_cpu(params: Mapping[str, torch.Tensor]) -> Arrays:

@@ -37,6 +37,8 @@ RULES = {
     "sampling": ("uniform, proportional or poisson", ["uniform", "proportional", "poisson"], ["nope", 1, None]),
     "schedule.name": ("constant or cosine", ["constant", "cosine"], ["step", None]),
     "schedule.final": ("finite and between 0 and 1", [0.0, 1.0], [-0.1, 1.1, None, *NOT_NUMBERS]),
+    "server_schedule.name": ("constant or cosine", ["constant"], ["step", None]),
+    "server_schedule.final": ("finite and between 0 and 1", [0.0, 1.0], [-0.1, 1.1, None, *NOT_NUMBERS]),
     "momentum": ("finite, at least 0 and below 1", [0.0, 0.999999], [1.0, -1e-12, None, *NOT_NUMBERS]),
     "weight_decay": ("finite and >= 0", [0.0, 100.0], [-1e-12, None, *NOT_NUMBERS]),
     "mixed_precision": ("true or false", [False], NOT_FLAGS),

@@ -18,9 +18,14 @@ from fedprox.models.logistic import logistic
         ("fedprox.strategies.fedprox.FedProx", 0.0, False, "FedProx (mu = 0)"),
         ("fedprox.strategies.fedprox.FedAvgWithStragglerDrop", 0.0, False, "FedAvg"),
         ("fedprox.strategies.fedprox.FedAvgWithStragglerDrop", 0.5, False, "FedAvg (mu = 0.5)"),
-        ("flwr.serverapp.strategy.FedAdam", 0.0, False, "FedAdam"),
-        ("flwr.serverapp.strategy.FedAdam", 1e-5, False, "FedAdam (mu = 1e-05)"),
-        ("flwr.serverapp.strategy.FedAdam", 0.0, True, "FedAdam (mu = 0)"),
+        ("flwr.serverapp.strategy.FedMedian", 0.0, False, "FedMedian"),
+        ("flwr.serverapp.strategy.FedMedian", 1e-5, False, "FedMedian (mu = 1e-05)"),
+        ("flwr.serverapp.strategy.FedMedian", 0.0, True, "FedMedian (mu = 0)"),
+        ("fedprox.strategies.corrected.Scaffold", 0.0, False, "SCAFFOLD"),
+        ("fedprox.strategies.corrected.FedDyn", 0.01, False, "FedDyn (mu = 0.01)"),
+        ("fedprox.strategies.server_optimisers.FedAdam", 0.0, False, "FedAdam"),
+        # It corrects Adam's bias and begins with v = 0, unlike ours.
+        ("flwr.serverapp.strategy.FedAdam", 0.0, False, "FedAdam (flwr)"),
         # It keeps stragglers' work, so it must not be averaged with ours, which drops them.
         ("flwr.serverapp.strategy.FedAvg", 0.0, False, "FedAvg (flwr)"),
         ("my_strategy.FedAvg", 0.0, False, "FedAvg (my_strategy)"),

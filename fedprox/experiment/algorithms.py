@@ -1,0 +1,120 @@
+"""What the strategies that step beyond the mean need to know, and what does not go with them."""
+
+from collections.abc import Sequence
+
+from flwr.app import ArrayRecord
+from flwr.serverapp.strategy import Strategy
+
+from fedprox.config.schema import Config
+from fedprox.data.facts import Facts
+from fedprox.errors import UserError
+from fedprox.experiment.data import attack_of
+from fedprox.experiment.personal import check_size
+from fedprox.federation.channel import Layout
+from fedprox.solvers.problem import SgdSettings
+from fedprox.strategies.arrays import to_numpy
+from fedprox.strategies.corrected import Corrected, FedDyn, Scaffold
+from fedprox.strategies.fednova import FedNova
+from fedprox.strategies.server_optimisers import ServerOptimiser
+from fedprox.strategies.server_step import ServerStep
+
+
+def check_algorithm(config: Config, strategy: Strategy) -> None:
+    """Raise UserError for settings with which a strategy has no meaning."""
+    schedule = config.server_schedule.name
+    if schedule != "constant" and not isinstance(strategy, (ServerOptimiser, Scaffold)):
+        raise UserError(
+            f"server_schedule.name={schedule} needs a server's learning rate, which strategy={_choice(strategy)} does "
+            "not have; use strategy=fedavgm, fedadagrad, fedadam, fedyogi or scaffold, or leave it out"
+        )
+    if isinstance(strategy, (Corrected, FedNova)) and config.client.script is not None:
+        raise UserError(
+            f"strategy={_choice(strategy)} depends on the clients' steps of SGD, but with client=script only the "
+            "script knows them; use strategy=fedprox"
+        )
+    if isinstance(strategy, (Scaffold, FedNova)) and config.mu * config.learning_rate >= 1:
+        raise UserError(
+            f"mu times learning_rate must be below 1 with strategy={_choice(strategy)}, whose weights of a client's "
+            f"gradients would change signs, got {config.mu:g} times {config.learning_rate:g}; lower one of them"
+        )
+    if isinstance(strategy, FedDyn):
+        _check_alpha(config)
+    if isinstance(strategy, Corrected):
+        _check_corrected(config, _choice(strategy))
+
+
+def _check_alpha(config: Config) -> None:
+    if config.adaptive_mu.enabled:
+        raise UserError(
+            "adaptive_mu.enabled=true may lower mu to 0, by which strategy=feddyn divides; give mu a value above 0"
+        )
+    if not config.mu:
+        raise UserError(
+            "mu must be above 0 with strategy=feddyn, whose alpha it is, got 0; set mu=0.01, or use strategy=fedprox "
+            "mu=0 for FedAvg's steps"
+        )
+
+
+def _check_corrected(config: Config, name: str) -> None:
+    """Raise UserError for settings under which a client has no state of its own, or is not what keeps it."""
+    attack, update = attack_of(config), config.update
+    kept = "keeps one vector of each client"
+    for is_wrong, what, why in (
+        (
+            config.sampling == "proportional",
+            "sampling=proportional",
+            f"{kept}, and a client may train twice in a round; use sampling=uniform",
+        ),
+        (
+            config.personalisation.name not in ("none", "fine_tuning"),
+            f"personalisation={config.personalisation.name}",
+            f"{kept} already; use personalisation=none or fine_tuning",
+        ),
+        (
+            config.batch_statistics == "local",
+            "batch_statistics=local",
+            f"{kept} already; use batch_statistics=averaged",
+        ),
+        (
+            bool(attack and attack.changes_updates),
+            f"attack={config.attack.name}",
+            "makes a client's vector of the honest update; use an attack on training data, such as label_flip",
+        ),
+        (
+            bool(update.top_k or update.quantise or update.names),
+            "a lossy update=",
+            "makes a client's vector of the whole update; use update=none or float32",
+        ),
+    ):
+        if is_wrong:
+            raise UserError(f"strategy={name} does not go with {what}: it {why}")
+
+
+def prepare(config: Config, strategy: Strategy, facts: Facts, layout: Layout, arrays: ArrayRecord) -> None:
+    """Tell a strategy what it needs to know of the model and the clients.
+
+    Raises:
+        UserError: If what it keeps of the clients could need too much memory.
+    """
+    if not isinstance(strategy, ServerStep):
+        return
+    names = _parameters(arrays, layout)
+    if isinstance(strategy, Corrected):
+        check_size(config, names, arrays, facts.num_clients, f"strategy={_choice(strategy)}")
+    strategy.prepare(names, facts.sizes, SgdSettings(config.learning_rate, config.batch_size, config.momentum))
+
+
+def more_bytes(strategy: Strategy, arrays: ArrayRecord, layout: Layout) -> int:
+    """Return the bytes that travel each way besides the model: those of SCAFFOLD's variates."""
+    return sum(to_numpy(arrays[name]).nbytes for name in layout.trained) if isinstance(strategy, Scaffold) else 0
+
+
+def _parameters(arrays: ArrayRecord, layout: Layout) -> Sequence[str]:
+    """Return the names of the parameters that travel: tied ones by each of their names, and frozen ones, too."""
+    return [name for name in arrays if name not in layout.buffers and name not in layout.local]
+
+
+def _choice(strategy: Strategy) -> str:
+    """Return the choice of the group `strategy` that makes a strategy of ours, or its class."""
+    name = type(strategy).__name__
+    return name.lower() if isinstance(strategy, ServerStep) else name
