@@ -9,9 +9,9 @@ from fedprox.config.schema import Config
 from fedprox.data.facts import Facts
 from fedprox.errors import UserError
 from fedprox.experiment.data import attack_of
+from fedprox.experiment.objective import sgd_settings
 from fedprox.experiment.personal import check_size
 from fedprox.federation.channel import Layout
-from fedprox.solvers.problem import SgdSettings
 from fedprox.strategies.arrays import to_numpy
 from fedprox.strategies.corrected import Corrected, FedDyn, Scaffold
 from fedprox.strategies.fednova import FedNova
@@ -36,6 +36,13 @@ def check_algorithm(config: Config, strategy: Strategy) -> None:
         raise UserError(
             f"mu times learning_rate must be below 1 with strategy={_choice(strategy)}, whose weights of a client's "
             f"gradients would change signs, got {config.mu:g} times {config.learning_rate:g}; lower one of them"
+        )
+    sgd = sgd_settings(config)
+    if isinstance(strategy, (Scaffold, FedNova)) and (sgd.optimizer or sgd.max_grad_norm):
+        setting = f"max_grad_norm={sgd.max_grad_norm:g}" if sgd.max_grad_norm else f"optimizer={config.optimizer.name}"
+        raise UserError(
+            f"strategy={_choice(strategy)} computes with the steps of SGD, of which {setting} makes others; leave it "
+            "out, or use strategy=fedprox"
         )
     if isinstance(strategy, FedDyn):
         _check_alpha(config)
@@ -101,7 +108,7 @@ def prepare(config: Config, strategy: Strategy, facts: Facts, layout: Layout, ar
     names = _parameters(arrays, layout)
     if isinstance(strategy, Corrected):
         check_size(config, names, arrays, facts.num_clients, f"strategy={_choice(strategy)}")
-    strategy.prepare(names, facts.sizes, SgdSettings(config.learning_rate, config.batch_size, config.momentum))
+    strategy.prepare(names, facts.sizes, sgd_settings(config))
 
 
 def more_bytes(strategy: Strategy, arrays: ArrayRecord, layout: Layout) -> int:

@@ -68,10 +68,8 @@ class ClientSpec:
     def choose_solver(self) -> Choice:
         """Return a new solver for the process that plays clients."""
         shared = self.data.examples
-        examples, labels = (
-            torch.from_numpy(shared.model_input(shared.features[:3])),
-            torch.from_numpy(shared.labels[:3]),
-        )
+        examples = torch.from_numpy(shared.model_input(shared.features[:3]))  # to try the model on
+        labels = torch.from_numpy(shared.labels[:3])
         images = None
         if shared.features.dtype == np.uint8 and shared.features.ndim in (3, 4):
             images = ImageInput(shared.mean, shared.std, self.augmentation)
@@ -229,7 +227,7 @@ class Clients:
         if problem.variate_option != FULL_GRADIENT:
             return mean_gradient(problem, solution, self._spec.sgd)
         start, correction = problem.global_params, problem.work.correction or {}
-        gradient = full_gradients(self._workspace.model, [start], *self._input(problem))[0]
+        gradient = full_gradients(self._workspace.model, [start], *self._input(problem), self._spec.sgd.loss)[0]
         # Frozen parameters have no gradient, and of tied ones only the first.
         return {name: gradient[name] if name in gradient else torch.zeros_like(own) for name, own in correction.items()}
 
