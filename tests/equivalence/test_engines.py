@@ -38,6 +38,7 @@ def _ray_ends_with_this_module():
     ray_engine._shared.clear()
 
 
+FOCAL = ("loss=focal", "optimizer=adam", "max_grad_norm=1.0", "learning_rate=0.003", "metrics=classification")
 AUTHORS = ("protocol=authors", "dataset=synthetic_1_1", "num_clients=30", "model.init=zeros", "weight_decay=0")
 FAILS = """
 from pathlib import Path
@@ -79,8 +80,8 @@ def assert_agree(folder: Path, other_folder: Path, tolerance: float) -> None:
 
 @pytest.mark.parametrize(
     ("strategy", "more"),
-    [("FedProx", ()), ("FedAvgWithStragglerDrop", ()), ("FedDane", ()), ("FedProx", AUTHORS)],
-    ids=["FedProx", "FedAvg", "FedDANE", "protocol=authors"],
+    [("FedProx", ()), ("FedAvgWithStragglerDrop", ()), ("FedDane", ()), ("FedProx", AUTHORS), ("FedProx", FOCAL)],
+    ids=["FedProx", "FedAvg", "FedDANE", "protocol=authors", "focal loss by Adam"],
 )
 def test_local_and_ray_give_the_same_metrics_and_clients(strategy, more, tmp_path):
     local, on_ray = (run(engine, strategy, tmp_path / engine, *more) for engine in ENGINES)
