@@ -34,8 +34,9 @@ def curves_of(run_dir: Path) -> Figure:
 
 
 def draw(columns: Mapping[str, Curve], title: str) -> Figure:
-    """Draw one run's columns by round: test and training loss on the left, test accuracy on the right."""
-    tested = ~np.isnan(columns["test_accuracy"])
+    """Draw one run's columns by round: test and training loss, and on the right test accuracy if there is one."""
+    has_accuracy = not np.isnan(columns["test_accuracy"]).all()  # regression has none
+    tested = ~np.isnan(columns["test_accuracy" if has_accuracy else "test_loss"])
     trained = columns["num_clients_counted"] > 0  # a round without updates has no training loss
     rounds, test_loss, train_loss = (
         columns["round"],
@@ -46,12 +47,13 @@ def draw(columns: Mapping[str, Curve], title: str) -> Figure:
     figure.subplots_adjust(
         left=0.07, right=0.985, bottom=0.17, top=0.89, wspace=0.2
     )  # fixed, because a layout engine would render once more
-    left, right = figure.subplots(1, 2, sharex=True)
+    left, *others = figure.subplots(1, 1 + has_accuracy, sharex=True, squeeze=False)[0]
     left.plot(rounds[trained], train_loss, color=PALETTE[1], label="training (cohort)", lw=1.2)
     left.plot(rounds[tested], test_loss, color=PALETTE[2], label="test", lw=1.8)
-    right.plot(rounds[tested], columns["test_accuracy"][tested], color=PALETTE[2], label="test", lw=1.8)
     finish_loss(left, "loss", loss_limit([test_loss, train_loss]))
-    finish_accuracy(right)
+    for right in others:
+        right.plot(rounds[tested], columns["test_accuracy"][tested], color=PALETTE[2], label="test", lw=1.8)
+        finish_accuracy(right)
     left.legend(frameon=False)
     figure.supxlabel("round", fontsize=10)
     figure.suptitle(title, fontsize=11, parse_math=False)  # a data set may be named a$b$c

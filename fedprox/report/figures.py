@@ -27,7 +27,7 @@ from fedprox.report.style import (
     loss_limit,
     text_width,
 )
-from fedprox.report.summary import ROUND, Axis, mean_by_round
+from fedprox.report.summary import ROUND, Axis, has_accuracy, mean_by_round
 
 _NARROWEST = 2.2  # inches of a panel; narrower ones are stacked
 _NUM_MARKERS = 7  # on a line, about
@@ -44,7 +44,8 @@ def comparison(
     A line is the mean over an experiment's runs; its band is one sample standard deviation to each side. The line is
     dotted in rounds that some of the runs lack. A diverging loss leaves the view at a triangle on the upper edge
     (see `loss_limit`). A branch begins at a dot on the line of the run that it leaves, if that run is drawn too.
-    Loss and accuracy are drawn one above the other where they would be too narrow side by side.
+    Loss and accuracy are drawn one above the other where they would be too narrow side by side; regression has a loss
+    alone.
 
     Args:
         frame: From `fedprox.report.summary.read_runs`.
@@ -61,17 +62,20 @@ def comparison(
     if drift and "drift_mean" not in means:
         raise UserError("no run has recorded its drift; remove --drift")
     panels, looks = _panels(means), lines_of(frame)
-    figure, grid = _grid(len(panels), 2 + drift, paper)
-    for (left, right, *further), (title, panel) in zip(grid, panels, strict=True):
+    drawn = ["test_loss", *["test_accuracy"] * has_accuracy(frame), *["drift"] * drift]
+    figure, grid = _grid(len(panels), len(drawn), paper)
+    for row, (title, panel) in zip(grid, panels, strict=True):
         of_data = means[means["dataset"] == panel["dataset"].iloc[0]]
-        for axes, column in zip((left, right, *further), ("test_loss", "test_accuracy", "drift"), strict=False):
+        row[0].set_title(title, fontsize=paper.title, loc="left", parse_math=False)  # for the whole row
+        for axes, column in zip(row, drawn, strict=True):
             _draw_lines(axes, panel, column, looks, x, paper)
-        left.set_title(title, fontsize=paper.title, loc="left", parse_math=False)  # for the whole row
-        finish_loss(left, "test loss", loss_limit(_edges(of_data, "test_loss")[1]), paper)
-        finish_accuracy(right, view or _accuracy_view(of_data), paper)
-        for axes in further:
-            finish_by_round(axes, "drift", paper)
-            axes.set_ylim(bottom=0.0)
+            if column == "test_loss":
+                finish_loss(axes, "test loss", loss_limit(_edges(of_data, "test_loss")[1]), paper)
+            elif column == "test_accuracy":
+                finish_accuracy(axes, view or _accuracy_view(of_data), paper)
+            else:
+                finish_by_round(axes, "drift", paper)
+                axes.set_ylim(bottom=0.0)
     _finish_x(figure, x, paper)
     _add_legend(figure, looks, _explanation(figure, means), paper)
     return figure
@@ -89,6 +93,10 @@ def accuracy(frame: pd.DataFrame, x: Axis = ROUND, *, paper: Paper | None = None
         paper: Size of the figure and its text; None: 7 inches for a screen.
         view: Ends of the accuracy axes; None: all curves of a data set fit.
     """
+    if not has_accuracy(frame):
+        raise UserError(
+            "no run has an accuracy, since their labels are numbers; draw the losses, without --metric accuracy"
+        )
     means, paper = mean_by_round(frame), paper or Paper(width=7.0)
     panels, looks = _panels(means), lines_of(frame)
     figure, grid = _grid(len(panels), 1, paper)

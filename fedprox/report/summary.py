@@ -2,6 +2,7 @@
 
 import sys
 from collections.abc import Iterable, Sequence
+from math import isfinite
 from pathlib import Path
 from typing import NamedTuple
 
@@ -14,6 +15,7 @@ from fedprox.report.style import difference_text, plus_minus
 from fedprox.runs.reader import COMPLETE, no_run, read_record, walk
 
 ALWAYS = ("test_accuracy", "test_loss", "final_accuracy", "best_accuracy", "volatility")
+WITH_ACCURACY = ("test_accuracy", "final_accuracy", "best_accuracy", "volatility")
 IF_RECORDED = (
     *("drift", "client_accuracy_std", "client_accuracy_worst", "client_accuracy_best"),
     *("personal_accuracy", "personal_accuracy_mean", "personal_accuracy_worst"),
@@ -73,7 +75,7 @@ def per_run(frame: pd.DataFrame, last: int, level: float | None = None, x: Axis 
         fewer than two changes; cost_to_level, the value of `x` in the first evaluated round with at least that
         accuracy, NaN if there is none.
     """
-    evaluated = frame.dropna(subset=["test_accuracy"])
+    evaluated = evaluated_rounds(frame)
     runs = evaluated.groupby("run", sort=False)
     table = runs[[*EXPERIMENT, "seed", "repetition"]].first()
     table["unfinished"] = ~runs["status"].first().isin(COMPLETE)
@@ -88,6 +90,16 @@ def per_run(frame: pd.DataFrame, last: int, level: float | None = None, x: Axis 
     if level is not None:
         table["cost_to_level"] = evaluated[evaluated["test_accuracy"] >= level].groupby("run")[x.column].min()
     return table
+
+
+def evaluated_rounds(frame: pd.DataFrame) -> pd.DataFrame:
+    """Return the rows of rounds whose model was measured; regression has a loss, but no accuracy."""
+    return frame.dropna(subset=["test_loss", "test_accuracy"], how="all")
+
+
+def has_accuracy(frame: pd.DataFrame) -> bool:
+    """Return whether any run has an accuracy."""
+    return bool(frame["test_accuracy"].notna().any())
 
 
 def counted(runs: pd.DataFrame) -> pd.DataFrame:
@@ -143,7 +155,7 @@ def read_runs(paths: Iterable[str | Path], by: Sequence[str] = ()) -> pd.DataFra
         rounds_of(directory, finished=run["status"] in COMPLETE).assign(**run, begins=begins)
         for directory, run, begins in zip(directories, runs, own_beginnings(directories, lineages), strict=True)
     ]
-    if not any(table["test_accuracy"].notna().any() for table in tables):
+    if not any(len(evaluated_rounds(table)) for table in tables):
         script = " and give its script an evaluate= function" if any("script" in record for record in records) else ""
         raise UserError(f"no evaluated round yet in {directories[0]} (of {len(runs)} runs); wait for the first{script}")
     settings = [
@@ -174,7 +186,7 @@ def check_rounds(last: int, level: float | None) -> None:
 
 def check_recorded(frame: pd.DataFrame, x: Axis) -> None:
     """Raise UserError unless all runs have recorded what is to be counted."""
-    if x.column not in frame or frame.dropna(subset=["test_accuracy"])[x.column].isna().any():
+    if x.column not in frame or evaluated_rounds(frame)[x.column].isna().any():
         raise UserError(x.option)
 
 
@@ -232,7 +244,7 @@ def mean_by_round(frame: pd.DataFrame) -> pd.DataFrame:
         test_loss_mean, test_loss_std, test_accuracy_mean and test_accuracy_std (std is NaN if n = 1), the same for
         drift if any run has it, and the means of the columns of AXES that runs have.
     """
-    groups = frame.dropna(subset=["test_accuracy"]).groupby([*EXPERIMENT, "round"])
+    groups = evaluated_rounds(frame).groupby([*EXPERIMENT, "round"])
     means = pd.DataFrame({"n": groups.size(), "begins": groups["begins"].min()})
     for column in ("test_loss", "test_accuracy", *(name for name in recorded(frame) if name == "drift")):
         means[f"{column}_mean"] = groups[column].mean(skipna=False)
@@ -286,10 +298,15 @@ def readable(summary: pd.DataFrame, last: int = 10) -> pd.DataFrame:
     table["stragglers"] = [percent(fraction) for fraction in summary["stragglers_fraction"]]
     table["algorithm"] = summary["algorithm"].map(printable)
     table["runs"] = [_counted(row) for row in summary.to_dict("records")]
+    if not summary["best_accuracy_mean"].notna().any():  # regression
+        values = {heading: name for heading, name in values.items() if name not in WITH_ACCURACY}
     for heading, name in values.items():
         if f"{name}_mean" in summary:
-            pairs = zip(summary[f"{name}_mean"], summary[f"{name}_std"], strict=True)
-            table[heading] = [_mean_std(mean, std, can_be_missing=name not in ALWAYS[:4]) for mean, std in pairs]
+            rows = zip(summary[f"{name}_mean"], summary[f"{name}_std"], summary["test_loss_mean"], strict=True)
+            table[heading] = [  # with a finite loss an accuracy is not diverged, but missing
+                _mean_std(mean, std, can_be_missing=name not in ALWAYS[:4] or (name != "test_loss" and isfinite(loss)))
+                for mean, std, loss in rows
+            ]
     if "level" in summary:
         table[level_heading(summary)] = to_level(summary)
     if "baseline" in summary:
