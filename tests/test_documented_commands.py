@@ -11,10 +11,12 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
 from importlib import import_module
+from importlib.util import find_spec
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from hydra.core.override_parser.overrides_parser import OverridesParser
@@ -24,6 +26,7 @@ from tests.data.sources.site_folders import write_sites
 
 ROOT = Path(__file__).parents[1]
 SITES = "sites/"  # a folder of sites that a page's commands read
+OWN_FILES = ("patients.csv", "mine.npz")  # likewise
 FENCE = re.compile(r"^(?P<indent> *)```(?P<language>\w*)[^\n`]*\n(?P<text>.*?)^ *``` *$", re.MULTILINE | re.DOTALL)
 FILE = re.compile(r"# file: (\w+)\.py\n")
 NOT_RUN = (  # what needs a network or changes a shell; every other command is run or is an error
@@ -33,7 +36,7 @@ NOT_RUN = (  # what needs a network or changes a shell; every other command is r
     r"source \.venv/bin/activate",
     r"pip install -r requirements\.txt",
     r"pip install (--no-deps )?(-e )?\.",
-    r"pip install '\.\[privacy\]'",
+    r"pip install '\.\[\w+\]'",
     r"ray start --head.*",
     r"ray start --address=\S+.*",
     r"ray stop",
@@ -124,7 +127,7 @@ def made_small(arguments: list[str], data_dir: Path) -> list[str]:
 def _placed(word: str, data_dir: Path) -> str:
     """Return an argument with a relative place of data in this machine's data folder."""
     name, _, place = word.partition("=")
-    if name not in ("data_dir", "dataset.path") or place == SITES or Path(place).is_absolute():
+    if name not in ("data_dir", "dataset.path") or place in (SITES, *OWN_FILES) or Path(place).is_absolute():
         return word
     return f"{name}={data_dir if name == 'data_dir' else data_dir / place}"
 
@@ -160,6 +163,8 @@ def needs_what_is_not_here(arguments: list[str]) -> str:
         key, _, value = word.partition("=")
         if key == "engine.address":
             return key
+        if word == "partition=flower" and not find_spec("flwr_datasets"):
+            return word
         asks_for_gpu = value.startswith("cuda") if key == "server_device" else key.endswith("num_gpus") and value != "0"
         if asks_for_gpu and not torch.cuda.is_available():
             return key
@@ -170,16 +175,28 @@ def needs_what_is_not_here(arguments: list[str]) -> str:
 def folders(tmp_path_factory) -> dict[str, Path]:
     """Return each document's folder, with the Python files that it shows; its commands run there in order.
 
-    A page whose commands read sites/ has that folder.
+    A page whose commands read sites/ has that folder, and one that reads the user's own files has these.
     """
     made = {}
     for document in DOCUMENTS:
         made[document.name] = tmp_path_factory.mktemp("document")
         if any(f"dataset.path={SITES}" in command for command in document.commands):
             write_sites(made[document.name] / SITES, "image_folder")
+        if any(f"dataset.path={OWN_FILES[0]}" in command for command in document.commands):
+            write_own_files(made[document.name])
         for name, text in document.files.items():
             (made[document.name] / f"{name}.py").write_text(text)
     return made
+
+
+def write_own_files(folder: Path) -> None:
+    """Write a table and arrays of 120 examples."""
+    rng = np.random.default_rng(0)
+    x, ill = rng.normal(size=(120, 2)), np.array(["ill", "well"])[np.arange(120) % 2]
+    rows = zip(x.tolist(), ["north", "south", "west"] * 40, ill, strict=True)
+    lines = [f"{age},{dose},{hospital},{outcome}" for (age, dose), hospital, outcome in rows]
+    (folder / OWN_FILES[0]).write_text("\n".join(["age,dose,hospital,outcome", *lines]))
+    np.savez(folder / OWN_FILES[1], x=x, y=ill)
 
 
 def runs_in(folder: Path) -> set[Path]:

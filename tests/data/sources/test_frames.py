@@ -56,7 +56,7 @@ def test_other_separators_blank_lines_quotes_and_line_ends(written, ending):
 
 
 WRONG = {
-    "a misspelt column": ("x,lable\n1,a\n", {}, "dataset.label=label, got 2 columns without it; did you mean lable?"),
+    "a misspelt column": ("x,labl\n1,a\n", {}, "dataset.label=label, got 2 columns without it; did you mean labl?"),
     "a feature that is not there": ("x,label\n1,a\n", {"features": ("z",)}, "the column dataset.features=z"),
     "an ignored one that is not there": ("x,label\n1,a\n", {"ignore": ("z",)}, "the column dataset.ignore=z"),
     "two roles": (
