@@ -36,7 +36,7 @@ class ServerStep(FedProx):
 
     def __init__(self) -> None:
         """Know nothing yet."""
-        super().__init__(fraction_evaluate=0.0)
+        super().__init__()
         self.names: Sequence[str] = ()
         self.sizes: NDArray[np.int64] = np.zeros(0, np.int64)
         self.sgd: SgdSettings | None = None
