@@ -8,6 +8,7 @@ import time
 from pathlib import Path
 
 import pytest
+from joblib.externals.loky import get_reusable_executor
 
 from fedprox.cli.jobs import read_table
 from tests.faults.compared import differences
@@ -28,19 +29,26 @@ class Breaks(FedProx):
 """
 
 
+@pytest.fixture
+def swept(fedprox, monkeypatch):
+    """Return a function that runs a sweep with workers, which the next sweep of this test finds started."""
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)  # which would set the threads of a worker
+    yield lambda *arguments: fedprox(*JOBLIB, *arguments)
+    get_reusable_executor().shutdown(kill_workers=True)
+
+
 def finished(sweep: Path) -> list[str]:
     return sorted(file.parent.name for file in sweep.glob("*/model.safetensors"))
 
 
 def test_parallel_jobs_give_the_files_status_and_table_of_sequential_jobs_and_are_not_repeated(
-    tmp_path, program, fedprox, monkeypatch
+    tmp_path, swept, fedprox
 ):
-    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)  # which would set the threads of a worker
-    swept = program(*JOBLIB, *ONE_FAILS)
+    parallel = swept(*ONE_FAILS)
     alone = fedprox("--multirun", *ONE_FAILS, "hydra.sweep.dir=basic")
-    assert swept.status == alone.status == 2
-    assert swept.err == alone.err
-    assert swept.err.startswith("error: num_clients must be at most 140")
+    assert parallel.status == alone.status == 2
+    assert parallel.err == alone.err
+    assert parallel.err.startswith("error: num_clients must be at most 140")
     assert finished(tmp_path / "joblib") == finished(tmp_path / "basic") == ["0", "2"]
     for job in ("0", "2"):
         ours, theirs = tmp_path / "joblib" / job, tmp_path / "basic" / job
@@ -54,18 +62,19 @@ def test_parallel_jobs_give_the_files_status_and_table_of_sequential_jobs_and_ar
     rows = read_table(tmp_path / "joblib")
     assert [row["status"] for row in rows] == ["finished", "failed", "finished"]
     assert [row["overrides"] for row in rows] == ["num_clients=50", "num_clients=141", "num_clients=60"]
-    assert swept.err == f"error: {rows[1]['error']}\n"
-    assert swept.out.splitlines()[-2].endswith(rows[1]["error"])
+    assert parallel.err == f"error: {rows[1]['error']}\n"
+    assert parallel.out.splitlines()[-2].endswith(rows[1]["error"])
     before = {record: record.read_bytes() for record in (tmp_path / "joblib").glob("*/run.json")}
-    again = program(*JOBLIB, *ONE_FAILS)
-    assert (again.status, again.err) == (2, swept.err)
+    again = swept(*ONE_FAILS)
+    assert (again.status, again.err) == (2, parallel.err)
     assert {record: record.read_bytes() for record in (tmp_path / "joblib").glob("*/run.json")} == before
     assert read_table(tmp_path / "joblib") == rows
 
 
-def test_an_error_in_the_code_of_a_worker_is_a_traceback_and_status_1(tmp_path, program):
+def test_an_error_in_the_code_of_a_worker_is_a_traceback_and_status_1(tmp_path, swept, monkeypatch):
     (tmp_path / "breaks.py").write_text(BREAKS)
-    ended = program(*JOBLIB, *DIGITS, "mu=0,1", "strategy._target_=breaks.Breaks")
+    monkeypatch.syspath_prepend(tmp_path)
+    ended = swept(*DIGITS, "mu=0,1", "strategy._target_=breaks.Breaks")
     assert ended.status == 1
     assert ended.err.count("RuntimeError: broken") == 2
 
