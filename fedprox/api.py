@@ -97,7 +97,7 @@ class Run:
     def _table(self, name: str) -> "pd.DataFrame":
         import pandas as pd
 
-        return pd.read_csv(self.directory / name, float_precision="round_trip")
+        return pd.read_csv(self.directory / name)
 
     def __repr__(self) -> str:
         """Return what was run, how far it came, and where it is."""
@@ -360,7 +360,8 @@ def _run(command: Command, *, keep: bool = False) -> Run:
         with _made(Path(job.run_dir), is_new=not is_named) as run_dir:
             settings = job.settings(run_dir)
             _check_here(settings, command)
-            earlier = earlier_run(run_dir, settings.plain()) if keep else None
+            remedy = "name a new directory, or give the settings that made this one"
+            earlier = earlier_run(run_dir, settings.plain(), remedy) if keep else None
             if not (earlier and earlier["status"] in COMPLETE):
                 _compute(command, job, settings, run_dir, resume=bool(settings.resume or earlier))
     target = settings.model.target
@@ -440,7 +441,8 @@ def _folders(labels: Iterable[str]) -> list[str]:
     folders: list[str] = []
     for label in labels:
         name = re.sub(r"[^\w.=+ -]", "_", label).strip(". ") or "_"
-        folders.append(next(each for each in (name, *(f"{name}_{k}" for k in count(1))) if each not in folders))
+        names = (f"{name}_{number}" if number else name for number in count())
+        folders.append(next(each for each in names if each not in folders))
     return folders
 
 

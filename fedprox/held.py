@@ -13,6 +13,8 @@ from contextlib import contextmanager
 from typing import Any
 
 PREFIX = "fedprox.held."
+DATA, CLIENTS = "data", "clients"  # names of data of one's own, and of their division among clients
+OF_DATA = (f"{PREFIX}{DATA}", f"{PREFIX}{CLIENTS}")
 _held: dict[str, Callable[..., Any]] = {}
 
 

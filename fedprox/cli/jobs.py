@@ -40,7 +40,10 @@ class Job:
     run: str | None
 
 
-def earlier_run(run_dir: Path, settings: Mapping[str, Any]) -> dict[str, Any] | None:
+OTHER_DIRECTORY = "name a new directory with hydra.sweep.dir=<folder>, or give the command that made this one"
+
+
+def earlier_run(run_dir: Path, settings: Mapping[str, Any], remedy: str = OTHER_DIRECTORY) -> dict[str, Any] | None:
     """Return run.json of the run in a job's directory; None if there is no run.
 
     Raises:
@@ -50,10 +53,7 @@ def earlier_run(run_dir: Path, settings: Mapping[str, Any]) -> dict[str, Any] | 
         return None
     record = read_record(run_dir / "run.json")
     if changed := differences(record["settings"], settings):
-        raise UserError(
-            f"{run_dir} holds a run with other settings: this job has {', '.join(changed)}; name a new directory with "
-            "hydra.sweep.dir=<folder>, or give the command that made this one"
-        )
+        raise UserError(f"{run_dir} holds a run with other settings: this job has {', '.join(changed)}; {remedy}")
     return record
 
 

@@ -7,17 +7,15 @@ from typing import Any, NamedTuple
 
 from fedprox.cli.resume import OPTIONS, whole_command
 from fedprox.cli.words import words_of
-from fedprox.config.schema import TARGETS
+from fedprox.config.compose import CONF
+from fedprox.config.schema import SEVERAL, TARGETS
 from fedprox.data.federated import FederatedData, LabelledData
 from fedprox.data.own import OwnArrays, own_arrays
 from fedprox.errors import UserError
-from fedprox.held import PREFIX, held_name, import_name, is_factory
+from fedprox.held import CLIENTS, DATA, PREFIX, held_name, import_name, is_factory
 
-NUM_CLIENTS = 10
-# Of examples without clients, unless the call says more
-_DIVISION = {"partition": "dirichlet", "num_clients": NUM_CLIENTS}
-_CUSTOM = ("dataset", "partition")  # groups with a file for one's own, so that settings of the default one go with it
-_FUNCTIONS = ("loss",)  # groups whose functions are not called to make the object, but are it
+USUAL_CLIENTS = 10  # clients_per_round in conf/, and num_clients of arrays
+_FUNCTIONS = ("loss", "metrics")  # groups whose functions are not called to make an object, but are it
 
 Held = dict[str, Callable[..., Any]]
 
@@ -99,43 +97,48 @@ def _words(name: str, value: Any, held: Held) -> Iterator[str]:
     """Yield the arguments of one setting."""
     if name == "repeat_num":
         name = "+repeat_num"  # no file of conf/ has it
-    if name not in TARGETS:
+    if name in SEVERAL and isinstance(value, Mapping):
+        for key, each in value.items():
+            thing = each if isinstance(each, Mapping) else {"_target_": each}
+            yield from _arguments(f"{name}.{key}", thing, held)
+    elif name not in TARGETS:
         yield from words_of(name, value)
     elif isinstance(value, Mapping) and "_target_" in value:
-        rest = {key: each for key, each in value.items() if key != "_target_"}
-        yield from _replaced(name, _target(name, value["_target_"], held), rest)
+        yield from _replaced(name, value, held)
     elif value is None or isinstance(value, str | Mapping):
         yield from words_of(name, value)
     else:
-        yield from _replaced(name, _target(name, value, held), {})
+        yield from _replaced(name, {"_target_": value}, held)
 
 
-def _replaced(group: str, target: str, arguments: Mapping[str, Any]) -> Iterator[str]:
-    """Yield the arguments that put a function or class with its arguments in place of a group's choice."""
-    if group in _CUSTOM:
-        yield f"{group}=custom"
-        yield f"{group}._target_={target}"
-    else:
-        yield f"~{group}"
-        yield f"++{group}._target_={target}"
-    if arguments:
-        yield from words_of(f"++{group}", {key.lstrip("+"): value for key, value in arguments.items()})
+def _replaced(group: str, thing: Mapping[str, Any], held: Held) -> Iterator[str]:
+    """Yield the arguments that put something of one's own in place of a group's choice, with all its settings."""
+    yield f"{group}=custom" if (CONF / group / "custom.yaml").is_file() else f"~{group}"
+    yield from _arguments(group, thing, held)
+
+
+def _arguments(name: str, thing: Mapping[str, Any], held: Held) -> Iterator[str]:
+    """Yield the arguments for a `_target_`, which may be a class, a function or an object, and for its own."""
+    for key, value in thing.items():
+        if key == "_target_":
+            yield f"++{name}._target_={_target(name.partition('.')[0], value, held)}"
+        else:
+            yield from words_of(f"++{name}.{key.lstrip('+')}", value)
 
 
 def _forced(word: str, replaced: Sequence[str]) -> str:
     """Return an argument so that it may add a key to a group that was replaced, of which no file knows the keys."""
-    is_inside = any(word.startswith(f"{group}.") and not word.startswith(f"{group}._target_") for group in replaced)
-    return f"++{word}" if is_inside else word
+    return f"++{word}" if any(word.startswith(f"{group}.") for group in replaced) else word
 
 
 def _target(group: str, thing: Any, held: Held) -> str:
-    """Return the `_target_` of a class or function, or of a function that returns an object, which is then held."""
+    """Return the `_target_` of a class or function, or of an object, which is then held."""
     if isinstance(thing, str):
         return thing
-    is_made = is_factory(thing) and (isinstance(thing, type) or group not in _FUNCTIONS)
-    if is_made and (name := import_name(thing)):
+    if is_factory(thing) and (name := import_name(thing)):
         return name
-    return _hold(group, held_name(thing), thing if is_made else lambda: copy.deepcopy(thing), held)
+    is_called = is_factory(thing) or group in _FUNCTIONS
+    return _hold(group, held_name(thing), thing if is_called else lambda: copy.deepcopy(thing), held)
 
 
 def _hold(group: str, name: str, function: Callable[..., Any], held: Held) -> str:
@@ -165,32 +168,28 @@ def _data_words(data: Any, named: set[str], held: Held, *, is_new: bool) -> Iter
         is_new: Whether the run is new; an earlier one keeps its division into clients.
     """
     if isinstance(data, str):
-        raise UserError(
-            f"data must be arrays or objects, got {data!r}; to choose a data set by name give dataset={data!r}"
-        )
+        raise UserError(f"data must be arrays or objects, got {data!r}; to choose by name, give dataset={data!r}")
     if is_factory(data):
-        yield from _replaced("dataset", _target("dataset", data, held), {})
+        yield from _replaced("dataset", {"_target_": data}, held)
         return
-    if isinstance(data, LabelledData | FederatedData):
-        yield from _replaced("dataset", _hold("dataset", "data", lambda: data, held), {})
-        is_divided = isinstance(data, FederatedData)
-        implied: dict[str, Any] = {"partition": "natural", "num_clients": None} if is_divided else dict(_DIVISION)
-        num_clients = data.num_clients if isinstance(data, FederatedData) else None
-    else:
-        arrays = prepared(data)
-        arrays.labelled()  # checked now
-        yield from _replaced("dataset", _hold("dataset", "data", arrays.labelled, held), {})
-        num_clients = arrays.num_clients
-        implied = dict(_DIVISION)
-        if num_clients is not None:
-            if "partition" in named:
-                raise UserError(
-                    "partition means nothing with data that have clients; leave it out, or leave the clients out"
-                )
-            yield from _replaced("partition", _hold("partition", "clients", arrays.partition(), held), {})
-            implied = {"num_clients": num_clients}
-    if is_new and num_clients is not None and num_clients < NUM_CLIENTS and not named & {"arrival"}:
+    known = prepared(data)
+    function = known.labelled if isinstance(known, OwnArrays) else lambda: known
+    yield from _replaced("dataset", {"_target_": _hold("dataset", DATA, function, held)}, held)
+    implied, num_clients = _division(known, held), getattr(known, "num_clients", None)
+    if num_clients is not None and "partition" in named:
+        raise UserError("partition means nothing with data that have clients; leave it out, or leave the clients out")
+    if num_clients is not None and num_clients < USUAL_CLIENTS and "arrival" not in named:
         implied["clients_per_round"] = None  # all
     for name, value in implied.items():
-        if is_new and name not in named:
-            yield from words_of(name, value)
+        if name not in named and (is_new or isinstance(value, Mapping)):
+            yield from _words(name, value, held)
+
+
+def _division(data: LabelledData | FederatedData | OwnArrays, held: Held) -> dict[str, Any]:
+    """Return the settings that divide data among clients, unless the call says more."""
+    if isinstance(data, FederatedData):
+        return {"partition": "natural", "num_clients": None}
+    if isinstance(data, OwnArrays) and data.num_clients is not None:
+        function = _hold("partition", CLIENTS, data.partition(), held)
+        return {"partition": {"_target_": function}, "num_clients": data.num_clients}
+    return {"partition": "dirichlet" if data.task == "classification" else "iid", "num_clients": USUAL_CLIENTS}

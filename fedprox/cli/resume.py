@@ -18,7 +18,7 @@ from fedprox.cli.words import as_override, quoted
 from fedprox.config.compose import CONF, compose, composed
 from fedprox.config.schema import GROUPS, TARGETS
 from fedprox.errors import UserError
-from fedprox.held import PREFIX, is_held
+from fedprox.held import OF_DATA, PREFIX, is_held
 from fedprox.runs.reader import RESUME_MAY_CHANGE, broken, differences, read_record
 from fedprox.runs.trust import PATHS, is_place, is_refused, recorded_settings, shown
 from fedprox.storage import CHECKPOINTS, check_own_files
@@ -168,14 +168,16 @@ def _is_composed(name: str, value: Any, composed: Leaves) -> bool:
 
 def _check_held(option: str, run_dir: Path, settings: Leaves, given: Sequence[str]) -> None:
     """Raise UserError if a run depends on objects of a Python process and the command does not name them."""
-    for name, target in settings.items():
-        if is_held(target) and not _is_given(name, given):
-            group = name.partition(".")[0]
-            argument = "data" if group == "dataset" else group
-            raise UserError(
-                f"{option}={run_dir} has {group}={shown(target.removeprefix(PREFIX))}, which existed only in the "
-                f"Python process that made that run; continue it from Python: fedprox.run({option}=..., {argument}=...)"
-            )
+    held = {name: target for name, target in settings.items() if is_held(target) and not _is_given(name, given)}
+    if not held:
+        return
+    groups = ["data" if target in OF_DATA else name.partition(".")[0] for name, target in held.items()]
+    call = ", ".join(f"{argument}=..." for argument in dict.fromkeys([option, *groups]))
+    names = ", ".join(shown(target.removeprefix(PREFIX)) for target in held.values())
+    raise UserError(
+        f"{option}={run_dir} has {names}, which existed only in the Python process that made that run; continue it from "
+        f"Python: fedprox.run({call})"
+    )
 
 
 def _check_named(option: str, run_dir: Path, settings: Leaves, composed: Leaves, given: Sequence[str]) -> None:

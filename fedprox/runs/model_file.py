@@ -56,8 +56,7 @@ class ModelFacts(BaseModel):
         """
         mean, std = (np.array(each, dtype=np.float32) for each in (self.mean, self.std))
         for each in (mean, std):
-            if np.broadcast_shapes(each.shape, tuple(self.input_shape)) != tuple(self.input_shape):
-                raise ValueError(f"shape {each.shape} does not broadcast over the input shape {self.input_shape}")
+            np.broadcast_to(each, self.input_shape)  # or ValueError
         if not (np.isfinite(mean).all() and np.isfinite(std).all() and (std > 0).all()):
             raise ValueError("mean and std must be finite, and std above 0")
         return mean, std
