@@ -1,7 +1,7 @@
 """Data given as arrays in Python: examples with labels, and perhaps the client of each example."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedprox.data import checks
-from fedprox.data.federated import Integers, LabelledData
+from fedprox.data.federated import Integers, LabelledData, Task
 from fedprox.errors import UserError
 
 _FORMS = (
@@ -31,25 +31,41 @@ class OwnArrays:
     features: NDArray[Any]
     labels: NDArray[Any]
     clients: Integers | None
+    _made: dict[Task, LabelledData] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     @property
     def num_clients(self) -> int | None:
         """Number of clients; None if a partition is to divide the examples."""
         return None if self.clients is None else int(self.clients.max(initial=-1)) + 1
 
-    def labelled(self) -> LabelledData:
-        """Return the examples, checked; always the same object.
+    @cached_property
+    def task(self) -> Task:
+        """What the labels are for if the loss does not say it: regression if any has a fraction."""
+        with np.errstate(invalid="ignore"):
+            has_fractions = self.labels.dtype.kind == "f" and bool((np.mod(self.labels, 1) > 0).any())
+        return "regression" if has_fractions else "classification"
+
+    def labelled(self, task: Task | None = None) -> LabelledData:
+        """Return the examples, checked; for a task always the same object.
+
+        Args:
+            task: Of the loss; None if it has none, or that of classes.
 
         Raises:
             UserError: If they are not valid; the line names the array, the row and a remedy.
         """
-        return self._labelled
+        task = task or self.task
+        if task not in self._made:
+            self._made[task] = LabelledData.without_test_set(
+                self.features, self.labels, self._num_outputs(task), task=task
+            )
+        return self._made[task]
 
-    @cached_property
-    def _labelled(self) -> LabelledData:
+    def _num_outputs(self, task: Task) -> int:
+        if task != "classification":
+            return self.labels.shape[1] if self.labels.ndim == 2 else 1
         finite = self.labels[np.isfinite(self.labels)]
-        num_classes = max(1, int(finite.max(initial=0)) + 1)
-        return LabelledData.without_test_set(self.features, self.labels, num_classes)
+        return max(1, int(finite.max(initial=0)) + 1)
 
     def partition(self) -> Callable[..., list[Integers]]:
         """Return the function that gives each client its own examples, as `partition=` calls it."""

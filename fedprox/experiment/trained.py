@@ -12,6 +12,7 @@ from fedprox.config.instantiate import build
 from fedprox.config.schema import Config, Target
 from fedprox.data.facts import Facts
 from fedprox.errors import UserError
+from fedprox.evaluation.predictions import predictions
 from fedprox.experiment.model import load_weights
 from fedprox.experiment.model_checks import take_logits
 from fedprox.runs.model_file import ModelFacts
@@ -59,22 +60,19 @@ class TrainedModel(nn.Module):
         return self.network((examples.to(torch.float32) - self.mean) / self.std)  # type: ignore[no-any-return]
 
     def predict(self, examples: ArrayLike | Tensor) -> NDArray[Any]:
-        """Return what the model takes examples for.
+        """Return what the model predicts.
 
         Args:
             examples: Array, list or tensor of shape (n, *input_shape), as in the data set, not normalised.
 
         Returns:
-            By task: the most probable class, int64, shape (n,); the outputs (regression), float32, or whether each
-            label is more probable than not (multilabel), int64, shape (n, num_classes).
+            Classes, shape (n,); or numbers (regression), or zeros and ones (multilabel), shape (n, num_classes).
         """
         given = examples if isinstance(examples, Tensor) else torch.from_numpy(np.array(examples))
         with torch.no_grad():
             parts = [self(part.to(self.mean.device)).cpu() for part in torch.split(given, _AT_ONCE)]
         outputs = torch.cat(parts)
-        if self.facts.task == "regression":
-            return outputs.numpy()
-        return (outputs.argmax(dim=1) if self.facts.task == "classification" else (outputs > 0).to(torch.int64)).numpy()
+        return predictions(outputs, self.facts.task).numpy()
 
 
 def model_facts(config: Config, facts: Facts, commit: str | None) -> ModelFacts | None:
@@ -90,6 +88,7 @@ def model_facts(config: Config, facts: Facts, commit: str | None) -> ModelFacts 
         mean=examples.mean.tolist(),
         std=examples.std.tolist(),
         class_names=list(examples.class_names),
+        task=examples.task,
         commit=commit,
     )
 
