@@ -175,8 +175,8 @@ def _check_held(option: str, run_dir: Path, settings: Leaves, given: Sequence[st
     call = ", ".join(f"{argument}=..." for argument in dict.fromkeys([option, *groups]))
     names = ", ".join(shown(target.removeprefix(PREFIX)) for target in held.values())
     raise UserError(
-        f"{option}={run_dir} has {names}, which existed only in the Python process that made that run; continue it from "
-        f"Python: fedprox.run({call})"
+        f"{option}={run_dir} has {names}, which existed only in the Python process that made that run; continue it "
+        f"from Python: fedprox.run({call})"
     )
 
 
