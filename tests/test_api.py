@@ -5,6 +5,7 @@ import gc
 import json
 import logging
 import random
+import re
 import subprocess
 import sys
 import threading
@@ -482,3 +483,13 @@ def test_what_is_not_there_is_said_in_one_line(tmp_path):
     (tmp_path / "x.safetensors").write_bytes(b"nonsense")
     with pytest.raises(UserError, match=r"x.safetensors cannot be used"):
         fedprox.load_model("x.safetensors")
+
+
+def test_the_page_of_examples_is_right():
+    page = (Path(__file__).parents[1] / "docs" / "python.md").read_text()
+    blocks = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+    assert len(blocks) >= 8
+    names: dict[str, object] = {"__name__": "__main__"}  # as in a notebook: its classes cannot be imported
+    for block in blocks:
+        exec(block.replace("num_rounds=20", "num_rounds=2").replace("repetitions=5", "repetitions=1"), names)
+    assert names["run"].settings["model"]["_target_"] == "fedprox.held.MyNet"

@@ -44,8 +44,8 @@ def words_of(name: str, value: Any) -> Iterator[str]:
     Examples:
         >>> list(words_of("partition", {"alpha": 0.1, "sizes": "equal"}))
         ['partition.alpha=0.1', 'partition.sizes=equal']
-        >>> list(words_of("model.init", "my model.safetensors"))
-        ["model.init='my model.safetensors'"]
+        >>> list(words_of("data_dir", "one,other"))  # which Hydra would take for a sweep
+        ["data_dir='one,other'"]
     """
     if not isinstance(value, Mapping):
         yield f"{name}={_text(name, value)}"

@@ -17,6 +17,7 @@ from fedprox.report.partition_figure import table
 ROOT = Path(__file__).parents[2]
 NOTEBOOK = ROOT / "notebooks" / "plot_results.ipynb"
 EXPLORE = ROOT / "notebooks" / "explore_partition.ipynb"
+QUICKSTART = ROOT / "notebooks" / "quickstart.ipynb"
 
 
 @pytest.fixture
@@ -39,7 +40,7 @@ def outputs(notebook):
     return [dict(output.data) for output in shown if "data" in output]
 
 
-@pytest.mark.parametrize("file", [NOTEBOOK, EXPLORE], ids=lambda file: file.stem)
+@pytest.mark.parametrize("file", [NOTEBOOK, EXPLORE, QUICKSTART], ids=lambda file: file.stem)
 def test_a_notebook_is_stored_without_outputs(file):
     notebook = nbformat.read(file, as_version=4)
     nbformat.validate(notebook)
@@ -77,3 +78,20 @@ def test_explore_partition_shows_figures_and_tables_of_several_alphas(kernel_nam
     assert len(shown) == 4
     assert measures["text/html"] == shown._repr_html_()
     assert [f"num_clients={clients}" in against["text/html"] for clients in (5, 20, 100)] == [True] * 3
+
+
+def test_quickstart_shows_a_run_a_comparison_and_a_model_of_ones_own(kernel_name, tmp_path):
+    (folder := tmp_path / "notebooks").mkdir()  # its runs are beside it, in ../runs
+    notebook = nbformat.reads(QUICKSTART.read_text().replace("repetitions=3", "repetitions=1"), as_version=4)
+    NotebookClient(notebook, kernel_name=kernel_name, timeout=600).execute(cwd=str(folder))
+    streams = [output for cell in notebook.cells if cell.cell_type == "code" for output in cell.outputs]
+    assert [output for output in streams if output.output_type == "stream" and output.name == "stdout"] == []
+    run, metrics, clients, curves, right, table, comparison, mine, again = outputs(notebook)
+    assert run["text/plain"].startswith("<Run FedProx (mu = 0.1) on digits: finished, accuracy 0.95")
+    assert float(right["text/plain"].strip("np.float64()")) == pytest.approx(0.9521, abs=1e-4)  # as the run says
+    assert {"FedAvg", "FedProx"} <= set(table["text/plain"].split())
+    assert "test_accuracy" in metrics["text/html"]
+    assert "num_epochs" in clients["text/html"]
+    assert [len(figure["image/png"]) > 10_000 for figure in (curves, comparison)] == [True, True]
+    assert "on data: finished" in mine["text/plain"]
+    assert again["text/plain"].startswith("(array([")
