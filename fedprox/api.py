@@ -176,7 +176,8 @@ def run(
             mapping from client to (x, y); LabelledData; FederatedData; or a function that returns one of the last two.
             x has shape (n, *input_shape) and is the model's input as it is; y holds classes 0, 1, ... Examples without
             clients are divided among 10 with partition=dirichlet, unless `num_clients` and `partition` say otherwise.
-        directory: The run directory; None for outputs/<date>/<time>.
+        directory: The run directory, in which an earlier run is replaced, as by the command; None for
+            outputs/<date>/<time>.
         config_name: A file of conf/, such as "fedavg".
         **more: More settings, such as dataset="digits" or mu=0.1. Groups such as model and strategy also take a class,
             a function or an object. `resume` continues an earlier run.
@@ -401,14 +402,13 @@ def _explained(run_dir: Path) -> Iterator[None]:
 
 def _check_here(settings: Config, command: Command) -> None:
     """Raise UserError unless a run can compute in this process."""
-    engine = settings.engine.name
     if settings.is_deployment:
         raise UserError("engine=deployment runs on a federation, from the command line alone; use engine=local or ray")
     if command.held and settings.engine.target != _LOCAL:
         names = ", ".join(command.held)
         raise UserError(
-            f"engine={engine} computes in other processes, which cannot import {names}; import it from a module, "
-            "or use engine=local"
+            f"engine._target_={settings.engine.target} computes in other processes, which cannot import {names}; import "
+            "it from a module, or use engine=local"
         )
 
 

@@ -1,5 +1,6 @@
 """Progress of a run: rounds, accuracy, rate and time left, also of a resumed run."""
 
+import io
 import logging
 import re
 import sys
@@ -13,7 +14,7 @@ from fedprox import process
 from fedprox.evaluation.metrics import Evaluation
 from fedprox.federation.rounds import Round
 from fedprox.runs import progress
-from fedprox.runs.progress import pace, with_progress
+from fedprox.runs.progress import pace, with_progress, with_quiet_progress
 
 
 class Clock:
@@ -118,3 +119,29 @@ def test_the_bar_counts_all_rounds_and_its_rate_those_of_this_process(monkeypatc
     rate = float(re.search(r"([\d.]+)round/s", shown)[1])
     assert 0 < rate <= 4 / (4 * 0.06) * 1.01  # in 0.24 s it saw 3 rounds after round 0, or 4
     assert re.search(r"<00:\d\d,", shown)  # the time left
+
+
+class Terminal(io.StringIO):
+    """A standard error that is a terminal."""
+
+    def isatty(self) -> bool:
+        return True
+
+
+@pytest.mark.parametrize(
+    ("is_terminal", "after_s", "is_shown"), [(True, 0.0, True), (True, 60.0, False), (False, 0.0, False)]
+)
+def test_a_run_from_python_shows_a_bar_if_it_takes_long_and_is_watched_and_always_logs(
+    monkeypatch, caplog, is_terminal, after_s, is_shown
+):
+    monkeypatch.setattr(progress, "BAR_AFTER_S", after_s)
+    monkeypatch.setattr(sys, "stderr", terminal := Terminal() if is_terminal else io.StringIO())
+    caplog.set_level(logging.INFO, logger="fedprox")
+    assert [outcome.round_num for outcome in with_quiet_progress(rounds(range(3)), 2, "FedAvg")] == [0, 1, 2]
+    shown = terminal.getvalue()
+    assert ("FedAvg" in shown) == is_shown
+    assert shown.rpartition("\r")[2].strip() == ""  # it vanishes at the end
+    assert [record.getMessage().partition(":")[0] for record in caplog.records] == [
+        "FedAvg, round 0/2",
+        "FedAvg, round 2/2",
+    ]
