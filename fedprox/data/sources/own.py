@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 ONE_SET = (("x", "y"), ("features", "labels"))  # names of arrays in a .npz file
 TWO_SETS = ("x_train", "y_train", "x_test", "y_test")
+CLIENTS = ("client", "client_train", "client_test")
 CHANNELS = (1, 3, 4)  # of an image: grey, colours, colours and transparency
 
 Array = NDArray[Any]
@@ -65,8 +66,9 @@ def csv(
     """
     from fedprox.data.sources import frames
 
+    separator = "\t" if separator == "\\t" else separator  # as a shell passes it on
     if len(separator) != 1:
-        raise UserError(f"dataset.separator must be one character, got {separator!r}; such as dataset.separator=';'")
+        raise UserError(f"dataset.separator must be one character or \\t, got {separator!r}; such as ';'")
     roles = frames.Roles.of(label, client, split, features, ignore, task)
     rows = _table(partial(frames.read_csv, separator=separator), roles, path, test_path)
     return assembled(rows, seed=seed, test_fraction=test_fraction, normalise=normalise, task=task)
@@ -120,20 +122,27 @@ def npz(
     Raises:
         UserError: If a setting is wrong, or a file is not as described.
     """
-    file, test = _file("path", path), None
-    arrays = npz_arrays(file, (TWO_SETS, *ONE_SET), ("client", "client_train", "client_test"))
-    has_test, (x, y) = "x_test" in arrays, list(arrays.values())[:2]
-    rows = _of_arrays(file, x, y, arrays.get("client_train" if has_test else "client"), task)
-    if has_test:
-        if test_path is not None:
-            raise UserError(f"dataset.test_path={test_path} is a second test set: {file.name} has x_test; leave it out")
-        test = _of_arrays(file, arrays["x_test"], arrays["y_test"], arrays.get("client_test"), task)
-    elif test_path is not None:
-        place = _file("test_path", test_path)
-        x, y, *client = npz_arrays(place, ONE_SET, ("client",)).values()
-        test = _of_arrays(place, x, y, client[0] if client else None, task)
-    rows = joined(rows, test) if test else rows
+    rows = _arrays(_file("path", path), test_path, task)
     return assembled(rows, seed=seed, test_fraction=test_fraction, normalise=normalise, task=task)
+
+
+def _arrays(file: Path, test_path: str | None, task: Task) -> Rows:
+    """Return the rows of a .npz file's arrays and those to test on, if there are any."""
+    arrays = npz_arrays(file, (TWO_SETS, *ONE_SET), CLIENTS)
+    has_test, (x, y) = "x_test" in arrays, list(arrays.values())[:2]
+    own = CLIENTS[1:] if has_test else CLIENTS[:1]
+    if others := [name for name in CLIENTS if name in arrays and name not in own]:
+        raise UserError(f"{file.name}: the array {others[0]} has no meaning there; call it {' or '.join(own)}")
+    rows = _of_arrays(file, x, y, arrays.get(own[0]), task)
+    if test_path is None:
+        if not has_test:
+            return rows
+        return joined(rows, _of_arrays(file, arrays["x_test"], arrays["y_test"], arrays.get("client_test"), task))
+    if has_test:
+        raise UserError(f"dataset.test_path={test_path} is a second test set: {file.name} has x_test; leave it out")
+    place = _test_file(file, test_path)
+    x, y, *client = npz_arrays(place, ONE_SET, ("client",)).values()
+    return joined(rows, _of_arrays(place, x, y, client[0] if client else None, task))
 
 
 def _file(setting: str, path: str) -> Path:
@@ -141,6 +150,14 @@ def _file(setting: str, path: str) -> Path:
     if not path.strip():
         raise UserError(f"dataset.{setting} must name a file, got nothing")
     return Path(os.path.expanduser(path))  # Path.expanduser raises for an unknown ~name
+
+
+def _test_file(file: Path, test_path: str) -> Path:
+    """Return the file to test on, which is not the one to train on."""
+    place = _file("test_path", test_path)
+    if place.resolve() == file.resolve():
+        raise UserError(f"dataset.test_path must be another file than dataset.path, got {test_path}; leave it out")
+    return place
 
 
 def _table(read: "Callable[[Path, Roles], Frame]", roles: "Roles", path: str, test_path: str | None) -> Rows:
@@ -154,7 +171,7 @@ def _table(read: "Callable[[Path, Roles], Frame]", roles: "Roles", path: str, te
         raise UserError(
             f"dataset.split={roles.split} and dataset.test_path={test_path} are two test sets; give one of them"
         )
-    place = _file("test_path", test_path)
+    place = _test_file(file, test_path)
     roles = replace(roles, features=frame.columns, ignore=(), client_is_optional=True)
     return joined(rows, _of_frame(place, read(place, roles), roles))
 

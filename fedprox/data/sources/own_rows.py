@@ -97,8 +97,10 @@ def joined(rows: Rows, test: Rows) -> Rows:
     """Return the rows of two files, for training and for testing.
 
     Raises:
-        UserError: If their examples have not the same form.
+        UserError: If their examples have not the same form, or only the second one has clients.
     """
+    if test.clients and not rows.clients:
+        raise UserError(f"{test.source} has clients, but {rows.source} has none; name them in both, or in none")
     for what in ("shape", "dtype"):
         own, other = (each.features[0].shape if what == "shape" else each.features.dtype for each in (rows, test))
         if own != other:

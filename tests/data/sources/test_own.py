@@ -102,6 +102,11 @@ WRONG = {
     "no labels": ({"x": X}, "t.npz must hold the arrays x_train and y_train and x_test and y_test, or x and y"),
     "objects": ({"x": X, "y": np.array([{}] * NUM)}, "without pickled objects"),
     "unclear channels": ({"x": np.zeros((NUM, 3, 8, 3)), "y": Y}, "may have its channels first or last"),
+    "clients under another name": ({"x": X, "y": Y, "client_train": CLIENT}, "client_train has no meaning there"),
+    "clients of test rows alone": (
+        {"x_train": X, "y_train": Y, "x_test": X, "y_test": Y, "client_test": CLIENT},
+        "t.npz has clients, but t.npz has none",
+    ),
     "a client with one row": (
         {"x": X, "y": Y, "client": np.arange(NUM) // 3},
         "t.npz: client 13 has one row, 39, so it cannot both train and test",
@@ -131,6 +136,12 @@ def test_two_test_sets_several_columns_of_classes_and_no_path_are_refused(tmp_pa
         csv(" ", 0)
     with pytest.raises(UserError, match=r"dataset.separator must be one character"):
         csv(table, 0, separator=";;")
+    tab = tmp_path / "tab.csv"
+    tab.write_text((tmp_path / "t.csv").read_text().replace(",", "\t"))
+    given = {"label": "outcome", "ignore": ["part"]}
+    assert csv(str(tab), 0, separator="\\t", **given).fingerprint == csv(table, 0, **given).fingerprint
+    with pytest.raises(UserError, match=r"dataset.test_path must be another file than dataset.path"):
+        csv(table, 0, test_path=f"{tmp_path}/./t.csv", **given)
     with pytest.raises(UserError, match=r"b.csv must have the column dataset.features=f2"):
         csv(
             table,
