@@ -10,10 +10,12 @@ import struct
 import zipfile
 from collections.abc import Callable
 from contextlib import suppress
+from importlib.util import find_spec
 from io import BytesIO
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from hypothesis import strategies as st
@@ -25,6 +27,7 @@ from fedprox.data.sources.femnist import _parsed
 from fedprox.data.sources.glove import read_glove
 from fedprox.data.sources.image_folder import image_folder
 from fedprox.data.sources.leaf import leaf
+from fedprox.data.sources.own import csv, npz, parquet
 from fedprox.data.sources.text import shakespeare
 from fedprox.errors import UserError
 from fedprox.experiment.model import load_weights
@@ -98,6 +101,19 @@ def archive() -> bytes:
     return target.getvalue()
 
 
+def arrays() -> bytes:
+    target = BytesIO()
+    np.savez(target, x=np.arange(8.0).reshape(4, 2), y=np.array(["a", "b"] * 2), client=np.array([1, 1, 2, 2]))
+    return target.getvalue()
+
+
+def parquet_table() -> bytes:
+    table = pd.DataFrame(
+        {"age": [30, 41, 52, 63], "dose": [0.5, 1.5, 2.5, 3.5], "who": list("nnss"), "label": list("abab")}
+    )
+    return table.to_parquet() if find_spec("pyarrow") else b""
+
+
 def read_leaf_folder(read: Callable[[str], object], whole: object) -> Callable[[Path], object]:
     def reading(file: Path) -> object:
         for side in ("train", "test"):
@@ -136,12 +152,16 @@ def read_record(name: str) -> Callable[[Path], object]:
     return reading
 
 
+TABLE = b"age,dose,who,label\n30,0.5,n,a\n41,1.5,n,b\n52,2.5,s,a\n63,3.5,s,b\n"
 IMAGES = struct.pack(">4i", 2051, 3, 4, 4) + bytes(range(48))
 FORMATS = {
     "idx": ("x-ubyte", IMAGES, read_idx),
     "LEAF": ("data.json", json.dumps(LEAF).encode(), read_leaf_folder(leaf, LEAF)),
     "Shakespeare": ("data.json", json.dumps(PLAYS).encode(), read_leaf_folder(shakespeare, PLAYS)),
     "GloVe": ("words.txt", b"the 1.5 -2\nof 3 4\n.. 5 6e-3\n", lambda file: read_glove.__wrapped__(str(file))),
+    "csv": ("x.csv", TABLE, lambda file: csv(str(file), 0, client="who")),
+    "npz": ("x.npz", arrays(), lambda file: npz(str(file), 0)),
+    "parquet": ("x.parquet", parquet_table(), lambda file: parquet(str(file), 0, client="who")),
     "png": ("x.png", image(5, "png"), read_images),
     "jpeg": ("x.jpg", image(5, "jpeg"), read_images),
     "webp": ("x.webp", image(5, "webp"), read_images),
@@ -154,6 +174,8 @@ FORMATS = {
 
 @pytest.mark.parametrize(("name", "content", "read"), FORMATS.values(), ids=FORMATS)
 def test_a_mutated_file_is_read_or_one_line_says_what_is_wrong(fuzzed, tmp_path, name, content, read):
+    if name.endswith(".parquet"):
+        pytest.importorskip("pyarrow")
     folder = tmp_path / "place"
 
     def check(mutations: list[tuple]) -> None:

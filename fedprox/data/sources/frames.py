@@ -23,7 +23,9 @@ from fedprox.data.sources.categories import Categories
 from fedprox.errors import UserError, printable
 from fedprox.storage import check_regular
 
+# What pandas says of rows with too many values, and of quotes
 _RAGGED = re.compile(r"Expected (\d+) fields in line (\d+), saw (\d+)")
+_UNCLOSED = re.compile(r"EOF inside string starting at row (\d+)")
 
 
 @dataclass(frozen=True)
@@ -144,7 +146,7 @@ def read_csv(file: Path, roles: Roles, separator: str = ",") -> Frame:
     Raises:
         UserError: If the file does not have this form, or a column does not fit its role.
     """
-    with _reading(file, "text in UTF-8 with a header, whose values are separated by dataset.separator"):
+    with _reading(file, f"a table with a header, whose values are separated by {separator!r}"):
         check_regular(file)
         columns = _header(file, separator)
         roles = roles.found_in(file, columns)
@@ -201,12 +203,17 @@ def _reading(file: Path, form: str) -> Iterator[None]:
         raise UserError(f"{file} does not exist; name a file that does") from None
     except OSError as error:
         raise UserError(f"{file.name} cannot be read ({error.strerror or type(error).__name__}); fix that") from error
+    except UnicodeDecodeError as error:
+        raise UserError(f"{file.name} must be text in UTF-8; save it in that encoding") from error
+    except pd.errors.ParserWarning as error:
+        raise UserError(f"{file.name}: row 1 has more values than the header; fix the file") from error
     except Exception as error:
-        if ragged := _RAGGED.search(str(error)):
-            expected, line, got = ragged.groups()
-            raise UserError(f"{file.name}: line {line} must have {expected} values, got {got}; fix the file") from error
-        if isinstance(error, pd.errors.ParserWarning):
-            raise UserError(f"{file.name}: row 1 has more values than the header; fix the file") from error
+        if found := _RAGGED.search(str(error)):
+            raise UserError(
+                f"{file.name}: line {found[2]} must have {found[1]} values, got {found[3]}; fix it"
+            ) from error
+        if found := _UNCLOSED.search(str(error)):
+            raise UserError(f"{file.name}: a quote that begins in row {found[1]} has no end; fix it") from error
         raise UserError(f"{file.name} must be {form} ({type(error).__name__}); export it again") from error
 
 
@@ -257,8 +264,19 @@ def _as_numbers(column: "pd.Series[Any]") -> NDArray[Any]:
         column = column.astype(column.cat.categories.dtype)
     if column.dtype.kind in "mMc":  # dates, durations and complex numbers
         return np.full(len(column), np.nan)
-    texts = column.astype(object).where(column.map(np.ndim) == 0)  # no lists
-    return pd.to_numeric(texts, errors="coerce").to_numpy(dtype=np.float64, na_value=np.nan)
+    return np.array([_number(value) for value in column], dtype=np.float64)
+
+
+def _number(value: Any) -> float:
+    """Return a value of a column that pandas does not take for numbers, nan if it is none."""
+    if isinstance(value, (list, np.ndarray)):
+        return np.nan
+    try:
+        return float(value)
+    except (TypeError, ValueError):
+        return np.nan
+    except OverflowError:
+        return np.inf
 
 
 def _not_finite(file: Path, column: "pd.Series[Any]", row: int, remedy: str) -> UserError:

@@ -78,7 +78,13 @@ WRONG = {
     "blank lines": ("\n\n", {}, "t.csv is empty"),
     "a longer row": ("x,label\n1,a\n2,b,c\n", {}, "t.csv: line 3 must have 2 values, got 3"),
     "longer rows": ("x,label\n1,a,b\n2,b,c\n", {}, "t.csv: row 1 has more values than the header"),
-    "an open quote": ('x,label\n"1,a\n', {}, "t.csv must be text in UTF-8 with a header"),
+    "an open quote": ('x,label\n"1,a\n', {}, "t.csv: a quote that begins in row 1 has no end"),
+    "a quote after a value": (
+        'x,"lab"el\n1,a\n',
+        {},
+        "t.csv must be a table with a header, whose values are separated by ','",
+    ),
+    "a number without bounds": (f"x,label\n1,a\n{'9' * 400},b\n", {}, "t.csv: x in row 2 must be finite in float32"),
 }
 
 

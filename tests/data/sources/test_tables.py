@@ -57,7 +57,7 @@ BAD_CSV = {
     "infinite": (f"x,z,label\n{SECRET},1e99,1\n", ["z in row 1 must be finite in float32"]),
     "no label": (f"x,label\n{SECRET}, \n", ["row 1 has no label"]),
     "empty": ("", ["with a header"]),
-    "quotes": (f'x,label\n"{SECRET},1\n', ["text in UTF-8"]),
+    "quotes": (f'x,label\n"{SECRET},1\n', ["a quote that begins in row 1"]),
     "a name like the label without a header": ("Labe,1\n2,1\n", ["add a header"]),
 }
 
