@@ -46,6 +46,7 @@ def test_a_clients_test_rows_are_drawn_by_the_seed_whatever_the_other_clients_ar
     other_seed = assembled(rows_of(["a"] * 20 + ["b"] * 20), seed=2)
     assert numbers(one, one.held_out[0]) == numbers(without_b, without_b.held_out[0])
     assert numbers(one, one.held_out[0]) != numbers(other_seed, other_seed.held_out[0])
+    assert [row + 20 for row in numbers(one, one.held_out[0])] != numbers(one, one.held_out[1])
 
 
 def test_without_clients_a_share_of_the_rows_is_the_test_set_and_the_others_normalise():
