@@ -29,7 +29,7 @@ SITES = "sites/"  # a folder of sites that a page's commands read
 OWN_FILES = ("patients.csv", "mine.npz")  # likewise
 FENCE = re.compile(r"^(?P<indent> *)```(?P<language>\w*)[^\n`]*\n(?P<text>.*?)^ *``` *$", re.MULTILINE | re.DOTALL)
 FILE = re.compile(r"# file: (\w+)\.py\n")
-NOT_RUN = (  # what needs a network or changes a shell; every other command is run or is an error
+NOT_RUN = (  # what needs a network, changes a shell or is run elsewhere; every other command is run or is an error
     r"git clone \S+",
     r"cd \S+",
     r"python3? -m venv \.venv",
@@ -37,6 +37,7 @@ NOT_RUN = (  # what needs a network or changes a shell; every other command is r
     r"pip install -r requirements\.txt",
     r"pip install (--no-deps )?(-e )?\.",
     r"pip install '\.\[\w+\]'",
+    r"python train\.py --lr 0\.1",  # as clients it is run here, on its own in tests/test_examples.py
     r"ray start --head.*",
     r"ray start --address=\S+.*",
     r"ray stop",
@@ -240,6 +241,8 @@ def test_a_documented_command_works(folders, environment, in_this_process, monke
         ended = in_its_own(words[2:])
         assert (ended.status, ended.err) == (0, "")
         return
+    if command.replace("engine=ray", "engine=local") in set(document.commands) - {command}:
+        return  # Ray is tried once: this command, made small, is that one
     monkeypatch.chdir(folder)
     monkeypatch.syspath_prepend(folder)  # `python -m` has the working directory there
 

@@ -69,10 +69,13 @@ def test_a_script_with_these_lines_gives_on_its_own_what_it_gave_before(tmp_path
     scripts = [EXAMPLE.with_name(name) for name in ("train_alone.py", "train.py")]
     code = "import runpy, sys, torch; torch.manual_seed(3); runpy.run_path(sys.argv.pop(1), run_name='__main__')"
     commands = [[sys.executable, "-c", code, str(script), "--lr", "0.1"] for script in scripts]
-    together = [subprocess.Popen(each, env=environment, cwd=tmp_path, stdout=subprocess.PIPE) for each in commands]
-    printed = [process.communicate(timeout=300)[0] for process in together]
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    together = [subprocess.Popen(each, env=environment, cwd=tmp_path, **pipes) for each in commands]
+    printed = [process.communicate(timeout=300) for process in together]
+    assert [process.returncode for process in together] == [0, 0]
     assert printed[0] == printed[1]
-    assert b"accuracy" in printed[0]
+    assert b"accuracy" in printed[0][0]
+    assert printed[0][1] == b""
 
 
 def test_the_examples_as_clients_give_the_same_with_and_without_lightning(fedprox, tmp_path):
