@@ -331,27 +331,6 @@ def test_without_a_writable_folder_the_solver_is_still_compiled(monkeypatch):
     assert compile.compiled(lambda a, b: a * b)(3, 4) == 12
 
 
-def test_the_log_announces_compilation_only_if_it_is_needed(environment, tmp_path):
-    code = """
-import logging
-logging.basicConfig(level=logging.INFO, format="%(message)s")
-from fedprox.solvers.logistic import LogisticSolver
-from fedprox.solvers.problem import SgdSettings
-LogisticSolver(SgdSettings(0.1, 10))
-"""
-    logs = [
-        subprocess.run(
-            [sys.executable, "-c", code],
-            env=environment(NUMBA_CACHE_DIR=str(tmp_path)),
-            capture_output=True,
-            text=True,
-            check=True,
-        ).stderr
-        for _ in range(2)
-    ]
-    assert ["compiling the solver" in log for log in logs] == [True, False]
-
-
 def test_without_the_compiler_the_results_are_plain_numbers(monkeypatch):
     # NUMBA_DISABLE_JIT=1 gives NumPy scalars, which Flower's records refuse.
     monkeypatch.setattr("fedprox.solvers.logistic.descend", lambda *_: (np.float32(3.0), 4, 1, np.float64(0.5)))

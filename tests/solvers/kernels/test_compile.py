@@ -8,30 +8,39 @@ from fedprox.solvers.kernels.compile import forget_if_older
 
 PACKAGE = Path(fedprox.__file__).parent
 COMPILES = """
-import sys
+import logging
+logging.basicConfig(level=logging.INFO, format="%(message)s")
 from fedprox.solvers.kernels.logistic import exponential
 from fedprox.solvers.kernels.compile import is_kept
 import numpy as np
 print(is_kept(exponential))
 exponential(np.zeros(1, np.float32))
 """
+SOLVES = """
+from fedprox.solvers.logistic import LogisticSolver
+from fedprox.solvers.problem import SgdSettings
+LogisticSolver(SgdSettings(0.1, 10))
+"""
 
 
-def is_kept_in(folder: Path) -> bool:
-    """Compile in a new process that has its cache in a folder, and return whether it found the function there."""
+def compiled_in(folder: Path, code: str = COMPILES) -> tuple[str, bool]:
+    """Compile in a new process that has its cache in a folder.
+
+    Returns:
+        Whether it found the function there, as it printed it, and whether its log announced that it compiles.
+    """
     environment = {**os.environ, "NUMBA_CACHE_DIR": str(folder)}
-    command = [sys.executable, "-c", COMPILES]
-    ended = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
-    return ended.stdout.split() == ["True"]
+    ended = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
+    return ended.stdout.strip(), "compiling the solver" in ended.stderr
 
 
-def test_what_was_compiled_before_any_file_with_kernels_changed_is_compiled_again(tmp_path):
-    assert not is_kept_in(tmp_path)
-    assert is_kept_in(tmp_path)
+def test_what_was_compiled_is_announced_and_kept_until_any_file_with_kernels_is_changed(tmp_path):
+    assert compiled_in(tmp_path, COMPILES + SOLVES) == ("False", True)
+    assert compiled_in(tmp_path, COMPILES + SOLVES) == ("True", False)
     changed = max(file.stat().st_mtime for file in (PACKAGE / "evaluation").rglob("*.py"))
     for index in tmp_path.rglob("*.nbi"):  # as if that file, which is not the function's own, had changed since
         os.utime(index, (changed - 1, changed - 1))
-    assert not is_kept_in(tmp_path)
+    assert compiled_in(tmp_path)[0] == "False"
 
 
 def test_a_file_that_is_gone_already_is_no_error(tmp_path):
