@@ -58,6 +58,14 @@ def _composition_is_quick() -> Iterator[None]:
         yield
 
 
+@pytest.fixture(autouse=True, scope="module")
+def _process_of_wandb_ends_with_the_module() -> Iterator[None]:
+    """End the process that wandb keeps for the next run: waiting, it takes a thirtieth of a processor."""
+    yield
+    if wandb := sys.modules.get("wandb"):
+        wandb.teardown()
+
+
 @pytest.fixture
 def data_dir() -> Path:
     """Return the folder that holds MNIST/raw; without it the test is skipped, under CI it fails."""
