@@ -66,7 +66,7 @@ class LogisticSolver:
             weight,
             anchor,
             correction,
-            problem.features.flatten(1).numpy(),
+            problem.features.flatten(1).contiguous().numpy(),  # strided ones would be compiled for once more
             problem.labels.numpy(),
             work.orders if isinstance(work.orders, np.ndarray) else np.stack(list(work.orders)),
             len(global_params["1.bias"]),

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from fedprox.models.logistic import logistic
 from fedprox.solvers.kernels import compile
 from fedprox.solvers.kernels.logistic import exponential, padded, unpadded
-from fedprox.solvers.logistic import LogisticSolver
+from fedprox.solvers.logistic import LogisticSolver, descend
 from fedprox.solvers.problem import LocalProblem, LocalSolution, LocalWork, Params, SgdSettings
 from fedprox.solvers.reference import ReferenceSolver
 
@@ -151,7 +151,9 @@ def test_features_may_be_images_and_neither_they_nor_parameters_need_be_contiguo
     start = {"1.weight": case.start["1.weight"].T.contiguous().T, "1.bias": case.start["1.bias"]}
     strided = replace(case, features=case.features.T.contiguous().T, start=start)
     assert not strided.features.is_contiguous()
+    compiled = len(descend.signatures)
     assert_agree(strided.solve(), case.solve_by_definition())
+    assert len(descend.signatures) == compiled  # which would take ten seconds
 
 
 NOT_COMPILED = """
