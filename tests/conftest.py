@@ -34,13 +34,17 @@ LONGEST_FIRST = (  # of two workers that take file after file, none is left with
     "tests/deployment/test_federation.py",  # its nodes must start in time, so it is not beside a Ray
     "tests/test_documented_commands.py",
     "tests/experiment/test_faulty_runs.py",
-    "tests/cli/test_resumed_runs.py",
     "tests/engines/test_ray.py",
-    "tests/cli/test_joblib.py",
     "tests/equivalence/test_engines.py",
-    "tests/benchmarks/test_main.py",
     "tests/test_main.py",
+    "tests/engines/test_scripts.py",
+    "tests/benchmarks/test_main.py",
+    "tests/cli/test_joblib.py",
+    "tests/deployment/test_apps.py",
+    "tests/cli/test_resumed_runs.py",
     "tests/experiment/test_script_runs.py",
+    "tests/test_examples.py",
+    "tests/test_packaging.py",  # 15 s; the others take less
 )
 ROOT = Path(__file__).parents[1]
 DATA_DIR = Path(os.environ.get("FEDPROX_DATA_DIR", "data")).absolute()  # before a test changes the working directory
