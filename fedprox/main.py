@@ -95,7 +95,7 @@ def _check_options() -> None:
 
 
 def _run_and_report(config: DictConfig, failures: Path) -> float | None:
-    """Run one job and return its final test accuracy, or None if it failed, so that a sweep's other jobs run.
+    """Run one job and return its objective, or None if it failed, so that a sweep's other jobs run.
 
     Args:
         config: As Hydra composed it.
@@ -125,7 +125,7 @@ def _run_and_report(config: DictConfig, failures: Path) -> float | None:
 
 
 def _run(config: DictConfig) -> float | None:
-    """Run one job, or its remaining rounds, and return its final test accuracy."""
+    """Run one job, or its remaining rounds, and return its objective."""
     hydra_config = HydraConfig.get()
     run_dir = Path(hydra_config.runtime.output_dir)
     overrides = without_resume(as_given(hydra_config.overrides.task))
@@ -134,7 +134,7 @@ def _run(config: DictConfig) -> float | None:
     earlier = earlier_run(run_dir, settings.plain()) if is_job() else None
     if earlier and earlier["status"] in COMPLETE:
         logging.getLogger("fedprox").info("%s is finished already", os.path.relpath(run_dir))
-        return _accuracy(earlier.get("result"))
+        return _value(settings, run_dir, earlier.get("result"))
     if settings.is_deployment:
         return _submit(settings, run_dir, resume=bool(settings.resume or earlier), origin=origin)
     with import_without_gc("fedprox.experiment.run"):
@@ -149,17 +149,22 @@ def _run(config: DictConfig) -> float | None:
     )
     draw_curves(run_dir)
     logging.getLogger("fedprox").info("%sresults: %s", _result(run_dir), os.path.relpath(run_dir))
-    return _accuracy({"final": last})
+    return _value(settings, run_dir, {"final": last})
 
 
-def _accuracy(result: Mapping[str, Any] | None) -> float | None:
-    """Return the final test accuracy of a run's result; None if it was not measured."""
+def _value(settings: Config, run_dir: Path, result: Mapping[str, Any] | None) -> float | None:
+    """Return what a sweeper optimises: the objective, or else a result's final test accuracy; None if not measured."""
+    if settings.objective is not None:
+        from fedprox.experiment.build import columns  # here: it imports torch, which --help does not need
+        from fedprox.experiment.trial import Objective
+
+        return Objective.of(settings.objective, columns(settings)).value_of(run_dir)
     final = (result or {}).get("final")
     return float(final["test_accuracy"]) if final and final["test_accuracy"] is not None else None
 
 
 def _submit(settings: Config, run_dir: Path, *, resume: bool, origin: Mapping[str, Any]) -> float | None:
-    """Run one job on a federation, and return its final test accuracy if its run directory is on this machine."""
+    """Run one job on a federation, and return its objective if its run directory is on this machine."""
     with import_without_gc("fedprox.deployment.submit"):
         from fedprox.deployment.submit import submit
 
@@ -169,7 +174,7 @@ def _submit(settings: Config, run_dir: Path, *, resume: bool, origin: Mapping[st
         return None
     draw_curves(run_dir)
     logging.getLogger("fedprox").info("%sresults: %s", _result(run_dir), os.path.relpath(run_dir))
-    return _accuracy(record["result"])
+    return _value(settings, run_dir, record["result"])
 
 
 def _result(run_dir: Path) -> str:

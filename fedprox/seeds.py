@@ -31,6 +31,7 @@ class Stream(IntEnum):
     PAIRS = 20  # the clients whose label distributions are compared; no result of a run depends on them
     MASKS = 21  # the secrets of clients that mask their updates in one round, and which of them vanish
     CONTRIBUTION = 22  # the orders in which one round's clients come when their contributions are measured
+    SEARCH = 27  # which values of settings a search tries
     LEAKAGE = 23  # what an attack on a recorded update, and the defences against it, draw; no run depends on them
     TEST_SPLIT = 25  # the test rows of the user's own tables
 

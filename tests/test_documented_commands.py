@@ -44,6 +44,7 @@ NOT_RUN = (  # what needs a network, changes a shell or is run elsewhere; every 
 )
 
 
+NUM_TRIALS = 2  # of a search
 MODULES = {"fedprox.main": "fedprox.main", "fedprox.privacy": "fedprox.privacy"} | {
     f"fedprox.{name}": f"fedprox.{name}.__main__" for name in ("leakage", "report", "reproduce")
 }
@@ -116,8 +117,10 @@ def made_small(arguments: list[str], data_dir: Path) -> list[str]:
         return arguments
     sweeps = bool({"--multirun", "-m"} & set(arguments))
     kept = [re.sub(r"range\(\d+\)", "range(1)", word) for word in arguments if not word.startswith("num_rounds=")]
+    kept = [re.sub(r"range\((\d+),\d+\)", r"\1", word) for word in kept]
     kept = [re.sub(r"^branch_round=\d+$", "branch_round=2", _placed(word, data_dir)) for word in kept]
     cheap = ["num_epochs=2", "clients_per_round=2"] if "model=cnn" in kept else []  # minutes otherwise
+    cheap += [f"hydra.sweeper.num_trials={NUM_TRIALS}"] if is_search(kept) else []
     cheap += ["num_clients=2"] if "client=script" in kept else []  # each is a process that imports torch
     if any(word.startswith("experiment=") and "cifar10" in word for word in kept):
         kept = [re.sub(r"^([\w.]+=[\w.]+),[\w.,]+$", r"\1", word) for word in kept]  # one value of a sweep
@@ -144,6 +147,10 @@ def figure_made_small(arguments: list[str]) -> list[str]:
     return [*kept, "--seeds", "1", "--rounds", "1", "--datasets", [*names, "synthetic_iid"][0]]
 
 
+def is_search(arguments: list[str]) -> bool:
+    return any(word.startswith("hydra/sweeper=optuna") for word in arguments)
+
+
 def on_ray(arguments: list[str]) -> bool:
     """Return whether a run would start Ray."""
     return not any(word.startswith(("engine=local", "resume=", "branch_from=", "--help")) for word in arguments)
@@ -153,6 +160,8 @@ def num_jobs(arguments: list[str]) -> int:
     """Return how many new runs a command does: the product of its sweeps."""
     if any(word.startswith("resume=") for word in arguments):
         return 0
+    if is_search(arguments):
+        return NUM_TRIALS
     overrides = [word for word in arguments if "=" in word and not word.startswith("--")]
     parsed = OverridesParser.create().parse_overrides(overrides)
     return math.prod(len(list(override.sweep_string_iterator())) for override in parsed if override.is_sweep_override())
@@ -253,6 +262,8 @@ def test_a_documented_command_works(folders, environment, in_this_process, monke
             arguments = [*arguments, *placed_in(folder, arguments)]
         return in_this_process(import_module(MODULES[program]).main, arguments)
 
+    if is_search(words):
+        pytest.importorskip("optuna", reason="Optuna, the extra search, is not installed")
     if program != "fedprox.reproduce" and needs_data(words):
         request.getfixturevalue("data_dir")  # skips, or fails under CI
     for path in re.findall(r"dataset\.path=(\S+\.zip)", " ".join(document.commands)):

@@ -250,7 +250,9 @@ def _check_past(record: Mapping[str, Any], present: Mapping[str, Any], run_dir: 
     schedules = {present[name]["name"] for name in ("schedule", "server_schedule")}
     longer = ("num_rounds",) * (schedules == {"constant"})  # other schedules depend on it
     # Paths may change: data are identified by their fingerprint.
-    changed = differences(record["settings"], present, (*RESUME_MAY_CHANGE, *longer, *PATHS, "early_stopping"))
+    changed = differences(
+        record["settings"], present, (*RESUME_MAY_CHANGE, *longer, *PATHS, "early_stopping", "pruning_bar")
+    )
     if changed:
         raise UserError(
             f"resume={run_dir} would change the past: {', '.join(changed)}; leave that out, or branch from a round of "

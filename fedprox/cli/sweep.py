@@ -8,15 +8,18 @@ from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from contextvars import ContextVar
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from hydra.core.hydra_config import HydraConfig
-from hydra.core.override_parser.types import Override
+from hydra.core.override_parser.types import IntervalSweep, Override
+from hydra.core.plugins import Plugins
 from hydra.experimental.callback import Callback
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
 from fedprox.cli.jobs import Job, begin_table, earlier_run, final_table, is_same_command, note, read_table
+from fedprox.cli.search import SWEEPER, OptunaSweeper
+from fedprox.cli.trials import trials_table
 from fedprox.config.compose import as_given, compose, each_value_once, explained, parsed, values_of
 from fedprox.config.schema import Target
 from fedprox.errors import USER_CODE_ERRORS, UserError
@@ -44,17 +47,23 @@ class CheckFirst(Callback):
                 _check_values(config)
             sweep_dir.mkdir(parents=True, exist_ok=True)
             _at_the_end.get().enter_context(locked(sweep_dir))
-            _at_the_end.get().callback(lambda: print(f"\n{final_table(sweep_dir)}", flush=True))
-            begin_table(sweep_dir, jobs)
+            is_search = config.hydra.sweeper._target_ == SWEEPER
+            if is_search:
+                Plugins.instance().class_name_to_class[SWEEPER] = OptunaSweeper
+            table = trials_table if is_search else final_table
+            _at_the_end.get().callback(lambda: print(f"\n{table(sweep_dir)}", flush=True))
+            if not is_search:
+                begin_table(sweep_dir, jobs)
         except USER_CODE_ERRORS as error:
             print(f"error: {explained(error)}", file=sys.stderr)
             raise SystemExit(2) from None  # Hydra would turn any other exception into a warning
 
 
 def _check_values(config: DictConfig) -> None:
-    """Compose and check a configuration for each value of each swept setting."""
+    """Compose and check a configuration for each value of each swept setting, and for both ends of an interval."""
     name, launcher = config.hydra.job.config_name, config.hydra.launcher._target_
-    settings = [compose(overrides, name) for overrides in each_value_once(_words(config))]
+    words = [_ends(override) if override.is_interval_sweep() else word for word, override in _parsed(config)]
+    settings = [compose(overrides, name) for overrides in each_value_once(words)]
 
     with import_without_gc("fedprox.experiment.build"):
         from fedprox.experiment import build  # here: it imports torch, which --help does not need
@@ -66,6 +75,19 @@ def _check_values(config: DictConfig) -> None:
         _check_launcher(launcher, each.engine)
 
 
+def _parsed(config: DictConfig) -> Iterator[tuple[str, Override]]:
+    words = words_of(config)
+    return zip(words, parsed(words), strict=True)
+
+
+def _ends(override: Override) -> str:
+    """Return a sweep over the two ends of an interval, whole numbers as integers."""
+    interval = cast(IntervalSweep, override.value())
+    ends = (cast(float, end) for end in (interval.start, interval.end))
+    low, high = (int(end) if end == int(end) else end for end in ends)
+    return f"{override.get_key_element()}={low},{high}"
+
+
 def jobs_of(config: DictConfig) -> Iterator[Job]:
     """Yield the jobs that Hydra's own sweeper is going to run; nothing for another sweeper.
 
@@ -74,7 +96,7 @@ def jobs_of(config: DictConfig) -> Iterator[Job]:
     """
     if config.hydra.runtime.choices["hydra/sweeper"] != "basic":
         return
-    overrides = parsed(_words(config))
+    overrides = parsed(words_of(config))
     swept = {override.get_key_element() for override in overrides if override.is_sweep_override()}
     values = {override.get_key_element(): _values(override) for override in overrides}
     subdir = OmegaConf.to_container(config.hydra.sweep, resolve=False)["subdir"]  # type: ignore[index, call-overload]
@@ -97,7 +119,7 @@ def _values(override: Override) -> list[str]:
     )
 
 
-def _words(config: DictConfig) -> list[str]:
+def words_of(config: DictConfig) -> list[str]:
     """Return a sweep's overrides: those in its sweeper's configuration, and the command's."""
     params = config.hydra.sweeper.get("params") or {}
     return [*(f"{name}={value}" for name, value in params.items()), *as_given(config.hydra.overrides.task)]

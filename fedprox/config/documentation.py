@@ -39,6 +39,7 @@ SECTIONS = {
     "Model": ("model",),
     "Clients by a script": ("client",),
     "Evaluation": ("evaluation", "metrics", "contribution", "early_stopping", "logger"),
+    "Search": ("objective", "pruning_bar"),
     "Engine and devices": ("engine", "client_resources", "server_device"),
     "Failures": ("on_client_error", "on_divergence", "round_timeout", "on_timeout"),
     "Seed and repetitions": ("seed", "repeat_num"),
@@ -191,8 +192,8 @@ def _table(head: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> str:
 
 @cache
 def groups() -> tuple[str, ...]:
-    """Return the names of the groups, which are the folders of conf/."""
-    return tuple(sorted(path.name for path in CONF.iterdir() if path.is_dir()))
+    """Return the names of the groups, which are the folders of conf/, apart from Hydra's own."""
+    return tuple(sorted(path.name for path in CONF.iterdir() if path.is_dir() and path.name != "hydra"))
 
 
 def choices(group: str) -> list[Choice]:

@@ -75,6 +75,22 @@ class _Settings(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False, coerce_numbers_to_str=True)
 
+    @classmethod
+    def of(cls, settings: Mapping[str, Any], source: str = "") -> Self:
+        """Return the object of plain settings, such as the configuration of those in run.json.
+
+        Args:
+            settings: Plain containers.
+            source: Where they are from, if not from the command; errors begin with it.
+
+        Raises:
+            UserError: If a setting breaks a rule; the error reports the first one.
+        """
+        try:
+            return cls.model_validate(dict(settings))
+        except ValidationError as error:
+            raise UserError(f"{source}: " * bool(source) + _line(error)) from None
+
 
 class Target(_Settings):
     """A group that names a function or class and its arguments.
@@ -376,6 +392,9 @@ class Personalisation(_Settings):
         return self
 
 
+Bar = Annotated[list[float], Field(min_length=2, max_length=2), Rule("a round and the value to have reached in it")]
+
+
 class EarlyStopping(_Settings):
     """Early end of a run; see `fedprox.experiment.early_stopping`."""
 
@@ -571,6 +590,13 @@ class Config(_Settings):
     on_timeout: Literal["stop", "drop"]
     """Response to clients that exceed `round_timeout`: end the run, or `drop` them from the round."""
     early_stopping: EarlyStopping
+    objective: Name | None = None
+    """What a search optimises: a column of metrics.csv after the last round, such as `test_loss`, or `best_` and a
+    column for its best round; `test_` may be left out. Accuracies are maximised, all else is minimised. null:
+    `accuracy`."""
+    pruning_bar: list[Bar] | None = None
+    """Rounds and values of `early_stopping.metric`, such as `[[10,0.5],[20,0.7]]`: a run that has not reached a value
+    in its round ends there. A search sets it. null: no such values."""
     seed: Seed
     """Seed of everything random in the run: data division, initial weights, cohorts, stragglers and batches."""
     data_dir: Name
@@ -637,22 +663,6 @@ class Config(_Settings):
     repeat_num: Seed = 0
     """Repetition of the same experiment, given with a plus: `+repeat_num=3` or, in a sweep, `'+repeat_num=range(5)'`.
     Other initial weights, cohorts, stragglers and batches on the same division of the data; 0 is the run without it."""
-
-    @classmethod
-    def of(cls, settings: Mapping[str, Any], source: str = "") -> Self:
-        """Return the configuration of plain settings.
-
-        Args:
-            settings: As in run.json.
-            source: Where they are from, if not from the command; errors begin with it.
-
-        Raises:
-            UserError: If a setting breaks a rule; the error reports the first one.
-        """
-        try:
-            return cls.model_validate(dict(settings))
-        except ValidationError as error:
-            raise UserError(f"{source}: " * bool(source) + _line(error)) from None
 
     def plain(self) -> dict[str, Any]:
         """Return the settings as plain containers, as in run.json; with repeat_num only if it was given."""
@@ -762,6 +772,23 @@ class Config(_Settings):
                 f"clients_per_round must be arrival.buffer={buffer} with arrival=buffered, in which a round ends after "
                 f"so many updates, got {self.clients_per_round}; set clients_per_round={buffer}"
             )
+
+
+class Search(_Settings):
+    """A search: the keys of `hydra.sweeper` with hydra/sweeper=optuna; see `fedprox.cli.search`."""
+
+    num_trials: Count
+    """Runs of the search."""
+    num_parallel: Count
+    """Trials that are chosen and run at a time."""
+    num_startup: Count
+    """Trials with random values before the sampler learns, and finished ones before others are pruned."""
+    sampler: Literal["tpe", "random"]
+    """The tree-structured Parzen estimator, or random values."""
+    prune_at: list[Delta]
+    """Shares of `num_rounds` after which a trial that is worse than the median ends."""
+    params: dict[str, Any]
+    """Settings to search, with their values."""
 
 
 SETTINGS = tuple(Config.model_fields)

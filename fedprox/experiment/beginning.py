@@ -206,8 +206,8 @@ def final_row(config: Config, run_dir: Path) -> Mapping[str, Any] | None:
     if not (run_dir / "run.json").exists():
         return None
     record = read_record(run_dir / "run.json")
-    lengths = (config.num_rounds, config.early_stopping.model_dump())
-    is_as_long = tuple(map(record["settings"].get, ("num_rounds", "early_stopping"))) == lengths
+    names = ("num_rounds", "early_stopping", "pruning_bar")
+    is_as_long = list(map(record["settings"].get, names)) == list(map(config.plain().get, names))
     is_finished = record["status"] == "finished" and is_as_long
     return (record.get("result") or {}).get("final") if is_finished else None
 

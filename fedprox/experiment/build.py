@@ -48,6 +48,7 @@ from fedprox.experiment.privacy import (
 from fedprox.experiment.scripts import MODEL_OF_CLIENTS, check_script, facts_about, first_model, script_spec
 from fedprox.experiment.secure_sums import check_secure_aggregation, secure_sums
 from fedprox.experiment.sites import check_sites, connect
+from fedprox.experiment.trial import Objective
 from fedprox.federation import strategy_checks
 from fedprox.federation.channel import Channel, Layout
 from fedprox.federation.client_app import ClientSpec
@@ -316,8 +317,16 @@ def check_settings(config: Config) -> ExperimentProtocol:
     loggers(config.logger)  # fails if a library is missing
     protocol: ExperimentProtocol = build("protocol", config.protocol, ExperimentProtocol)
     protocol.check(config.num_epochs, config.stragglers_fraction, config.sampling, config.last_batch)
-    EarlyStopping(**config.early_stopping.model_dump()).check(columns(config))
+    early_stopping(config).check(columns(config))
+    if config.objective is not None:
+        Objective.of(config.objective, columns(config))
     return protocol
+
+
+def early_stopping(config: Config) -> EarlyStopping:
+    """Return what ends a run early."""
+    bar = [(int(round_num), value) for round_num, value in config.pruning_bar or ()]
+    return EarlyStopping(**config.early_stopping.model_dump(), bar=bar)
 
 
 def columns(config: Config) -> tuple[str, ...]:

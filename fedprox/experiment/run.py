@@ -13,7 +13,7 @@ from fedprox.config.schema import Config
 from fedprox.errors import UserError
 from fedprox.experiment.arrival import as_line, devices_fingerprint, participation
 from fedprox.experiment.beginning import Beginning, check_sources_stay, final_row, find_beginning
-from fedprox.experiment.build import Experiment, client_columns, columns, loggers
+from fedprox.experiment.build import Experiment, client_columns, columns, early_stopping, loggers
 from fedprox.experiment.data import attack_of, data_name
 from fedprox.experiment.early_stopping import EarlyStopping
 from fedprox.experiment.privacy import privacy_facts
@@ -137,7 +137,7 @@ def _record_rounds(
     arrays, round_num, earlier_s = experiment.arrays, 0, 0.0
     if start:
         arrays, round_num, earlier_s = start.arrays, start.round_num, start.time_s
-    stopping = EarlyStopping(**config.early_stopping.model_dump())
+    stopping = early_stopping(config)
     for earlier in beginning.rows:
         stopping.observe(earlier)
     resumed_from = start if beginning.tables else None
@@ -162,7 +162,7 @@ def _record_rounds(
     }
     is_cut = experiment.private is not None and not stopping.is_over and round_num < config.num_rounds
     status = "budget" if is_cut else "finished"
-    more = {"stopped_early": {"round": round_num, "metric": stopping.metric}} if stopping.is_over else {}
+    more = {"stopped_early": _reason(stopping, round_num)} if stopping.is_over else {}
     if shares := participation(experiment.strategy.plan, record.path):
         _log.info("%s", as_line(shares))
     if config.contribution.name != "none":
@@ -170,6 +170,12 @@ def _record_rounds(
     model = model_facts(config, experiment.facts, beginning.facts["git_commit"])
     write_card(record.path, beginning.facts, record.state, model)
     record.finish(to_params(arrays), timings, experiment.grid.peak_memory_bytes(), {**more, **shares}, status, model)
+
+
+def _reason(stopping: EarlyStopping, round_num: int) -> dict[str, Any]:
+    """Return why a run ended before its last round."""
+    missed = {} if stopping.missed is None else {"missed": stopping.missed}
+    return {"round": round_num, "metric": stopping.metric, **missed}
 
 
 def algorithm(config: Config) -> str:

@@ -54,6 +54,8 @@ RULES = {
     "early_stopping.metric": ("text", [None, "test_loss"], [True, [1]]),
     "early_stopping.patience": ("an integer >= 1", [1], [0, None, *NOT_INTEGERS]),
     "early_stopping.min_delta": ("finite and >= 0", [0.0], [-1, None, *NOT_NUMBERS]),
+    "objective": ("text", [None, "accuracy"], [True, [1]]),
+    "pruning_bar": ("a list", [None, [], [[10.0, 0.5]]], [3, "test_loss"]),
     "seed": ("an integer >= 0 and below 2^32", [0, 2**32 - 1], [-1, None, *NOT_INTEGERS]),
     "repeat_num": ("an integer >= 0 and below 2^32", [0, 7], [-1, None, *NOT_INTEGERS]),
     "data_dir": ("text", ["data"], [None, ["a"], True]),

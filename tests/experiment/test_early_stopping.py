@@ -47,6 +47,30 @@ def test_rounds_that_are_not_evaluated_do_not_count():
     assert [stopping.observe(row) for row in rows] == [False, False, False, True]
 
 
+@pytest.mark.parametrize(
+    ("metric", "values", "end"),
+    [
+        ("test_accuracy", [0.1, 0.3, 0.6, 0.6], 2),  # 0.6 is below 0.7 in round 2
+        ("test_accuracy", [0.1, 0.8, 0.6, 0.6], None),  # the best so far counts
+        ("test_accuracy", [0.1, 0.3, 0.7, 0.6], None),  # equal is enough
+        ("test_accuracy", [0.1, 0.3, None, 0.6], 2),
+        ("test_loss", [0.9, 0.8, 0.75, 0.7], 2),
+        ("test_loss", [0.9, 0.8, 0.65, 0.7], None),
+        ("test_loss", [math.nan, math.nan, math.nan], 2),
+    ],
+)
+def test_a_run_is_pruned_in_the_round_of_a_bar_that_it_has_not_reached(metric, values, end):
+    stopping = EarlyStopping(metric, patience=9, min_delta=10.0, bar=[(2, 0.7)])
+    rows = [{"round": at, metric: value} for at, value in enumerate(values)]
+    assert next((at for at, row in enumerate(rows) if stopping.observe(row)), None) == end
+    assert stopping.missed == (None if end is None else 0.7)
+
+
+def test_a_bar_needs_the_column_that_it_is_about():
+    with pytest.raises(UserError, match=r"pruning_bar needs early_stopping\.metric"):
+        EarlyStopping(None, bar=[(2, 0.7)]).check(["test_loss"])
+
+
 @pytest.mark.parametrize("metric", ["loss", "round", "time_s"])
 def test_a_column_that_is_missing_or_does_not_measure_the_model_is_refused(metric):
     with pytest.raises(UserError, match=rf"early_stopping\.metric.*got {metric}; choose from test_loss, "):
