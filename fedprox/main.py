@@ -153,14 +153,14 @@ def _run(config: DictConfig) -> float | None:
 
 
 def _value(settings: Config, run_dir: Path, result: Mapping[str, Any] | None) -> float | None:
-    """Return what a sweeper optimises: the objective, or else a result's final test accuracy; None if not measured."""
+    """Return what a sweeper optimises: the objective, by default a result's final test accuracy, or else its loss."""
     if settings.objective is not None:
-        from fedprox.experiment.build import columns  # here: it imports torch, which --help does not need
-        from fedprox.experiment.trial import Objective
+        from fedprox.experiment.build import objective  # here: it imports torch, which --help does not need
 
-        return Objective.of(settings.objective, columns(settings)).value_of(run_dir)
-    final = (result or {}).get("final")
-    return float(final["test_accuracy"]) if final and final["test_accuracy"] is not None else None
+        return objective(settings).value_of(run_dir)
+    final = (result or {}).get("final") or {}
+    values = (final.get(f"test_{name}") for name in ("accuracy", "loss"))  # regression has no accuracy
+    return next((float(value) for value in values if value is not None), None)
 
 
 def _submit(settings: Config, run_dir: Path, *, resume: bool, origin: Mapping[str, Any]) -> float | None:

@@ -32,8 +32,6 @@ if TYPE_CHECKING:
     import optuna
     from optuna.distributions import BaseDistribution
 
-    from fedprox.experiment.trial import Objective
-
 SWEEPER = "hydra_plugins.fedprox.OptunaSweeper"  # Hydra makes no plugin of a package with another name
 _NOT_SEARCHED = ("seed", "repeat_num", "objective", "early_stopping", "pruning_bar")
 _MOST_ROUNDS_APART = 1e-9  # by which a share of the rounds may exceed a whole number
@@ -91,6 +89,10 @@ class OptunaSweeper(Sweeper):
         search = self.search
         words = [*(f"{name}={value}" for name, value in search.params.items()), *arguments]
         begun = self._composed(fixed_words(words))
+        from fedprox.experiment.build import (
+            objective as objective_of,  # here: it imports torch, which --help does not need
+        )
+
         space, objective = space_of(words, begun), objective_of(begun)
         study = _study(search, begun.seed, objective.direction)
         trials: list[Trial] = []
@@ -105,7 +107,7 @@ class OptunaSweeper(Sweeper):
                 _tell(study, trial, ended)
                 if ended.status == FINISHED:
                     curves.append(read_metrics(_run_dir(job) / "metrics.csv"))
-            write_trials(self.folder, trials, objective.direction, begun.objective or "accuracy")
+            write_trials(self.folder, trials, objective.direction, begun.objective or objective.column)
 
     def _composed(self, words: Sequence[str]) -> Config:
         return compose(words, self.config_name)
@@ -204,14 +206,6 @@ def median_bar(curves: Sequence[Rows], config: Config, search: Search) -> list[l
         if at < config.num_rounds and len(numbers) >= search.num_startup:
             bar.append([at, statistics.median(numbers)])
     return bar
-
-
-def objective_of(config: Config) -> "Objective":
-    """Return what the runs of a configuration are optimised for."""
-    from fedprox.experiment.build import columns  # here: these import torch, which --help does not need
-    from fedprox.experiment.trial import Objective
-
-    return Objective.of(config.objective or "accuracy", columns(config))
 
 
 def _study(search: Search, seed: int, direction: str) -> "optuna.Study":

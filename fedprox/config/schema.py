@@ -592,8 +592,8 @@ class Config(_Settings):
     early_stopping: EarlyStopping
     objective: Name | None = None
     """What a search optimises: a column of metrics.csv after the last round, such as `test_loss`, or `best_` and a
-    column for its best round; `test_` may be left out. Accuracies are maximised, all else is minimised. null:
-    `accuracy`."""
+    column for its best round; `test_` may be left out. Accuracies and scores are maximised, all else is minimised.
+    null: `accuracy`, or `loss` if there is no accuracy."""
     pruning_bar: list[Bar] | None = None
     """Rounds and values of `early_stopping.metric`, such as `[[10,0.5],[20,0.7]]`: a run that has not reached a value
     in its round ends there. A search sets it. null: no such values."""

@@ -28,7 +28,7 @@ from fedprox.experiment.arrival import check_arrival, cohort_size, timed
 from fedprox.experiment.channel import channel
 from fedprox.experiment.contribution import Loss, check_contribution, contribution, test_loss
 from fedprox.experiment.data import attack_of, divided_data
-from fedprox.experiment.early_stopping import EarlyStopping
+from fedprox.experiment.early_stopping import EarlyStopping, improves_upwards
 from fedprox.experiment.model import initial_model, new_model
 from fedprox.experiment.objective import check_objective, loss, metrics, sgd_settings, solver
 from fedprox.experiment.personal import (
@@ -317,16 +317,38 @@ def check_settings(config: Config) -> ExperimentProtocol:
     loggers(config.logger)  # fails if a library is missing
     protocol: ExperimentProtocol = build("protocol", config.protocol, ExperimentProtocol)
     protocol.check(config.num_epochs, config.stragglers_fraction, config.sampling, config.last_batch)
-    early_stopping(config).check(columns(config))
-    if config.objective is not None:
-        Objective.of(config.objective, columns(config))
+    early_stopping(config).check(measured_columns(config))
+    objective(config)
     return protocol
 
 
 def early_stopping(config: Config) -> EarlyStopping:
     """Return what ends a run early."""
+    settings = config.early_stopping
     bar = [(int(round_num), value) for round_num, value in config.pruning_bar or ()]
-    return EarlyStopping(**config.early_stopping.model_dump(), bar=bar)
+    upwards = settings.metric is not None and improves_upwards(settings.metric, _own_metrics(config))
+    return EarlyStopping(**settings.model_dump(), upwards=upwards, bar=bar)
+
+
+def objective(config: Config) -> Objective:
+    """Return what a search optimises: without `objective`, the accuracy, or the loss if there is no accuracy.
+
+    Raises:
+        UserError: If it is not a column that measures the model.
+    """
+    known = measured_columns(config)
+    default = "accuracy" if "test_accuracy" in known else "loss"
+    return Objective.of(config.objective or default, known, _own_metrics(config))
+
+
+def measured_columns(config: Config) -> list[str]:
+    """Return the columns of metrics.csv that have values: regression has no accuracy."""
+    empty = ("test_accuracy", "train_accuracy") if loss(config).task == "regression" else ()
+    return [column for column in columns(config) if column not in empty]
+
+
+def _own_metrics(config: Config) -> dict[str, str]:
+    return {name: metric.target for name, metric in config.metrics.items()}
 
 
 def columns(config: Config) -> tuple[str, ...]:

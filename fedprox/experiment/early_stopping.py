@@ -14,9 +14,9 @@ _NOT_MEASURES = ("round", "time_s", "num_clients_counted", "mu", "personal_cover
 class EarlyStopping:
     """Ends a run after `patience` evaluated rounds that did not improve a column of metrics.csv.
 
-    Accuracies improve upwards, everything else (losses, drift, variances, the accuracies' standard deviation)
-    downwards. Round 0, the initial model, is the first to compare with. A value that is nan or missing is not an
-    improvement. When a run is resumed, its earlier rows are observed again.
+    Accuracies improve upwards, losses, drift, variances and the accuracies' standard deviation downwards; see
+    `improves_upwards`. Round 0, the initial model, is the first to compare with. A value that is nan or missing is not
+    an improvement. When a run is resumed, its earlier rows are observed again.
 
     A search prunes a run in the same way: it must have reached given values in given rounds.
 
@@ -24,12 +24,14 @@ class EarlyStopping:
         metric: Name of the column; None: the run never ends early.
         patience: Evaluated rounds without an improvement, >= 1.
         min_delta: A value must be better than the best so far by more than this, >= 0.
+        upwards: Whether larger values are better.
         bar: Rounds, each with the value that the best so far must have reached in it, or the run is over.
     """
 
     metric: str | None = None
     patience: int = 10
     min_delta: float = 0.0
+    upwards: bool = False
     bar: Sequence[tuple[int, float]] = ()
     missed: float | None = field(default=None, init=False)
     _best: float | None = field(default=None, init=False, repr=False)
@@ -69,7 +71,7 @@ class EarlyStopping:
 
     def _compare(self, round_num: int, value: float) -> None:
         """Note the value of the bar in a round if the best so far is worse."""
-        sign = 1 if improves_upwards(str(self.metric)) else -1
+        sign = 1 if self.upwards else -1
         if value == value and not sign * self._reached >= sign * value:
             self._reached = value
         for at, needed in self.bar:
@@ -79,7 +81,7 @@ class EarlyStopping:
     def _improves(self, value: float) -> bool:
         if self._best is None:
             return value == value  # False for nan
-        gain = value - self._best if improves_upwards(str(self.metric)) else self._best - value
+        gain = value - self._best if self.upwards else self._best - value
         return gain > self.min_delta
 
 
@@ -88,6 +90,27 @@ def measures(columns: Sequence[str]) -> list[str]:
     return [column for column in columns if column not in _NOT_MEASURES]
 
 
-def improves_upwards(metric: str) -> bool:
-    """Return whether larger values of a column are better."""
-    return "accuracy" in metric and not metric.endswith("_std")
+def improves_upwards(column: str, own: Mapping[str, str]) -> bool:
+    """Return whether larger values of a column of metrics.csv are better.
+
+    Names decide: larger accuracies are better, and so are own metrics whose function is a score, as scikit-learn calls
+    them; of all other columns smaller values are better.
+
+    Args:
+        column: Its name.
+        own: Metric -> its function, of the setting `metrics`.
+
+    Raises:
+        UserError: If the name of the function of an own metric does not say.
+    """
+    function = own.get(column.removeprefix("test_"))
+    if function is None:
+        return "accuracy" in column and not column.endswith("_std")
+    if function.endswith(("_score", "accuracy")):
+        return True
+    if function.endswith(("_loss", "_error")):
+        return False
+    raise UserError(
+        f"whether larger values of {column} are better is not known: the name of {function} must end in _score or "
+        "accuracy if they are, and in _loss or _error if not; give it such a name, or choose another column"
+    )

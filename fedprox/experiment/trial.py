@@ -21,27 +21,30 @@ class Objective:
     Attributes:
         column: Of metrics.csv.
         is_best: Whether the best evaluated round counts, instead of the last one.
+        upwards: Whether larger values are better.
     """
 
     column: str
     is_best: bool
+    upwards: bool
 
     @classmethod
-    def of(cls, name: str, columns: Sequence[str]) -> Self:
+    def of(cls, name: str, columns: Sequence[str], own: Mapping[str, str]) -> Self:
         """Return the objective of a name: a column, such as test_loss, or best_ and a column; test_ may be left out.
 
         Args:
             name: Such as "accuracy", "test_loss" or "best_accuracy".
             columns: Those of a run's metrics.csv.
+            own: Metric -> its function, of the setting `metrics`.
 
         Raises:
-            UserError: If there is no such column, or it does not measure the model.
+            UserError: If there is no such column, it does not measure the model, or its better values are not known.
         """
         known = measures(columns)
         bare = name.removeprefix(_BEST)
         for column in (bare, f"{_TEST}{bare}"):
             if column in known:
-                return cls(column, is_best=bare != name)
+                return cls(column, bare != name, improves_upwards(column, own))
         names = [column.removeprefix(_TEST) for column in known]
         close = difflib.get_close_matches(name, [*names, *known, *(_BEST + each for each in names)], n=1)
         hint = f"did you mean {close[0]}?" if close else f"choose from {', '.join(names)}, or the best, such as "
@@ -52,8 +55,8 @@ class Objective:
 
     @property
     def direction(self) -> str:
-        """Return "maximize" for an accuracy, and "minimize" for anything else, such as a loss."""
-        return "maximize" if improves_upwards(self.column) else "minimize"
+        """Return "maximize" or "minimize"."""
+        return "maximize" if self.upwards else "minimize"
 
     def value(self, rows: Sequence[Mapping[str, Any]]) -> float | None:
         """Return the value of a run with these rows of metrics.csv; None if its last one is missing or not finite."""
@@ -61,7 +64,7 @@ class Objective:
         if not values or not math.isfinite(values[-1]):
             return None
         finite = [value for value in values if math.isfinite(value)]
-        return (max if improves_upwards(self.column) else min)(finite) if self.is_best else values[-1]
+        return (max if self.upwards else min)(finite) if self.is_best else values[-1]
 
     def value_of(self, run_dir: Path) -> float | None:
         """Return the value of the run in a directory; None if it has none."""

@@ -6,7 +6,7 @@ from statistics import median
 
 import pytest
 
-from fedprox.cli.search import fixed_words, median_bar, objective_of, space_of
+from fedprox.cli.search import fixed_words, median_bar, space_of
 from fedprox.config.compose import compose
 from fedprox.config.schema import Search
 from fedprox.errors import UserError
@@ -173,7 +173,3 @@ def test_a_bar_is_in_an_evaluated_round_and_needs_a_column():
     curves = [[{"round": at, "test_loss": 1.0 / at} for at in (4, 8, 12, 16, 20)]]
     assert median_bar(curves, compose([*given, "early_stopping.metric=test_loss"]), search) == [[12, 1 / 12]]
     assert median_bar(curves, compose(given), search) == []
-
-
-def test_the_objective_is_the_final_accuracy_unless_another_is_named(config):
-    assert (objective_of(config).column, objective_of(config).is_best) == ("test_accuracy", False)

@@ -5,7 +5,7 @@ import math
 import pytest
 
 from fedprox.errors import UserError
-from fedprox.experiment.early_stopping import EarlyStopping
+from fedprox.experiment.early_stopping import EarlyStopping, improves_upwards
 
 
 def ends_at(stopping: EarlyStopping, values) -> int | None:
@@ -28,7 +28,8 @@ def ends_at(stopping: EarlyStopping, values) -> int | None:
     ],
 )
 def test_a_run_ends_after_two_values_without_improvement(metric, values, end):
-    assert ends_at(EarlyStopping(metric, patience=2), values) == end
+    upwards = improves_upwards(metric, {})
+    assert ends_at(EarlyStopping(metric, patience=2, upwards=upwards), values) == end
 
 
 def test_an_improvement_is_more_than_min_delta_over_the_best_not_over_the_last():
@@ -60,10 +61,29 @@ def test_rounds_that_are_not_evaluated_do_not_count():
     ],
 )
 def test_a_run_is_pruned_in_the_round_of_a_bar_that_it_has_not_reached(metric, values, end):
-    stopping = EarlyStopping(metric, patience=9, min_delta=10.0, bar=[(2, 0.7)])
+    upwards = improves_upwards(metric, {})
+    stopping = EarlyStopping(metric, patience=9, min_delta=10.0, upwards=upwards, bar=[(2, 0.7)])
     rows = [{"round": at, metric: value} for at, value in enumerate(values)]
     assert next((at for at, row in enumerate(rows) if stopping.observe(row)), None) == end
     assert stopping.missed == (None if end is None else 0.7)
+
+
+@pytest.mark.parametrize(
+    ("column", "function", "expected"),
+    [
+        ("test_kappa", "sklearn.metrics.cohen_kappa_score", True),
+        ("test_mine", "my_metrics.top_5_accuracy", True),
+        ("test_hamming", "sklearn.metrics.hamming_loss", False),
+        ("test_accuracy_gap", "my_metrics.gap_error", False),  # the function decides, not the user's name for it
+    ],
+)
+def test_the_function_of_an_own_metric_says_whether_larger_values_are_better(column, function, expected):
+    assert improves_upwards(column, {column.removeprefix("test_"): function}) == expected
+
+
+def test_an_own_metric_whose_function_does_not_say_what_is_better_is_refused():
+    with pytest.raises(UserError, match=r"larger values of test_phi .* not known: the name of a\.corrcoef must"):
+        improves_upwards("test_phi", {"phi": "a.corrcoef"})
 
 
 def test_a_bar_needs_the_column_that_it_is_about():
