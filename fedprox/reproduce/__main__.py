@@ -13,13 +13,14 @@ from fedprox.cli.version import HOME, version_line
 from fedprox.errors import UserError, one_line
 from fedprox.process import exit_status, terminated_like_interrupted
 from fedprox.report.style import save
-from fedprox.reproduce import datasets, headline, interactions, interactions_figure, interactions_page, tables
+from fedprox.reproduce import accuracies, bars, datasets, headline, interactions_page, tables
 from fedprox.reproduce.figures import draw
+from fedprox.reproduce.pages import Page
 from fedprox.reproduce.runs import run_missing
 from fedprox.reproduce.specs import DATASETS, FIGURES, Job, jobs_of
 
-INTERACTIONS = "interactions"
-KNOWN = tuple(dict.fromkeys((*DATASETS, *interactions.DATASETS)))
+PAGES = {page.name: page for page in (interactions_page.PAGE,)}
+KNOWN = tuple(dict.fromkeys((*DATASETS, *(name for page in PAGES.values() for name in page.datasets))))
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -62,7 +63,7 @@ def _parser() -> Parser:
     parser.add_argument("--version", action="version", version=version_line())
     parser.add_argument(
         "figure",
-        choices=[*FIGURES, "all", INTERACTIONS],
+        choices=[*FIGURES, "all", *PAGES],
         metavar="FIGURE",
         help="fig1 to fig12, headline, or all of these; or interactions, the page of attacks, compression and privacy",
     )
@@ -76,7 +77,7 @@ def _parser() -> Parser:
         "--seeds",
         type=_positive,
         metavar="N",
-        help="repetitions, and in figures 2 and 6 also data sets (default: 1, interactions 5; the docs use 5)",
+        help="repetitions, and in figures 2 and 6 also data sets (default: 1, pages 5; the docs use 5)",
     )
     parser.add_argument("--rounds", type=_positive, metavar="N", help="rounds of each run (default: the paper's)")
     parser.add_argument("--engine", choices=["local", "ray"], default="local", help="default: %(default)s")
@@ -106,8 +107,8 @@ def _positive(text: str) -> int:
 
 
 def _reproduce(arguments: argparse.Namespace) -> None:
-    if arguments.figure == INTERACTIONS:
-        _reproduce_interactions(arguments)
+    if page := PAGES.get(arguments.figure):
+        _reproduce_page(page, arguments)
         return
     names = list(FIGURES) if arguments.figure == "all" else [arguments.figure]
     shown = [name for name in DATASETS if any(name in FIGURES[figure].datasets for figure in names)]
@@ -120,11 +121,11 @@ def _reproduce(arguments: argparse.Namespace) -> None:
             print(file)
 
 
-def _reproduce_interactions(arguments: argparse.Namespace) -> None:
-    chosen = _chosen(arguments, [INTERACTIONS], interactions.DATASETS)
-    jobs = interactions.jobs_of(chosen, arguments.seeds or interactions.NUM_SEEDS, arguments.rounds)
+def _reproduce_page(page: Page, arguments: argparse.Namespace) -> None:
+    chosen = _chosen(arguments, [page.name], page.datasets)
+    jobs = accuracies.jobs_of(page.tables, chosen, arguments.seeds or accuracies.NUM_SEEDS, arguments.rounds)
     _run((job for runs in jobs.values() for job in runs), chosen, arguments)
-    for file in write_interactions(interactions.read_cells(jobs, arguments.out), arguments.out):
+    for file in write_page(page, accuracies.read_cells(jobs, arguments.out), arguments.out):
         print(file)
 
 
@@ -158,13 +159,13 @@ def write(name: str, curves: pd.DataFrame, out: Path) -> list[Path]:
     return [*files, out / f"{name}.md", out / f"{name}.csv"]
 
 
-def write_interactions(cells: interactions.Cells, out: Path) -> list[Path]:
-    """Write the page of interactions, its figure and its numbers into a folder and return them."""
-    files = [out / f"{INTERACTIONS}.md", out / interactions_page.FIGURE, out / f"figures/{INTERACTIONS}.csv"]
+def write_page(page: Page, cells: accuracies.Cells, out: Path) -> list[Path]:
+    """Write a page, its figure and its numbers into a folder and return them."""
+    files = [out / f"{page.name}.md", out / page.figure, out / f"figures/{page.name}.csv"]
     files[1].parent.mkdir(parents=True, exist_ok=True)
-    files[0].write_text(interactions_page.page(cells), encoding="utf-8")
-    save(interactions_figure.draw(cells), files[1], dpi=150)
-    interactions.to_frame(cells).to_csv(files[2], index=False)
+    files[0].write_text(page.written(cells), encoding="utf-8")
+    save(bars.draw(page, cells), files[1], dpi=150)
+    accuracies.to_frame(cells).to_csv(files[2], index=False)
     return files
 
 

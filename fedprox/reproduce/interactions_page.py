@@ -1,44 +1,11 @@
-"""The page docs/interactions.md: its tables, and its sentences with their numbers, all made from the cells."""
+"""The findings and the text of the page docs/interactions.md."""
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from math import isfinite
+from collections.abc import Mapping
 
-from fedprox.report.style import plus_minus
-from fedprox.reproduce.interactions import TABLES, Cell, Cells, Table, rows_of, shown
+from fedprox.reproduce.interactions import TABLES
+from fedprox.reproduce.pages import Finding, Page, Read, Section, points, said
 
-FIGURE = "figures/interactions.png"
-Read = Callable[[str, str], Cell]  # a row and a column of a table -> its cell
 HONEST, SIGN_FLIP = "no attack", "sign flip"
-
-
-@dataclass(frozen=True)
-class Finding:
-    """A claim, and what the runs say about it.
-
-    Attributes:
-        claim: One sentence.
-        is_confirmed: Whether the runs agree.
-        measured: Their numbers.
-    """
-
-    claim: str
-    is_confirmed: bool
-    measured: str
-
-    def __str__(self) -> str:
-        """Return a line of the page."""
-        return f"- **{self.claim}**: {'confirmed' if self.is_confirmed else 'not confirmed'}. {self.measured}"
-
-
-def said(cell: Cell) -> str:
-    """Return "91.7 ± 0.8%"."""
-    return f"{plus_minus(100 * cell.mean, 100 * cell.std, '.1f')}%"
-
-
-def points(higher: Cell, lower: Cell) -> str:
-    """Return "6.2 points", the difference of two means."""
-    return f"{100 * (higher.mean - lower.mean):.1f} points"
 
 
 def median_is_compressed_away(cell: Read) -> Finding:
@@ -155,21 +122,6 @@ def clipping_helps_skewed_clients(cell: Read) -> Finding:
     )
 
 
-@dataclass(frozen=True)
-class Section:
-    """What the page says about a table.
-
-    Attributes:
-        title: Its heading.
-        text: Its data and settings.
-        findings: What is read from it.
-    """
-
-    title: str
-    text: str
-    findings: tuple[Callable[[Read], Finding], ...]
-
-
 SECTIONS: Mapping[str, Section] = {
     "compression": Section(
         "Compression, robust rules and attackers",
@@ -198,57 +150,14 @@ SECTIONS: Mapping[str, Section] = {
     ),
 }
 
-
-def page(cells: Cells) -> str:
-    """Return the whole page."""
-    num_runs = max(cell.runs for cell in cells.values())
-    counted = "one run" if num_runs == 1 else f"{num_runs} repetitions: mean ± standard deviation"
-    parts = [
-        "# Interactions\n",
-        "What attacks, robust rules, compression, privacy and skewed data do to each other. One command makes this "
-        "page, its figure and its numbers:\n",
-        "```sh\npython -m fedprox.reproduce interactions\n```\n",
-        f"Every number is the test accuracy, the mean of a run's last ten rounds, over {counted}. Repetitions have the "
-        "same clients, and other attackers, cohorts and batches. An interrupted command continues. A finding is "
-        "confirmed if the numbers pass the thresholds in "
-        "[interactions_page.py](../fedprox/reproduce/interactions_page.py), which were chosen after a first look at "
-        "such runs.\n",
-        f"![Test accuracy by table]({FIGURE})\n",
-    ]
-    return "\n".join([*parts, *(_section(table, cells) for table in shown(TABLES, cells))])
-
-
-def findings(table: Table, cells: Cells) -> list[Finding]:
-    """Return what is read from a table."""
-    return [find(lambda row, column: cells[table.name, row, column]) for find in SECTIONS[table.name].findings]
-
-
-def _section(table: Table, cells: Cells) -> str:
-    section = SECTIONS[table.name]
-    lines = "\n".join(map(str, findings(table, cells)))
-    return f"## {section.title}\n\n{section.text}\n\n{_markdown(table, cells)}\n\n{lines}\n\n{_settings(table)}\n"
-
-
-def _markdown(table: Table, cells: Cells) -> str:
-    names = [factor.name for factor in table.rows]
-    columns = list(table.columns.choices)
-    rows = [[*row.split(", "), *(said(cells[table.name, row, column]) for column in columns)] for row in rows_of(table)]
-    rule = ["---"] * (len(names) + len(columns))
-    heads = [*names, *(_head(table, column, cells) for column in columns)]
-    return "\n".join(f"| {' | '.join(row)} |" for row in (heads, rule, *rows))
-
-
-def _head(table: Table, column: str, cells: Cells) -> str:
-    """Return a column's name, with the epsilon that all its runs cost."""
-    costs = {cells[table.name, row, column].epsilon for row in rows_of(table)}
-    return f"{column}, epsilon {costs.pop():.2f}" if len(costs) == 1 and isfinite(min(costs)) else column
-
-
-def _settings(table: Table) -> str:
-    """Return the settings of a table's runs."""
-    factors = "; ".join(
-        f"{factor.name}: " + ", ".join(f"{name} `{' '.join(words)}`" for name, words in factor.choices.items() if words)
-        for factor in (*table.rows, table.columns)
-        if any(factor.choices.values())
-    )
-    return f"The settings: `{' '.join(table.overrides)}`; {factors}; repetitions: `+repeat_num=`."
+PAGE = Page(
+    name="interactions",
+    title="Interactions",
+    subject="What attacks, robust rules, compression, privacy and skewed data do to each other.",
+    text="Repetitions have the same clients, and other attackers, cohorts and batches. An interrupted command "
+    "continues. A finding is confirmed if the numbers pass the thresholds in "
+    "[interactions_page.py](../fedprox/reproduce/interactions_page.py), which were chosen after a first look at "
+    "such runs.",
+    tables=TABLES,
+    sections=SECTIONS,
+)

@@ -9,34 +9,31 @@ from fedprox.config.compose import compose
 from fedprox.experiment.build import check_settings
 from fedprox.reproduce import __main__ as command
 from fedprox.reproduce import runs
-from fedprox.reproduce.interactions import (
-    DATASETS,
-    TABLES,
-    Cell,
-    jobs_of,
-    of_frame,
-    read_cells,
-    rows_of,
-    to_frame,
-)
-from fedprox.reproduce.interactions_figure import draw
-from fedprox.reproduce.interactions_page import SECTIONS, findings, page
+from fedprox.reproduce.accuracies import Cell, of_frame, read_cells, rows_of, to_frame
+from fedprox.reproduce.accuracies import jobs_of as jobs_of_tables
+from fedprox.reproduce.bars import draw
+from fedprox.reproduce.interactions import TABLES
+from fedprox.reproduce.interactions_page import PAGE, SECTIONS
 
 DOCS = Path(__file__).parents[2] / "docs"
 CELLS = of_frame(pd.read_csv(DOCS / "figures" / "interactions.csv"))
 
 
+def jobs_of(datasets, num_seeds: int, num_rounds: int | None = None) -> dict:
+    return jobs_of_tables(TABLES, datasets, num_seeds, num_rounds)
+
+
 def test_the_page_is_what_its_numbers_make():
-    assert (DOCS / "interactions.md").read_text(encoding="utf-8") == page(CELLS)
+    assert (DOCS / "interactions.md").read_text(encoding="utf-8") == PAGE.written(CELLS)
 
 
 def test_the_page_has_five_runs_of_every_cell():
-    assert set(CELLS) == set(jobs_of(DATASETS, 1))
+    assert set(CELLS) == set(jobs_of(PAGE.datasets, 1))
     assert {cell.runs for cell in CELLS.values()} == {5}
 
 
 def test_the_literatures_findings_are_confirmed_and_the_others_are_not():
-    there = [finding for table in TABLES for finding in findings(table, CELLS)]
+    there = [finding for table in TABLES for finding in PAGE.findings(table, CELLS)]
     assert [finding.claim for finding in there if not finding.is_confirmed] == [
         "The same attack harms the mean more behind top 10%",
         "The proximal term lowers that price",
@@ -67,7 +64,7 @@ def test_one_command_does_five_repetitions_and_writes_page_figure_and_numbers(re
     files = [f"reproduction/{name}" for name in names]
     assert out.splitlines()[-3:] == files
     text = (tmp_path / files[0]).read_text()
-    assert text == page(of_frame(pd.read_csv(tmp_path / files[2])))
+    assert text == PAGE.written(of_frame(pd.read_csv(tmp_path / files[2])))
     assert [line for line in text.splitlines() if line.startswith("## ")] == [f"## {SECTIONS['compression'].title}"]
     assert (tmp_path / files[1]).read_bytes().startswith(b"\x89PNG")
 
@@ -106,7 +103,7 @@ def test_a_rows_settings_are_those_of_its_factors():
 
 
 def test_the_figure_has_a_group_of_bars_for_each_row():
-    figure = draw(CELLS)
+    figure = draw(PAGE, CELLS)
     assert len(figure.axes) == len(TABLES)
     for axes, table in zip(figure.axes, TABLES, strict=True):
         assert axes.get_title(loc="left") == SECTIONS[table.name].title

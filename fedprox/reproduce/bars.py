@@ -1,29 +1,29 @@
-"""The figure of docs/interactions.md: grouped bars of accuracy with standard deviations, a panel per table."""
+"""The figure of a page of tables: grouped bars of accuracy with standard deviations, a panel per table."""
 
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from fedprox.report.style import PALETTE, blank_figure, finish_plain
-from fedprox.reproduce.interactions import TABLES, Cells, Table, rows_of, shown
-from fedprox.reproduce.interactions_page import SECTIONS
+from fedprox.reproduce.accuracies import Cells, Table, rows_of, shown
+from fedprox.reproduce.pages import Page
 
 PANEL_HEIGHT = 2.9  # inches
 COLOURS = [PALETTE[place] for place in (2, 5, 3, 4)]  # one per column
 GROUP_WIDTH = 0.8  # of the distance between two groups
 
 
-def draw(cells: Cells) -> Figure:
-    """Draw the tables that have cells: a group per row, a bar per column."""
-    tables = shown(TABLES, cells)
+def draw(page: Page, cells: Cells) -> Figure:
+    """Draw the tables of a page that have cells: a group per row, a bar per column."""
+    tables = shown(page.tables, cells)
     figure = blank_figure(PANEL_HEIGHT * len(tables))
     figure.set_layout_engine("constrained")
     for axes, table in zip(figure.subplots(len(tables), squeeze=False).flat, tables, strict=True):
-        _draw_table(axes, table, cells)
+        _draw_table(axes, table, page.sections[table.name].title, cells)
     return figure
 
 
-def _draw_table(axes: Axes, table: Table, cells: Cells) -> None:
+def _draw_table(axes: Axes, table: Table, title: str, cells: Cells) -> None:
     rows, columns = list(rows_of(table)), list(table.columns.choices)
     width = GROUP_WIDTH / max(2, len(columns))
     for place, column in enumerate(columns):
@@ -38,7 +38,7 @@ def _draw_table(axes: Axes, table: Table, cells: Cells) -> None:
     axes.set_ylim(0, 105)
     axes.set_yticks(range(0, 101, 20))
     axes.set_ylabel("test accuracy, %")
-    axes.set_title(SECTIONS[table.name].title, fontsize=11, loc="left")
+    axes.set_title(title, fontsize=11, loc="left")
     axes.grid(axis="y", color="0.9", lw=0.7)
     finish_plain(axes, 8)
     if len(columns) > 1:
