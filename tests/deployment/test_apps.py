@@ -118,6 +118,7 @@ def simulated(folder: Path, *overrides: str) -> Path:
     [
         (partitions(), []),
         (partitions(), ["strategy=feddane", "stragglers_fraction=0.5"]),
+        (partitions(), ["strategy=scaffold", "update=float32"]),
         ([{"clients": "0-1"}, {"clients": "2"}], ["sampling=proportional", "clients_per_round=3"]),
         ([{"site": "b"}, {"site": "c"}, {"site": "a"}], ["num_rounds=2"]),
     ],
