@@ -12,6 +12,7 @@ from fedprox.experiment.data import attack_of
 from fedprox.experiment.objective import sgd_settings
 from fedprox.experiment.personal import check_size
 from fedprox.federation.channel import Layout
+from fedprox.federation.strategy_state import layers
 from fedprox.strategies.arrays import to_numpy
 from fedprox.strategies.corrected import Corrected, FedDyn, Scaffold
 from fedprox.strategies.fednova import FedNova
@@ -20,34 +21,41 @@ from fedprox.strategies.server_step import ServerStep
 
 
 def check_algorithm(config: Config, strategy: Strategy) -> None:
-    """Raise UserError for settings with which a strategy has no meaning."""
-    schedule = config.server_schedule.name
-    if schedule != "constant" and not isinstance(strategy, (ServerOptimiser, Scaffold)):
+    """Raise UserError for settings with which a strategy, or one that it wraps, has no meaning."""
+    used, schedule = layers(strategy), config.server_schedule.name
+    if schedule != "constant" and not any(isinstance(layer, (ServerOptimiser, Scaffold)) for layer in used):
         raise UserError(
             f"server_schedule.name={schedule} needs a server's learning rate, which strategy={_choice(strategy)} does "
             "not have; use strategy=fedavgm, fedadagrad, fedadam, fedyogi or scaffold, or leave it out"
         )
-    if isinstance(strategy, (Corrected, FedNova)) and config.client.script is not None:
+    for layer in used:
+        if isinstance(layer, (Scaffold, FedNova)):
+            _check_steps(config, _choice(layer))
+        if isinstance(layer, (Corrected, FedNova)) and config.client.script is not None:
+            raise UserError(
+                f"strategy={_choice(layer)} depends on the clients' steps of SGD, but with client=script only the "
+                "script knows them; use strategy=fedprox"
+            )
+        if isinstance(layer, FedDyn):
+            _check_alpha(config)
+        if isinstance(layer, Corrected):
+            _check_corrected(config, _choice(layer))
+
+
+def _check_steps(config: Config, name: str) -> None:
+    """Raise UserError unless the weights of a client's gradients in its update are known, and positive."""
+    if config.mu * config.learning_rate >= 1:
         raise UserError(
-            f"strategy={_choice(strategy)} depends on the clients' steps of SGD, but with client=script only the "
-            "script knows them; use strategy=fedprox"
-        )
-    if isinstance(strategy, (Scaffold, FedNova)) and config.mu * config.learning_rate >= 1:
-        raise UserError(
-            f"mu times learning_rate must be below 1 with strategy={_choice(strategy)}, whose weights of a client's "
-            f"gradients would change signs, got {config.mu:g} times {config.learning_rate:g}; lower one of them"
+            f"mu times learning_rate must be below 1 with strategy={name}, whose weights of a client's gradients would "
+            f"change signs, got {config.mu:g} times {config.learning_rate:g}; lower one of them"
         )
     sgd = sgd_settings(config)
-    if isinstance(strategy, (Scaffold, FedNova)) and (sgd.optimizer or sgd.max_grad_norm):
+    if sgd.optimizer or sgd.max_grad_norm:
         setting = f"max_grad_norm={sgd.max_grad_norm:g}" if sgd.max_grad_norm else f"optimizer={config.optimizer.name}"
         raise UserError(
-            f"strategy={_choice(strategy)} computes with the steps of SGD, of which {setting} makes others; leave it "
-            "out, or use strategy=fedprox"
+            f"strategy={name} computes with the steps of SGD, of which {setting} makes others; leave it out, or use "
+            "strategy=fedprox"
         )
-    if isinstance(strategy, FedDyn):
-        _check_alpha(config)
-    if isinstance(strategy, Corrected):
-        _check_corrected(config, _choice(strategy))
 
 
 def _check_alpha(config: Config) -> None:
@@ -103,17 +111,18 @@ def prepare(config: Config, strategy: Strategy, facts: Facts, layout: Layout, ar
     Raises:
         UserError: If what it keeps of the clients could need too much memory.
     """
-    if not isinstance(strategy, ServerStep):
-        return
     names = _parameters(arrays, layout)
-    if isinstance(strategy, Corrected):
-        check_size(config, names, arrays, facts.num_clients, f"strategy={_choice(strategy)}")
-    strategy.prepare(names, facts.sizes, sgd_settings(config))
+    for layer in layers(strategy):
+        if isinstance(layer, Corrected):
+            check_size(config, names, arrays, facts.num_clients, f"strategy={_choice(layer)}")
+        if isinstance(layer, ServerStep):
+            layer.prepare(names, facts.sizes, sgd_settings(config))
 
 
 def more_bytes(strategy: Strategy, arrays: ArrayRecord, layout: Layout) -> int:
     """Return the bytes that travel each way besides the model: those of SCAFFOLD's variates."""
-    return sum(to_numpy(arrays[name]).nbytes for name in layout.trained) if isinstance(strategy, Scaffold) else 0
+    sends_two = any(isinstance(layer, Scaffold) for layer in layers(strategy))
+    return sum(to_numpy(arrays[name]).nbytes for name in layout.trained) if sends_two else 0
 
 
 def _parameters(arrays: ArrayRecord, layout: Layout) -> Sequence[str]:

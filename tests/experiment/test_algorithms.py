@@ -155,6 +155,10 @@ REFUSED = {
         ("strategy=fednova", "mu=40", "learning_rate=0.03"),
         ("mu times learning_rate must be below 1 with strategy=fednova", "got 40 times 0.03", "lower one"),
     ),
+    "SCAFFOLD with steps of Adam": (
+        ("strategy=scaffold", "optimizer=adam"),
+        ("strategy=scaffold computes with the steps of SGD", "use strategy=fedprox"),
+    ),
     "FedDyn without alpha": (("strategy=feddyn", "mu=0"), ("mu must be above 0 with strategy=feddyn", "set mu=0.01")),
     "FedDyn with adaptive mu": (
         ("strategy=feddyn", "adaptive_mu.enabled=true", "evaluation=clients"),
