@@ -407,8 +407,8 @@ def _check_here(settings: Config, command: Command) -> None:
     if command.held and settings.engine.target != _LOCAL:
         names = ", ".join(command.held)
         raise UserError(
-            f"engine._target_={settings.engine.target} computes in other processes, which cannot import {names}; import "
-            "it from a module, or use engine=local"
+            f"engine._target_={settings.engine.target} computes in other processes, which cannot import {names}; "
+            "import it from a module, or use engine=local"
         )
 
 

@@ -84,8 +84,8 @@ def choose(
             return _fastest(solvers, model, (examples.to(device), zeros), sgd.batch_size, clients_per_round)
         if name == "cohort":
             raise UserError(
-                "solver=cohort needs a model that computes all clients in one batch, without batch norm and recurrent "
-                "layers, and draws random numbers only in nn.Dropout and nn.Dropout2d, which this "
+                "solver=cohort needs a model that computes all clients in one batch, without recurrent layers, and "
+                "draws random numbers only in nn.Dropout and nn.Dropout2d, which this "
                 f"{type(model).__name__} does not{_and_more(sgd)}; use solver=auto or reference"
             )
     return Choice(ReferenceSolver(model, sgd, device, examples, image_input), REFERENCE)

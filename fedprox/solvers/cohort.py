@@ -25,6 +25,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.func import functional_call, vmap
 
+from fedprox.solvers.batch_norm import mask_batch_norm
 from fedprox.solvers.batches import DeviceImageInput, ImageInput
 from fedprox.solvers.dropout import SeededDropout, seed_dropout
 from fedprox.solvers.generators import seeded
@@ -70,6 +71,7 @@ class CohortSolver:
         dropouts = seed_dropout(self._model)
         self._dropouts = [cast(SeededDropout, self._model.get_submodule(name)) for name in dropouts]
         self._keys = [f"{name}.key" for name in dropouts]
+        self._shares = [f"{name}.shares" for name in mask_batch_norm(self._model)]
         self._trained = [name for name, param in self._model.named_parameters() if param.requires_grad]
         own = [*self._model.named_parameters(), *self._model.named_buffers()]
         names = {id(tensor): name for name, tensor in own if name not in self._keys}
@@ -84,7 +86,7 @@ class CohortSolver:
     ) -> bool:
         """Return whether this solver can replace the reference solver: it must agree with it on two small problems.
 
-        It cannot if examples of a batch depend on each other (batch norm, a loss that is not a mean over examples), if
+        It cannot if examples of a batch depend on each other (other than by torch's batch norm), if
         the model draws random numbers other than by dropout layers, if an operation cannot be batched (recurrent
         layers, branches on values), or if an optimiser does not treat every number by itself.
 
@@ -284,10 +286,12 @@ class CohortSolver:
             own[name] = keys[:, layer]
         features, labels = examples
         positions, sizes = stack.positions[rows], stack.sizes[rows]
+        is_counted = torch.arange(positions.shape[1], device=self._device) < sizes[:, None]
+        shares = is_counted / sizes[:, None]
+        own |= dict.fromkeys(self._shares, shares)
         x = self._input(features, positions, None if stack.shifts is None else stack.shifts[rows])
         losses = self._losses(own, x, labels[positions])
-        is_counted = torch.arange(positions.shape[1], device=self._device) < sizes[:, None]
-        means = (losses * (is_counted / sizes[:, None])).sum(dim=1)
+        means = (losses * shares).sum(dim=1)
         grads = list(torch.autograd.grad(means.sum(), params))  # each mean depends on its own client's w only
         stack.loss_sums[:active].addcmul_(means.detach(), sizes)
         if stack.correction:

@@ -350,9 +350,9 @@ def test_steps_in_fixed_memory_are_the_reference_solvers(rounds, mu, momentum, w
 
 
 class WithBatchNorm(nn.Module):
-    def __init__(self):
+    def __init__(self, momentum=0.1):
         super().__init__()
-        self.norm, self.linear = nn.BatchNorm1d(6), nn.Linear(6, NUM_CLASSES)
+        self.norm, self.linear = nn.BatchNorm1d(6, momentum=momentum), nn.Linear(6, NUM_CLASSES)
 
     def forward(self, x):
         return self.linear(self.norm(x.flatten(1)))
@@ -406,8 +406,12 @@ SGD = SgdSettings(0.1, 10, momentum=0.5, weight_decay=0.001)
         (Tied(), EXAMPLES),
         (nn.Sequential(nn.Flatten(), nn.Dropout(0.5), nn.Linear(6, NUM_CLASSES)), EXAMPLES),
         (moderate_cnn((1, 8, 8), NUM_CLASSES), torch.ones(3, 1, 8, 8)),
+        (WithBatchNorm(), EXAMPLES),
     ],
-    ids=["logistic", "CNN", "layer norm", "embedding", "tied weights and a buffer", "dropout", "dropout of channels"],
+    ids=[
+        *("logistic", "CNN", "layer norm", "embedding", "tied weights and a buffer", "dropout", "dropout of channels"),
+        "batch norm",
+    ],
 )
 def test_a_model_that_can_be_batched_is_accepted(model, examples):
     assert CohortSolver.accepts(model, SGD, "cpu", examples)
@@ -416,7 +420,7 @@ def test_a_model_that_can_be_batched_is_accepted(model, examples):
 @pytest.mark.parametrize(
     ("model", "examples"),
     [
-        (WithBatchNorm(), EXAMPLES),
+        (WithBatchNorm(momentum=None), EXAMPLES),
         (Dropping(nn.Flatten(), nn.Linear(6, NUM_CLASSES)), EXAMPLES),
         (lstm_shakespeare((3,), 4), TOKENS),
         (Branching(nn.Flatten(), nn.Linear(6, NUM_CLASSES)), EXAMPLES),
@@ -424,7 +428,7 @@ def test_a_model_that_can_be_batched_is_accepted(model, examples):
         (Failing(nn.Linear(6, NUM_CLASSES)), EXAMPLES),
     ],
     ids=[
-        "batch norm",
+        "batch norm with a cumulative average",
         "dropout as a function",
         "LSTM",
         "a branch",
@@ -451,6 +455,27 @@ def test_tied_weights_and_buffers_are_part_of_the_solution():
     for solution in solutions:
         assert torch.equal(solution.params["one.weight"], solution.params["two.weight"])
         assert torch.equal(solution.params["scale"], start["scale"])
+
+
+@pytest.mark.parametrize("affine", [True, False])
+def test_batch_norm_has_the_statistics_of_each_clients_own_batches_without_their_padding(affine):
+    # In float64, because the statistics of two examples make rounding grow a million times.
+    torch.manual_seed(0)
+    model = nn.Sequential(
+        *(nn.Unflatten(1, (1, -1)), nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4, affine=affine), nn.ReLU(), nn.Flatten()),
+        *(nn.Linear(4 * 36, 5), nn.BatchNorm1d(5, momentum=0.3), nn.Linear(5, NUM_CLASSES)),
+    ).double()
+    start = {name: value.clone() for name, value in model.state_dict().items()}
+    sizes = (12, 23, 7)  # batches of 10 and 2; 10, 10 and 3; 7
+    problems = [problem(start, size, size, shape=(8, 8)) for size in sizes]
+    problems = [replace(one, features=one.features.double()) for one in problems]
+    reference = ReferenceSolver(model, SGD)
+    for solution, one in zip(CohortSolver(model, SGD).solve_all(problems), problems, strict=True):
+        expected = reference.solve(one)
+        assert solution.params["2.num_batches_tracked"] == solution.num_steps == expected.num_steps
+        assert not torch.allclose(solution.params["2.running_var"], start["2.running_var"])
+        for name, value in expected.params.items():
+            torch.testing.assert_close(solution.params[name], value, rtol=0, atol=1e-6)  # padding would add 0.01
 
 
 def mildly_corrected(one: LocalProblem) -> LocalProblem:
