@@ -15,6 +15,7 @@ from fedprox.evaluation.predictions import is_correct
 from fedprox.solvers.generators import seeded
 from fedprox.solvers.gradients import differentiable
 from fedprox.solvers.losses import PAPER_LOSS, Loss
+from fedprox.solvers.memory import activation_bytes
 from fedprox.solvers.precision import precision
 from fedprox.solvers.problem import Params
 
@@ -135,7 +136,7 @@ class ModuleGradients:
         self._num_params = sum(param.numel() for param in model.parameters() if param.requires_grad)
         self._trained = [name for name, param in model.named_parameters() if param.requires_grad]
         bytes_per_client = 2 * sum(param.nbytes for param in model.parameters() if param.requires_grad)
-        bytes_per_example = 2 * _activation_bytes(model, examples.features[:1])  # activations and their gradients
+        bytes_per_example = 2 * activation_bytes(model, examples.features[:1])  # activations and their gradients
         self._max_examples = max(1, memory_bytes // 2 // bytes_per_example)
         one_by_one = _is_faster_one_by_one(model) or not self._takes_several()
         max_clients = 1 if one_by_one else max(1, memory_bytes // 2 // bytes_per_client)
@@ -241,23 +242,3 @@ def _groups(sizes: Integers, max_clients: int) -> list[Integers]:
         else:
             groups.append([client])
     return [np.array(group) for group in groups]
-
-
-def _activation_bytes(model: nn.Module, example: Tensor) -> int:
-    """Return the bytes that one more example, shape (1, *input_shape), adds to those kept for a gradient."""
-    kept = [_kept_bytes(model, example.expand(copies, *example.shape[1:])) for copies in (1, 2)]
-    return example.nbytes + max(0, kept[1] - kept[0])
-
-
-def _kept_bytes(model: nn.Module, x: Tensor) -> int:
-    """Return the bytes that autograd keeps from a forward pass, including parameters."""
-    sizes: list[int] = []
-
-    def keep(tensor: Tensor) -> Tensor:
-        sizes.append(tensor.nbytes)
-        return tensor
-
-    kept = torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor)
-    with seeded(0, x.device), torch.enable_grad(), kept:
-        model(x.clone(memory_format=torch.contiguous_format))
-    return sum(sizes)

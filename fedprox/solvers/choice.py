@@ -12,6 +12,7 @@ from fedprox.errors import UserError
 from fedprox.solvers.batches import ImageInput
 from fedprox.solvers.cohort import CohortSolver, zero_labels
 from fedprox.solvers.logistic import LogisticSolver
+from fedprox.solvers.memory import clients_at_once
 from fedprox.solvers.problem import SgdSettings, Solver
 from fedprox.solvers.reference import ReferenceSolver
 from fedprox.solvers.trial import seconds_per_step
@@ -74,7 +75,8 @@ def choose(
     is_tried = name == "auto" and torch.device(device).type == "cuda"
     if name == "cohort" or is_tried:
         if examples is not None and CohortSolver.accepts(model, sgd, device, examples, labels):
-            cohort = CohortSolver(model, sgd, device, image_input)
+            at_once = clients_at_once(model, sgd, examples, clients_per_round, device)
+            cohort = CohortSolver(model, sgd, device, image_input, at_once=at_once)
             if not is_tried:
                 return Choice(cohort, COHORT)
             one_by_one = CohortSolver(model, sgd, device, image_input, at_once=1)

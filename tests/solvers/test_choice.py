@@ -81,6 +81,7 @@ def test_on_a_gpu_auto_takes_the_reference_solver_for_a_model_that_cannot_be_bat
 def pretend_gpu(monkeypatch) -> None:
     """Let everything compute on the CPU that asks for a GPU."""
     monkeypatch.setattr("fedprox.solvers.choice.LogisticSolver.accepts", lambda *_: False)
+    monkeypatch.setattr("fedprox.solvers.choice.clients_at_once", lambda *_: None)
     real = torch.device
     monkeypatch.setattr(
         "fedprox.solvers.choice.torch",
