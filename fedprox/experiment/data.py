@@ -33,7 +33,7 @@ BY_CLASS = tuple(
 )
 MAX_NAMES = 20  # classes that the log names
 MAX_LENGTH = 40  # characters of a name
-OWN = "fedprox.data.sources.own."  # functions that read a file of the user's
+OWN = tuple(f"fedprox.data.sources.{name}." for name in ("own_files", "hugging_face"))  # they read the user's
 LARGE = 1e4  # model input beyond this is seldom intended
 
 

@@ -27,7 +27,7 @@ from fedprox.data.sources.femnist import _parsed
 from fedprox.data.sources.glove import read_glove
 from fedprox.data.sources.image_folder import image_folder
 from fedprox.data.sources.leaf import leaf
-from fedprox.data.sources.own import csv, npz, parquet
+from fedprox.data.sources.own_files import csv, npz, parquet
 from fedprox.data.sources.text import shakespeare
 from fedprox.errors import UserError
 from fedprox.experiment.model import load_weights

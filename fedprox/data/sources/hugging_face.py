@@ -11,7 +11,7 @@ import numpy as np
 from fedprox.data.federated import FederatedData, LabelledData, Task
 from fedprox.data.sources.categories import Categories
 from fedprox.data.sources.image_files import SIDES, TEST_SIDES
-from fedprox.data.sources.own import checked_features
+from fedprox.data.sources.own_files import checked_features
 from fedprox.data.sources.own_rows import Rows, assembled, joined
 from fedprox.errors import UserError, one_line, printable
 
@@ -38,7 +38,7 @@ def hugging_face(
     Args:
         path: The folder that `save_to_disk` of a Dataset or a DatasetDict has written.
         seed: Draws the test rows if there is no split of them.
-        label: As in `fedprox.data.sources.own.csv`.
+        label: As in `fedprox.data.sources.own_files.csv`.
         client: Likewise.
         features: Likewise.
         ignore: Likewise.

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from fedprox.data.federated import FederatedData
-from fedprox.data.sources.own import csv, npz, parquet
+from fedprox.data.sources.own_files import csv, npz, parquet
 from fedprox.errors import UserError
 
 NUM = 40
