@@ -74,15 +74,7 @@ def content(run_dir: Path) -> tuple:
     return *tables, (run_dir / "model.safetensors").read_bytes()
 
 
-def test_a_run_is_not_resumed_with_another_script(run, fedprox, script):
-    run("run", "num_rounds=1")
-    script.write_text(SCRIPT + "\n")
-    ended = fedprox("resume=run", "client.script=train.py", "num_rounds=2")
-    assert ended.status == 2
-    assert "run had another script: its text is not the same" in ended.err
-
-
-def test_tables_and_record_hold_what_scripts_report(run):
+def test_tables_and_record_hold_what_scripts_report_and_no_other_script_resumes_the_run(run, fedprox, script):
     run_dir = run("run", "num_rounds=2", "evaluation.per_client=true")
     clients, metrics = rows(run_dir / "clients.csv"), rows(run_dir / "metrics.csv")
     assert {(row["client"], row["num_examples"], row["f1"]) for row in clients} == {
@@ -98,6 +90,10 @@ def test_tables_and_record_hold_what_scripts_report(run):
     assert (record["name"], record["script"], record["status"]) == ("train.py", "train.py", "finished")
     assert record["data"] == "2 clients, whose examples only their script knows"
     assert record["settings"]["client"]["args"] == "--lr 0.1"
+    script.write_text(SCRIPT + "\n")
+    ended = fedprox("resume=run", "client.script=train.py", "num_rounds=3")
+    assert ended.status == 2
+    assert "run had another script: its text is not the same" in ended.err
 
 
 def test_a_run_without_measurements_and_with_a_client_dropped_has_empty_cells(run, script, in_this_process):
