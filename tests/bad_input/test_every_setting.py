@@ -57,6 +57,7 @@ OPTIONS = {
     "model/resnet18_bn": {"init": "nowhere"},
     "model/resnet18_gn": {"init": "nowhere", "groups": "3"},
     "optimizer/adam": {"betas": "[2,0.9]", "eps": "-1"},
+    "model/torchvision": {"init": "nowhere", "size": "0", "weights": "none"},
     "optimizer/adamw": {"betas": "1", "eps": "a"},
     "personalisation/apfl": {"alpha": "0"},
     "personalisation/ditto": {"weight": "-1"},
