@@ -119,9 +119,8 @@ def made_small(arguments: list[str], data_dir: Path) -> list[str]:
     kept = [re.sub(r"range\(\d+\)", "range(1)", word) for word in arguments if not word.startswith("num_rounds=")]
     kept = [re.sub(r"range\((\d+),\d+\)", r"\1", word) for word in kept]
     kept = [re.sub(r"^branch_round=\d+$", "branch_round=2", _placed(word, data_dir)) for word in kept]
-    cheap = (
-        ["num_epochs=2", "clients_per_round=2"] if {"model=cnn", "model=torchvision"} & set(kept) else []
-    )  # minutes otherwise
+    is_slow = {"model=cnn", "model=torchvision"} & set(kept)  # minutes otherwise
+    cheap = ["num_epochs=2", "clients_per_round=2"] if is_slow else []
     cheap += [f"hydra.sweeper.num_trials={NUM_TRIALS}"] if is_search(kept) else []
     cheap += ["num_clients=2"] if "client=script" in kept else []  # each is a process that imports torch
     if any(word.startswith("experiment=") and "cifar10" in word for word in kept):

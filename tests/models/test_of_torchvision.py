@@ -75,7 +75,7 @@ def test_weights_that_cannot_be_downloaded_are_one_line(monkeypatch):
         raise OSError("no network")
 
     monkeypatch.setattr("torchvision.models.WeightsEnum.get_state_dict", fail)
-    with pytest.raises(UserError, match="^model.weights=DEFAULT cannot be downloaded: no network; .*put the file http"):
+    with pytest.raises(UserError, match=r"^model\.weights=DEFAULT cannot be downloaded: no network; .* the file http"):
         torchvision_model((3, 32, 32), 7, SMALL, weights="DEFAULT")
 
 
