@@ -405,10 +405,9 @@ def _check_here(settings: Config, command: Command) -> None:
     if settings.is_deployment:
         raise UserError("engine=deployment runs on a federation, from the command line alone; use engine=local or ray")
     if command.held and settings.engine.target != _LOCAL:
-        names = ", ".join(command.held)
         raise UserError(
-            f"engine._target_={settings.engine.target} computes in other processes, which cannot import {names}; "
-            "import it from a module, or use engine=local"
+            f"engine._target_={settings.engine.target} computes in other processes, which cannot import "
+            f"{', '.join(command.held)}; import it from a module, or use engine=local"
         )
 
 

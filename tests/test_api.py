@@ -6,6 +6,7 @@ import json
 import logging
 import random
 import re
+import shutil
 import subprocess
 import sys
 import threading
@@ -319,7 +320,7 @@ def test_an_exit_in_the_users_model_is_an_error_and_ends_no_process():
         fedprox.run(data=(X, Y), model=Exits, on_client_error="stop", num_rounds=2)
 
 
-# Resuming
+# Resuming and comparing
 
 
 def stopped_after(monkeypatch, round_num):
@@ -362,13 +363,9 @@ def test_an_interrupted_run_of_ones_own_is_resumed_from_python_alone_and_becomes
         assert (cut.directory / name).read_bytes() == (whole.directory / name).read_bytes()
 
 
-# Comparisons
-
-
 def test_a_comparison_has_the_means_over_paired_repetitions():
-    comparison = fedprox.compare(
-        {"FedAvg": {"strategy": "fedavg"}, "FedProx": {"mu": 0.1}}, repetitions=3, dataset="digits", num_rounds=20
-    )
+    common = {"dataset": "digits", "num_rounds": 12, "num_epochs": 2}
+    comparison = fedprox.compare({"FedAvg": {"strategy": "fedavg"}, "FedProx": {"mu": 0.1}}, repetitions=3, **common)
     assert comparison.table.index.tolist() == ["FedAvg", "FedProx"]
     assert comparison.table["runs"].tolist() == [3, 3]
     for label, runs in comparison.runs.items():
@@ -382,13 +379,25 @@ def test_a_comparison_has_the_means_over_paired_repetitions():
     assert cohorts[0] != cohorts[1] != cohorts[2]
     names = [text.get_text() for text in comparison.plot().legends[0].get_texts()]
     assert names == ["FedAvg", "FedProx"]
-    kept = (comparison.directory / "FedAvg" / "0" / "metrics.csv").stat().st_mtime_ns
-    again = fedprox.compare(
-        {"FedAvg": {"strategy": "fedavg"}}, dataset="digits", num_rounds=20, directory=comparison.directory
-    )
-    assert (again.directory / "FedAvg" / "0" / "metrics.csv").stat().st_mtime_ns == kept
-    with pytest.raises(UserError, match="holds a run with other settings: this job has num_rounds=3"):
-        fedprox.compare({"FedAvg": {"strategy": "fedavg"}}, dataset="digits", num_rounds=3, directory=again.directory)
+
+
+def test_a_comparison_keeps_what_is_finished_continues_the_rest_and_replaces_nothing(monkeypatch):
+    def compared(**more):
+        return fedprox.compare({"A": {"mu": 0}, "B": {"mu": 1}}, directory="ours", **DIGITS, **{**QUICK, **more})
+
+    with monkeypatch.context() as patched:
+        stopped_after(patched, 2)  # after the last round of A, before its end
+        with pytest.raises(KeyboardInterrupt):
+            compared()
+    assert sorted(path.parent.parent.name for path in Path("ours").rglob("run.json")) == ["A"]
+    first = compared()
+    written = {path: path.stat().st_mtime_ns for path in Path("ours").rglob("metrics.csv")}
+    assert len(written) == 2
+    again = compared()
+    assert {path: path.stat().st_mtime_ns for path in Path("ours").rglob("metrics.csv")} == written
+    assert again.table.equals(first.table)
+    with pytest.raises(UserError, match=r"holds a run with other settings: this job has num_rounds=3 \(was 2\); name"):
+        compared(num_rounds=3)
 
 
 BAD_COMPARISONS = {
@@ -416,11 +425,16 @@ def test_labels_that_are_no_names_of_folders_get_different_ones():
 # Models of earlier runs
 
 
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    """Return the directory of a run."""
+    return fedprox.run(**DIGITS, **QUICK, model="mlp", directory=tmp_path_factory.mktemp("made") / "digits").directory
+
+
 @pytest.fixture
-def earlier():
-    """Return a run of which this process knows nothing but the directory."""
-    fedprox.run(**DIGITS, **QUICK, model="mlp", directory="runs/digits")
-    return Path("runs/digits")
+def earlier(made):
+    """Return a run of which this process knows nothing but the directory, runs/digits."""
+    return Path(shutil.copytree(made, "runs/digits"))
 
 
 def test_runs_and_models_are_loaded_from_their_directory_or_file(earlier):
