@@ -50,7 +50,7 @@ class Run:
     """
 
     def __init__(self, directory: Path, model: Any = None, *, is_own: bool = False) -> None:
-        """Open a run directory.
+        """Prepare to read a run directory.
 
         Args:
             directory: Such as runs/digits.
@@ -322,6 +322,7 @@ def _made(directory: Path, *, is_new: bool) -> Iterator[Path]:
         directory: Where.
         is_new: Whether it must be a new one: then it gets a number if the name is taken.
     """
+    directory = directory.absolute()  # the user's code may change the working directory
     was_there = directory.exists() and not is_new
     made = _numbered(directory) if is_new else directory
     made.mkdir(parents=True, exist_ok=True)
@@ -336,14 +337,16 @@ def _made(directory: Path, *, is_new: bool) -> Iterator[Path]:
 
 def _numbered(directory: Path) -> Path:
     """Create a new directory: this one, or with _1, _2, ... after its name."""
-    for number in count():
-        made = directory.with_name(f"{directory.name}_{number}") if number else directory
-        try:
-            made.mkdir(parents=True)
-        except FileExistsError:
-            continue
-        return made
-    raise AssertionError
+    names = (f"{directory.name}_{number}" if number else directory.name for number in count())
+    return next(made for name in names if _is_created(made := directory.with_name(name)))
+
+
+def _is_created(directory: Path) -> bool:
+    try:
+        directory.mkdir(parents=True)
+    except FileExistsError:
+        return False
+    return True
 
 
 def _run(command: Command, *, keep: bool = False) -> Run:

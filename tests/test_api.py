@@ -129,7 +129,7 @@ def test_what_is_asked_for_in_python_is_there(tmp_path):
     assert len(run.clients) == 20 * 10  # ten clients in each round
     assert run.clients["counted"].all()  # FedProx keeps the work of stragglers
     assert run.settings["mu"] == 0.1
-    assert run.directory.parent.parent == Path("outputs")  # where the command puts a run
+    assert run.directory.parent.parent == tmp_path / "outputs"  # where the command puts a run
     source = digits()
     accuracy = (run.predict(source.test_features) == source.test_labels).mean()
     assert accuracy == run.metrics["test_accuracy"].iloc[-1]  # so features are normalised as in training
@@ -346,7 +346,9 @@ def test_an_interrupted_run_of_ones_own_is_resumed_from_python_alone_and_becomes
         stopped_after(patched, 2)
         with pytest.raises(KeyboardInterrupt) as interrupt:
             run(more, **own, directory="cut")
-    assert interrupt.value.__notes__ == ["what was measured is kept; continue with fedprox.run(resume='cut')"]
+    assert interrupt.value.__notes__ == [
+        f"what was measured is kept; continue with fedprox.run(resume={str(tmp_path / 'cut')!r})"
+    ]
     assert json.loads((tmp_path / "cut" / "run.json").read_text())["status"] == "interrupted"
     ended = fedprox("resume=cut")
     assert ended.status == 2
