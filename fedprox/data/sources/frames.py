@@ -73,7 +73,7 @@ class Roles:
                 f"dataset.label must name one column of classes, got {len(labels)}; several are for numbers "
                 "(loss=mse) or for labels that are true together (loss=bce)"
             )
-        named = tuple(map(str, features)) if features else None
+        named = None if features is None else tuple(map(str, features))
         return cls(labels, client, split, named, tuple(map(str, ignore or ())), task == "classification")
 
     @property
@@ -88,8 +88,6 @@ class Roles:
         Raises:
             UserError: If a column is missing or has two roles, or no column is left.
         """
-        if twice := sorted({name for name in columns if columns.count(name) > 1}):
-            raise UserError(f"{file.name} has the column {printable(twice[0])} twice; rename or remove one")
         client = self.client if self.client in columns or not self.client_is_optional else None
         role_of: dict[str, str] = {}
         for role, name in replace(self, client=client).given:
@@ -101,7 +99,11 @@ class Roles:
                     "it out of one"
                 )
             role_of[name] = role
-        features = self.features or tuple(name for name in columns if name not in role_of)
+        # Only now: without a header these are values.
+        if twice := sorted({name for name in columns if columns.count(name) > 1}):
+            raise UserError(f"{file.name} has the column {printable(twice[0])} twice; rename or remove one")
+        free = tuple(name for name in columns if name not in role_of)
+        features = free if self.features is None else self.features
         if not features:
             others = ", ".join(map(printable, role_of))
             raise UserError(f"{file.name} must have a column of numbers besides {others}; add one")

@@ -65,6 +65,11 @@ WRONG = {
         "dataset.client must not name label, which is in dataset.label",
     ),
     "twice in the header": ("x,x,label\n1,2,a\n", {}, "t.csv has the column x twice"),
+    "no feature that is wanted": (
+        "x,label\n1,a\n",
+        {"features": ()},
+        "t.csv must have a column of numbers besides label",
+    ),
     "no feature": ("label\na\n", {}, "t.csv must have a column of numbers besides label"),
     "a missing number": ("x,y,label\n1,2,a\n1,,a\n", {}, "t.csv: y in row 2 has no value; fill it in"),
     "text": ("x,y,label\n1,2,a\n1,male,a\n", {}, "t.csv: y in row 2 must be a finite number; encode text as numbers"),

@@ -58,6 +58,7 @@ BAD_CSV = {
     "no label": (f"x,label\n{SECRET}, \n", ["row 1 has no label"]),
     "empty": ("", ["with a header"]),
     "quotes": (f'x,label\n"{SECRET},1\n', ["a quote that begins in row 1"]),
+    "a value twice without a header": (f"{SECRET},{SECRET}\n1,2\n", ["got 2 columns without it"]),
     "a name like the label without a header": ("Labe,1\n2,1\n", ["add a header"]),
 }
 
