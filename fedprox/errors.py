@@ -5,6 +5,9 @@ import sysconfig
 import traceback
 from pathlib import Path
 
+MAX_NAMES = 20  # of columns or classes that the log shows
+MAX_LENGTH = 40  # characters of a name
+
 
 class UserError(ValueError):
     """A mistake in the settings or in the user's files; the message is one line and names the remedy.
@@ -93,3 +96,10 @@ def printable(text: str) -> str:
 
 
 _ADDRESS = re.compile(r" at 0x[0-9a-fA-F]{6,}")
+
+
+def some_names(names: tuple[str, ...]) -> str:
+    """Return up to 20 names, safe for a terminal, and how many more there are."""
+    shown = [name if len(name) <= MAX_LENGTH else name[: MAX_LENGTH - 3] + "..." for name in names[:MAX_NAMES]]
+    more = [f"and {len(names) - MAX_NAMES} more"] if len(names) > MAX_NAMES else []
+    return ", ".join([*map(printable, shown), *more])

@@ -20,7 +20,7 @@ from fedprox.data.facts import Facts
 from fedprox.data.federated import ClientIndex, FederatedData, Integers, LabelledData, Task, divide
 from fedprox.data.partitioners.natural import NUM_CLIENTS
 from fedprox.data.sources import image_files
-from fedprox.errors import UserError, printable
+from fedprox.errors import UserError, printable, some_names
 from fedprox.experiment.objective import check_task, loss
 from fedprox.plan.malicious import malicious_clients
 from fedprox.seeds import Stream, generator
@@ -31,8 +31,6 @@ NATURAL_OR_IID = f"{NATURAL}_or_iid"
 BY_CLASS = tuple(
     f"fedprox.data.partitioners.{name}.{name}" for name in ("dirichlet", "pathological", "power_law", "shards")
 )
-MAX_NAMES = 20  # classes that the log names
-MAX_LENGTH = 40  # characters of a name
 OWN = tuple(f"fedprox.data.sources.{name}." for name in ("own_files", "hugging_face"))  # they read the user's
 LARGE = 1e4  # model input beyond this is seldom intended
 
@@ -93,13 +91,6 @@ def _log_data(data: FederatedData, name: str) -> None:
         _log.info("%s: %d classes: %s; %s", name, len(names), some_names(names), sizes)
     for line in _doubts(data, counts):
         _log.warning("%s: %s", name, line)
-
-
-def some_names(names: tuple[str, ...]) -> str:
-    """Return up to 20 names, safe for a terminal, and how many more there are."""
-    shown = [name if len(name) <= MAX_LENGTH else name[: MAX_LENGTH - 3] + "..." for name in names[:MAX_NAMES]]
-    more = [f"and {len(names) - MAX_NAMES} more"] if len(names) > MAX_NAMES else []
-    return ", ".join([*map(printable, shown), *more])
 
 
 def _doubts(data: FederatedData, counts: Integers) -> Iterator[str]:

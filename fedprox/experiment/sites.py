@@ -19,8 +19,8 @@ from fedprox.data.sources.site_facts import FEWEST, Site, SiteError, SiteFacts, 
 from fedprox.data.sources.site_facts import facts as facts_of_site
 from fedprox.data.sources.sites import SiteFormat, read_site
 from fedprox.engines.superlink import SuperLinkGrid
-from fedprox.errors import UserError, one_line, printable
-from fedprox.experiment.data import attack_of, some_names
+from fedprox.errors import UserError, one_line, printable, some_names
+from fedprox.experiment.data import attack_of
 from fedprox.federation.messages import task_of
 from fedprox.federation.site_messages import SitesGrid, agreement_of, ask_facts, facts_reply, from_plain
 from fedprox.storage import write_atomic

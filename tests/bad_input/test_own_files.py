@@ -27,6 +27,7 @@ def record(tmp_path):
 def test_a_column_of_clients_divides_the_rows_without_another_setting(fedprox, tmp_path):
     ended = fedprox(*PATIENTS, *LOCAL)
     assert (ended.status, ended.err) == (0, "")
+    assert "patients.csv: 2 features: age, dose" in ended.out
     made = record(tmp_path)
     assert (made["name"], made["classes"]) == ("csv:patients", ["a", "b"])
     assert made["data"].startswith("3 clients with 48 training examples")  # 0.8 of 20 each

@@ -1,5 +1,6 @@
 """The user's own data in a .csv, .parquet or .npz file, perhaps with a second one to test on."""
 
+import logging
 import os
 from collections.abc import Callable
 from dataclasses import replace
@@ -16,7 +17,7 @@ from fedprox.data.sources.categories import Categories
 from fedprox.data.sources.channels import channels_first
 from fedprox.data.sources.own_rows import Rows, assembled, joined, sides_of
 from fedprox.data.sources.tables import class_names, npz_arrays
-from fedprox.errors import UserError
+from fedprox.errors import UserError, printable, some_names
 
 if TYPE_CHECKING:
     from fedprox.data.sources.frames import Frame, Roles  # imports pandas, which most data sets do not need
@@ -27,6 +28,7 @@ CLIENTS = ("client", "client_train", "client_test")
 CHANNELS = (1, 3, 4)  # of an image: grey, colours, colours and transparency
 
 Array = NDArray[Any]
+_log = logging.getLogger("fedprox")
 
 
 def csv(
@@ -164,6 +166,7 @@ def _table(read: "Callable[[Path, Roles], Frame]", roles: "Roles", path: str, te
     """Return the rows of a table and, with `test_path`, those of a second one with the same features."""
     file = _file("path", path)
     frame = read(file, roles)
+    _log.info("%s: %d features: %s", printable(file.name), len(frame.columns), some_names(frame.columns))
     rows = _of_frame(file, frame, roles)
     if test_path is None:
         return rows
