@@ -102,14 +102,14 @@ def in_this_process(monkeypatch, capfd, request, tmp_path_factory) -> Iterator[C
     """Return a function that calls a program's main function in this process, as if in a new one.
 
     Modules that the test has written are unloaded at the end: another test may use their names.
-    A run's curves.png is empty unless the test's module sets LOOKS_AT_CURVES: drawing takes longer than a small run.
+    A run's curves.png is empty unless the test is marked draws_curves: drawing takes longer than a small run.
     """
     from hydra._internal.hydra import Hydra
     from matplotlib.figure import Figure
 
     # Hydra composes everything once more, only to read hydra.mode; without that a refused command takes half the time.
     monkeypatch.setattr(Hydra, "get_mode", lambda *_, **__: None)
-    if not getattr(request.module, "LOOKS_AT_CURVES", False):
+    if not request.node.get_closest_marker("draws_curves"):
         monkeypatch.setattr("fedprox.report.curves.draw", lambda *_: Figure(figsize=(1, 1)))
     monkeypatch.setattr(sys, "argv", ["fedprox"])
     monkeypatch.setenv("FEDPROX_DATA_DIR", str(DATA_DIR))
