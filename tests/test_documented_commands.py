@@ -113,7 +113,7 @@ def arguments_of(words: list[str]) -> list[str]:
 
 def made_small(arguments: list[str], data_dir: Path) -> list[str]:
     """Return a command's arguments with few rounds, one repetition and this machine's data folder."""
-    if {"--help", "--cfg", "--info", "--hydra-help"} & set(arguments):
+    if {"--help", "--version", "--cfg", "--info", "--hydra-help"} & set(arguments):
         return arguments
     sweeps = bool({"--multirun", "-m"} & set(arguments))
     kept = [re.sub(r"range\(\d+\)", "range(1)", word) for word in arguments if not word.startswith("num_rounds=")]
@@ -305,7 +305,7 @@ def needs_data(words: list[str]) -> bool:
     if "dataset=image_folder" in words:
         return True
     data = [word for word in words if word.startswith(("dataset=", "dataset._target_=", "experiment=", "client="))]
-    return not any("mnist" not in word for word in data) and "--help" not in words
+    return not any("mnist" not in word for word in data) and not {"--help", "--version"} & set(words)
 
 
 def assert_reports(call, folder: Path, arguments: list[str]) -> None:

@@ -1,6 +1,7 @@
 """Options: presets of one's own and completion, as docs/configuration.md has them, and mistakes, which are one line."""
 
 import importlib
+import json
 
 import pytest
 
@@ -8,16 +9,19 @@ PRESET = """# @package _global_
 defaults:
   - override /dataset: digits
 num_rounds: 3
+mu: 0.125
 """
 
 
-def test_a_folder_of_presets_is_read_besides_ours(fedprox, tmp_path):
+def test_a_folder_of_presets_is_read_besides_ours_and_is_not_needed_to_resume_a_run(fedprox, tmp_path):
     (tmp_path / "mine" / "experiment").mkdir(parents=True)
     (tmp_path / "mine" / "experiment" / "short.yaml").write_text(PRESET)
-    ended = fedprox("--config-dir", "mine", "experiment=short", "--cfg", "job")
+    ended = fedprox("--config-dir", "mine", "experiment=short", "engine=local")
     assert (ended.status, ended.err) == (0, "")
-    assert "num_rounds: 3\n" in ended.out
-    assert "_target_: fedprox.data.sources.digits.digits\n" in ended.out
+    assert fedprox("resume=run", "num_rounds=4").status == 0
+    settings = json.loads((tmp_path / "run" / "run.json").read_text())["settings"]
+    assert settings["dataset"]["_target_"] == "fedprox.data.sources.digits.digits"
+    assert (settings["num_rounds"], settings["mu"]) == (4, 0.125)
 
 
 def test_a_shell_completes_choices_and_settings(fedprox, monkeypatch):
