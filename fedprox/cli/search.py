@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 from hydra.core.override_parser.types import IntervalSweep, Override, RangeSweep
 from hydra.core.plugins import Plugins
@@ -208,7 +208,7 @@ def median_bar(curves: Sequence[Rows], config: Config, search: Search) -> list[l
     return bar
 
 
-def _study(search: Search, seed: int, direction: str) -> "optuna.Study":
+def _study(search: Search, seed: int, direction: Literal["maximize", "minimize"]) -> "optuna.Study":
     """Return an empty study whose sampler follows from the seed."""
     import optuna
 

@@ -5,7 +5,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Literal, Self
 
 from fedprox.errors import UserError
 from fedprox.experiment.early_stopping import improves_upwards, measures
@@ -54,7 +54,7 @@ class Objective:
         )
 
     @property
-    def direction(self) -> str:
+    def direction(self) -> Literal["maximize", "minimize"]:
         """Return "maximize" or "minimize"."""
         return "maximize" if self.upwards else "minimize"
 
