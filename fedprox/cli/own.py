@@ -192,4 +192,5 @@ def _division(data: LabelledData | FederatedData | OwnArrays, held: Held) -> dic
     if isinstance(data, OwnArrays) and data.num_clients is not None:
         function = _hold("partition", CLIENTS, data.partition(), held)
         return {"partition": {"_target_": function}, "num_clients": data.num_clients}
-    return {"partition": "dirichlet" if data.task == "classification" else "iid", "num_clients": USUAL_CLIENTS}
+    has_classes = data.task == "classification" and data.labels.ndim == 1
+    return {"partition": "dirichlet" if has_classes else "iid", "num_clients": USUAL_CLIENTS}
