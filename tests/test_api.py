@@ -197,11 +197,11 @@ def test_clients_of_ones_own_keep_their_examples():
 
 
 def test_labels_with_fractions_and_several_labels_are_taken_by_their_losses():
-    zeros = {"model.init": "zeros", "mu": 0, "weight_decay": 0}
-    run = fedprox.run(zeros, data=(X, 2 * X[:, 0] - X[:, 1]), loss="mse", model=nn.Linear(5, 1), num_rounds=4)
+    zeros = {"model.init": "zeros", "mu": 0, "weight_decay": 0, "learning_rate": 0.1, "num_rounds": 6}
+    run = fedprox.run(zeros, data=(X, 2 * X[:, 0] - X[:, 1]), loss="mse", model=nn.Linear(5, 1))
     assert np.allclose(run.predict(X)[:, 0], 2 * X[:, 0] - X[:, 1], atol=0.1)  # the labels are linear
     both = np.stack([X[:, 0] > 0, X[:, 1] > 0], axis=1).astype(int)
-    run = fedprox.run(zeros, data=(X, both), loss="bce", model=nn.Linear(5, 2), num_rounds=6, learning_rate=0.3)
+    run = fedprox.run(zeros, data=(X, both), loss="bce", model=nn.Linear(5, 2))
     assert (run.predict(X) == both).mean() > 0.9  # and separable
 
 
