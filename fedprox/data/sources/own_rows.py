@@ -210,7 +210,15 @@ def _by_client(clients: Categories, mask: Mask) -> ClientIndex:
 def _labels(rows: Rows, task: Task) -> tuple[Labels, int, tuple[str, ...]]:
     """Return the labels, the number of a model's outputs, and the names of classes or outputs."""
     if not isinstance(rows.labels, Categories):
-        return rows.labels, rows.labels.shape[1] if rows.labels.ndim > 1 else 1, rows.outputs
+        columns = rows.labels.reshape(len(rows.labels), -1)
+        if task == "multilabel" and (wrong := (columns != 0) & (columns != 1)).any():
+            row, place = np.argwhere(wrong)[0].tolist()
+            name = printable(rows.outputs[place]) if rows.outputs else f"y[:, {place}]"
+            raise UserError(
+                f"{rows.source}: {name} in row {row + rows.first_row} must be 0 or 1, as labels that are true "
+                "together are (loss=bce); predict other numbers with loss=mse"
+            )
+        return columns, columns.shape[1], rows.outputs
     classes = rows.labels.in_order()
     num, num_rows = len(classes.names), len(classes.codes)
     if num < 2:

@@ -95,6 +95,15 @@ def test_numbers_to_predict_have_as_many_outputs_as_columns():
     assert (data.num_classes, data.class_names, data.labels.tolist()) == (2, ("u", "v"), targets.tolist())
 
 
+def test_labels_that_are_true_together_are_0_or_1():
+    labels = np.array([[0, 1], [1, 0.5]], dtype=np.float32)
+    rows = Rows("t.csv", np.zeros((2, 1), np.float32), labels, ("u", "v"))
+    with pytest.raises(UserError, match=r"t.csv: v in row 2 must be 0 or 1"):
+        assembled(rows, seed=0, task="multilabel")
+    with pytest.raises(UserError, match=r"t.npz: y\[:, 0\] in row 1 must be 0 or 1"):
+        assembled(Rows("t.npz", rows.features, labels[:, 1], first_row=0), seed=0, task="multilabel")
+
+
 IS_TRAIN = np.array([True, False, False, False])
 MANY = [str(number) for number in range(150)]
 WRONG = {
