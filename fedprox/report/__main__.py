@@ -57,6 +57,7 @@ def main(argv: list[str] | None = None) -> int:
     return 0
 
 
+_PAGE_HEIGHT = 9.5  # inches
 _DESCRIPTION = """\
 Compare runs: test loss and accuracy by round, a row per straggler level, a line per algorithm, mean and
 standard deviation over repetitions. The table goes to standard output."""
@@ -176,6 +177,12 @@ def _report(arguments: argparse.Namespace) -> None:
     x = {"virtual": VIRTUAL, "wall": WALL}.get(arguments.by_time, BYTES if arguments.by_bytes else ROUND)
     printed, texts = _tables(arguments, frame, x)
     figure = _figure(arguments, frame, x, paper, view)
+    if arguments.width and (height := figure.get_figheight()) > _PAGE_HEIGHT:
+        print(
+            f"warning: the figure is {height:.0f} inches high, more than a page; draw fewer data sets or straggler levels "
+            "in it, or --metric accuracy",
+            file=sys.stderr,
+        )
     for out in arguments.out:
         save(figure, out, paper.dpi)
     for table in arguments.table:

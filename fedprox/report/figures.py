@@ -31,6 +31,7 @@ from fedprox.report.summary import ROUND, Axis, has_accuracy, mean_by_round
 
 _NARROWEST = 2.2  # inches of a panel; narrower ones are stacked
 _NUM_MARKERS = 7  # on a line, about
+_LARGER = {"X": 1.25, "P": 1.25, "*": 1.8}  # factor of a marker's size
 _LEGEND_SAMPLE = 3.6  # width of a line's sample with its gaps, in sizes of the text
 _PER_ROW = 4  # names in a row of the legend, at most
 View = tuple[float, float]
@@ -241,8 +242,9 @@ def _draw_line(
 
 
 def _marker(look: Line, paper: Paper) -> dict[str, Any]:
-    """Return the arguments of a line's markers."""
-    return {"marker": look.marker, "ms": paper.marker, "mec": "white", "mew": 0.05 * paper.text}
+    """Return the arguments of a line's markers; those with thin arms are larger, to look alike."""
+    size = paper.marker * _LARGER.get(look.marker, 1.0)
+    return {"marker": look.marker, "ms": size, "mec": "white", "mew": 0.05 * paper.text}
 
 
 def _label_ends(axes: Axes, panel: pd.DataFrame, looks: Mapping[str, Line], gap: float, paper: Paper) -> None:

@@ -19,7 +19,7 @@ Dashes = str | tuple[float, tuple[float, ...]]
 _DASHES: tuple[Dashes, ...] = ("-", (0, (5, 1.5)), (0, (5, 1.5, 1, 1.5)), (0, (9, 2)))
 _MARKERS = ("s", "D", "v", "X", "P", "<", "*")
 _RAMPS = ("Blues", "Greens", "Purples")  # for a family each; from light to dark, which greys and prints keep
-_LIGHTEST, _DARKEST = 0.4, 1.0  # of a ramp, which begins with white
+_LIGHTEST, _DARKEST = 0.5, 1.0  # of a ramp, which begins with white; names in its colours must be readable, too
 _SMALLEST_FAMILY = 3  # two colours of the palette are told apart more easily
 
 

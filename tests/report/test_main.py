@@ -37,6 +37,18 @@ def test_several_files_get_the_same_figure_and_the_last_line_names_them(sweep, t
     assert round(Image.open(files[0]).width / 300, 2) == 3.3
 
 
+def test_a_figure_that_is_higher_than_a_page_is_drawn_with_a_warning(sweep, write_run, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(Figure, "savefig", lambda *_, **__: None)
+    for level in (0.0, 0.5):
+        write_run(sweep / str(level), [0.1, 0.7], stragglers_fraction=level)
+    column = [str(sweep), "--out", str(tmp_path / "figure.pdf"), "--width", "column"]
+    assert report.main(column) == 0
+    expected = "warning: the figure is 14 inches high, more than a page; draw fewer data sets or straggler levels in it"
+    assert capsys.readouterr().err.startswith(expected)
+    assert report.main([*column, "--metric", "accuracy"]) == 0
+    assert capsys.readouterr().err == ""
+
+
 def test_the_table_is_printed_and_the_last_line_names_the_figure(sweep, tmp_path, capsys):
     out = tmp_path / "figure.png"
     assert report.main([str(sweep), "--out", str(out), "--last", "1"]) == 0
