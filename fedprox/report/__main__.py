@@ -179,8 +179,8 @@ def _report(arguments: argparse.Namespace) -> None:
     figure = _figure(arguments, frame, x, paper, view)
     if arguments.width and (height := figure.get_figheight()) > _PAGE_HEIGHT:
         print(
-            f"warning: the figure is {height:.0f} inches high, more than a page; draw fewer data sets or straggler levels "
-            "in it, or --metric accuracy",
+            f"warning: the figure is {height:.0f} inches high, more than a page; draw fewer data sets or straggler "
+            "levels in it, or --metric accuracy",
             file=sys.stderr,
         )
     for out in arguments.out:
