@@ -13,13 +13,13 @@ from fedprox.cli.version import HOME, version_line
 from fedprox.errors import UserError, one_line
 from fedprox.process import exit_status, terminated_like_interrupted
 from fedprox.report.style import save
-from fedprox.reproduce import accuracies, bars, datasets, headline, interactions_page, tables
+from fedprox.reproduce import accuracies, algorithms_page, bars, datasets, headline, interactions_page, tables
 from fedprox.reproduce.figures import draw
 from fedprox.reproduce.pages import Page
 from fedprox.reproduce.runs import run_missing
 from fedprox.reproduce.specs import DATASETS, FIGURES, Job, jobs_of
 
-PAGES = {page.name: page for page in (interactions_page.PAGE,)}
+PAGES = {page.name: page for page in (interactions_page.PAGE, algorithms_page.PAGE)}
 KNOWN = tuple(dict.fromkeys((*DATASETS, *(name for page in PAGES.values() for name in page.datasets))))
 
 
@@ -49,6 +49,7 @@ examples:
   python -m fedprox.reproduce fig1 --datasets mnist,synthetic_1_1 --seeds 5
   python -m fedprox.reproduce all --rounds 10 --out quick
   python -m fedprox.reproduce interactions
+  python -m fedprox.reproduce algorithms
 
 documentation: {HOME}"""
 
@@ -65,7 +66,8 @@ def _parser() -> Parser:
         "figure",
         choices=[*FIGURES, "all", *PAGES],
         metavar="FIGURE",
-        help="fig1 to fig12, headline, or all of these; or interactions, the page of attacks, compression and privacy",
+        help="fig1 to fig12, headline, or all of these; or a page: interactions (attacks, compression, privacy) or "
+        "algorithms",
     )
     parser.add_argument(
         "--datasets",

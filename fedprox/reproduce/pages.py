@@ -65,6 +65,7 @@ class Page:
         text: How its numbers are to be read.
         tables: Its tables, in their order.
         sections: What is said about each, by its name.
+        has_bars: Whether its figure has bars from 0, or points on an axis that shows small differences.
     """
 
     name: str
@@ -73,6 +74,7 @@ class Page:
     text: str
     tables: Sequence[Table]
     sections: Mapping[str, Section]
+    has_bars: bool = True
 
     @property
     def datasets(self) -> tuple[str, ...]:

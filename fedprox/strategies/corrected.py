@@ -3,8 +3,8 @@
 A real client keeps its vector between rounds. Simulated clients keep nothing, so the server holds all vectors, sends
 each client its correction, and has them in its checkpoints; a federation's clients are served in the same way.
 
-With w^t's objective sum p_k F_k, means over clients are weighted by p_k = n_k / n. The papers take p_k = 1 / N, which
-`weighting="equal"` does.
+The objective is sum p_k F_k with p_k = n_k / n, so means over clients are weighted by p_k. The papers have p_k = 1 / N,
+as with `weighting="equal"`.
 """
 
 from collections.abc import Iterable, Mapping, Sequence

@@ -100,6 +100,7 @@ os.getcwd nope no.pe builtins.dict builtins.int collections.OrderedDict functool
 torch.nn.Linear torch.nn.LSTM fedprox.models.cnn fedprox.models.cnn. fedprox.models.cnn.cnn
 fedprox.data.sources.digits.digits fedprox.data.partitioners.iid.iid flwr.serverapp.strategy.FedAvg
 flwr.serverapp.strategy.FedAdam flwr.serverapp.strategy.Krum flwr.serverapp.strategy.FedTrimmedAvg
+fedprox.strategies.corrected.Scaffold fedprox.strategies.corrected.FedDyn fedprox.strategies.fednova.FedNova
 """
 GROUPS = ("dataset", "partition", "feature_skew", "model", "strategy", "protocol", "engine", "augmentation")
 SPECIAL = ("_target_", "_target_", "_target_", "_args_", "_partial_", "_convert_", "_recursive_", "x", "a.b")
