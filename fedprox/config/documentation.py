@@ -28,7 +28,8 @@ SECTIONS = {
     "Federation": ("num_clients", "clients_per_round", "num_rounds", "sampling", "stragglers_fraction", "protocol"),
     "Local training": (
         *("num_epochs", "batch_size", "last_batch", "learning_rate", "schedule", "loss", "optimizer"),
-        *("momentum", "weight_decay", "max_grad_norm", "solver", "batch_statistics", "mixed_precision"),
+        *("momentum", "momentum_buffer", "weight_decay", "max_grad_norm", "solver"),
+        *("batch_statistics", "mixed_precision"),
     ),
     "Strategy and proximal term": ("strategy", "server_schedule", "mu", "adaptive_mu"),
     "Personal models": ("personalisation",),

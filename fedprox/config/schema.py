@@ -189,11 +189,23 @@ class AdaptiveMu(_Settings):
 class Schedule(_Settings):
     """The clients' learning rate over the rounds; see `fedprox.federation.schedules`."""
 
-    name: Literal["constant", "cosine"]
+    name: Literal["constant", "cosine"] = "constant"
     """Factor of `learning_rate` over the rounds. `cosine` falls from 1 in round 1 towards `schedule.final` after the
     last round."""
-    final: Fraction
+    final: Fraction = 0.0
     """Factor of `learning_rate` at the end of the cosine."""
+    step: Literal["round", "epoch"] = "round"
+    """When the cosine falls: before every `round`, or before every local `epoch`, of which a run has `num_rounds` times
+    `num_epochs`. A straggler leaves out its round's last epochs; the next round begins where it does for all."""
+
+    @model_validator(mode="after")
+    def _check_together(self) -> Self:
+        if self.step == "epoch" and self.name == "constant":
+            raise ValueError(
+                ".step=epoch changes nothing with schedule.name=constant, whose factor is always 1; use "
+                "schedule.name=cosine, or leave it out"
+            )
+        return self
 
 
 class ServerSchedule(_Settings):
@@ -536,7 +548,7 @@ class Config(_Settings):
     """Share of each round's clients that cannot do the full work."""
     learning_rate: Positive
     """Learning rate of the clients' SGD."""
-    schedule: Schedule
+    schedule: Schedule = Schedule()
     server_schedule: ServerSchedule = ServerSchedule()
     mu: NotNegative
     """Weight of the proximal term. The default is 1.0 with `strategy=fedprox` and `strategy=feddane`, unless the data
@@ -551,6 +563,9 @@ class Config(_Settings):
     the mean size of a cohort."""
     momentum: BelowOne
     """Momentum of the clients' SGD; other optimisers have settings of their own."""
+    momentum_buffer: Literal["reset", "kept"] = "reset"
+    """The velocity of the clients' momentum. `reset`: zero at the start of every round. `kept`: each client continues
+    with the velocity after its last round, which a simulation holds for it."""
     weight_decay: NotNegative
     """Weight decay of the clients' optimiser. The default is 0.001 with `protocol=flower` and 0 with every other
     protocol."""

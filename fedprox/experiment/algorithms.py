@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from flwr.app import ArrayRecord
 from flwr.serverapp.strategy import Strategy
 
-from fedprox.config.schema import Config
+from fedprox.config.schema import CHOOSE, Config
 from fedprox.data.facts import Facts
 from fedprox.errors import UserError
 from fedprox.experiment.data import attack_of
@@ -16,8 +16,9 @@ from fedprox.federation.strategy_state import layers
 from fedprox.strategies.arrays import to_numpy
 from fedprox.strategies.corrected import Corrected, FedDyn, Scaffold
 from fedprox.strategies.fednova import FedNova
+from fedprox.strategies.fedprox import FedProx
 from fedprox.strategies.server_optimisers import ServerOptimiser
-from fedprox.strategies.server_step import ServerStep
+from fedprox.strategies.server_step import EXAMPLES, ServerStep
 
 
 def check_algorithm(config: Config, strategy: Strategy) -> None:
@@ -31,6 +32,9 @@ def check_algorithm(config: Config, strategy: Strategy) -> None:
     for layer in used:
         if isinstance(layer, (Scaffold, FedNova)):
             _check_steps(config, _choice(layer))
+            _check_gradients(config, layer)
+        if isinstance(layer, FedProx):
+            _check_weights(config, layer)
         if isinstance(layer, (Corrected, FedNova)) and config.client.script is not None:
             raise UserError(
                 f"strategy={_choice(layer)} depends on the clients' steps of SGD, but with client=script only the "
@@ -56,6 +60,38 @@ def _check_steps(config: Config, name: str) -> None:
             f"strategy={name} computes with the steps of SGD, of which {setting} makes others; leave it out, or use "
             "strategy=fedprox"
         )
+
+
+def _check_gradients(config: Config, strategy: Scaffold | FedNova) -> None:
+    """Raise UserError if a strategy takes a client's update for a sum of its round's gradients, and it is not."""
+    corrects_steps = isinstance(strategy, Scaffold) and strategy.corrects_steps
+    if corrects_steps and config.momentum and config.solver.target != CHOOSE:
+        raise UserError(
+            f"strategy.correct=steps does not go with solver={config.solver.name}: only this program's solvers know of "
+            "it; use strategy.correct=gradients"
+        )
+    for is_wrong, what, remedy in (
+        (config.momentum_buffer == "kept", "momentum_buffer=kept", "momentum_buffer=reset"),
+        (config.schedule.step == "epoch", "schedule.step=epoch", "schedule.step=round"),
+    ):
+        if is_wrong and not corrects_steps:
+            other = ", or strategy.correct=steps" * isinstance(strategy, Scaffold)
+            raise UserError(
+                f"strategy={_choice(strategy)} computes with a round's gradients at one learning rate, of which {what} "
+                f"makes other updates; use {remedy}{other}"
+            )
+
+
+def _check_weights(config: Config, strategy: FedProx) -> None:
+    """Raise UserError if the average would have other weights than the strategy's setting asks for."""
+    key = strategy.weighted_by_key
+    for is_wrong, what, why in (
+        (config.sampling == "proportional", "sampling=proportional", "takes a simple mean"),
+        (config.arrival.name == "buffered", "arrival=buffered", "weighs updates by their staleness alone"),
+        (config.privacy.is_on, "privacy=client", "takes a simple mean"),
+    ):
+        if is_wrong and key != EXAMPLES:
+            raise UserError(f"strategy.weighted_by_key={key} has no effect with {what}, which {why}; leave it out")
 
 
 def _check_alpha(config: Config) -> None:

@@ -25,6 +25,7 @@ from fedprox.storage import TABLES, check_own_files
 
 _log = logging.getLogger("fedprox")
 _MU = ("mu", "adaptive_mu")
+_KEPT = ("personalisation", "momentum_buffer")  # that decide what clients keep
 _DATA = ("dataset", "partition", "feature_skew", "client", "num_clients", "hold_out", "seed")  # that decide the data
 
 
@@ -138,7 +139,8 @@ def _branched(source: Path, round_num: int, config: Config, facts: Mapping[str, 
         )
     if was_private and not config.privacy.is_on:
         carried["strategy"] = {**carried["strategy"], "layers": []}
-    if {**DEFAULTS, **settings}["personalisation"] != present["personalisation"]:
+    was = {**DEFAULTS, **settings}
+    if any(was[name] != present[name] for name in _KEPT):
         carried["strategy"] = {**carried["strategy"], "statistics": None}
     if settings.get("update") != present["update"]:
         carried["channel"] = {}

@@ -48,6 +48,7 @@ from fedprox.experiment.privacy import (
 from fedprox.experiment.scripts import MODEL_OF_CLIENTS, check_script, facts_about, first_model, script_spec
 from fedprox.experiment.secure_sums import check_secure_aggregation, secure_sums
 from fedprox.experiment.sites import check_sites, connect
+from fedprox.experiment.steps import check_steps, velocities
 from fedprox.experiment.trial import Objective
 from fedprox.federation import strategy_checks
 from fedprox.federation.channel import Channel, Layout
@@ -144,7 +145,9 @@ class Experiment:
         way = channel(config, facts.num_clients, arrays, clients.layout, measured, secure)
         way.more_bytes = more_bytes(made, arrays, clients.layout)
         private = _private(config, facts, clients.layout, way)
-        state = client_state(config, arrays, clients.layout.local, facts.num_clients)
+        state = velocities(config, arrays, clients.layout.trained, facts.num_clients) or client_state(
+            config, arrays, clients.layout.local, facts.num_clients
+        )
         planned = PlannedStrategy(
             private or made,
             timed(config, plan(config, facts, protocol), arrays, way),
@@ -313,6 +316,7 @@ def check_settings(config: Config) -> ExperimentProtocol:
     check_secure_aggregation(config)
     check_contribution(config)
     check_objective(config, attack_of(config))
+    check_steps(config)
     strategy_checks.check_settings({"_target_": config.strategy.target, **config.strategy.arguments})
     loggers(config.logger)  # fails if a library is missing
     protocol: ExperimentProtocol = build("protocol", config.protocol, ExperimentProtocol)

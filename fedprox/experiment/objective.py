@@ -20,12 +20,17 @@ from fedprox.solvers.losses import Loss, as_loss
 from fedprox.solvers.problem import MakeOptimizer, SgdSettings, Solver
 
 SGD = "torch.optim.SGD"
-_SETTINGS = {field.name for field in fields(SgdSettings)} - {"loss", "optimizer"}
+_SETTINGS = {field.name for field in fields(SgdSettings)} - {"loss", "optimizer", "has_epoch_rates"}
 
 
 def sgd_settings(config: Config) -> SgdSettings:
     """Return the settings of the local solver."""
-    return SgdSettings(**config.model_dump(include=_SETTINGS), loss=loss(config), optimizer=optimizer(config))
+    return SgdSettings(
+        **config.model_dump(include=_SETTINGS),
+        loss=loss(config),
+        optimizer=optimizer(config),
+        has_epoch_rates=config.schedule.step == "epoch",
+    )
 
 
 def loss(config: Config) -> Loss:

@@ -120,6 +120,7 @@ class Clients:
             mu=float(config["proximal-mu"]),  # type: ignore[arg-type]
             seed=_seed(task),
             learning_rate_factor=float(config.get("learning-rate-factor", 1.0)),  # type: ignore[arg-type]
+            epoch_factors=tuple(config.get("epoch-factors", ())),  # type: ignore[arg-type]
             shifts=epoch_shifts(task, num_examples, augmentation) if augmentation else None,
         )
 
@@ -150,7 +151,8 @@ class Clients:
         }
         measured = {"drift": solution.drift, "gamma": solution.gamma}
         metrics |= {name: value for name, value in measured.items() if value is not None}
-        return TrainReply(message, solution.params, metrics, solution.personal, solution.variate)
+        kept = solution.personal if solution.velocity is None else solution.velocity
+        return TrainReply(message, solution.params, metrics, kept, solution.variate)
 
     def gradient(self, message: Message) -> Message:
         """Return the reply to a query for the client's full gradient at the global model."""
@@ -191,7 +193,11 @@ class Clients:
         elif own := _arrays(message, "correction"):  # SCAFFOLD's c - c_k, FedDyn's -h_k
             correction = on_device(own, self._spec.device)
             option = int(_config(message).get("variate-option", 0))  # type: ignore[arg-type]
-            problem = replace(problem, work=replace(work, correction=correction), variate_option=option)
+            corrects_steps = bool(_config(message).get("corrects-steps"))
+            work = replace(work, correction=correction, corrects_steps=corrects_steps)
+            problem = replace(problem, work=work, variate_option=option)
+        if velocity := _arrays(message, "velocity"):
+            problem = replace(problem, velocity=on_device(velocity, self._spec.device))
         return problem
 
     def _solve_each(self, problems: Sequence[LocalProblem]) -> list[LocalSolution]:

@@ -1,4 +1,4 @@
-"""What clients keep from round to round: parts of the model that are their own, or whole personal models.
+"""What clients keep from round to round: parts of the model that are their own, personal models, or velocities.
 
 Simulated clients keep nothing between rounds, so the server holds it: a client's message carries its own arrays, and
 they come back with its reply. Only clients that have trained have any, and they are part of the checkpoint.
@@ -100,10 +100,10 @@ class LocalArrays(ClientState):
 class PersonalModels(ClientState):
     """A whole model of each client's own, beside the one that it sends."""
 
-    record = "personal"
+    record, what = "personal", "personal model"
 
     def __init__(self, arrays: ArrayRecord, on_divergence: str = "stop") -> None:
-        """Let every client start with the initial model.
+        """Let every client start with the same.
 
         Args:
             arrays: The initial model.
@@ -114,7 +114,7 @@ class PersonalModels(ClientState):
         self._on_divergence = on_divergence
 
     def keep(self, round_num: int, replies: Iterable[Message], arrays: ArrayRecord) -> None:
-        """Take the clients' personal models out of their replies.
+        """Take what the clients keep out of their replies.
 
         Raises:
             RunStopped: If one is not finite and the policy is "stop".
@@ -125,10 +125,27 @@ class PersonalModels(ClientState):
                 self._own[client_of(reply)] = to_record(model)
             elif self._on_divergence == "stop":
                 raise RunStopped(
-                    f"round {round_num}: the personal model of client {client_of(reply)} is nan or infinite; lower "
+                    f"round {round_num}: the {self.what} of client {client_of(reply)} is nan or infinite; lower "
                     "learning_rate, or set on_divergence=drop or continue",
                     "diverged",
                 )
+
+
+class Velocities(PersonalModels):
+    """Each client's velocity of SGD with momentum, with which its next round begins."""
+
+    record, what = "velocity", "velocity"
+
+    def __init__(self, arrays: ArrayRecord, trained: Collection[str], on_divergence: str = "stop") -> None:
+        """Let every client start with zeros.
+
+        Args:
+            arrays: The initial model.
+            trained: Names of the parameters that are trained.
+            on_divergence: See `PersonalModels`.
+        """
+        zeros = {name: np.zeros_like(to_numpy(arrays[name])) for name in trained}
+        super().__init__(to_record(zeros), on_divergence)
 
 
 def statistics_of(arrays: ArrayRecord) -> list[str]:

@@ -30,7 +30,7 @@ from fedprox.federation.failures import FailurePolicy
 from fedprox.federation.messages import Engine
 from fedprox.federation.planned_strategy import PlannedStrategy
 from fedprox.federation.results import ClientOutcome, Round, Start, outcomes
-from fedprox.federation.schedules import ConstantMu, MuSchedule, learning_rate_factor, mu_schedule
+from fedprox.federation.schedules import ConstantMu, MuSchedule, epoch_factors, learning_rate_factor, mu_schedule
 from fedprox.federation.strategy_checks import annotated
 
 Evaluate = Callable[[int, ArrayRecord], Evaluation]
@@ -44,6 +44,7 @@ class RoundSettings:
         num_rounds: T.
         mu: Weight of the proximal term, round by round.
         learning_rate_factor: Factor on the clients' learning rate, by round number.
+        epoch_factors: Factors on it in the epochs of a round, by round number; None if it stays within a round.
         server_rate_factor: Factor on the server's, by round number; None if it stays.
         evaluate_every: Rounds from one evaluation to the next; the last round is always evaluated.
         measure_gamma: Whether clients measure how inexactly they solved their problems (Definition 2).
@@ -53,6 +54,7 @@ class RoundSettings:
     num_rounds: int
     mu: MuSchedule = field(default_factory=lambda: ConstantMu(0.0))
     learning_rate_factor: Callable[[int], float] = lambda round_num: 1.0
+    epoch_factors: Callable[[int], list[float]] | None = None
     server_rate_factor: Callable[[int], float] | None = None
     evaluate_every: int = 1
     measure_gamma: bool = False
@@ -62,10 +64,14 @@ class RoundSettings:
     def of(cls, config: Config) -> Self:
         """Return the settings of a run with this configuration."""
         rate, server, num_rounds = config.schedule, config.server_schedule, config.num_rounds
+        by_epoch = rate.step == "epoch"
         return cls(
             num_rounds,
             mu=mu_schedule(config.mu, config.adaptive_mu),
-            learning_rate_factor=lambda t: learning_rate_factor(rate.name, t, num_rounds, rate.final),
+            learning_rate_factor=lambda t: learning_rate_factor(
+                "constant" if by_epoch else rate.name, t, num_rounds, rate.final
+            ),
+            epoch_factors=(lambda t: epoch_factors(t, num_rounds, config.num_epochs, rate.final)) if by_epoch else None,
             server_rate_factor=None
             if server.name == "constant"
             else lambda t: learning_rate_factor(server.name, t, num_rounds, server.final),
@@ -79,7 +85,13 @@ class RoundSettings:
     def config(self, round_num: int) -> ConfigRecord:
         """Return the settings that every client receives with the model."""
         factor = self.learning_rate_factor(round_num)
-        settings = {"proximal-mu": self.mu.value, "learning-rate-factor": factor, "measure-gamma": self.measure_gamma}
+        settings: dict[str, float | list[float]] = {
+            "proximal-mu": self.mu.value,
+            "learning-rate-factor": factor,
+            "measure-gamma": self.measure_gamma,
+        }
+        if self.epoch_factors:
+            settings["epoch-factors"] = self.epoch_factors(round_num)
         if self.server_rate_factor:
             settings["server-learning-rate-factor"] = self.server_rate_factor(round_num)
         return ConfigRecord({**settings, "server-round": round_num})

@@ -124,3 +124,25 @@ def learning_rate_factor(name: str, round_num: int, num_rounds: int, final: floa
     if name == "constant":
         return 1.0
     return final + (1 - final) * (1 + math.cos(math.pi * (round_num - 1) / num_rounds)) / 2
+
+
+def epoch_factors(round_num: int, num_rounds: int, num_epochs: int, final: float) -> list[float]:
+    """Return the factors on the learning rate in the epochs of a round, for a cosine that falls before every epoch.
+
+    This is `learning_rate_factor` with epochs in place of rounds, as in torch's CosineAnnealingLR with T_max = T E and
+    one step after every epoch. It depends on round and epoch alone, so a resumed run continues with it, and a straggler
+    takes the first of a round's factors.
+
+    Args:
+        round_num: 1 .. num_rounds.
+        num_rounds: T.
+        num_epochs: E.
+        final: 0 .. 1.
+
+    Examples:
+        >>> [round(factor, 3) for factor in epoch_factors(2, 2, num_epochs=2, final=0.0)]
+        [0.5, 0.146]
+    """
+    first = (round_num - 1) * num_epochs + 1
+    epochs = range(first, first + num_epochs)
+    return [learning_rate_factor("cosine", epoch, num_rounds * num_epochs, final) for epoch in epochs]

@@ -49,7 +49,11 @@ class AlternatingSolver:
         num_steps = split * epoch.num_batches
         parts = [
             replace(
-                work, orders=orders[part], num_steps=steps, shifts=None if work.shifts is None else work.shifts[part]
+                work,
+                orders=orders[part],
+                num_steps=steps,
+                shifts=None if work.shifts is None else work.shifts[part],
+                epoch_factors=work.epoch_factors[part],
             )
             for part, steps in ((slice(split), num_steps), (slice(split, None), work.num_steps - num_steps))
         ]

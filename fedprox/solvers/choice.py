@@ -95,6 +95,8 @@ def choose(
 
 def _and_more(sgd: SgdSettings) -> str:
     """Return what else may be the reason that the cohort solver differs from the reference."""
+    if sgd.optimizer and sgd.has_epoch_rates:
+        return ", or optimizer=sgd with schedule.step=epoch"
     return "" if sgd.is_plain else ", or a loss that is a mean over examples, or an optimiser like Adam"
 
 

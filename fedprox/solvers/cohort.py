@@ -31,8 +31,8 @@ from fedprox.solvers.dropout import SeededDropout, seed_dropout
 from fedprox.solvers.generators import seeded
 from fedprox.solvers.graphs import FixedMemory, Graphs
 from fedprox.solvers.precision import precision
-from fedprox.solvers.problem import LocalProblem, LocalSolution, LocalWork, Params, SgdSettings
-from fedprox.solvers.reference import ReferenceSolver, add_proximal, descend, shortening
+from fedprox.solvers.problem import KEPT, LocalProblem, LocalSolution, LocalWork, Params, SgdSettings
+from fedprox.solvers.reference import ReferenceSolver, add_proximal, descend, move, shortening
 from fedprox.solvers.schedule import ClientBatches, Integers, Schedule
 from fedprox.solvers.stacked_optimizer import StackedOptimizer
 
@@ -97,6 +97,8 @@ class CohortSolver:
             examples: Three or more model inputs, shape (n, *input_shape).
             labels: Their labels, for their form; None for classes.
         """
+        if sgd.optimizer and sgd.has_epoch_rates:  # one optimiser for all clients has one learning rate
+            return False
         params = {name: value.to(device, copy=True) for name, value in model.state_dict().items()}
         pool, zeros = examples.to(device), zero_labels(examples, labels).to(device)
         problems = [_trial_problem(params, pool, zeros, size) for size in (3, 2)]
@@ -153,7 +155,8 @@ class CohortSolver:
     def _stacks(self, problems: Sequence[LocalProblem], num_steps: Sequence[int]) -> Iterator[list[int]]:
         """Yield the problems to solve side by side, those with the most steps first."""
         longest_first = sorted(range(len(problems)), key=lambda at: -num_steps[at])
-        alike = [(problem.work.mu, problem.work.learning_rate_factor) for problem in problems]
+        works = [problem.work for problem in problems]
+        alike = [(one.mu, one.learning_rate_factor, one.epoch_factors, one.corrects_steps) for one in works]
         for kind in dict.fromkeys(alike):  # one, unless a strategy gives each client its own
             of_kind = [at for at in longest_first if alike[at] == kind]
             size = self.at_once or len(of_kind)
@@ -216,19 +219,24 @@ class CohortSolver:
 
         work = problems[0].work
         sgd, dtype = self._sgd.scaled(work.learning_rate_factor), start[self._trained[0]].dtype
-        velocity = [held(f"v {name}", torch.zeros_like(start[name])) for name in self._trained] if sgd.momentum else []
+        velocity = self._velocities(problems, start) if sgd.momentum else []
+        rates = None
+        if schedule.factors is not None:
+            rates = held("rates", torch.from_numpy(-sgd.learning_rate * schedule.factors).to(dtype), grows=True)
         correction = self._corrections(problems)
         return _Stack(
             state={name: held(f"state {name}", value) for name, value in start.items()},
             anchor=[held(f"anchor {name}", anchor[name]) for name in self._trained] if work.mu else [],
-            velocity=velocity,
+            velocity=[held(f"v {name}", one) for name, one in zip(self._trained, velocity, strict=False)],
             correction=[held(f"c {name}", one) for name, one in zip(self._trained, correction, strict=False)],
+            corrects_steps=work.corrects_steps,
             positions=rows("positions", schedule.positions),
             sizes=held("sizes", torch.from_numpy(schedule.sizes).to(dtype), grows=True),
             shifts=None if schedule.shifts is None else rows("shifts", schedule.shifts),
             keys=rows("keys", schedule.keys),
             loss_sums=held("losses", torch.zeros(len(problems), dtype=dtype)),
             settings=held("settings", torch.tensor([work.mu, -sgd.learning_rate], dtype=dtype)),
+            rates=rates,
             next_row=held("next row", torch.zeros(1, dtype=torch.int64)),
             mu=work.mu,
             sgd=sgd,
@@ -249,23 +257,31 @@ class CohortSolver:
     ) -> None:
         """Take one step of the first clients of a stack."""
         params, grads = self._gradients(stack, examples, active, rows)
+        if stack.rates is not None:
+            _device_step(params, grads, stack, active, stack.rates[rows])
+            return
         add_proximal(params, grads, _first(active, stack.anchor) or params, stack.mu)
         _clip_each(grads, stack.sgd.max_grad_norm)
         if optimizer:
             optimizer.step(grads, active)
         else:
             descend(params, grads, _first(active, stack.velocity) or None, stack.sgd)
+            if stack.corrects_steps:
+                move(params, _first(active, stack.correction), stack.sgd)
 
     def _replay(self, graphs: Graphs, stack: "_Stack", schedule: Schedule, examples: tuple[Tensor, Tensor]) -> None:
         """Take all steps by graphs, in which mu, the learning rate and the next rows are values on the device."""
         features, labels = examples
-        kind = (bool(stack.mu), bool(stack.correction), stack.shifts is None, features.data_ptr(), labels.data_ptr())
+        kind = (
+            *(bool(stack.mu), bool(stack.correction), stack.corrects_steps, stack.rates is None, stack.shifts is None),
+            *(features.data_ptr(), labels.data_ptr()),
+        )
         for active, steps in schedule.phases():
 
             def one_step(active: int = active) -> None:
                 rows = stack.next_row + torch.arange(active, device=self._device)
                 params, grads = self._gradients(stack, examples, active, rows)
-                _device_step(params, grads, stack, active)
+                _device_step(params, grads, stack, active, None if stack.rates is None else stack.rates[rows])
                 stack.next_row.add_(active)
 
             for _ in steps:
@@ -294,7 +310,7 @@ class CohortSolver:
         means = (losses * shares).sum(dim=1)
         grads = list(torch.autograd.grad(means.sum(), params))  # each mean depends on its own client's w only
         stack.loss_sums[:active].addcmul_(means.detach(), sizes)
-        if stack.correction:
+        if stack.correction and not stack.corrects_steps:
             torch._foreach_add_(grads, _first(active, stack.correction))
         return params, grads
 
@@ -315,6 +331,14 @@ class CohortSolver:
             )
             return self._sgd.loss(logits.flatten(0, 1), y.flatten(0, 1), "none").view(y.shape[:2])
 
+    def _velocities(self, problems: Sequence[LocalProblem], start: Params) -> list[Tensor]:
+        """Return the clients' velocities before their first step, stacked, one tensor per parameter."""
+        if all(problem.velocity is None for problem in problems):
+            return [torch.zeros_like(start[name]) for name in self._trained]
+        zeros = {name: torch.zeros_like(start[name][0]) for name in self._trained}
+        given = [zeros if problem.velocity is None else problem.velocity for problem in problems]
+        return [torch.stack([velocity[name] for velocity in given]) for name in self._trained]
+
     def _corrections(self, problems: Sequence[LocalProblem]) -> list[Tensor]:
         """Return the clients' corrections, stacked, one tensor per parameter; empty if no client has one."""
         if all(problem.work.correction is None for problem in problems):
@@ -332,7 +356,10 @@ class CohortSolver:
             for name in self._trained
         )
         models = {name: tensor.unbind() for name, tensor in state.items()}
-        return _Solved(schedule, models, torch.stack([stack.loss_sums[:num].double(), cast(Tensor, squares)]))
+        kept = zip(self._trained, stack.velocity, strict=False) if self._sgd.momentum_buffer == KEPT else ()
+        velocities = {name: tensor[:num].clone().unbind() for name, tensor in kept}
+        sums = torch.stack([stack.loss_sums[:num].double(), cast(Tensor, squares)])
+        return _Solved(schedule, models, velocities, sums)
 
     def _solution(self, solved: "_Solved", at: int, loss_sum: float, square: float) -> LocalSolution:
         """Return one client's part of a stack."""
@@ -341,6 +368,7 @@ class CohortSolver:
             loss_sum / max(solved.schedule.num_seen[at], 1),
             solved.schedule.num_steps[at],
             drift=square**0.5,
+            velocity={name: each[at] for name, each in solved.velocities.items()} or None,
         )
 
 
@@ -353,12 +381,14 @@ class _Stack:
         anchor: w^t for each trained parameter; empty without a proximal term.
         velocity: For each trained parameter; empty without momentum.
         correction: For each trained parameter; empty without corrections.
+        corrects_steps: See `LocalWork`.
         positions: See `Schedule`.
         sizes: See `Schedule`.
         shifts: See `Schedule`.
         keys: See `Schedule`.
         loss_sums: Sum over the examples that each client has processed.
         settings: mu, and the learning rate with a minus.
+        rates: The learning rate of each row with a minus, shape (rows,); None if it is the same in all.
         next_row: The first row of the next step, if the device counts.
         mu: Weight of the proximal term.
         sgd: With the learning rate of this round.
@@ -368,12 +398,14 @@ class _Stack:
     anchor: list[Tensor]
     velocity: list[Tensor]
     correction: list[Tensor]
+    corrects_steps: bool
     positions: Tensor
     sizes: Tensor
     shifts: Tensor | None
     keys: Tensor
     loss_sums: Tensor
     settings: Tensor
+    rates: Tensor | None
     next_row: Tensor
     mu: float
     sgd: SgdSettings
@@ -386,17 +418,29 @@ class _Solved:
     Attributes:
         schedule: What was done.
         models: Each client's tensor of each name.
+        velocities: Each client's velocity of each trained parameter; empty if it is not kept.
         sums: Sums of losses, and squares of drifts, float64, shape (2, clients).
     """
 
     schedule: Schedule
     models: dict[str, tuple[Tensor, ...]]
+    velocities: dict[str, tuple[Tensor, ...]]
     sums: Tensor
 
 
 @torch.no_grad()
-def _device_step(params: list[Tensor], grads: list[Tensor], stack: _Stack, active: int) -> None:
-    """Take the step of `fedprox.solvers.reference.step` with mu and the learning rate as values on the device."""
+def _device_step(
+    params: list[Tensor], grads: list[Tensor], stack: _Stack, active: int, rates: Tensor | None = None
+) -> None:
+    """Take the step of `fedprox.solvers.reference.step` with mu and the learning rate as values on the device.
+
+    Args:
+        params: Of the clients at work, shape (active, *shape) each.
+        grads: Their gradients.
+        stack: The clients.
+        active: Number of clients at work.
+        rates: The learning rate of each of them with a minus, shape (active,); None for the stack's.
+    """
     mu, minus_rate = stack.settings[0], stack.settings[1]
     if stack.mu:
         pull = torch._foreach_sub(params, _first(active, stack.anchor))
@@ -411,7 +455,10 @@ def _device_step(params: list[Tensor], grads: list[Tensor], stack: _Stack, activ
         torch._foreach_add_(velocity, grads)
         grads = velocity
     for param, grad in zip(params, grads, strict=True):
-        param.addcmul_(grad, minus_rate)
+        param.addcmul_(grad, minus_rate if rates is None else _of_each(rates, param))
+    if stack.corrects_steps:
+        for param, correction in zip(params, _first(active, stack.correction), strict=False):
+            param.addcmul_(correction, minus_rate if rates is None else _of_each(rates, param))
 
 
 def _clip_each(grads: list[Tensor], max_norm: float | None) -> None:
@@ -421,7 +468,12 @@ def _clip_each(grads: list[Tensor], max_norm: float | None) -> None:
     norms = torch.stack([torch.linalg.vector_norm(grad.flatten(1), dim=1) for grad in grads], dim=1)
     factors = shortening(torch.linalg.vector_norm(norms, dim=1), max_norm)
     for grad in grads:
-        grad.mul_(factors.view(-1, *[1] * (grad.dim() - 1)))
+        grad.mul_(_of_each(factors, grad))
+
+
+def _of_each(values: Tensor, stack: Tensor) -> Tensor:
+    """Return one number for each client, shape (active,), in a form that multiplies a stack, (active, *shape)."""
+    return values.view(-1, *[1] * (stack.dim() - 1))
 
 
 def _pooled(problems: Sequence[LocalProblem]) -> tuple[Tensor, Tensor, list[Integers]]:

@@ -49,7 +49,7 @@ class LogisticSolver:
     @staticmethod
     def accepts(model: nn.Module, sgd: SgdSettings, device: str) -> bool:
         """Return whether this solver can take the place of the reference solver."""
-        return has_kernels(model, device) and sgd.momentum == 0 and sgd.is_plain
+        return has_kernels(model, device) and sgd.momentum == 0 and sgd.is_plain and not sgd.has_epoch_rates
 
     def solve(self, problem: LocalProblem) -> LocalSolution:
         """Return the client's solution; see `fedprox.solvers.problem.Solver`."""

@@ -14,6 +14,7 @@ from fedprox.plan.epoch_batches import KEEP, EpochBatches, epoch_batches
 from fedprox.solvers.losses import PAPER_LOSS, Loss
 
 Params = dict[str, Tensor]
+KEPT = "kept"  # the momentum buffer from round to round
 MakeOptimizer = Callable[[Iterable[Tensor], float], torch.optim.Optimizer]  # of parameters and a learning rate
 
 
@@ -24,7 +25,7 @@ class SgdSettings:
     Attributes:
         learning_rate: Step size of the clients' SGD, > 0.
         batch_size: B, in examples, >= 1.
-        momentum: Heavy-ball momentum, 0 .. 1; the velocity starts at zero in every round.
+        momentum: Heavy-ball momentum, 0 .. 1.
         weight_decay: Weight of (1 / 2) * ||w||^2, >= 0.
         mixed_precision: Whether a model on a GPU computes in bfloat16 under torch.autocast, and the rest in TF32;
             parameters keep their type.
@@ -33,6 +34,8 @@ class SgdSettings:
         optimizer: Makes the optimiser of a client in a round, if it is not SGD; it has momentum and weight decay of
             its own. It adds steps to the same gradient as SGD: that of the loss plus mu * (w - w^t).
         max_grad_norm: Largest Euclidean norm of this gradient; a longer one is shortened to it. None for no limit.
+        has_epoch_rates: Whether the learning rate changes within a round; see `LocalWork.epoch_factors`.
+        momentum_buffer: "reset": the velocity starts at zero in every round; "kept": at the client's last one.
     """
 
     learning_rate: float
@@ -44,6 +47,8 @@ class SgdSettings:
     loss: Loss = PAPER_LOSS
     optimizer: MakeOptimizer | None = None
     max_grad_norm: float | None = None
+    has_epoch_rates: bool = False
+    momentum_buffer: str = "reset"
 
     @property
     def is_plain(self) -> bool:
@@ -76,6 +81,10 @@ class LocalWork:
         correction: Added to every mini-batch gradient, name -> tensor: FedDANE's g_t - grad F_k(w^t), SCAFFOLD's
             c - c_k, FedDyn's -h_k; None for none.
         learning_rate_factor: Factor on the learning rate of the settings, > 0.
+        epoch_factors: More factors on it, of the first epoch, the second, and so on; empty for 1 in all. There may be
+            more of them than epochs.
+        corrects_steps: Whether the correction is added to each step after momentum, w <- w - lr (v + correction),
+            instead of to the gradient.
         shifts: Augmentation of the client's images in each epoch, shape (num_epochs, n_k, 3); see
             `PadCropFlip.draw`. None for none.
     """
@@ -87,6 +96,12 @@ class LocalWork:
     correction: Params | None = None
     learning_rate_factor: float = 1.0
     shifts: Shifts | None = None
+    epoch_factors: tuple[float, ...] = ()
+    corrects_steps: bool = False
+
+    def factor(self, step: int, num_batches: int) -> float:
+        """Return the factor on the learning rate in a step, counted from 0, of epochs of so many batches."""
+        return self.learning_rate_factor * (self.epoch_factors[step // num_batches] if self.epoch_factors else 1.0)
 
 
 @dataclass(frozen=True)
@@ -105,6 +120,7 @@ class LocalProblem:
         positions: Positions of the client's examples, shape (n_k,), if features and labels hold those of many clients,
             which stay on a GPU from round to round; None if they hold only this client's.
         start: v_k, a state dict of the model at which SGD starts, such as a personal model; None for w^t.
+        velocity: The velocity with which SGD with momentum starts, for each trained parameter; None for zero.
     """
 
     global_params: Params
@@ -115,6 +131,7 @@ class LocalProblem:
     positions: NDArray[np.int64] | None = None
     start: Params | None = None
     variate_option: int = 0
+    velocity: Params | None = None
 
     @property
     def num_examples(self) -> int:
@@ -142,6 +159,7 @@ class LocalSolution:
         drift: ||w_k^{t+1} - w^t|| over the trained parameters, wherever SGD started; None until it is measured.
         personal: What the client keeps for its personal model, if it trains one beside w_k.
         variate: The client's next control variate (SCAFFOLD), which it sends beside w_k; None for none.
+        velocity: The velocity after the last step, for each trained parameter; None unless it is kept.
     """
 
     params: Params
@@ -151,6 +169,7 @@ class LocalSolution:
     drift: float | None = None
     personal: Params | None = None
     variate: Params | None = None
+    velocity: Params | None = None
 
 
 class Solver(Protocol):

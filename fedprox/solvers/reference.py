@@ -17,7 +17,7 @@ from fedprox.solvers.batches import Batches, DeviceImageBatches, ImageBatches, I
 from fedprox.solvers.dropout import SeededDropout, dropout_keys, first_key, seed_dropout
 from fedprox.solvers.generators import seeded
 from fedprox.solvers.precision import precision
-from fedprox.solvers.problem import LocalProblem, LocalSolution, LocalWork, SgdSettings
+from fedprox.solvers.problem import KEPT, LocalProblem, LocalSolution, LocalWork, SgdSettings
 from fedprox.solvers.workspace import TrainingWorkspace, draws_random_numbers, tuned_for_cpu
 
 
@@ -68,7 +68,10 @@ class ReferenceSolver:
         if problem.start is not None:
             self._workspace.load(problem.start)
         sgd = self._sgd.scaled(work.learning_rate_factor)
+        num_batches = sgd.epoch(problem.num_examples).num_batches
         velocity = list(map(torch.zeros_like, w)) if sgd.momentum else None
+        if problem.velocity is not None:
+            velocity = self._workspace.laid_out(problem.velocity)
         optimizer = sgd.optimizer(self._workspace.trained, sgd.learning_rate) if sgd.optimizer else None
         dropouts = [cast(SeededDropout, model.get_submodule(name)) for name in self._dropouts]
         keys = first_key(work.seed) if dropouts else np.uint32(0)
@@ -78,6 +81,8 @@ class ReferenceSolver:
         drawing = nullcontext() if self.is_concurrent else seeded(work.seed, features.device)
         with precision(features.device, reduced=sgd.mixed_precision), drawing:
             for x, y in _batches(self._batches(features), problem.labels, work, sgd):
+                if work.epoch_factors:
+                    sgd = self._sgd.scaled(work.factor(len(losses), num_batches))
                 for gradient in grads:
                     gradient.zero_()
                 if dropouts:
@@ -85,14 +90,18 @@ class ReferenceSolver:
                 with torch.autocast(x.device.type, torch.bfloat16) if sgd.mixed_precision else nullcontext():
                     loss = sgd.loss(model(x if self._takes_channels_last else x.contiguous()), y)
                 loss.backward()  # type: ignore[no-untyped-call]
-                if correction is not None:
+                if correction is not None and not work.corrects_steps:
                     torch._foreach_add_(grads, correction)
                 if optimizer is None:
                     step(w, grads, anchor, velocity, work.mu, sgd)
+                    if correction is not None and work.corrects_steps:
+                        move(w, correction, sgd)
                 else:
                     add_proximal(w, grads, anchor, work.mu)
                     if sgd.max_grad_norm is not None:
                         clip(grads, sgd.max_grad_norm)
+                    for group in optimizer.param_groups if work.epoch_factors else ():
+                        group["lr"] = sgd.learning_rate
                     optimizer.step()
                 losses.append(loss.detach())
                 sizes.append(len(y))
@@ -100,7 +109,8 @@ class ReferenceSolver:
             name: value.detach().clone(memory_format=torch.contiguous_format)
             for name, value in model.state_dict().items()
         }
-        return LocalSolution(solution, _weighted_mean(losses, sizes), len(losses))
+        kept = self._workspace.named(velocity) if velocity and sgd.momentum_buffer == KEPT else None
+        return LocalSolution(solution, _weighted_mean(losses, sizes), len(losses), velocity=kept)
 
     def _batches(self, features: Tensor) -> Batches:
         """Return the source of a client's mini-batches."""
@@ -160,7 +170,13 @@ def descend(params: Sequence[Tensor], grads: list[Tensor], velocity: list[Tensor
         torch._foreach_mul_(velocity, sgd.momentum)
         torch._foreach_add_(velocity, grads)
         grads = velocity
-    torch._foreach_add_(list(params), grads, alpha=-sgd.learning_rate)
+    move(params, grads, sgd)
+
+
+@torch.no_grad()
+def move(params: Sequence[Tensor], direction: list[Tensor], sgd: SgdSettings) -> None:
+    """Subtract the learning rate times a direction in place."""
+    torch._foreach_add_(list(params), direction, alpha=-sgd.learning_rate)
 
 
 @torch.no_grad()

@@ -14,7 +14,7 @@ from fedprox.solvers.dropout import dropout_keys, first_key
 from fedprox.solvers.problem import LocalProblem
 
 Integers = NDArray[np.int64]
-Number = TypeVar("Number", bound=np.integer[Any])
+Number = TypeVar("Number", bound=np.number[Any])
 
 
 @dataclass(frozen=True)
@@ -27,12 +27,14 @@ class ClientBatches:
         sizes: Number of positions that count, shape (steps,).
         shifts: Augmentation of each position, shape (steps, width, 3); None for none.
         first_key: See `fedprox.solvers.dropout`.
+        factors: Factor of its epoch on the learning rate of each step, shape (steps,); None for 1.
     """
 
     positions: Integers
     sizes: Integers
     shifts: Shifts | None
     first_key: np.uint32
+    factors: NDArray[np.float64] | None = None
 
     @classmethod
     def of(cls, problem: LocalProblem, epoch: EpochBatches) -> Self:
@@ -45,7 +47,10 @@ class ClientBatches:
         if work.shifts is not None:
             of_step = np.arange(len(positions)) // epoch.num_batches
             shifts = work.shifts[of_step[:, None], positions]
-        return cls(positions, np.tile(sizes, len(orders))[: work.num_steps], shifts, first_key(work.seed))
+        factors = None
+        if work.epoch_factors:
+            factors = np.repeat(np.array(work.epoch_factors), epoch.num_batches)[: len(positions)]
+        return cls(positions, np.tile(sizes, len(orders))[: work.num_steps], shifts, first_key(work.seed), factors)
 
 
 @lru_cache(maxsize=1024)
@@ -69,6 +74,8 @@ class Schedule:
         keys: Key of each dropout layer, shape (rows, layers).
         num_steps: Steps of each client, in descending order, shape (clients,).
         num_seen: Examples that each client processes, shape (clients,).
+        factors: Factors on the learning rate, shape (rows,): clients of unequal size end their epochs at unequal steps.
+            None for 1.
     """
 
     positions: Integers
@@ -77,6 +84,7 @@ class Schedule:
     keys: NDArray[np.int32]
     num_steps: list[int]
     num_seen: list[int]
+    factors: NDArray[np.float64] | None = None
 
     @classmethod
     def of(
@@ -103,6 +111,7 @@ class Schedule:
             return np.pad(rows, ((0, 0), more, (0, 0))[: rows.ndim], mode="edge") if more[1] else rows
 
         shifts = [padded(client.shifts) for client in clients if client.shifts is not None]
+        factors = [client.factors for client in clients if client.factors is not None]
         first_keys = np.repeat(np.array([client.first_key for client in clients], np.uint32), num_steps)
         return cls(
             laid_out([padded(place[each.positions]) for each, place in zip(clients, places, strict=True)]),
@@ -111,6 +120,7 @@ class Schedule:
             dropout_keys(first_keys[by_step], steps[by_step], num_dropouts),
             num_steps,
             [int(client.sizes.sum()) for client in clients],
+            laid_out(factors) if factors else None,
         )
 
     def phases(self) -> Iterator[tuple[int, list[slice]]]:

@@ -14,6 +14,9 @@ def mean_gradient(problem: LocalProblem, solution: LocalSolution, sgd: SgdSettin
     With plain SGD ||a||_1 is the number of steps, as in the paper; `effective_steps` has it for momentum and mu, with
     which this is still a weighted mean of the gradients. Weight decay counts as part of the gradient.
 
+    If the correction is added to steps, c_k is the mean of the client's steps after momentum, and the divisor K eta,
+    with the learning rate eta of the last step, as in NIID-Bench (Li et al. 2022) and NVIDIA FLARE.
+
     Args:
         problem: Its correction is c - c_k, name -> tensor.
         solution: What the solver made of it.
@@ -23,8 +26,13 @@ def mean_gradient(problem: LocalProblem, solution: LocalSolution, sgd: SgdSettin
         Name -> tensor, for the names of the correction; None if the client has not done a single step.
     """
     work = problem.work
+    num_batches = sgd.epoch(problem.num_examples).num_batches
     scaled, correction = sgd.scaled(work.learning_rate_factor), work.correction or {}
-    scale = scaled.learning_rate * effective_steps(solution.num_steps, scaled, work.mu)
+    if work.corrects_steps:
+        last = work.factor(max(solution.num_steps - 1, 0), num_batches)
+        scale = sgd.scaled(last).learning_rate * solution.num_steps
+    else:
+        scale = scaled.learning_rate * effective_steps(solution.num_steps, scaled, work.mu)
     if not scale:
         return None
     moved = {name: problem.global_params[name] - solution.params[name] for name in correction}

@@ -68,6 +68,12 @@ class TrainingWorkspace(Workspace):
             part.copy_(tensors[name])
         return [gradient.clone() for gradient in self.gradients]
 
+    def named(self, vectors: Sequence[Tensor]) -> Params:
+        """Return tensors that are laid out like `vectors` by the names of the trained parameters: copies."""
+        for gradient, vector in zip(self.gradients, vectors, strict=True):
+            gradient.copy_(vector)
+        return {name: part.clone(memory_format=torch.contiguous_format) for name, part in self.parts.items()}
+
 
 def _packed(tensors: Sequence[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
     """Return one vector for each dtype, and copies of the tensors that are views of these vectors."""

@@ -26,8 +26,9 @@ def weighted_average(replies: Sequence[Message], weighted_by: str | None = "num-
 
 
 def weights_of(replies: Sequence[Message], weighted_by: str | None) -> list[float]:
-    """Return each reply's weight: a metric that it reports, or 1."""
-    return [float(metrics_of(reply)[weighted_by]) if weighted_by else 1.0 for reply in replies]
+    """Return each reply's weight: a metric that it reports, or 1; 1 if all are 0, as numbers of steps may be."""
+    weights = [float(metrics_of(reply)[weighted_by]) if weighted_by else 1.0 for reply in replies]
+    return weights if any(weights) else [1.0] * len(weights)
 
 
 def average(models: Sequence[Arrays], weights: Sequence[float]) -> Arrays:

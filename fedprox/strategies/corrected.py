@@ -19,26 +19,32 @@ from fedprox.errors import UserError
 from fedprox.solvers.variates import FULL_GRADIENT, MEAN_GRADIENT
 from fedprox.strategies.arrays import to_record
 from fedprox.strategies.averaging import weights_of
-from fedprox.strategies.server_step import ServerStep, Vector, check_ranges, read_only
+from fedprox.strategies.server_step import EXAMPLES, ServerStep, Vector, check_ranges, read_only
 from fedprox.strategies.updates import Arrays, flat, take_variate, with_values
 
 WEIGHTINGS = ("examples", "equal")
+CORRECTS = ("gradients", "steps")
 Kept = NDArray[np.generic]  # in the model's own type, as a client would keep it
 
 
 class Corrected(ServerStep):
     """A strategy whose clients add a vector of their own to every gradient."""
 
-    def __init__(self, weighting: str = "examples") -> None:
+    def __init__(self, weighting: str = "examples", weighted_by_key: str = EXAMPLES) -> None:
         """Begin with zeros everywhere.
 
         Args:
             weighting: "examples": p_k = n_k / n; "equal": p_k = 1 / N, as in the papers.
+            weighted_by_key: See `ServerStep`.
 
         Raises:
-            UserError: If it is neither.
+            UserError: If `weighting` is neither, or "equal" although there is another weight.
         """
-        super().__init__()
+        super().__init__(weighted_by_key)
+        if weighting == "equal" and weighted_by_key != EXAMPLES:
+            raise UserError(
+                f"strategy.weighted_by_key={weighted_by_key} has no effect with strategy.weighting=equal; leave out one"
+            )
         if weighting not in WEIGHTINGS:
             raise UserError(f"strategy.weighting must be {' or '.join(WEIGHTINGS)}, got {weighting}")
         self.weighting = weighting
@@ -75,10 +81,16 @@ class Corrected(ServerStep):
         return [Message(content(node), node, MessageType.TRAIN) for node in grid.get_node_ids()]
 
     def shares(self, replies: Sequence[Message]) -> list[float]:
-        """Return p_k of each client that has replied, of all clients' 1."""
+        """Return p_k of each client that has replied, of all clients' 1.
+
+        Of other weights than examples only the cohort's are known; it has its share of clients of the 1.
+        """
         is_equal = self.weighting == "equal"
-        total = len(self.sizes) if is_equal else int(self.sizes.sum())
-        return [weight / total for weight in weights_of(replies, None if is_equal else self.weighted_by_key)]
+        weights = weights_of(replies, None if is_equal else self.weighted_by_key)
+        total: float = len(self.sizes) if is_equal else int(self.sizes.sum())
+        if self.weighted_by_key != EXAMPLES:
+            total = sum(weights) * len(self.sizes) / len(replies)
+        return [weight / total for weight in weights]
 
     def state_dict(self) -> dict[str, Any]:
         """Return the server's vector and the clients'."""
@@ -100,11 +112,23 @@ class Scaffold(Corrected):
                                                              or   c_k - c + (w^t - y) / (K eta_l)  (option II)
         server:  w <- w + eta_g delta,  c <- c + sum p_k (change of c_k), over the cohort
 
-    So c stays sum p_k c_k over all clients. With all variates at zero a round is FedAvg's. Each way two vectors travel:
-    w and c down, y - w and the change of c_k up.
+    So c stays sum p_k c_k over all clients, if the weights p_k stay. With all variates at zero a round is FedAvg's.
+    Each way two vectors travel: w and c down, y - w and the change of c_k up.
+
+    The paper has no momentum. With `correct="gradients"` the correction passes through the clients' momentum like a
+    gradient, and option II divides by what momentum makes of the steps. With "steps" each step is corrected after
+    momentum, y <- y - eta_l (v - c_k + c), and option II divides by K eta_l, so that c_k is a mean of steps v, as in
+    NIID-Bench (Li et al. 2022) and NVIDIA FLARE. Without momentum both are the same.
     """
 
-    def __init__(self, option: int = 2, server_learning_rate: float = 1.0, weighting: str = "examples") -> None:
+    def __init__(
+        self,
+        option: int = 2,
+        server_learning_rate: float = 1.0,
+        weighting: str = "examples",
+        correct: str = "gradients",
+        weighted_by_key: str = EXAMPLES,
+    ) -> None:
         """Prepare the strategy.
 
         Args:
@@ -112,13 +136,23 @@ class Scaffold(Corrected):
                 of the gradients of its steps.
             server_learning_rate: eta_g, > 0.
             weighting: See `Corrected`.
+            correct: "gradients", or "steps" after momentum.
+            weighted_by_key: See `ServerStep`.
 
         Raises:
             UserError: If one is out of its range.
         """
-        super().__init__(weighting)
+        super().__init__(weighting, weighted_by_key)
+        if correct not in CORRECTS:
+            raise UserError(f"strategy.correct must be {' or '.join(CORRECTS)}, got {correct}")
+        self.corrects_steps = correct == "steps"
         rate, options = server_learning_rate, (FULL_GRADIENT, MEAN_GRADIENT)
         check_ranges(option=(option, option in options, "1 or 2"), server_learning_rate=(rate, rate > 0, "> 0"))
+        if self.corrects_steps and option == FULL_GRADIENT:
+            raise UserError(
+                "strategy.correct=steps needs variates that are means of steps, got strategy.option=1, which makes "
+                "gradients of them; use strategy.option=2"
+            )
         self._option, self._server_learning_rate = option, rate
         self._variates: list[Arrays | None] = []  # of the round's replies
 
@@ -128,7 +162,10 @@ class Scaffold(Corrected):
 
     def settings(self, config: ConfigRecord) -> ConfigRecord:
         """Return the round's settings, with the option."""
-        return ConfigRecord({**config, "variate-option": self._option})
+        own: dict[str, int | bool] = {"variate-option": self._option}
+        if self.corrects_steps:
+            own["corrects-steps"] = True
+        return ConfigRecord({**config, **own})
 
     def aggregate_train(
         self, server_round: int, replies: Iterable[Message]

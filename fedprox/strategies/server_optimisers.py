@@ -10,22 +10,23 @@ from typing import Any
 import numpy as np
 from flwr.app import Message
 
-from fedprox.strategies.server_step import ServerStep, Vector, check_ranges, read_only
+from fedprox.strategies.server_step import EXAMPLES, ServerStep, Vector, check_ranges, read_only
 
 
 class ServerOptimiser(ServerStep):
     """w^{t+1} = w^t + eta s_t direction(delta), with the server's learning rate eta and its schedule s_t."""
 
-    def __init__(self, server_learning_rate: float) -> None:
+    def __init__(self, server_learning_rate: float, weighted_by_key: str) -> None:
         """Set eta.
 
         Args:
             server_learning_rate: eta, > 0.
+            weighted_by_key: See `ServerStep`.
 
         Raises:
             UserError: If it is out of its range.
         """
-        super().__init__()
+        super().__init__(weighted_by_key)
         rate = server_learning_rate
         check_ranges(server_learning_rate=(rate, rate > 0, "> 0"))
         self._server_learning_rate = rate
@@ -42,17 +43,20 @@ class ServerOptimiser(ServerStep):
 class FedAvgM(ServerOptimiser):
     """v <- beta v + delta, w <- w + eta v (Hsu et al. 2019, sec. 4.3); beta = 0 and eta = 1 give FedAvg."""
 
-    def __init__(self, server_learning_rate: float = 1.0, server_momentum: float = 0.9) -> None:
+    def __init__(
+        self, server_learning_rate: float = 1.0, server_momentum: float = 0.9, weighted_by_key: str = EXAMPLES
+    ) -> None:
         """Set eta and beta.
 
         Args:
             server_learning_rate: eta, > 0.
             server_momentum: beta, at least 0 and below 1.
+            weighted_by_key: See `ServerStep`.
 
         Raises:
             UserError: If one is out of its range.
         """
-        super().__init__(server_learning_rate)
+        super().__init__(server_learning_rate, weighted_by_key)
         check_ranges(server_momentum=(server_momentum, 0 <= server_momentum < 1, "at least 0 and below 1"))
         self._momentum = server_momentum
         self._velocity: Vector | None = None
@@ -74,8 +78,8 @@ class FedAvgM(ServerOptimiser):
 class _Adaptive(ServerOptimiser):
     """m <- beta_1 m + (1 - beta_1) delta, w <- w + eta m / (sqrt(v) + tau), with a v of each method's own."""
 
-    def __init__(self, server_learning_rate: float, beta_1: float, tau: float) -> None:
-        super().__init__(server_learning_rate)
+    def __init__(self, server_learning_rate: float, beta_1: float, tau: float, weighted_by_key: str) -> None:
+        super().__init__(server_learning_rate, weighted_by_key)
         check_ranges(beta_1=(beta_1, 0 <= beta_1 < 1, "at least 0 and below 1"), tau=(tau, tau > 0, "> 0"))
         self._beta_1, self._tau = beta_1, tau
         self._m: Vector | None = None
@@ -106,18 +110,25 @@ class _Adaptive(ServerOptimiser):
 class FedAdagrad(_Adaptive):
     """v <- v + delta^2."""
 
-    def __init__(self, server_learning_rate: float = 0.1, beta_1: float = 0.0, tau: float = 1e-3) -> None:
+    def __init__(
+        self,
+        server_learning_rate: float = 0.1,
+        beta_1: float = 0.0,
+        tau: float = 1e-3,
+        weighted_by_key: str = EXAMPLES,
+    ) -> None:
         """Set the numbers.
 
         Args:
             server_learning_rate: eta, > 0.
             beta_1: Momentum, at least 0 and below 1.
             tau: Degree of adaptivity, > 0; small values make all parameters move alike.
+            weighted_by_key: See `ServerStep`.
 
         Raises:
             UserError: If one is out of its range.
         """
-        super().__init__(server_learning_rate, beta_1, tau)
+        super().__init__(server_learning_rate, beta_1, tau, weighted_by_key)
 
     def _next_v(self, v: Vector, square: Vector) -> Vector:
         return v + square
@@ -127,7 +138,12 @@ class _Decaying(_Adaptive):
     """A v that forgets, at the rate beta_2."""
 
     def __init__(
-        self, server_learning_rate: float = 0.01, beta_1: float = 0.9, beta_2: float = 0.99, tau: float = 1e-3
+        self,
+        server_learning_rate: float = 0.01,
+        beta_1: float = 0.9,
+        beta_2: float = 0.99,
+        tau: float = 1e-3,
+        weighted_by_key: str = EXAMPLES,
     ) -> None:
         """Set the numbers.
 
@@ -136,11 +152,12 @@ class _Decaying(_Adaptive):
             beta_1: Momentum, at least 0 and below 1.
             beta_2: Memory of v, at least 0 and below 1.
             tau: Degree of adaptivity, > 0; small values make all parameters move alike.
+            weighted_by_key: See `ServerStep`.
 
         Raises:
             UserError: If one is out of its range.
         """
-        super().__init__(server_learning_rate, beta_1, tau)
+        super().__init__(server_learning_rate, beta_1, tau, weighted_by_key)
         check_ranges(beta_2=(beta_2, 0 <= beta_2 < 1, "at least 0 and below 1"))
         self._beta_2 = beta_2
 

@@ -14,6 +14,7 @@ from fedprox.strategies.arrays import to_numpy, to_record
 from fedprox.strategies.fedprox import FedProx
 from fedprox.strategies.updates import Arrays, arrays_of, flat, with_values
 
+EXAMPLES = "num-examples"  # of a reply's metrics
 Vector = NDArray[np.float64]
 AnyArray = TypeVar("AnyArray", bound=NDArray[np.generic])
 
@@ -34,9 +35,13 @@ class ServerStep(FedProx):
         server_rate_factor: Factor on the server's learning rate in this round.
     """
 
-    def __init__(self) -> None:
-        """Know nothing yet."""
-        super().__init__()
+    def __init__(self, weighted_by_key: str = EXAMPLES) -> None:
+        """Know nothing yet.
+
+        Args:
+            weighted_by_key: What clients report and the mean is weighted by: "num-examples", or "num-steps".
+        """
+        super().__init__(weighted_by_key=weighted_by_key)
         self.names: Sequence[str] = ()
         self.sizes: NDArray[np.int64] = np.zeros(0, np.int64)
         self.sgd: SgdSettings | None = None

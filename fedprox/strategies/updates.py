@@ -18,7 +18,7 @@ from fedprox.strategies.arrays import only, to_numpy, to_record
 Arrays = Mapping[str, NDArray[np.generic]]
 Metrics = Mapping[str, Any]
 _UNREAD = RecordDict()
-_PERSONAL = "personal"  # the record with a personal model, behind the one that is sent
+_PERSONAL = "personal"  # the record with what a client keeps, behind the model that is sent
 _VARIATE = "variate"  # the record with a control variate, behind the model, too
 
 
@@ -64,7 +64,7 @@ class TrainReply(LazyMessage):
     Attributes:
         params: w_k, a state dict of the model, on the device that computed it.
         metrics: Metrics that the client reports, such as num-examples.
-        personal: The client's personal model, if it has one; the server only keeps it for the client.
+        personal: The client's personal model or its velocity, if it keeps one; the server only holds it for the client.
         variate: The client's control variate (SCAFFOLD), if it sends one.
     """
 
@@ -106,7 +106,7 @@ def replace_arrays(reply: Message, arrays: Arrays) -> None:
 
 
 def take_personal(reply: Message) -> Arrays:
-    """Remove the client's personal model from a reply, and return it."""
+    """Remove what the client keeps, its personal model or its velocity, from a reply, and return it."""
     if isinstance(reply, TrainReply) and reply.is_unread and reply.personal is not None:
         model, reply.personal = _on_cpu(reply.personal), None
         return model

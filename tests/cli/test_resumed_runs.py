@@ -98,6 +98,16 @@ CHOICES = {
     "fedavg that drops stragglers": ("strategy=fedavg", "stragglers_fraction=0.5"),
     "feddane": ("strategy=feddane",),
     "scaffold": ("strategy=scaffold", "momentum=0.5"),
+    "scaffold, as in FLARE": (
+        *(
+            "strategy=scaffold",
+            "strategy.correct=steps",
+            "momentum=0.5",
+            "momentum_buffer=kept",
+            "stragglers_fraction=0.5",
+        ),
+        *("schedule.name=cosine", "schedule.step=epoch", "+strategy.weighted_by_key=num-steps"),
+    ),
     "feddyn": ("strategy=feddyn", "mu=0.1"),
     "fedyogi": ("strategy=fedyogi", "server_schedule.name=cosine"),
     "FedAdam": (f"{FLOWERS}FedAdam",),

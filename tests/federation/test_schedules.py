@@ -1,10 +1,11 @@
 """Schedules of mu (up after a rise, down after five falls in a row) and of the learning rate."""
 
 import pytest
+import torch
 
 from fedprox.config import schema
 from fedprox.evaluation.metrics import Evaluation, FederationMetrics
-from fedprox.federation.schedules import AdaptiveMu, ConstantMu, learning_rate_factor, mu_schedule
+from fedprox.federation.schedules import AdaptiveMu, ConstantMu, epoch_factors, learning_rate_factor, mu_schedule
 
 
 def measured(train_loss: float) -> Evaluation:
@@ -96,3 +97,18 @@ def test_a_constant_learning_rate_is_the_same_in_every_round():
 )
 def test_a_cosine_falls_from_1_to_its_final_value(round_num, final, expected):
     assert learning_rate_factor("cosine", round_num, 4, final) == pytest.approx(expected, abs=1e-15)
+
+
+def test_factors_of_epochs_are_torchs_cosine_stepped_after_every_epoch_of_every_round():
+    optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=1.0)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=5 * 3, eta_min=0.01)
+    found, expected = [], []
+    for round_num in range(1, 6):
+        found += epoch_factors(round_num, 5, num_epochs=3, final=0.01)
+        for _ in range(3):
+            expected.append(schedule.get_last_lr()[0])
+            optimizer.step()
+            schedule.step()
+    assert found == pytest.approx(expected, rel=1e-12)
+    one = [epoch_factors(round_num, 5, num_epochs=1, final=0.2)[0] for round_num in range(1, 6)]
+    assert one == [learning_rate_factor("cosine", round_num, 5, 0.2) for round_num in range(1, 6)]

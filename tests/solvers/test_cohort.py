@@ -92,6 +92,45 @@ def assert_solves(model: nn.Module, sgd: SgdSettings, problems: list[LocalProble
 # Agreement
 
 
+@settings(max_examples=30, deadline=None)
+@given(
+    sizes=st.lists(st.integers(1, 11), min_size=1, max_size=4),
+    factors=st.sampled_from([(), (1.0, 0.5), (0.3, 1.0, 0.1)]),
+    corrects=st.sampled_from([None, "gradients", "steps"]),
+    is_kept=st.booleans(),
+    mu=st.sampled_from([0.0, 0.5]),
+    weight_decay=st.sampled_from([0.0, 0.01]),
+    seed=st.integers(0, 99),
+)
+def test_rates_of_epochs_velocities_and_corrections_of_steps_are_the_reference_solvers(
+    sizes, factors, corrects, is_kept, mu, weight_decay, seed
+):
+    # Clients of unequal size end their epochs at unequal steps; the first has no velocity yet.
+    model = perceptron()
+    start = weights(model, seed)
+    problems = []
+    for number, size in enumerate(sizes):
+        plain_one = problem(start, size, seed + number, num_steps=5 + number, mu=mu, corrected=corrects is not None)
+        work = replace(plain_one.work, epoch_factors=factors, corrects_steps=corrects == "steps")
+        problems.append(
+            replace(plain_one, work=work, velocity=weights(model, 7 + number) if is_kept and number else None)
+        )
+    sgd = SgdSettings(0.1, 4, 0.9, weight_decay, momentum_buffer="kept" if is_kept else "reset")
+    found, reference = assert_solves(model, sgd, problems), ReferenceSolver(model, sgd)
+    for one, given_ in zip(found, problems, strict=True):
+        velocity = reference.solve(given_).velocity
+        assert (one.velocity is None, velocity is None) == (not is_kept, not is_kept)
+        for name, value in (velocity or {}).items():
+            torch.testing.assert_close(one.velocity[name], value, **EXACT)
+
+
+def test_rates_of_epochs_with_an_optimiser_are_left_to_the_reference_solver():
+    sgd = SgdSettings(0.1, 4, optimizer=lambda own, lr: torch.optim.Adam(list(own), lr=lr))
+    trial = perceptron(), sgd, "cpu", torch.zeros(3, *SHAPE).double()
+    assert CohortSolver.accepts(*trial)
+    assert not CohortSolver.accepts(perceptron(), replace(sgd, has_epoch_rates=True), *trial[2:])
+
+
 @settings(max_examples=60, deadline=None)
 @given(
     sizes=st.lists(st.integers(1, 11), min_size=1, max_size=5),

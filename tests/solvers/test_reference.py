@@ -2,6 +2,7 @@
 
 import copy
 import math
+from dataclasses import replace
 from itertools import pairwise
 
 import numpy as np
@@ -10,8 +11,9 @@ import torch
 from torch import nn
 from torch.nn import functional
 
+from fedprox.federation.schedules import epoch_factors
 from fedprox.models.cnn import cnn
-from fedprox.solvers.problem import LocalProblem, LocalWork, SgdSettings
+from fedprox.solvers.problem import LocalProblem, LocalSolution, LocalWork, SgdSettings
 from fedprox.solvers.reference import ReferenceSolver, step
 
 # Float64 throughout: what remains is rounding, a few units of 1e-16 per operation.
@@ -113,6 +115,62 @@ def test_momentum_carries_the_whole_bracket():
         v2 = m * v1 + (w1 - b) + mu * (w1 - wt)
         assert params[0].item() == pytest.approx(w1 - lr * v2, rel=1e-14)
         assert velocity[0].item() == pytest.approx(v2, rel=1e-14)
+
+
+# A velocity that is kept, epochs with rates of their own, and corrections after momentum
+
+
+def solve_one(given: LocalWork, velocity: dict | None = None, **sgd) -> LocalSolution:
+    settings = SgdSettings(**({"learning_rate": 0.1, "batch_size": 3, "momentum": 0.9} | sgd))
+    return ReferenceSolver(linear(), settings).solve(LocalProblem(weights(), *examples(), given, velocity=velocity))
+
+
+def test_one_step_from_a_velocity_and_corrected_after_momentum_matches_the_formula():
+    # Without momentum w0 - w1 = lr g. With v0, v1 = m v0 + g, w1 = w0 - lr (v1 + c), and c is no part of v1.
+    one_step, w0, v0, c = work(orders(1), 1, mu=0.0), weights(), weights(5), weights(6)
+    alone = solve_one(one_step, momentum=0.0).params
+    found = solve_one(replace(one_step, correction=c, corrects_steps=True), v0, momentum_buffer="kept")
+    within = solve_one(replace(one_step, correction=c), v0, momentum_buffer="kept")
+    for name, start in w0.items():
+        v1 = 0.9 * v0[name] + (start - alone[name]) / 0.1
+        torch.testing.assert_close(found.velocity[name], v1, rtol=1e-10, atol=1e-12)
+        torch.testing.assert_close(found.params[name], start - 0.1 * (v1 + c[name]), rtol=1e-10, atol=1e-12)
+        torch.testing.assert_close(within.velocity[name], v1 + c[name], rtol=1e-10, atol=1e-12)
+
+
+def test_without_momentum_a_correction_of_steps_is_one_of_gradients():
+    given = replace(work(orders(2), 5, mu=0.5), correction=weights(6), epoch_factors=(1.0, 0.25))
+    one, other = (solve_one(replace(given, corrects_steps=each), momentum=0.0).params for each in (True, False))
+    assert_same(one, other)
+
+
+def test_a_velocity_that_starts_at_zero_is_the_one_that_none_is_given_and_is_returned_only_if_kept():
+    given = work(orders(2), 5, mu=0.5)
+    zeros = {name: torch.zeros_like(value) for name, value in weights().items()}
+    assert_same(solve_one(given).params, solve_one(given, zeros).params, rtol=0, atol=0)
+    assert solve_one(given).velocity is None
+    assert solve_one(given, momentum_buffer="kept").velocity is not None
+
+
+@pytest.mark.parametrize("kind", ["sgd", "adam"])
+def test_rates_of_epochs_are_those_of_torchs_schedule_and_end_with_the_work(kind):
+    # Three epochs of three batches, of which eight steps are done; factors of a fourth epoch are left over.
+    made = {"sgd": lambda own, lr: torch.optim.SGD(own, lr, momentum=0.9), "adam": torch.optim.Adam}
+    model, epochs = linear(), orders(3)
+    model.load_state_dict(weights())
+    optimizer = made[kind](model.parameters(), 0.1)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=12, eta_min=0.1 * 0.01)
+    for number, batch in enumerate(batches(epochs, 3)[:8]):
+        optimizer.zero_grad()
+        functional.cross_entropy(model(examples()[0][batch]), examples()[1][batch]).backward()
+        optimizer.step()
+        if number % 3 == 2:
+            schedule.step()
+    given = replace(work(epochs, 8, mu=0.0), epoch_factors=tuple(epoch_factors(1, 3, num_epochs=4, final=0.01)))
+    settings = {"sgd": {}, "adam": {"momentum": 0.0, "optimizer": lambda own, lr: torch.optim.Adam(list(own), lr=lr)}}
+    found = solve_one(given, **settings[kind]).params
+    assert_same(found, dict(model.state_dict()), rtol=1e-10, atol=1e-12)
+    assert not torch.allclose(found["weight"], solve_one(replace(given, epoch_factors=())).params["weight"], rtol=1e-3)
 
 
 # The gradient of h_k

@@ -1,5 +1,7 @@
 """A control variate by option II is the mean of the gradients of the client's steps, by autograd one after another."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -65,3 +67,15 @@ def test_plain_sgd_weighs_all_steps_alike_and_without_a_step_there_is_none():
     torch.testing.assert_close(found["bias"], sum(slope["bias"] for slope in slopes) / 4, rtol=1e-9, atol=1e-12)
     idle = problem(0.0, num_steps=0)
     assert mean_gradient(idle, solver.solve(idle), sgd) is None
+
+
+def test_corrected_steps_make_it_the_mean_of_the_steps_after_momentum_at_the_last_learning_rate():
+    # Batches of 4 of 8 examples: two steps an epoch, at 0.1 and 0.05, and w^t - w = sum of eta_j (v_j + c - c_k).
+    sgd = SgdSettings(0.2, 4, 0.5)
+    given = problem(0.0)
+    given = replace(given, work=replace(given.work, corrects_steps=True, epoch_factors=(1.0, 0.5)))
+    solution = ReferenceSolver(nn.Linear(3, 4).double(), sgd).solve(given)
+    found = mean_gradient(given, solution, sgd)
+    for name in NAMES:
+        expected = (W_T[name] - solution.params[name]) / (4 * 0.05) - given.work.correction[name]
+        torch.testing.assert_close(found[name], expected, rtol=1e-10, atol=1e-12)

@@ -234,3 +234,31 @@ def test_a_restored_strategy_continues_to_the_byte_and_buffers_are_averaged(make
 def test_a_number_out_of_its_range_is_refused_by_name(make, rule):
     with pytest.raises(UserError, match=rule):
         make()
+
+
+@pytest.mark.parametrize("make", [FedProx, lambda **own: FedAvgM(1.0, 0.0, **own), Scaffold])
+def test_the_mean_may_be_weighted_by_steps(make):
+    # Clients 0 and 2, with 1 and 4 examples, have done 3 steps and 1: (3 * 2 + 1 * 6) / 4 = 3.
+    run = Run(make(weighted_by_key="num-steps"), one(1.0))
+    variates = {0: one(4.0), 2: one(8.0)} if isinstance(run.strategy, Scaffold) else None
+    assert run.round({0: one(2.0), 2: one(6.0)}, {0: 3, 2: 1}, variates)["w"] == pytest.approx([3.0])
+    if variates:  # two of three clients: c = 2/3 * (3 * 4 + 1 * 8) / 4
+        assert run.strategy.state_dict()["server"] == pytest.approx([2 / 3 * 5.0])
+
+
+def test_without_a_single_step_the_model_stays_whatever_the_weights():
+    run = Run(FedProx(weighted_by_key="num-steps"), one(1.0))
+    assert run.round({0: one(1.0), 2: one(1.0)}, {0: 0, 2: 0})["w"].tolist() == [1.0]
+
+
+@pytest.mark.parametrize(
+    ("settings", "line"),
+    [
+        ({"weighting": "equal", "weighted_by_key": "num-steps"}, "has no effect with strategy.weighting=equal"),
+        ({"correct": "odd"}, "strategy.correct must be gradients or steps, got odd"),
+        ({"correct": "steps", "option": 1}, "use strategy.option=2"),
+    ],
+)
+def test_scaffold_refuses_what_has_no_meaning(settings, line):
+    with pytest.raises(UserError, match=line):
+        Scaffold(**settings)
