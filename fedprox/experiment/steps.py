@@ -21,13 +21,13 @@ def check_steps(config: Config) -> None:
 
 
 def _check_kept(config: Config) -> None:
-    if not config.momentum:
-        raise UserError(f"{_KEPT} needs momentum, got momentum=0; set momentum=0.9, or leave it out")
     if config.optimizer.target != "torch.optim.SGD" or config.optimizer.arguments:
         raise UserError(
-            f"{_KEPT} is for optimizer=sgd, whose velocity a client keeps, got optimizer={config.optimizer.name} with "
-            "a state of its own; leave it out"
+            f"{_KEPT} is for optimizer=sgd, whose velocity a client keeps, got "
+            f"optimizer._target_={config.optimizer.target}, whose state it does not; leave it out"
         )
+    if not config.momentum:
+        raise UserError(f"{_KEPT} needs momentum, got momentum=0; set momentum=0.9, or leave it out")
     where = "the server holds each client's velocity"
     one_state = "which keeps arrays of each client, too"
     for is_wrong, what, why in (

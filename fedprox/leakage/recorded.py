@@ -108,6 +108,11 @@ def _config_of(run_dir: Path, overrides: Sequence[str]) -> Config:
     config = compose([word for word in words[2:] if not word.startswith("hydra.")], words[1])
     if config.client.script is not None:
         raise UserError(f"{run_dir} has no recorded updates: with client=script only the script can compute them again")
+    if config.momentum_buffer == "kept" or config.schedule.step == "epoch":
+        raise UserError(
+            f"{run_dir} has updates that are no sums of one round's gradients at one learning rate, with "
+            "momentum_buffer=kept or schedule.step=epoch; name a run without them"
+        )
     if not sgd_settings(config).is_plain:
         raise UserError(
             f"{run_dir} was trained with another loss, another optimiser or clipped gradients, but leakage "

@@ -359,11 +359,14 @@ class OnlySteps:
     momentum=st.sampled_from([0.0, 0.9]),
     weight_decay=st.sampled_from([0.0, 0.01]),
     at_once=st.sampled_from([None, 1, 2]),
+    is_flare=st.booleans(),
     seed=st.integers(0, 99),
 )
-def test_steps_in_fixed_memory_are_the_reference_solvers(rounds, mu, momentum, weight_decay, at_once, seed):
+def test_steps_in_fixed_memory_are_the_reference_solvers(rounds, mu, momentum, weight_decay, at_once, is_flare, seed):
     # Several rounds with other clients, steps and learning rates in the same memory.
-    model, sgd = dropping(), SgdSettings(0.1, 4, momentum, weight_decay)
+    is_kept = is_flare and momentum > 0
+    buffer = "kept" if is_kept else "reset"
+    model, sgd = dropping(), SgdSettings(0.1, 4, momentum, weight_decay, momentum_buffer=buffer)
     rng = np.random.default_rng(seed)
     features = torch.from_numpy(rng.normal(size=(30, *SHAPE)))
     labels = torch.from_numpy(rng.integers(NUM_CLASSES, size=30))
@@ -374,6 +377,9 @@ def test_steps_in_fixed_memory_are_the_reference_solvers(rounds, mu, momentum, w
         for client, size in enumerate(sizes):
             one = with_seed(problem(start, size, seed + client, mu=mu, corrected=bool(round_num % 2)), (client,))
             one = replace(one, work=replace(one.work, learning_rate_factor=1 / (1 + round_num)))
+            if is_flare:
+                work = replace(one.work, epoch_factors=(1.0, 0.5), corrects_steps=True)
+                one = replace(one, work=work, velocity=weights(model, client) if is_kept else None)
             problems.append(replace(one, features=features, labels=labels, positions=rng.permutation(30)[:size]))
         for one, found in zip(problems, solver.solve_all(problems), strict=True):
             expected = reference.solve(one)
@@ -382,6 +388,8 @@ def test_steps_in_fixed_memory_are_the_reference_solvers(rounds, mu, momentum, w
             assert found.drift == pytest.approx(drift(expected.params, start, [*start]), rel=1e-5)
             for name, value in expected.params.items():
                 torch.testing.assert_close(found.params[name], value, **EXACT)
+            for name, value in (expected.velocity or {}).items():
+                torch.testing.assert_close(found.velocity[name], value, **EXACT)
     assert len(solver._graphs.keys) >= len(rounds)
 
 
