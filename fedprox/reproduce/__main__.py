@@ -13,13 +13,13 @@ from fedprox.cli.version import HOME, version_line
 from fedprox.errors import UserError, one_line
 from fedprox.process import exit_status, terminated_like_interrupted
 from fedprox.report.style import save
-from fedprox.reproduce import accuracies, algorithms_page, bars, datasets, headline, interactions_page, tables
+from fedprox.reproduce import accuracies, algorithms_page, bars, datasets, flare, headline, interactions_page, tables
 from fedprox.reproduce.figures import draw
 from fedprox.reproduce.pages import Page
 from fedprox.reproduce.runs import run_missing
 from fedprox.reproduce.specs import DATASETS, FIGURES, Job, jobs_of
 
-PAGES = {page.name: page for page in (interactions_page.PAGE, algorithms_page.PAGE)}
+PAGES = {page.name: page for page in (interactions_page.PAGE, algorithms_page.PAGE, flare.PAGE)}
 KNOWN = tuple(dict.fromkeys((*DATASETS, *(name for page in PAGES.values() for name in page.datasets))))
 
 
@@ -50,6 +50,7 @@ examples:
   python -m fedprox.reproduce all --rounds 10 --out quick
   python -m fedprox.reproduce interactions
   python -m fedprox.reproduce algorithms
+  python -m fedprox.reproduce flare --device cuda --datasets cifar10
 
 documentation: {HOME}"""
 
@@ -66,8 +67,8 @@ def _parser() -> Parser:
         "figure",
         choices=[*FIGURES, "all", *PAGES],
         metavar="FIGURE",
-        help="fig1 to fig12, headline, or all of these; or a page: interactions (attacks, compression, privacy) or "
-        "algorithms",
+        help="fig1 to fig12, headline, or all of these; or a page: interactions (attacks, compression, privacy), "
+        "algorithms, or flare (NVIDIA FLARE's comparison)",
     )
     parser.add_argument(
         "--datasets",
@@ -89,7 +90,8 @@ def _parser() -> Parser:
         action="append",
         default=[],
         metavar="NAME=PATH",
-        help="location of files: shakespeare=<LEAF folder>, sent140=<LEAF folder>, glove=<file>",
+        help="location of files: shakespeare=<LEAF folder>, sent140=<LEAF folder>, glove=<file>, "
+        "cifar10=<folder or archive of images>",
     )
     parser.add_argument("--out", type=Path, default=Path("reproduction"), metavar="FOLDER", help="default: %(default)s")
     return parser

@@ -10,10 +10,17 @@ PATHS = {  # name in --path -> data set, setting, default location in the data f
     "shakespeare": ("shakespeare", "dataset.path", "shakespeare", "LEAF folder"),
     "sent140": ("sent140", "dataset.path", "sent140", "LEAF folder"),
     "glove": ("sent140", "dataset.glove", "glove.6B.300d.txt", "glove.6B.300d.txt"),
+    "cifar10": ("cifar10", "dataset.path", "", "folder or archive of images"),
+}
+_NEEDED = {  # kind of file -> what must be there
+    "LEAF folder": "train/ and test/ in LEAF's JSON",
+    "glove.6B.300d.txt": "word vectors",
+    "folder or archive of images": "images as for dataset=image_folder",
 }
 FROM_TORCHVISION = {  # data set -> one of its files in the data folder; it can be downloaded
     "mnist": "MNIST/raw/train-images-idx3-ubyte",
     "femnist": "EMNIST/raw/emnist-byclass-train-images-idx3-ubyte",
+    "cifar10": "cifar-10-batches-py/data_batch_1",
 }
 
 
@@ -53,7 +60,7 @@ def choose(
 
 def missing_files(name: str, paths: Mapping[str, str]) -> str:
     """Return a line that names a data set's missing files and the remedy; "" if none is missing."""
-    if file := FROM_TORCHVISION.get(name):
+    if (file := FROM_TORCHVISION.get(name)) and name not in paths:
         if any((_data_dir() / f"{file}{ending}").is_file() for ending in ("", ".gz")):
             return ""
         return (
@@ -63,8 +70,7 @@ def missing_files(name: str, paths: Mapping[str, str]) -> str:
     for key, (dataset, _, place, kind) in PATHS.items():
         path = Path(paths.get(key, _data_dir() / place))
         if dataset == name and not (path / "train" if kind == "LEAF folder" else path).exists():
-            what = "train/ and test/ in LEAF's JSON" if kind == "LEAF folder" else "word vectors"
-            return f"{name} needs {what}, missing in {path}; set --path {key}=<{kind}>"
+            return f"{name} needs {_NEEDED[kind]}, missing in {path}; set --path {key}=<{kind}>"
     return ""
 
 
@@ -73,7 +79,8 @@ def overrides(paths: Mapping[str, str]) -> dict[str, list[str]]:
     given: dict[str, list[str]] = {}
     for key, path in paths.items():
         dataset, setting, _, _ = PATHS[key]
-        given.setdefault(dataset, []).append(f"{setting}={_quoted(str(Path(path).absolute()))}")
+        reader = ["dataset=image_folder"] if dataset in FROM_TORCHVISION else []
+        given.setdefault(dataset, []).extend([*reader, f"{setting}={_quoted(str(Path(path).absolute()))}"])
     return given
 
 
