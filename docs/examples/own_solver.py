@@ -8,7 +8,6 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call, grad_and_value
 
-from fedprox.errors import UserError
 from fedprox.models.cnn import cnn
 from fedprox.solvers.problem import LocalProblem, LocalSolution, LocalWork, Params, SgdSettings
 from fedprox.solvers.reference import ReferenceSolver
@@ -19,17 +18,14 @@ class FunctionalSolver:
 
     is_concurrent = False  # one client at a time
     takes_images = False  # features are model input already
+    supports = ("loss",)  # but no momentum, personal models and so on
 
     def __init__(self, model: nn.Module, sgd: SgdSettings) -> None:
         """Keep the architecture; its weights come with each problem."""
-        if sgd.momentum or sgd.optimizer or sgd.max_grad_norm:
-            raise UserError("FunctionalSolver takes plain SGD steps; leave momentum, optimizer and max_grad_norm out")
         self.model, self.sgd = model, sgd
 
     def solve(self, problem: LocalProblem) -> LocalSolution:
         """Return the solution after `work.num_steps` steps; the problem is not changed."""
-        if problem.start or problem.work.correction:
-            raise UserError("FunctionalSolver has no personal models, FedDANE or SCAFFOLD; use solver=reference")
         w, work, losses, sizes = dict(problem.global_params), problem.work, [], []
         learning_rate = self.sgd.learning_rate * work.learning_rate_factor
         batches = (batch for order in work.orders for batch in torch.tensor(order).split(self.sgd.batch_size))

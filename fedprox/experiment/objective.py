@@ -16,10 +16,16 @@ from fedprox.config.schema import CHOOSE, Config, Target
 from fedprox.data.federated import LabelledData
 from fedprox.errors import USER_CODE_ERRORS, UserError, with_location
 from fedprox.evaluation.evaluators import Metric
-from fedprox.solvers.losses import Loss, as_loss
+from fedprox.solvers.losses import PAPER_LOSS, Loss, as_loss
 from fedprox.solvers.problem import MakeOptimizer, SgdSettings, Solver
 
 SGD = "torch.optim.SGD"
+NO_AUGMENTATION = "fedprox.data.augmentation.none"
+CORRECTING = (  # strategies that add something to the clients' gradients
+    "fedprox.strategies.fedprox.FedDane",
+    "fedprox.strategies.corrected.Scaffold",
+    "fedprox.strategies.corrected.FedDyn",
+)
 _SETTINGS = {field.name for field in fields(SgdSettings)} - {"loss", "optimizer", "has_epoch_rates"}
 
 
@@ -97,26 +103,54 @@ def _try(name: str, make: MakeOptimizer) -> None:
 
 @dataclass(frozen=True)
 class OwnSolver:
-    """Makes a solver of a user's in any process."""
+    """Makes a solver of a user's in any process.
+
+    Attributes:
+        target: Its class.
+        asked: What the run asks of it, of `fedprox.solvers.problem.OPTIONAL`: name -> the setting that does.
+    """
 
     target: Target
+    asked: Mapping[str, str]
 
     def __call__(self, **offered: Any) -> Solver:
         """Return the solver, which gets what it accepts of the arguments of `fedprox.solvers.choice.choose`.
 
         Raises:
-            UserError: If it does not have what `fedprox.solvers.problem.Solver` asks for.
+            UserError: If it does not have what `fedprox.solvers.problem.Solver` asks for, or does not say that it
+                supports what the run asks of it.
         """
         made = build("solver", self.target, object, **offered)
         if missing := [each for each in ("is_concurrent", "takes_images", "solve") if not hasattr(made, each)]:
             raise UserError(f"solver._target_={self.target.target} must have {missing[0]}; see docs/extending.md")
+        for name, setting in self.asked.items():
+            if name not in getattr(made, "supports", ()):
+                raise UserError(
+                    f"solver._target_={self.target.target} does not say that it supports {name}, which {setting} asks "
+                    "for; name it in the class's attribute supports if it does, or leave that setting out"
+                )
         return cast(Solver, made)
 
 
 def solver(config: Config) -> str | OwnSolver:
     """Return the name of one of our solvers, or what makes a user's."""
     target = config.solver
-    return str(target.arguments["name"]) if target.target == CHOOSE else OwnSolver(target)
+    return str(target.arguments["name"]) if target.target == CHOOSE else OwnSolver(target, _asked(config))
+
+
+def _asked(config: Config) -> dict[str, str]:
+    """Return what a run asks of a solver besides plain SGD steps from w^t, each with the setting that does."""
+    sgd, personal = sgd_settings(config), config.personalisation.name
+    asked = {
+        "loss": (sgd.loss != PAPER_LOSS, f"loss={config.loss.name}"),
+        "momentum": (sgd.momentum > 0, f"momentum={sgd.momentum:g}"),
+        "optimizer": (sgd.optimizer is not None, f"optimizer={config.optimizer.name}"),
+        "max_grad_norm": (sgd.max_grad_norm is not None, f"max_grad_norm={sgd.max_grad_norm}"),
+        "correction": (config.strategy.target in CORRECTING, f"strategy={config.strategy.name}"),
+        "start": (personal in ("local", "ditto", "apfl", "fedrep"), f"personalisation={personal}"),
+        "shifts": (config.augmentation.target != NO_AUGMENTATION, f"augmentation={config.augmentation.name}"),
+    }
+    return {name: setting for name, (is_asked, setting) in asked.items() if is_asked}
 
 
 def metrics(config: Config) -> dict[str, Metric]:

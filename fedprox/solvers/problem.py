@@ -172,12 +172,19 @@ class LocalSolution:
     velocity: Params | None = None
 
 
+# What a problem or its settings may ask for besides plain SGD steps from w^t
+OPTIONAL = ("loss", "momentum", "optimizer", "max_grad_norm", "correction", "start", "shifts")
+
+
 class Solver(Protocol):
     """Approximately minimises h_k(w; w^t) = F_k(w) + (mu / 2) * ||w - w^t||^2, from the problem's start.
 
     Attributes:
         is_concurrent: Whether `solve` may be called from several threads at once, and is faster that way.
         takes_images: Whether it takes stored images, uint8, and turns them into model input itself.
+
+    A user's class may also have `supports`: those of OPTIONAL that it follows, the names of fields above. Runs that ask
+    for others are refused.
     """
 
     is_concurrent: bool

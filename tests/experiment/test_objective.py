@@ -177,6 +177,19 @@ def test_a_solver_of_ones_own_solves_the_clients_problems(fedprox, mine):
     assert fedprox(*DIGITS, "solver=reference", "hydra.run.dir=reference").status == 0
     for one, other in zip(rows("own"), rows("reference"), strict=True):
         assert one["test_loss"] == pytest.approx(other["test_loss"], rel=1e-5)
+    asks = {
+        "momentum=0.5": "momentum",
+        "optimizer=adam": "optimizer",
+        "max_grad_norm=1": "max_grad_norm",
+        "strategy=scaffold": "correction",
+        "strategy=feddane": "correction",
+        "personalisation=ditto": "start",
+    }
+    for setting, name in asks.items():
+        ended = fedprox(*DIGITS, *own, setting)
+        assert ended.status == 2
+        assert f"FunctionalSolver does not say that it supports {name}, which " in ended.err.splitlines()[-1]
+    assert fedprox(*DIGITS, *own, "loss=focal").status == 0
 
 
 @pytest.mark.parametrize(
