@@ -144,7 +144,7 @@ def figure_made_small(arguments: list[str]) -> list[str]:
         at = kept.index(option)
         del kept[at : at + 2]
     names = [name for name in (FIGURES[kept[0]].datasets if kept[0] in FIGURES else ()) if name in SYNTHETIC]
-    names = {"interactions": ["digits"], "algorithms": ["synthetic_1_1"]}.get(kept[0], names)
+    names = {"interactions": ["digits"], "flare": ["digits"], "algorithms": ["synthetic_1_1"]}.get(kept[0], names)
     return [*kept, "--seeds", "1", "--rounds", "1", "--datasets", [*names, "synthetic_iid"][0]]
 
 
