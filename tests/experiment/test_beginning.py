@@ -52,12 +52,12 @@ def test_the_result_includes_the_adopted_rows(tmp_path):
 
 
 def test_columns_missing_from_the_trunk_stay_empty_and_its_other_columns_are_dropped(tmp_path):
-    adopted(trunk(tmp_path / "trunk", ROWS), tmp_path / "branch", ("round", "mu", "test_accuracy"))
+    adopted(trunk(tmp_path / "trunk", ROWS), tmp_path / "branch", ("round", "mu", "test_loss", "test_accuracy"))
     assert (tmp_path / "branch" / "metrics.csv").read_text().split() == [
-        "round,mu,test_accuracy",
-        "0,,0.125",
-        "1,,0.5",
-        "2,,0.75",
+        "round,mu,test_loss,test_accuracy",
+        "0,,2.5,0.125",
+        "1,,2.0,0.5",
+        "2,,1.0,0.75",
     ]
 
 
