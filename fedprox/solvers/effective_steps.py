@@ -2,7 +2,7 @@
 
 From w^t, SGD with momentum rho and the proximal term ends at w^t - eta * sum_j a_j g_j, where g_j is the mini-batch
 gradient of step j, weight decay and any correction included, and the weights a_j follow from the number of steps, rho,
-eta and mu alone (Wang et al. 2020, eq. 4). Their sum ||a||_1 is what FedNova divides updates by, and what turns an
+eta and mu alone (Wang et al. 2020). Their sum ||a||_1 is what FedNova divides updates by, and what turns an
 update into a mean gradient (SCAFFOLD's option II).
 """
 
@@ -15,7 +15,7 @@ def effective_steps(num_steps: int, sgd: SgdSettings, mu: float) -> float:
     """Return ||a||_1, the sum of the weights of a client's gradients in its update.
 
     Plain SGD has a_j = 1. Momentum alone has a_j = (1 - rho^(K - j)) / (1 - rho), and the proximal term alone has
-    a_j = (1 - eta mu)^(K - 1 - j), for j = 0 .. K - 1 (Wang et al. 2020, sec. 3 and 4). Here both may come together.
+    a_j = (1 - eta mu)^(K - 1 - j), for j = 0 .. K - 1 (Wang et al. 2020). Here both may come together.
 
     Args:
         num_steps: K, >= 0.

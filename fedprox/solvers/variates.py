@@ -9,7 +9,7 @@ FULL_GRADIENT, MEAN_GRADIENT = 1, 2  # the paper's options I and II
 def mean_gradient(problem: LocalProblem, solution: LocalSolution, sgd: SgdSettings) -> Params | None:
     """Return the next c_k by option II: the mean of the client's mini-batch gradients along its path.
 
-        c_k <- c_k - c + (w^t - w_k) / (eta ||a||_1)        (Karimireddy et al. 2020, alg. 1, line 12)
+        c_k <- c_k - c + (w^t - w_k) / (eta ||a||_1)        (Karimireddy et al. 2020, algorithm 1)
 
     With plain SGD ||a||_1 is the number of steps, as in the paper; `effective_steps` has it for momentum and mu, with
     which this is still a weighted mean of the gradients. Weight decay counts as part of the gradient.

@@ -16,8 +16,8 @@ class FedNova(ServerStep):
 
     tau_k = ||a_k||_1 is the client's number of steps, or what momentum and mu make of it (`effective_steps`). FedAvg
     moves towards the minimum of an objective in which client k counts p_k tau_k; here it counts p_k. If all clients do
-    the same work, this is FedAvg (sec. 4, eq. 10; for mu > 0 the authors' program takes the number of steps as tau_eff,
-    with which equal work would not give FedAvg's model).
+    the same work, this is FedAvg. (For mu > 0 the authors' program takes the number of steps as tau_eff, with which
+    equal work would not give FedAvg's model.)
     """
 
     def step(self, delta: Vector, replies: Sequence[Message]) -> Vector:

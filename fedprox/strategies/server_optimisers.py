@@ -41,7 +41,7 @@ class ServerOptimiser(ServerStep):
 
 
 class FedAvgM(ServerOptimiser):
-    """v <- beta v + delta, w <- w + eta v (Hsu et al. 2019, sec. 4.3); beta = 0 and eta = 1 give FedAvg."""
+    """v <- beta v + delta, w <- w + eta v (Hsu et al. 2019); beta = 0 and eta = 1 give FedAvg."""
 
     def __init__(
         self, server_learning_rate: float = 1.0, server_momentum: float = 0.9, weighted_by_key: str = EXAMPLES
