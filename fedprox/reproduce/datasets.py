@@ -45,7 +45,7 @@ def choose(
     problems = {name: missing_files(name, paths) for name in shown}
     if asked is not None:
         for name in asked:
-            if problems[name] and name not in FROM_TORCHVISION:
+            if problems[name] and (name not in FROM_TORCHVISION or name in paths):
                 raise UserError(problems[name])
         return [name for name in shown if name in asked]
     for problem in filter(None, problems.values()):

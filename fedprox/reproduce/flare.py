@@ -98,8 +98,8 @@ SECTIONS: Mapping[str, Section] = {
     "digits": Section(
         "The same on digits, for two cores",
         "scikit-learn's 1,797 digits and a perceptron with a hidden layer, 8 clients, all in every round, 20 rounds of "
-        "4 epochs, B = 64. This shows that the algorithms run; it says nothing about CIFAR-10, for which FLARE's numbers "
-        "are in [Heterogeneity](heterogeneity.md#flares-own-comparison).",
+        "4 epochs, B = 64. This shows that the algorithms run; it says nothing about CIFAR-10. FLARE's numbers are in "
+        "[Heterogeneity](heterogeneity.md#flares-own-comparison).",
         _FINDINGS,
     ),
 }
