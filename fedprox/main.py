@@ -25,7 +25,7 @@ from omegaconf import DictConfig
 from fedprox.cli.jobs import earlier_run
 from fedprox.cli.options import Parser
 from fedprox.cli.resume import whole_command, without_resume
-from fedprox.cli.sweep import is_job, note_job, remove_new_run_dir, table_at_the_end
+from fedprox.cli.sweep import forget_other_sweeper, is_job, note_job, remove_new_run_dir, table_at_the_end
 from fedprox.cli.terminal import ends_quietly
 from fedprox.cli.version import HOME, version_line
 from fedprox.config.compose import CONF, as_given, checked, explained
@@ -53,6 +53,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except Exception as error:  # from composing the configuration of an earlier run
         _report(error)
         return 2
+    forget_other_sweeper(given)
     sys.argv[1:] = sorted(given, key=_is_override)  # Hydra accepts overrides only on one side of its options
     with tempfile.TemporaryDirectory(prefix="fedprox-") as folder:
         failures = Path(folder)

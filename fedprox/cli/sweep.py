@@ -10,6 +10,7 @@ from contextvars import ContextVar
 from pathlib import Path
 from typing import Any, cast
 
+from hydra.core.config_store import ConfigStore
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.types import IntervalSweep, Override
 from hydra.core.plugins import Plugins
@@ -57,6 +58,19 @@ class CheckFirst(Callback):
         except USER_CODE_ERRORS as error:
             print(f"error: {explained(error)}", file=sys.stderr)
             raise SystemExit(2) from None  # Hydra would turn any other exception into a warning
+
+
+def forget_other_sweeper(words: Iterable[str]) -> None:
+    """Let hydra/sweeper=optuna be ours if hydra-optuna-sweeper is installed, too.
+
+    Hydra would take our file for a variant of that package's, which has other keys.
+
+    Args:
+        words: The command's.
+    """
+    if any(word.startswith("hydra/sweeper=optuna") for word in words):
+        Plugins.instance()  # it registers its configuration when it is loaded
+        ConfigStore.instance().repo.get("hydra", {}).get("sweeper", {}).pop("optuna.yaml", None)
 
 
 def _check_values(config: DictConfig) -> None:

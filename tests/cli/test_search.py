@@ -74,6 +74,16 @@ def test_trials_that_are_worse_than_the_median_are_pruned_and_those_that_diverge
     assert {row["status"] for row in rows} == {"finished", "pruned", "failed"}
 
 
+def test_another_packages_sweeper_of_the_same_name_is_not_in_the_way(optuna, fedprox, tmp_path):
+    from hydra.core.config_store import ConfigStore
+
+    ConfigStore.instance().store(
+        "optuna", {"defaults": [], "_target_": "theirs", "n_trials": 20}, group="hydra/sweeper"
+    )
+    assert fedprox(*SEARCH, "hydra.sweeper.num_trials=1", "num_rounds=1").status == 0
+    assert len(table(tmp_path / "sweep")) == 1
+
+
 def test_without_optuna_the_error_says_how_to_install_it(fedprox, monkeypatch):
     monkeypatch.setattr("fedprox.cli.search.find_spec", lambda name: None)
     ended = fedprox(*SEARCH)
