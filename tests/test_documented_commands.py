@@ -140,7 +140,7 @@ def _placed(word: str, data_dir: Path) -> str:
 def figure_made_small(arguments: list[str]) -> list[str]:
     """Return a reproduction's arguments with one repetition of one round on one data set that needs no files."""
     kept = list(arguments)
-    for option in {"--seeds", "--rounds", "--datasets", "--path"} & set(kept):
+    for option in {"--seeds", "--rounds", "--datasets", "--path", "--device"} & set(kept):
         at = kept.index(option)
         del kept[at : at + 2]
     names = [name for name in (FIGURES[kept[0]].datasets if kept[0] in FIGURES else ()) if name in SYNTHETIC]

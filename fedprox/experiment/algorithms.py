@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from flwr.app import ArrayRecord
 from flwr.serverapp.strategy import Strategy
 
-from fedprox.config.schema import CHOOSE, Config
+from fedprox.config.schema import Config
 from fedprox.data.facts import Facts
 from fedprox.errors import UserError
 from fedprox.experiment.data import attack_of
@@ -65,11 +65,6 @@ def _check_steps(config: Config, name: str) -> None:
 def _check_gradients(config: Config, strategy: Scaffold | FedNova) -> None:
     """Raise UserError if a strategy takes a client's update for a sum of its round's gradients, and it is not."""
     corrects_steps = isinstance(strategy, Scaffold) and strategy.corrects_steps
-    if corrects_steps and config.momentum and config.solver.target != CHOOSE:
-        raise UserError(
-            f"strategy.correct=steps does not go with solver={config.solver.name}: only this program's solvers know of "
-            "it; use strategy.correct=gradients"
-        )
     for is_wrong, what, remedy in (
         (config.momentum_buffer == "kept", "momentum_buffer=kept", "momentum_buffer=reset"),
         (config.schedule.step == "epoch", "schedule.step=epoch", "schedule.step=round"),

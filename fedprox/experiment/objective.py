@@ -17,7 +17,7 @@ from fedprox.data.federated import LabelledData
 from fedprox.errors import USER_CODE_ERRORS, UserError, with_location
 from fedprox.evaluation.evaluators import Metric
 from fedprox.solvers.losses import PAPER_LOSS, Loss, as_loss
-from fedprox.solvers.problem import MakeOptimizer, SgdSettings, Solver
+from fedprox.solvers.problem import KEPT, MakeOptimizer, SgdSettings, Solver
 
 SGD = "torch.optim.SGD"
 NO_AUGMENTATION = "fedprox.data.augmentation.none"
@@ -149,6 +149,12 @@ def _asked(config: Config) -> dict[str, str]:
         "correction": (config.strategy.target in CORRECTING, f"strategy={config.strategy.name}"),
         "start": (personal in ("local", "ditto", "apfl", "fedrep"), f"personalisation={personal}"),
         "shifts": (config.augmentation.target != NO_AUGMENTATION, f"augmentation={config.augmentation.name}"),
+        "epoch_factors": (sgd.has_epoch_rates, "schedule.step=epoch"),
+        "velocity": (sgd.momentum_buffer == KEPT, f"momentum_buffer={KEPT}"),
+        "corrects_steps": (
+            sgd.momentum > 0 and config.strategy.arguments.get("correct") == "steps",
+            "strategy.correct=steps",
+        ),
     }
     return {name: setting for name, (is_asked, setting) in asked.items() if is_asked}
 

@@ -4,7 +4,7 @@ from collections.abc import Collection
 
 from flwr.app import ArrayRecord
 
-from fedprox.config.schema import CHOOSE, Config
+from fedprox.config.schema import Config
 from fedprox.errors import UserError
 from fedprox.experiment.personal import check_size
 from fedprox.federation.client_state import Velocities
@@ -34,7 +34,6 @@ def _check_kept(config: Config) -> None:
         (config.client.script is not None, "client=script", "only the script knows its optimiser"),
         (config.has_sites, "dataset=sites", f"{where}, which real sites keep to themselves"),
         (config.is_deployment, "engine=deployment", f"{where}, which real sites keep to themselves"),
-        (config.solver.target != CHOOSE, f"solver={config.solver.name}", "only this program's solvers return it"),
         (config.personalisation.name != "none", f"personalisation={config.personalisation.name}", one_state),
         (config.batch_statistics == "local", "batch_statistics=local", one_state),
         (config.sampling == "proportional", "sampling=proportional", "by which a client may train twice in a round"),
@@ -46,7 +45,6 @@ def _check_kept(config: Config) -> None:
 def _check_epochs(config: Config) -> None:
     for is_wrong, what, why in (
         (config.client.script is not None, "client=script", "a script gets one learning rate for a round"),
-        (config.solver.target != CHOOSE, f"solver={config.solver.name}", "only this program's solvers know of it"),
         (
             config.personalisation.name == "fine_tuning",
             "personalisation=fine_tuning",

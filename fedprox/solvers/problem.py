@@ -173,7 +173,10 @@ class LocalSolution:
 
 
 # What a problem or its settings may ask for besides plain SGD steps from w^t
-OPTIONAL = ("loss", "momentum", "optimizer", "max_grad_norm", "correction", "start", "shifts")
+OPTIONAL = (
+    *("loss", "momentum", "optimizer", "max_grad_norm", "correction", "start", "shifts"),
+    *("epoch_factors", "velocity", "corrects_steps"),
+)
 
 
 class Solver(Protocol):

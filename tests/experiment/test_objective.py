@@ -184,9 +184,10 @@ def test_a_solver_of_ones_own_solves_the_clients_problems(fedprox, mine):
         "strategy=scaffold": "correction",
         "strategy=feddane": "correction",
         "personalisation=ditto": "start",
+        "schedule.name=cosine schedule.step=epoch": "epoch_factors",
     }
     for setting, name in asks.items():
-        ended = fedprox(*DIGITS, *own, setting)
+        ended = fedprox(*DIGITS, *own, *setting.split())
         assert ended.status == 2
         assert f"FunctionalSolver does not say that it supports {name}, which " in ended.err.splitlines()[-1]
     assert fedprox(*DIGITS, *own, "loss=focal").status == 0

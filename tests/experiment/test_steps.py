@@ -10,6 +10,7 @@ from fedprox.config.compose import compose
 from fedprox.experiment import build
 from fedprox.experiment.data import divided_data
 from fedprox.plan.plan import epoch_orders
+from fedprox.runs.reader import differences
 from fedprox.strategies.arrays import to_params
 
 LR, ROUNDS = 0.02, 4
@@ -133,3 +134,15 @@ def test_velocities_that_need_too_much_memory_are_refused(fedprox):
     ended = fedprox(*SETTINGS, *KEPT, "num_clients=6", "clients_per_round=3", "personalisation.max_bytes=1000")
     says = "momentum_buffer=kept would keep"
     assert (ended.status, says in ended.err) == (2, True), ended.err
+
+
+def test_a_run_of_an_earlier_version_had_rates_by_round_and_began_with_no_velocity():
+    present = compose(SETTINGS).plain()
+    earlier = {name: value for name, value in present.items() if name != "momentum_buffer"}
+    earlier["schedule"] = {name: value for name, value in present["schedule"].items() if name != "step"}
+    assert differences(earlier, present) == []
+    assert differences(earlier, compose((*SETTINGS, *KEPT, *BY_EPOCH[:2])).plain()) == [
+        'momentum_buffer="kept" (was "reset")',
+        'schedule.name="cosine" (was "constant")',
+        'schedule.step="epoch" (was "round")',
+    ]

@@ -1,5 +1,7 @@
 """Head and body in turn, against two runs of the reference solver on a model with frozen parameters."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -69,3 +71,12 @@ def test_the_last_epochs_change_the_body_and_those_before_the_head(num_steps, bo
     for name, value in expected.items():
         torch.testing.assert_close(found.params[name], value, **EXACT)
         assert torch.equal(found.params[name], given.global_params[name]) == (name in HEAD and not split)
+
+
+def test_an_epochs_rate_is_its_own_in_the_head_and_in_the_body():
+    # Two epochs of the head, one of the body: with factors 1, 1/2 and 0 the body stays, with 0, 0 and 1 the head.
+    given = problem(9)
+    for factors, stays in (((1.0, 0.5, 0.0), False), ((0.0, 0.0, 1.0), True)):
+        found = solve(replace(given, work=replace(given.work, epoch_factors=factors))).params
+        for name, value in given.global_params.items():
+            assert torch.equal(found[name], value) == ((name in HEAD) == stays)
