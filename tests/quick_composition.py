@@ -50,7 +50,13 @@ def _read_once(repository: Any, config_path: str) -> Any:
 def _merge_once(loader: Any, defaults: list[Any], repo: Any) -> Any:
     if not _is_conf_alone(repo):
         return _merge(loader, defaults, repo)
-    return _once(("merged", repr(defaults)), lambda: _merge(loader, defaults, repo))
+    return _once(("merged", repr(defaults)), lambda: without_time(_merge(loader, defaults, repo)))
+
+
+def without_time(config: Any) -> Any:
+    """Return a configuration that does not remember when it was made, as ${now:...} would."""
+    (config.config if hasattr(config, "config") else config)._metadata.resolver_cache.clear()
+    return config
 
 
 def _choices_if_needed(overrides: Any, defaults: list[Any], self_added: bool) -> Any:
