@@ -25,7 +25,7 @@ NOT_PUBLIC = {"engines/identity.py": ["flwr.supercore.task_identity"]}
 def test_every_name_of_flwr_that_is_not_public_is_listed_here():
     found = {}
     for file in PACKAGE.rglob("*.py"):
-        imported = re.findall(r"^ *(?:from|import) (flwr[\w.]*)", file.read_text(encoding="utf-8"), re.MULTILINE)
+        imported = re.findall(r"^ *(?:from|import) (flwr\b[\w.]*)", file.read_text(encoding="utf-8"), re.MULTILINE)
         if names := [name for name in imported if name not in PUBLIC]:
             found[str(file.relative_to(PACKAGE))] = names
     assert found == NOT_PUBLIC
