@@ -6,6 +6,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from fedprox.data.federated import FederatedData
+from fedprox.evaluation.predictions import is_correct
 from fedprox.solvers.generators import seeded
 from fedprox.solvers.precision import precision
 from fedprox.solvers.problem import Params
@@ -42,5 +43,5 @@ class HeldOut:
         model = self._workspace.model.eval()
         self._workspace.load(params)
         with one_thread(), precision(self._device), seeded(0, self._device):
-            pieces = [model(piece.to(self._device)).argmax(dim=1).cpu() for piece in torch.split(features, _PIECE)]
-        return int((torch.cat(pieces) == labels).sum())
+            pieces = [model(piece.to(self._device)).cpu() for piece in torch.split(features, _PIECE)]
+        return int(is_correct(torch.cat(pieces), labels, self._data.examples.task).sum())
