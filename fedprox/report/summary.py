@@ -12,7 +12,7 @@ from fedprox.errors import UserError, printable
 from fedprox.report.lineage import of_repetitions, own_beginnings, steps
 from fedprox.report.runs import EXPERIMENT, LAST_ROUND, Facts, distortions, identify, label, percent, read_metrics
 from fedprox.report.style import difference_text, plus_minus
-from fedprox.runs.reader import COMPLETE, no_run, read_record, walk
+from fedprox.runs.reader import COMPLETE, completed, no_run, read_record, walk
 
 ALWAYS = ("test_accuracy", "test_loss", "final_accuracy", "best_accuracy", "volatility")
 WITH_ACCURACY = ("test_accuracy", "final_accuracy", "best_accuracy", "volatility")
@@ -159,7 +159,7 @@ def read_runs(paths: Iterable[str | Path], by: Sequence[str] = ()) -> pd.DataFra
         script = " and give its script an evaluate= function" if any("script" in record for record in records) else ""
         raise UserError(f"no evaluated round yet in {directories[0]} (of {len(runs)} runs); wait for the first{script}")
     settings = [
-        {**record["settings"], "branched_from": of_repetitions(lineage)}
+        {**completed(record["settings"]), "branched_from": of_repetitions(lineage)}
         for record, lineage in zip(records, lineages, strict=True)
     ]
     for line in distortions(runs, settings):

@@ -137,12 +137,12 @@ def differences(earlier: Settings, present: Settings, free: Sequence[str] = RESU
     kept = {name for name in _FAILURE_SETTINGS if earlier.get(name) == "drop"}  # dropping has changed its numbers
     if "on_timeout" in kept:
         kept.add("round_timeout")
-    was, now = (as_texts(_completed(settings), [*set(free) - kept]) for settings in (earlier, present))
+    was, now = (as_texts(completed(settings), [*set(free) - kept]) for settings in (earlier, present))
     names = sorted({name for name in was | now if was.get(name) != now.get(name)})
     return [f"{name}={now.get(name, 'left out')} (was {was.get(name, 'left out')})" for name in names]
 
 
-def _completed(settings: Settings) -> Settings:
+def completed(settings: Settings) -> Settings:
     """Return settings with the defaults of groups, and of keys in them, that earlier versions did not have."""
     groups = {name: default for name, default in DEFAULTS.items() if isinstance(default, dict)}
     settings = present_form(settings)

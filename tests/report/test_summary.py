@@ -5,6 +5,7 @@ import math
 
 import pytest
 
+from fedprox.config.schema import DEFAULTS
 from fedprox.errors import UserError
 from fedprox.report.summary import (
     BYTES,
@@ -145,6 +146,17 @@ def test_a_warning_names_runs_that_are_not_repetitions(tmp_path, write_run, caps
     write_run(tmp_path / "3", [0.1], seed=2, model={"width": 2})
     read_runs([tmp_path])
     assert "FedAvg on mnist at 90% stragglers differ in model.width" in capsys.readouterr().err
+
+
+def test_runs_of_earlier_versions_had_the_defaults_of_settings_that_they_lack(tmp_path, write_run, capsys):
+    write_run(tmp_path / "0", [0.1], seed=0, solver="cohort")  # the name alone, and no loss
+    solver = {"_target_": "fedprox.solvers.choice.choose", "name": "cohort"}
+    write_run(tmp_path / "1", [0.1], seed=1, solver=solver, loss=DEFAULTS["loss"], max_grad_norm=None)
+    read_runs([tmp_path])
+    assert capsys.readouterr().err == ""
+    write_run(tmp_path / "2", [0.1], seed=2, solver=solver, max_grad_norm=1.0)
+    read_runs([tmp_path])
+    assert "FedAvg on mnist at 90% stragglers differ in max_grad_norm" in capsys.readouterr().err
 
 
 def test_the_summary_has_mean_and_sample_standard_deviation_over_runs(tmp_path, write_run):
