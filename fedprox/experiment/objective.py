@@ -193,7 +193,7 @@ def check_objective(config: Config, attack: Attack | None) -> None:
 
 
 def check_task(config: Config, examples: LabelledData) -> None:
-    """Raise UserError unless the loss takes the labels of the data."""
+    """Raise UserError unless the loss and the metrics take the labels of the data."""
     wanted = loss(config).task
     if wanted not in (None, examples.task):
         remedy = {"classification": "cross_entropy", "regression": "mse", "multilabel": "bce"}[examples.task]
@@ -201,6 +201,13 @@ def check_task(config: Config, examples: LabelledData) -> None:
             f"loss={config.loss.name} is for {wanted}, but the labels of the data are for {examples.task}; use "
             f"loss={remedy}, or other data"
         )
+    for name, target in config.metrics.items():
+        is_of_numbers = target.name.endswith("_error") or target.name in ("r2_score", "explained_variance_score")
+        if examples.task == "classification" and is_of_numbers and target.target.startswith("sklearn.metrics."):
+            raise UserError(
+                f"metrics.{name} measures numbers, but the labels of the data are classes, whose numbers mean nothing; "
+                "use metrics=classification, or leave it out"
+            )
     weights = config.loss.arguments.get("class_weights")
     if weights is not None and len(weights) != examples.num_classes:
         raise UserError(

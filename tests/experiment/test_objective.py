@@ -207,6 +207,7 @@ def test_a_solver_of_ones_own_solves_the_clients_problems(fedprox, mine):
             ["failed for outputs of shape (3, 10)", "ValueError: no"],
         ),
         (["loss=mse"], ["loss=SquaredError is for regression", "for classification", "use loss=cross_entropy"]),
+        (["metrics=regression"], ["metrics.mae measures numbers", "the labels of the data are classes"]),
         (["loss.class_weights=[1,2]"], ["class_weights must have a factor for each of 10 classes, got 2"]),
         (["optimizer=custom", "optimizer._target_=torch.optim.LBFGS", "weight_decay=0"], ["LBFGS needs a closure"]),
         (["optimizer=adam", "momentum=0.9"], ["momentum must be 0 with optimizer._target_=torch.optim.Adam"]),
